@@ -1,0 +1,162 @@
+"""Adam as a map from the gradient to the update, its divided difference, and one step.
+
+Elementwise throughout: one coordinate has moments m and v before the step and gets the gradient g.
+
+=======  =========================  ===========================================================
+paper    name                       meaning
+=======  =========================  ===========================================================
+c1, c2   ``bias_correction``        1 − β1^t, 1 − β2^t
+μ        ``Coefficients.mu``        β1 m / c1, what the update's numerator is without data
+k        ``Coefficients.k``         (1 − β1) / c1
+κ        ``Coefficients.kappa``     β2 v / c2 + ε_root, what the squared denominator is without data
+q        ``Coefficients.q``         (1 − β2) / c2
+r(g)     ``root``                   sqrt(κ + q g²)
+D(g)     ``denominator``            r(g) + ε
+A(g)     ``update_map``             η (μ + k g) / D(g)
+A[a, b]  ``divided_difference``     (A(a) − A(b)) / (a − b), and A'(a) where a = b
+θ⁺       ``update``                 θ − A(g) − η λ θ
+=======  =========================  ===========================================================
+
+Kingma & Ba (arXiv 1412.6980), Algorithm 1, with ε where PyTorch has it, ε_root where optax has it (on the bias-corrected
+second moment) and weight decay as in AdamW (arXiv 1711.05101), multiplied by the learning rate as in PyTorch.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from adamshap.reference.network import batch_gradient
+from adamshap.reference.problem import Adam, AdamState, Array, Params, Step, refuse
+
+
+def bias_correction(beta: float, t: int) -> float:
+    """Return 1 − β^t, without the cancellation that the formula as written has for β near 1."""
+    return 1.0 if beta == 0 else -math.expm1(t * math.log1p(beta - 1))
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What a step at fixed state makes of m and v (DESIGN 2): ``mu`` and ``kappa`` are arrays of the parameter's shape."""
+
+    mu: Array
+    k: float
+    kappa: Array
+    q: float
+    eps: float
+    lr: float
+
+
+def coefficients(adam: Adam, t: int, m: Array, v: Array) -> Coefficients:
+    """Return the coefficients of step `t` ≥ 1 for the moments `m` and `v` before it."""
+    beta1, beta2 = adam.betas
+    c1, c2 = bias_correction(beta1, t), bias_correction(beta2, t)
+    return Coefficients(
+        mu=beta1 * m / c1,
+        k=(1 - beta1) / c1,
+        kappa=beta2 * v / c2 + adam.eps_root,
+        q=(1 - beta2) / c2,
+        eps=adam.eps,
+        lr=adam.lr,
+    )
+
+
+def step_coefficients(step: Step) -> dict[str, Coefficients]:
+    """Return the coefficients of each parameter of `step`."""
+    state = step.state
+    return {name: coefficients(step.adam, state.step + 1, state.m[name], state.v[name]) for name in step.params}
+
+
+def root(c: Coefficients, g: Array) -> Array:
+    """Return r(g) = sqrt(κ + q g²); ``hypot``, so that no square over- or underflows."""
+    return np.hypot(np.sqrt(c.kappa), math.sqrt(c.q) * g)
+
+
+def denominator(c: Coefficients, g: Array) -> Array:
+    """Return D(g) = r(g) + ε.
+
+    Raises
+    ------
+    ValueError
+        Where D is 0 (ε = 0, and both κ and g are 0): there Adam divides by zero and no update exists.
+    """
+    D = root(c, g) + c.eps
+    if not np.all(D):
+        count = int(D.size - np.count_nonzero(D))
+        refuse(
+            "Adam.eps", f"0, with a denominator of 0 at {count} coordinates where v and the gradient are 0", "eps > 0"
+        )
+    return D
+
+
+def update_map(c: Coefficients, g: Array) -> Array:
+    """Return A(g) = η (μ + k g) / D(g): what Adam subtracts from θ when it is given the gradient `g` (DESIGN 2)."""
+    return c.lr * ((c.mu + c.k * g) / denominator(c, g))
+
+
+def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
+    r"""Return A[a, b] = (A(a) − A(b)) / (a − b), and A'(a) where a = b; exact, symmetric, free of cancellation.
+
+    Derivation. Let s = √κ, α = √q a, β = √q b, so that r_a = hypot(s, α) and r_b = hypot(s, β). From the definition
+
+        A[a, b] D(a) D(b) / η = k D(b) − (μ + k b) φ,      φ = (r_a − r_b) / (a − b) = √q (α + β) / (r_a + r_b).
+
+    Left so (DESIGN 2), the terms in k cancel when √κ and ε are small beside α and β. They are
+
+        k (ε + r_b − b φ) = k (ε + (s² + r_a r_b − α β) / (r_a + r_b)).
+
+    With angles, (s, α) = r_a (cos_a, sin_a), that is k (ε + H (cos_a cos_b + 1 − sin_a sin_b)), H = r_a r_b / (r_a + r_b),
+    and where sin_a sin_b > 0,
+
+        1 − sin_a sin_b = (cos_a² + sin_a² cos_b²) / (1 + sin_a sin_b),
+
+    a sum of squares. What can still cancel is this positive sum against μ φ: A has stationary points, and that is the
+    true conditioning of its slope. Where r_a + r_b = 0 the angles, and φ, count as 0: the symmetric derivative at the kink.
+    """
+    s, alpha, beta = np.broadcast_arrays(np.sqrt(c.kappa), math.sqrt(c.q) * a, math.sqrt(c.q) * b)
+    r_a, r_b = np.hypot(s, alpha), np.hypot(s, beta)
+    safe_a, safe_b, safe_sum = (np.where(r > 0, r, 1.0) for r in (r_a, r_b, r_a + r_b))
+    cos_a, sin_a, cos_b, sin_b = s / safe_a, alpha / safe_a, s / safe_b, beta / safe_b
+    product = sin_a * sin_b
+    squares = (cos_a**2 + cos_b**2 + (sin_a * cos_b) ** 2 + (sin_b * cos_a) ** 2) / 2  # symmetric to the last bit
+    one_minus_product = np.where(product > 0, squares / (1 + np.maximum(product, 0.0)), 1 - product)
+    half_harmonic = np.maximum(r_a, r_b) / safe_sum * np.minimum(r_a, r_b)
+    phi = math.sqrt(c.q) * (alpha / safe_sum + beta / safe_sum)
+    numerator = c.k * (c.eps + half_harmonic * (cos_a * cos_b + one_minus_product)) - c.mu * phi
+    D_a, D_b = denominator(c, a), denominator(c, b)
+    # One after the other, the larger first: the product of two small ones underflows.
+    return c.lr * (numerator / np.maximum(D_a, D_b) / np.minimum(D_a, D_b))
+
+
+def momentum_step(step: Step) -> Params:
+    """Return A(0) for each parameter: the step that Adam takes even with no data."""
+    return {name: update_map(c, np.zeros_like(step.params[name])) for name, c in step_coefficients(step).items()}
+
+
+def decayed(step: Step) -> Params:
+    """Return θ − η λ θ, where the step starts once weight decay, the same for every coalition, is done."""
+    return {name: p - step.adam.lr * step.adam.weight_decay * p for name, p in step.params.items()}
+
+
+def update(step: Step) -> tuple[Params, AdamState]:
+    """Take the step with the whole batch.
+
+    Returns
+    -------
+    params : dict of arrays
+        θ⁺ = θ − A(g) − η λ θ (DESIGN 2).
+    state : AdamState
+        m⁺ = β1 m + (1 − β1) g and v⁺ = β2 v + (1 − β2) g², one step further.
+    """
+    step = step.as_float64()
+    return apply_gradient(step, batch_gradient(step))
+
+
+def apply_gradient(step: Step, g: Params) -> tuple[Params, AdamState]:
+    """Return parameters and state after the step with the batch gradient `g`, as `update` does."""
+    beta1, beta2 = step.adam.betas
+    start, coefficients_ = decayed(step), step_coefficients(step)
+    params = {name: start[name] - update_map(coefficients_[name], g[name]) for name in start}
+    m = {name: beta1 * step.state.m[name] + (1 - beta1) * g[name] for name in start}
+    v = {name: beta2 * step.state.v[name] + (1 - beta2) * g[name] ** 2 for name in start}
+    return params, AdamState(step.state.step + 1, m, v)

@@ -1,0 +1,199 @@
+"""The step as a cooperative game: the utility of a coalition of samples, and what each sample adds to it.
+
+The optimiser's state is fixed at what it was before the step; only the coalition varies. Everything here is counted by
+evaluating the loss (or its first-order twin), never by an estimator.
+
+=====================  ==========================  ==========================================================
+paper / DESIGN 3       name                        meaning
+=====================  ==========================  ==========================================================
+S ⊆ B                  ``coalition``               boolean mask (n,)
+g_S                    ``coalition_gradient``      Σ_{i∈S} x_i; the divisor stays n
+U(S)                   ``utility``                 L(θ) − L(θ − A(g_S) − η λ θ)
+U₁(S)                  ``loss="first_order"``      ⟨∇L(θ), A(g_S)⟩
+φ_i                    ``kind="shapley"``          Shapley value of U
+=====================  ==========================  ==========================================================
+
+A positive value means that the sample lowered the validation loss (In-Run Data Shapley, arXiv 2406.11011, has the
+opposite sign).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from adamshap.reference import network
+from adamshap.reference.adam import decayed, step_coefficients, update_map
+from adamshap.reference.problem import (
+    MARGINAL_LOSSES,
+    MARGINALS,
+    Array,
+    MarginalKind,
+    MarginalLoss,
+    Marginals,
+    Params,
+    Step,
+    coalition_mask,
+    one_of,
+    positive_integer,
+)
+
+Game = Callable[[Array], float]
+"""A set function: boolean mask (n,) to utility."""
+
+EXACT_LIMIT = 12
+"""Largest n for which `marginals` counts all 2ⁿ coalitions; above, it samples."""
+
+
+def utility(step: Step, coalition: Any) -> float:
+    """Return U(S) = L(θ) − L(θ − A(g_S) − η λ θ), the fall of the validation loss by a step with `coalition` alone.
+
+    Parameters
+    ----------
+    step : Step
+    coalition : boolean array (n,)
+        Which samples of the batch take part; the gradient's divisor stays n.
+    """
+    return exact_game(step)(coalition_mask(coalition, step.n))
+
+
+def coalition_gradient(x: Params, coalition: Array) -> Params:
+    """Return g_S = Σ_{i∈S} x_i of the per-sample contributions `x`."""
+    return {name: x_i[coalition].sum(axis=0) for name, x_i in x.items()}
+
+
+def exact_game(step: Step) -> Game:
+    """Return U as a function of the coalition, with what all coalitions share computed once."""
+    step = step.as_float64()
+    x = network.sample_gradients(step)
+    start, c = decayed(step), step_coefficients(step)
+    before = network.mean_loss(step.net, step.params, step.valid)
+
+    def U(coalition: Array) -> float:
+        g = coalition_gradient(x, coalition)
+        after = {name: start[name] - update_map(c[name], g[name]) for name in start}
+        return float(before - network.mean_loss(step.net, after, step.valid))
+
+    return U
+
+
+def first_order_game(step: Step) -> Game:
+    """Return U₁(S) = ⟨∇L(θ), A(g_S)⟩, the form that the paper's closed form approximates.
+
+    Weight decay's share, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is left out, as in DESIGN 3.
+    """
+    step = step.as_float64()
+    x = network.sample_gradients(step)
+    c = step_coefficients(step)
+    gradient = network.loss_gradient(step.net, step.params, step.valid)
+
+    def U1(coalition: Array) -> float:
+        g = coalition_gradient(x, coalition)
+        return float(sum(np.vdot(gradient[name], update_map(c[name], g[name])) for name in g))
+
+    return U1
+
+
+def marginals(
+    step: Step,
+    kind: MarginalKind = "first",
+    loss: MarginalLoss = "exact",
+    *,
+    permutations: int = 1024,
+    seed: int = 0,
+) -> Marginals:
+    """Return what each sample adds to the utility of the step (DESIGN 3).
+
+    Parameters
+    ----------
+    step : Step
+    kind : {"first", "last", "shapley"}
+        "first": U({i}) − U(∅), the paper's fixed-state marginal utility less its sample-independent term U(∅), which is
+        returned beside it. "last": U(B) − U(B∖{i}), leave one out. "shapley": the Shapley value of U, over all
+        coalitions for n ≤ 12, above by antithetic permutations.
+    loss : {"exact", "first_order"}
+        "exact" evaluates the loss (U); "first_order" uses U₁(S) = ⟨∇L(θ), A(g_S)⟩.
+    permutations : int
+        Even number of permutations drawn where Shapley values are sampled.
+    seed : int
+        Of those permutations.
+
+    Returns
+    -------
+    Marginals
+        ``values`` (n,), ``empty`` = U(∅), ``total`` = U(B), ``standard_error`` (n,).
+    """
+    one_of("kind", kind, MARGINALS)
+    one_of("loss", loss, MARGINAL_LOSSES)
+    game = exact_game(step) if loss == "exact" else first_order_game(step)
+    n = step.n
+    nobody, everybody = np.zeros(n, bool), np.ones(n, bool)
+    empty, total = game(nobody), game(everybody)
+    error = np.zeros(n)
+    if kind == "first":
+        values = np.array([game(i) for i in np.eye(n, dtype=bool)]) - empty
+    elif kind == "last":
+        values = total - np.array([game(~i) for i in np.eye(n, dtype=bool)])
+    elif n <= EXACT_LIMIT:
+        values = shapley_values(game, n)
+    else:
+        values, error = sampled_shapley_values(game, n, permutations=permutations, seed=seed)
+    return Marginals(values, empty, total, error)
+
+
+def shapley_values(game: Game, n: int) -> Array:
+    """Return the Shapley values of `game` over all 2ⁿ coalitions.
+
+    φ_i = Σ_{S ∌ i} |S|! (n − 1 − |S|)! / n! · (U(S ∪ {i}) − U(S))      (Shapley 1953)
+    """
+    members = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1  # row S: the binary digits of its number
+    U = np.array([game(coalition) for coalition in members])
+    sizes = members.sum(axis=1)
+    weight = np.array([1 / (n * math.comb(n - 1, size)) for size in range(n)])
+    values = np.empty(n)
+    for i in range(n):
+        without = np.flatnonzero(~members[:, i])
+        values[i] = weight[sizes[without]] @ (U[without + 2**i] - U[without])
+    return values
+
+
+def sampled_shapley_values(game: Game, n: int, *, permutations: int, seed: int) -> tuple[Array, Array]:
+    """Return an unbiased estimate of the Shapley values of `game`, and its standard error.
+
+    Samples arrive in a random order and each is credited with what it adds (Castro, Gómez & Tejada 2009); every order is
+    followed by its reverse, whose marginals are negatively correlated with the first's (antithetic pairs, Mitchell et al.
+    2022). The pairs are independent, so their spread gives the standard error. The values of every order sum to
+    U(B) − U(∅), so the estimate does too.
+
+    Parameters
+    ----------
+    game : callable
+        Boolean mask (n,) to utility.
+    n : int
+    permutations : int
+        An even number, at least 4: two pairs are needed for a standard error.
+    seed : int
+
+    Returns
+    -------
+    values, standard_error : array (n,)
+    """
+    pairs = (positive_integer("permutations", permutations, minimum=4) + 1) // 2
+    generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
+    empty = game(np.zeros(n, bool))
+    samples = np.empty((pairs, n))
+    for pair in range(pairs):
+        order = generator.permutation(n)
+        samples[pair] = (_arrival_marginals(game, order, empty) + _arrival_marginals(game, order[::-1], empty)) / 2
+    return samples.mean(axis=0), samples.std(axis=0, ddof=1) / math.sqrt(pairs)
+
+
+def _arrival_marginals(game: Game, order: Array, empty: float) -> Array:
+    marginal, before = np.empty(len(order)), empty
+    present = np.zeros(len(order), bool)
+    for i in order:
+        present[i] = True
+        after = game(present)
+        marginal[i], before = after - before, after
+    return marginal

@@ -1,0 +1,313 @@
+"""The estimators: score_i = ⟨Γ ⊙ S, x_i⟩, a validation gradient Γ times a slope S of Adam's update map (DESIGN 4).
+
+An efficient implementation never forms x_i: these are *ghost* dot products. The oracle forms every x_i on purpose.
+
+==================  ==============================  ============================================================
+paper / DESIGN 4    name                            meaning
+==================  ==============================  ============================================================
+x_i, g              ``x``, ``g``                    sample i's contribution to the batch gradient; Σ_i x_i
+S                   ``SLOPE_FUNCTIONS[slope]``      how much of x_i arrives in the update, elementwise
+Γ                   ``GRADIENT_FUNCTIONS[...]``     gradient of the validation loss
+σ²                  ``partial_sum_variance``        n/(n − 1) · max(Σ_i x_i² − g²/n, 0)
+==================  ==============================  ============================================================
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from adamshap.reference import network
+from adamshap.reference.adam import (
+    Coefficients,
+    apply_gradient,
+    bias_correction,
+    decayed,
+    denominator,
+    divided_difference,
+    step_coefficients,
+    update_map,
+)
+from adamshap.reference.problem import (
+    DENOMINATORS,
+    GRADIENTS,
+    SLOPES,
+    Array,
+    Batch,
+    Denominator,
+    Gradient,
+    Params,
+    Slope,
+    Step,
+    one_of,
+    quadrature_nodes,
+    refuse,
+)
+
+# --- slopes, of one parameter ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SlopeInput:
+    """What the slope of one parameter is made from: Adam's coefficients, x (n, \\*shape), its sum g, and the nodes."""
+
+    c: Coefficients
+    x: Array
+    g: Array
+    nodes: tuple[int, int]
+
+
+def sgd(given: SlopeInput) -> Array:
+    """Return η: In-Run Data Shapley for SGD (arXiv 2406.11011), the baseline."""
+    return np.full_like(given.g, given.c.lr)
+
+
+def frozen(given: SlopeInput) -> Array:
+    """Return η k / D(g): Adam with the denominator of the step that is really taken, as if no sample had moved it."""
+    return given.c.lr * given.c.k / denominator(given.c, given.g)
+
+
+def linearized(given: SlopeInput) -> Array:
+    """Return A'(0) = η k / D(0): the paper's Linearized Ghost Approximation (arXiv 2602.00329)."""
+    return given.c.lr * given.c.k / denominator(given.c, np.zeros_like(given.g))
+
+
+def tangent(given: SlopeInput) -> Array:
+    """Return A'(g) = A[g, g]: first order at the whole batch, for leave-one-out."""
+    return divided_difference(given.c, given.g, given.g)
+
+
+def secant(given: SlopeInput) -> Array:
+    """Return A[g, 0]: the Aumann–Shapley value in closed form, ∫₀¹ A'(τ g) dτ; Σ_i S x_i = A(g) − A(0) exactly."""
+    return divided_difference(given.c, given.g, np.zeros_like(given.g))
+
+
+def random_order(given: SlopeInput) -> Array:
+    r"""Return E[A'(Y)], Y the partial sum of a random prefix of the batch: the Shapley value's random arrival order.
+
+    Sample i finds a fraction τ of the others before it, τ uniform on [0, 1]; their sum Y is near normal with mean τ g and
+    variance s² = τ(1 − τ) σ² (sampling without replacement from n), and i adds A(Y + x_i) − A(Y) ≈ A'(Y) x_i. With
+    Stein's identity E[A'(Y)] = E[h A(τ g + h s)] / s, h standard normal, the two signs of h make divided differences:
+
+        S = Σ_k w_k Σ_{h>0} 2 a_h h² A[τ_k g + h s_k, τ_k g − h s_k]
+
+    with Gauss–Legendre (τ, w) and Gauss–Hermite (h, a) nodes. No derivative at the kink of A is ever taken. For n = 1
+    there is no other sample: `secant`.
+    """
+    if len(given.x) == 1:
+        return secant(given)
+    sigma = np.sqrt(partial_sum_variance(given.x, given.g))
+    slope = np.zeros_like(given.g)
+    for tau, w in zip(*unit_interval_rule(given.nodes[0]), strict=True):
+        s = math.sqrt(tau * (1 - tau)) * sigma
+        for h, a in zip(*positive_normal_rule(given.nodes[1]), strict=True):
+            slope += w * 2 * a * h**2 * divided_difference(given.c, tau * given.g + h * s, tau * given.g - h * s)
+    return slope
+
+
+SLOPE_FUNCTIONS: dict[str, Callable[[SlopeInput], Array]] = {
+    "sgd": sgd,
+    "frozen": frozen,
+    "linearized": linearized,
+    "tangent": tangent,
+    "secant": secant,
+    "random_order": random_order,
+}
+
+
+def partial_sum_variance(x: Array, g: Array) -> Array:
+    """Return σ² = n/(n − 1) · max(Σ_i x_i² − g²/n, 0): the variance of a random prefix's sum is τ(1 − τ) σ².
+
+    Written Σ_i (x_i − g/n)², which is the same and never negative.
+    """
+    n = len(x)
+    return n / (n - 1) * ((x - g / n) ** 2).sum(axis=0)  # type: ignore[no-any-return]
+
+
+def unit_interval_rule(count: int) -> tuple[Array, Array]:
+    """Return Gauss–Legendre nodes and weights on [0, 1]: the weights sum to 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return (nodes + 1) / 2, weights / 2
+
+
+def positive_normal_rule(count: int) -> tuple[Array, Array]:
+    """Return the positive nodes, with their weights, of the `count`-point Gauss–Hermite rule of the standard normal.
+
+    With both signs, and with the node 0 of an odd `count`, the weights sum to 1.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    positive = np.arange(count) >= (count + 1) // 2  # by place: the middle node of an odd rule is 0 but for rounding
+    return nodes[positive], weights[positive] / math.sqrt(2 * math.pi)
+
+
+def linearized_previous(step: Step) -> Params:
+    """Return η k / (sqrt(v̂_{t−1} + ε_root) + ε): the linearised slope with the denominator as secondary sources print it.
+
+    v̂_{t−1} = v_{t−1} / (1 − β2^{t−1}) is the state's own bias-corrected second moment, undefined at t = 1.
+    """
+    if step.state.step == 0:
+        refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", "'exact', or a state of at least one step")
+    correction = bias_correction(step.adam.betas[1], step.state.step)
+    slopes = {}
+    for name, c in step_coefficients(step).items():
+        D = np.sqrt(step.state.v[name] / correction + step.adam.eps_root) + step.adam.eps
+        if not np.all(D):
+            refuse("Adam.eps", "0 where v is 0", "eps > 0")
+        slopes[name] = c.lr * c.k / D
+    return slopes
+
+
+# --- validation gradients --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GradientInput:
+    """What Γ is made from: the step, the batch gradient g, the validation samples that judge, and the path's nodes."""
+
+    step: Step
+    g: Params
+    nodes: tuple[int, int]
+
+
+Gradients = Callable[[Params], Params]
+"""θ to gradient: of the mean validation loss, or of each validation sample with a leading axis n_val."""
+
+
+def start(given: GradientInput, gradient_at: Gradients) -> Params:
+    """Return ∇L(θ)."""
+    return gradient_at(given.step.params)
+
+
+def midpoint(given: GradientInput, gradient_at: Gradients) -> Params:
+    """Return ∇L at θ − η λ θ − (A(0) + A(g))/2, between the momentum step and the step: as dear as `start`, second order."""
+    return gradient_at(_between(given, 0.5))
+
+
+def path(given: GradientInput, gradient_at: Gradients) -> Params:
+    """Return the mean of ∇L from θ − η λ θ − A(0) to θ − η λ θ − A(g), by Gauss–Legendre with ``nodes[0]`` nodes.
+
+    With `secant`, Σ_i score_i = ⟨mean ∇L, A(g) − A(0)⟩ = U(B) − U(∅), the fundamental theorem of calculus.
+    """
+    total: Params = {}
+    for tau, w in zip(*unit_interval_rule(given.nodes[0]), strict=True):
+        for name, gradient in gradient_at(_between(given, tau)).items():
+            total[name] = total.get(name, 0.0) + w * gradient
+    return total
+
+
+GRADIENT_FUNCTIONS: dict[str, Callable[[GradientInput, Gradients], Params]] = {
+    "start": start,
+    "midpoint": midpoint,
+    "path": path,
+}
+
+
+def _between(given: GradientInput, fraction: float) -> Params:
+    """Return the point at `fraction` of the way from the end of the momentum step to the end of the step."""
+    c, after_decay = step_coefficients(given.step), decayed(given.step)
+    points = {}
+    for name, g in given.g.items():
+        empty, full = update_map(c[name], np.zeros_like(g)), update_map(c[name], g)
+        points[name] = after_decay[name] - ((1 - fraction) * empty + fraction * full)
+    return points
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def scores(
+    step: Step,
+    slope: Slope = "random_order",
+    gradient: Gradient = "midpoint",
+    efficient: bool = False,
+    per_validation: bool = False,
+    nodes: tuple[int, int] = (4, 4),
+    denominator: Denominator = "exact",
+) -> Array:
+    """Return each training sample's score for this step: score_i = ⟨Γ ⊙ S, x_i⟩ (DESIGN 4).
+
+    Parameters
+    ----------
+    step : Step
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S, a function of this module each.
+    gradient : {"start", "midpoint", "path"}
+        Γ, likewise.
+    efficient : bool
+        Spread what is missing to U(B) − U(∅) equally over the batch, so that the scores sum to it exactly.
+    per_validation : bool
+        Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
+    nodes : tuple of two ints
+        (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
+    denominator : {"exact", "previous"}
+        Of "linearized": "previous" is the formula as secondary sources print the paper's, with v̂_{t−1}.
+
+    Returns
+    -------
+    array (n,) or (n, n_val)
+        In units of the validation loss; positive means that the sample lowered it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; a denominator of 0.
+    """
+    one_of("slope", slope, SLOPES)
+    one_of("gradient", gradient, GRADIENTS)
+    one_of("denominator", denominator, DENOMINATORS)
+    for name, flag in (("efficient", efficient), ("per_validation", per_validation)):
+        if not isinstance(flag, bool | np.bool_):
+            refuse(name, repr(flag), "True or False", TypeError)
+    nodes = quadrature_nodes(nodes)
+    if denominator == "previous" and slope != "linearized":
+        refuse("denominator", f"'previous' with slope '{slope}'", "slope 'linearized', which alone has this variant")
+
+    step = step.as_float64()
+    x = network.sample_gradients(step)
+    g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+    if denominator == "previous":
+        S = linearized_previous(step)
+    else:
+        c = step_coefficients(step)
+        S = {name: SLOPE_FUNCTIONS[slope](SlopeInput(c[name], x[name], g[name], nodes)) for name in x}
+
+    def each_gradient_at(params: Params) -> Params:
+        return network.each_gradient(step.net, params, step.valid)
+
+    def mean_gradient_at(params: Params) -> Params:
+        return {name: each[None] for name, each in network.loss_gradient(step.net, params, step.valid).items()}
+
+    gradient_at = each_gradient_at if per_validation else mean_gradient_at
+    gamma = GRADIENT_FUNCTIONS[gradient](GradientInput(step, g, nodes), gradient_at)
+    values = sum(x[name].reshape(step.n, -1) @ (gamma[name] * S[name]).reshape(len(gamma[name]), -1).T for name in x)
+    if efficient:
+        values = values + (_gain_of_the_data(step, g, each=per_validation) - values.sum(axis=0)) / step.n
+    return values if per_validation else values[:, 0]
+
+
+def _gain_of_the_data(step: Step, g: Params, *, each: bool) -> Array:
+    """Return U(B) − U(∅), (1,), or that of each validation sample's own loss, (n_val,)."""
+    ends = (_between(GradientInput(step, g, (1, 2)), fraction) for fraction in (0.0, 1.0))
+    empty, full = (network.sample_losses(step.net, end, step.valid) for end in ends)
+    return empty - full if each else np.array([np.mean(empty) - np.mean(full)])
+
+
+def influence(step: Step) -> Array:
+    """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: how fast the loss after the step falls as sample i's weight grows from 1 (DESIGN 3).
+
+    Returns
+    -------
+    array (n,)
+        Minus the derivative of L(θ⁺) in the weight; positive means that more of the sample would lower the loss.
+    """
+    step = step.as_float64()
+    x = network.sample_gradients(step)
+    g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+    after, _ = apply_gradient(step, g)
+    gamma = network.loss_gradient(step.net, after, step.valid)
+    c = step_coefficients(step)
+    return sum(  # type: ignore[return-value]
+        x[name].reshape(step.n, -1) @ (gamma[name] * divided_difference(c[name], g[name], g[name])).ravel()
+        for name in x
+    )

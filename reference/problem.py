@@ -1,0 +1,518 @@
+"""What one training step is: the contract that the oracle, the engine and the harness share. No mathematics.
+
+Everything here is a frozen dataclass that refuses bad input when it is made: the error names the field, what it got and
+what it needs. Arrays are kept without a copy, as read-only views in the dtype that came; inputs are never changed.
+
+Letters, here and everywhere: ``n`` samples of a batch, ``n_val`` validation samples, ``d_in`` and ``d_out`` the width of a
+layer's input and output, ``N`` samples of a data set.
+
+===========  ===========================  =======================================================
+paper        name                         meaning
+===========  ===========================  =======================================================
+θ            ``Step.params``              parameters before the step
+m, v         ``AdamState.m``, ``.v``      Adam's moments before the step
+t            ``AdamState.step + 1``       number of the step that is taken
+η, β1, β2    ``Adam.lr``, ``.betas``      learning rate, decay of the two moments
+ε, ε_root    ``Adam.eps``, ``.eps_root``  added outside and inside the square root
+λ            ``Adam.weight_decay``        decoupled weight decay
+B            ``Step.train``               the step's batch; a coalition S is a boolean mask over it
+L            loss on ``Step.valid``       mean validation loss
+===========  ===========================  =======================================================
+"""
+
+import math
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "ACTIVATIONS",
+    "DENOMINATORS",
+    "GRADIENTS",
+    "LOSSES",
+    "MARGINALS",
+    "MARGINAL_LOSSES",
+    "REDUCTIONS",
+    "SLOPES",
+    "Adam",
+    "AdamState",
+    "Array",
+    "Batch",
+    "Marginals",
+    "Network",
+    "Params",
+    "Progress",
+    "Run",
+    "Step",
+    "batch_order",
+    "check_batch",
+    "coalition_mask",
+    "one_of",
+    "positive_integer",
+    "quadrature_nodes",
+    "refuse",
+]
+
+
+Array = npt.NDArray[Any]
+Params = dict[str, Array]
+
+Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "identity"]
+Loss = Literal["cross_entropy", "mse"]
+Reduction = Literal["mean", "sum"]
+Slope = Literal["sgd", "frozen", "linearized", "tangent", "secant", "random_order"]
+Gradient = Literal["start", "midpoint", "path"]
+Denominator = Literal["exact", "previous"]
+MarginalKind = Literal["first", "last", "shapley"]
+MarginalLoss = Literal["exact", "first_order"]
+
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+LOSSES: tuple[str, ...] = get_args(Loss)
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+SLOPES: tuple[str, ...] = get_args(Slope)
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
+DENOMINATORS: tuple[str, ...] = get_args(Denominator)
+MARGINALS: tuple[str, ...] = get_args(MarginalKind)
+MARGINAL_LOSSES: tuple[str, ...] = get_args(MarginalLoss)
+
+
+# --- refusing bad input ----------------------------------------------------------------------------------------------
+
+
+def refuse(field: str, got: object, needs: str, error: type[Exception] = ValueError) -> NoReturn:
+    """Raise `error` with the one form that every refusal has: the field, what it got, what it needs."""
+    raise error(f"{field}: got {got}; needs {needs}")
+
+
+def one_of(field: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        refuse(field, repr(value), "one of " + ", ".join(choices))
+    return value
+
+
+def positive_integer(field: str, value: object, minimum: int = 1) -> int:
+    """Return `value` as an int of at least `minimum`; booleans and floats are refused."""
+    if isinstance(value, bool | np.bool_):
+        refuse(field, repr(value), f"an integer of at least {minimum}", TypeError)
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        refuse(field, repr(value), f"an integer of at least {minimum}", TypeError)
+    if number < minimum:
+        refuse(field, number, f"an integer of at least {minimum}")
+    return number
+
+
+def quadrature_nodes(value: object) -> tuple[int, int]:
+    """Return ``nodes=(path, normal)`` as two ints; the normal rule needs two nodes to have one beside zero."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        refuse("nodes", repr(value), "two integers (path, normal)", TypeError)
+    return positive_integer("nodes[0]", value[0]), positive_integer("nodes[1]", value[1], minimum=2)
+
+
+def coalition_mask(coalition: object, n: int) -> Array:
+    """Return `coalition` as a boolean mask of shape (n,)."""
+    mask = _host_array("coalition", coalition)
+    if mask.dtype != np.bool_:
+        refuse("coalition", f"dtype {mask.dtype}", f"a boolean mask of shape ({n},)", TypeError)
+    if mask.shape != (n,):
+        refuse("coalition", f"shape {mask.shape}", f"a boolean mask of shape ({n},)")
+    return mask
+
+
+def _real_number(field: str, value: object, needs: str) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        refuse(field, repr(value), needs, TypeError)
+    number = float(value)
+    if not math.isfinite(number):
+        refuse(field, number, needs)
+    return number
+
+
+def _not_negative(field: str, value: object) -> float:
+    needs = "a finite real number of at least 0"
+    number = _real_number(field, value, needs)
+    if number < 0:
+        refuse(field, number, needs)
+    return number
+
+
+def _host_array(field: str, value: Any) -> Array:
+    """Return `value` as an array, without a copy where it already is one (NumPy, or DLPack in host memory)."""
+    try:
+        # Torch tensors and their like: DLPack shares their memory, and refuses what would be silently wrong (autograd).
+        if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except (ValueError, TypeError, BufferError, RuntimeError) as error:
+        raise TypeError(
+            f"{field}: got {type(value).__name__} that is no array here ({error}); needs an array of numbers"
+        ) from error
+
+
+def _real_array(field: str, value: object, shape: tuple[int | None, ...]) -> Array:
+    """Return `value` as a finite real array of `shape` (None: any length, but not 0), read-only, not copied."""
+    array = _host_array(field, value)
+    wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
+    if array.dtype.kind not in "iuf":
+        refuse(field, f"dtype {array.dtype}", "real numbers (a float or integer dtype)", TypeError)
+    if array.ndim != len(shape) or any(
+        have == 0 if want is None else have != want for have, want in zip(array.shape, shape, strict=True)
+    ):
+        refuse(field, f"shape {array.shape}", f"shape {wanted}, not empty")
+    if not np.isfinite(array).all():
+        count = int(array.size - np.count_nonzero(np.isfinite(array)))
+        refuse(field, f"{count} values that are NaN or infinite", "finite numbers only")
+    return _read_only(array)
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _named_arrays(field: str, value: object, shapes: Mapping[str, tuple[int, ...]]) -> Params:
+    """Return the mapping `value` with exactly the names and shapes of `shapes`, in their order."""
+    if not isinstance(value, Mapping):
+        refuse(field, type(value).__name__, "a mapping from parameter name to array", TypeError)
+    if set(value) != set(shapes):
+        refuse(field, f"the names {sorted(map(str, value))}", f"exactly the names {list(shapes)}")
+    return {name: _real_array(f"{field}[{name!r}]", value[name], shape) for name, shape in shapes.items()}
+
+
+# --- what a step is made of ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Network:
+    """A multilayer perceptron: linear layers with one activation between them, none after the last.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Widths from input to output, at least two; layer ``l`` maps ``sizes[l]`` to ``sizes[l + 1]``.
+    activation : {"relu", "tanh", "gelu", "silu", "sigmoid", "identity"}
+        As in PyTorch: ReLU's derivative at 0 is 0, GELU is the exact one (with the error function).
+    loss : {"cross_entropy", "mse"}
+        "cross_entropy" takes integer labels (n,) and logits; "mse" takes targets (n, d_out), and a sample's loss is the
+        *mean* over outputs of the squared error, as in PyTorch.
+    bias : bool
+        Whether the layers have biases.
+    """
+
+    sizes: tuple[int, ...]
+    activation: Activation = "tanh"
+    loss: Loss = "cross_entropy"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sizes, str) or not hasattr(self.sizes, "__iter__"):
+            refuse("Network.sizes", repr(self.sizes), "at least two positive integers", TypeError)
+        sizes = tuple(positive_integer(f"Network.sizes[{i}]", size) for i, size in enumerate(self.sizes))
+        if len(sizes) < 2:
+            refuse("Network.sizes", repr(self.sizes), "at least two positive integers")
+        object.__setattr__(self, "sizes", sizes)
+        one_of("Network.activation", self.activation, ACTIVATIONS)
+        one_of("Network.loss", self.loss, LOSSES)
+        if not isinstance(self.bias, bool):
+            refuse("Network.bias", repr(self.bias), "True or False", TypeError)
+
+    @property
+    def depth(self) -> int:
+        """Number of linear layers."""
+        return len(self.sizes) - 1
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each parameter: ``"0.weight"`` (d_out, d_in), ``"0.bias"`` (d_out,), ``"1.weight"``, ..."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer, (d_in, d_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            shapes[f"{layer}.weight"] = (d_out, d_in)
+            if self.bias:
+                shapes[f"{layer}.bias"] = (d_out,)
+        return shapes
+
+    def init(self, seed: int = 0) -> Params:
+        """Return fresh float64 parameters, uniform on ±1/√d_in as PyTorch's ``nn.Linear`` (not its random numbers)."""
+        generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
+        bounds = {layer: 1 / math.sqrt(d_in) for layer, d_in in enumerate(self.sizes[:-1])}
+        return {
+            name: generator.uniform(-bounds[int(name.split(".")[0])], bounds[int(name.split(".")[0])], shape)
+            for name, shape in self.shapes.items()
+        }
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam's settings; the defaults are PyTorch's.
+
+    Parameters
+    ----------
+    lr : float
+        η, at least 0.
+    betas : tuple of two floats
+        (β1, β2), each in [0, 1).
+    eps : float
+        ε, added to the root (Kingma & Ba, PyTorch), at least 0.
+    eps_root : float
+        ε_root, added inside the root, to v̂ (optax), at least 0.
+    weight_decay : float
+        λ, decoupled as in AdamW: ``θ`` loses ``η λ θ``; at least 0.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    eps_root: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps", "eps_root", "weight_decay"):
+            object.__setattr__(self, name, _not_negative(f"Adam.{name}", getattr(self, name)))
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            refuse("Adam.betas", repr(self.betas), "two numbers (β1, β2) in [0, 1)", TypeError)
+        betas = []
+        for i, beta in enumerate(self.betas):
+            number = _real_number(f"Adam.betas[{i}]", beta, "a number in [0, 1)")
+            if not 0 <= number < 1:
+                refuse(f"Adam.betas[{i}]", number, "a number in [0, 1)")
+            betas.append(number)
+        object.__setattr__(self, "betas", tuple(betas))
+
+
+@dataclass(frozen=True, eq=False)
+class AdamState:
+    """Adam's memory between two steps.
+
+    Parameters
+    ----------
+    step : int
+        Completed steps; the next step has t = step + 1.
+    m, v : dict of arrays
+        First and second moment, without bias correction (PyTorch's ``exp_avg`` and ``exp_avg_sq``), one array a parameter,
+        of its shape; ``v`` is nowhere negative.
+    """
+
+    step: int
+    m: Params
+    v: Params
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", positive_integer("AdamState.step", self.step, minimum=0))
+        if not isinstance(self.m, Mapping):
+            refuse("AdamState.m", type(self.m).__name__, "a mapping from parameter name to array", TypeError)
+        shapes = {name: np.shape(_host_array(f"AdamState.m[{name!r}]", array)) for name, array in self.m.items()}
+        object.__setattr__(self, "m", _named_arrays("AdamState.m", self.m, shapes))
+        object.__setattr__(self, "v", _named_arrays("AdamState.v", self.v, shapes))
+        for name, v in self.v.items():
+            if (v < 0).any():
+                refuse(f"AdamState.v[{name!r}]", f"a value of {v.min()}", "no negative value")
+
+    @classmethod
+    def zeros(cls, params: Mapping[str, Any]) -> "AdamState":
+        """Return the state before the first step, for parameters like `params`."""
+        return cls(0, *({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2)))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples: inputs ``x`` (n, d_in) and labels ``y`` (n,) of integers, or targets ``y`` (n, d_out) of real numbers."""
+
+    x: Array
+    y: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "x", _real_array("Batch.x", self.x, (None, None)))
+        y = _host_array("Batch.y", self.y)
+        if y.ndim == 1:
+            if y.dtype.kind not in "iu":
+                refuse(
+                    "Batch.y",
+                    f"dtype {y.dtype} of shape {y.shape}",
+                    "integer labels of shape (n,), or real targets of shape (n, d_out)",
+                    TypeError,
+                )
+            y = _read_only(y)
+        else:
+            y = _real_array("Batch.y", y, (None, None))
+        if len(y) != len(self.x):
+            refuse("Batch.y", f"{len(y)} rows", f"as many as Batch.x, {len(self.x)}")
+        object.__setattr__(self, "y", y)
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.x)
+
+    def take(self, index: Array) -> "Batch":
+        """Return the samples that `index` (integers or a boolean mask) names, at least one."""
+        return Batch(self.x[index], self.y[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One training step, before it is taken, and the validation samples that judge it.
+
+    Parameters
+    ----------
+    net : Network
+    params : dict of arrays
+        θ, with exactly the names and shapes of ``net.shapes``.
+    adam : Adam
+    state : AdamState
+        Of the same names and shapes.
+    train : Batch
+        B, of n samples.
+    valid : Batch
+        n_val samples; L is their mean loss, whatever `reduction`.
+    reduction : {"mean", "sum"}
+        Whether a sample contributes ``∇ℓ/n`` or ``∇ℓ`` to the batch gradient. The divisor stays n for every coalition.
+    """
+
+    net: Network
+    params: Params
+    adam: Adam
+    state: AdamState
+    train: Batch
+    valid: Batch
+    reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        kinds = {"net": Network, "adam": Adam, "state": AdamState, "train": Batch, "valid": Batch}
+        for field, kind in kinds.items():
+            if not isinstance(getattr(self, field), kind):
+                refuse(f"Step.{field}", type(getattr(self, field)).__name__, f"a {kind.__name__}", TypeError)
+        one_of("Step.reduction", self.reduction, REDUCTIONS)
+        shapes = self.net.shapes
+        object.__setattr__(self, "params", _named_arrays("Step.params", self.params, shapes))
+        if {name: m.shape for name, m in self.state.m.items()} != shapes:
+            have = {name: m.shape for name, m in self.state.m.items()}
+            refuse("Step.state", f"names and shapes {have}", f"those of the network, {shapes}")
+        for field in ("train", "valid"):
+            check_batch(f"Step.{field}", getattr(self, field), self.net)
+
+    @property
+    def n(self) -> int:
+        """Number of training samples, the size of B."""
+        return self.train.n
+
+    @property
+    def n_val(self) -> int:
+        """Number of validation samples."""
+        return self.valid.n
+
+    def as_float64(self) -> "Step":
+        """Return this step with every real array in float64: itself, where it already is."""
+        groups = (self.params, self.state.m, self.state.v)
+        batches = (self.train, self.valid)
+        reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
+        reals += [b.y for b in batches if b.y.ndim == 2]
+        if all(a.dtype == np.float64 for a in reals):
+            return self
+        params, m, v = ({name: a.astype(np.float64) for name, a in group.items()} for group in groups)
+        train, valid = (
+            Batch(b.x.astype(np.float64), b.y.astype(np.float64) if b.y.ndim == 2 else b.y) for b in batches
+        )
+        state = AdamState(self.state.step, m, v)
+        return Step(self.net, params, self.adam, state, train, valid, self.reduction)
+
+
+def check_batch(field: str, batch: Batch, net: Network) -> None:
+    """Refuse a batch whose widths, or whose labels, `net` cannot take."""
+    d_in, d_out = net.sizes[0], net.sizes[-1]
+    if batch.x.shape[1] != d_in:
+        refuse(f"{field}.x", f"shape {batch.x.shape}", f"shape ({batch.n}, {d_in}) for a network of sizes {net.sizes}")
+    if net.loss == "mse":
+        if batch.y.shape != (batch.n, d_out):
+            refuse(f"{field}.y", f"shape {batch.y.shape}", f"targets of shape ({batch.n}, {d_out}) for loss 'mse'")
+        return
+    if batch.y.ndim != 1:
+        refuse(f"{field}.y", f"shape {batch.y.shape}", f"labels of shape ({batch.n},) for loss 'cross_entropy'")
+    low, high = int(batch.y.min()), int(batch.y.max())
+    if low < 0 or high >= d_out:
+        refuse(f"{field}.y", f"labels from {low} to {high}", f"labels from 0 to {d_out - 1}")
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Marginals:
+    """What each sample adds to the step's utility.
+
+    Parameters
+    ----------
+    values : array (n,)
+        In units of the validation loss; positive means that the sample lowered it.
+    empty : float
+        U(∅): what the momentum step taken even without data achieves, the paper's sample-independent history term.
+    total : float
+        U(B): what the step achieves.
+    standard_error : array (n,)
+        Of each value where coalitions were sampled, 0 where all were counted.
+    """
+
+    values: Array
+    empty: float
+    total: float
+    standard_error: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A training run with its attribution.
+
+    Parameters
+    ----------
+    initial_params, params : dict of arrays
+        θ before the first step and after the last.
+    state : AdamState
+        After the last step.
+    scores : array (N,), or (N, n_val) with ``per_validation``
+        Each training sample's score, summed over the steps that it took part in; positive means helpful.
+    sgd_scores : array of the same shape
+        The same run judged by SGD's formula, ``slope="sgd", gradient="start"``.
+    seen : int array (N,)
+        In how many steps each sample took part.
+    history : dict of arrays (steps,)
+        ``epoch``; ``train_loss``, the batch's mean loss, and ``valid_loss``, both before the step.
+    """
+
+    initial_params: Params
+    params: Params
+    state: AdamState
+    scores: Array
+    sgd_scores: Array
+    seen: Array
+    history: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells after each step: ``step`` of ``steps``, ``epoch``, and both losses before the step."""
+
+    step: int
+    steps: int
+    epoch: int
+    train_loss: float
+    valid_loss: float
+
+
+def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:
+    """Yield (epoch, sample indices) for each step of a run: every epoch a new permutation, its last batch the rest.
+
+    The order of the samples is part of the contract: two implementations of a run can only be compared on the same one.
+    """
+    count = positive_integer("count", count)
+    batch_size = positive_integer("batch_size", batch_size)
+    generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
+    for epoch in range(positive_integer("epochs", epochs)):
+        order = generator.permutation(count)
+        for start in range(0, count, batch_size):
+            yield epoch, order[start : start + batch_size]

@@ -1,0 +1,87 @@
+"""A training run with its attribution: each sample's scores, summed over the steps that it took part in."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from adamshap.reference import ghost
+from adamshap.reference.adam import update
+from adamshap.reference.network import mean_loss
+from adamshap.reference.problem import (
+    Adam,
+    AdamState,
+    Batch,
+    Gradient,
+    Network,
+    Progress,
+    Reduction,
+    Run,
+    Slope,
+    Step,
+    batch_order,
+    check_batch,
+)
+
+
+def attribute(
+    network: Network,
+    adam: Adam,
+    train: Batch,
+    valid: Batch,
+    *,
+    epochs: int = 10,
+    batch_size: int = 64,
+    seed: int = 0,
+    slope: Slope = "random_order",
+    gradient: Gradient = "midpoint",
+    per_validation: bool = False,
+    nodes: tuple[int, int] = (4, 4),
+    reduction: Reduction = "mean",
+    on_step: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Train from ``network.init(seed)`` and attribute every step to the samples of its batch.
+
+    Parameters
+    ----------
+    network : Network
+    adam : Adam
+    train, valid : Batch
+        N training samples and n_val validation samples.
+    epochs, batch_size : int
+        Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    seed : int
+        Of the parameters and of the order of the samples.
+    slope, gradient, per_validation, nodes
+        As for `scores`.
+    reduction : {"mean", "sum"}
+        As for `Step`.
+    on_step : callable, optional
+        Called with a `Progress` after each step.
+
+    Returns
+    -------
+    Run
+    """
+    check_batch("train", train, network)
+    check_batch("valid", valid, network)
+    order = list(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed))
+    initial = params = network.init(seed)
+    state = AdamState.zeros(params)
+    shape = (train.n, valid.n) if per_validation else (train.n,)
+    totals, sgd_totals, seen = np.zeros(shape), np.zeros(shape), np.zeros(train.n, np.int64)
+    epoch_log, train_log, valid_log = [], [], []
+    for number, (epoch, index) in enumerate(order, start=1):
+        step = Step(network, params, adam, state, train.take(index), valid, reduction)
+        train_loss = float(mean_loss(network, params, step.train))
+        valid_loss = float(mean_loss(network, params, valid))
+        totals[index] += ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
+        sgd_totals[index] += ghost.scores(step, "sgd", "start", per_validation=per_validation)
+        seen[index] += 1
+        params, state = update(step)
+        epoch_log.append(epoch)
+        train_log.append(train_loss)
+        valid_log.append(valid_loss)
+        if on_step is not None:
+            on_step(Progress(number, len(order), epoch, train_loss, valid_loss))
+    history = {"epoch": np.array(epoch_log), "train_loss": np.array(train_log), "valid_loss": np.array(valid_log)}
+    return Run(initial, params, state, totals, sgd_totals, seen, history)
