@@ -1,0 +1,1 @@
+"""The engine: the oracle's functions on CuPy arrays, or NumPy arrays with Numba, without per-sample gradients."""

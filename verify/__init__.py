@@ -1,0 +1,1 @@
+"""The harness: checks the engine, and anybody's implementation, against the oracle."""
