@@ -17,8 +17,8 @@ A[a, b]  ``divided_difference``     (A(a) − A(b)) / (a − b), and A'(a) where
 θ⁺       ``update``                 θ − A(g) − η λ θ
 =======  =========================  ===========================================================
 
-Kingma & Ba (arXiv 1412.6980), Algorithm 1, with ε where PyTorch has it, ε_root where optax has it (on the bias-corrected
-second moment) and weight decay as in AdamW (arXiv 1711.05101), multiplied by the learning rate as in PyTorch.
+Kingma & Ba (arXiv 1412.6980), Algorithm 1, with ε where PyTorch has it, ε_root where optax has it (added to the
+bias-corrected second moment) and weight decay as in AdamW (arXiv 1711.05101), times the learning rate as in PyTorch.
 """
 
 import math
@@ -37,7 +37,7 @@ def bias_correction(beta: float, t: int) -> float:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What a step at fixed state makes of m and v (DESIGN 2): ``mu`` and ``kappa`` are arrays of the parameter's shape."""
+    """What a step at fixed state makes of m and v; ``mu`` and ``kappa`` are arrays of the parameter's shape."""
 
     mu: Array
     k: float
@@ -80,7 +80,7 @@ def denominator(c: Coefficients, g: Array) -> Array:
     ValueError
         Where D is 0 (ε = 0, and both κ and g are 0): there Adam divides by zero and no update exists.
     """
-    D = root(c, g) + c.eps
+    D: Array = root(c, g) + c.eps
     if not np.all(D):
         count = int(D.size - np.count_nonzero(D))
         refuse(
@@ -105,13 +105,17 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
 
         k (ε + r_b − b φ) = k (ε + (s² + r_a r_b − α β) / (r_a + r_b)).
 
-    With angles, (s, α) = r_a (cos_a, sin_a), that is k (ε + H (cos_a cos_b + 1 − sin_a sin_b)), H = r_a r_b / (r_a + r_b),
+    With angles, (s, α) = r_a (cos_a, sin_a), that is
+
+        k (ε + H (cos_a cos_b + 1 − sin_a sin_b)),      H = r_a r_b / (r_a + r_b),
+
     and where sin_a sin_b > 0,
 
         1 − sin_a sin_b = (cos_a² + sin_a² cos_b²) / (1 + sin_a sin_b),
 
     a sum of squares. What can still cancel is this positive sum against μ φ: A has stationary points, and that is the
-    true conditioning of its slope. Where r_a + r_b = 0 the angles, and φ, count as 0: the symmetric derivative at the kink.
+    true conditioning of its slope. Where r_a + r_b = 0 the angles and φ count as 0: the symmetric derivative at the
+    kink.
     """
     s, alpha, beta = np.broadcast_arrays(np.sqrt(c.kappa), math.sqrt(c.q) * a, math.sqrt(c.q) * b)
     r_a, r_b = np.hypot(s, alpha), np.hypot(s, beta)
@@ -125,7 +129,8 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
     numerator = c.k * (c.eps + half_harmonic * (cos_a * cos_b + one_minus_product)) - c.mu * phi
     D_a, D_b = denominator(c, a), denominator(c, b)
     # One after the other, the larger first: the product of two small ones underflows.
-    return c.lr * (numerator / np.maximum(D_a, D_b) / np.minimum(D_a, D_b))
+    slope: Array = c.lr * (numerator / np.maximum(D_a, D_b) / np.minimum(D_a, D_b))
+    return slope
 
 
 def momentum_step(step: Step) -> Params:

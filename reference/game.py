@@ -161,9 +161,9 @@ def shapley_values(game: Game, n: int) -> Array:
 def sampled_shapley_values(game: Game, n: int, *, permutations: int, seed: int) -> tuple[Array, Array]:
     """Return an unbiased estimate of the Shapley values of `game`, and its standard error.
 
-    Samples arrive in a random order and each is credited with what it adds (Castro, Gómez & Tejada 2009); every order is
-    followed by its reverse, whose marginals are negatively correlated with the first's (antithetic pairs, Mitchell et al.
-    2022). The pairs are independent, so their spread gives the standard error. The values of every order sum to
+    Samples arrive in a random order and each is credited with what it adds (Castro, Gómez & Tejada 2009); every order
+    is followed by its reverse, whose marginals are negatively correlated with the first's (antithetic pairs, Mitchell
+    et al. 2022). The pairs are independent, so their spread gives the standard error. The values of every order sum to
     U(B) − U(∅), so the estimate does too.
 
     Parameters

@@ -34,7 +34,6 @@ from adamshap.reference.problem import (
     GRADIENTS,
     SLOPES,
     Array,
-    Batch,
     Denominator,
     Gradient,
     Params,
@@ -50,7 +49,7 @@ from adamshap.reference.problem import (
 
 @dataclass(frozen=True)
 class SlopeInput:
-    """What the slope of one parameter is made from: Adam's coefficients, x (n, \\*shape), its sum g, and the nodes."""
+    """What the slope of one parameter is made from: Adam's coefficients, x (n, …), its sum g, and the nodes."""
 
     c: Coefficients
     x: Array
@@ -86,8 +85,8 @@ def secant(given: SlopeInput) -> Array:
 def random_order(given: SlopeInput) -> Array:
     r"""Return E[A'(Y)], Y the partial sum of a random prefix of the batch: the Shapley value's random arrival order.
 
-    Sample i finds a fraction τ of the others before it, τ uniform on [0, 1]; their sum Y is near normal with mean τ g and
-    variance s² = τ(1 − τ) σ² (sampling without replacement from n), and i adds A(Y + x_i) − A(Y) ≈ A'(Y) x_i. With
+    Sample i finds a fraction τ of the others before it, τ uniform on [0, 1]; their sum Y is near normal with mean τ g
+    and variance s² = τ(1 − τ) σ² (sampling without replacement from n), and i adds A(Y + x_i) − A(Y) ≈ A'(Y) x_i. With
     Stein's identity E[A'(Y)] = E[h A(τ g + h s)] / s, h standard normal, the two signs of h make divided differences:
 
         S = Σ_k w_k Σ_{h>0} 2 a_h h² A[τ_k g + h s_k, τ_k g − h s_k]
@@ -142,9 +141,10 @@ def positive_normal_rule(count: int) -> tuple[Array, Array]:
 
 
 def linearized_previous(step: Step) -> Params:
-    """Return η k / (sqrt(v̂_{t−1} + ε_root) + ε): the linearised slope with the denominator as secondary sources print it.
+    """Return η k / (sqrt(v̂_{t−1} + ε_root) + ε): the linearised slope with the denominator as printed elsewhere.
 
-    v̂_{t−1} = v_{t−1} / (1 − β2^{t−1}) is the state's own bias-corrected second moment, undefined at t = 1.
+    v̂_{t−1} = v_{t−1} / (1 − β2^{t−1}) is the state's own bias-corrected second moment, undefined at t = 1;
+    so secondary sources print the paper's formula.
     """
     if step.state.step == 0:
         refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", "'exact', or a state of at least one step")
@@ -180,7 +180,7 @@ def start(given: GradientInput, gradient_at: Gradients) -> Params:
 
 
 def midpoint(given: GradientInput, gradient_at: Gradients) -> Params:
-    """Return ∇L at θ − η λ θ − (A(0) + A(g))/2, between the momentum step and the step: as dear as `start`, second order."""
+    """Return ∇L at θ − η λ θ − (A(0) + A(g))/2, between U(∅)'s point and U(B)'s: second order at `start`'s cost."""
     return gradient_at(_between(given, 0.5))
 
 
@@ -278,12 +278,20 @@ def scores(
     def mean_gradient_at(params: Params) -> Params:
         return {name: each[None] for name, each in network.loss_gradient(step.net, params, step.valid).items()}
 
-    gradient_at = each_gradient_at if per_validation else mean_gradient_at
-    gamma = GRADIENT_FUNCTIONS[gradient](GradientInput(step, g, nodes), gradient_at)
-    values = sum(x[name].reshape(step.n, -1) @ (gamma[name] * S[name]).reshape(len(gamma[name]), -1).T for name in x)
+    gamma = GRADIENT_FUNCTIONS[gradient](
+        GradientInput(step, g, nodes), each_gradient_at if per_validation else mean_gradient_at
+    )
+    values = dot_products(x, {name: gamma[name] * S[name] for name in x})
     if efficient:
         values = values + (_gain_of_the_data(step, g, each=per_validation) - values.sum(axis=0)) / step.n
     return values if per_validation else values[:, 0]
+
+
+def dot_products(x: Params, P: Params) -> Array:
+    """Return ⟨P_j, x_i⟩ over all parameters: (n, J) for contributions x (n, …) and score matrices P (J, …)."""
+    parts = [x_i.reshape(len(x_i), -1) @ P[name].reshape(len(P[name]), -1).T for name, x_i in x.items()]
+    total: Array = np.sum(parts, axis=0)
+    return total
 
 
 def _gain_of_the_data(step: Step, g: Params, *, each: bool) -> Array:
@@ -294,7 +302,7 @@ def _gain_of_the_data(step: Step, g: Params, *, each: bool) -> Array:
 
 
 def influence(step: Step) -> Array:
-    """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: how fast the loss after the step falls as sample i's weight grows from 1 (DESIGN 3).
+    """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: how fast the loss after the step falls as sample i's weight grows from 1.
 
     Returns
     -------
@@ -307,7 +315,5 @@ def influence(step: Step) -> Array:
     after, _ = apply_gradient(step, g)
     gamma = network.loss_gradient(step.net, after, step.valid)
     c = step_coefficients(step)
-    return sum(  # type: ignore[return-value]
-        x[name].reshape(step.n, -1) @ (gamma[name] * divided_difference(c[name], g[name], g[name])).ravel()
-        for name in x
-    )
+    P = {name: (gamma[name] * divided_difference(c[name], g[name], g[name]))[None] for name in x}
+    return dot_products(x, P)[:, 0]

@@ -121,7 +121,7 @@ def loss_gradient(net: Network, params: Params, batch: Batch) -> Params:
 
 
 def each_gradient(net: Network, params: Params, batch: Batch) -> Params:
-    """Return ∇ℓ(θ; z_i) of every sample: one array a parameter, (n, \\*its shape), materialised on purpose.
+    """Return ∇ℓ(θ; z_i) of every sample: one array a parameter, (n, …), materialised on purpose.
 
     Every sample gets its own copy of the parameters, and the summed loss is differentiated in the copies: the copy i
     meets sample i only, so its gradient is the gradient of that sample's loss.
@@ -131,7 +131,7 @@ def each_gradient(net: Network, params: Params, batch: Batch) -> Params:
 
 
 def sample_gradients(step: Step) -> Params:
-    """Return x_i = w∇ℓ(θ; z_i) for each sample of the step's batch (DESIGN 2): one array a parameter, (n, \\*its shape).
+    """Return x_i = w∇ℓ(θ; z_i) for each sample of the step's batch (DESIGN 2): one array a parameter, (n, …).
 
     w is 1/n for reduction "mean" and 1 for "sum"; the batch gradient is Σ_i x_i.
     """

@@ -3,8 +3,8 @@
 Everything here is a frozen dataclass that refuses bad input when it is made: the error names the field, what it got and
 what it needs. Arrays are kept without a copy, as read-only views in the dtype that came; inputs are never changed.
 
-Letters, here and everywhere: ``n`` samples of a batch, ``n_val`` validation samples, ``d_in`` and ``d_out`` the width of a
-layer's input and output, ``N`` samples of a data set.
+Letters, here and everywhere: ``n`` samples of a batch, ``n_val`` validation samples, ``N`` samples of a data set,
+``d_in`` and ``d_out`` the widths of a layer's input and output.
 
 ===========  ===========================  =======================================================
 paper        name                         meaning
@@ -295,8 +295,8 @@ class AdamState:
     step : int
         Completed steps; the next step has t = step + 1.
     m, v : dict of arrays
-        First and second moment, without bias correction (PyTorch's ``exp_avg`` and ``exp_avg_sq``), one array a parameter,
-        of its shape; ``v`` is nowhere negative.
+        First and second moment, without bias correction (PyTorch's ``exp_avg`` and ``exp_avg_sq``), one array a
+        parameter, of its shape; ``v`` is nowhere negative.
     """
 
     step: int
@@ -322,7 +322,7 @@ class AdamState:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples: inputs ``x`` (n, d_in) and labels ``y`` (n,) of integers, or targets ``y`` (n, d_out) of real numbers."""
+    """Samples: inputs ``x`` (n, d_in) with integer labels ``y`` (n,) or real targets ``y`` (n, d_out)."""
 
     x: Array
     y: Array
