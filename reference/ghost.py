@@ -171,7 +171,7 @@ class GradientInput:
 
 
 Gradients = Callable[[Params], Params]
-"""θ to gradient: of the mean validation loss, or of each validation sample with a leading axis n_val."""
+"""θ to gradient, with a leading axis: 1 for the mean validation loss, n_val for each sample's own."""
 
 
 def start(given: GradientInput, gradient_at: Gradients) -> Params:
@@ -266,25 +266,29 @@ def scores(
     step = step.as_float64()
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    if denominator == "previous":
-        S = linearized_previous(step)
-    else:
-        c = step_coefficients(step)
-        S = {name: SLOPE_FUNCTIONS[slope](SlopeInput(c[name], x[name], g[name], nodes)) for name in x}
-
-    def each_gradient_at(params: Params) -> Params:
-        return network.each_gradient(step.net, params, step.valid)
-
-    def mean_gradient_at(params: Params) -> Params:
-        return {name: each[None] for name, each in network.loss_gradient(step.net, params, step.valid).items()}
-
-    gamma = GRADIENT_FUNCTIONS[gradient](
-        GradientInput(step, g, nodes), each_gradient_at if per_validation else mean_gradient_at
-    )
+    S = linearized_previous(step) if denominator == "previous" else slopes(step, slope, x, g, nodes)
+    gamma = validation_gradients(step, gradient, g, nodes, each=per_validation)
     values = dot_products(x, {name: gamma[name] * S[name] for name in x})
     if efficient:
         values = values + (_gain_of_the_data(step, g, each=per_validation) - values.sum(axis=0)) / step.n
     return values if per_validation else values[:, 0]
+
+
+def slopes(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int]) -> Params:
+    """Return S of each parameter, for the contributions `x` and their sum `g`."""
+    c = step_coefficients(step)
+    return {name: SLOPE_FUNCTIONS[slope](SlopeInput(c[name], x[name], g[name], nodes)) for name in x}
+
+
+def validation_gradients(step: Step, gradient: Gradient, g: Params, nodes: tuple[int, int], *, each: bool) -> Params:
+    """Return Γ of each parameter with a leading axis: 1 for the mean loss, n_val for `each` sample's own."""
+
+    def gradient_at(params: Params) -> Params:
+        if each:
+            return network.each_gradient(step.net, params, step.valid)
+        return {name: mean[None] for name, mean in network.loss_gradient(step.net, params, step.valid).items()}
+
+    return GRADIENT_FUNCTIONS[gradient](GradientInput(step, g, nodes), gradient_at)
 
 
 def dot_products(x: Params, P: Params) -> Array:

@@ -1,0 +1,116 @@
+"""How close is close enough, and why: the one place that knows. No test holds a tolerance of its own.
+
+A result may differ from the oracle's for two honest reasons.
+
+1. *Rounding.* A sum of `length` terms, each with a relative error of a few u, is off by about u √length times the sum of
+   the terms' absolute values (errors of random sign). That sum is the result's own condition: where the terms cancel, the
+   result may be off by much of itself.
+2. *Conditioning.* Rounding errors made earlier act like small relative changes of the inputs. Where the method itself is
+   steep (v = 0, tiny ε: Adam's update is nearly the gradient's sign) they are amplified. How much is measured: the oracle
+   answers again for inputs changed by relative u at random, and the spread of the answers counts.
+
+A bound is the sum of the two, times `SAFETY`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adamshap.reference.problem import AdamState, Array, Batch, Params, Step
+
+SAFETY = 16.0
+"""The constants in front of u that a count of operations would give: a term of a score goes through some ten roundings, and
+a spread measured by a few draws can miss the largest by a small factor."""
+
+DRAWS = 4
+"""Perturbed answers for each measured spread."""
+
+
+def unit_roundoff(dtype: npt.DTypeLike) -> float:
+    """Return u, the largest relative error of one rounding to `dtype`, a binary floating-point type."""
+    return float(np.finfo(dtype).eps) / 2
+
+
+def rounding(magnitude: Any, length: int, dtype: npt.DTypeLike = np.float64) -> Any:
+    """Return the bound on the rounding error of a sum.
+
+    Parameters
+    ----------
+    magnitude : float or array
+        Σ_j |term_j|, of the sum (or of each sum).
+    length : int
+        Number of terms, at least 1.
+    dtype : dtype
+        In which the terms were computed and added.
+    """
+    return SAFETY * unit_roundoff(dtype) * np.sqrt(length) * np.asarray(magnitude)
+
+
+def conditioning(
+    answer: Callable[[Step], Array], step: Step, dtype: npt.DTypeLike = np.float64, *, seed: int = 0
+) -> Array:
+    """Return how far `answer` moves when the inputs of `step` change by relative u(dtype), `SAFETY` times.
+
+    Parameters
+    ----------
+    answer : callable
+        From a step to an array, in float64.
+    step : Step
+    dtype : dtype
+        Whose u is meant; the answers themselves are computed in float64.
+    seed : int
+        Of the `DRAWS` random changes.
+
+    Returns
+    -------
+    array like the answer's
+    """
+    generator = np.random.default_rng(seed)
+    # The draws change the inputs by more than u where u is float64's own: an answer's own rounding must not drown them.
+    base, size = np.asarray(answer(step)), unit_roundoff(dtype)
+    moved = [np.abs(np.asarray(answer(perturbed(step, size, generator))) - base) for _ in range(DRAWS)]
+    return SAFETY * np.max(moved, axis=0)  # type: ignore[no-any-return]
+
+
+def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
+    """Return `step` with every real input changed by a relative amount of up to ±`size`; zeros stay zero."""
+
+    def change(array: Array) -> Array:
+        return array * (1 + size * generator.uniform(-1, 1, array.shape))
+
+    def change_all(arrays: Params) -> Params:
+        return {name: change(array) for name, array in arrays.items()}
+
+    def change_batch(batch: Batch) -> Batch:
+        return Batch(change(batch.x), change(batch.y) if batch.y.ndim == 2 else batch.y)
+
+    state = AdamState(step.state.step, change_all(step.state.m), change_all(step.state.v))
+    train, valid = change_batch(step.train), change_batch(step.valid)
+    return Step(step.net, change_all(step.params), step.adam, state, train, valid, step.reduction)
+
+
+def assert_within(got: Any, expected: Any, bound: Any, what: str = "result") -> None:
+    """Assert |got − expected| ≤ bound elementwise, NaN nowhere; the message names the worst element.
+
+    Raises
+    ------
+    AssertionError
+        With the element, both values, the bound and by how much it is exceeded.
+    """
+    __tracebackhide__ = True
+    got, expected = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    if got.shape != expected.shape:
+        raise AssertionError(f"{what}: shape {got.shape}, expected {expected.shape}")
+    bound = np.broadcast_to(np.asarray(bound, dtype=np.float64), got.shape)
+    error = np.abs(got - expected)
+    wrong = ~(error <= bound)  # so that NaN is wrong
+    if wrong.any():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(wrong, np.nan_to_num(error / bound, nan=np.inf), -1.0)
+        worst = np.unravel_index(np.argmax(ratio), got.shape)
+        raise AssertionError(
+            f"{what}{list(map(int, worst)) if worst else ''}: got {got[worst]!r}, expected {expected[worst]!r}; the error "
+            f"{error[worst]:.3g} exceeds the bound {bound[worst]:.3g} ({int(wrong.sum())} of {got.size} elements do)"
+        )
