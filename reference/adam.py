@@ -32,7 +32,8 @@ from adamshap.reference.problem import Adam, AdamState, Array, Params, Step, ref
 
 def bias_correction(beta: float, t: int) -> float:
     """Return 1 − β^t, without the cancellation that the formula as written has for β near 1."""
-    return 1.0 if beta == 0 else -math.expm1(t * math.log1p(beta - 1))
+    # Below 1/2 nothing cancels; from 1/2 on, β − 1 is exact.
+    return 1 - beta**t if beta < 0.5 else -math.expm1(t * math.log1p(beta - 1))
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
     squares = (cos_a**2 + cos_b**2 + (sin_a * cos_b) ** 2 + (sin_b * cos_a) ** 2) / 2  # symmetric to the last bit
     one_minus_product = np.where(product > 0, squares / (1 + np.maximum(product, 0.0)), 1 - product)
     half_harmonic = np.maximum(r_a, r_b) / safe_sum * np.minimum(r_a, r_b)
-    phi = math.sqrt(c.q) * (alpha / safe_sum + beta / safe_sum)
+    phi = c.q * ((a + b) / safe_sum)  # from a + b, not α + β, whose roundings would stand out where a ≈ −b
     numerator = c.k * (c.eps + half_harmonic * (cos_a * cos_b + one_minus_product)) - c.mu * phi
     D_a, D_b = denominator(c, a), denominator(c, b)
     # One after the other, the larger first: the product of two small ones underflows.

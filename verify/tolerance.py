@@ -2,12 +2,12 @@
 
 A result may differ from the oracle's for two honest reasons.
 
-1. *Rounding.* A sum of `length` terms, each with a relative error of a few u, is off by about u √length times the sum of
-   the terms' absolute values (errors of random sign). That sum is the result's own condition: where the terms cancel, the
-   result may be off by much of itself.
-2. *Conditioning.* Rounding errors made earlier act like small relative changes of the inputs. Where the method itself is
-   steep (v = 0, tiny ε: Adam's update is nearly the gradient's sign) they are amplified. How much is measured: the oracle
-   answers again for inputs changed by relative u at random, and the spread of the answers counts.
+1. *Rounding.* A sum of `length` terms, each with a relative error of a few u, is off by about u √length times the sum
+   of the terms' absolute values (errors of random sign). That sum is the result's own condition: where the terms
+   cancel, the result may be off by much of itself.
+2. *Conditioning.* Rounding errors made earlier act like small relative changes of the inputs. Where the method itself
+   is steep (v = 0, tiny ε: Adam's update is nearly the gradient's sign) they are amplified. How much is measured: the
+   oracle answers again for inputs changed by relative u at random, and the spread of the answers counts.
 
 A bound is the sum of the two, times `SAFETY`.
 """
@@ -21,8 +21,8 @@ import numpy.typing as npt
 from adamshap.reference.problem import AdamState, Array, Batch, Params, Step
 
 SAFETY = 16.0
-"""The constants in front of u that a count of operations would give: a term of a score goes through some ten roundings, and
-a spread measured by a few draws can miss the largest by a small factor."""
+"""The constant in front of u that a count of operations would give: a term of a score goes through some ten roundings,
+and a spread measured by a few draws can miss the largest by a small factor."""
 
 DRAWS = 4
 """Perturbed answers for each measured spread."""
@@ -68,7 +68,6 @@ def conditioning(
     array like the answer's
     """
     generator = np.random.default_rng(seed)
-    # The draws change the inputs by more than u where u is float64's own: an answer's own rounding must not drown them.
     base, size = np.asarray(answer(step)), unit_roundoff(dtype)
     moved = [np.abs(np.asarray(answer(perturbed(step, size, generator))) - base) for _ in range(DRAWS)]
     return SAFETY * np.max(moved, axis=0)  # type: ignore[no-any-return]
@@ -111,6 +110,7 @@ def assert_within(got: Any, expected: Any, bound: Any, what: str = "result") -> 
             ratio = np.where(wrong, np.nan_to_num(error / bound, nan=np.inf), -1.0)
         worst = np.unravel_index(np.argmax(ratio), got.shape)
         raise AssertionError(
-            f"{what}{list(map(int, worst)) if worst else ''}: got {got[worst]!r}, expected {expected[worst]!r}; the error "
-            f"{error[worst]:.3g} exceeds the bound {bound[worst]:.3g} ({int(wrong.sum())} of {got.size} elements do)"
+            f"{what}{list(map(int, worst)) if worst else ''}: got {got[worst]!r}, expected {expected[worst]!r}; "
+            f"the error {error[worst]:.3g} exceeds the bound {bound[worst]:.3g} "
+            f"({int(wrong.sum())} of {got.size} elements do)"
         )
