@@ -123,7 +123,8 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
     safe_a, safe_b, safe_sum = (np.where(r > 0, r, 1.0) for r in (r_a, r_b, r_a + r_b))
     cos_a, sin_a, cos_b, sin_b = s / safe_a, alpha / safe_a, s / safe_b, beta / safe_b
     product = sin_a * sin_b
-    squares = (cos_a**2 + cos_b**2 + (sin_a * cos_b) ** 2 + (sin_b * cos_a) ** 2) / 2  # symmetric to the last bit
+    # Grouped so that a and b may be swapped to the last bit.
+    squares = ((cos_a**2 + cos_b**2) + ((sin_a * cos_b) ** 2 + (sin_b * cos_a) ** 2)) / 2
     one_minus_product = np.where(product > 0, squares / (1 + np.maximum(product, 0.0)), 1 - product)
     half_harmonic = np.maximum(r_a, r_b) / safe_sum * np.minimum(r_a, r_b)
     phi = c.q * ((a + b) / safe_sum)  # from a + b, not α + β, whose roundings would stand out where a ≈ −b

@@ -181,17 +181,17 @@ def sampled_shapley_values(game: Game, n: int, *, permutations: int, seed: int) 
     """
     pairs = (positive_integer("permutations", permutations, minimum=4) + 1) // 2
     generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
-    empty = game(np.zeros(n, bool))
     samples = np.empty((pairs, n))
     for pair in range(pairs):
         order = generator.permutation(n)
-        samples[pair] = (_arrival_marginals(game, order, empty) + _arrival_marginals(game, order[::-1], empty)) / 2
+        samples[pair] = (arrival_marginals(game, order) + arrival_marginals(game, order[::-1])) / 2
     return samples.mean(axis=0), samples.std(axis=0, ddof=1) / math.sqrt(pairs)
 
 
-def _arrival_marginals(game: Game, order: Array, empty: float) -> Array:
-    marginal, before = np.empty(len(order)), empty
-    present = np.zeros(len(order), bool)
+def arrival_marginals(game: Game, order: Array) -> Array:
+    """Return what each sample adds on its arrival, when the samples come in `order`: (n,), indexed by sample."""
+    marginal, present = np.empty(len(order)), np.zeros(len(order), bool)
+    before = game(present)
     for i in order:
         present[i] = True
         after = game(present)
