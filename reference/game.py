@@ -37,6 +37,7 @@ from adamshap.reference.problem import (
     coalition_mask,
     one_of,
     positive_integer,
+    refuse,
 )
 
 Game = Callable[[Array], float]
@@ -179,7 +180,9 @@ def sampled_shapley_values(game: Game, n: int, *, permutations: int, seed: int) 
     -------
     values, standard_error : array (n,)
     """
-    pairs = (positive_integer("permutations", permutations, minimum=4) + 1) // 2
+    if positive_integer("permutations", permutations, minimum=4) % 2:
+        refuse("permutations", permutations, "an even number, since orders come in pairs")
+    pairs = permutations // 2
     generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
     samples = np.empty((pairs, n))
     for pair in range(pairs):

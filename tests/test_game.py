@@ -60,7 +60,7 @@ def test_sampled_values_lie_within_their_standard_error() -> None:
 
 
 def test_antithetic_pairs_reduce_the_variance_of_a_smooth_game() -> None:
-    """Where what a sample adds grows steadily with the coalition, an order and its reverse err in opposite directions."""
+    """Where what a sample adds grows with the coalition, an order and its reverse err in opposite directions."""
     n, weights, permutations = 10, np.linspace(1, 2, 10), 64
 
     def U(coalition: Array) -> float:

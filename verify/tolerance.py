@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.problem import AdamState, Array, Batch, Params, Step
+from adamshap.reference import ghost, network
+from adamshap.reference.problem import AdamState, Array, Batch, Gradient, Params, Slope, Step
 
 SAFETY = 16.0
 """The constant in front of u that a count of operations would give: a term of a score goes through some ten roundings,
@@ -71,6 +72,48 @@ def conditioning(
     base, size = np.asarray(answer(step)), unit_roundoff(dtype)
     moved = [np.abs(np.asarray(answer(perturbed(step, size, generator))) - base) for _ in range(DRAWS)]
     return SAFETY * np.max(moved, axis=0)  # type: ignore[no-any-return]
+
+
+def score_magnitude(
+    step: Step, slope: Slope, gradient: Gradient, nodes: tuple[int, int] = (4, 4), *, per_validation: bool = False
+) -> Array:
+    """Return Σ_j |P_j x_ij| for each sample i: (n,), or (n, n_val); the condition of the score as a dot product."""
+    step = step.as_float64()
+    x = network.sample_gradients(step)
+    g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+    S = ghost.slopes(step, slope, x, g, nodes)
+    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=per_validation)
+    values = ghost.dot_products(
+        {name: np.abs(x_i) for name, x_i in x.items()}, {name: np.abs(gamma[name] * S[name]) for name in x}
+    )
+    return values if per_validation else values[:, 0]
+
+
+def score_bound(
+    step: Step,
+    slope: Slope = "random_order",
+    gradient: Gradient = "midpoint",
+    nodes: tuple[int, int] = (4, 4),
+    dtype: npt.DTypeLike = np.float64,
+    *,
+    per_validation: bool = False,
+) -> Array:
+    """Return how far scores computed in `dtype` may honestly be from the oracle's: (n,), or (n, n_val).
+
+    The reduction is over the parameters; each gradient in it is itself a sum over a layer's width, which the spread of
+    the answers covers.
+    """
+
+    def answer(given: Step) -> Array:
+        return ghost.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation)
+
+    magnitude = score_magnitude(step, slope, gradient, nodes, per_validation=per_validation)
+    return rounding(magnitude, parameter_count(step), dtype) + conditioning(answer, step, dtype)  # type: ignore[no-any-return]
+
+
+def parameter_count(step: Step) -> int:
+    """Return the number of the network's parameters."""
+    return sum(p.size for p in step.params.values())
 
 
 def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
