@@ -35,6 +35,20 @@ def _erfc(x: Array) -> Array:
 defvjp(_erfc, lambda ans, x: lambda g: -g * 2 / math.sqrt(math.pi) * anp.exp(-x * x))
 
 
+@primitive  # type: ignore[untyped-decorator]
+def _tanh(z: Array) -> Array:
+    """Hyperbolic tangent; autograd's own has a derivative by cosh², which overflows from |z| = 355 on."""
+    return np.tanh(z)
+
+
+def _sech_squared(z: Any) -> Any:
+    decay = anp.exp(-2 * anp.abs(z))
+    return 4 * decay / (1 + decay) ** 2
+
+
+defvjp(_tanh, lambda ans, z: lambda g: g * _sech_squared(z))
+
+
 def _relu(z: Any) -> Any:
     # `where`, not `maximum`: autograd halves the derivative at a tie, PyTorch makes it 0.
     return anp.where(z > 0, z, 0.0)
@@ -51,7 +65,7 @@ def _gelu(z: Any) -> Any:
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": _relu,
-    "tanh": anp.tanh,
+    "tanh": _tanh,
     "gelu": _gelu,
     "silu": lambda z: z * _sigmoid(z),
     "sigmoid": _sigmoid,

@@ -112,6 +112,15 @@ def test_relu_has_derivative_zero_at_zero() -> None:
     assert gradients["0.weight"].item() == 0.0
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_far_out_do_not_overflow(activation: str) -> None:
+    net = Network((1, 1, 1), activation, "mse", bias=False)  # type: ignore[arg-type]
+    params = {"0.weight": np.eye(1), "1.weight": np.eye(1)}
+    with np.errstate(all="raise", under="ignore"):
+        gradients = network.each_gradient(net, params, Batch(np.array([[-800.0], [800.0]]), np.ones((2, 1))))
+    assert all(np.isfinite(g).all() for g in gradients.values())
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "silu", "gelu", "tanh"])
 def test_activations_keep_their_relative_digits_far_out(activation: str) -> None:
     """At −30, `1 + erf` and `1/(1 + e^30)` written naively keep few digits or none."""
