@@ -26,7 +26,7 @@ STEPS = (1, 2, 5, 20, 100)
 NETWORK = Network((64, 64, 64, 10), "tanh")
 N_VAL = 100
 COUNTED = 16  # all 2¹⁶ coalitions; larger batches are sampled
-PERMUTATIONS = 2048
+PERMUTATIONS = 1024
 ESTIMATORS = [
     *((slope, gradient, (4, 4)) for slope in SLOPES for gradient in ("start", "midpoint")),
     ("random_order", "midpoint", (2, 4)),
@@ -159,8 +159,8 @@ The script fails if `random_order` with `midpoint` gradients falls short of R = 
 
 Digits (pixels over 16), 64-64-64-10 tanh, cross-entropy, Adam with η = 1e-3, β = (0.9, 0.999), ε = 1e-8, {n_val}
 validation samples, one seed. Pearson's R over the batch's samples with the exact quantities of the step at fixed state:
-the Shapley value of U, `first` = U({{i}}) − U(∅) (the paper's marginal utility) and `last` = U(B) − U(B∖{{i}}) (leave one
-out). Rounded towards zero.
+the Shapley value of U, `first` = U({{i}}) − U(∅) (the paper's marginal utility) and `last` = U(B) − U(B∖{{i}}) (leave
+one out). Rounded towards zero.
 
 {tables}
 """

@@ -61,7 +61,7 @@ def utility(step: Step, coalition: Any) -> float:
 
 def coalition_gradient(x: Params, coalition: Array) -> Params:
     """Return g_S = Σ_{i∈S} x_i of the per-sample contributions `x`."""
-    return {name: x_i[coalition].sum(axis=0) for name, x_i in x.items()}
+    return {name: np.tensordot(coalition, x_i, axes=1) for name, x_i in x.items()}
 
 
 def exact_game(step: Step) -> Game:
