@@ -1,7 +1,13 @@
-"""The pages of docs/ that hold code are run."""
+"""The pages of docs/ that hold code are run, and what the tables claim is tried on a smaller case."""
 
 import doctest
+import runpy
 from pathlib import Path
+
+import numpy as np
+
+from adamshap.reference import scores
+from adamshap.reference.game import exact_game, shapley_values
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -10,3 +16,18 @@ def test_the_worked_example_is_true() -> None:
     result = doctest.testfile(str(DOCS / "worked-example.md"), module_relative=False, optionflags=doctest.FAIL_FAST)
     assert result.attempted > 10
     assert result.failed == 0
+
+
+def test_random_order_is_close_to_the_shapley_value_on_digits() -> None:
+    """What docs/fidelity.md says of n = 16 and 64, at an n whose coalitions are counted in seconds."""
+    fidelity = runpy.run_path(str(DOCS / "fidelity.py"), run_name="fidelity")
+    for step in fidelity["steps_of_a_run"](12):
+        t = step.state.step + 1
+        if t not in (1, 5):
+            continue
+        exact = shapley_values(exact_game(step), step.n)
+        for nodes, (at_first, from_fifth) in fidelity["ASKED"].items():
+            r = np.corrcoef(scores(step, nodes=nodes), exact)[0, 1]
+            assert r >= (at_first if t == 1 else from_fifth), (t, nodes, r)
+            others = [np.corrcoef(scores(step, slope), exact)[0, 1] for slope in ("sgd", "linearized", "frozen")]
+            assert r > max(others)
