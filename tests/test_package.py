@@ -1,0 +1,31 @@
+"""What is installed is what the folders hold, and the folders keep to themselves."""
+
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("reference", "gpu", "verify")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_every_package_is_installed() -> None:
+    """A subfolder that pyproject.toml forgets works in a checkout and is missing from the wheel."""
+    have = {
+        "adamshap." + ".".join(init.parent.relative_to(ROOT).parts)
+        for folder in FOLDERS
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert have == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert all((ROOT / folder / "py.typed").is_file() for folder in FOLDERS)
+    assert version("adamshap") == PROJECT["project"]["version"]
+
+
+def test_the_oracle_needs_only_the_base_dependencies() -> None:
+    """Extras are imported when used, not before."""
+    heavy = ("sklearn", "matplotlib", "numba", "cupy", "torch", "jax", "hypothesis", "scipy")
+    code = f"import sys, adamshap.reference; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
