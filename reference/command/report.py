@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adamshap.reference.command.datasets import Dataset
-from adamshap.reference.command.job import Findings, Options
+from adamshap.reference.command.job import Detection, Findings, Options
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.problem import Array, Progress
 
@@ -70,7 +70,7 @@ def show(console: Console, findings: Findings, folder: Path, notes: list[str]) -
     console.print(_summary(findings))
     if findings.detection is not None:
         console.print()
-        console.print(_detection(findings))
+        console.print(_detection(findings.options, findings.detection))
     console.print()
     for line in (*notes, f"{findings.seconds:.1f} s of training and attribution; files in {folder}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -109,10 +109,7 @@ def _summary(findings: Findings) -> Table:
     return table
 
 
-def _detection(findings: Findings) -> Table:
-    found = findings.detection
-    assert found is not None
-    options = findings.options
+def _detection(options: Options, found: Detection) -> Table:
     table = _table("Low scores find flipped labels", 0, "score", "ROC AUC")
     table.add_row(f"Adam-aware ({options.slope}, {options.gradient})", f"{found.adam:.4f}")
     table.add_row("SGD", f"{found.sgd:.4f}")

@@ -118,8 +118,11 @@ def _write_csv(path: Path, columns: dict[str, Array], label_names: list[str]) ->
     values["label"] = label_names
     values["flipped"] = ["true" if flipped else "false" for flipped in values["flipped"]]
     with path.open("w", newline="", encoding="utf-8") as file:
-        # The csv module writes a float's repr, which reads back as the same number.
-        writer = csv.writer(file, lineterminator="\n")
+        # The csv module writes a float's repr, which reads back as the same number. With "\n" it overlooks a lone "\r".
+        bare_return = any("\r" in name for name in label_names)
+        writer = csv.writer(
+            file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if bare_return else csv.QUOTE_MINIMAL
+        )
         writer.writerow(values)
         writer.writerows(zip(*values.values(), strict=True))
 
