@@ -64,7 +64,7 @@ def build(commands: Iterable[EntryPoint]) -> typer.Typer:
     An entry point names a function that Typer can make a command of, or a whole ``typer.Typer``. One that cannot be
     loaded becomes a command that says why when it is used; the others work on.
     """
-    app = typer.Typer(cls=_OneLineErrors, callback=_root, pretty_exceptions_enable=False)
+    app = typer.Typer(name="adamshap", cls=_OneLineErrors, callback=_root, pretty_exceptions_enable=False)
     for point in sorted(commands, key=lambda point: point.name):
         try:
             part = point.load()

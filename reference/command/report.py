@@ -104,7 +104,7 @@ def _examples(title: str, findings: Findings, members: Array) -> Table:
 def _summary(findings: Findings) -> Table:
     before, after = findings.before, findings.after
     table = _table("Validation", 0, "", "before", "after")
-    table.add_row("loss", f"{before.loss:.4f}", f"{after.loss:.4f}")
+    table.add_row("loss", f"{before.loss:.4g}", f"{after.loss:.4g}")
     table.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
     return table
 

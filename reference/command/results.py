@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -30,17 +31,23 @@ def choose(out: Path | None, name: str) -> Path:
     CommandError
         Where that folder could not be made, or already holds something.
     """
-    target = _free(Path.cwd() / f"adamshap-{name}") if out is None else out.resolve()
-    if out is not None and os.path.lexists(target):
-        if not target.is_dir() or any(target.iterdir()):
-            raise CommandError(f"--out: got {str(out)!r}, which exists; needs a new or empty folder")
-        if target == Path.cwd() or target.is_mount():
-            raise CommandError(
-                f"--out: got {str(out)!r}; needs a folder that can be replaced, such as one inside of it"
-            )
-    if not target.parent.is_dir():
-        raise CommandError(f"--out: got {str(out)!r}, but {str(target.parent)!r} is no folder; needs one that exists")
+    # realpath, not resolve: a loop of links comes back as it is, and is refused below for existing.
+    target = _free(Path.cwd() / f"adamshap-{name}") if out is None else Path(os.path.realpath(out))
     try:
+        if out is not None and os.path.lexists(target):
+            if not target.is_dir() or any(target.iterdir()):
+                raise CommandError(f"--out: got {str(out)!r}, which exists; needs a new or empty folder")
+            if target == Path.cwd() or target.is_mount():
+                raise CommandError(
+                    f"--out: got {str(out)!r}; needs a folder that can be replaced, such as one inside it"
+                )
+        if not target.parent.is_dir():
+            raise CommandError(
+                f"--out: got {str(out)!r}, but {str(target.parent)!r} is no folder; needs one that exists"
+            )
+        # What the name itself, and a folder beside it, may run into shows now and not after the training.
+        with suppress(FileNotFoundError):
+            target.lstat()
         _temporary(target).rmdir()
     except OSError as error:
         raise _unwritable(target, error) from error

@@ -179,9 +179,8 @@ def test_options_out_of_range(refused: Refused, options: tuple[str, ...], words:
 
 
 @pytest.mark.parametrize("slope", ["sgd", "random_order"])
-@pytest.mark.parametrize("lr", ["1e308", "1e200"])
-def test_training_that_diverges(refused: Refused, slope: str, lr: str) -> None:
-    refused(("attribute", "wine", *TINY, "--slope", slope, "--lr", lr), "training broke off", "--lr")
+def test_training_that_diverges(refused: Refused, slope: str) -> None:
+    refused(("attribute", "wine", *TINY, "--slope", slope, "--lr", "1e308"), "training broke off", "--lr than 1e+308")
 
 
 def test_scores_that_are_not_finite(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +220,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         ("full", ["'full'", "exists"]),
         ("file", ["'file'", "exists"]),
         ("dangling", ["is no folder"]),
+        ("loop", ["'loop'", "exists"]),
         ("no/where", ["'no/where'", "no folder"]),
         ("file/out", ["'file/out'", "no folder"]),
         ("x" * 300, ["cannot write", "name too long"]),
@@ -230,6 +230,7 @@ def test_out_is_refused_before_training(here: Path, refused: Refused, out: str, 
     (here / "full").mkdir()
     (here / "full" / "mine.txt").write_text("mine")
     (here / "file").write_text("mine")
+    (here / "loop").symlink_to(here / "loop")
     (here / "dangling").symlink_to(here / "not" / "there")
     refused(("attribute", "wine", *TINY, "--out", out), *words)
 
