@@ -66,11 +66,11 @@ def prepare(dataset: Dataset, *, flip: float, seed: int) -> Prepared:
 
 
 def hold_out(y: Array, generator: np.random.Generator) -> Array:
-    """Return which examples validate: of each class `VALIDATION_SHARE`, but at least one, and one stays (N,)."""
+    """Return which examples validate: of each class `VALIDATION_SHARE`, but at least one (N,)."""
     held_out = np.zeros(len(y), bool)
     for label in np.unique(y):
         members = np.flatnonzero(y == label)
-        count = min(max(round(VALIDATION_SHARE * len(members)), 1), len(members) - 1)
+        count = max(round(VALIDATION_SHARE * len(members)), 1)
         held_out[generator.permutation(members)[:count]] = True
     return held_out
 

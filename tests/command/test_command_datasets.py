@@ -209,7 +209,7 @@ def test_a_good_file_with_a_changed_part(scratch: Path, file: tuple[str, bytes],
         ("label,a\nx,1\nx,2\ny,3\n", ["class 'y' has one example"]),
         ("label,a\n" + "".join(f"{k}.25,1\n" * 3 for k in range(30)), ["30 different numbers", "regression"]),
         ("label,a\n" + "".join(f"{k},1\n" for k in range(5)), ["5 different numbers in 5 examples", "regression"]),
-        ("label,a\n" + "".join(f"{k},1\n" * (1 + (k > 0)) for k in range(30)), ["regression"]),
+        ("label,a\n" + "".join(f"{k},1\n" * (1 + 2 * (k > 0)) for k in range(30)), ["regression"]),
         ('label,a\n"x"y,1\n', ["line 2", "no valid CSV"]),
     ],
 )
