@@ -13,7 +13,7 @@ import pytest
 from command_helpers import TINY, Command
 from sklearn.metrics import roc_auc_score
 
-from adamshap.reference import Adam, Batch, Network, Run, attribute
+from adamshap.reference import Adam, Batch, Network, Progress, Run, attribute
 from adamshap.reference.command import pictures, results, training
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.preparation import prepare
@@ -141,8 +141,8 @@ def test_the_tables_show_the_extremes(here: Path, command: Command) -> None:
     assert shown == [ranked[::-1][:10].tolist(), ranked[:10].tolist()]
 
 
-def test_csv_end_to_end(here: Path, command: Command) -> None:
-    spam = 'spam, "and"\rmore\n'
+@pytest.mark.parametrize("spam", ['spam, "and"\nmore', "spam\rx", "spam\r\nx"])
+def test_csv_end_to_end(here: Path, command: Command, spam: str) -> None:
     with (here / "mail.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["a", "b", "kind"])
@@ -151,7 +151,7 @@ def test_csv_end_to_end(here: Path, command: Command) -> None:
     table, arrays, config = _files(here / "adamshap-mail")
     assert config["options"]["label"] == "kind"
     assert config["dataset"]["features"] == ["a", "b"]
-    assert {row["label"] for row in table} == {"ham", spam.strip()}
+    assert {row["label"] for row in table} == {"ham", spam}
     assert len(arrays["index"]) == 16
     assert not (here / "adamshap-mail" / "examples.png").exists()
 
@@ -190,6 +190,16 @@ def test_scores_that_are_not_finite(refused: Refused, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(training, "attribute_run", engine)
     refused(("attribute", "wine", *TINY), "training broke off", "scores", "not finite")
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(*arguments: Any, on_step: Callable[[Progress], None], **options: Any) -> Run:
+        on_step(Progress(1, 18, 0, 0.5, 0.5))
+        on_step(Progress(2, 18, 0, 0.5, np.inf))
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(training, "attribute_run", engine)
+    refused(("attribute", "wine", *TINY), "training broke off", "loss is not finite at step 2 of 18")
 
 
 def test_what_the_contract_refuses_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

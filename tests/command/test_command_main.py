@@ -96,10 +96,19 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     def unreadable(thing: Annotated[str, typer.Argument(), typer.Option()]) -> None:
         """Be what Typer refuses to make a command of."""
 
+    def missing(name: str) -> None:
+        raise AttributeError(f"{name}:\nnot here")
+
     group = typer.Typer()
     group.command("greet")(greet)
     group.command("other")(lambda: print("other"))
-    for name, value in {"greet": greet, "group": group, "unreadable": unreadable, "number": 3}.items():
+    for name, value in {
+        "greet": greet,
+        "group": group,
+        "unreadable": unreadable,
+        "number": 3,
+        "__getattr__": missing,
+    }.items():
         setattr(module, name, value)
     monkeypatch.setitem(sys.modules, "plugins", module)
     values = {
