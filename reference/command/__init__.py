@@ -1,1 +1,1 @@
-"""The command `adamshap` and its subcommand `attribute`: data in, tables and files out. No mathematics here."""
+"""The command `adamshap` and its subcommand `attribute`: data in, tables and files out. None of the method's maths."""

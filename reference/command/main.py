@@ -1,0 +1,108 @@
+"""The command ``adamshap``: finds the subcommands, which the folders bring themselves, and shows errors as one line."""
+
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from adamshap.reference.command.errors import INTERRUPTED, CommandError
+
+GROUP = "adamshap.commands"
+
+
+class _OneLineErrors(TyperGroup):
+    """A group of commands whose errors are one line on stderr: the user's (exit code 2) and Ctrl-C (130)."""
+
+    def main(self, args: Sequence[str] | None = None, **settings: Any) -> NoReturn:  # type: ignore[override]
+        settings["standalone_mode"] = False  # so that the errors come out, and are shown here
+        given = list(sys.argv[1:] if args is None else args)
+        try:
+            code = super().main(given or ["--help"], **settings)
+        except (CommandError, typer.TyperException) as error:
+            _fail(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise CommandError("interrupted", INTERRUPTED) from None
+
+
+def _fail(error: CommandError | typer.TyperException) -> NoReturn:
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        hint = f" (see '{context.command_path} --help')" if context is not None else ""
+        message = error.format_message() + hint
+    else:
+        message = str(error)
+    print("adamshap:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print("adamshap", version("adamshap"))
+        raise typer.Exit
+
+
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Tell which training examples helped and which hurt, when a network is trained with Adam."""
+
+
+def build(commands: Iterable[EntryPoint]) -> typer.Typer:
+    """Return the application with one subcommand for each of `commands`.
+
+    An entry point names a function that Typer can make a command of, or a whole ``typer.Typer``. One that cannot be
+    loaded becomes a command that says why when it is used; the others work on.
+    """
+    app = typer.Typer(name="adamshap", cls=_OneLineErrors, callback=_root, pretty_exceptions_enable=False)
+    for point in sorted(commands, key=lambda point: point.name):
+        try:
+            part = point.load()
+            trial = typer.Typer()
+            _add(trial, point.name, part)
+            typer.main.get_command(trial)  # a signature that Typer cannot read must fail here, alone
+        except Exception as error:
+            _add_broken(app, point, error)
+        else:
+            _add(app, point.name, part)
+    return app
+
+
+def _add(app: typer.Typer, name: str, part: object) -> None:
+    if isinstance(part, typer.Typer):
+        app.add_typer(part, name=name)
+    elif callable(part):
+        app.command(name)(part)
+    else:
+        raise TypeError(f"a {type(part).__name__} is no command")
+
+
+def _add_broken(app: typer.Typer, point: EntryPoint, error: Exception) -> None:
+    message = f"the command '{point.name}' cannot be loaded ({point.value}): {type(error).__name__}: {error}"
+
+    def report() -> None:
+        raise CommandError(message)
+
+    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(
+        point.name, context_settings=anything, add_help_option=False, help="Cannot be loaded: run it to see why."
+    )(report)
+
+
+def main() -> None:
+    """Run the command: the console script ``adamshap``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A class name that the terminal's encoding lacks must not end a run.
+            stream.reconfigure(errors="backslashreplace")
+    build(entry_points(group=GROUP))()

@@ -1,0 +1,59 @@
+"""A picture of the most helpful and the most harmful training images."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adamshap.reference.command.job import Findings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Images in each of the two rows.
+COLUMNS = 10
+# Of a class name, so that it stays over its image.
+MOST_LETTERS = 12
+
+
+def draw(path: Path, findings: Findings) -> None:
+    """Write the best and the worst examples of `findings`, whose examples are images, to the PNG `path`.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    order = np.argsort(findings.run.scores, kind="stable")
+    count = min(COLUMNS, len(order) // 2)
+    figure = Figure(figsize=(1.2 * count + 0.4, 4.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 1)
+    for row, title, members in ((0, "Most helpful", order[::-1][:count]), (1, "Most harmful", order[:count])):
+        part = figure.add_subfigure(grid[row])
+        part.suptitle(title, fontsize=10, fontweight="bold")
+        for place, member in enumerate(members, start=1):
+            _draw_example(part.add_subplot(1, count, place), findings, member)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class name with letters that the font lacks: drawn as boxes
+        figure.savefig(path)
+
+
+def _draw_example(axes: "Axes", findings: Findings, member: int) -> None:
+    dataset, prepared = findings.dataset, findings.prepared
+    index = prepared.train_index[member]
+    axes.imshow(dataset.x[index].reshape(dataset.image_shape), cmap="gray_r")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(_short(findings.label_names[member]), fontsize=9, parse_math=False)
+    note = f"row {index}\n{findings.run.scores[member]:+.1e}"
+    if prepared.flipped[member]:
+        note += f"\nflipped from {_short(dataset.classes[prepared.labels[member]])}"
+    axes.set_xlabel(note, fontsize=7, parse_math=False)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "…"

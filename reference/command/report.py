@@ -1,0 +1,116 @@
+"""What the user sees: the progress bar while training, and the tables at the end."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.columns import Columns
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from adamshap.reference.command.datasets import Dataset
+from adamshap.reference.command.job import Detection, Findings, Options
+from adamshap.reference.command.preparation import Prepared
+from adamshap.reference.problem import Array, Progress
+
+# Examples in each of the two tables.
+EXAMPLES = 10
+
+
+def announce(console: Console, options: Options, dataset: Dataset, prepared: Prepared) -> None:
+    """Say in one line what is about to be trained."""
+    sizes = "-".join(map(str, (dataset.x.shape[1], *options.hidden, len(dataset.classes))))
+    flips = f", {int(prepared.flipped.sum())} with flipped labels" if options.flip_labels else ""
+    line = (
+        f"{dataset.name}: {prepared.train.n} training examples{flips}; {prepared.valid.n} for validation;"
+        f" {len(dataset.classes)} classes; network {sizes}"
+    )
+    console.print(line, markup=False, highlight=False)
+
+
+@contextmanager
+def progress_bar(console: Console, epochs: int) -> Iterator[Callable[[Progress], None]]:
+    """Show a bar, on a terminal only, and give the function that moves it, once a step."""
+    columns = (
+        TextColumn("Epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, epoch=f"1/{epochs}", loss="")
+
+        def on_step(progress: Progress) -> None:
+            bar.update(
+                task,
+                completed=progress.step,
+                total=progress.steps,
+                epoch=f"{progress.epoch + 1}/{epochs}",
+                loss=f"loss {progress.train_loss:.3f}, validation {progress.valid_loss:.3f}",
+            )
+
+        yield on_step
+
+
+def show(console: Console, findings: Findings, folder: Path, notes: list[str]) -> None:
+    """Print the best and the worst examples, then what the training came to and where the files are."""
+    order = np.argsort(findings.run.scores, kind="stable")
+    count = min(EXAMPLES, len(order) // 2)
+    helpful = _examples("Most helpful examples", findings, order[::-1][:count])
+    harmful = _examples("Most harmful examples", findings, order[:count])
+    console.print()
+    console.print(Columns([helpful, harmful], padding=(1, 4)))
+    console.print()
+    console.print(_summary(findings))
+    if findings.detection is not None:
+        console.print()
+        console.print(_detection(findings.options, findings.detection))
+    console.print()
+    for line in (*notes, f"{findings.seconds:.1f} s of training and attribution; files in {folder}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(title: str, text: int, *columns: str) -> Table:
+    """Return an empty table whose column number `text` holds words, and all others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == text else "right", no_wrap=number != text)
+    return table
+
+
+def _examples(title: str, findings: Findings, members: Array) -> Table:
+    run, prepared, labels = findings.run, findings.prepared, findings.label_names
+    columns = ("index", "label", "score", "SGD score", "seen")
+    flips = findings.detection is not None
+    table = _table(title, 1, *columns, *(["flipped"] if flips else []))
+    for row in members:
+        cells = [
+            f"{run.scores[row]:+.2e}",
+            f"{run.sgd_scores[row]:+.2e}",
+            str(run.seen[row]),
+        ]
+        if flips:
+            cells.append("yes" if prepared.flipped[row] else "")
+        table.add_row(str(prepared.train_index[row]), Text(labels[row]), *cells)
+    return table
+
+
+def _summary(findings: Findings) -> Table:
+    before, after = findings.before, findings.after
+    table = _table("Validation", 0, "", "before", "after")
+    table.add_row("loss", f"{before.loss:.4g}", f"{after.loss:.4g}")
+    table.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
+    return table
+
+
+def _detection(options: Options, found: Detection) -> Table:
+    table = _table("Low scores find flipped labels", 0, "score", "ROC AUC")
+    table.add_row(f"Adam-aware ({options.slope}, {options.gradient})", f"{found.adam:.4f}")
+    table.add_row("SGD", f"{found.sgd:.4f}")
+    return table

@@ -1,0 +1,9 @@
+"""Names that the tests of the command share, beside the fixtures."""
+
+from collections.abc import Callable
+
+from typer.testing import Result
+
+Command = Callable[..., Result]
+# Training that takes no time.
+TINY = ("--hidden", "4", "--epochs", "1", "--batch-size", "8")

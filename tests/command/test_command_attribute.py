@@ -1,0 +1,358 @@
+"""The main job: files that agree with the run, flipped labels that are found, nothing half-written."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_helpers import TINY, Command
+from sklearn.metrics import roc_auc_score
+
+from adamshap.reference import Adam, Batch, Network, Progress, Run, attribute
+from adamshap.reference.command import pictures, results, training
+from adamshap.reference.command.datasets import load
+from adamshap.reference.command.preparation import prepare
+from adamshap.reference.network import mean_loss, outputs
+
+Refused = Callable[..., None]
+
+
+def _files(folder: Path) -> tuple[list[dict[str, str]], dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with np.load(folder / "scores.npz", allow_pickle=False) as archive:
+        arrays = dict(archive)
+    return rows, arrays, json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: Command, blobs: Path) -> None:
+    options = ("--flip-labels", "0.25", "--seed", "3", "--slope", "secant", "--gradient", "path", "--lr", "0.01")
+    result = command(
+        "attribute", blobs, "--hidden", "5,4", "--epochs", "2", "--batch-size", "8", *options, "--out", "o"
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows, arrays, config = _files(here / "o")
+    dataset = load(str(blobs))
+    prepared = prepare(dataset, flip=0.25, seed=3)
+    network = Network((6, 5, 4, 2), "tanh", "cross_entropy")
+    run = attribute(
+        network,
+        Adam(lr=0.01),
+        prepared.train,
+        prepared.valid,
+        epochs=2,
+        batch_size=8,
+        seed=3,
+        slope="secant",
+        gradient="path",
+    )
+    assert list(rows[0]) == list(arrays) == ["index", "label", "flipped", "score", "sgd_score", "seen"]
+    expected = (prepared.train_index, prepared.train.y, prepared.flipped, run.scores, run.sgd_scores, run.seen)
+    for array, wanted in zip(arrays.values(), expected, strict=True):
+        assert np.array_equal(array, wanted)
+    assert [int(row["index"]) for row in rows] == arrays["index"].tolist()
+    assert [dataset.classes.index(row["label"]) for row in rows] == arrays["label"].tolist()
+    assert [row["flipped"] == "true" for row in rows] == arrays["flipped"].tolist()
+    assert [float(row["score"]) for row in rows] == arrays["score"].tolist()
+    assert [float(row["sgd_score"]) for row in rows] == arrays["sgd_score"].tolist()
+    assert [int(row["seen"]) for row in rows] == arrays["seen"].tolist() == [2] * 32
+    assert [(flip["index"], flip["from"], flip["to"]) for flip in config["flips"]] == [
+        (int(row["index"]), dataset.classes[dataset.y[int(row["index"])]], row["label"])
+        for row in rows
+        if row["flipped"] == "true"
+    ]
+    assert config["options"] == {
+        "data": str(blobs),
+        "hidden": [5, 4],
+        "epochs": 2,
+        "batch_size": 8,
+        "lr": 0.01,
+        "slope": "secant",
+        "gradient": "path",
+        "flip_labels": 0.25,
+        "seed": 3,
+        "label": None,
+    }
+    assert config["dataset"]["classes"] == ["cat", "dog"]
+    assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))
+    assert config["standardisation"]["mean"] == prepared.mean.tolist()
+    valid = prepared.valid
+    for when, params in (("before", run.initial_params), ("after", run.params)):
+        right = outputs(network, params, valid.x).argmax(axis=1) == valid.y
+        assert config["results"][when] == {"loss": float(mean_loss(network, params, valid)), "accuracy": right.mean()}
+        assert f"{right.mean():.1%}" in result.stdout
+    assert (here / "o" / "examples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_seed_gives_the_same_scores(here: Path, command: Command) -> None:
+    for seed, out in ((1, "a"), (1, "b"), (2, "c")):
+        assert command("attribute", "wine", *TINY, "--seed", seed, "--out", out).exit_code == 0
+    a, b, c = ((here / out / "scores.csv").read_bytes() for out in "abc")
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.parametrize(("hidden", "sizes"), [("", [13, 3]), ("7", [13, 7, 3]), (" 3, 4 ", [13, 3, 4, 3])])
+def test_hidden_layers(here: Path, command: Command, hidden: str, sizes: list[int]) -> None:
+    assert command("attribute", "wine", *TINY, "--hidden", hidden).exit_code == 0
+    assert _files(here / "adamshap-wine")[2]["network"]["sizes"] == sizes
+
+
+def test_flipped_labels_are_found(here: Path, command: Command) -> None:
+    result = command("attribute", "digits", "--flip-labels", "0.1", "--hidden", "16", "--epochs", "2")
+    assert result.exit_code == 0
+    _, arrays, config = _files(here / "adamshap-digits")
+    flipped = arrays["flipped"]
+    assert flipped.sum() == round(0.1 * len(flipped))
+    # A score that knows nothing has an AUC of 1/2 with this standard deviation (Mann and Whitney).
+    positives = int(flipped.sum())
+    spread = np.sqrt((len(flipped) + 1) / (12 * positives * (len(flipped) - positives)))
+    found = config["results"]["flip_detection_roc_auc"]
+    for name, column in (("adam", "score"), ("sgd", "sgd_score")):
+        assert found[name] > 0.5 + 10 * spread
+        assert abs(found[name] - roc_auc_score(flipped, -arrays[column])) <= len(flipped) * np.finfo(np.float64).eps
+        assert f"{found[name]:.4f}" in result.stdout
+
+
+def test_without_flips_nothing_is_said_of_them(here: Path, command: Command) -> None:
+    result = command("attribute", "wine", *TINY)
+    assert "flipped" not in result.stdout
+    assert "ROC" not in result.stdout
+    rows, _, config = _files(here / "adamshap-wine")
+    assert {row["flipped"] for row in rows} == {"false"}
+    assert config["flips"] == []
+    assert config["results"]["flip_detection_roc_auc"] is None
+
+
+def test_the_tables_show_the_extremes(here: Path, command: Command) -> None:
+    result = command("attribute", "wine", *TINY)
+    _, arrays, _ = _files(here / "adamshap-wine")
+    ranked = arrays["index"][np.argsort(arrays["score"])]
+    helpful, harmful = result.stdout.split("Most helpful")[1].split("Validation")[0].split("Most harmful")
+    shown = [
+        [int(line.split()[0]) for line in part.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+        for part in (helpful, harmful)
+    ]
+    assert shown == [ranked[::-1][:10].tolist(), ranked[:10].tolist()]
+
+
+@pytest.mark.parametrize("spam", ['spam, "and"\nmore', "spam\rx", "spam\r\nx"])
+def test_csv_end_to_end(here: Path, command: Command, spam: str) -> None:
+    with (here / "mail.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["a", "b", "kind"])
+        writer.writerows([k % 2, k * k % 7, "ham" if k % 3 else spam] for k in range(20))
+    assert command("attribute", "mail.csv", "--label", "kind", *TINY).exit_code == 0
+    table, arrays, config = _files(here / "adamshap-mail")
+    assert config["options"]["label"] == "kind"
+    assert config["dataset"]["features"] == ["a", "b"]
+    assert {row["label"] for row in table} == {"ham", spam}
+    assert len(arrays["index"]) == 16
+    assert not (here / "adamshap-mail" / "examples.png").exists()
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--hidden", "64,0"), ["--hidden", "'64,0'", "at least 1"]),
+        (("--hidden", "64,"), ["--hidden", "'64,'"]),
+        (("--hidden", "big"), ["--hidden", "'big'"]),
+        (("--lr", "-1"), ["Adam.lr", "-1"]),
+        (("--lr", "nan"), ["Adam.lr", "nan"]),
+        (("--flip-labels", "1"), ["--flip-labels", "1.0", "less than 1"]),
+        (("--flip-labels", "-0.1"), ["--flip-labels", "-0.1"]),
+        (("--flip-labels", "nan"), ["--flip-labels", "nan"]),
+        (("--flip-labels", "0.001"), ["--flip-labels", "0 of 142"]),
+        (("--flip-labels", "0.999"), ["--flip-labels", "142 of 142"]),
+    ],
+)
+def test_options_out_of_range(refused: Refused, options: tuple[str, ...], words: list[str]) -> None:
+    refused(("attribute", "wine", *TINY, *options, "--out", "o"), *words)
+
+
+@pytest.mark.parametrize("slope", ["sgd", "random_order"])
+def test_training_that_diverges(refused: Refused, slope: str) -> None:
+    refused(("attribute", "wine", *TINY, "--slope", slope, "--lr", "1e308"), "training broke off", "--lr than 1e+308")
+
+
+def test_scores_that_are_not_finite(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(network: Network, adam: Adam, train: Batch, valid: Batch, **options: Any) -> Run:
+        run = attribute(network, adam, train, valid, **options)
+        return Run(**{**vars(run), "scores": np.full_like(run.scores, np.nan)})
+
+    monkeypatch.setattr(training, "attribute_run", engine)
+    refused(("attribute", "wine", *TINY), "training broke off", "scores", "not finite")
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(*arguments: Any, on_step: Callable[[Progress], None], **options: Any) -> Run:
+        on_step(Progress(1, 18, 0, 0.5, 0.5))
+        on_step(Progress(2, 18, 0, 0.5, np.inf))
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(training, "attribute_run", engine)
+    refused(("attribute", "wine", *TINY), "training broke off", "loss is not finite at step 2 of 18")
+
+
+def test_what_the_contract_refuses_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(*arguments: Any, **options: Any) -> Run:
+        raise TypeError("seed: got a moon; needs a number")
+
+    monkeypatch.setattr(training, "attribute_run", engine)
+    refused(("attribute", "wine", *TINY), "adamshap: seed: got a moon; needs a number\n")
+
+
+# --- where the results go --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if the training starts."""
+
+    def engine(*arguments: Any, **options: Any) -> Run:
+        raise AssertionError("trained before the output was refused")
+
+    monkeypatch.setattr(training, "attribute_run", engine)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("full", ["'full'", "exists"]),
+        ("file", ["'file'", "exists"]),
+        ("dangling", ["is no folder"]),
+        ("loop", ["'loop'", "exists"]),
+        ("no/where", ["'no/where'", "no folder"]),
+        ("file/out", ["'file/out'", "no folder"]),
+        ("x" * 300, ["cannot write", "name too long"]),
+    ],
+)
+def test_out_is_refused_before_training(here: Path, refused: Refused, out: str, words: list[str]) -> None:
+    (here / "full").mkdir()
+    (here / "full" / "mine.txt").write_text("mine")
+    (here / "file").write_text("mine")
+    (here / "loop").symlink_to(here / "loop")
+    (here / "dangling").symlink_to(here / "not" / "there")
+    refused(("attribute", "wine", *TINY, "--out", out), *words)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_the_current_folder_is_refused(refused: Refused) -> None:
+    refused(("attribute", "wine", *TINY, "--out", "."), "'.'", "inside")
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("out", [(), ("--out", "o")])
+def test_a_folder_that_cannot_be_written(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, out: tuple[str, ...]
+) -> None:
+    def mkdtemp(**_: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(results.tempfile, "mkdtemp", mkdtemp)
+    refused(("attribute", "wine", *TINY, *out), "cannot write", "Permission denied")
+
+
+def test_names_that_are_free(here: Path, command: Command) -> None:
+    (here / "adamshap-wine-2").write_text("mine")
+    for _ in range(3):
+        assert command("attribute", "wine", *TINY).exit_code == 0
+    assert sorted(path.name for path in here.iterdir()) == [
+        "adamshap-wine",
+        "adamshap-wine-2",
+        "adamshap-wine-3",
+        "adamshap-wine-4",
+    ]
+    assert (here / "adamshap-wine-2").read_text() == "mine"
+
+
+def test_an_empty_folder_is_used_and_links_are_followed(here: Path, command: Command) -> None:
+    (here / "real").mkdir()
+    (here / "link").symlink_to(here / "real")
+    assert command("attribute", "wine", *TINY, "--out", "link").exit_code == 0
+    assert (here / "link").is_symlink()
+    assert (here / "real" / "scores.csv").is_file()
+
+
+def test_the_folder_has_the_rights_of_any_other(here: Path, command: Command) -> None:
+    (here / "plain").mkdir()
+    assert command("attribute", "wine", *TINY).exit_code == 0
+    assert (here / "adamshap-wine").stat().st_mode == (here / "plain").stat().st_mode
+
+
+def test_a_place_taken_meanwhile_costs_no_results(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engine(*arguments: Any, **options: Any) -> Run:
+        (here / "o").mkdir()
+        (here / "o" / "mine.txt").write_text("mine")
+        return attribute(*arguments, **options)
+
+    monkeypatch.setattr(training, "attribute_run", engine)
+    result = command("attribute", "wine", *TINY, "--out", "o")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(f"{here / 'o-2'}\n")
+    assert [path.name for path in (here / "o").iterdir()] == ["mine.txt"]
+    assert (here / "o-2" / "scores.csv").is_file()
+
+
+WRITERS = [(np, "savez"), (results, "_write_csv"), (json, "dumps"), (results, "draw"), (results, "_move")]
+
+
+@pytest.mark.parametrize(("module", "name"), WRITERS, ids=[name for _, name in WRITERS])
+@pytest.mark.parametrize("late", [False, True], ids=["instead", "afterwards"])
+def test_a_failure_while_writing_leaves_nothing(
+    blobs: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, late: bool
+) -> None:
+    function = getattr(module, name)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        if late and name != "_move":
+            function(*arguments, **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, name, fail)
+    refused(("attribute", blobs, *TINY, "--out", "o"), "cannot write", "No space left on device")
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "o")])
+def test_an_interrupt_while_writing_leaves_nothing(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch, out: tuple[str, ...]
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "_write_csv", interrupt)
+    result = command("attribute", "wine", *TINY, *out)
+    assert (result.exit_code, result.stderr) == (130, "adamshap: interrupted\n")
+    assert list(here.iterdir()) == []
+
+
+def test_without_matplotlib_there_is_a_line_and_no_picture(
+    here: Path, command: Command, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = command("attribute", blobs, *TINY)
+    assert result.exit_code == 0
+    assert 'pip install "adamshap[demo]"' in result.stdout
+    assert sorted(os.listdir(here / "adamshap-blobs")) == ["config.json", "scores.csv", "scores.npz"]
+
+
+def test_pictures_of_names_that_no_font_has(here: Path, command: Command) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3, 2))
+    np.savez(here / "a.npz", x=x, y=np.array(["$x_$\U000f0000", "long " * 20])[np.arange(20) % 2])
+    result = command("attribute", "a.npz", *TINY, "--flip-labels", "0.3")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (here / "adamshap-a" / "examples.png").is_file()
+    assert pictures.COLUMNS == 10

@@ -1,0 +1,208 @@
+"""The root command: finds subcommands, survives broken ones, and shows every error of the user's as one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import pytest
+import typer
+from command_helpers import TINY, Command
+from typer.testing import CliRunner
+
+from adamshap.reference.command.main import GROUP, build
+
+SCRIPT = Path(sysconfig.get_path("scripts")) / "adamshap"
+MODULE = (sys.executable, "-m", "adamshap.reference.command")
+
+
+def _run(*command: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("start", [(SCRIPT,), MODULE], ids=["script", "module"])
+def test_version(start: tuple[object, ...], here: Path) -> None:
+    done = _run(*start, "--version", cwd=here)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"adamshap {version('adamshap')}\n", "")
+
+
+def test_no_arguments_show_the_help(command: Command) -> None:
+    result = command()
+    assert result.exit_code == 0
+    assert "attribute" in result.stdout
+    assert result.stdout == command("--help").stdout
+
+
+def test_every_option_has_help_and_default(command: Command) -> None:
+    text = " ".join(command("attribute", "--help").stdout.replace("│", " ").split())
+    for option, default in {
+        "--hidden": "64,64",
+        "--epochs": "5",
+        "--batch-size": "32",
+        "--lr": "0.001",
+        "--slope": "random_order",
+        "--gradient": "midpoint",
+        "--flip-labels": "0.0",
+        "--seed": "0",
+        "--out": "(adamshap-DATA, or the next free number)",
+        "--label": "(label)",
+    }.items():
+        described = text.split(f" {option} ")[1]
+        assert f"[default: {default}]" in described.split(" --")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train",), ["train", "see 'adamshap --help'"]),
+        (("--nonsense",), ["--nonsense"]),
+        (("attribute",), ["DATA", "see 'adamshap attribute --help'"]),
+        (("attribute", "wine", "more"), ["more"]),
+        (("attribute", "wine", "--nonsense", "1"), ["--nonsense"]),
+        (("attribute", "wine", "--slope", "steep"), ["--slope", "steep", "random_order"]),
+        (("attribute", "wine", "--gradient", "end"), ["--gradient", "end", "midpoint"]),
+        (("attribute", "wine", "--epochs", "0"), ["--epochs", "1"]),
+        (("attribute", "wine", "--epochs", "many"), ["--epochs"]),
+        (("attribute", "wine", "--batch-size", "-1"), ["--batch-size", "1"]),
+        (("attribute", "wine", "--seed", "-1"), ["--seed", "0"]),
+        (("attribute", "wine", "--lr", "fast"), ["--lr"]),
+    ],
+)
+def test_wrong_usage(refused: Callable[..., None], arguments: tuple[str, ...], words: list[str]) -> None:
+    refused(arguments, *words)
+
+
+# --- subcommands of other folders ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+    """Return entry points of an invented module: a function, a Typer, and everything that can be wrong with one."""
+    module = ModuleType("plugins")
+
+    def greet(name: str) -> None:
+        """Say hello."""
+        print("hello", name)
+
+    def unreadable(thing: Annotated[str, typer.Argument(), typer.Option()]) -> None:
+        """Be what Typer refuses to make a command of."""
+
+    def missing(name: str) -> None:
+        raise AttributeError(f"{name}:\nnot here")
+
+    group = typer.Typer()
+    group.command("greet")(greet)
+    group.command("other")(lambda: print("other"))
+    for name, value in {
+        "greet": greet,
+        "group": group,
+        "unreadable": unreadable,
+        "number": 3,
+        "__getattr__": missing,
+    }.items():
+        setattr(module, name, value)
+    monkeypatch.setitem(sys.modules, "plugins", module)
+    values = {
+        "hello": "plugins:greet",
+        "many": "plugins:group",
+        "unreadable": "plugins:unreadable",
+        "number": "plugins:number",
+        "gone": "plugins:gone",
+        "absent": "no_such_module:f",
+    }
+    return [EntryPoint(name, value, GROUP) for name, value in values.items()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [(["hello", "you"], "hello you\n"), (["many", "greet", "you"], "hello you\n"), (["many", "other"], "other\n")],
+)
+def test_subcommands_beside_broken_ones(plugins: list[EntryPoint], arguments: list[str], output: str) -> None:
+    result = CliRunner().invoke(build(plugins), arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, output, "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["x", "--option", "3"]])
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("unreadable", "thing"), ("number", "int"), ("gone", "AttributeError"), ("absent", "no_such_module")],
+)
+def test_a_broken_subcommand_tells_why_when_used(
+    plugins: list[EntryPoint], name: str, word: str, arguments: list[str]
+) -> None:
+    result = CliRunner().invoke(build(plugins), [name, *arguments])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"adamshap: the command '{name}' cannot be loaded")
+    assert word in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_help_names_broken_subcommands_too(plugins: list[EntryPoint]) -> None:
+    text = CliRunner().invoke(build(plugins), ["--help"]).stdout
+    assert text.count("Cannot be loaded") == 4
+
+
+def test_a_mistake_of_ours_is_not_dressed_up_as_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("plugins")
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    vars(module)["fail"] = fail
+    monkeypatch.setitem(sys.modules, "plugins", module)
+    app = build([EntryPoint("fail", "plugins:fail", GROUP), EntryPoint("gone", "plugins:gone", GROUP)])
+    with pytest.raises(ValueError, match="a bug"):
+        CliRunner().invoke(app, ["fail"], catch_exceptions=False)
+
+
+# --- the installed command -------------------------------------------------------------------------------------------
+
+
+def test_a_whole_run(here: Path, blobs: Path) -> None:
+    done = _run(SCRIPT, "attribute", blobs, *TINY, "--flip-labels", "0.2", cwd=here, COLUMNS="80")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
+    files = sorted(path.name for path in (here / "adamshap-blobs").iterdir())
+    assert files == ["config.json", "examples.png", "scores.csv", "scores.npz"]
+
+
+def test_a_refusal(here: Path) -> None:
+    done = _run(SCRIPT, "attribute", "nothing.csv", cwd=here)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "adamshap: cannot read 'nothing.csv': No such file or directory\n"
+
+
+def test_class_names_that_the_terminal_cannot_show(here: Path) -> None:
+    (here / "a.csv").write_text("a,label\n" + "1,Käse\n2,[red]\n" * 10, encoding="utf-8")
+    done = _run(SCRIPT, "attribute", "a.csv", *TINY, cwd=here, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "K\\xe4se" in done.stdout
+    assert "[red]" in done.stdout
+
+
+def test_interrupt(here: Path) -> None:
+    process = subprocess.Popen(
+        [SCRIPT, "attribute", "digits", "--epochs", "10000"],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("digits: ")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "adamshap: interrupted\n")
+    assert list(here.iterdir()) == []
