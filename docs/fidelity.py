@@ -104,6 +104,17 @@ def decimals(r: float) -> str:
     return f"{np.trunc(r * 1e5) / 1e5:.5f}" if abs(r) >= 0.99 else f"{np.trunc(r * 1e3) / 1e3:.3f}"
 
 
+def counting(n: int, truths: list[Truth]) -> str:
+    """Return how the Shapley values of batches of `n` were had, and how exact they are."""
+    if n <= COUNTED:
+        return "all coalitions counted"
+    noise = ", ".join(f"{exact.noise:.0e}" for exact in truths)
+    return (
+        f"{PERMUTATIONS} antithetic permutations. Their mean squared standard error is, at these t, {noise} of the "
+        "values' variance; even a perfect estimator's R falls short of 1 by about half of that"
+    )
+
+
 def main() -> None:
     """Measure, check what is asked, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -126,16 +137,7 @@ def main() -> None:
                 row = " | ".join(decimals(table[estimator][kind]) for _, table in measured)
                 lines.append(f"| {label(estimator)} | {row} |")
             lines.append("")
-        noise = max(exact.noise for exact, _ in measured)
-        how = (
-            "all coalitions counted"
-            if n <= COUNTED
-            else (
-                f"{PERMUTATIONS} antithetic permutations; the mean squared standard error is at most "
-                f"{noise:.1e} of the values' variance, so R above {decimals(1 - noise)} cannot be told from 1"
-            )
-        )
-        lines += [f"Shapley values: {how}.", ""]
+        lines += [f"Shapley values: {counting(n, [exact for exact, _ in measured])}.", ""]
         for nodes, (at_first, from_fifth) in ASKED.items():
             for exact, table in measured:
                 asked = at_first if exact.t == 1 else from_fifth if exact.t >= 5 else -1.0

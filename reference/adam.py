@@ -91,7 +91,7 @@ def denominator(c: Coefficients, g: Array) -> Array:
 
 
 def update_map(c: Coefficients, g: Array) -> Array:
-    """Return A(g) = η (μ + k g) / D(g): what Adam subtracts from θ when it is given the gradient `g` (DESIGN 2)."""
+    """Return A(g) = η (μ + k g) / D(g), what Adam subtracts from θ for the gradient `g` (docs/method.md 1)."""
     return c.lr * ((c.mu + c.k * g) / denominator(c, g))
 
 
@@ -102,7 +102,7 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
 
         A[a, b] D(a) D(b) / η = k D(b) − (μ + k b) φ,      φ = (r_a − r_b) / (a − b) = √q (α + β) / (r_a + r_b).
 
-    Left so (DESIGN 2), the terms in k cancel when √κ and ε are small beside α and β. They are
+    Left so, the terms in k cancel when √κ and ε are small beside α and β. They are
 
         k (ε + r_b − b φ) = k (ε + (s² + r_a r_b − α β) / (r_a + r_b)).
 
@@ -151,7 +151,7 @@ def update(step: Step) -> tuple[Params, AdamState]:
     Returns
     -------
     params : dict of arrays
-        θ⁺ = θ − A(g) − η λ θ (DESIGN 2).
+        θ⁺ = θ − A(g) − η λ θ (docs/method.md 1).
     state : AdamState
         m⁺ = β1 m + (1 − β1) g and v⁺ = β2 v + (1 − β2) g², one step further.
     """

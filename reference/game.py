@@ -4,7 +4,7 @@ The optimiser's state is fixed at what it was before the step; only the coalitio
 evaluating the loss (or its first-order twin), never by an estimator.
 
 =====================  ==========================  ==========================================================
-paper / DESIGN 3       name                        meaning
+paper / method 2       name                        meaning
 =====================  ==========================  ==========================================================
 S ⊆ B                  ``coalition``               boolean mask (n,)
 g_S                    ``coalition_gradient``      Σ_{i∈S} x_i; the divisor stays n
@@ -82,7 +82,7 @@ def exact_game(step: Step) -> Game:
 def first_order_game(step: Step) -> Game:
     """Return U₁(S) = ⟨∇L(θ), A(g_S)⟩, the form that the paper's closed form approximates.
 
-    Weight decay's share, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is left out, as in DESIGN 3.
+    Weight decay's share, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is left out.
     """
     step = step.as_float64()
     x = network.sample_gradients(step)
@@ -104,7 +104,7 @@ def marginals(
     permutations: int = 1024,
     seed: int = 0,
 ) -> Marginals:
-    """Return what each sample adds to the utility of the step (DESIGN 3).
+    """Return what each sample adds to the utility of the step (docs/method.md 2).
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""The estimators: score_i = ⟨Γ ⊙ S, x_i⟩, a validation gradient Γ times a slope S of Adam's update map (DESIGN 4).
+"""The estimators: score_i = ⟨Γ ⊙ S, x_i⟩, a validation gradient Γ times a slope S of Adam's map (docs/method.md 4).
 
 An efficient implementation never forms x_i: these are *ghost* dot products. The oracle forms every x_i on purpose.
 
 ==================  ==============================  ============================================================
-paper / DESIGN 4    name                            meaning
+paper / method 4    name                            meaning
 ==================  ==============================  ============================================================
 x_i, g              ``x``, ``g``                    sample i's contribution to the batch gradient; Σ_i x_i
 S                   ``SLOPE_FUNCTIONS[slope]``      how much of x_i arrives in the update, elementwise
@@ -225,7 +225,7 @@ def scores(
     nodes: tuple[int, int] = (4, 4),
     denominator: Denominator = "exact",
 ) -> Array:
-    """Return each training sample's score for this step: score_i = ⟨Γ ⊙ S, x_i⟩ (DESIGN 4).
+    """Return each training sample's score for this step: score_i = ⟨Γ ⊙ S, x_i⟩ (docs/method.md 4).
 
     Parameters
     ----------

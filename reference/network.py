@@ -145,7 +145,7 @@ def each_gradient(net: Network, params: Params, batch: Batch) -> Params:
 
 
 def sample_gradients(step: Step) -> Params:
-    """Return x_i = w∇ℓ(θ; z_i) for each sample of the step's batch (DESIGN 2): one array a parameter, (n, …).
+    """Return x_i = w∇ℓ(θ; z_i) for each sample of the step's batch (docs/method.md 2): one array a parameter, (n, …).
 
     w is 1/n for reduction "mean" and 1 for "sum"; the batch gradient is Σ_i x_i.
     """
