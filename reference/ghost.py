@@ -181,7 +181,7 @@ def start(given: GradientInput, gradient_at: Gradients) -> Params:
 
 def midpoint(given: GradientInput, gradient_at: Gradients) -> Params:
     """Return ∇L at θ − η λ θ − (A(0) + A(g))/2, between U(∅)'s point and U(B)'s: second order at `start`'s cost."""
-    return gradient_at(_between(given, 0.5))
+    return gradient_at(between(given, 0.5))
 
 
 def path(given: GradientInput, gradient_at: Gradients) -> Params:
@@ -191,7 +191,7 @@ def path(given: GradientInput, gradient_at: Gradients) -> Params:
     """
     total: Params = {}
     for tau, w in zip(*unit_interval_rule(given.nodes[0]), strict=True):
-        for name, gradient in gradient_at(_between(given, tau)).items():
+        for name, gradient in gradient_at(between(given, tau)).items():
             total[name] = total.get(name, 0.0) + w * gradient
     return total
 
@@ -203,7 +203,7 @@ GRADIENT_FUNCTIONS: dict[str, Callable[[GradientInput, Gradients], Params]] = {
 }
 
 
-def _between(given: GradientInput, fraction: float) -> Params:
+def between(given: GradientInput, fraction: float) -> Params:
     """Return the point at `fraction` of the way from the end of the momentum step to the end of the step."""
     c, after_decay = step_coefficients(given.step), decayed(given.step)
     points = {}
@@ -300,7 +300,7 @@ def dot_products(x: Params, P: Params) -> Array:
 
 def _gain_of_the_data(step: Step, g: Params, *, each: bool) -> Array:
     """Return U(B) − U(∅), (1,), or that of each validation sample's own loss, (n_val,)."""
-    ends = (_between(GradientInput(step, g, (1, 2)), fraction) for fraction in (0.0, 1.0))
+    ends = (between(GradientInput(step, g, (1, 2)), fraction) for fraction in (0.0, 1.0))
     empty, full = (network.sample_losses(step.net, end, step.valid) for end in ends)
     return empty - full if each else np.array([np.mean(empty) - np.mean(full)])
 

@@ -63,7 +63,7 @@ def _gelu(z: Any) -> Any:
     return z * 0.5 * _erfc(-z / math.sqrt(2))
 
 
-_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "relu": _relu,
     "tanh": _tanh,
     "gelu": _gelu,
@@ -93,7 +93,7 @@ def outputs(net: Network, params: Params, x: Array) -> Array:
     -------
     array (n, d_out)
     """
-    activation = _ACTIVATIONS[net.activation]
+    activation = ACTIVATION_FUNCTIONS[net.activation]
     a: Any = x
     for layer in range(net.depth):
         z = _linear(params[f"{layer}.weight"], params.get(f"{layer}.bias"), a)

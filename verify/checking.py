@@ -1,0 +1,152 @@
+"""Running the properties over a candidate: random cases, the smallest failing one, and what became of each property."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import hypothesis
+import numpy as np
+import numpy.typing as npt
+from hypothesis import HealthCheck, Phase
+
+from adamshap.reference.problem import Step
+from adamshap.verify.implementation import Implementation, Misbehaviour, Unsupported
+from adamshap.verify.properties import PROPERTIES, Case, Disagreement, Property, asker, in_dtype
+
+PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
+"""Random cases for each property."""
+
+Status = Literal["passed", "failed", "not offered", "not supported"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a candidate breaks a property: a sentence, the case that shows it, and the numbers where there are any."""
+
+    sentence: str
+    case: Case
+    what: str = ""
+    got: float = float("nan")
+    wanted: float = float("nan")
+    bound: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one property."""
+
+    property: Property
+    status: Status
+    examples: int
+    seconds: float
+    finding: Finding | None = None
+    unsupported: tuple[tuple[str, int], ...] = ()
+
+
+class _Enough(BaseException):
+    """Ends Hypothesis's search for a smaller case."""
+
+
+def check(
+    candidate: Implementation,
+    properties: Iterable[Property] = PROPERTIES,
+    *,
+    profile: str = "quick",
+    dtype: npt.DTypeLike = np.float64,
+    seed: int = 0,
+    timeout: float | None = 60.0,
+    shrink_seconds: float = 10.0,
+) -> list[Outcome]:
+    """Return the outcome of each property.
+
+    Parameters
+    ----------
+    candidate : Implementation
+    properties : iterable of Property
+    profile : {"quick", "ci", "thorough"}
+        How many random cases each property is tried on.
+    dtype : dtype
+        Of the arrays that the candidate is given, and of the rounding that it is allowed.
+    seed : int
+        Of the random cases.
+    timeout : float, optional
+        Seconds that one call may take.
+    shrink_seconds : float
+        Seconds spent, for each failing property, on finding a smaller case; 0 for none.
+    """
+    settings = {"timeout": timeout, "shrink_seconds": shrink_seconds}
+    return [_check_one(candidate, one, PROFILES[profile], np.dtype(dtype), seed, **settings) for one in properties]
+
+
+def _check_one(
+    candidate: Implementation,
+    one: Property,
+    examples: int,
+    dtype: np.dtype,  # type: ignore[type-arg]
+    seed: int,
+    *,
+    timeout: float | None,
+    shrink_seconds: float,
+) -> Outcome:
+    if one.function not in candidate.offers:
+        return Outcome(one, "not offered", 0, 0.0)
+    ask = asker(candidate, timeout)
+    start, tried, reasons = time.monotonic(), 0, Counter[str]()
+    found: list[Finding] = []
+    first_failure = [0.0, 0.0]  # when, and after how many cases
+
+    def once(case: Case) -> None:
+        nonlocal tried
+        if found and time.monotonic() - first_failure[0] > shrink_seconds:
+            raise _Enough
+        tried += 1
+        case = Case(in_dtype(case.step, dtype), case.query, case.seed)
+        try:
+            one.check(ask, case, dtype)
+        except Unsupported as reason:
+            reasons[str(reason)] += 1
+        except (Disagreement, Misbehaviour) as error:
+            if not found:
+                first_failure[:] = time.monotonic(), tried
+            found.append(_finding(case, error))
+            raise
+
+    phases = (Phase.generate, Phase.shrink) if shrink_seconds > 0 else (Phase.generate,)
+    run = hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=phases,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(once)))
+    try:
+        run()
+    except (_Enough, Disagreement, Misbehaviour):
+        pass
+    except BaseExceptionGroup as group:
+        if group.split((Disagreement, Misbehaviour))[1] is not None:
+            raise
+    seconds = time.monotonic() - start
+    unsupported = tuple(reasons.most_common())
+    if found:
+        smallest = min(found, key=lambda finding: size_of(finding.case.step))
+        return Outcome(one, "failed", int(first_failure[1]), seconds, smallest, unsupported)
+    if tried and reasons.total() == tried:
+        return Outcome(one, "not supported", tried, seconds, None, unsupported)
+    return Outcome(one, "passed", tried, seconds, None, unsupported)
+
+
+def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:
+    if isinstance(error, Disagreement):
+        return Finding(str(error), case, error.what, error.got, error.wanted, error.bound)
+    return Finding(f"{case.query}: the candidate {error}", case)
+
+
+def size_of(step: Step) -> int:
+    """Return how much a reader has to look at: the numbers in the step."""
+    return (
+        sum(p.size for p in step.params.values()) + step.train.x.size + step.valid.x.size + step.state.step.bit_length()
+    )

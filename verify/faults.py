@@ -1,0 +1,571 @@
+"""Known mistakes: each is the oracle with one thing wrong, a name, a sentence, and where it was seen or why it is likely.
+
+A fault wraps the oracle's answers. It changes the step that the oracle sees, replaces one of the oracle's functions while it
+answers, or changes the result; so two faults can be had at once by wrapping twice. Each has three uses: the harness must
+catch it, test vectors must expose it, and a candidate's wrong numbers are compared with its.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+from autograd.extend import defvjp, primitive
+
+from adamshap import reference
+from adamshap.reference import adam, game, ghost, network, run
+from adamshap.reference.adam import Coefficients, bias_correction
+from adamshap.reference.problem import AdamState, Array, Batch, Marginals, Network, Params, Step
+from adamshap.verify.implementation import FUNCTIONS, Ask, Implementation, Query
+from adamshap.verify.oracle import ORACLE
+
+Wrap = Callable[[Ask], Ask]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake.
+
+    Parameters
+    ----------
+    name : str
+        As vectors and reports call it.
+    sentence : str
+        Completes "your answers equal the oracle's with ...".
+    source : str
+        Where it was seen, or why it is easily made.
+    wrap : callable
+        From an implementation's `ask` to one that makes the mistake.
+    """
+
+    name: str
+    sentence: str
+    source: str
+    wrap: Wrap
+
+    def implementation(self) -> Implementation:
+        """Return the oracle with this mistake."""
+        return Implementation(self.name, frozenset(FUNCTIONS), self.wrap(ORACLE.ask))
+
+
+# --- ways of being wrong ----------------------------------------------------------------------------------------------
+
+
+def _sees(change: Callable[[Step], Step]) -> Wrap:
+    """The oracle is given another step than the one that was asked about."""
+    return lambda ask: lambda step, query: ask(change(step.as_float64()), query)
+
+
+def _returns(change: Callable[[Step, Query, Any], Any], *functions: str) -> Wrap:
+    """The oracle's result is changed, for calls of `functions`."""
+
+    def wrap(ask: Ask) -> Ask:
+        def faulty(step: Step, query: Query) -> Any:
+            result = ask(step, query)
+            return change(step.as_float64(), query, result) if query.function in functions else result
+
+        return faulty
+
+    return wrap
+
+
+def _scores(change: Callable[[Step, Query, Array], Array]) -> Wrap:
+    return _returns(change, "scores")
+
+
+_MODULES = (reference, adam, network, game, ghost, run)
+
+
+@contextmanager
+def _replaced(name: str, original: Any, substitute: Any) -> Iterator[None]:
+    """Replace a function of the oracle, wherever one of its modules holds it under that name."""
+    holders = [module for module in _MODULES if getattr(module, name, None) is original]
+    tables = [table for table in (ghost.SLOPE_FUNCTIONS, ghost.GRADIENT_FUNCTIONS) if table.get(name) is original]
+    for module in holders:
+        setattr(module, name, substitute)
+    for table in tables:
+        table[name] = substitute
+    try:
+        yield
+    finally:
+        for module in holders:
+            setattr(module, name, original)
+        for table in tables:
+            table[name] = original
+
+
+def _with(original: Callable[..., Any], make: Callable[[Any], Callable[..., Any]]) -> Wrap:
+    """The oracle uses ``make(original)`` for its function `original`."""
+    name = original.__name__
+
+    def wrap(ask: Ask) -> Ask:
+        def faulty(step: Step, query: Query) -> Any:
+            # Read now, not at definition: a fault may wrap another one of the same function.
+            now = next(getattr(module, name) for module in _MODULES if hasattr(module, name))
+            with _replaced(name, now, make(now)):
+                return ask(step, query)
+
+        return faulty
+
+    return wrap
+
+
+def _coefficients(change: Callable[[Coefficients, Any, int, Array, Array], Coefficients]) -> Wrap:
+    """The oracle uses other coefficients: ``change(right ones, adam, t, m, v)``."""
+
+    def make(right: Any) -> Any:
+        return lambda settings, t, m, v: change(right(settings, t, m, v), settings, t, m, v)
+
+    return _with(adam.coefficients, make)
+
+
+def _settings(**changes: Callable[[Any], Any]) -> Wrap:
+    """The oracle is given other settings of Adam."""
+    return _sees(
+        lambda step: replace(step, adam=replace(step.adam, **{name: f(step.adam) for name, f in changes.items()}))
+    )
+
+
+def _corrected_with(change: Callable[[int], int]) -> Wrap:
+    return _with(adam.bias_correction, lambda right: lambda beta, t: right(beta, max(change(t), 1)))
+
+
+def _state(change: Callable[[Step], tuple[Params, Params]]) -> Wrap:
+    """The oracle is given another m and v."""
+    return _sees(lambda step: replace(step, state=AdamState(step.state.step, *change(step))))
+
+
+def _slope(right: Callable[..., Any], wrong: Callable[[ghost.SlopeInput], Array]) -> Wrap:
+    """The oracle uses `wrong` for the slope `right`."""
+    return _with(right, lambda now: wrong)
+
+
+def _x(step: Step) -> Params:
+    return network.sample_gradients(step)
+
+
+def _partial(step: Step, query: Query, keep: Callable[[str], bool]) -> Array:
+    """The scores that only the parameters whose names `keep` says yes to would give."""
+    kept = ghost.dot_products
+
+    def some(x: Params, P: Params) -> Array:
+        names = [name for name in x if keep(name)]
+        if not names:
+            first = next(iter(x))
+            return np.zeros((len(x[first]), len(P[first])))
+        return kept({name: x[name] for name in names}, P)
+
+    with _replaced("dot_products", kept, some):
+        return ORACLE.ask(step, query)  # type: ignore[no-any-return]
+
+
+def _dropping(drop: Callable[[str, Step], bool]) -> Wrap:
+    return _scores(lambda step, query, result: _partial(step, query, lambda name: not drop(name, step)))
+
+
+# --- single mistakes that need more than a line -----------------------------------------------------------------------
+
+
+def _advanced_v(step: Step) -> tuple[Params, Params]:
+    beta2, g = step.adam.betas[1], network.batch_gradient(step)
+    return step.state.m, {name: beta2 * v + (1 - beta2) * g[name] ** 2 for name, v in step.state.v.items()}
+
+
+def _advanced_state(step: Step) -> tuple[Params, Params]:
+    _, state = adam.update(step)
+    return state.m, state.v
+
+
+def _coupled_gradients(right: Any) -> Any:
+    def gradients(step: Step) -> Params:
+        weight = 1 / step.n if step.reduction == "mean" else 1.0
+        penalty = step.adam.weight_decay
+        return {name: x + weight * penalty * step.params[name] for name, x in right(step).items()}
+
+    return gradients
+
+
+def _coupled(ask: Ask) -> Ask:
+    inner = _with(adam.decayed, lambda _: lambda step: dict(step.params))(ask)
+    return _with(network.sample_gradients, _coupled_gradients)(inner)
+
+
+def _summed_separately(right: Any) -> Any:
+    """GhostSuite issue 8: Σ_j b_j times Σ_j a_j for Σ_j b_j a_jᵀ, the same for one validation sample and wrong for two."""
+
+    def gradient(net: Network, params: Params, batch: Batch) -> Params:
+        true: Params = right(net, params, batch)
+        with_bias = dataclasses.replace(net, bias=True)
+        padded = {name: params.get(name, np.zeros(shape)) for name, shape in with_bias.shapes.items()}
+        each = network.each_gradient(with_bias, padded, batch)
+        wrong = dict(true)
+        for layer in range(net.depth):
+            a = batch.x
+            if layer:
+                below = Network(net.sizes[: layer + 1], net.activation, "mse")
+                a = network.ACTIVATION_FUNCTIONS[net.activation](network.outputs(below, padded, batch.x))
+            b = each[f"{layer}.bias"]
+            wrong[f"{layer}.weight"] = np.outer(b.sum(axis=0), a.sum(axis=0)) / batch.n
+        return wrong
+
+    return gradient
+
+
+def _last_micro_batch(size: int) -> Callable[[Any], Any]:
+    """Micro-batches of `size` whose means are averaged, the last one counting as much as a full one."""
+
+    def make(right: Any) -> Any:
+        def gradients(step: Step) -> Params:
+            if step.reduction == "sum" or step.n <= size:
+                return right(step)  # type: ignore[no-any-return]
+            chunks = -(-step.n // size)
+            last = step.n - (chunks - 1) * size
+            weight = np.full(step.n, step.n / (chunks * size))
+            weight[(chunks - 1) * size :] = step.n / (chunks * last)
+            return {name: x * weight.reshape(-1, *[1] * (x.ndim - 1)) for name, x in right(step).items()}
+
+        return gradients
+
+    return make
+
+
+def _ghost_bias(step: Step, query: Query, result: Array) -> Array:
+    """The activations are extended by a 1 for the bias, also where the network has none."""
+    if step.net.bias:
+        return result
+    net = dataclasses.replace(step.net, bias=True)
+
+    def extend(arrays: Params) -> Params:
+        return {name: arrays.get(name, np.zeros(shape)) for name, shape in net.shapes.items()}
+
+    state = AdamState(step.state.step, extend(step.state.m), extend(step.state.v))
+    padded = Step(net, extend(step.params), step.adam, state, step.train, step.valid, step.reduction)
+    return _partial(padded, query, lambda name: True)
+
+
+def _transposed(right: Any) -> Any:
+    def dot_products(x: Params, P: Params) -> Array:
+        turned = {name: p.swapaxes(1, 2) if p.ndim == 3 and p.shape[1] == p.shape[2] else p for name, p in P.items()}
+        return right(x, turned)  # type: ignore[no-any-return]
+
+    return dot_products
+
+
+def _own_coalition_size(right: Any) -> Any:
+    def gradient(x: Params, coalition: Array) -> Params:
+        size = max(int(coalition.sum()), 1)
+        return {name: g * (len(coalition) / size) for name, g in right(x, coalition).items()}
+
+    return gradient
+
+
+def _frozen_game(step: Step, query: Query, result: Any) -> Any:
+    """Every coalition's update is divided by the whole batch's denominator."""
+    full = network.batch_gradient(step)
+    denominators = {name: adam.denominator(c, full[name]) for name, c in adam.step_coefficients(step).items()}
+    queue: list[Array] = []
+
+    def make(right: Any) -> Any:
+        def update_map(c: Coefficients, g: Array) -> Array:
+            if not queue:
+                queue.extend(denominators.values())
+            wrong: Array = c.lr * (c.mu + c.k * g) / queue.pop(0)
+            return wrong
+
+        return update_map
+
+    return _with(adam.update_map, make)(ORACLE.ask)(step, query)
+
+
+def _banzhaf(right: Any) -> Any:
+    def values(U: game.Game, n: int) -> Array:
+        members = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1
+        utilities = np.array([U(coalition) for coalition in members])
+        return np.array([utilities[members[:, i]].mean() - utilities[~members[:, i]].mean() for i in range(n)])
+
+    return values
+
+
+def _first_and_last(right: Any) -> Any:
+    def values(U: game.Game, n: int) -> Array:
+        everybody, nobody = np.ones(n, bool), np.zeros(n, bool)
+        alone = np.eye(n, dtype=bool)
+        return np.array([(U(i) - U(nobody) + U(everybody) - U(~i)) / 2 for i in alone])
+
+    return values
+
+
+def _momentum_gain(step: Step, query: Query) -> Array:
+    """⟨Γ, A(0)⟩ for each column of the scores: what the momentum step does to the loss, to first order."""
+    g = network.batch_gradient(step)
+    gradient, nodes = query.options.get("gradient", "midpoint"), query.options.get("nodes", (4, 4))
+    each = bool(query.options.get("per_validation", False))
+    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=each)
+    gain = ghost.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
+    return gain if each else gain[0]
+
+
+def _with_history(marginals: Marginals) -> Marginals:
+    return replace(marginals, values=marginals.values + marginals.empty)
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _tanh_by_output(z: Array) -> Array:
+    return np.tanh(z)
+
+
+# φ'(a) for φ'(z): the derivative is taken at the activation, as if it had not been applied yet.
+defvjp(_tanh_by_output, lambda a, z: lambda upstream: upstream / anp.cosh(a) ** 2)
+
+
+def _activation(name: str, wrong: Callable[[Any], Any]) -> Wrap:
+    def wrap(ask: Ask) -> Ask:
+        def faulty(step: Step, query: Query) -> Any:
+            right = network.ACTIVATION_FUNCTIONS[name]
+            network.ACTIVATION_FUNCTIONS[name] = wrong
+            try:
+                return ask(step, query)
+            finally:
+                network.ACTIVATION_FUNCTIONS[name] = right
+
+        return faulty
+
+    return wrap
+
+
+def _scaled_squares(factor: Callable[[int], float]) -> Wrap:
+    """The squared error, times `factor` of the number of outputs."""
+
+    def make(right: Any) -> Any:
+        def losses(net: Network, params: Params, batch: Batch) -> Any:
+            values = right(net, params, batch)
+            return values * factor(net.sizes[-1]) if net.loss == "mse" else values
+
+        return losses
+
+    return _with(network.sample_losses, make)
+
+
+def _proportionally(step: Step, query: Query, result: Array) -> Array:
+    if not query.options.get("efficient"):
+        return result
+    plain = ORACLE.ask(step, Query("scores", dict(query.options) | {"efficient": False}))
+    size = np.abs(plain).sum(axis=0)
+    share = np.divide(np.abs(plain), size, out=np.full_like(plain, 1 / step.n), where=size > 0)
+    spread: Array = plain + (result.sum(axis=0) - plain.sum(axis=0)) * share
+    return spread
+
+
+def _to_the_whole_gain(step: Step, query: Query, result: Array) -> Array:
+    if not query.options.get("efficient"):
+        return result
+    if query.options.get("per_validation"):
+        singles = [replace(step, valid=step.valid.take(np.array([j]))) for j in range(step.n_val)]
+        empty = np.array([game.utility(single, np.zeros(step.n, bool)) for single in singles])
+        return result + empty / step.n
+    return result + game.utility(step, np.zeros(step.n, bool)) / step.n
+
+
+def _random_order_with(spread: Callable[[Array, float], Array], weight: float = 1.0, rule: Any = None) -> Wrap:
+    """`random_order` with another standard deviation of the partial sums, or another rule for the normal distribution."""
+
+    def wrong(given: ghost.SlopeInput) -> Array:
+        if len(given.x) == 1:
+            return ghost.secant(given)
+        sigma = np.sqrt(ghost.partial_sum_variance(given.x, given.g))
+        slope = np.zeros_like(given.g)
+        for tau, w in zip(*ghost.unit_interval_rule(given.nodes[0]), strict=True):
+            s = spread(sigma, tau)
+            for h, a in zip(*(rule or ghost.positive_normal_rule)(given.nodes[1]), strict=True):
+                ends = tau * given.g + h * s, tau * given.g - h * s
+                slope += weight * w * 2 * a * h**2 * adam.divided_difference(given.c, *ends)
+        return slope
+
+    return _slope(ghost.random_order, wrong)
+
+
+def _physicists_rule(count: int) -> tuple[Array, Array]:
+    nodes, weights = np.polynomial.hermite.hermgauss(count)
+    positive = np.arange(count) >= (count + 1) // 2
+    return nodes[positive], weights[positive] / np.sqrt(np.pi)
+
+
+def _chord_to_the_origin(given: ghost.SlopeInput) -> Array:
+    """A(g)/g, which forgets that the step starts at A(0)."""
+    full = adam.update_map(given.c, given.g)
+    return np.divide(full, given.g, out=ghost.linearized(given), where=given.g != 0)
+
+
+def _per_sample_squares(given: ghost.SlopeInput) -> Array:
+    c, squares = given.c, (given.x**2).sum(axis=0)
+    wrong: Array = c.lr * c.k / (np.sqrt(c.kappa + c.q * squares) + c.eps)
+    return wrong
+
+
+def _between_with(change: Callable[[Step, str, Array, Array, float], Array]) -> Wrap:
+    """The point of `midpoint` and `path`: ``change(step, name, A(0), A(g), fraction)``."""
+
+    def make(right: Any) -> Any:
+        def between(given: ghost.GradientInput, fraction: float) -> Params:
+            c = adam.step_coefficients(given.step)
+            return {
+                name: change(
+                    given.step,
+                    name,
+                    adam.update_map(c[name], np.zeros_like(g)),
+                    adam.update_map(c[name], g),
+                    fraction,
+                )
+                for name, g in given.g.items()
+            }
+
+        return between
+
+    return _with(ghost.between, make)
+
+
+def _decayed(step: Step, name: str) -> Array:
+    return step.params[name] * (1 - step.adam.lr * step.adam.weight_decay)
+
+
+def _rounded(result: Any) -> Any:
+    if isinstance(result, Marginals):
+        return replace(result, values=result.values.astype(np.float16).astype(np.float64))
+    return np.asarray(result).astype(np.float16).astype(np.float64)
+
+
+def _influence_with(gamma_at: str, slope: Callable[..., Array]) -> Wrap:
+    def change(step: Step, query: Query, result: Array) -> Array:
+        x, g = _x(step), network.batch_gradient(step)
+        params = adam.update(step)[0] if gamma_at == "after" else step.params
+        gamma, c = network.loss_gradient(step.net, params, step.valid), adam.step_coefficients(step)
+        P = {name: (gamma[name] * slope(c[name], g[name]))[None] for name in x}
+        return ghost.dot_products(x, P)[:, 0]
+
+    return _returns(change, "influence")
+
+
+def _decay_last(step: Step, query: Query, result: Any) -> Any:
+    params, state = result
+    shrink = 1 - step.adam.lr * step.adam.weight_decay
+    wrong = {name: (p - _decayed(step, name) + step.params[name]) * shrink for name, p in params.items()}
+    return wrong, state
+
+
+def _state_with(m: Callable[..., Array], v: Callable[..., Array], steps: int = 1) -> Wrap:
+    """`update` returns another state: ``m(m, g, β1)`` and ``v(v, x, g, β2)``."""
+
+    def change(step: Step, query: Query, result: Any) -> Any:
+        x, g, (beta1, beta2) = _x(step), network.batch_gradient(step), step.adam.betas
+        state = AdamState(
+            step.state.step + steps,
+            {name: m(step.state.m[name], g[name], beta1) for name in g},
+            {name: v(step.state.v[name], x[name], g[name], beta2) for name in g},
+        )
+        return result[0], state
+
+    return _returns(change, "update")
+
+
+def _right_m(m: Array, g: Array, beta: float) -> Array:
+    return beta * m + (1 - beta) * g
+
+
+def _right_v(v: Array, x: Array, g: Array, beta: float) -> Array:
+    return beta * v + (1 - beta) * g**2
+
+
+_SEEN = "seen when the method is re-implemented"
+_LESS = "LESS (arXiv 2402.04333) preconditions so"
+
+FAULTS: tuple[Fault, ...] = (
+    # Adam's coefficients
+    Fault("eps-inside-root", "ε inside the square root", _LESS, _settings(eps_root=lambda a: a.eps_root + a.eps, eps=lambda a: 0.0)),
+    Fault("eps-root-ignored", "ε_root left out", "PyTorch has none", _settings(eps_root=lambda a: 0.0)),
+    Fault("eps-root-before-correction", "ε_root added to v before its bias correction", "optax adds it after", _coefficients(lambda c, a, t, m, v: replace(c, kappa=(a.betas[1] * v + a.eps_root) / bias_correction(a.betas[1], t)))),
+    Fault("no-bias-correction", "no bias correction", _LESS, _with(adam.bias_correction, lambda right: lambda beta, t: 1.0)),
+    Fault("bias-correction-of-m-only", "bias correction of m but not of v", _SEEN, _coefficients(lambda c, a, t, m, v: replace(c, kappa=a.betas[1] * v + a.eps_root, q=1 - a.betas[1]))),
+    Fault("bias-correction-previous", "bias correction with t − 1", "the step counter is read before it is advanced", _corrected_with(lambda t: t - 1)),
+    Fault("bias-correction-next", "bias correction with t + 1", "the step counter is read after scoring", _corrected_with(lambda t: t + 1)),
+    Fault("bias-correction-capped", "bias correction that ends at t = 100", "large t: a table or a float16 power", _corrected_with(lambda t: min(t, 100))),
+    Fault("state-already-corrected", "m and v taken as bias-corrected already", "some libraries store m̂ and v̂", _coefficients(lambda c, a, t, m, v: replace(c, mu=a.betas[0] * m, kappa=a.betas[1] * v + a.eps_root))),
+    Fault("v-after-the-step", "v_t for v_{t−1}", "v is updated before scoring", _state(_advanced_v)),
+    Fault("state-after-the-step", "m and v of after the step", "the state is updated before scoring", _state(_advanced_state)),
+    Fault("betas-swapped", "β1 and β2 swapped", "argument order", _settings(betas=lambda a: a.betas[::-1])),
+    Fault("v-not-decayed", "√v without the factor β2 and the bias correction", "the state's root is at hand", _coefficients(lambda c, a, t, m, v: replace(c, kappa=v + a.eps_root))),
+    Fault("m-not-decayed", "μ without the factor β1", _SEEN, _coefficients(lambda c, a, t, m, v: replace(c, mu=m / bias_correction(a.betas[0], t)))),
+    Fault("gradient-not-averaged", "k without the factor 1 − β1", "momentum as in SGD", _coefficients(lambda c, a, t, m, v: replace(c, k=1 / bias_correction(a.betas[0], t)))),
+    Fault("square-not-averaged", "q without the factor 1 − β2", _SEEN, _coefficients(lambda c, a, t, m, v: replace(c, q=1 / bias_correction(a.betas[1], t)))),
+    Fault("no-momentum", "m left out", "the momentum term is dropped as sample-independent", _coefficients(lambda c, a, t, m, v: replace(c, mu=np.zeros_like(m)))),
+    Fault("square-left-out", "the batch's own g² left out of the denominator", "the variance is held fixed", _coefficients(lambda c, a, t, m, v: replace(c, q=1e-300))),
+    # weight decay
+    Fault("decay-coupled", "weight decay coupled (L2 in the loss)", "torch.optim.Adam's weight_decay", _coupled),
+    Fault("decay-without-lr", "weight decay not multiplied by the learning rate", "the AdamW paper's own form", _with(adam.decayed, lambda _: lambda step: {name: p * (1 - step.adam.weight_decay) for name, p in step.params.items()})),
+    Fault("decay-left-out", "weight decay left out", _SEEN, _settings(weight_decay=lambda a: 0.0)),
+    Fault("decay-after-the-step", "weight decay applied after Adam's step", _SEEN, _returns(_decay_last, "update")),
+    # the state that `update` returns
+    Fault("m-without-decay", "m⁺ = m + (1 − β1) g", _SEEN, _state_with(lambda m, g, beta: m + (1 - beta) * g, _right_v)),
+    Fault("v-of-per-sample-squares", "v⁺ made of Σ x_i² for g²", "per-sample g² for batch g²", _state_with(_right_m, lambda v, x, g, beta: beta * v + (1 - beta) * (x**2).sum(axis=0))),
+    Fault("step-not-counted", "a step counter that does not advance", _SEEN, _state_with(_right_m, _right_v, steps=0)),
+    # reduction and coalitions
+    Fault("sum-for-mean", "sum for mean", "the loss's reduction is not undone", _sees(lambda step: replace(step, reduction="sum"))),
+    Fault("mean-for-sum", "mean for sum", "the loss's reduction is not undone", _sees(lambda step: replace(step, reduction="mean"))),
+    Fault("coalition-size-as-divisor", "|S| as the divisor of a coalition's gradient", "the mean over the coalition is at hand", _with(game.coalition_gradient, _own_coalition_size)),
+    Fault("last-micro-batch-full", "the last, partial micro-batch weighted as a full one", "gradient accumulation", _with(network.sample_gradients, _last_micro_batch(4))),
+    # the game
+    Fault("sign", "the opposite sign", "arXiv 2406.11011 has the opposite sign", _returns(lambda step, query, result: replace(result, values=-result.values) if isinstance(result, Marginals) else -result, "scores", "marginals", "influence", "utility")),
+    Fault("history-in-first", "U(∅) left in the marginals", "the paper's marginal utility holds it", _returns(lambda step, query, result: _with_history(result), "marginals")),
+    Fault("frozen-denominator-in-the-game", "the whole batch's denominator for every coalition", "batch g² for the coalition's", _returns(_frozen_game, "utility", "marginals")),
+    Fault("banzhaf", "the Banzhaf value for the Shapley value", "all coalitions weigh the same", _with(game.shapley_values, _banzhaf)),
+    Fault("first-and-last", "the mean of first and last for the Shapley value", "a cheap stand-in", _with(game.shapley_values, _first_and_last)),
+    Fault("utility-without-decay", "weight decay left out of the utility", _SEEN, _returns(lambda step, query, result: ORACLE.ask(replace(step, adam=replace(step.adam, weight_decay=0.0)), query), "utility", "marginals")),
+    # the network
+    Fault("derivative-at-the-output", "tanh's derivative taken at its output", "φ'(a) for φ'(z)", _activation("tanh", _tanh_by_output)),
+    Fault("gelu-by-tanh", "GELU by its tanh approximation", "jax.nn.gelu's default", _activation("gelu", lambda z: 0.5 * z * (1 + anp.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))))),
+    Fault("squares-summed", "squared errors summed over outputs", "the mean over outputs is PyTorch's", _scaled_squares(float)),
+    Fault("squares-halved", "half the squared error", "textbooks' loss", _scaled_squares(lambda d_out: 0.5)),
+    Fault("bias-dropped", "bias gradients dropped from the scores", "only linear weights are hooked", _dropping(lambda name, step: name.endswith("bias"))),
+    Fault("first-layer-skipped", "the first layer skipped", "its input has no gradient, so its hook is not called", _dropping(lambda name, step: name.startswith("0.") and step.net.depth > 1)),
+    Fault("last-layer-skipped", "the last layer skipped", _SEEN, _dropping(lambda name, step: name.startswith(f"{step.net.depth - 1}.") and step.net.depth > 1)),
+    Fault("bias-where-there-is-none", "a bias term in networks without bias", "activations are extended by 1", _scores(_ghost_bias)),
+    Fault("transposed", "P transposed on square layers", "on others the shapes would not fit", _with(ghost.dot_products, _transposed)),
+    # validation
+    Fault("validation-summed", "the validation loss summed, not averaged", "the loss's reduction", _scores(lambda step, query, result: result if query.options.get("per_validation") else result * step.n_val)),
+    Fault("per-validation-averaged", "columns of per_validation divided by n_val", "the mean's weight kept", _scores(lambda step, query, result: result / step.n_val if query.options.get("per_validation") else result)),
+    Fault("summed-separately", "summed activations times summed gradients of the validation batch", "GhostSuite issue 8", _with(network.loss_gradient, _summed_separately)),
+    Fault("validated-on-the-batch", "the training batch for the validation samples", _SEEN, _sees(lambda step: replace(step, valid=step.train))),
+    # slopes
+    Fault("sgd-for-all", "SGD's slope for every slope", "Adam runs scored by SGD's dot product", _scores(lambda step, query, result: ORACLE.ask(step, Query("scores", {name: value for name, value in query.options.items() if name != "denominator"} | {"slope": "sgd"})))),
+    Fault("lr-left-out", "the learning rate left out of the scores", "a dot product of gradients", _scores(lambda step, query, result: result / step.adam.lr)),
+    Fault("momentum-per-sample", "the momentum step counted for every sample", "A(g_i) for A(g_i) − A(0)", _scores(lambda step, query, result: result + _momentum_gain(step, query))),
+    Fault("momentum-shared", "the momentum step shared out among the samples", "scores that sum to U(B)", _scores(lambda step, query, result: result + _momentum_gain(step, query) / step.n)),
+    Fault("linearized-at-the-batch", "`linearized` with the batch's denominator D(g)", "the optimiser's own denominator", _slope(ghost.linearized, ghost.frozen)),
+    Fault("frozen-at-zero", "`frozen` with the denominator D(0)", _SEEN, _slope(ghost.frozen, ghost.linearized)),
+    Fault("frozen-by-per-sample-squares", "`frozen` with Σ x_i² for g² in the denominator", "per-sample g² for batch g²", _slope(ghost.frozen, _per_sample_squares)),
+    Fault("tangent-is-frozen", "`tangent` without the derivative of the denominator", "the denominator counted as a constant", _slope(ghost.tangent, ghost.frozen)),
+    Fault("secant-to-the-origin", "`secant` as A(g)/g", "A(0) forgotten", _slope(ghost.secant, _chord_to_the_origin)),
+    Fault("secant-is-tangent", "`tangent` for `secant`", _SEEN, _slope(ghost.secant, ghost.tangent)),
+    Fault("previous-not-corrected", "v̂_{t−1} without bias correction in denominator=\"previous\"", _SEEN, _with(ghost.linearized_previous, lambda _: lambda step: {name: step.adam.lr * c.k / (np.sqrt(step.state.v[name] + step.adam.eps_root) + step.adam.eps) for name, c in adam.step_coefficients(step).items()})),
+    Fault("variance-uncentred", "`random_order` with Σ x_i² for the variance", "the mean is not subtracted", _with(ghost.partial_sum_variance, lambda _: lambda x, g: (x**2).sum(axis=0) * len(x) / (len(x) - 1))),
+    Fault("variance-with-replacement", "`random_order` without the factor n/(n − 1)", "drawn with replacement", _with(ghost.partial_sum_variance, lambda right: lambda x, g: right(x, g) * (len(x) - 1) / len(x))),
+    Fault("spread-constant", "`random_order` without the factor τ(1 − τ)", "the whole batch's spread at every τ", _random_order_with(lambda sigma, tau: sigma)),
+    Fault("spread-of-independent-arrivals", "`random_order` with variance τ for τ(1 − τ)", "drawn with replacement", _random_order_with(lambda sigma, tau: np.sqrt(tau) * sigma)),
+    Fault("physicists-hermite", "`random_order` with the physicists' Hermite nodes", "numpy's hermgauss for hermegauss", _random_order_with(lambda sigma, tau: np.sqrt(tau * (1 - tau)) * sigma, rule=_physicists_rule)),
+    Fault("half-the-normal", "`random_order` with the positive half of the normal only", "the factor 2 forgotten", _random_order_with(lambda sigma, tau: np.sqrt(tau * (1 - tau)) * sigma, weight=0.5)),
+    # validation gradients, closing, influence
+    Fault("midpoint-without-momentum", "`midpoint` at θ − η λ θ − A(g)/2", "the segment starts at θ", _between_with(lambda step, name, empty, full, f: _decayed(step, name) - f * full)),
+    Fault("midpoint-without-decay", "`midpoint` and `path` without weight decay", _SEEN, _between_with(lambda step, name, empty, full, f: step.params[name] - (1 - f) * empty - f * full)),
+    Fault("midpoint-backwards", "`midpoint` and `path` on the other side of θ", "the sign of the update", _between_with(lambda step, name, empty, full, f: _decayed(step, name) + (1 - f) * empty + f * full)),
+    Fault("start-for-all", "the gradient at θ for `midpoint` and `path`", "one validation gradient for all", _scores(lambda step, query, result: ORACLE.ask(step, Query("scores", dict(query.options) | {"gradient": "start"})))),
+    Fault("closed-proportionally", "what is missing spread in proportion to the scores", "efficient=True", _scores(_proportionally)),
+    Fault("closed-to-the-whole-gain", "scores closed to U(B) for U(B) − U(∅)", "efficient=True", _scores(_to_the_whole_gain)),
+    Fault("influence-at-theta", "`influence` with the gradient at θ", "the gradient at hand", _influence_with("before", lambda c, g: adam.divided_difference(c, g, g))),
+    Fault("influence-frozen", "`influence` without the derivative of the denominator", "the denominator counted as a constant", _influence_with("after", lambda c, g: c.lr * c.k / adam.denominator(c, g))),
+    # precision
+    Fault("float16-results", "results in float16", "mixed precision without a float32 sum", _returns(lambda step, query, result: _rounded(result), "scores", "marginals", "influence", "utility")),
+)  # fmt: skip
+
+BY_NAME: dict[str, Fault] = {fault.name: fault for fault in FAULTS}

@@ -1,0 +1,422 @@
+"""What must hold of an implementation: each property has a name, a sentence, an equation, and random cases to try it on.
+
+*Agreement* properties compare a candidate with the oracle. *Metamorphic* ones need no oracle: they compare the candidate's
+answers with each other, so they can run on problems that no oracle reaches.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from adamshap.reference.problem import (
+    GRADIENTS,
+    MARGINAL_LOSSES,
+    MARGINALS,
+    SLOPES,
+    AdamState,
+    Array,
+    Batch,
+    Step,
+)
+from adamshap.verify.implementation import Answer, Implementation, Query, answer
+from adamshap.verify.oracle import bounds, expected
+from adamshap.verify.strategies import seeds, steps
+from adamshap.verify.tolerance import conditioning, parameter_count, rounding
+
+Kind = Literal["agreement", "metamorphic"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem for a property: the step, what is asked about it, and a seed for whatever the property draws itself."""
+
+    step: Step
+    query: Query
+    seed: int = 0
+
+
+class Disagreement(AssertionError):
+    """A property does not hold for a case: which number, what it should be, how far it may be off."""
+
+    def __init__(self, case: Case, what: str, got: float, wanted: float, bound: float) -> None:
+        self.case, self.what, self.got, self.wanted, self.bound = case, what, got, wanted, bound
+        super().__init__(
+            f"{case.query}: {what} is {got!r}, should be {wanted!r}; off by {abs(got - wanted):.3g}, "
+            f"where rounding and conditioning explain {bound:.3g}"
+        )
+
+
+Asker = Callable[[Step, Query], Answer]
+Check = Callable[[Asker, Case, npt.DTypeLike], None]
+
+
+@dataclass(frozen=True)
+class Property:
+    """Something that must hold.
+
+    Parameters
+    ----------
+    name, sentence, equation : str
+    kind : {"agreement", "metamorphic"}
+    function : str
+        The function of the contract that it is about.
+    cases : strategy of Case
+    check : callable
+        ``check(ask, case, dtype)``, which raises `Disagreement`; `ask` returns a candidate's answer.
+    """
+
+    name: str
+    sentence: str
+    equation: str
+    kind: Kind
+    function: str
+    cases: st.SearchStrategy[Case]
+    check: Check
+
+
+def asker(candidate: Implementation, timeout: float | None = None) -> Asker:
+    """Return the candidate as a function that puts a call and returns a checked answer."""
+    return lambda step, query: answer(candidate, step, query, timeout)
+
+
+def compare(case: Case, got: Answer, wanted: Answer, bound: Answer) -> None:
+    """Raise `Disagreement` for the element that exceeds its bound most; what `got` lacks of `wanted` is not compared."""
+    worst: tuple[float, str, float, float, float] | None = None
+    for name in wanted.keys() & got.keys():
+        error, limit = np.abs(got[name] - wanted[name]), np.broadcast_to(bound[name], got[name].shape)
+        over = ~(error <= limit)
+        if not over.any():
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(over, np.nan_to_num(error / limit, nan=np.inf), -1.0)
+        place = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+        label = name + (str(list(map(int, place))) if place else "")
+        found = (float(ratio[place]), label, *(float(a[place]) for a in (got[name], wanted[name], limit)))
+        worst = max(worst, found) if worst else found
+    if worst:
+        raise Disagreement(case, *worst[1:])
+
+
+def _agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    compare(case, ask(case.step, case.query), expected(case.step, case.query), bounds(case.step, case.query, dtype))
+
+
+# --- metamorphic checks -----------------------------------------------------------------------------------------------
+
+
+def _spread(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Array:
+    """How far the candidate's own answers move when its inputs change by relative u: its conditioning, without an oracle."""
+    return conditioning(lambda step: ask(in_dtype(step, dtype), case.query)["values"], case.step, dtype, seed=case.seed)
+
+
+def _scores_follow_samples(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    order = np.random.default_rng(case.seed).permutation(case.step.n)
+    base = ask(case.step, case.query)["values"]
+    shuffled = ask(replace(case.step, train=case.step.train.take(order)), case.query)["values"]
+    bound = _own_bound(ask, case, base, dtype)
+    compare(case, {"values": shuffled}, {"values": base[order]}, {"values": bound[order]})
+
+
+def _own_bound(ask: Asker, case: Case, base: Array, dtype: npt.DTypeLike) -> Array:
+    """Rounding in proportion to the largest answer, and the candidate's own spread, the largest over the samples.
+
+    A dot product's own terms are not seen from outside; where they cancel, the spread shows it.
+    """
+    length = parameter_count(case.step) + case.step.n
+    size = np.abs(base).max() + np.max(_spread(ask, case, dtype)) / rounding(1.0, 1, dtype)
+    return np.full(base.shape, rounding(size, length, dtype))
+
+
+def _equal_samples_score_equally(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    twice = replace(case.step, train=case.step.train.take(np.append(np.arange(case.step.n), 0)))
+    base = ask(twice, case.query)["values"]
+    bound = _own_bound(ask, Case(twice, case.query, case.seed), base, dtype)
+    compare(case, {"values": base[-1:]}, {"values": base[:1]}, {"values": bound[:1]})
+
+
+def _validation_adds_up(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    each = Query("scores", dict(case.query.options) | {"per_validation": True})
+    matrix, mean = ask(case.step, each)["values"], ask(case.step, case.query)["values"]
+    own = _own_bound(ask, Case(case.step, each, case.seed), matrix, dtype)[:, 0]
+    compare(case, {"values": matrix.mean(axis=1)}, {"values": mean}, {"values": own})
+
+
+def _efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    everybody = np.ones(case.step.n, bool)
+    total, empty = (ask(case.step, Query("utility", {"coalition": mask}))["values"] for mask in (everybody, ~everybody))
+    values = ask(case.step, case.query)["values"]
+    # A utility is the difference of two losses, which are of the order of one nat, or one unit squared.
+    size = np.abs(values).sum() + abs(total) + abs(empty) + 1 + _outputs_scale(case.step)
+    bound = rounding(size, parameter_count(case.step) + case.step.n, dtype)
+    compare(case, {"sum": values.sum()[None]}, {"sum": np.array([total - empty])}, {"sum": np.array([bound])})
+
+
+def _outputs_scale(step: Step) -> float:
+    """What a loss may be made of: an upper bound on the outputs' size, and squared with the targets for mse."""
+    size = float(np.abs(step.valid.x).max())
+    for layer in range(step.net.depth):
+        weight = np.abs(step.params[f"{layer}.weight"]).sum(axis=1).max()
+        bias = np.abs(step.params[f"{layer}.bias"]).max() if step.net.bias else 0.0
+        size = float(weight * size + bias)
+        if step.net.activation in ("tanh", "sigmoid") and layer < step.net.depth - 1:
+            size = min(size, 1.0)
+    return (size + float(np.abs(step.valid.y).max())) ** 2 if step.net.loss == "mse" else size
+
+
+def _rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    """A sum over n samples is n times their mean, and Adam does not see a common factor of g, √v and ε."""
+    n, mean = case.step.n, replace(case.step, reduction="mean")
+    state = AdamState(
+        mean.state.step,
+        {name: n * m for name, m in mean.state.m.items()},
+        {name: n**2 * v for name, v in mean.state.v.items()},
+    )
+    scaled = replace(
+        mean,
+        reduction="sum",
+        state=state,
+        adam=replace(mean.adam, eps=n * mean.adam.eps, eps_root=n**2 * mean.adam.eps_root),
+    )
+    base = ask(mean, case.query)["values"]
+    bound = _own_bound(ask, Case(mean, case.query, case.seed), base, dtype)
+    compare(case, {"values": ask(scaled, case.query)["values"]}, {"values": base}, {"values": bound})
+
+
+def _large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    """D(g) → ε: every slope but SGD's own becomes η k / ε."""
+    beta1, t = case.step.adam.betas[0], case.step.state.step + 1
+    eps = 1e12
+    step = replace(case.step, adam=replace(case.step.adam, eps=eps))
+    k = (1 - beta1) / (1 - beta1**t)
+    sgd = ask(step, Query("scores", {"slope": "sgd", "gradient": "start"}))["values"]
+    values = ask(step, case.query)["values"]
+    size = np.abs(k * sgd).max() + np.max(_spread(ask, Case(step, case.query, case.seed), dtype)) * eps
+    # √v̂ and the gradient beside ε, and β^t as a power, which loses 1/(1 − β) digits.
+    root = max(float(np.sqrt(v.max())) for v in step.state.v.values()) * t
+    scale = size * (1 + beta1 / (1 - beta1)) * (1 + root / eps / rounding(1.0, 1, dtype))
+    bound = rounding(scale, parameter_count(step), dtype) + np.abs(sgd).max() * 1 / eps * _gradient_scale(step)
+    compare(case, {"values": values * eps}, {"values": k * sgd}, {"values": np.full(values.shape, bound)})
+
+
+def _gradient_scale(step: Step) -> float:
+    return float(np.abs(step.train.x).max() + 1) * (1 + _outputs_scale(step)) * step.n
+
+
+def _a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    """Every sample twice is the same mean gradient, of which each copy contributes half."""
+    step = replace(case.step, reduction="mean")
+    twice = replace(step, train=step.train.take(np.tile(np.arange(step.n), 2)))
+    base, doubled = ask(step, case.query)["values"], ask(twice, case.query)["values"]
+    bound = _own_bound(ask, Case(step, case.query, case.seed), base, dtype)
+    compare(case, {"values": 2 * doubled[: step.n]}, {"values": base}, {"values": 2 * bound})
+
+
+def _answers_are_repeatable(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+    first, second = (ask(case.step, case.query) for _ in range(2))
+    compare(case, second, first, {name: np.zeros_like(array) for name, array in first.items()})
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+
+def in_dtype(step: Step, dtype: npt.DTypeLike) -> Step:
+    """Return the step with its real arrays in `dtype`."""
+
+    def cast(arrays: dict[str, Array]) -> dict[str, Array]:
+        return {name: array.astype(dtype) for name, array in arrays.items()}
+
+    def cast_batch(batch: Batch) -> Batch:
+        return Batch(batch.x.astype(dtype), batch.y.astype(dtype) if batch.y.ndim == 2 else batch.y)
+
+    state = AdamState(step.state.step, cast(step.state.m), cast(step.state.v))
+    train, valid = cast_batch(step.train), cast_batch(step.valid)
+    return Step(step.net, cast(step.params), step.adam, state, train, valid, step.reduction)
+
+
+def cases(query: Query, **limits: Any) -> st.SearchStrategy[Case]:
+    """Return cases of one call over random steps."""
+    return st.builds(Case, steps(**limits), st.just(query), seeds)
+
+
+def score_cases(**options: Any) -> st.SearchStrategy[Case]:
+    """Return cases of `scores` with `options`, over every slope and gradient that they leave open."""
+    drawn = {"slope": st.sampled_from(SLOPES), "gradient": st.sampled_from(GRADIENTS)}
+    fixed = {name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in options.items()}
+    query = st.fixed_dictionaries(drawn | fixed).map(lambda given: Query("scores", given))
+    return st.builds(Case, steps(), query, seeds)
+
+
+@st.composite
+def utility_cases(draw: Any) -> Case:
+    """Return cases of `utility` over random coalitions, the empty and the whole one among them."""
+    step = draw(steps())
+    mask = np.array(draw(st.lists(st.booleans(), min_size=step.n, max_size=step.n), label="coalition"), dtype=bool)
+    return Case(step, Query("utility", {"coalition": mask}))
+
+
+def _agreement(name: str, sentence: str, equation: str, function: str, strategy: st.SearchStrategy[Case]) -> Property:
+    return Property(name, sentence, equation, "agreement", function, strategy, _agrees)
+
+
+def _metamorphic(
+    name: str, sentence: str, equation: str, strategy: st.SearchStrategy[Case], check: Check, function: str = "scores"
+) -> Property:
+    return Property(name, sentence, equation, "metamorphic", function, strategy, check)
+
+
+_SLOPE_EQUATIONS = {
+    "sgd": "S = η",
+    "frozen": "S = η k / D(g)",
+    "linearized": "S = A[0, 0] = η k / D(0)",
+    "tangent": "S = A[g, g]",
+    "secant": "S = A[g, 0]",
+    "random_order": "S = Σ w Σ 2 a h² A[τ g + h s, τ g − h s]",
+}
+_MARGINAL_EQUATIONS = {
+    "first": "U({i}) − U(∅)",
+    "last": "U(B) − U(B∖{i})",
+    "shapley": "mean over all orders of arrival",
+}
+
+PROPERTIES: tuple[Property, ...] = (
+    _agreement(
+        "update",
+        "The step is Adam's.",
+        "θ⁺ = θ − A(g) − η λ θ, m⁺ = β1 m + (1 − β1) g, v⁺ = β2 v + (1 − β2) g²",
+        "update",
+        cases(Query("update")),
+    ),
+    _agreement(
+        "utility",
+        "The utility of a coalition is the fall of the validation loss.",
+        "U(S) = L(θ) − L(θ − A(g_S) − η λ θ)",
+        "utility",
+        utility_cases(),
+    ),
+    *(
+        _agreement(
+            f"marginals-{kind}-{loss}",
+            f"Marginal utilities '{kind}' with loss '{loss}' are the oracle's.",
+            _MARGINAL_EQUATIONS[kind],
+            "marginals",
+            cases(Query("marginals", {"kind": kind, "loss": loss}), max_n=5 if kind == "shapley" else 16),
+        )
+        for kind in MARGINALS
+        for loss in MARGINAL_LOSSES
+    ),
+    *(
+        _agreement(
+            f"scores-{slope}-{gradient}",
+            f"Scores with slope '{slope}' and gradient '{gradient}' are the oracle's.",
+            f"score_i = ⟨Γ ⊙ S, x_i⟩, {_SLOPE_EQUATIONS[slope]}",
+            "scores",
+            cases(Query("scores", {"slope": slope, "gradient": gradient})),
+        )
+        for slope in SLOPES
+        for gradient in GRADIENTS
+    ),
+    _agreement(
+        "scores-nodes",
+        "Other numbers of quadrature nodes are followed.",
+        "nodes = (path, normal)",
+        "scores",
+        score_cases(slope="random_order", nodes=st.sampled_from([(1, 2), (2, 4), (3, 5), (8, 9)])),
+    ),
+    _agreement(
+        "scores-per-validation",
+        "The matrix of scores by validation sample is the oracle's.",
+        "score_ij = ⟨Γ_j ⊙ S, x_i⟩",
+        "scores",
+        score_cases(per_validation=True),
+    ),
+    _agreement(
+        "scores-efficient",
+        "What is missing to the gain of the data is spread equally.",
+        "score_i + (U(B) − U(∅) − Σ_j score_j) / n",
+        "scores",
+        score_cases(efficient=True, per_validation=st.booleans()),
+    ),
+    _agreement(
+        "scores-previous-denominator",
+        "The linearised slope with the denominator of the state as it is.",
+        "S = η k / (√(v̂_{t−1} + ε_root) + ε)",
+        "scores",
+        st.builds(
+            Case,
+            steps(kinds=("ordinary", "adversarial")),
+            st.sampled_from(GRADIENTS).map(
+                lambda gradient: Query(
+                    "scores", {"slope": "linearized", "gradient": gradient, "denominator": "previous"}
+                )
+            ),
+            seeds,
+        ),
+    ),
+    _agreement(
+        "influence",
+        "The derivative of the loss after the step in a sample's weight.",
+        "⟨∇L(θ⁺), A'(g) ⊙ x_i⟩",
+        "influence",
+        cases(Query("influence")),
+    ),
+    _metamorphic(
+        "equivariance",
+        "Scores follow their samples when the batch is reordered.",
+        "score_π(i)(π B) = score_i(B)",
+        score_cases(),
+        _scores_follow_samples,
+    ),
+    _metamorphic(
+        "symmetry",
+        "Equal samples score equally.",
+        "z_i = z_j ⇒ score_i = score_j",
+        score_cases(),
+        _equal_samples_score_equally,
+    ),
+    _metamorphic(
+        "additivity",
+        "Scores against the validation samples average to the score.",
+        "mean_j score_ij = score_i",
+        score_cases(),
+        _validation_adds_up,
+    ),
+    _metamorphic(
+        "efficiency",
+        "Efficient scores sum to the gain of the data.",
+        "Σ_i score_i = U(B) − U(∅)",
+        score_cases(efficient=True),
+        _efficient_scores_sum_to_the_utility,
+    ),
+    _metamorphic(
+        "rescaling",
+        "A common factor of loss, m, √v and ε changes nothing.",
+        "A_{c m, c² v, c ε}(c g) = A_{m, v, ε}(g)",
+        score_cases(slope=st.sampled_from([slope for slope in SLOPES if slope != "sgd"])),
+        _rescaling_changes_nothing,
+    ),
+    _metamorphic(
+        "sgd-limit",
+        "A large ε leaves SGD with momentum.",
+        "ε S → η k",
+        score_cases(slope=st.sampled_from([slope for slope in SLOPES if slope != "sgd"]), gradient="start"),
+        _large_eps_leaves_sgd,
+    ),
+    _metamorphic(
+        "duplicate-batch",
+        "A batch with every sample twice gives each copy half.",
+        "score_i(B + B) = score_i(B) / 2",
+        score_cases(slope=st.sampled_from([slope for slope in SLOPES if slope != "random_order"])),
+        _a_duplicate_batch_halves_the_scores,
+    ),
+    _metamorphic(
+        "repeatability",
+        "The same call gives the same answer, to the last bit.",
+        "score(step) = score(step)",
+        score_cases(),
+        _answers_are_repeatable,
+    ),
+)
