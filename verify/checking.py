@@ -18,6 +18,9 @@ from adamshap.verify.properties import PROPERTIES, Case, Disagreement, Property,
 PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
 """Random cases for each property."""
 
+EVIDENCE = 6
+"""Cases of a failed property that are kept for the diagnosis."""
+
 Status = Literal["passed", "failed", "not offered", "not supported"]
 
 
@@ -35,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one property."""
+    """What became of one property; `evidence` holds the first cases tried, failing or not, of one that failed."""
 
     property: Property
     status: Status
@@ -43,6 +46,7 @@ class Outcome:
     seconds: float
     finding: Finding | None = None
     unsupported: tuple[tuple[str, int], ...] = ()
+    evidence: tuple[Case, ...] = ()
 
 
 class _Enough(BaseException):
@@ -95,6 +99,7 @@ def _check_one(
     ask = asker(candidate, timeout)
     start, tried, reasons = time.monotonic(), 0, Counter[str]()
     found: list[Finding] = []
+    evidence: list[Case] = []
     first_failure = [0.0, 0.0]  # when, and after how many cases
 
     def once(case: Case) -> None:
@@ -103,6 +108,8 @@ def _check_one(
             raise _Enough
         tried += 1
         case = Case(in_dtype(case.step, dtype), case.query, case.seed)
+        if len(evidence) < EVIDENCE:
+            evidence.append(case)
         try:
             one.check(ask, case, dtype)
         except Unsupported as reason:
@@ -133,7 +140,7 @@ def _check_one(
     unsupported = tuple(reasons.most_common())
     if found:
         smallest = min(found, key=lambda finding: size_of(finding.case.step))
-        return Outcome(one, "failed", int(first_failure[1]), seconds, smallest, unsupported)
+        return Outcome(one, "failed", int(first_failure[1]), seconds, smallest, unsupported, tuple(evidence))
     if tried and reasons.total() == tried:
         return Outcome(one, "not supported", tried, seconds, None, unsupported)
     return Outcome(one, "passed", tried, seconds, None, unsupported)

@@ -1,8 +1,8 @@
-"""Known mistakes: each is the oracle with one thing wrong, a name, a sentence, and where it was seen or why it is likely.
+"""Known mistakes: each is the oracle with one thing wrong, a name, a sentence, and where it was seen.
 
-A fault wraps the oracle's answers. It changes the step that the oracle sees, replaces one of the oracle's functions while it
-answers, or changes the result; so two faults can be had at once by wrapping twice. Each has three uses: the harness must
-catch it, test vectors must expose it, and a candidate's wrong numbers are compared with its.
+A fault wraps the oracle's answers. It changes the step that the oracle sees, replaces one of the oracle's functions
+while it answers, or changes the result; so two faults can be had at once by wrapping twice. Each has three uses: the
+harness must catch it, test vectors must expose it, and a candidate's wrong numbers are compared with its.
 """
 
 import dataclasses
@@ -59,20 +59,20 @@ def _sees(change: Callable[[Step], Step]) -> Wrap:
     return lambda ask: lambda step, query: ask(change(step.as_float64()), query)
 
 
-def _returns(change: Callable[[Step, Query, Any], Any], *functions: str) -> Wrap:
-    """The oracle's result is changed, for calls of `functions`."""
+def _returns(change: Callable[[Step, Query, Any, Ask], Any], *functions: str) -> Wrap:
+    """The result is changed, for calls of `functions`: ``change(step, query, result, ask)``."""
 
     def wrap(ask: Ask) -> Ask:
         def faulty(step: Step, query: Query) -> Any:
             result = ask(step, query)
-            return change(step.as_float64(), query, result) if query.function in functions else result
+            return change(step.as_float64(), query, result, ask) if query.function in functions else result
 
         return faulty
 
     return wrap
 
 
-def _scores(change: Callable[[Step, Query, Array], Array]) -> Wrap:
+def _scores(change: Callable[[Step, Query, Array, Ask], Array]) -> Wrap:
     return _returns(change, "scores")
 
 
@@ -147,7 +147,7 @@ def _x(step: Step) -> Params:
     return network.sample_gradients(step)
 
 
-def _partial(step: Step, query: Query, keep: Callable[[str], bool]) -> Array:
+def _partial(ask: Ask, step: Step, query: Query, keep: Callable[[str], bool]) -> Array:
     """The scores that only the parameters whose names `keep` says yes to would give."""
     kept = ghost.dot_products
 
@@ -159,11 +159,11 @@ def _partial(step: Step, query: Query, keep: Callable[[str], bool]) -> Array:
         return kept({name: x[name] for name in names}, P)
 
     with _replaced("dot_products", kept, some):
-        return ORACLE.ask(step, query)  # type: ignore[no-any-return]
+        return ask(step, query)  # type: ignore[no-any-return]
 
 
 def _dropping(drop: Callable[[str, Step], bool]) -> Wrap:
-    return _scores(lambda step, query, result: _partial(step, query, lambda name: not drop(name, step)))
+    return _scores(lambda step, query, result, ask: _partial(ask, step, query, lambda name: not drop(name, step)))
 
 
 # --- single mistakes that need more than a line -----------------------------------------------------------------------
@@ -194,7 +194,7 @@ def _coupled(ask: Ask) -> Ask:
 
 
 def _summed_separately(right: Any) -> Any:
-    """GhostSuite issue 8: Σ_j b_j times Σ_j a_j for Σ_j b_j a_jᵀ, the same for one validation sample and wrong for two."""
+    """GhostSuite issue 8: Σ_j b_j times Σ_j a_j for Σ_j b_j a_jᵀ; right for one validation sample, wrong for two."""
 
     def gradient(net: Network, params: Params, batch: Batch) -> Params:
         true: Params = right(net, params, batch)
@@ -232,7 +232,7 @@ def _last_micro_batch(size: int) -> Callable[[Any], Any]:
     return make
 
 
-def _ghost_bias(step: Step, query: Query, result: Array) -> Array:
+def _ghost_bias(step: Step, query: Query, result: Array, ask: Ask) -> Array:
     """The activations are extended by a 1 for the bias, also where the network has none."""
     if step.net.bias:
         return result
@@ -243,7 +243,7 @@ def _ghost_bias(step: Step, query: Query, result: Array) -> Array:
 
     state = AdamState(step.state.step, extend(step.state.m), extend(step.state.v))
     padded = Step(net, extend(step.params), step.adam, state, step.train, step.valid, step.reduction)
-    return _partial(padded, query, lambda name: True)
+    return ask(padded, query)  # type: ignore[no-any-return]
 
 
 def _transposed(right: Any) -> Any:
@@ -262,7 +262,7 @@ def _own_coalition_size(right: Any) -> Any:
     return gradient
 
 
-def _frozen_game(step: Step, query: Query, result: Any) -> Any:
+def _frozen_game(step: Step, query: Query, result: Any, ask: Ask) -> Any:
     """Every coalition's update is divided by the whole batch's denominator."""
     full = network.batch_gradient(step)
     denominators = {name: adam.denominator(c, full[name]) for name, c in adam.step_coefficients(step).items()}
@@ -277,7 +277,7 @@ def _frozen_game(step: Step, query: Query, result: Any) -> Any:
 
         return update_map
 
-    return _with(adam.update_map, make)(ORACLE.ask)(step, query)
+    return _with(adam.update_map, make)(ask)(step, query)
 
 
 def _banzhaf(right: Any) -> Any:
@@ -349,17 +349,17 @@ def _scaled_squares(factor: Callable[[int], float]) -> Wrap:
     return _with(network.sample_losses, make)
 
 
-def _proportionally(step: Step, query: Query, result: Array) -> Array:
+def _proportionally(step: Step, query: Query, result: Array, ask: Ask) -> Array:
     if not query.options.get("efficient"):
         return result
-    plain = ORACLE.ask(step, Query("scores", dict(query.options) | {"efficient": False}))
+    plain = ask(step, Query("scores", dict(query.options) | {"efficient": False}))
     size = np.abs(plain).sum(axis=0)
     share = np.divide(np.abs(plain), size, out=np.full_like(plain, 1 / step.n), where=size > 0)
     spread: Array = plain + (result.sum(axis=0) - plain.sum(axis=0)) * share
     return spread
 
 
-def _to_the_whole_gain(step: Step, query: Query, result: Array) -> Array:
+def _to_the_whole_gain(step: Step, query: Query, result: Array, ask: Ask) -> Array:
     if not query.options.get("efficient"):
         return result
     if query.options.get("per_validation"):
@@ -370,7 +370,7 @@ def _to_the_whole_gain(step: Step, query: Query, result: Array) -> Array:
 
 
 def _random_order_with(spread: Callable[[Array, float], Array], weight: float = 1.0, rule: Any = None) -> Wrap:
-    """`random_order` with another standard deviation of the partial sums, or another rule for the normal distribution."""
+    """`random_order` with another standard deviation of the partial sums, or another rule for the normal."""
 
     def wrong(given: ghost.SlopeInput) -> Array:
         if len(given.x) == 1:
@@ -438,7 +438,7 @@ def _rounded(result: Any) -> Any:
 
 
 def _influence_with(gamma_at: str, slope: Callable[..., Array]) -> Wrap:
-    def change(step: Step, query: Query, result: Array) -> Array:
+    def change(step: Step, query: Query, result: Array, ask: Ask) -> Array:
         x, g = _x(step), network.batch_gradient(step)
         params = adam.update(step)[0] if gamma_at == "after" else step.params
         gamma, c = network.loss_gradient(step.net, params, step.valid), adam.step_coefficients(step)
@@ -448,7 +448,7 @@ def _influence_with(gamma_at: str, slope: Callable[..., Array]) -> Wrap:
     return _returns(change, "influence")
 
 
-def _decay_last(step: Step, query: Query, result: Any) -> Any:
+def _decay_last(step: Step, query: Query, result: Any, ask: Ask) -> Any:
     params, state = result
     shrink = 1 - step.adam.lr * step.adam.weight_decay
     wrong = {name: (p - _decayed(step, name) + step.params[name]) * shrink for name, p in params.items()}
@@ -458,7 +458,7 @@ def _decay_last(step: Step, query: Query, result: Any) -> Any:
 def _state_with(m: Callable[..., Array], v: Callable[..., Array], steps: int = 1) -> Wrap:
     """`update` returns another state: ``m(m, g, β1)`` and ``v(v, x, g, β2)``."""
 
-    def change(step: Step, query: Query, result: Any) -> Any:
+    def change(step: Step, query: Query, result: Any, ask: Ask) -> Any:
         x, g, (beta1, beta2) = _x(step), network.batch_gradient(step), step.adam.betas
         state = AdamState(
             step.state.step + steps,
@@ -483,89 +483,440 @@ _LESS = "LESS (arXiv 2402.04333) preconditions so"
 
 FAULTS: tuple[Fault, ...] = (
     # Adam's coefficients
-    Fault("eps-inside-root", "ε inside the square root", _LESS, _settings(eps_root=lambda a: a.eps_root + a.eps, eps=lambda a: 0.0)),
+    Fault(
+        "eps-inside-root",
+        "ε inside the square root",
+        _LESS,
+        _settings(eps_root=lambda a: a.eps_root + a.eps, eps=lambda a: 0.0),
+    ),
     Fault("eps-root-ignored", "ε_root left out", "PyTorch has none", _settings(eps_root=lambda a: 0.0)),
-    Fault("eps-root-before-correction", "ε_root added to v before its bias correction", "optax adds it after", _coefficients(lambda c, a, t, m, v: replace(c, kappa=(a.betas[1] * v + a.eps_root) / bias_correction(a.betas[1], t)))),
-    Fault("no-bias-correction", "no bias correction", _LESS, _with(adam.bias_correction, lambda right: lambda beta, t: 1.0)),
-    Fault("bias-correction-of-m-only", "bias correction of m but not of v", _SEEN, _coefficients(lambda c, a, t, m, v: replace(c, kappa=a.betas[1] * v + a.eps_root, q=1 - a.betas[1]))),
-    Fault("bias-correction-previous", "bias correction with t − 1", "the step counter is read before it is advanced", _corrected_with(lambda t: t - 1)),
-    Fault("bias-correction-next", "bias correction with t + 1", "the step counter is read after scoring", _corrected_with(lambda t: t + 1)),
-    Fault("bias-correction-capped", "bias correction that ends at t = 100", "large t: a table or a float16 power", _corrected_with(lambda t: min(t, 100))),
-    Fault("state-already-corrected", "m and v taken as bias-corrected already", "some libraries store m̂ and v̂", _coefficients(lambda c, a, t, m, v: replace(c, mu=a.betas[0] * m, kappa=a.betas[1] * v + a.eps_root))),
+    Fault(
+        "eps-root-before-correction",
+        "ε_root added to v before its bias correction",
+        "optax adds it after",
+        _coefficients(
+            lambda c, a, t, m, v: replace(c, kappa=(a.betas[1] * v + a.eps_root) / bias_correction(a.betas[1], t))
+        ),
+    ),
+    Fault(
+        "no-bias-correction",
+        "no bias correction",
+        _LESS,
+        _with(adam.bias_correction, lambda right: lambda beta, t: 1.0),
+    ),
+    Fault(
+        "bias-correction-of-m-only",
+        "bias correction of m but not of v",
+        _SEEN,
+        _coefficients(lambda c, a, t, m, v: replace(c, kappa=a.betas[1] * v + a.eps_root, q=1 - a.betas[1])),
+    ),
+    Fault(
+        "bias-correction-previous",
+        "bias correction with t − 1",
+        "the step counter is read before it is advanced",
+        _corrected_with(lambda t: t - 1),
+    ),
+    Fault(
+        "bias-correction-next",
+        "bias correction with t + 1",
+        "the step counter is read after scoring",
+        _corrected_with(lambda t: t + 1),
+    ),
+    Fault(
+        "bias-correction-capped",
+        "bias correction that ends at t = 100",
+        "large t: a table or a float16 power",
+        _corrected_with(lambda t: min(t, 100)),
+    ),
+    Fault(
+        "state-already-corrected",
+        "m and v taken as bias-corrected already",
+        "some libraries store m̂ and v̂",
+        _coefficients(lambda c, a, t, m, v: replace(c, mu=a.betas[0] * m, kappa=a.betas[1] * v + a.eps_root)),
+    ),
     Fault("v-after-the-step", "v_t for v_{t−1}", "v is updated before scoring", _state(_advanced_v)),
-    Fault("state-after-the-step", "m and v of after the step", "the state is updated before scoring", _state(_advanced_state)),
+    Fault(
+        "state-after-the-step",
+        "m and v of after the step",
+        "the state is updated before scoring",
+        _state(_advanced_state),
+    ),
     Fault("betas-swapped", "β1 and β2 swapped", "argument order", _settings(betas=lambda a: a.betas[::-1])),
-    Fault("v-not-decayed", "√v without the factor β2 and the bias correction", "the state's root is at hand", _coefficients(lambda c, a, t, m, v: replace(c, kappa=v + a.eps_root))),
-    Fault("m-not-decayed", "μ without the factor β1", _SEEN, _coefficients(lambda c, a, t, m, v: replace(c, mu=m / bias_correction(a.betas[0], t)))),
-    Fault("gradient-not-averaged", "k without the factor 1 − β1", "momentum as in SGD", _coefficients(lambda c, a, t, m, v: replace(c, k=1 / bias_correction(a.betas[0], t)))),
-    Fault("square-not-averaged", "q without the factor 1 − β2", _SEEN, _coefficients(lambda c, a, t, m, v: replace(c, q=1 / bias_correction(a.betas[1], t)))),
-    Fault("no-momentum", "m left out", "the momentum term is dropped as sample-independent", _coefficients(lambda c, a, t, m, v: replace(c, mu=np.zeros_like(m)))),
-    Fault("square-left-out", "the batch's own g² left out of the denominator", "the variance is held fixed", _coefficients(lambda c, a, t, m, v: replace(c, q=1e-300))),
+    Fault(
+        "v-not-decayed",
+        "√v without the factor β2 and the bias correction",
+        "the state's root is at hand",
+        _coefficients(lambda c, a, t, m, v: replace(c, kappa=v + a.eps_root)),
+    ),
+    Fault(
+        "m-not-decayed",
+        "μ without the factor β1",
+        _SEEN,
+        _coefficients(lambda c, a, t, m, v: replace(c, mu=m / bias_correction(a.betas[0], t))),
+    ),
+    Fault(
+        "gradient-not-averaged",
+        "k without the factor 1 − β1",
+        "momentum as in SGD",
+        _coefficients(lambda c, a, t, m, v: replace(c, k=1 / bias_correction(a.betas[0], t))),
+    ),
+    Fault(
+        "square-not-averaged",
+        "q without the factor 1 − β2",
+        _SEEN,
+        _coefficients(lambda c, a, t, m, v: replace(c, q=1 / bias_correction(a.betas[1], t))),
+    ),
+    Fault(
+        "no-momentum",
+        "m left out",
+        "the momentum term is dropped as sample-independent",
+        _coefficients(lambda c, a, t, m, v: replace(c, mu=np.zeros_like(m))),
+    ),
+    Fault(
+        "square-left-out",
+        "the batch's own g² left out of the denominator",
+        "the variance is held fixed",
+        _coefficients(lambda c, a, t, m, v: replace(c, q=1e-300)),
+    ),
     # weight decay
     Fault("decay-coupled", "weight decay coupled (L2 in the loss)", "torch.optim.Adam's weight_decay", _coupled),
-    Fault("decay-without-lr", "weight decay not multiplied by the learning rate", "the AdamW paper's own form", _with(adam.decayed, lambda _: lambda step: {name: p * (1 - step.adam.weight_decay) for name, p in step.params.items()})),
+    Fault(
+        "decay-without-lr",
+        "weight decay not multiplied by the learning rate",
+        "the AdamW paper's own form",
+        _with(
+            adam.decayed,
+            lambda _: lambda step: {name: p * (1 - step.adam.weight_decay) for name, p in step.params.items()},
+        ),
+    ),
     Fault("decay-left-out", "weight decay left out", _SEEN, _settings(weight_decay=lambda a: 0.0)),
     Fault("decay-after-the-step", "weight decay applied after Adam's step", _SEEN, _returns(_decay_last, "update")),
     # the state that `update` returns
-    Fault("m-without-decay", "m⁺ = m + (1 − β1) g", _SEEN, _state_with(lambda m, g, beta: m + (1 - beta) * g, _right_v)),
-    Fault("v-of-per-sample-squares", "v⁺ made of Σ x_i² for g²", "per-sample g² for batch g²", _state_with(_right_m, lambda v, x, g, beta: beta * v + (1 - beta) * (x**2).sum(axis=0))),
+    Fault(
+        "m-without-decay", "m⁺ = m + (1 − β1) g", _SEEN, _state_with(lambda m, g, beta: m + (1 - beta) * g, _right_v)
+    ),
+    Fault(
+        "v-of-per-sample-squares",
+        "v⁺ made of Σ x_i² for g²",
+        "per-sample g² for batch g²",
+        _state_with(_right_m, lambda v, x, g, beta: beta * v + (1 - beta) * (x**2).sum(axis=0)),
+    ),
     Fault("step-not-counted", "a step counter that does not advance", _SEEN, _state_with(_right_m, _right_v, steps=0)),
     # reduction and coalitions
-    Fault("sum-for-mean", "sum for mean", "the loss's reduction is not undone", _sees(lambda step: replace(step, reduction="sum"))),
-    Fault("mean-for-sum", "mean for sum", "the loss's reduction is not undone", _sees(lambda step: replace(step, reduction="mean"))),
-    Fault("coalition-size-as-divisor", "|S| as the divisor of a coalition's gradient", "the mean over the coalition is at hand", _with(game.coalition_gradient, _own_coalition_size)),
-    Fault("last-micro-batch-full", "the last, partial micro-batch weighted as a full one", "gradient accumulation", _with(network.sample_gradients, _last_micro_batch(4))),
+    Fault(
+        "sum-for-mean",
+        "sum for mean",
+        "the loss's reduction is not undone",
+        _sees(lambda step: replace(step, reduction="sum")),
+    ),
+    Fault(
+        "mean-for-sum",
+        "mean for sum",
+        "the loss's reduction is not undone",
+        _sees(lambda step: replace(step, reduction="mean")),
+    ),
+    Fault(
+        "coalition-size-as-divisor",
+        "|S| as the divisor of a coalition's gradient",
+        "the mean over the coalition is at hand",
+        _with(game.coalition_gradient, _own_coalition_size),
+    ),
+    Fault(
+        "last-micro-batch-full",
+        "the last, partial micro-batch weighted as a full one",
+        "gradient accumulation",
+        _with(network.sample_gradients, _last_micro_batch(4)),
+    ),
     # the game
-    Fault("sign", "the opposite sign", "arXiv 2406.11011 has the opposite sign", _returns(lambda step, query, result: replace(result, values=-result.values) if isinstance(result, Marginals) else -result, "scores", "marginals", "influence", "utility")),
-    Fault("history-in-first", "U(∅) left in the marginals", "the paper's marginal utility holds it", _returns(lambda step, query, result: _with_history(result), "marginals")),
-    Fault("frozen-denominator-in-the-game", "the whole batch's denominator for every coalition", "batch g² for the coalition's", _returns(_frozen_game, "utility", "marginals")),
-    Fault("banzhaf", "the Banzhaf value for the Shapley value", "all coalitions weigh the same", _with(game.shapley_values, _banzhaf)),
-    Fault("first-and-last", "the mean of first and last for the Shapley value", "a cheap stand-in", _with(game.shapley_values, _first_and_last)),
-    Fault("utility-without-decay", "weight decay left out of the utility", _SEEN, _returns(lambda step, query, result: ORACLE.ask(replace(step, adam=replace(step.adam, weight_decay=0.0)), query), "utility", "marginals")),
+    Fault(
+        "sign",
+        "the opposite sign",
+        "arXiv 2406.11011 has the opposite sign",
+        _returns(
+            lambda step, query, result, ask: (
+                replace(result, values=-result.values) if isinstance(result, Marginals) else -result
+            ),
+            "scores",
+            "marginals",
+            "influence",
+            "utility",
+        ),
+    ),
+    Fault(
+        "history-in-first",
+        "U(∅) left in the marginals",
+        "the paper's marginal utility holds it",
+        _returns(lambda step, query, result, ask: _with_history(result), "marginals"),
+    ),
+    Fault(
+        "frozen-denominator-in-the-game",
+        "the whole batch's denominator for every coalition",
+        "batch g² for the coalition's",
+        _returns(_frozen_game, "utility", "marginals"),
+    ),
+    Fault(
+        "banzhaf",
+        "the Banzhaf value for the Shapley value",
+        "all coalitions weigh the same",
+        _with(game.shapley_values, _banzhaf),
+    ),
+    Fault(
+        "first-and-last",
+        "the mean of first and last for the Shapley value",
+        "a cheap stand-in",
+        _with(game.shapley_values, _first_and_last),
+    ),
+    Fault(
+        "utility-without-decay",
+        "weight decay left out of the utility",
+        _SEEN,
+        _returns(
+            lambda step, query, result, ask: ask(replace(step, adam=replace(step.adam, weight_decay=0.0)), query),
+            "utility",
+            "marginals",
+        ),
+    ),
     # the network
-    Fault("derivative-at-the-output", "tanh's derivative taken at its output", "φ'(a) for φ'(z)", _activation("tanh", _tanh_by_output)),
-    Fault("gelu-by-tanh", "GELU by its tanh approximation", "jax.nn.gelu's default", _activation("gelu", lambda z: 0.5 * z * (1 + anp.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))))),
-    Fault("squares-summed", "squared errors summed over outputs", "the mean over outputs is PyTorch's", _scaled_squares(float)),
+    Fault(
+        "derivative-at-the-output",
+        "tanh's derivative taken at its output",
+        "φ'(a) for φ'(z)",
+        _activation("tanh", _tanh_by_output),
+    ),
+    Fault(
+        "gelu-by-tanh",
+        "GELU by its tanh approximation",
+        "jax.nn.gelu's default",
+        _activation("gelu", lambda z: 0.5 * z * (1 + anp.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))),
+    ),
+    Fault(
+        "squares-summed",
+        "squared errors summed over outputs",
+        "the mean over outputs is PyTorch's",
+        _scaled_squares(float),
+    ),
     Fault("squares-halved", "half the squared error", "textbooks' loss", _scaled_squares(lambda d_out: 0.5)),
-    Fault("bias-dropped", "bias gradients dropped from the scores", "only linear weights are hooked", _dropping(lambda name, step: name.endswith("bias"))),
-    Fault("first-layer-skipped", "the first layer skipped", "its input has no gradient, so its hook is not called", _dropping(lambda name, step: name.startswith("0.") and step.net.depth > 1)),
-    Fault("last-layer-skipped", "the last layer skipped", _SEEN, _dropping(lambda name, step: name.startswith(f"{step.net.depth - 1}.") and step.net.depth > 1)),
-    Fault("bias-where-there-is-none", "a bias term in networks without bias", "activations are extended by 1", _scores(_ghost_bias)),
-    Fault("transposed", "P transposed on square layers", "on others the shapes would not fit", _with(ghost.dot_products, _transposed)),
+    Fault(
+        "bias-dropped",
+        "bias gradients dropped from the scores",
+        "only linear weights are hooked",
+        _dropping(lambda name, step: name.endswith("bias")),
+    ),
+    Fault(
+        "first-layer-skipped",
+        "the first layer skipped",
+        "its input has no gradient, so its hook is not called",
+        _dropping(lambda name, step: name.startswith("0.") and step.net.depth > 1),
+    ),
+    Fault(
+        "last-layer-skipped",
+        "the last layer skipped",
+        _SEEN,
+        _dropping(lambda name, step: name.startswith(f"{step.net.depth - 1}.") and step.net.depth > 1),
+    ),
+    Fault(
+        "bias-where-there-is-none",
+        "a bias term in networks without bias",
+        "activations are extended by 1",
+        _scores(_ghost_bias),
+    ),
+    Fault(
+        "transposed",
+        "P transposed on square layers",
+        "on others the shapes would not fit",
+        _with(ghost.dot_products, _transposed),
+    ),
     # validation
-    Fault("validation-summed", "the validation loss summed, not averaged", "the loss's reduction", _scores(lambda step, query, result: result if query.options.get("per_validation") else result * step.n_val)),
-    Fault("per-validation-averaged", "columns of per_validation divided by n_val", "the mean's weight kept", _scores(lambda step, query, result: result / step.n_val if query.options.get("per_validation") else result)),
-    Fault("summed-separately", "summed activations times summed gradients of the validation batch", "GhostSuite issue 8", _with(network.loss_gradient, _summed_separately)),
-    Fault("validated-on-the-batch", "the training batch for the validation samples", _SEEN, _sees(lambda step: replace(step, valid=step.train))),
+    Fault(
+        "validation-summed",
+        "the validation loss summed, not averaged",
+        "the loss's reduction",
+        _scores(
+            lambda step, query, result, ask: result if query.options.get("per_validation") else result * step.n_val
+        ),
+    ),
+    Fault(
+        "per-validation-averaged",
+        "columns of per_validation divided by n_val",
+        "the mean's weight kept",
+        _scores(
+            lambda step, query, result, ask: result / step.n_val if query.options.get("per_validation") else result
+        ),
+    ),
+    Fault(
+        "summed-separately",
+        "summed activations times summed gradients of the validation batch",
+        "GhostSuite issue 8",
+        _with(network.loss_gradient, _summed_separately),
+    ),
+    Fault(
+        "validated-on-the-batch",
+        "the training batch for the validation samples",
+        _SEEN,
+        _sees(lambda step: replace(step, valid=step.train)),
+    ),
     # slopes
-    Fault("sgd-for-all", "SGD's slope for every slope", "Adam runs scored by SGD's dot product", _scores(lambda step, query, result: ORACLE.ask(step, Query("scores", {name: value for name, value in query.options.items() if name != "denominator"} | {"slope": "sgd"})))),
-    Fault("lr-left-out", "the learning rate left out of the scores", "a dot product of gradients", _scores(lambda step, query, result: result / step.adam.lr)),
-    Fault("momentum-per-sample", "the momentum step counted for every sample", "A(g_i) for A(g_i) − A(0)", _scores(lambda step, query, result: result + _momentum_gain(step, query))),
-    Fault("momentum-shared", "the momentum step shared out among the samples", "scores that sum to U(B)", _scores(lambda step, query, result: result + _momentum_gain(step, query) / step.n)),
-    Fault("linearized-at-the-batch", "`linearized` with the batch's denominator D(g)", "the optimiser's own denominator", _slope(ghost.linearized, ghost.frozen)),
+    Fault(
+        "sgd-for-all",
+        "SGD's slope for every slope",
+        "Adam runs scored by SGD's dot product",
+        _scores(
+            lambda step, query, result, ask: ask(
+                step,
+                Query(
+                    "scores",
+                    {name: value for name, value in query.options.items() if name != "denominator"} | {"slope": "sgd"},
+                ),
+            )
+        ),
+    ),
+    Fault(
+        "lr-left-out",
+        "the learning rate left out of the scores",
+        "a dot product of gradients",
+        _scores(lambda step, query, result, ask: result / step.adam.lr),
+    ),
+    Fault(
+        "momentum-per-sample",
+        "the momentum step counted for every sample",
+        "A(g_i) for A(g_i) − A(0)",
+        _scores(lambda step, query, result, ask: result + _momentum_gain(step, query)),
+    ),
+    Fault(
+        "momentum-shared",
+        "the momentum step shared out among the samples",
+        "scores that sum to U(B)",
+        _scores(lambda step, query, result, ask: result + _momentum_gain(step, query) / step.n),
+    ),
+    Fault(
+        "linearized-at-the-batch",
+        "`linearized` with the batch's denominator D(g)",
+        "the optimiser's own denominator",
+        _slope(ghost.linearized, ghost.frozen),
+    ),
     Fault("frozen-at-zero", "`frozen` with the denominator D(0)", _SEEN, _slope(ghost.frozen, ghost.linearized)),
-    Fault("frozen-by-per-sample-squares", "`frozen` with Σ x_i² for g² in the denominator", "per-sample g² for batch g²", _slope(ghost.frozen, _per_sample_squares)),
-    Fault("tangent-is-frozen", "`tangent` without the derivative of the denominator", "the denominator counted as a constant", _slope(ghost.tangent, ghost.frozen)),
+    Fault(
+        "frozen-by-per-sample-squares",
+        "`frozen` with Σ x_i² for g² in the denominator",
+        "per-sample g² for batch g²",
+        _slope(ghost.frozen, _per_sample_squares),
+    ),
+    Fault(
+        "tangent-is-frozen",
+        "`tangent` without the derivative of the denominator",
+        "the denominator counted as a constant",
+        _slope(ghost.tangent, ghost.frozen),
+    ),
     Fault("secant-to-the-origin", "`secant` as A(g)/g", "A(0) forgotten", _slope(ghost.secant, _chord_to_the_origin)),
     Fault("secant-is-tangent", "`tangent` for `secant`", _SEEN, _slope(ghost.secant, ghost.tangent)),
-    Fault("previous-not-corrected", "v̂_{t−1} without bias correction in denominator=\"previous\"", _SEEN, _with(ghost.linearized_previous, lambda _: lambda step: {name: step.adam.lr * c.k / (np.sqrt(step.state.v[name] + step.adam.eps_root) + step.adam.eps) for name, c in adam.step_coefficients(step).items()})),
-    Fault("variance-uncentred", "`random_order` with Σ x_i² for the variance", "the mean is not subtracted", _with(ghost.partial_sum_variance, lambda _: lambda x, g: (x**2).sum(axis=0) * len(x) / (len(x) - 1))),
-    Fault("variance-with-replacement", "`random_order` without the factor n/(n − 1)", "drawn with replacement", _with(ghost.partial_sum_variance, lambda right: lambda x, g: right(x, g) * (len(x) - 1) / len(x))),
-    Fault("spread-constant", "`random_order` without the factor τ(1 − τ)", "the whole batch's spread at every τ", _random_order_with(lambda sigma, tau: sigma)),
-    Fault("spread-of-independent-arrivals", "`random_order` with variance τ for τ(1 − τ)", "drawn with replacement", _random_order_with(lambda sigma, tau: np.sqrt(tau) * sigma)),
-    Fault("physicists-hermite", "`random_order` with the physicists' Hermite nodes", "numpy's hermgauss for hermegauss", _random_order_with(lambda sigma, tau: np.sqrt(tau * (1 - tau)) * sigma, rule=_physicists_rule)),
-    Fault("half-the-normal", "`random_order` with the positive half of the normal only", "the factor 2 forgotten", _random_order_with(lambda sigma, tau: np.sqrt(tau * (1 - tau)) * sigma, weight=0.5)),
+    Fault(
+        "previous-not-corrected",
+        'v̂_{t−1} without bias correction in denominator="previous"',
+        _SEEN,
+        _with(
+            ghost.linearized_previous,
+            lambda _: (
+                lambda step: {
+                    name: step.adam.lr * c.k / (np.sqrt(step.state.v[name] + step.adam.eps_root) + step.adam.eps)
+                    for name, c in adam.step_coefficients(step).items()
+                }
+            ),
+        ),
+    ),
+    Fault(
+        "variance-uncentred",
+        "`random_order` with Σ x_i² for the variance",
+        "the mean is not subtracted",
+        _with(ghost.partial_sum_variance, lambda _: lambda x, g: (x**2).sum(axis=0) * len(x) / (len(x) - 1)),
+    ),
+    Fault(
+        "variance-with-replacement",
+        "`random_order` without the factor n/(n − 1)",
+        "drawn with replacement",
+        _with(ghost.partial_sum_variance, lambda right: lambda x, g: right(x, g) * (len(x) - 1) / len(x)),
+    ),
+    Fault(
+        "spread-constant",
+        "`random_order` without the factor τ(1 − τ)",
+        "the whole batch's spread at every τ",
+        _random_order_with(lambda sigma, tau: sigma),
+    ),
+    Fault(
+        "spread-of-independent-arrivals",
+        "`random_order` with variance τ for τ(1 − τ)",
+        "drawn with replacement",
+        _random_order_with(lambda sigma, tau: np.sqrt(tau) * sigma),
+    ),
+    Fault(
+        "physicists-hermite",
+        "`random_order` with the physicists' Hermite nodes",
+        "numpy's hermgauss for hermegauss",
+        _random_order_with(lambda sigma, tau: np.sqrt(tau * (1 - tau)) * sigma, rule=_physicists_rule),
+    ),
+    Fault(
+        "half-the-normal",
+        "`random_order` with the positive half of the normal only",
+        "the factor 2 forgotten",
+        _random_order_with(lambda sigma, tau: np.sqrt(tau * (1 - tau)) * sigma, weight=0.5),
+    ),
     # validation gradients, closing, influence
-    Fault("midpoint-without-momentum", "`midpoint` at θ − η λ θ − A(g)/2", "the segment starts at θ", _between_with(lambda step, name, empty, full, f: _decayed(step, name) - f * full)),
-    Fault("midpoint-without-decay", "`midpoint` and `path` without weight decay", _SEEN, _between_with(lambda step, name, empty, full, f: step.params[name] - (1 - f) * empty - f * full)),
-    Fault("midpoint-backwards", "`midpoint` and `path` on the other side of θ", "the sign of the update", _between_with(lambda step, name, empty, full, f: _decayed(step, name) + (1 - f) * empty + f * full)),
-    Fault("start-for-all", "the gradient at θ for `midpoint` and `path`", "one validation gradient for all", _scores(lambda step, query, result: ORACLE.ask(step, Query("scores", dict(query.options) | {"gradient": "start"})))),
-    Fault("closed-proportionally", "what is missing spread in proportion to the scores", "efficient=True", _scores(_proportionally)),
-    Fault("closed-to-the-whole-gain", "scores closed to U(B) for U(B) − U(∅)", "efficient=True", _scores(_to_the_whole_gain)),
-    Fault("influence-at-theta", "`influence` with the gradient at θ", "the gradient at hand", _influence_with("before", lambda c, g: adam.divided_difference(c, g, g))),
-    Fault("influence-frozen", "`influence` without the derivative of the denominator", "the denominator counted as a constant", _influence_with("after", lambda c, g: c.lr * c.k / adam.denominator(c, g))),
+    Fault(
+        "midpoint-without-momentum",
+        "`midpoint` at θ − η λ θ − A(g)/2",
+        "the segment starts at θ",
+        _between_with(lambda step, name, empty, full, f: _decayed(step, name) - f * full),
+    ),
+    Fault(
+        "midpoint-without-decay",
+        "`midpoint` and `path` without weight decay",
+        _SEEN,
+        _between_with(lambda step, name, empty, full, f: step.params[name] - (1 - f) * empty - f * full),
+    ),
+    Fault(
+        "midpoint-backwards",
+        "`midpoint` and `path` on the other side of θ",
+        "the sign of the update",
+        _between_with(lambda step, name, empty, full, f: _decayed(step, name) + (1 - f) * empty + f * full),
+    ),
+    Fault(
+        "start-for-all",
+        "the gradient at θ for `midpoint` and `path`",
+        "one validation gradient for all",
+        _scores(
+            lambda step, query, result, ask: ask(step, Query("scores", dict(query.options) | {"gradient": "start"}))
+        ),
+    ),
+    Fault(
+        "closed-proportionally",
+        "what is missing spread in proportion to the scores",
+        "efficient=True",
+        _scores(_proportionally),
+    ),
+    Fault(
+        "closed-to-the-whole-gain",
+        "scores closed to U(B) for U(B) − U(∅)",
+        "efficient=True",
+        _scores(_to_the_whole_gain),
+    ),
+    Fault(
+        "influence-at-theta",
+        "`influence` with the gradient at θ",
+        "the gradient at hand",
+        _influence_with("before", lambda c, g: adam.divided_difference(c, g, g)),
+    ),
+    Fault(
+        "influence-frozen",
+        "`influence` without the derivative of the denominator",
+        "the denominator counted as a constant",
+        _influence_with("after", lambda c, g: c.lr * c.k / adam.denominator(c, g)),
+    ),
     # precision
-    Fault("float16-results", "results in float16", "mixed precision without a float32 sum", _returns(lambda step, query, result: _rounded(result), "scores", "marginals", "influence", "utility")),
-)  # fmt: skip
+    Fault(
+        "float16-results",
+        "results in float16",
+        "mixed precision without a float32 sum",
+        _returns(lambda step, query, result, ask: _rounded(result), "scores", "marginals", "influence", "utility"),
+    ),
+)
 
 BY_NAME: dict[str, Fault] = {fault.name: fault for fault in FAULTS}

@@ -1,8 +1,8 @@
 """What a candidate offers, how it is found, and how it is asked: every answer comes back as named NumPy arrays.
 
-A candidate is any object or module with some of the functions of `FUNCTIONS`, of the oracle's signatures. What it lacks is
-not offered and not tested. A function may raise ``NotImplementedError("reason")`` for what it does not support; such cases
-are left out, and the reason is reported.
+A candidate is any object or module with some of the functions of `FUNCTIONS`, of the oracle's signatures. What it lacks
+is not offered and not tested. A function may raise ``NotImplementedError("reason")`` for what it does not support; such
+cases are left out, and the reason is reported.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""What must hold of an implementation: each property has a name, a sentence, an equation, and random cases to try it on.
+"""What must hold of an implementation: each property has a name, a sentence, an equation, and random cases.
 
-*Agreement* properties compare a candidate with the oracle. *Metamorphic* ones need no oracle: they compare the candidate's
-answers with each other, so they can run on problems that no oracle reaches.
+*Agreement* properties compare a candidate with the oracle. *Metamorphic* ones need no oracle: they compare the
+candidate's answers with each other, so they can run on problems that no oracle reaches.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ Kind = Literal["agreement", "metamorphic"]
 
 @dataclass(frozen=True)
 class Case:
-    """One problem for a property: the step, what is asked about it, and a seed for whatever the property draws itself."""
+    """One problem for a property: the step, what is asked about it, and a seed for what the property draws itself."""
 
     step: Step
     query: Query
@@ -84,7 +84,7 @@ def asker(candidate: Implementation, timeout: float | None = None) -> Asker:
 
 
 def compare(case: Case, got: Answer, wanted: Answer, bound: Answer) -> None:
-    """Raise `Disagreement` for the element that exceeds its bound most; what `got` lacks of `wanted` is not compared."""
+    """Raise `Disagreement` for the element that exceeds its bound most; arrays that `got` lacks are not compared."""
     worst: tuple[float, str, float, float, float] | None = None
     for name in wanted.keys() & got.keys():
         error, limit = np.abs(got[name] - wanted[name]), np.broadcast_to(bound[name], got[name].shape)
@@ -109,7 +109,7 @@ def _agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
 
 
 def _spread(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Array:
-    """How far the candidate's own answers move when its inputs change by relative u: its conditioning, without an oracle."""
+    """How far the candidate's own answers move when its inputs change by relative u: conditioning without an oracle."""
     return conditioning(lambda step: ask(in_dtype(step, dtype), case.query)["values"], case.step, dtype, seed=case.seed)
 
 

@@ -1,0 +1,139 @@
+"""The kit on right and on misbehaving candidates: no false alarm, and a sentence for everything that goes wrong."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adamshap import reference
+from adamshap.reference import AdamState, Step
+from adamshap.verify.checking import Outcome, check
+from adamshap.verify.implementation import Implementation, LoadError, Query, implementation, load
+from adamshap.verify.oracle import ORACLE
+from adamshap.verify.properties import PROPERTIES
+from adamshap.verify.reproduction import snippet
+
+SCORES = [p for p in PROPERTIES if p.name == "scores-secant-midpoint"]
+UPDATE = [p for p in PROPERTIES if p.name == "update"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("prop", PROPERTIES, ids=lambda prop: prop.name)
+def test_the_oracle_passes_its_own_kit(prop: Any, dtype: str) -> None:
+    (outcome,) = check(ORACLE, [prop], dtype=dtype)
+    assert outcome.status == "passed", outcome.finding
+    assert outcome.examples > 0
+
+
+def scores_by(function: Callable[[Step], Any]) -> Implementation:
+    return Implementation("mine", frozenset({"scores"}), lambda step, query: function(step))
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda step: 1 / 0, "raised ZeroDivisionError: division by zero"),
+        (lambda step: np.zeros(step.n + 1), "returned values of shape"),
+        (lambda step: np.zeros((step.n, 1)), "returned values of shape"),
+        (lambda step: np.full(step.n, np.nan), "values NaN or infinite"),
+        (lambda step: np.full(step.n, np.inf), "values NaN or infinite"),
+        (lambda step: np.zeros(step.n, complex), "dtype complex128"),
+        (lambda step: ["a"] * step.n, "dtype <U1"),
+        (lambda step: None, "returned values of shape ()"),
+        (lambda step: step.train.x.fill(0.0), "raised ValueError: assignment destination is read-only"),
+        (lambda step: step.train.x[:, 0], "as a view of its input"),
+    ],
+)
+def test_misbehaviour_is_a_finding(function: Callable[[Step], Any], says: str) -> None:
+    (outcome,) = check(scores_by(function), SCORES, shrink_seconds=1)
+    assert outcome.status == "failed"
+    assert outcome.finding is not None
+    assert says in outcome.finding.sentence
+
+
+def test_a_changed_input_is_a_finding() -> None:
+    def spoil(step: Step) -> np.ndarray:
+        step.params["0.weight"].base[...] += 1  # around the read-only view
+        return np.zeros(step.n)
+
+    (outcome,) = check(scores_by(spoil), SCORES, shrink_seconds=1)
+    assert outcome.finding is not None
+    assert "changed its input" in outcome.finding.sentence
+
+
+def test_a_hang_is_a_finding() -> None:
+    def hang(step: Step) -> None:
+        while True:
+            time.sleep(0.01)
+
+    (outcome,) = check(scores_by(hang), SCORES, timeout=0.1, shrink_seconds=0)
+    assert outcome.finding is not None
+    assert "gave no answer within 0.1 s" in outcome.finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        (lambda step: step.params, "not (params, state)"),
+        (lambda step: (step.params, 3), "not an AdamState"),
+        (lambda step: ({}, AdamState.zeros(step.params)), "without exactly the names"),
+    ],
+)
+def test_an_update_that_is_none_is_a_finding(result: Callable[[Step], Any], says: str) -> None:
+    candidate = Implementation("mine", frozenset({"update"}), lambda step, query: result(step))
+    (outcome,) = check(candidate, UPDATE, shrink_seconds=1)
+    assert outcome.finding is not None
+    assert says in outcome.finding.sentence
+
+
+def test_what_is_not_offered_or_not_supported_is_said() -> None:
+    def only_tanh(step: Step, query: Query) -> Any:
+        if step.net.activation != "tanh":
+            raise NotImplementedError(f"activation {step.net.activation}")
+        return ORACLE.ask(step, query)
+
+    candidate = Implementation("mine", frozenset({"scores"}), only_tanh)
+    update, scores = check(candidate, UPDATE + SCORES)
+    assert update.status == "not offered"
+    assert scores.status == "passed"
+    assert any(reason == "activation relu" for reason, _ in scores.unsupported)
+
+    def nothing(step: Step, query: Query) -> Any:
+        raise NotImplementedError
+
+    (none,) = check(Implementation("mine", frozenset({"scores"}), nothing), SCORES)
+    assert none.status == "not supported"
+
+
+def test_a_failure_shrinks_to_a_small_case_and_its_snippet_reproduces_it(capsys: pytest.CaptureFixture[str]) -> None:
+    class Wrong:
+        @staticmethod
+        def scores(step: Step, **options: Any) -> Any:
+            return -reference.scores(step, **options)
+
+    (outcome,) = check(implementation(Wrong, "wrong"), SCORES)
+    assert isinstance(outcome, Outcome)
+    assert outcome.finding is not None
+    step = outcome.finding.case.step
+    assert sum(p.size for p in step.params.values()) <= 4
+    assert step.n <= 2
+    code = snippet(outcome.finding.case, "adamshap.reference")
+    exec(compile(code, "snippet", "exec"), {})
+    printed = capsys.readouterr().out.split("\n")
+    assert printed[0] == printed[1]
+    assert f"{outcome.finding.wanted:.6g}"[:5] in printed[1]
+
+
+def test_targets_are_found_by_module_object_and_entry_point() -> None:
+    assert load("adamshap.reference").offers == {"update", "utility", "marginals", "scores", "influence"}
+    assert load("reference").offers == load("adamshap.reference").offers
+    assert load("adamshap.verify.oracle:ORACLE") is ORACLE
+    for target, says in (
+        ("no.such.module", "ModuleNotFoundError"),
+        ("adamshap.reference:nothing", "AttributeError"),
+        ("json", "none of the functions"),
+    ):
+        with pytest.raises(LoadError, match=says):
+            load(target)

@@ -1,0 +1,75 @@
+"""`adamshap verify`: exit codes, reports, refusals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MINE = """
+from adamshap import reference
+
+class Right:
+    scores = staticmethod(reference.scores)
+
+class Wrong:
+    @staticmethod
+    def scores(step, **options):
+        return -step.n * reference.scores(step, **options)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    return tmp_path
+
+
+def verify(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; sys.path.insert(0, '.'); from adamshap.reference.command.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "verify", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_right_candidate_exits_with_0(folder: Path) -> None:
+    result = verify(folder, "mine:Right", "--only", "scores-secant-start", "--only", "update", "--dtype", "float32")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 passed, 1 not offered" in result.stdout
+
+
+def test_a_wrong_candidate_exits_with_1_and_is_told_why(folder: Path) -> None:
+    result = verify(
+        folder, "mine:Wrong", "--only", "scores-secant-start", "--json", "report.json", "--html", "report.html"
+    )
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "Diagnosis: your answers are right but for the factor −n" in result.stdout
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert report["schema"] == 1
+    assert report["diagnosis"]["factor"].startswith("−n")
+    (found,) = report["properties"]
+    assert found["status"] == "failed"
+    assert found["finding"]["got"] != found["finding"]["expected"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "factor −n" in page
+    assert "print(candidate.Wrong.scores(step, slope=" in page
+    assert "http" not in page.replace("http-equiv", "")  # needs nothing from outside
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing.there"], "cannot load 'nothing.there'"),
+        (["json"], "none of the functions"),
+        (["mine:Right", "--only", "speed"], "--only: got 'speed'; needs one of update, utility"),
+        (["mine:Right", "--only", "update"], "no property could be tried"),
+        (["mine:Right", "--json", "no/such/folder/r.json"], "its folder does not exist"),
+        (["mine:Right", "--dtype", "float16"], "float64"),
+    ],
+)
+def test_what_cannot_be_tried_exits_with_2_and_one_line(folder: Path, arguments: list[str], says: str) -> None:
+    result = verify(folder, *arguments)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,83 @@
+"""``adamshap verify``: try any implementation on random problems, and say which mistake it makes."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from adamshap.reference.command.errors import CommandError
+
+
+def verify_command(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            show_default=False,
+            help="The implementation: package.module, package.module:object, or an entry point of the group"
+            " adamshap.implementations.",
+        ),
+    ],
+    profile: Annotated[
+        Literal["quick", "ci", "thorough"], typer.Option(help="How many random cases: 15, 60 or 600 for each property.")
+    ] = "quick",
+    dtype: Annotated[
+        Literal["float64", "float32"], typer.Option(help="Of the arrays given, and of the rounding allowed.")
+    ] = "float64",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="PROPERTY", help="Try this property only; may be given several times.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random cases.")] = 0,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")] = 60.0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", show_default=False, help="Write the report as JSON.")
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", show_default=False, help="Write the report as a page.")
+    ] = None,
+) -> None:
+    """Try TARGET against the oracle on random problems, and say which mistake it makes.
+
+    Exit code 0: every property tried holds. 1: one fails. 2: TARGET could not be tried.
+    """
+    try:
+        importlib.import_module("hypothesis")
+    except ImportError as error:
+        raise CommandError(f'verify needs Hypothesis ({error}): pip install "adamshap[test]"') from error
+    from rich.console import Console
+
+    from adamshap.verify import report
+    from adamshap.verify.checking import check
+    from adamshap.verify.diagnosis import diagnose
+    from adamshap.verify.implementation import LoadError, load
+    from adamshap.verify.properties import PROPERTIES
+
+    known = {one.name: one for one in PROPERTIES}
+    unknown = [name for name in only or () if name not in known]
+    if unknown:
+        raise CommandError(f"--only: got {unknown[0]!r}; needs one of {', '.join(known)}")
+    for file in (json_file, html_file):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise CommandError(f"cannot write to {str(file)!r}: its folder does not exist")
+    try:
+        candidate = load(target)
+    except LoadError as error:
+        raise CommandError(str(error)) from error
+    chosen = [known[name] for name in only] if only else list(PROPERTIES)
+    outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
+    diagnosis = diagnose(candidate, outcomes, dtype=dtype, timeout=timeout)
+    result = report.Report(target, profile, dtype, seed, outcomes, diagnosis)
+    try:
+        if json_file is not None:
+            json_file.write_text(json.dumps(report.to_json(result), indent=2, ensure_ascii=False), encoding="utf-8")
+        if html_file is not None:
+            html_file.write_text(report.to_html(result), encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write the report: {error}") from error
+    report.show(Console(), result)
+    if not any(outcome.status in ("passed", "failed") for outcome in outcomes):
+        raise CommandError("no property could be tried on what the target offers")
+    if result.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,41 @@
+"""The harness's own proof: every known fault is caught, by which property first, and after how many random cases."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from adamshap.verify.checking import Outcome, check
+from adamshap.verify.faults import FAULTS, Fault
+from adamshap.verify.properties import PROPERTIES
+
+
+@dataclass(frozen=True)
+class Catch:
+    """The first property that a fault breaks; `outcome` is None where it breaks none."""
+
+    fault: Fault
+    outcome: Outcome | None
+
+
+def first_catch(
+    fault: Fault,
+    *,
+    profile: str = "quick",
+    dtype: npt.DTypeLike = np.float64,
+    seed: int = 0,
+    shrink_seconds: float = 0.0,
+) -> Catch:
+    """Return the first property, in the order of `PROPERTIES`, that `fault` breaks."""
+    candidate = fault.implementation()
+    for one in PROPERTIES:
+        (outcome,) = check(candidate, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=shrink_seconds)
+        if outcome.status == "failed":
+            return Catch(fault, outcome)
+    return Catch(fault, None)
+
+
+def table(faults: Iterable[Fault] = FAULTS, *, dtype: npt.DTypeLike = np.float64, seed: int = 0) -> list[Catch]:
+    """Return the first catch of each fault on the quick profile."""
+    return [first_catch(fault, dtype=dtype, seed=seed) for fault in faults]

@@ -1,0 +1,176 @@
+"""What became of a candidate, for people (console), for programs (JSON) and for both (one HTML page)."""
+
+import html
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from adamshap.verify.checking import Outcome
+from adamshap.verify.diagnosis import Diagnosis
+from adamshap.verify.reproduction import snippet
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything about one run of the properties over one candidate."""
+
+    target: str
+    profile: str
+    dtype: str
+    seed: int
+    outcomes: Sequence[Outcome]
+    diagnosis: Diagnosis | None
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The properties that do not hold."""
+        return [outcome for outcome in self.outcomes if outcome.status == "failed"]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: how many properties hold, fail and were not tried."""
+        counts = Counter(outcome.status for outcome in self.outcomes)
+        parts = [f"{counts[status]} {status}" for status in ("passed", "failed", "not offered", "not supported")]
+        return ", ".join(part for part in parts if not part.startswith("0 "))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Return the report as JSON's types."""
+    return {
+        "schema": SCHEMA,
+        "target": report.target,
+        "profile": report.profile,
+        "dtype": report.dtype,
+        "seed": report.seed,
+        "versions": {
+            "adamshap": version("adamshap"),
+            "python": platform.python_version(),
+            "numpy": version("numpy"),
+            "hypothesis": version("hypothesis"),
+        },
+        "verdict": report.verdict,
+        "diagnosis": None
+        if report.diagnosis is None
+        else {
+            "sentence": report.diagnosis.sentence,
+            "faults": list(report.diagnosis.faults),
+            "together": report.diagnosis.together,
+            "factor": report.diagnosis.factor,
+        },
+        "properties": [_property_json(report, outcome) for outcome in report.outcomes],
+    }
+
+
+def _property_json(report: Report, outcome: Outcome) -> dict[str, Any]:
+    found = outcome.finding
+    return {
+        "name": outcome.property.name,
+        "sentence": outcome.property.sentence,
+        "equation": outcome.property.equation,
+        "kind": outcome.property.kind,
+        "status": outcome.status,
+        "examples": outcome.examples,
+        "seconds": round(outcome.seconds, 3),
+        "unsupported": [{"reason": reason, "cases": cases} for reason, cases in outcome.unsupported],
+        "finding": None
+        if found is None
+        else {
+            "sentence": found.sentence,
+            "element": found.what,
+            "got": _number(found.got),
+            "expected": _number(found.wanted),
+            "bound": _number(found.bound),
+            "reproduce": snippet(found.case, report.target),
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if value == value else None
+
+
+def show(console: Console, report: Report) -> None:
+    """Print the report: a row a property, then each failure with the code that reproduces it, then the diagnosis."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("property", "result", "cases", "seconds"):
+        table.add_column(column, justify="right" if column in ("cases", "seconds") else "left", no_wrap=True)
+    for outcome in report.outcomes:
+        style = {"passed": "green", "failed": "bold red"}.get(outcome.status, "yellow")
+        table.add_row(
+            outcome.property.name,
+            f"[{style}]{outcome.status}[/]",
+            str(outcome.examples),
+            f"{outcome.seconds:.1f}",
+        )
+    console.print(table)
+    for outcome in report.outcomes:
+        for reason, cases in outcome.unsupported:
+            console.print(f"{outcome.property.name}: {cases} cases not supported: {escape(reason)}")
+    for outcome in report.failed:
+        if outcome.finding is None:
+            continue
+        console.print()
+        console.print(f"[bold red]{outcome.property.name}[/]: {escape(outcome.property.sentence)}")
+        console.print(f"  {escape(outcome.property.equation)}", highlight=False)
+        console.print(f"  {escape(outcome.finding.sentence)}", highlight=False)
+    if report.failed and report.failed[0].finding is not None:
+        console.print("\nThe first failure, smallest case found:\n")
+        console.print(escape(snippet(report.failed[0].finding.case, report.target)), highlight=False, soft_wrap=True)
+    console.print()
+    if report.diagnosis is not None:
+        console.print(f"[bold]Diagnosis:[/] {escape(report.diagnosis.sentence)}", highlight=False)
+    console.print(f"[bold]{escape(report.target)}[/], {report.dtype}, profile {report.profile}: {report.verdict}")
+
+
+def to_html(report: Report) -> str:
+    """Return the report as one page that needs nothing else."""
+    rows = "".join(
+        f'<tr class="{outcome.status.replace(" ", "-")}"><td><code>{html.escape(outcome.property.name)}</code></td>'
+        f"<td>{html.escape(outcome.property.sentence)}<br><small>{html.escape(outcome.property.equation)}</small></td>"
+        f"<td>{outcome.status}</td><td>{outcome.examples}</td><td>{outcome.seconds:.1f}</td></tr>"
+        for outcome in report.outcomes
+    )
+    failures = "".join(
+        f"<section><h3><code>{html.escape(outcome.property.name)}</code></h3>"
+        f"<p>{html.escape(outcome.finding.sentence)}</p>"
+        f"<pre>{html.escape(snippet(outcome.finding.case, report.target))}</pre></section>"
+        for outcome in report.failed
+        if outcome.finding is not None
+    )
+    diagnosis = f"<p><b>Diagnosis:</b> {html.escape(report.diagnosis.sentence)}.</p>" if report.diagnosis else ""
+    return _PAGE.format(
+        target=html.escape(report.target),
+        verdict=html.escape(report.verdict),
+        settings=f"{report.dtype}, profile {report.profile}, seed {report.seed}, adamshap {version('adamshap')}",
+        diagnosis=diagnosis,
+        rows=rows,
+        failures=f"<h2>Failures</h2>{failures}" if failures else "",
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>adamshap verify: {target}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; width: 100%; }}
+td, th {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
+tr.passed td:nth-child(3) {{ color: #17723b; }} tr.failed td:nth-child(3) {{ color: #b00020; font-weight: bold; }}
+pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px; }} small {{ color: #666; }}
+</style>
+<h1>{target}</h1>
+<p><b>{verdict}</b><br><small>{settings}</small></p>
+{diagnosis}
+<table><tr><th>property</th><th>what must hold</th><th>result</th><th>cases</th><th>seconds</th></tr>{rows}</table>
+{failures}
+</html>
+"""

@@ -1,0 +1,64 @@
+"""A failing case as a few lines of Python that anybody can run: the public contract, plain arrays, and the call."""
+
+import numpy as np
+
+from adamshap.reference.problem import Array, Batch
+from adamshap.verify.implementation import Query
+from adamshap.verify.properties import Case
+
+LONGEST = 2000
+"""Numbers in a step beyond which it is not written out."""
+
+
+def snippet(case: Case, target: str) -> str:
+    """Return Python code that builds the step of `case` and puts its call to `target`, and to the oracle."""
+    step, query = case.step, case.query
+    count = sum(a.size for a in (*step.params.values(), step.train.x, step.valid.x))
+    if count > LONGEST:
+        return f"# {count} numbers: too long to write out; run the property again with the same seed and profile"
+    module, _, name = target.partition(":")
+    dtypes = sorted({str(a.dtype) for a in step.params.values()})
+    lines = [
+        "import numpy as np",
+        "",
+        "from adamshap import reference",
+        "from adamshap.reference import Adam, AdamState, Batch, Network, Step",
+        f"import {module} as candidate  # arrays below are {', '.join(dtypes)}",
+        "",
+        f"params = {_arrays(step.params)}",
+        f"m = {_arrays(step.state.m)}",
+        f"v = {_arrays(step.state.v)}",
+        "step = Step(",
+        f"    {step.net!r},",
+        "    params,",
+        f"    {step.adam!r},",
+        f"    AdamState({step.state.step}, m, v),",
+        f"    train={_batch(step.train)},",
+        f"    valid={_batch(step.valid)},",
+        f"    reduction={step.reduction!r},",
+        ")",
+        f"print(candidate{'.' + name if name else ''}.{call(query)})",
+        f"print(reference.{call(query)})",
+    ]
+    return "\n".join(lines)
+
+
+def call(query: Query) -> str:
+    """Return the call as code: ``scores(step, slope='secant')``."""
+    arguments = [
+        f"{name}={_array(value) if isinstance(value, np.ndarray) else repr(value)}"
+        for name, value in query.options.items()
+    ]
+    return f"{query.function}({', '.join(['step', *arguments])})"
+
+
+def _arrays(arrays: dict[str, Array]) -> str:
+    return "{" + ", ".join(f"{name!r}: {_array(array)}" for name, array in arrays.items()) + "}"
+
+
+def _batch(batch: Batch) -> str:
+    return f"Batch({_array(batch.x)}, {_array(batch.y)})"
+
+
+def _array(array: Array) -> str:
+    return f"np.array({array.tolist()!r}, dtype={array.dtype.name!r})"
