@@ -120,11 +120,13 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
     Raises
     ------
     Unsupported
-        Where the candidate says so by ``NotImplementedError``.
+        Where the candidate does not offer the function, or says so by ``NotImplementedError``.
     Misbehaviour
         Where it raised something else, took longer than `timeout` seconds, changed its input, or returned the wrong
         type, shape or dtype, NaN, or a view of its input.
     """
+    if query.function not in candidate.offers:
+        raise Unsupported(f"{query.function} is not offered")
     inputs = _arrays_of(step)
     before = [array.copy() for array in inputs]
     try:

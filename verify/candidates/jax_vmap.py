@@ -1,0 +1,152 @@
+"""JAX: per-sample gradients by ``vmap(grad)``, with the state of ``optax.adamw``.
+
+Short rather than lean: every per-sample gradient is formed. μ, k, κ and q come from optax's own ``mu``, ``nu`` and
+``count``.
+
+    adamshap verify adamshap.verify.candidates.jax_vmap
+
+Not supported: ``denominator="previous"``, ``efficient``, the gradient "path".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adamshap.reference.problem import AdamState, Array, Step
+
+Tree = dict[str, Any]
+
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "gelu": lambda z: jax.nn.gelu(z, approximate=False),  # JAX's default is the tanh approximation
+    "silu": jax.nn.silu,
+    "sigmoid": jax.nn.sigmoid,
+    "identity": lambda z: z,
+}
+
+
+def _loss(step: Step, params: Tree, x: Any, y: Any) -> Any:
+    """The loss of one sample."""
+    a = x
+    for layer in range(step.net.depth):
+        a = params[f"{layer}.weight"] @ a + params.get(f"{layer}.bias", 0.0)
+        if layer < step.net.depth - 1:
+            a = _ACTIVATIONS[step.net.activation](a)
+    if step.net.loss == "cross_entropy":
+        return -jax.nn.log_softmax(a)[y]
+    return jnp.mean((a - y) ** 2)
+
+
+def _tree(arrays: dict[str, Array]) -> Tree:
+    return {name: jnp.asarray(np.array(array)) for name, array in arrays.items()}
+
+
+def _gradients(step: Step, params: Tree, batch: Any) -> Tree:
+    """∇ℓ of each sample of the batch, with a leading axis."""
+    each = jax.vmap(jax.grad(lambda p, x, y: _loss(step, p, x, y)), in_axes=(None, 0, 0))
+    return each(params, jnp.asarray(np.array(batch.x)), jnp.asarray(np.array(batch.y)))  # type: ignore[no-any-return]
+
+
+def _contributions(step: Step) -> Tree:
+    weight = 1 / step.n if step.reduction == "mean" else 1.0
+    return {name: weight * x for name, x in _gradients(step, _tree(step.params), step.train).items()}
+
+
+def update(step: Step) -> tuple[dict[str, Array], AdamState]:
+    """Take the step with ``optax.adamw``."""
+    with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
+        adam, params = step.adam, _tree(step.params)
+        optimizer = optax.adamw(
+            adam.lr, *adam.betas, eps=adam.eps, eps_root=adam.eps_root, weight_decay=adam.weight_decay
+        )
+        inner = optax.ScaleByAdamState(jnp.asarray(step.state.step), _tree(step.state.m), _tree(step.state.v))
+        state = (inner, *optimizer.init(params)[1:])
+        g = {name: x.sum(axis=0) for name, x in _contributions(step).items()}
+        updates, (after, *_) = optimizer.update(g, state, params)
+        new = optax.apply_updates(params, updates)
+        arrays = ({name: np.asarray(a) for name, a in tree.items()} for tree in (new, after.mu, after.nu))
+        theta, m, v = arrays
+        return theta, AdamState(int(after.count), m, v)
+
+
+def _adam(step: Step, m: Any, v: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any], Callable[[Any], Any]]:
+    """A(g), A[a, b] and k / D(g) times η, of one parameter."""
+    (beta1, beta2), t = step.adam.betas, step.state.step + 1
+    c1, c2 = 1 - beta1**t, 1 - beta2**t
+    mu, k = beta1 * m / c1, (1 - beta1) / c1
+    kappa, q = beta2 * v / c2 + step.adam.eps_root, (1 - beta2) / c2
+    lr, eps = step.adam.lr, step.adam.eps
+
+    def root(g: Any) -> Any:
+        return jnp.hypot(jnp.sqrt(kappa), np.sqrt(q) * g)
+
+    def divided_difference(a: Any, b: Any) -> Any:
+        r_a, r_b = root(a), root(b)
+        total = jnp.where(r_a + r_b > 0, r_a + r_b, 1.0)
+        product, beside = q * a * b, r_a * r_b + jnp.maximum(q * a * b, 0.0)
+        positive = kappa * (kappa + q * (a * a + b * b)) / jnp.where(beside > 0, beside, 1.0)
+        gap = jnp.where(product > 0, positive, r_a * r_b - product)
+        numerator = k * (eps + (kappa + gap) / total) - mu * q * ((a + b) / total)
+        return lr * numerator / (r_a + eps) / (r_b + eps)
+
+    return lambda g: lr * (mu + k * g) / (root(g) + eps), divided_difference, lambda g: lr * k / (root(g) + eps)
+
+
+def scores(
+    step: Step,
+    slope: str = "random_order",
+    gradient: str = "midpoint",
+    efficient: bool = False,
+    per_validation: bool = False,
+    nodes: tuple[int, int] = (4, 4),
+    denominator: str = "exact",
+) -> Array:
+    """Return ⟨Γ ⊙ S, x_i⟩ with x_i formed."""
+    if efficient:
+        raise NotImplementedError("efficient")
+    if denominator != "exact":
+        raise NotImplementedError("denominator='previous'")
+    if gradient == "path":
+        raise NotImplementedError("gradient 'path'")
+    with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
+        x, at, m, v = _contributions(step), _tree(step.params), _tree(step.state.m), _tree(step.state.v)
+        slopes = {}
+        for name, x_i in x.items():
+            update_map, divided_difference, frozen = _adam(step, m[name], v[name])
+            g = x_i.sum(axis=0)
+            zero = jnp.zeros_like(g)
+            slopes[name] = {
+                "sgd": lambda zero=zero: zero + step.adam.lr,
+                "frozen": lambda f=frozen, g=g: f(g),
+                "linearized": lambda f=frozen, zero=zero: f(zero),
+                "tangent": lambda d=divided_difference, g=g: d(g, g),
+                "secant": lambda d=divided_difference, g=g, zero=zero: d(g, zero),
+                "random_order": lambda d=divided_difference, g=g, x_i=x_i: _random_order(d, g, x_i, nodes),
+            }[slope]()
+            if gradient == "midpoint":
+                decayed = at[name] * (1 - step.adam.lr * step.adam.weight_decay)
+                at[name] = decayed - (update_map(zero) + update_map(g)) / 2
+        gamma = _gradients(step, at, step.valid)
+        total = sum(x[name].reshape(step.n, -1) @ (gamma[name] * slopes[name]).reshape(step.n_val, -1).T for name in x)
+        return np.asarray(total if per_validation else total.mean(axis=1))
+
+
+def _random_order(divided_difference: Callable[[Any, Any], Any], g: Any, x: Any, nodes: tuple[int, int]) -> Any:
+    n = len(x)
+    if n == 1:
+        return divided_difference(g, jnp.zeros_like(g))
+    sigma = jnp.sqrt(n / (n - 1) * ((x - g / n) ** 2).sum(axis=0))
+    path, path_weights = np.polynomial.legendre.leggauss(nodes[0])
+    normal, normal_weights = np.polynomial.hermite_e.hermegauss(nodes[1])
+    result = jnp.zeros_like(g)
+    for tau, w in zip((path + 1) / 2, path_weights / 2, strict=True):
+        for h, a in zip(normal, normal_weights / np.sqrt(2 * np.pi), strict=True):
+            if h > 1e-9:
+                spread = h * np.sqrt(tau * (1 - tau)) * sigma
+                result = result + float(w * 2 * a * h * h) * divided_difference(tau * g + spread, tau * g - spread)
+    return result
