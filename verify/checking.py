@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import hypothesis
 import numpy as np
@@ -80,15 +80,18 @@ def check(
     shrink_seconds : float
         Seconds spent, for each failing property, on finding a smaller case; 0 for none.
     """
-    settings = {"timeout": timeout, "shrink_seconds": shrink_seconds}
-    return [_check_one(candidate, one, PROFILES[profile], np.dtype(dtype), seed, **settings) for one in properties]
+    examples = PROFILES[profile]
+    return [
+        _check_one(candidate, one, examples, np.dtype(dtype), seed, timeout=timeout, shrink_seconds=shrink_seconds)
+        for one in properties
+    ]
 
 
 def _check_one(
     candidate: Implementation,
     one: Property,
     examples: int,
-    dtype: np.dtype,  # type: ignore[type-arg]
+    dtype: np.dtype[Any],
     seed: int,
     *,
     timeout: float | None,

@@ -304,8 +304,8 @@ def _momentum_gain(step: Step, query: Query) -> Array:
     gradient, nodes = query.options.get("gradient", "midpoint"), query.options.get("nodes", (4, 4))
     each = bool(query.options.get("per_validation", False))
     gamma = ghost.validation_gradients(step, gradient, g, nodes, each=each)
-    gain = ghost.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
-    return gain if each else gain[0]
+    gain: Array = ghost.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
+    return gain if each else gain[:1]  # one number for all samples, or one a column
 
 
 def _with_history(marginals: Marginals) -> Marginals:

@@ -47,8 +47,8 @@ def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
         return {"values": _loss_magnitude(step)}
     if query.function == "marginals":
         first_order = query.options.get("loss") == "first_order"
-        size = _first_order_magnitude(step) if first_order else _loss_magnitude(step)
-        return dict.fromkeys(("values", "empty", "total"), size)
+        scale = _first_order_magnitude(step) if first_order else _loss_magnitude(step)
+        return dict.fromkeys(("values", "empty", "total"), scale)
     if query.function == "influence":
         return {"values": _influence_magnitude(step)}
     each = bool(query.options.get("per_validation", False))

@@ -95,7 +95,13 @@ def compare(case: Case, got: Answer, wanted: Answer, bound: Answer) -> None:
             ratio = np.where(over, np.nan_to_num(error / limit, nan=np.inf), -1.0)
         place = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
         label = name + (str(list(map(int, place))) if place else "")
-        found = (float(ratio[place]), label, *(float(a[place]) for a in (got[name], wanted[name], limit)))
+        found = (
+            float(ratio[place]),
+            label,
+            float(got[name][place]),
+            float(wanted[name][place]),
+            float(limit[place]),
+        )
         worst = max(worst, found) if worst else found
     if worst:
         raise Disagreement(case, *worst[1:])

@@ -49,7 +49,7 @@ def _tree(arrays: dict[str, Array]) -> Tree:
 def _gradients(step: Step, params: Tree, batch: Any) -> Tree:
     """∇ℓ of each sample of the batch, with a leading axis."""
     each = jax.vmap(jax.grad(lambda p, x, y: _loss(step, p, x, y)), in_axes=(None, 0, 0))
-    return each(params, jnp.asarray(np.array(batch.x)), jnp.asarray(np.array(batch.y)))  # type: ignore[no-any-return]
+    return each(params, jnp.asarray(np.array(batch.x)), jnp.asarray(np.array(batch.y)))
 
 
 def _contributions(step: Step) -> Tree:
@@ -115,19 +115,19 @@ def scores(
         raise NotImplementedError("gradient 'path'")
     with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
         x, at, m, v = _contributions(step), _tree(step.params), _tree(step.state.m), _tree(step.state.v)
-        slopes = {}
+        slopes: Tree = {}
         for name, x_i in x.items():
             update_map, divided_difference, frozen = _adam(step, m[name], v[name])
             g = x_i.sum(axis=0)
             zero = jnp.zeros_like(g)
-            slopes[name] = {
-                "sgd": lambda zero=zero: zero + step.adam.lr,
-                "frozen": lambda f=frozen, g=g: f(g),
-                "linearized": lambda f=frozen, zero=zero: f(zero),
-                "tangent": lambda d=divided_difference, g=g: d(g, g),
-                "secant": lambda d=divided_difference, g=g, zero=zero: d(g, zero),
-                "random_order": lambda d=divided_difference, g=g, x_i=x_i: _random_order(d, g, x_i, nodes),
-            }[slope]()
+            if slope == "sgd":
+                slopes[name] = zero + step.adam.lr
+            elif slope in ("frozen", "linearized"):
+                slopes[name] = frozen(g if slope == "frozen" else zero)
+            elif slope == "random_order" and step.n > 1:
+                slopes[name] = _random_order(divided_difference, g, x_i, nodes)
+            else:
+                slopes[name] = divided_difference(g, g if slope == "tangent" else zero)
             if gradient == "midpoint":
                 decayed = at[name] * (1 - step.adam.lr * step.adam.weight_decay)
                 at[name] = decayed - (update_map(zero) + update_map(g)) / 2
@@ -138,8 +138,6 @@ def scores(
 
 def _random_order(divided_difference: Callable[[Any, Any], Any], g: Any, x: Any, nodes: tuple[int, int]) -> Any:
     n = len(x)
-    if n == 1:
-        return divided_difference(g, jnp.zeros_like(g))
     sigma = jnp.sqrt(n / (n - 1) * ((x - g / n) ** 2).sum(axis=0))
     path, path_weights = np.polynomial.legendre.leggauss(nodes[0])
     normal, normal_weights = np.polynomial.hermite_e.hermegauss(nodes[1])

@@ -63,7 +63,7 @@ def _optimizer(step: Step, model: nn.Sequential) -> torch.optim.AdamW:
 
 
 def _loss(step: Step, model: nn.Sequential, batch: Batch, reduction: str) -> Tensor:
-    """Sum or mean over samples; ``mse_loss`` with "sum" would also sum over outputs, where a sample's loss is a mean."""
+    """Sum or mean over samples, of which each has the mean over its outputs: not what ``mse_loss`` sums."""
     outputs, targets = model(_tensor(batch.x)), _tensor(batch.y)
     if step.net.loss == "cross_entropy":
         losses = nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
@@ -199,11 +199,12 @@ def _validation_gradient(
     start = {name: p.detach().clone() for name, p in names.items()}
     shrink = 1 - step.adam.lr * step.adam.weight_decay
     path, path_weights = np.polynomial.legendre.leggauss(nodes)
-    points, weights = {
+    rules: dict[str, tuple[Any, Any]] = {
         "start": ([None], [1.0]),
         "midpoint": ([0.5], [1.0]),
         "path": ((path + 1) / 2, path_weights / 2),
-    }[kind]
+    }
+    points, weights = rules[kind]
     gamma = {name: torch.zeros_like(p) for name, p in start.items()}
     for fraction, weight in zip(points, weights, strict=True):
         with torch.no_grad():
