@@ -1,8 +1,8 @@
 """cuBLAS's matrix products in NumPy: the functions that CuPy's matmul, dot, tensordot and einsum call.
 
 Matrices are column-major, as in cuBLAS: element (i, j) of A lies at ``A + i + j * lda``. Sums are kept in what the
-compute type asks for: float32 for half, bfloat16 and float32, float64 for float64. With CUBLAS_COMPUTE_32F_FAST_TF32 the
-inputs are rounded to the 10 bits of TF32, the least that cuBLAS promises then. Everything else of cuBLAS is refused.
+compute type asks for: float32 for half, bfloat16 and float32, float64 for float64. CUBLAS_COMPUTE_32F_FAST_TF32 rounds
+its inputs to the 10 bits of TF32, the least that cuBLAS promises then. Everything else of cuBLAS is refused.
 """
 
 import ctypes

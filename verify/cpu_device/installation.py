@@ -15,7 +15,7 @@ from typing import Any
 from adamshap.verify.cpu_device import counters, cublas, kernels, nvrtc, toolchain
 from adamshap.verify.cpu_device.errors import KernelError, NotCoveredError, UnavailableError
 
-__all__ = ["DEVICE_NAME", "TESTED_CUPY", "Modes", "install", "is_installed", "modes", "real_devices"]
+__all__ = ["DEVICE_NAME", "TESTED_CUPY", "Modes", "current_modes", "install", "is_installed", "modes", "real_devices"]
 
 DEVICE_NAME = "CuPy on CPU"
 TESTED_CUPY = ("14.2.0",)
@@ -85,6 +85,11 @@ _state = _State()
 def is_installed() -> bool:
     """Return whether this process's CuPy runs on the CPU."""
     return _state.extension is not None
+
+
+def current_modes() -> Modes:
+    """Return how kernels run at the moment."""
+    return _state.modes
 
 
 def real_devices() -> int:

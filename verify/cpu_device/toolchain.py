@@ -164,7 +164,7 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
 def compile_shared_object(source: Path, target: Path, flags: tuple[str, ...], include: tuple[Path, ...]) -> str:
     """Compile `source` to `target`; return the compiler's message, empty if it succeeded."""
     folders = [f"-I{folder}" for folder in include]
-    command = [compiler(), *flags, *folders, str(source), "-o", str(target)]
+    command = [compiler(), *folders, *flags, str(source), "-o", str(target)]
     # The compiler itself need not run under AddressSanitizer.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
