@@ -101,7 +101,7 @@ def test_lanes_that_wait_for_each_other_are_an_error(raw: Callable[..., Any], cu
         if (threadIdx.x < 16) x[threadIdx.x] = __shfl_sync(0xffffffff, x[threadIdx.x], 0);
         __syncthreads();
     }"""
-    with pytest.raises(cupy_on_cpu.KernelError, match="deadlock: 16 threads .* and 16 in a warp-wide operation"):
+    with pytest.raises(cupy_on_cpu.KernelError, match=r"deadlock: 16 threads .* and 16 in a warp-wide operation"):
         raw(source, cupy.zeros(32, "f"))
     # The device is usable afterwards: fibers that were left behind start anew.
     out = raw(REVERSED % "__syncthreads();", cupy.zeros(64, "f"), cupy.arange(64, dtype="f"), block=64)

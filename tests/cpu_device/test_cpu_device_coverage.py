@@ -1,4 +1,4 @@
-"""What is covered, each against NumPy: exactly where the numbers are exact, else up to the rounding of the operations."""
+"""What is covered, each against NumPy: exactly where the numbers are exact, else up to rounding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -238,7 +238,7 @@ def test_every_half_converts_as_in_numpy(cupy: Any) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_numbers_convert_to_half_as_in_numpy(cupy: Any, dtype: str) -> None:
-    # Between every two neighbours: their middle (a tie), and the numbers beside it, which a second rounding would spoil.
+    # Between every two neighbours: their middle (a tie), and the numbers beside it, which rounding twice would spoil.
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(dtype)
     middles = (halves[:-1] + halves[1:]) / 2
     values = np.concatenate(

@@ -118,11 +118,11 @@ def install(*, force: bool = False, modes: Modes | None = None) -> None:
     ------
     UnavailableError
         Where something is missing (g++, Python's headers, CuPy in a tested version, its entry points as expected) or in
-        the way (CuPy imported before, a real device). CuPy is then untouched.
+        the way (CuPy imported before, a real device). CuPy is then untouched. A missing NVRTC shows after the installation.
     """
     wanted = modes or Modes()
     if is_installed():
-        _apply(wanted)
+        _change(wanted, sanitize=_state.modes.sanitize)
         return
     _check_that_no_device_is_real(force)
     if "cupy" in sys.modules:
@@ -140,7 +140,7 @@ def install(*, force: bool = False, modes: Modes | None = None) -> None:
     _replace_compiler()
     _state.extension = extension
     counters.extension_counters(extension)
-    _apply(wanted)
+    _change(wanted, sanitize=wanted.sanitize)
 
 
 def _check_that_no_device_is_real(force: bool) -> None:
@@ -347,13 +347,17 @@ def _foreign_include(options: tuple[str, ...], include: Path) -> list[Path]:
 # --- modes -----------------------------------------------------------------------------------------------------------
 
 
-def _apply(wanted: Modes) -> None:
-    import cupy
-
-    if wanted.sanitize != _state.modes.sanitize and _state.modes != Modes():
+def _change(wanted: Modes, *, sanitize: bool) -> None:
+    if wanted.sanitize != sanitize:
         raise UnavailableError("AddressSanitizer is on from the start of a process or not at all")
     if wanted.nvrtc:
         nvrtc.require()
+    _apply(wanted)
+
+
+def _apply(wanted: Modes) -> None:
+    import cupy
+
     _state.extension.set_reverse(wanted.reverse)
     if wanted.poison or wanted.sanitize:
         cupy.cuda.set_allocator(None)
@@ -371,7 +375,7 @@ def modes(**changes: Any) -> Iterator[Modes]:
     if not is_installed():
         raise RuntimeError("modes() changes how CuPy on CPU runs, and it is not installed")
     before = _state.modes
-    _apply(dataclasses.replace(before, **changes))
+    _change(dataclasses.replace(before, **changes), sanitize=before.sanitize)
     try:
         yield _state.modes
     finally:

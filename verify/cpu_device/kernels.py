@@ -18,7 +18,7 @@ ENTRY_PREFIX = "cpu_device_entry_"  # native/extension.cpp looks kernels up by i
 LEXEMES = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL)
 BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp|__shfl\w*_sync|__ballot_sync|__any_sync|__all_sync)\b")
 DYNAMIC_SHARED = re.compile(
-    r"\bextern\s+__shared__\s+(?:__align__\s*\(\s*\w+\s*\)\s+)?(?P<type>[\w:<>,\s]+?)\s+(?P<name>\w+)\s*\[\s*\]\s*;"
+    r"\bextern\s+(?:volatile\s+)?__shared__\s+(?:__align__\s*\(\s*\w+\s*\)\s+)?(?P<type>[\w:<>,\s]+?)\s+(?P<name>\w+)\s*\[\s*\]\s*;"
 )
 KERNEL = re.compile(r"\b__global__\b(?P<rest>[^;{}]*)")
 KERNEL_NAME = re.compile(r"(\w+)\s*\($")
