@@ -118,11 +118,11 @@ def install(*, force: bool = False, modes: Modes | None = None) -> None:
     ------
     UnavailableError
         Where something is missing (g++, Python's headers, CuPy in a tested version, its entry points as expected) or in
-        the way (CuPy imported before, a real device). CuPy is then untouched. A missing NVRTC shows after the installation.
+        the way (CuPy imported before, a real device). CuPy is then untouched; only a missing NVRTC shows afterwards.
     """
     wanted = modes or Modes()
     if is_installed():
-        _change(wanted, sanitize=_state.modes.sanitize)
+        _change(wanted)
         return
     _check_that_no_device_is_real(force)
     if "cupy" in sys.modules:
@@ -140,7 +140,8 @@ def install(*, force: bool = False, modes: Modes | None = None) -> None:
     _replace_compiler()
     _state.extension = extension
     counters.extension_counters(extension)
-    _change(wanted, sanitize=wanted.sanitize)
+    _state.modes = Modes(sanitize=wanted.sanitize)
+    _change(wanted)
 
 
 def _check_that_no_device_is_real(force: bool) -> None:
@@ -347,8 +348,8 @@ def _foreign_include(options: tuple[str, ...], include: Path) -> list[Path]:
 # --- modes -----------------------------------------------------------------------------------------------------------
 
 
-def _change(wanted: Modes, *, sanitize: bool) -> None:
-    if wanted.sanitize != sanitize:
+def _change(wanted: Modes) -> None:
+    if wanted.sanitize != _state.modes.sanitize:
         raise UnavailableError("AddressSanitizer is on from the start of a process or not at all")
     if wanted.nvrtc:
         nvrtc.require()
@@ -375,7 +376,7 @@ def modes(**changes: Any) -> Iterator[Modes]:
     if not is_installed():
         raise RuntimeError("modes() changes how CuPy on CPU runs, and it is not installed")
     before = _state.modes
-    _change(dataclasses.replace(before, **changes), sanitize=before.sanitize)
+    _change(dataclasses.replace(before, **changes))
     try:
         yield _state.modes
     finally:
