@@ -125,6 +125,16 @@ def test_threads_that_exit_are_not_waited_for(raw: Callable[..., Any], cupy: Any
     assert values[::2].tolist() == list(range(63, 0, -2))
 
 
+def test_lanes_that_exit_are_not_waited_for(raw: Callable[..., Any], cupy: Any) -> None:
+    # CUDA C++ Programming Guide, "Warp Shuffle Functions": all non-exited threads named in the mask take part.
+    source = """
+    extern "C" __global__ void k(int* x) {
+        if (threadIdx.x >= 20) return;
+        x[threadIdx.x] = __shfl_sync(0xffffffff, threadIdx.x, 3);
+    }"""
+    assert raw(source, cupy.zeros(32, "i")).get().tolist() == [3] * 20 + [0] * 12
+
+
 def test_blocks_and_grids_of_three_dimensions(raw: Callable[..., Any], cupy: Any) -> None:
     source = """
     extern "C" __global__ void k(int* x) {
