@@ -236,6 +236,24 @@ print("ran", float(x[0]))
     assert "__builtin_parity" in both.stderr
 
 
+def test_nvrtc_refuses_what_does_not_fit(run_script: Callable[..., Any]) -> None:
+    script = """
+import cupy
+source = 'extern "C" __global__ void k(char* x) { __shared__ char tile[%d]; tile[threadIdx.x] = 1; x[0] = tile[0]; }'
+x = cupy.zeros(1, dtype=cupy.int8)
+for size in (49152, 49153):
+    cupy.RawKernel(source % size, "k")((1,), (1,), (x,))
+    print(size)
+"""
+    alone = run_script(script)
+    assert alone.stdout == "49152\n"
+    assert "CUDA_ERROR_INVALID_VALUE: launch of k with more than 48 KiB of static shared memory" in alone.stderr
+    both = run_script(script, "--nvrtc")
+    assert both.stdout == "49152\n"
+    assert "CompileException" in both.stderr
+    assert "too much shared data" in both.stderr
+
+
 def test_nvrtc_takes_what_is_right(run_script: Callable[..., Any]) -> None:
     result = run_script("import cupy\nprint(float((cupy.arange(4, dtype='f') * 2).sum()))", "--nvrtc")
     assert (result.returncode, result.stdout) == (0, "12.0\n"), result.stderr

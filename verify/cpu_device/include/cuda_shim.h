@@ -36,7 +36,6 @@ using std::size_t;
 #define __device__
 #define __global__
 #define __managed__
-#define __restrict__ __restrict
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
