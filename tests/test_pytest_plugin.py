@@ -87,6 +87,19 @@ def test_the_device_fixture_gives_numpy_and_cupy_on_the_cpu_and_skips_a_real_dev
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
+def test_the_fixtures_serve_properties_of_hypothesis(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        from hypothesis import given, strategies as st
+
+        @given(n=st.integers(1, 9))
+        def test_sum(device, record_error, n):
+            assert int(device.xp.arange(n).sum()) == n * (n - 1) // 2
+            record_error("sum", 0.0)
+    """)
+    project.runpytest_subprocess().assert_outcomes(passed=2, skipped=1)
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
 def test_cupy_that_is_imported_too_early_is_an_error_and_no_skip(project: pytest.Pytester) -> None:
     project.makepyfile("import cupy\ndef test_it(cupy_on_cpu): pass")
     result = project.runpytest_subprocess()

@@ -118,7 +118,7 @@ def _install(config: pytest.Config, *, force: bool) -> None:
         raise pytest.UsageError(str(error)) from error
 
 
-# --- fixtures --------------------------------------------------------------------------------------------------------
+# --- fixtures: of session scope, since Hypothesis refuses others in a property's arguments ----------------------------
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +137,7 @@ def cupy_on_cpu(pytestconfig: pytest.Config) -> Any:
     return _cpu_device()
 
 
-@pytest.fixture(params=["cpu", "cupy-on-cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="session", params=["cpu", "cupy-on-cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Device:
     """Give the test NumPy, CuPy on the CPU and CuPy on a real device in turn; what is missing is skipped, and why."""
     if request.param == "cpu":
@@ -147,7 +147,7 @@ def device(request: pytest.FixtureRequest) -> Device:
     return Device(request.param, importlib.import_module("cupy"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record_error(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
     """Return a function of a property's name and an error that it saw; the receipt holds the largest of each."""
     errors = pytestconfig.stash.setdefault(_largest_errors, {})
@@ -158,7 +158,7 @@ def record_error(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
     return record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record_throughput(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
     """Return a function of a name and a measured throughput; the receipt holds the last of each."""
     throughput = pytestconfig.stash.setdefault(_throughput, {})

@@ -147,6 +147,15 @@ def test_unwritten_shared_memory_reads_as_poison_in_every_block(raw: Callable[..
     assert np.isnan(values.get()).all()
 
 
+def test_unwritten_shared_memory_of_a_template_reads_as_poison(cupy: Any) -> None:
+    source = "template <class T> __global__ void k(T* x) { __shared__ T tile; x[threadIdx.x] = tile; tile = 1; }"
+    x = cupy.zeros(1, "f")
+    kernel = cupy.RawModule(code=source, name_expressions=("k<float>",)).get_function("k<float>")
+    for _ in range(2):
+        kernel((1,), (1,), (x,))
+        assert np.isnan(float(x[0]))
+
+
 def test_an_out_of_bounds_write_is_caught_by_the_sanitizer(run_script: Callable[..., Any]) -> None:
     within = run_script(OUT_OF_BOUNDS, "--sanitize", arguments=("9",))
     assert (within.returncode, within.stdout) == (0, "sum 10.0\n"), within.stderr

@@ -1,5 +1,6 @@
 """What is covered, each against NumPy: exactly where the numbers are exact, else up to rounding."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -166,6 +167,41 @@ def test_templates_and_constant_memory(cupy: Any) -> None:
         assert x.get().tolist() == [4, 3, 2, 1]
 
 
+def test_any_thread_may_launch(raw: Callable[..., Any], cupy: Any) -> None:
+    x = INTEGERS[37, 129].astype("f")
+    sums = []
+
+    def launch() -> None:
+        out = raw(ROW_SUMS, cupy.zeros(37, "f"), cupy.asarray(x), np.int32(129), grid=37, block=128, shared_mem=16)
+        sums.append(out.get().tolist())
+
+    launch()
+    for _ in range(2):
+        thread = threading.Thread(target=launch)
+        thread.start()
+        thread.join()
+    launch()
+    assert sums == [x.sum(axis=1).tolist()] * 4
+
+
+def test_modules_do_not_share_what_has_the_same_name(cupy: Any) -> None:
+    source = """
+    template <class T> __device__ int answer() { return VALUE; }
+    template <class T> __global__ void k(T* x) {
+        __shared__ T tile[SIZE];
+        for (int i = 0; i < SIZE; ++i) tile[i] = answer<T>();
+        for (int i = 0; i < SIZE; ++i) x[0] += tile[i];
+    }"""
+    kernels = []
+    for size, value in ((1, "2"), (1000, "3")):
+        code = source.replace("SIZE", str(size)).replace("VALUE", value)
+        kernels.append(cupy.RawModule(code=code, name_expressions=("k<int>",)).get_function("k<int>"))
+    for kernel, sum_of_all in zip(kernels, (2, 3000), strict=True):
+        x = cupy.zeros(1, "i")
+        kernel((1,), (1,), (x,))
+        assert int(x[0]) == sum_of_all
+
+
 def test_fuse(cupy: Any, assert_rounded: Callable[..., None]) -> None:
     @cupy.fuse()
     def fused(a, b):  # type: ignore[no-untyped-def]
@@ -231,12 +267,16 @@ def test_streams_and_events(cupy: Any) -> None:
         start.record(stream)
         x = cupy.arange(10) + 1
         end.record(stream)
+    assert cupy.cuda.runtime.streamGetFlags(stream.ptr) == cupy.cuda.runtime.streamNonBlocking
+    assert cupy.cuda.runtime.streamGetFlags(cupy.cuda.Stream.null.ptr) == 0
     stream.wait_event(end)
     stream.synchronize()
     end.synchronize()
     assert stream.done
     assert end.done
     assert cupy.cuda.get_elapsed_time(start, end) > 0
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="never recorded"):
+        cupy.cuda.get_elapsed_time(start, cupy.cuda.Event())
     assert x.get().tolist() == list(range(1, 11))
 
 

@@ -102,7 +102,8 @@ def kernel_flags(*, sanitize: bool) -> tuple[str, ...]:
     the instruction. Integers wrap and memory may be read as another type: device code relies on both.
     """
     flags = ["-shared", "-fPIC", "-w", "-O1", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=fast"]
-    flags.append("-Wl,-Bsymbolic")  # a kernel that is named like a libc function is still itself
+    # A kernel that is named like a function of libc, or like a template of another module, is still itself.
+    flags.extend(["-Wl,-Bsymbolic", "-fno-gnu-unique"])
     if platform.machine() == "x86_64" and "fma" in _processor_flags():
         flags.append("-mfma")
     if sanitize:

@@ -44,17 +44,15 @@ using std::size_t;
 // Constant memory has external linkage, so that the host can find it by name and fill it.
 #define __constant__
 
-// Shared memory: one block runs at a time, so one static object serves all of them. Its own section lets the executor
-// poison it before each block, since CUDA promises no value there. AddressSanitizer watches the bounds of ordinary
-// globals only, so under it the section is left out.
+// Shared memory: one block runs at a time, so one object serves all of them. As thread-local objects, and there are no
+// others, all of a module's shared memory lies in one piece that the executor can find and poison before each block,
+// since CUDA promises no value there. AddressSanitizer watches the bounds of ordinary objects only, so under it they
+// are ordinary.
 #ifdef __SANITIZE_ADDRESS__
 #define __shared__ static
 #else
-#define __shared__ static __attribute__((section("cuda_shared")))
+#define __shared__ static thread_local
 #endif
-
-extern "C" __attribute__((weak, visibility("hidden"))) char __start_cuda_shared[];
-extern "C" __attribute__((weak, visibility("hidden"))) char __stop_cuda_shared[];
 
 // --- the launch that runs at the moment ------------------------------------------------------------------------------
 
@@ -395,8 +393,5 @@ struct Arguments<void(Parameters...)> {
         cpu_device::Arguments<std::remove_pointer_t<decltype(&__VA_ARGS__)>>::call(&__VA_ARGS__, arguments); \
     }
 
-// A function, because the section's bounds are hidden symbols of each shared object.
-#define CPU_DEVICE_MODULE(barriers)                                            \
-    extern "C" int cpu_device_uses_barriers() { return barriers; }             \
-    extern "C" char* cpu_device_shared_begin() { return __start_cuda_shared; } \
-    extern "C" char* cpu_device_shared_end() { return __stop_cuda_shared; }
+#define CPU_DEVICE_MODULE(barriers) \
+    extern "C" int cpu_device_uses_barriers() { return barriers; }

@@ -31,6 +31,7 @@ constexpr int invalid_value = 1;     // cudaErrorInvalidValue, CUDA_ERROR_INVALI
 constexpr int out_of_memory = 2;     // cudaErrorMemoryAllocation
 constexpr int invalid_device = 101;  // cudaErrorInvalidDevice
 constexpr int invalid_image = 200;   // CUDA_ERROR_INVALID_IMAGE
+constexpr int invalid_handle = 400;  // cudaErrorInvalidResourceHandle
 constexpr int not_found = 500;       // CUDA_ERROR_NOT_FOUND
 
 PyObject* raise_new(PyObject* error) {

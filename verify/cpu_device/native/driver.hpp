@@ -16,6 +16,7 @@ namespace {
 struct Module {
     void* handle;
     std::vector<Kernel*> kernels;
+    std::vector<intptr_t> globals;
 };
 
 // `image` is the path of the shared object that kernels.py compiled: what a cubin's bytes are to CUDA.
@@ -29,13 +30,16 @@ intptr_t module_load(PyObject* image, SkipDispatch) {
         raise_driver_error(invalid_image, std::string("CUDA_ERROR_INVALID_IMAGE: ") + dlerror());
         return 0;
     }
-    return reinterpret_cast<intptr_t>(new Module{handle, {}});
+    return reinterpret_cast<intptr_t>(new Module{handle, {}, {}});
 }
 
 PyObject* module_unload(intptr_t address, SkipDispatch) {
     Module* module = reinterpret_cast<Module*>(address);
     for (Kernel* kernel : module->kernels) {
         delete kernel;
+    }
+    for (intptr_t variable : module->globals) {
+        memory.disown(variable);
     }
     dlclose(module->handle);
     delete module;
@@ -45,6 +49,26 @@ PyObject* module_unload(intptr_t address, SkipDispatch) {
 template <class Function>
 Function symbol(const Module& module, const std::string& name) {
     return reinterpret_cast<Function>(dlsym(module.handle, name.c_str()));
+}
+
+int find_thread_local_size(dl_phdr_info* info, size_t, void* data) {
+    SharedMemory* shared = static_cast<SharedMemory*>(data);
+    for (int i = 0; i < info->dlpi_phnum; ++i) {
+        if (info->dlpi_tls_modid == shared->module && info->dlpi_phdr[i].p_type == PT_TLS) {
+            shared->size = info->dlpi_phdr[i].p_memsz;
+        }
+    }
+    return 0;
+}
+
+SharedMemory shared_memory_of(void* handle) {
+    size_t number = 0;
+    dlinfo(handle, RTLD_DI_TLS_MODID, &number);
+    SharedMemory shared{number, 0};
+    if (number != 0) {
+        dl_iterate_phdr(find_thread_local_size, &shared);
+    }
+    return shared;
 }
 
 intptr_t module_function(intptr_t address, PyObject* name_object, SkipDispatch) {
@@ -63,8 +87,7 @@ intptr_t module_function(intptr_t address, PyObject* name_object, SkipDispatch) 
     kernel->entry = entry;
     kernel->name = name;
     kernel->uses_barriers = symbol<int (*)()>(module, "cpu_device_uses_barriers")() != 0;
-    kernel->shared_begin = symbol<char* (*)()>(module, "cpu_device_shared_begin")();
-    kernel->shared_end = symbol<char* (*)()>(module, "cpu_device_shared_end")();
+    kernel->shared = shared_memory_of(module.handle);
     kernel->most_dynamic_shared = 48 * 1024;
     module.kernels.push_back(kernel);
     return reinterpret_cast<intptr_t>(kernel);
@@ -75,15 +98,18 @@ intptr_t module_global(intptr_t address, PyObject* name_object, SkipDispatch) {
     if (name == nullptr) {
         return 0;
     }
-    void* variable = symbol<void*>(*reinterpret_cast<Module*>(address), name);
+    Module& module = *reinterpret_cast<Module*>(address);
+    void* variable = symbol<void*>(module, name);
     Dl_info info;
     ElfW(Sym)* entry = nullptr;
     if (variable == nullptr || dladdr1(variable, &info, reinterpret_cast<void**>(&entry), RTLD_DL_SYMENT) == 0) {
         raise_driver_error(not_found, std::string("CUDA_ERROR_NOT_FOUND: no global variable ") + name);
         return 0;
     }
-    memory.adopt(reinterpret_cast<intptr_t>(variable), entry->st_size);
-    return reinterpret_cast<intptr_t>(variable);
+    intptr_t found = reinterpret_cast<intptr_t>(variable);
+    memory.adopt(found, entry->st_size);
+    module.globals.push_back(found);
+    return found;
 }
 
 constexpr int attribute_max_dynamic_shared = 8;      // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -132,8 +158,7 @@ std::string why_illegal(const Kernel& kernel, Index3 grid, Index3 block, unsigne
     if (grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535) {
         return "a grid beyond (2147483647, 65535, 65535)";
     }
-    size_t fixed = static_cast<size_t>(kernel.shared_end - kernel.shared_begin);
-    if (fixed > 48 * 1024) {
+    if (kernel.shared.size > 48 * 1024) {
         return "more than 48 KiB of static shared memory";
     }
     if (shared > kernel.most_dynamic_shared) {

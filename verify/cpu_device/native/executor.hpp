@@ -29,14 +29,27 @@ __attribute__((weak)) void __sanitizer_start_switch_fiber(void** fake_stack, con
 __attribute__((weak)) void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
 }
 
+// The dynamic linker's way to a module's thread-local storage, which it makes on first use.
+extern "C" void* __tls_get_addr(void* index);
+
 namespace cpu_device {
+
+// The static shared memory of a module: what its thread-local storage holds, see include/cuda_shim.h.
+struct SharedMemory {
+    unsigned long module;  // the dynamic linker's number; 0 where there is none
+    size_t size;
+
+    char* begin() const {
+        unsigned long index[2] = {module, 0};  // tls_index: module and offset
+        return static_cast<char*>(__tls_get_addr(index));
+    }
+};
 
 struct Kernel {
     Entry entry;
     std::string name;
     bool uses_barriers;
-    char* shared_begin;
-    char* shared_end;
+    SharedMemory shared;
     unsigned most_dynamic_shared;
 };
 
@@ -160,9 +173,8 @@ class Executor {
         for (size_t position = 0; position < blocks; ++position) {
             launch_.block = unflatten(in_order(position, blocks), grid);
             std::fill(shared.begin(), shared.end(), static_cast<char>(poison));
-            size_t static_shared = static_cast<size_t>(kernel_->shared_end - kernel_->shared_begin);
-            if (static_shared > 0) {
-                std::memset(kernel_->shared_begin, poison, static_shared);
+            if (kernel_->shared.size > 0) {
+                std::memset(kernel_->shared.begin(), poison, kernel_->shared.size);
             }
             if (kernel_->uses_barriers) {
                 run_block_of_fibers();

@@ -58,6 +58,8 @@ class Memory {
     // A module's global variable: device memory that somebody else owns.
     void adopt(intptr_t address, size_t size) { blocks_[address] = Block{size, MemoryKind::device, false}; }
 
+    void disown(intptr_t address) { blocks_.erase(address); }
+
     MemoryKind kind_of(intptr_t address) const {
         auto block = block_around(address);
         return block == blocks_.end() ? MemoryKind::unregistered : block->second.kind;

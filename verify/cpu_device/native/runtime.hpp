@@ -198,12 +198,14 @@ int pointer_memory_type(intptr_t address, SkipDispatch) { return static_cast<int
 
 // An event knows when it was recorded, so that elapsed times are real: those of this CPU.
 struct Event {
-    std::chrono::steady_clock::time_point recorded;
+    bool is_recorded;
+    std::chrono::steady_clock::time_point time;
 };
 
 struct Stream {
     unsigned flags;
 };
+constexpr intptr_t per_thread_stream = 2;  // CUDA's own streams have the handles 0, 1 and 2
 
 intptr_t new_stream(unsigned flags) { return reinterpret_cast<intptr_t>(new Stream{flags}); }
 
@@ -214,7 +216,9 @@ intptr_t stream_create_with_flags(unsigned flags, SkipDispatch) { return new_str
 intptr_t stream_create_with_priority(unsigned flags, int, SkipDispatch) { return new_stream(flags); }
 
 PyObject* stream_destroy(intptr_t stream, SkipDispatch) {
-    delete reinterpret_cast<Stream*>(stream);
+    if (stream > per_thread_stream) {
+        delete reinterpret_cast<Stream*>(stream);
+    }
     return none();
 }
 
@@ -229,7 +233,10 @@ PyObject* always_done(intptr_t, SkipDispatch) {
 
 PyObject* stream_wait_event(intptr_t, intptr_t, SkipDispatch, OptionalArguments*) { return none(); }
 
-unsigned stream_flags(intptr_t stream, SkipDispatch) { return reinterpret_cast<Stream*>(stream)->flags; }
+unsigned stream_flags(intptr_t stream, SkipDispatch) {
+    bool predefined = stream <= per_thread_stream;
+    return predefined ? 0 : reinterpret_cast<Stream*>(stream)->flags;
+}
 
 int stream_priority(intptr_t, SkipDispatch) { return 0; }
 
@@ -245,7 +252,7 @@ PyObject* event_destroy(intptr_t event, SkipDispatch) {
 }
 
 PyObject* event_record(intptr_t event, intptr_t, SkipDispatch) {
-    reinterpret_cast<Event*>(event)->recorded = std::chrono::steady_clock::now();
+    *reinterpret_cast<Event*>(event) = Event{true, std::chrono::steady_clock::now()};
     return none();
 }
 
@@ -255,8 +262,13 @@ PyObject* event_synchronize(intptr_t, SkipDispatch) {
 }
 
 float event_elapsed_time(intptr_t start, intptr_t end, SkipDispatch) {
-    auto elapsed = reinterpret_cast<Event*>(end)->recorded - reinterpret_cast<Event*>(start)->recorded;
-    return std::chrono::duration<float, std::milli>(elapsed).count();
+    const Event& first = *reinterpret_cast<Event*>(start);
+    const Event& last = *reinterpret_cast<Event*>(end);
+    if (!first.is_recorded || !last.is_recorded) {
+        raise_runtime_error(invalid_handle, "cudaErrorInvalidResourceHandle: an event that was never recorded");
+        return 0;
+    }
+    return std::chrono::duration<float, std::milli>(last.time - first.time).count();
 }
 
 }  // namespace
