@@ -167,6 +167,20 @@ def test_templates_and_constant_memory(cupy: Any) -> None:
         assert x.get().tolist() == [4, 3, 2, 1]
 
 
+def test_kernels_of_one_module_may_have_more_shared_memory_together(cupy: Any) -> None:
+    kernel = """
+    extern "C" __global__ void NAME(int* x) {
+        __shared__ char tile[40000];
+        tile[threadIdx.x] = 1;
+        x[0] = tile[0];
+    }"""
+    module = cupy.RawModule(code=kernel.replace("NAME", "k") + kernel.replace("NAME", "l"))
+    for name in ("k", "l"):
+        x = cupy.zeros(1, "i")
+        module.get_function(name)((1,), (1,), (x,))
+        assert int(x[0]) == 1
+
+
 def test_any_thread_may_launch(raw: Callable[..., Any], cupy: Any) -> None:
     x = INTEGERS[37, 129].astype("f")
     sums = []

@@ -139,7 +139,7 @@ def test_dynamic_shared_memory_becomes_the_launchs(declaration: str) -> None:
 )
 def test_a_kernel_with_barriers_runs_as_fibers(body: str, barriers: int) -> None:
     source = f'extern "C" __global__ void k(int x, unsigned m) {{ {body}\n }}'
-    assert f"CPU_DEVICE_MODULE({barriers})" in kernels.translate(source, None).text
+    assert f"CPU_DEVICE_MODULE({barriers}, 1)" in kernels.translate(source, None).text
 
 
 def test_name_expressions_get_names_that_a_symbol_can_have() -> None:

@@ -12,13 +12,14 @@ from adamshap.verify.cpu_device.errors import NotCoveredError
 
 __all__ = ["ENTRY_PREFIX", "CompilationError", "build", "kernel_names", "translate", "without_comments"]
 
-ENTRY_PREFIX = "cpu_device_entry_"  # native/extension.cpp looks kernels up by it
+ENTRY_PREFIX = "cpu_device_entry_"  # native/driver.hpp looks kernels up by it
 
 # Comments, and string and character literals: whichever comes first wins, as in C++.
 LEXEMES = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL)
 BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp|__shfl\w*_sync|__ballot_sync|__any_sync|__all_sync)\b")
 DYNAMIC_SHARED = re.compile(
-    r"\bextern\s+(?:volatile\s+)?__shared__\s+(?:__align__\s*\(\s*\w+\s*\)\s+)?(?P<type>[\w:<>,\s]+?)\s+(?P<name>\w+)\s*\[\s*\]\s*;"
+    r"\bextern\s+(?:volatile\s+)?__shared__\s+(?:__align__\s*\(\s*\w+\s*\)\s+)?"
+    r"(?P<type>[\w:<>,\s]+?)\s+(?P<name>\w+)\s*\[\s*\]\s*;"
 )
 KERNEL = re.compile(r"\b__global__\b(?P<rest>[^;{}]*)")
 KERNEL_NAME = re.compile(r"(\w+)\s*\($")
@@ -101,7 +102,14 @@ def translate(source: str, name_expressions: Sequence[str] | None) -> Translatio
     mapping = {expression: f"expression_{number}" for number, expression in enumerate(expressions)}
     kernels = mapping or {name: name for name in kernel_names(source)}
     entries = [f"CPU_DEVICE_KERNEL({ENTRY_PREFIX}{name}, {kernel})" for kernel, name in kernels.items()]
-    lines = ['#include "cuda_shim.h"', '#line 1 "kernel.cu"', code, f"CPU_DEVICE_MODULE({barriers})", *entries, ""]
+    lines = [
+        '#include "cuda_shim.h"',
+        '#line 1 "kernel.cu"',
+        code,
+        f"CPU_DEVICE_MODULE({barriers}, {len(kernels)})",
+        *entries,
+        "",
+    ]
     return Translation("\n".join(lines), mapping)
 
 

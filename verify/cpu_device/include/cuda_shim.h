@@ -393,5 +393,6 @@ struct Arguments<void(Parameters...)> {
         cpu_device::Arguments<std::remove_pointer_t<decltype(&__VA_ARGS__)>>::call(&__VA_ARGS__, arguments); \
     }
 
-#define CPU_DEVICE_MODULE(barriers) \
-    extern "C" int cpu_device_uses_barriers() { return barriers; }
+#define CPU_DEVICE_MODULE(barriers, kernels)                       \
+    extern "C" int cpu_device_uses_barriers() { return barriers; } \
+    extern "C" int cpu_device_kernel_count() { return kernels; }

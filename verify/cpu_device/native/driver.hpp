@@ -88,6 +88,7 @@ intptr_t module_function(intptr_t address, PyObject* name_object, SkipDispatch) 
     kernel->name = name;
     kernel->uses_barriers = symbol<int (*)()>(module, "cpu_device_uses_barriers")() != 0;
     kernel->shared = shared_memory_of(module.handle);
+    kernel->owns_shared = symbol<int (*)()>(module, "cpu_device_kernel_count")() == 1;
     kernel->most_dynamic_shared = 48 * 1024;
     module.kernels.push_back(kernel);
     return reinterpret_cast<intptr_t>(kernel);
@@ -158,7 +159,7 @@ std::string why_illegal(const Kernel& kernel, Index3 grid, Index3 block, unsigne
     if (grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535) {
         return "a grid beyond (2147483647, 65535, 65535)";
     }
-    if (kernel.shared.size > 48 * 1024) {
+    if (kernel.owns_shared && kernel.shared.size > 48 * 1024) {
         return "more than 48 KiB of static shared memory";
     }
     if (shared > kernel.most_dynamic_shared) {

@@ -50,6 +50,7 @@ struct Kernel {
     std::string name;
     bool uses_barriers;
     SharedMemory shared;
+    bool owns_shared;  // all of it: the module has no other kernel
     unsigned most_dynamic_shared;
 };
 
