@@ -50,7 +50,8 @@ def test_pytest_runs_without_the_plugin(project: pytest.Pytester) -> None:
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
-def test_the_option_installs_before_tests_are_collected(project: pytest.Pytester) -> None:
+def test_the_option_installs_before_anything_can_import_cupy(project: pytest.Pytester) -> None:
+    project.makeconftest("import cupy")
     project.makepyfile("""
         import cupy
 
@@ -84,6 +85,7 @@ def test_the_device_fixture_gives_numpy_and_cupy_on_the_cpu_and_skips_a_real_dev
     result = project.runpytest_subprocess("-rs", "-s")
     result.assert_outcomes(passed=2, skipped=1)
     result.stdout.fnmatch_lines(["*ran on cpu numpy*", "*ran on cupy-on-cpu cupy*", "*CuPy on CPU is none*"])
+    result.stdout.fnmatch_lines(["CuPy on CPU: real CuPy code and kernels, executed on the CPU; not a GPU"])
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")

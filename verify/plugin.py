@@ -59,14 +59,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Install CuPy on the CPU before a conftest can import CuPy."""
+    options = early_config.known_args_namespace
+    if options.cupy_on_cpu:
+        if options.receipt is not None:
+            raise pytest.UsageError("--receipt is for a real GPU: CuPy on CPU cannot make one")
+        _install(options.cupy_on_cpu_modes, force=True)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Install CuPy on the CPU before anything is collected, or get ready to write a receipt."""
+    """Register the marker, and get ready to write a receipt."""
     config.addinivalue_line("markers", "gpu: needs a real CUDA device")
     folder: Path | None = config.getoption("--receipt")
-    if config.getoption("--cupy-on-cpu"):
-        if folder is not None:
-            raise pytest.UsageError("--receipt is for a real GPU: CuPy on CPU cannot make one")
-        _install(config, force=True)
     if folder is not None:
         if config.getoption("numprocesses", None):
             raise pytest.UsageError("--receipt needs one process: leave -n out")
@@ -78,6 +84,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str | None:
     """Say what CuPy runs on."""
+    return _what_cupy_runs_on()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say it again: a fixture may have installed CuPy on the CPU meanwhile."""
+    line = _what_cupy_runs_on()
+    if line is not None:
+        terminalreporter.write_line(line)
+
+
+def _what_cupy_runs_on() -> str | None:
     if not _cpu_device_is_installed():
         return None
     how = str(_cpu_device().current_modes())
@@ -106,14 +123,13 @@ def _real_devices() -> int:
     return int(_cpu_device().real_devices())
 
 
-def _install(config: pytest.Config, *, force: bool) -> None:
+def _install(modes: str, *, force: bool) -> None:
     """Install CuPy on the CPU with the modes of the command line; leave it alone where it is there already."""
     cpu_device = _cpu_device()
-    text = config.getoption("--cupy-on-cpu-modes")
-    if _cpu_device_is_installed() and not text:
+    if _cpu_device_is_installed() and not modes:
         return
     try:
-        cpu_device.install(force=force, modes=cpu_device.Modes.parse(text))
+        cpu_device.install(force=force, modes=cpu_device.Modes.parse(modes))
     except (cpu_device.UnavailableError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -129,7 +145,7 @@ def cupy_on_cpu(pytestconfig: pytest.Config) -> Any:
     """
     if not _cpu_device_is_installed():
         try:
-            _install(pytestconfig, force=False)
+            _install(pytestconfig.getoption("--cupy-on-cpu-modes"), force=False)
         except pytest.UsageError as error:
             if "cupy" in sys.modules:
                 pytest.fail(f"{error}; pytest --cupy-on-cpu does so before it collects tests")
