@@ -1,0 +1,199 @@
+"""The pytest plugin, in runs of pytest of its own."""
+
+import sys
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+# A machine with a GPU, as the plugin would see it: nothing else is changed.
+PRETEND_GPU = """
+from adamshap.verify import plugin, receipt
+
+plugin._real_devices = lambda: 1
+receipt.this_machine = lambda: receipt.Machine("Made-up GPU", "13.2", "13.0", "14.2.0")
+"""
+ON_A_GPU = """
+import pytest
+
+@pytest.mark.gpu
+def test_property(record_error, record_throughput):
+    record_error("additivity", 2e-7)
+    record_error("additivity", 1e-7)
+    record_throughput("secant", 0.9)
+
+def test_without_gpu():
+    pass
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makeini("[pytest]\naddopts = --strict-markers --strict-config\nfilterwarnings = error\n")
+    return pytester
+
+
+def test_the_plugin_costs_nothing_when_it_is_not_used(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        import sys
+
+        def test_nothing_is_loaded():
+            assert not {"cupy", "adamshap.verify.cpu_device", "adamshap.verify.receipt"} & set(sys.modules)
+    """)
+    assert project.runpytest_subprocess().ret == 0
+
+
+def test_pytest_runs_without_the_plugin(project: pytest.Pytester) -> None:
+    project.makepyfile("def test_something(request): assert not request.config.pluginmanager.hasplugin('adamshap')")
+    assert project.runpytest_subprocess("-p", "no:adamshap").ret == 0
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+def test_the_option_installs_before_anything_can_import_cupy(project: pytest.Pytester) -> None:
+    project.makeconftest("import cupy")
+    project.makepyfile("""
+        import cupy
+
+        def test_it_runs_on_the_cpu(cupy_on_cpu):
+            assert cupy.cuda.runtime.getDeviceProperties(0)["name"] == b"CuPy on CPU"
+            assert cupy_on_cpu.current_modes() == cupy_on_cpu.Modes(reverse=True, poison=True)
+    """)
+    result = project.runpytest_subprocess("--cupy-on-cpu", "--cupy-on-cpu-modes=reverse,poison")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["CuPy on CPU: real CuPy code and kernels*(reverse, poison); not a GPU"])
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+def test_workers_install_it_too(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        import cupy
+
+        def test_it_runs_on_the_cpu():
+            assert int(cupy.arange(4).sum()) == 6
+    """)
+    project.runpytest_subprocess("--cupy-on-cpu", "-n", "1").assert_outcomes(passed=1)
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+def test_the_device_fixture_gives_numpy_and_cupy_on_the_cpu_and_skips_a_real_device(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        def test_sum(device):
+            assert int(device.xp.arange(4).sum()) == 6
+            print("ran on", device.name, device.xp.__name__)
+    """)
+    result = project.runpytest_subprocess("-rs", "-s")
+    result.assert_outcomes(passed=2, skipped=1)
+    result.stdout.fnmatch_lines(["*ran on cpu numpy*", "*ran on cupy-on-cpu cupy*", "*CuPy on CPU is none*"])
+    result.stdout.fnmatch_lines(["CuPy on CPU: real CuPy code and kernels, executed on the CPU; not a GPU"])
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+def test_the_fixtures_serve_properties_of_hypothesis(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        from hypothesis import given, strategies as st
+
+        @given(n=st.integers(1, 9))
+        def test_sum(device, record_error, n):
+            assert int(device.xp.arange(n).sum()) == n * (n - 1) // 2
+            record_error("sum", 0.0)
+    """)
+    project.runpytest_subprocess().assert_outcomes(passed=2, skipped=1)
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+def test_cupy_that_is_imported_too_early_is_an_error_and_no_skip(project: pytest.Pytester) -> None:
+    project.makepyfile("import cupy\ndef test_it(cupy_on_cpu): pass")
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*CuPy was imported before*pytest --cupy-on-cpu does so before it collects tests*"])
+
+
+def test_what_is_missing_skips_a_test_and_ends_a_run_that_asked_for_it(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAMSHAP_CPU_DEVICE_CXX", "no-such-compiler")
+    project.makepyfile("def test_it(cupy_on_cpu): pass")
+    silent = project.runpytest_subprocess("-rs")
+    silent.assert_outcomes(skipped=1)
+    asked = project.runpytest_subprocess("--cupy-on-cpu")
+    assert asked.ret == pytest.ExitCode.USAGE_ERROR
+    for output in (silent.stdout, asked.stderr):
+        output.fnmatch_lines(["*no-such-compiler*"])
+
+
+def test_an_unknown_mode_ends_the_run(project: pytest.Pytester) -> None:
+    result = project.runpytest_subprocess("--cupy-on-cpu", "--cupy-on-cpu-modes=backwards")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*modes: got 'backwards'*"])
+
+
+def test_tests_for_a_gpu_are_skipped_without_one(project: pytest.Pytester) -> None:
+    project.makepyfile(ON_A_GPU)
+    project.makeconftest("from adamshap.verify import plugin\nplugin._real_devices = lambda: 0")
+    result = project.runpytest_subprocess("-rs")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*needs a real CUDA device: there is none here*"])
+
+
+def test_a_run_on_a_gpu_writes_its_receipt(project: pytest.Pytester) -> None:
+    from adamshap.verify import receipt
+
+    project.makeconftest(PRETEND_GPU)
+    project.makepyfile(ON_A_GPU)
+    project.mkdir("gpu").joinpath("engine.py").write_text("x = 1\n")
+    result = project.runpytest_subprocess("-m", "gpu", "--receipt", "receipts")
+    result.assert_outcomes(passed=1, deselected=1)
+    written = receipt.newest(project.path / "receipts")
+    assert written is not None
+    assert written.machine.card == "Made-up GPU"
+    assert written.largest_errors == {"additivity": 2e-7}
+    assert written.throughput == {"secant": 0.9}
+    assert written.passed == 1
+    assert receipt.why_stale(written, project.path / "gpu") is None
+    result.stdout.fnmatch_lines(["receipt: *.json"])
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        ON_A_GPU + "\n@pytest.mark.gpu\ndef test_wrong(): assert False\n",
+        "def test_without_gpu(): pass\n",
+    ],
+)
+def test_a_run_that_failed_or_ran_nothing_writes_none(project: pytest.Pytester, tests: str) -> None:
+    project.makeconftest(PRETEND_GPU)
+    project.makepyfile(tests)
+    result = project.runpytest_subprocess("--receipt", "receipts")
+    result.stdout.fnmatch_lines(["no receipt: *"])
+    assert not (project.path / "receipts").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "devices", "message"),
+    [
+        (("--receipt", "receipts"), 0, "*--receipt is for a real GPU: there is none here*"),
+        (("--receipt", "receipts", "--cupy-on-cpu"), 1, "*CuPy on CPU cannot make one*"),
+        (("--receipt", "receipts", "-n", "2"), 1, "*--receipt needs one process*"),
+    ],
+)
+def test_a_receipt_that_cannot_be_is_refused_at_once(
+    project: pytest.Pytester, options: tuple[str, ...], devices: int, message: str
+) -> None:
+    project.makeconftest(f"from adamshap.verify import plugin\nplugin._real_devices = lambda: {devices}")
+    project.makepyfile(ON_A_GPU)
+    result = project.runpytest_subprocess(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+def test_pytest_runs_under_the_sanitizer(project: pytest.Pytester) -> None:
+    project.makepyfile("""
+        def test_sum(device):
+            assert int(device.xp.arange(4).sum()) == 6
+    """)
+    command = [sys.executable, "-m", "adamshap.verify.cpu_device", "--sanitize", "-m", "pytest"]
+    result: Any = project.run(*command)
+    result.assert_outcomes(passed=2, skipped=1)
+    result.stdout.fnmatch_lines(["CuPy on CPU:*(sanitize); not a GPU"])
