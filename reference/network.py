@@ -109,8 +109,8 @@ def _constant(x: Any) -> Any:
 
 
 def _cross_entropy(logits: Any, labels: Array) -> Any:
-    # −log softmax as log(1 + Σ_{j≠y} exp(z_j − z_y)): where the label is nearly certain, neither the loss nor its gradient
-    # is the difference of two numbers near 1. The shift by the largest exponent cancels, so it counts as a constant.
+    # −log softmax as log(1 + Σ_{j≠y} exp(z_j − z_y)): where the label is nearly certain, neither the loss nor its
+    # gradient is the difference of two numbers near 1. The shift by the largest exponent cancels: it is a constant.
     own = np.arange(logits.shape[1]) == labels[:, None]
     gaps = logits - logits[own][:, None]
     top = np.maximum(np.max(_constant(gaps), axis=1), 0.0)
