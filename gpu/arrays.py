@@ -3,7 +3,6 @@
 Everything else of the engine asks a `Space` for its array module, so that no other module decides between the two.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -124,12 +123,6 @@ def within_memory(what: str, make: Callable[[], Any]) -> Any:
         raise MemoryError(
             f"memory: got no room for {what} ({error}); needs a smaller micro_batch, or a smaller network"
         ) from error
-
-
-@cache
-def cpu_threads() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_cupy(value: Any) -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.layers import Trace, Workshop
+from adamshap.gpu.layers import Trace, Workshop, weights_of
+from adamshap.gpu.parallel import in_parts
 
 __all__ = ["Sketch", "contract", "pairwise", "pairwise_is_cheaper"]
 
@@ -29,19 +30,25 @@ def contract(
     shop: Workshop, trace: Trace, product: Mapping[str, Any], out: Any, factors: Mapping[int, Factors] | None = None
 ) -> None:
     """Add each row's score to ``out``: ``Σ_layers b_iᵀ (P a_i + p)``, exactly where a layer has no factors."""
-    xp, get = shop.space.xp, shop.buffers.get
-    for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
-        p = product.get(f"{layer}.bias")
-        if factors and layer in factors:
-            q, c = factors[layer]
-            left = xp.matmul(b, q, out=get("sketch left", (len(b), q.shape[1])))
-            right = xp.matmul(a, c.T, out=get("sketch right", (len(a), q.shape[1])))
-            shop.passes.row_dot(left, right, None, out)
-            if p is not None:
-                out += b @ p
-        else:
-            z = xp.matmul(a, product[f"{layer}.weight"].T, out=get("contraction", b.shape))
-            shop.passes.row_dot(b, z, p, out)
+    xp = shop.space.xp
+    widest = max(b.shape[1] for b in trace.grads)
+    room = shop.buffers.get("contraction", (len(out), widest))
+
+    def some(low: int, high: int) -> None:
+        rows = slice(low, high)
+        for layer, (all_a, all_b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
+            a, b, p = all_a[rows], all_b[rows], product.get(f"{layer}.bias")
+            if factors and layer in factors:
+                q, c = factors[layer]
+                shop.passes.row_dot(b @ q, a @ c.T, None, out[rows])
+                if p is not None:
+                    out[rows] += b @ p
+            else:
+                z = room[rows].reshape(-1)[: b.size].reshape(b.shape)
+                xp.matmul(a, product[f"{layer}.weight"].T, out=z)
+                shop.passes.row_dot(b, z, p, out[rows])
+
+    in_parts(some, len(out), 2 * len(out) * weights_of(shop.net))
 
 
 def pairwise(shop: Workshop, trace: Trace, judge: Trace) -> Any:
@@ -104,11 +111,22 @@ class Sketch:
             basis = shop.space.real(generator.standard_normal((p.shape[1], self.rank)))
             sweeps = SWEEPS_AT_FIRST
         for _ in range(sweeps):
-            q = orthonormal(shop, p @ basis)
-            c = q.T @ p
+            q = orthonormal(shop, shared_product(shop, p, basis))
+            c = shared_product(shop, p.T, q).T
             basis = orthonormal(shop, c.T)
         self.bases[key] = basis
         return q, c
+
+
+def shared_product(shop: Workshop, p: Any, few: Any) -> Any:
+    """Return ``p few``, for `few` of few columns, shared out by the rows of `p`."""
+    out = shop.space.xp.empty((len(p), few.shape[1]), p.dtype)
+
+    def some(low: int, high: int) -> None:
+        shop.space.xp.matmul(p[low:high], few, out=out[low:high])
+
+    in_parts(some, len(p), 2 * p.size * few.shape[1])
+    return out
 
 
 def orthonormal(shop: Workshop, y: Any) -> Any:
@@ -117,4 +135,4 @@ def orthonormal(shop: Workshop, y: Any) -> Any:
     Directions that the dtype of `y` cannot resolve beside the largest come out as 0.
     """
     wide = y.astype("float64")
-    return y @ shop.passes.whitening(wide.T @ wide).astype(y.dtype)
+    return (wide @ shop.passes.whitening(wide.T @ wide)).astype(y.dtype)

@@ -190,6 +190,8 @@ def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
 
 def whitening(gram: Any) -> Any:
     """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
+    if not np.isfinite(gram).all():  # a run that diverged: its scores are to be NaN, not an error of LAPACK's
+        return np.full_like(gram, np.nan)
     scale = np.sqrt(np.diagonal(gram))
     scale = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
     values, vectors = np.linalg.eigh(gram * scale[:, None] * scale[None, :])

@@ -91,7 +91,8 @@ def update(
     shop, new = case.shop, case.fresh()
     if step.adam.eps == 0:
         refuse_zero_denominator(shop, step.adam, case.state, case.gradient())
-    plain_step(shop, step.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
+    with shop.at_work():
+        plain_step(shop, step.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
     theta, m, v = ({key: shop.space.out(a, device_arrays) for key, a in d.items()} for d in (new.theta, new.m, new.v))
     return theta, AdamState(step.state.step + 1, m, v)
 
@@ -159,17 +160,18 @@ def scores(
     sketch = None if rank is None else Sketch(positive_integer("rank", rank))
     size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     case = _Case.of(step, device, dtype)
-    taken = attribute_step(
-        case.shop,
-        step.adam,
-        case.state,
-        case.batch,
-        case.weight,
-        question,
-        case.fresh(),
-        micro_batch=size,
-        sketch=sketch,
-    )
+    with case.shop.at_work():
+        taken = attribute_step(
+            case.shop,
+            step.adam,
+            case.state,
+            case.batch,
+            case.weight,
+            question,
+            case.fresh(),
+            micro_batch=size,
+            sketch=sketch,
+        )
     return case.shop.space.out(taken.scores, device_arrays)
 
 
@@ -210,7 +212,8 @@ def influence(
     """
     case = _Case.of(step, device, dtype)
     question = Question("tangent", "after")
-    taken = attribute_step(case.shop, step.adam, case.state, case.batch, case.weight, question, case.fresh())
+    with case.shop.at_work():
+        taken = attribute_step(case.shop, step.adam, case.state, case.batch, case.weight, question, case.fresh())
     return case.shop.space.out(taken.scores, device_arrays)
 
 

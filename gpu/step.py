@@ -25,13 +25,11 @@ from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
 from adamshap.gpu.layers import (
     Trace,
     Workshop,
-    backward,
-    forward,
     gradients,
     new_trace,
     row_losses,
     run_rows,
-    start_backward,
+    times_gradients,
 )
 from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
 from adamshap.reference.problem import Adam, refuse
@@ -243,11 +241,10 @@ def _first_pass(
     start = trace = None
     if start_wanted and batch.together is not None and len(chunks) == 1:
         both = new_trace(shop, "train", batch.n_val + batch.n, batch.together)
-        forward(shop, both, state.theta)
+        weights = shop.buffers.get("weights", (batch.n_val + batch.n, 1))
+        weights[: batch.n_val], weights[batch.n_val :] = each, weight
+        run_rows(shop, both, state.theta, shop.space.xp.concatenate([batch.valid_y, batch.y]), weights)
         start, trace = both.rows(slice(0, batch.n_val)), both.rows(slice(batch.n_val, None))
-        start_backward(shop, start, batch.valid_y, each)
-        start_backward(shop, trace, batch.y, weight)
-        backward(shop, both, state.theta)
     elif start_wanted:
         start = new_trace(shop, "start", batch.n_val, batch.valid_x)
         run_rows(shop, start, state.theta, batch.valid_y, each)
@@ -423,8 +420,12 @@ def _scorer(
         return into
 
     if not per_validation:
-        place = like(shop, "sgd product") if isinstance(slope, float) else slope
-        product = place if merged else product_of(slice(None), place)
+        if isinstance(slope, float):
+            product = product_of(slice(None), like(shop, "sgd product"))
+        else:
+            product = slope
+            if not merged:
+                times_gradients(shop, judge, product)
         factors = None if sketch is None else sketch.factors(shop, product, n)
         return lambda trace, out: contract(shop, trace, product, out[0], factors)
 

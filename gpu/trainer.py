@@ -126,7 +126,9 @@ def attribute(
     totals, sgd_totals, seen = xp.zeros(shape), xp.zeros(shape), np.zeros(train.n, int)
     steps = epochs * -(-train.n // batch_size)
     diary = _Diary(xp.zeros((steps, 2)), np.zeros(steps, int), space.on_cuda, on_step)
-    for number, (epoch, index) in enumerate(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed)):
+
+    def take(number: int, epoch: int, index: Array) -> None:
+        nonlocal state, spare
         where = space.labels(index)
         batch = data.batch(where)
         weight = 1 / batch.n if reduction == "mean" else 1.0
@@ -140,6 +142,10 @@ def attribute(
         diary.note(number, epoch, taken.train_loss, taken.valid_loss)
         spare = None if spare is None else state
         state = State(new.theta, new.m, new.v, state.t + 1)
+
+    with shop.at_work():
+        for number, (epoch, index) in enumerate(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed)):
+            take(number, epoch, index)
     diary.tell_all()
     losses = space.host(diary.losses)
     theta, m, v = ({name: space.host(a) for name, a in group.items()} for group in (state.theta, state.m, state.v))

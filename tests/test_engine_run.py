@@ -3,7 +3,9 @@
 import dataclasses
 import subprocess
 import sys
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
+from adamshap.gpu import layers, parallel
 from adamshap.gpu.arrays import Buffers, Space, pick_space
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Workshop
@@ -63,10 +66,22 @@ def of_run(run: Run) -> list[Array]:
     return arrays
 
 
+@pytest.fixture(params=["one thread", "three threads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share out even the smallest work, which tests are made of, or none."""
+    if request.param == "three threads":
+        pool = ThreadPoolExecutor(2)
+        monkeypatch.setattr(parallel, "FLOPS_WORTH_A_THREAD", 1)
+        monkeypatch.setattr(parallel, "cpu_threads", lambda: 3)
+        monkeypatch.setattr(parallel, "_threads", lambda: pool)
+        monkeypatch.setattr(layers, "FEW_ROWS", 4)  # the validation rows are shared out, a last batch of 2 is not
+
+
 @on_each_device
 @in_each_dtype
 @pytest.mark.parametrize("micro_batch", [None, 5])
 @pytest.mark.parametrize("options", [{}, {"slope": "secant", "gradient": "path"}, {"reduction": "sum"}])
+@pytest.mark.usefixtures("threads")
 def test_a_run_is_the_oracles(device: Any, dtype: Any, micro_batch: Any, options: Any) -> None:
     net, train, valid = problem()
     expected, moved = spread_of_runs(net, train, valid, dtype, **options)
@@ -98,6 +113,42 @@ def test_a_run_is_the_oracles(device: Any, dtype: Any, micro_batch: Any, options
     np.testing.assert_array_equal([p.valid_loss for p in theirs], got.history["valid_loss"])
     for name, p in net.init(RUN["seed"]).items():
         np.testing.assert_array_equal(got.initial_params[name], p.astype(dtype))
+
+
+def test_blas_gets_its_threads_back_when_the_last_user_is_done() -> None:
+    controller = pytest.importorskip("threadpoolctl").ThreadpoolController()
+
+    def blas() -> list[int]:
+        return [pool["num_threads"] for pool in controller.info() if pool["user_api"] == "blas"]
+
+    before, inside, first_is_done = blas(), threading.Event(), threading.Event()
+
+    def second() -> None:
+        with parallel.own_threads():
+            inside.set()
+            first_is_done.wait(60)
+
+    with parallel.own_threads():
+        other = threading.Thread(target=second)
+        other.start()
+        inside.wait(60)
+    assert set(blas()) == {1} or parallel.cpu_threads() == 1
+    first_is_done.set()
+    other.join()
+    assert blas() == before
+
+
+def test_an_error_in_a_thread_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cpu_threads", lambda: 2)
+    pool = ThreadPoolExecutor(1)
+    monkeypatch.setattr(parallel, "_threads", lambda: pool)
+
+    def second_half_fails(low: int, high: int) -> None:
+        if low:
+            raise FloatingPointError("the second half")
+
+    with parallel.own_threads(), pytest.raises(FloatingPointError, match="the second half"):
+        parallel.in_parts(second_half_fails, 10, 1e9)
 
 
 @on_each_device
