@@ -24,8 +24,7 @@ FLOPS_WORTH_A_THREAD = 1 << 22
 
 _here = threading.local()
 _lock = threading.Lock()
-_users = 0
-_limit: Any = None
+_taken = False
 
 
 @cache
@@ -36,28 +35,29 @@ def cpu_threads() -> int:
 
 @contextmanager
 def own_threads() -> Iterator[None]:
-    """Keep BLAS to one thread and let `in_parts` use threads, until the last of those who asked for it is done."""
-    global _users, _limit
+    """Keep BLAS to one thread and let `in_parts` use threads.
+
+    The first to ask sets this for the whole process and undoes it when it is done, in its own thread, as OpenBLAS wants
+    it. Whoever asks meanwhile has the use of it, and goes on with BLAS's threads if the first is done before.
+    """
+    global _taken
     controller = _blas()
-    if controller is None or cpu_threads() == 1:
+    with _lock:
+        first = not _taken and controller is not None and cpu_threads() > 1
+        _taken = _taken or first
+    if not first:
         yield
         return
-    with _lock:
-        if _users == 0:
-            _limit = controller.limit(limits=1, user_api="blas")
-        _users += 1
     try:
-        yield
+        with controller.limit(limits=1, user_api="blas"):
+            yield
     finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                _limit.restore_original_limits()
+        _taken = False
 
 
 def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> None:
     """Call ``function(low, high)`` on parts of ``range(rows)``, side by side where `flops` make it worth it."""
-    parts = min(cpu_threads(), rows, int(flops / FLOPS_WORTH_A_THREAD)) if _users else 1
+    parts = min(cpu_threads(), rows, int(flops / FLOPS_WORTH_A_THREAD)) if _taken else 1
     if parts < 2 or getattr(_here, "inside", False):
         function(0, rows)
         return

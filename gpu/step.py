@@ -35,16 +35,20 @@ from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
 from adamshap.reference.problem import Adam, refuse
 
 __all__ = [
+    "First",
     "Judged",
+    "Norms",
     "Question",
     "State",
     "Taken",
+    "add_norms",
     "attribute_step",
     "end_points",
     "like",
     "plain_step",
     "refuse_zero_denominator",
     "take_step",
+    "take_step_and_slope",
 ]
 
 Arrays = dict[str, Any]
@@ -188,7 +192,7 @@ def attribute_step(
         gradients(shop, judge, gamma)
     point = like(shop, "point") if question.gradient == "midpoint" else None
     slope = like(shop, "slope")
-    _take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, 0.5, new, point, slope)
+    take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, 0.5, new, point, slope)
     if judge is None:
         judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
         run_rows(shop, judge, new.theta if point is None else point, batch.valid_y, each)
@@ -255,7 +259,7 @@ def _first_pass(
         gradients(shop, trace, g, add=number > 0)
         loss = loss + trace.losses.sum(dtype="float64")
         if norms is not None:
-            _add_norms(shop, norms, trace, variance)
+            add_norms(shop, norms, trace, variance)
     return First(trace if len(chunks) == 1 else None, start, g, norms, loss / batch.n)
 
 
@@ -266,7 +270,7 @@ def _run_chunk(shop: Workshop, state: State, batch: Judged, weight: float, chunk
     return trace
 
 
-def _add_norms(shop: Workshop, norms: Norms, trace: Trace, variance: str) -> None:
+def add_norms(shop: Workshop, norms: Norms, trace: Trace, variance: str) -> None:
     """Add a chunk's norms, and Σ x² in units of their squares, to those of the chunks before it."""
     xp, passes = shop.space.xp, shop.passes
     for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
@@ -296,7 +300,7 @@ def _in_units(xp: Any, x: Any, norm: Any) -> Any:
 # --- the pass over the parameters ------------------------------------------------------------------------------------
 
 
-def _take_step_and_slope(
+def take_step_and_slope(
     shop: Workshop,
     rates: Rates,
     rule: Rule,
@@ -309,6 +313,7 @@ def _take_step_and_slope(
     point: Arrays | None,
     slope: Arrays,
 ) -> None:
+    """Run the fused pass over every parameter; see `kernels.Passes.attributed`."""
     for key, g in first.g.items():
         layer, kind = key.split(".")
         row = col = square = None
@@ -348,7 +353,7 @@ def end_points(shop: Workshop, rates: Rates, state: State, g: Arrays) -> tuple[A
     new, idle, scratch = like(shop, "end 1"), like(shop, "end 0"), like(shop, "slope")
     first = First(None, None, g, None, None)
     after = State(new, like(shop, "end m"), like(shop, "end v"), state.t)
-    _take_step_and_slope(shop, rates, rule_of("sgd", (1, 2), 1), 1, state, first, None, 0.0, after, idle, scratch)
+    take_step_and_slope(shop, rates, rule_of("sgd", (1, 2), 1), 1, state, first, None, 0.0, after, idle, scratch)
     return idle, new
 
 
