@@ -1,8 +1,8 @@
 """How much attribution costs: the plain step and the attributed step, interleaved, and where the time goes.
 
-Every figure is a median over rounds, and in each round every variant is timed once, so that what else the machine does
-falls on all of them alike. On the host, processor time of the whole process stands beside wall time: other processes
-disturb it less.
+Every figure is a median over rounds. In each round every variant is timed once, each time beginning with another, so
+that what else the machine does falls on all of them alike. Beside wall time stands the processor time of the whole
+process, which other processes disturb less.
 """
 
 import json
@@ -86,8 +86,6 @@ def measure(
         "with SGD's scores": lambda: run.attributed(None, with_sgd=True),
     }
     sketch = Sketch(rank)
-    if against == "torch":
-        variants["torch"] = _torch_step(case)
     with run.shop.at_work():
         for _ in range(STEPS_BEFORE):
             run.attributed(sketch)
@@ -96,6 +94,8 @@ def measure(
         pearson = run.agreement(sketch)
         wall, processor = _rounds(variants, case.rounds, run.shop)
         parts = _rounds(run.parts(rank), case.rounds, run.shop)
+    # Apart from the others: PyTorch's threads go on spinning for a while, at the cost of whoever comes next.
+    peer = _torch_rounds(case) if against == "torch" else None
     rows = []
     for name, used in (("exact", None), ("sketched", rank)):
         ratios = [p / a for p, a in zip(wall["plain"], wall[name], strict=True)]
@@ -116,7 +116,7 @@ def measure(
                 "attributed_ms": _ms(wall[name]),
                 "attributed_ms_quartiles": [1e3 * q for q in _quartiles(wall[name])],
                 "attributed_with_sgd_ms": _ms(wall["with SGD's scores"]),
-                "torch_plain_ms": _ms(wall["torch"]) if "torch" in wall else None,
+                "torch_plain_ms": None if peer is None else _ms(peer),
                 "pearson_with_exact": 1.0 if used is None else pearson,
                 "parts_ms": {part: _ms(times) for part, times in parts[0].items()},
                 "parts_processor_ms": {part: _ms(times) for part, times in parts[1].items()},
@@ -323,8 +323,11 @@ def _rounds(
     """Return wall and processor times of each variant, one of each in every round."""
     wall: dict[str, list[float]] = {name: [] for name in variants}
     processor: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, take in variants.items():
+    names = list(variants)
+    for number in range(rounds):
+        start = number % len(names)  # each follows each other's neighbour in turn
+        for name in names[start:] + names[:start]:
+            take = variants[name]
             _wait(shop)
             clock, used = time.perf_counter(), time.process_time()
             take()
@@ -339,8 +342,8 @@ def _wait(shop: Workshop) -> None:
         shop.space.xp.cuda.get_current_stream().synchronize()
 
 
-def _torch_step(case: Case) -> Callable[[], None]:
-    """Return PyTorch's plain step on the same problem, with its fastest Adam."""
+def _torch_rounds(case: Case) -> list[float]:
+    """Return times of PyTorch's plain step on the same problem, with its fastest Adam."""
     try:
         import torch
     except ImportError as error:
@@ -353,13 +356,15 @@ def _torch_step(case: Case) -> Callable[[], None]:
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     x, y = torch.randn(case.n, case.sizes[0]), torch.randint(0, case.sizes[-1], (case.n,))
 
-    def take() -> None:
+    times = []
+    for _ in range(STEPS_BEFORE + case.rounds):
+        clock = time.perf_counter()
         optimiser.zero_grad()
         loss: Any = torch.nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimiser.step()
-
-    return take
+        times.append(time.perf_counter() - clock)
+    return times[STEPS_BEFORE:]
 
 
 def _ms(times: list[float]) -> float:
