@@ -27,10 +27,17 @@ SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step'
 
 
 def contract(
-    shop: Workshop, trace: Trace, product: Mapping[str, Any], out: Any, factors: Mapping[int, Factors] | None = None
+    shop: Workshop,
+    trace: Trace,
+    product: Mapping[str, Any],
+    out: Any,
+    factors: Mapping[int, Factors] | None = None,
+    score_dtype: str | None = None,
 ) -> None:
-    """Add each row's score to ``out``: ``Σ_layers b_iᵀ (P a_i + p)``, exactly where a layer has no factors."""
-    xp = shop.space.xp
+    """Add each row's score to ``out``: ``Σ_layers b_iᵀ (P a_i + p)``, exactly where a layer has no factors.
+
+    With `score_dtype` the large products are made in less precision.
+    """
     widest = max(b.shape[1] for b in trace.grads)
     room = shop.buffers.get("contraction", (len(out), widest))
 
@@ -45,10 +52,30 @@ def contract(
                     out[rows] += b @ p
             else:
                 z = room[rows].reshape(-1)[: b.size].reshape(b.shape)
-                xp.matmul(a, product[f"{layer}.weight"].T, out=z)
+                _score_product(shop, a, product[f"{layer}.weight"].T, z, score_dtype)
                 shop.passes.row_dot(b, z, p, out[rows])
 
     in_parts(some, len(out), 2 * len(out) * weights_of(shop.net))
+
+
+def _score_product(shop: Workshop, a: Any, p: Any, out: Any, score_dtype: str | None) -> None:
+    """Write ``a p`` in the run's dtype, in TF32, or from halves of numbers that are first brought below 1."""
+    xp = shop.space.xp
+    if score_dtype == "tf32":
+        from cupy._core import _routines_linalg as linalg  # no public switch: CUPY_TF32 is read once, at import
+
+        kind = np.dtype(np.float32)
+        before = linalg.get_compute_type(kind)
+        linalg.set_compute_type(kind, linalg.COMPUTE_TYPE_TF32)
+        try:
+            xp.matmul(a, p, out=out)
+        finally:
+            linalg.set_compute_type(kind, before)
+    elif score_dtype == "float16":
+        tops = [xp.maximum(abs(x).max(), xp.finfo(x.dtype).tiny) for x in (a, p)]
+        xp.multiply((a / tops[0]).astype("float16") @ (p / tops[1]).astype("float16"), tops[0] * tops[1], out=out)
+    else:
+        xp.matmul(a, p, out=out)
 
 
 def pairwise(shop: Workshop, trace: Trace, judge: Trace) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from adamshap.gpu.arrays import DeviceName, DtypeName, pick_space
+from adamshap.gpu.arrays import DeviceName, DtypeName, Space, pick_space
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Trace, Workshop, gradients, new_trace, row_losses, run_rows
 from adamshap.gpu.rules import Rates, rates_of
@@ -54,9 +54,10 @@ from adamshap.reference.problem import (
     refuse,
 )
 
-__all__ = ["Variance", "influence", "marginals", "question_of", "scores", "update", "utility"]
+__all__ = ["ScoreDtype", "Variance", "influence", "marginals", "question_of", "scores", "update", "utility"]
 
 Variance = Literal["exact", "rank_one"]
+ScoreDtype = Literal["tf32", "float16"]
 ALL_COALITIONS_UP_TO = 12  # samples
 
 
@@ -109,6 +110,7 @@ def scores(
     rank: int | None = None,
     variance: Variance = "exact",
     micro_batch: int | None = None,
+    score_dtype: ScoreDtype | None = None,
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
     device_arrays: bool = False,
@@ -136,6 +138,8 @@ def scores(
         σ² of "random_order": exact at the cost of one more matrix product a layer, or from norms alone.
     micro_batch : int, optional
         So many samples go through the network at a time.
+    score_dtype : {"tf32", "float16"}, optional
+        Make the contraction's products in this on a CUDA device, for speed; the step itself stays in `dtype`.
     device, dtype, device_arrays
         As for `update`.
 
@@ -149,7 +153,8 @@ def scores(
     ValueError, TypeError
         An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; a denominator of 0.
     """
-    question = question_of(slope, gradient, efficient, per_validation, nodes, denominator, variance)
+    space = pick_space(device, dtype)
+    question = question_of(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, space)
     if denominator == "previous":
         if slope != "linearized":
             refuse(
@@ -183,8 +188,10 @@ def question_of(
     nodes: tuple[int, int],
     denominator: str,
     variance: str,
+    score_dtype: str | None,
+    space: Space,
 ) -> Question:
-    """Return the question that these arguments ask, or refuse them."""
+    """Return the question that these arguments ask in `space`, or refuse them."""
     one_of("slope", slope, SLOPES)
     one_of("gradient", gradient, GRADIENTS)
     one_of("denominator", denominator, DENOMINATORS)
@@ -192,7 +199,13 @@ def question_of(
     for name, value in (("efficient", efficient), ("per_validation", per_validation)):
         if not isinstance(value, bool):
             refuse(name, repr(value), "True or False", TypeError)
-    return Question(slope, gradient, efficient, per_validation, quadrature_nodes(nodes), denominator, variance)
+    if score_dtype is not None:
+        one_of("score_dtype", score_dtype, get_args(ScoreDtype))
+        if not space.on_cuda or space.dtype != np.float32:
+            where = f"{space.dtype} on {'a CUDA device' if space.on_cuda else 'the host'}"
+            refuse("score_dtype", f"{score_dtype!r} for {where}", "None, or float32 on a CUDA device")
+    nodes = quadrature_nodes(nodes)
+    return Question(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype)
 
 
 def influence(

@@ -75,6 +75,7 @@ class Question:
     nodes: tuple[int, int] = (4, 4)
     denominator: str = "exact"
     variance: str = "exact"
+    score_dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -432,13 +433,13 @@ def _scorer(
             if not merged:
                 times_gradients(shop, judge, product)
         factors = None if sketch is None else sketch.factors(shop, product, n)
-        return lambda trace, out: contract(shop, trace, product, out[0], factors)
+        return lambda trace, out: contract(shop, trace, product, out[0], factors, question.score_dtype)
 
     def one_by_one(trace: Trace, out: Any) -> None:
         for v in range(n_val):
             product = product_of(slice(v, None, n_val), like(shop, "product"))
             factors = None if sketch is None else sketch.factors(shop, product, n, v)
-            contract(shop, trace, product, out[v], factors)
+            contract(shop, trace, product, out[v], factors, question.score_dtype)
 
     return one_by_one
 

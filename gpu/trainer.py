@@ -14,7 +14,7 @@ import numpy as np
 from adamshap.gpu.arrays import DeviceName, DtypeName, pick_space
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Workshop
-from adamshap.gpu.single import Variance, question_of
+from adamshap.gpu.single import ScoreDtype, Variance, question_of
 from adamshap.gpu.step import Arrays, Judged, State, attribute_step, like
 from adamshap.reference.problem import (
     REDUCTIONS,
@@ -57,6 +57,7 @@ def attribute(
     rank: int | None = None,
     variance: Variance = "rank_one",
     micro_batch: int | None = None,
+    score_dtype: ScoreDtype | None = None,
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
     on_step: Callable[[Progress], None] | None = None,
@@ -73,7 +74,7 @@ def attribute(
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
     seed : int
         Of the parameters, of the order of the samples and of the sketch's first basis.
-    slope, gradient, per_validation, nodes, rank
+    slope, gradient, per_validation, nodes, rank, score_dtype
         As for `scores`.
     reduction : {"mean", "sum"}
         As for `Step`.
@@ -112,12 +113,11 @@ def attribute(
     check_batch("valid", valid, network)
     one_of("reduction", reduction, REDUCTIONS)
     epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
-    question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance)
+    space = pick_space(device, dtype)
+    question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-    shop = Workshop.on(network, pick_space(device, dtype))
-    space, xp = shop.space, shop.space.xp
-
+    shop, xp = Workshop.on(network, space), space.xp
     initial = space.reals(network.init(seed))
     state = State({name: p.copy() for name, p in initial.items()}, _zeros(shop), _zeros(shop), 1)
     spare = _spare(shop, chunk is not None and chunk < min(batch_size, train.n))

@@ -25,7 +25,7 @@ from adamshap.gpu.layers import Workshop
 from adamshap.gpu.step import Judged, Question, State, attribute_step, plain_step
 from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Params, Progress, Run, Step
 from adamshap.verify.strategies import steps
-from adamshap.verify.tolerance import DRAWS, SAFETY, assert_within, rounding, unit_roundoff
+from adamshap.verify.tolerance import DRAWS, SAFETY, assert_within, rounding, score_magnitude, unit_roundoff
 
 
 def problem(sizes: tuple[int, ...] = (8, 16, 12, 4), n: int = 50, n_val: int = 6, seed: int = 0) -> Any:
@@ -171,6 +171,22 @@ def test_runs_repeat_bit_by_bit(device: Any) -> None:
     net, train, valid = problem()
     first, second = (engine.attribute(net, Adam(), train, valid, device=device, rank=2, **RUN) for _ in range(2))
     np.testing.assert_array_equal(first.scores, second.scores)
+
+
+@on_each_device
+@pytest.mark.parametrize("score_dtype", ["tf32", "float16"])
+def test_scores_in_less_precision_are_near(device: Any, score_dtype: Any) -> None:
+    """The products' inputs have eleven binary digits, TF32's as float16's; nothing under- or overflows."""
+    net, train, valid = problem()
+    params = net.init(0)
+    step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
+    if device == "cpu":
+        with pytest.raises(ValueError, match="needs None, or float32 on a CUDA device"):
+            engine.scores(step, device=device, score_dtype=score_dtype)
+        return
+    got = engine.scores(step, device=device, score_dtype=score_dtype)
+    close = rounding(score_magnitude(step, "random_order", "midpoint"), 1, "float16")
+    assert_within(got, oracle.scores(step), close, "score")
 
 
 LITTLE = 1e-3
@@ -419,6 +435,8 @@ def test_inputs_are_never_changed(device: Any) -> None:
         ({"rank": 0}, ValueError, "rank: got 0; needs an integer of at least 1"),
         ({"micro_batch": 1.5}, TypeError, "micro_batch: got 1.5; needs an integer"),
         ({"variance": "none"}, ValueError, "variance: got 'none'; needs one of exact, rank_one"),
+        ({"score_dtype": "int8"}, ValueError, "score_dtype: got 'int8'; needs one of tf32, float16"),
+        ({"score_dtype": "tf32", "device": "cpu"}, ValueError, "score_dtype: got 'tf32' for float32 on the host"),
         ({"device": "tpu"}, ValueError, "device: got 'tpu'; needs one of auto, cpu, cuda"),
         ({"dtype": "float16"}, ValueError, "dtype: got 'float16'; needs one of float32, float64"),
     ],
