@@ -109,9 +109,13 @@ def _constant(x: Any) -> Any:
 
 
 def _cross_entropy(logits: Any, labels: Array) -> Any:
-    # −log softmax; the shift by the largest logit cancels, so it counts as a constant.
-    shifted = logits - np.max(_constant(logits), axis=1, keepdims=True)
-    return anp.log(anp.sum(anp.exp(shifted), axis=1)) - shifted[np.arange(len(labels)), labels]
+    # −log softmax as log(1 + Σ_{j≠y} exp(z_j − z_y)): where the label is nearly certain, neither the loss nor its
+    # gradient is the difference of two numbers near 1. The shift by the largest exponent cancels: it is a constant.
+    own = np.arange(logits.shape[1]) == labels[:, None]
+    gaps = logits - logits[own][:, None]
+    top = np.maximum(np.max(_constant(gaps), axis=1), 0.0)
+    others = anp.sum(anp.exp(gaps - top[:, None]) * ~own, axis=1)
+    return top + anp.log1p(np.expm1(-top) + others)
 
 
 def _squared_error(outputs_: Any, targets: Array) -> Any:

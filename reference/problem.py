@@ -117,7 +117,7 @@ def quadrature_nodes(value: object) -> tuple[int, int]:
 
 def coalition_mask(coalition: object, n: int) -> Array:
     """Return `coalition` as a boolean mask of shape (n,)."""
-    mask = _host_array("coalition", coalition)
+    mask: Array = _on_host(_array("coalition", coalition))
     if mask.dtype != np.bool_:
         refuse("coalition", f"dtype {mask.dtype}", f"a boolean mask of shape ({n},)", TypeError)
     if mask.shape != (n,):
@@ -142,11 +142,19 @@ def _not_negative(field: str, value: object) -> float:
     return number
 
 
-def _host_array(field: str, value: Any) -> Array:
-    """Return `value` as an array, without a copy where it already is one (NumPy, or DLPack in host memory)."""
+CUDA = 2
+"""DLPack's number for the memory of a CUDA device."""
+
+
+def _array(field: str, value: Any) -> Any:
+    """Return `value` as an array, NumPy's or, on a CUDA device, CuPy's; without a copy where it already is one."""
     try:
-        # Torch tensors and their like: DLPack shares their memory, and refuses what would be silently wrong (autograd).
-        if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
+        if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack_device__"):
+            if value.__dlpack_device__()[0] == CUDA:
+                import cupy  # whoever has such an array has it
+
+                return value if isinstance(value, cupy.ndarray) else cupy.from_dlpack(value)
+            # Torch tensors and their like: DLPack shares their memory, and refuses what would be wrong (autograd).
             return np.from_dlpack(value)
         return np.asarray(value)
     except (ValueError, TypeError, BufferError, RuntimeError) as error:
@@ -155,9 +163,9 @@ def _host_array(field: str, value: Any) -> Array:
         ) from error
 
 
-def _real_array(field: str, value: object, shape: tuple[int | None, ...]) -> Array:
+def _real_array(field: str, value: object, shape: tuple[int | None, ...]) -> Any:
     """Return `value` as a finite real array of `shape` (None: any length, but not 0), read-only, not copied."""
-    array = _host_array(field, value)
+    array = _array(field, value)
     wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
     if array.dtype.kind not in "iuf":
         refuse(field, f"dtype {array.dtype}", "real numbers (a float or integer dtype)", TypeError)
@@ -171,10 +179,16 @@ def _real_array(field: str, value: object, shape: tuple[int | None, ...]) -> Arr
     return _read_only(array)
 
 
-def _read_only(array: Array) -> Array:
+def _read_only(array: Any) -> Any:
+    if not isinstance(array, np.ndarray):
+        return array  # CuPy's have no such flag
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def _on_host(array: Any) -> Any:
+    return array if isinstance(array, np.ndarray) else array.get()
 
 
 def _named_arrays(field: str, value: object, shapes: Mapping[str, tuple[int, ...]]) -> Params:
@@ -307,7 +321,7 @@ class AdamState:
         object.__setattr__(self, "step", positive_integer("AdamState.step", self.step, minimum=0))
         if not isinstance(self.m, Mapping):
             refuse("AdamState.m", type(self.m).__name__, "a mapping from parameter name to array", TypeError)
-        shapes = {name: np.shape(_host_array(f"AdamState.m[{name!r}]", array)) for name, array in self.m.items()}
+        shapes = {name: np.shape(_array(f"AdamState.m[{name!r}]", array)) for name, array in self.m.items()}
         object.__setattr__(self, "m", _named_arrays("AdamState.m", self.m, shapes))
         object.__setattr__(self, "v", _named_arrays("AdamState.v", self.v, shapes))
         for name, v in self.v.items():
@@ -329,7 +343,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", _real_array("Batch.x", self.x, (None, None)))
-        y = _host_array("Batch.y", self.y)
+        y = _array("Batch.y", self.y)
         if y.ndim == 1:
             if y.dtype.kind not in "iu":
                 refuse(
@@ -408,16 +422,20 @@ class Step:
         return self.valid.n
 
     def as_float64(self) -> "Step":
-        """Return this step with every real array in float64: itself, where it already is."""
+        """Return this step with every real array in float64 and all of them NumPy's: itself, where it already is."""
         groups = (self.params, self.state.m, self.state.v)
         batches = (self.train, self.valid)
         reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
-        reals += [b.y for b in batches if b.y.ndim == 2]
-        if all(a.dtype == np.float64 for a in reals):
+        labels = [b.y for b in batches]
+        reals += [y for y in labels if y.ndim == 2]
+        if all(a.dtype == np.float64 for a in reals) and all(isinstance(a, np.ndarray) for a in (*reals, *labels)):
             return self
-        params, m, v = ({name: a.astype(np.float64) for name, a in group.items()} for group in groups)
+        params, m, v = ({name: _on_host(a).astype(np.float64) for name, a in group.items()} for group in groups)
         train, valid = (
-            Batch(b.x.astype(np.float64), b.y.astype(np.float64) if b.y.ndim == 2 else b.y) for b in batches
+            Batch(
+                _on_host(b.x).astype(np.float64), _on_host(b.y).astype(np.float64) if b.y.ndim == 2 else _on_host(b.y)
+            )
+            for b in batches
         )
         state = AdamState(self.state.step, m, v)
         return Step(self.net, params, self.adam, state, train, valid, self.reduction)

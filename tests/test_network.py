@@ -149,3 +149,17 @@ def test_init_is_torchs_distribution(net: Network, seed: int) -> None:
             assert np.abs(params[f"{layer}.{kind}"]).max() <= 1 / np.sqrt(d_in)
     for name, p in net.init(seed).items():
         np.testing.assert_array_equal(p, params[name])
+
+
+@pytest.mark.parametrize("gap", [1.0, 20.0, 200.0])
+def test_cross_entropy_keeps_its_digits_where_the_label_is_nearly_certain(gap: float) -> None:
+    """softmax − onehot written as it reads is a difference of two numbers near 1."""
+    net = Network((1, 2), loss="cross_entropy", bias=False)
+    params = {"0.weight": np.array([[gap], [0.0]])}
+    batch = Batch(np.ones((1, 1)), np.array([0]))
+    certain = np.exp(-gap) / (1 + np.exp(-gap))
+    for got, expected in (
+        (network.sample_losses(net, params, batch), np.log1p(np.exp(-gap))),
+        (network.each_gradient(net, params, batch)["0.weight"].ravel(), np.array([-certain, certain])),
+    ):
+        assert_within(got, np.broadcast_to(expected, got.shape), rounding((1 + gap) * np.abs(expected), 1))

@@ -1,0 +1,129 @@
+"""Where arrays live and in which precision: CuPy on a CUDA device or NumPy on the host, chosen once, then passed along.
+
+Everything else of the engine asks a `Space` for its array module, so that no other module decides between the two.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+
+from adamshap.reference.problem import one_of, refuse
+
+__all__ = ["DEVICES", "DTYPES", "Buffers", "DeviceName", "DtypeName", "Space", "cuda_is_usable", "pick_space"]
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+DtypeName = Literal["float32", "float64"]
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "float64")
+
+
+@cache
+def cuda_is_usable() -> bool:
+    """Tell whether CuPy is installed and finds a device."""
+    try:
+        import cupy
+    except ImportError:
+        return False
+    return bool(cupy.is_available())
+
+
+@dataclass(frozen=True)
+class Space:
+    """An array module, ``xp``, the ``dtype`` of real numbers in it, and how arrays come in and go out."""
+
+    xp: Any
+    dtype: np.dtype[Any]
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether arrays are CuPy's."""
+        return self.xp is not np
+
+    def real(self, value: Any) -> Any:
+        """Return `value` in this space and dtype, C-contiguous: itself where it already is so, else a copy."""
+        if not self.on_cuda:
+            host = value.get() if _is_cupy(value) else value
+            return np.require(host, self.dtype, ["C", "A"])
+        return self.xp.ascontiguousarray(self.xp.asarray(value, dtype=self.dtype))
+
+    def labels(self, value: Any) -> Any:
+        """Return labels (n,) as integers, or targets (n, d_out) as real numbers, in this space."""
+        if value.ndim == 2:
+            return self.real(value)
+        if not self.on_cuda:
+            host = value.get() if _is_cupy(value) else value
+            return np.ascontiguousarray(host, dtype=np.int64)
+        return self.xp.ascontiguousarray(self.xp.asarray(value, dtype=np.int64))
+
+    def reals(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every array of a mapping as `real` does."""
+        return {name: self.real(array) for name, array in arrays.items()}
+
+    def host(self, array: Any) -> Any:
+        """Return `array` as NumPy's; this waits for the device."""
+        return array.get() if self.on_cuda else array
+
+    def out(self, array: Any, device_arrays: bool) -> Any:
+        """Return a result: where it lies if `device_arrays`, else on the host."""
+        return array if device_arrays else self.host(array)
+
+
+def pick_space(device: str, dtype: str) -> Space:
+    """Return the space that ``device`` and ``dtype`` name; "auto" takes a CUDA device where there is one."""
+    one_of("device", device, DEVICES)
+    one_of("dtype", dtype, DTYPES)
+    if device == "cuda" and not cuda_is_usable():
+        refuse(
+            "device",
+            "'cuda' where CuPy is not installed or finds no device",
+            "'cpu', or CuPy with a CUDA device (the extra 'gpu')",
+            RuntimeError,
+        )
+    if device == "cpu" or not cuda_is_usable():
+        return Space(np, np.dtype(dtype))
+    import cupy
+
+    return Space(cupy, np.dtype(dtype))
+
+
+@dataclass
+class Buffers:
+    """Named arrays that are made once and used again in every step; a smaller shape gets the front of a larger one."""
+
+    space: Space
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        """Return an array of `shape` under `name`, its content undefined.
+
+        Raises
+        ------
+        MemoryError
+            The device has no room; the message names the buffer and what helps.
+        """
+        size = int(np.prod(shape))
+        have = self.kept.get(name)
+        if have is None or have.size < size:
+            self.kept.pop(name, None)
+            wanted = np.dtype(dtype or self.space.dtype)
+            have = self.kept[name] = within_memory(
+                f"buffer {name!r} of {size * wanted.itemsize:,} bytes", lambda: self.space.xp.empty(size, wanted)
+            )
+        return have[:size].reshape(shape)
+
+
+def within_memory(what: str, make: Callable[[], Any]) -> Any:
+    """Return ``make()``; where memory runs out, say for `what` and suggest ``micro_batch``."""
+    try:
+        return make()
+    except MemoryError as error:  # CuPy's OutOfMemoryError is one
+        raise MemoryError(
+            f"memory: got no room for {what} ({error}); needs a smaller micro_batch, or a smaller network"
+        ) from error
+
+
+def _is_cupy(value: Any) -> bool:
+    return type(value).__module__.split(".")[0] == "cupy"

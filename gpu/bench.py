@@ -1,0 +1,384 @@
+"""How much attribution costs: the plain step and the attributed step, interleaved, and where the time goes.
+
+Every figure is a median over rounds. In each round every variant is timed once, each time beginning with another, so
+that what else the machine does falls on all of them alike. Beside wall time stands the processor time of the whole
+process, which other processes disturb less.
+"""
+
+import json
+import platform
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from adamshap.gpu import step as steps
+from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.ghost import Sketch, contract
+from adamshap.gpu.layers import Workshop, gradients, new_trace, run_rows, times_gradients
+from adamshap.gpu.parallel import cpu_threads
+from adamshap.gpu.rules import rates_of, rule_of
+from adamshap.gpu.step import Arrays, Judged, Question, State
+from adamshap.reference.problem import Adam, Network
+
+__all__ = ["CASES", "Case", "bench_command", "measure"]
+
+STEPS_BEFORE = 10  # real steps that each variant takes first, as the first ones are another problem
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the sizes of its batches; `rounds` timed steps of every variant."""
+
+    sizes: tuple[int, ...]
+    n: int
+    n_val: int
+    rounds: int
+
+
+CASES = (
+    Case((784, 1024, 1024, 10), 1024, 16, 15),
+    Case((784, 1024, 1024, 10), 256, 16, 25),
+    Case((784, 2048, 2048, 2048, 10), 1024, 32, 5),
+    Case((64, 256, 256, 10), 64, 16, 200),
+)
+
+
+def bench_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    against: Annotated[str | None, typer.Option(help="'torch': time PyTorch's plain step too.")] = None,
+    slope: Annotated[str, typer.Option(help="Slope of the scores.")] = "random_order",
+    gradient: Annotated[str, typer.Option(help="Where the validation gradient is taken.")] = "midpoint",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the low-rank variant.")] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+) -> None:
+    """Measure what attribution costs beside plain training, and where the time goes."""
+    if against not in (None, "torch"):
+        raise typer.BadParameter(f"got {against!r}; needs 'torch'", param_hint="--against")
+    rows = [row for case in CASES for row in measure(case, slope, gradient, rank, device, against)]
+    report = {"rows": rows, "machine": machine(device)}
+    text = json.dumps(report, indent=1)
+    if out is not None:
+        out.write_text(text + "\n")
+    if as_json:
+        typer.echo(text)
+        return
+    show(report)
+
+
+def measure(
+    case: Case, slope: str, gradient: str, rank: int, device: str, against: str | None = None
+) -> list[dict[str, Any]]:
+    """Return one row for exact scores and one for scores of `rank`, of the same rounds."""
+    run = _Run.of(case, device, slope, gradient)
+    variants: dict[str, Callable[[], Any]] = {
+        "plain": run.plain,
+        "exact": lambda: run.attributed(None),
+        "sketched": lambda: run.attributed(sketch),
+        "with SGD's scores": lambda: run.attributed(None, with_sgd=True),
+    }
+    sketch = Sketch(rank)
+    with run.shop.at_work():
+        for _ in range(STEPS_BEFORE):
+            run.attributed(sketch)
+        for take in variants.values():
+            take()
+        pearson = run.agreement(sketch)
+        wall, processor = _rounds(variants, case.rounds, run.shop)
+        parts = _rounds(run.parts(rank), case.rounds, run.shop)
+    # Apart from the others: PyTorch's threads go on spinning for a while, at the cost of whoever comes next.
+    peer = _torch_rounds(case) if against == "torch" else None
+    rows = []
+    for name, used in (("exact", None), ("sketched", rank)):
+        ratios = [p / a for p, a in zip(wall["plain"], wall[name], strict=True)]
+        rows.append(
+            {
+                "sizes": list(case.sizes),
+                "n": case.n,
+                "n_val": case.n_val,
+                "slope": slope,
+                "gradient": gradient,
+                "rank": used,
+                "throughput_ratio": statistics.median(ratios),
+                "throughput_ratio_quartiles": _quartiles(ratios),
+                "processor_time_ratio": statistics.median(processor["plain"]) / statistics.median(processor[name]),
+                "floor": floor(case, used),
+                "plain_ms": _ms(wall["plain"]),
+                "plain_ms_quartiles": [1e3 * q for q in _quartiles(wall["plain"])],
+                "attributed_ms": _ms(wall[name]),
+                "attributed_ms_quartiles": [1e3 * q for q in _quartiles(wall[name])],
+                "attributed_with_sgd_ms": _ms(wall["with SGD's scores"]),
+                "torch_plain_ms": None if peer is None else _ms(peer),
+                "pearson_with_exact": 1.0 if used is None else pearson,
+                "parts_ms": {part: _ms(times) for part, times in parts[0].items()},
+                "parts_processor_ms": {part: _ms(times) for part, times in parts[1].items()},
+                "peak_mib": run.peak(None if used is None else sketch),
+            }
+        )
+    return rows
+
+
+def floor(case: Case, rank: int | None) -> float:
+    """Return the ratio that products alone allow: flops of the plain step over those of the attributed one.
+
+    The plain step has no product for the gradient in the network's input.
+    """
+    pairs = list(zip(case.sizes, case.sizes[1:], strict=False))
+    weights = sum(d_in * d_out for d_in, d_out in pairs)
+    plain = case.n * (3 * weights - pairs[0][0] * pairs[0][1])
+    judged = case.n_val * (3 * weights - pairs[0][0] * pairs[0][1])
+    scoring = 0
+    for d_in, d_out in pairs:
+        dense, low = case.n * d_in * d_out, (rank or 0) * (case.n * (d_in + d_out) + 2 * d_in * d_out)
+        scoring += dense if rank is None or not Sketch(rank).pays(case.n, d_in, d_out) else low
+    return plain / (plain + judged + scoring)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    versions: dict[str, str | None] = {}
+    for package in ("numpy", "numba", "threadpoolctl", "cupy-cuda13x", "torch"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    space = pick_space(device, "float32")
+    name = _processor()
+    if space.on_cuda:
+        name = space.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    return {
+        "device": "cuda" if space.on_cuda else "cpu",
+        "name": name,
+        "threads": cpu_threads(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"Attribution beside plain training ({report['machine']['name']})")
+    for column in ("network", "n", "n_val", "rank", "plain ms", "attributed ms", "ratio", "cpu ratio", "floor", "R"):
+        table.add_column(column, justify="right")
+    for row in report["rows"]:
+        table.add_row(
+            "-".join(map(str, row["sizes"])),
+            str(row["n"]),
+            str(row["n_val"]),
+            "exact" if row["rank"] is None else str(row["rank"]),
+            f"{row['plain_ms']:.2f}",
+            f"{row['attributed_ms']:.2f}",
+            f"{row['throughput_ratio']:.3f}",
+            f"{row['processor_time_ratio']:.3f}",
+            f"{row['floor']:.3f}",
+            f"{row['pearson_with_exact']:.5f}",
+        )
+    console.print(table)
+    parts = Table(title="Where the time goes (wall ms / processor ms)")
+    exact = [row for row in report["rows"] if row["rank"] is None]
+    parts.add_column("part")
+    for row in exact:
+        parts.add_column(f"{'-'.join(map(str, row['sizes']))}, n={row['n']}", justify="right")
+    for part in exact[0]["parts_ms"]:
+        cells = [f"{row['parts_ms'][part]:.2f} / {row['parts_processor_ms'][part]:.2f}" for row in exact]
+        parts.add_row(part, *cells)
+    torch = [row["torch_plain_ms"] for row in exact]
+    if all(t is not None for t in torch):
+        parts.add_row("PyTorch's plain step", *(f"{t:.2f}" for t in torch))
+    parts.add_row("peak MiB, attributed", *(f"{row['peak_mib']:.0f}" for row in exact))
+    console.print(parts)
+
+
+# --- what is timed ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    """One network in training, on batches of noise around one point for each class."""
+
+    case: Case
+    shop: Workshop
+    state: State
+    batch: Judged
+    question: Question
+
+    @classmethod
+    def of(cls, case: Case, device: str, slope: str, gradient: str) -> "_Run":
+        net = Network(case.sizes, "relu")
+        space = pick_space(device, "float32")
+        shop, generator = Workshop.on(net, space), np.random.default_rng(0)
+        centres = generator.standard_normal((case.sizes[-1], case.sizes[0]), dtype=np.float32)
+        y = generator.integers(0, case.sizes[-1], case.n_val + case.n)
+        both = space.real(centres[y] + 4 * generator.standard_normal((len(y), case.sizes[0]), dtype=np.float32))
+        labels = space.labels(y)
+        n_val = case.n_val
+        moments = [{name: space.xp.zeros(shape, space.dtype) for name, shape in net.shapes.items()} for _ in range(2)]
+        return cls(
+            case,
+            shop,
+            State(space.reals(net.init(0)), moments[0], moments[1], 1),
+            Judged(both[n_val:], labels[n_val:], both[:n_val], labels[:n_val], both),
+            Question(slope, gradient, nodes=(2, 4), variance="rank_one"),
+        )
+
+    def _next(self) -> None:
+        self.state = State(self.state.theta, self.state.m, self.state.v, self.state.t + 1)
+
+    def plain(self) -> None:
+        steps.plain_step(self.shop, Adam(), self.state, self.batch.x, self.batch.y, 1 / self.case.n, self.state)
+        self._next()
+
+    def attributed(self, sketch: Sketch | None, with_sgd: bool = False, new: State | None = None) -> Any:
+        taken = steps.attribute_step(
+            self.shop,
+            Adam(),
+            self.state,
+            self.batch,
+            1 / self.case.n,
+            self.question,
+            self.state if new is None else new,
+            sketch=sketch,
+            with_sgd=with_sgd,
+        )
+        if new is None:
+            self._next()
+        return taken.scores
+
+    def agreement(self, sketch: Sketch, count: int = 5) -> float:
+        """Return Pearson's R between exact and sketched scores, added up over `count` steps."""
+        totals = [np.zeros(self.case.n) for _ in range(2)]
+        space = self.shop.space
+        for _ in range(count):
+            theta, m, v = (steps.like(self.shop, f"other {group}") for group in ("theta", "m", "v"))
+            new = State(theta, m, v, 0)
+            totals[0] += space.host(self.attributed(None, new=new))
+            totals[1] += space.host(self.attributed(sketch))
+        return float(np.corrcoef(totals[0], totals[1])[0, 1])
+
+    def parts(self, rank: int) -> dict[str, Callable[[], Any]]:
+        """Return the parts of a step, each as something to call."""
+        shop, batch, n, n_val = self.shop, self.batch, self.case.n, self.case.n_val
+        rates, rule = rates_of(Adam(), self.state.t), rule_of(self.question.slope, (2, 4), n)
+        trace, judge = new_trace(shop, "train", n, batch.x), new_trace(shop, "valid", n_val, batch.valid_x)
+        g, slope, point = (steps.like(shop, name) for name in ("gradient", "slope", "point"))
+        product: Arrays = {name: a.copy() for name, a in slope.items()}
+        out, sketch = shop.space.xp.zeros(n, shop.space.dtype), Sketch(rank)
+        factors = sketch.factors(shop, product, n)
+        norms = steps.Norms({}, {}, {})
+        steps.add_norms(shop, norms, trace, "rank_one")
+        first = steps.First(trace, None, g, norms if rule.needs_spread else None, None)
+
+        def validation_product() -> None:
+            for name, a in slope.items():
+                product[name][...] = a
+            times_gradients(shop, judge, product)
+
+        return {
+            "forward and backward": lambda: run_rows(shop, trace, self.state.theta, batch.y, 1 / n),
+            "gradient": lambda: gradients(shop, trace, g),
+            "Adam alone": lambda: steps.take_step(shop, rates, self.state, g, self.state),
+            "norms for σ²": lambda: steps.add_norms(shop, steps.Norms({}, {}, {}), trace, "rank_one"),
+            "fused pass, Adam included": lambda: steps.take_step_and_slope(
+                shop, rates, rule, n, self.state, first, None, 0.5, self.state, point, slope
+            ),
+            "validation pass": lambda: run_rows(shop, judge, point, batch.valid_y, 1 / n_val),
+            "validation gradient times slope": validation_product,
+            "contraction": lambda: contract(shop, trace, product, out),
+            "making factors": lambda: sketch.factors(shop, product, n),
+            "contraction with factors": lambda: contract(shop, trace, product, out, factors),
+        }
+
+    def peak(self, sketch: Sketch | None) -> float:
+        """Return what an attributed step allocates at most, in MiB, its kept buffers included."""
+        shop = self.shop
+        shop.buffers.kept.clear()
+        if shop.space.on_cuda:
+            pool = shop.space.xp.get_default_memory_pool()
+            pool.free_all_blocks()
+            before = pool.used_bytes()
+            self.attributed(sketch)
+            return float(pool.total_bytes() - before) / 2**20
+        tracemalloc.start()
+        self.attributed(sketch)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most / 2**20
+
+
+def _rounds(
+    variants: dict[str, Callable[[], Any]], rounds: int, shop: Workshop
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return wall and processor times of each variant, one of each in every round."""
+    wall: dict[str, list[float]] = {name: [] for name in variants}
+    processor: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    for number in range(rounds):
+        start = number % len(names)  # each follows each other's neighbour in turn
+        for name in names[start:] + names[:start]:
+            take = variants[name]
+            _wait(shop)
+            clock, used = time.perf_counter(), time.process_time()
+            take()
+            _wait(shop)
+            wall[name].append(time.perf_counter() - clock)
+            processor[name].append(time.process_time() - used)
+    return wall, processor
+
+
+def _wait(shop: Workshop) -> None:
+    if shop.space.on_cuda:
+        shop.space.xp.cuda.get_current_stream().synchronize()
+
+
+def _torch_rounds(case: Case) -> list[float]:
+    """Return times of PyTorch's plain step on the same problem, with its fastest Adam."""
+    try:
+        import torch
+    except ImportError as error:
+        raise typer.BadParameter(f"PyTorch is not installed ({error})", param_hint="--against") from error
+    torch.set_num_threads(cpu_threads())
+    layers: list[Any] = []
+    for d_in, d_out in zip(case.sizes, case.sizes[1:], strict=False):
+        layers += [torch.nn.Linear(d_in, d_out), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers[:-1])
+    optimiser = torch.optim.Adam(model.parameters(), fused=True)
+    x, y = torch.randn(case.n, case.sizes[0]), torch.randint(0, case.sizes[-1], (case.n,))
+
+    times = []
+    for _ in range(STEPS_BEFORE + case.rounds):
+        clock = time.perf_counter()
+        optimiser.zero_grad()
+        loss: Any = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimiser.step()
+        times.append(time.perf_counter() - clock)
+    return times[STEPS_BEFORE:]
+
+
+def _ms(times: list[float]) -> float:
+    return 1e3 * statistics.median(times)
+
+
+def _quartiles(values: list[float]) -> list[float]:
+    first, _, third = statistics.quantiles(values, n=4)
+    return [first, third]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

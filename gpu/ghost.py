@@ -1,0 +1,165 @@
+"""Ghost contractions: a sample's score ``b_iᵀ P a_i`` without its gradient, exactly or by a low-rank sketch of P.
+
+======  ===========  =================================================
+paper   name         meaning
+======  ===========  =================================================
+P       ``product``  validation gradient times slope, by parameter
+a, b    ``Trace``    inputs and weighted output gradients of each layer
+r       ``rank``     rank of the sketch
+Q, C    ``Factors``  ``P ≈ Q C`` with Q (d_out, r), C (r, d_in)
+======  ===========  =================================================
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise as neighbours
+from typing import Any
+
+import numpy as np
+
+from adamshap.gpu.layers import Trace, Workshop, weights_of
+from adamshap.gpu.parallel import in_parts
+
+__all__ = ["Sketch", "contract", "pairwise", "pairwise_is_cheaper"]
+
+Factors = tuple[Any, Any]
+SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step's, one is enough
+
+
+def contract(
+    shop: Workshop,
+    trace: Trace,
+    product: Mapping[str, Any],
+    out: Any,
+    factors: Mapping[int, Factors] | None = None,
+    score_dtype: str | None = None,
+) -> None:
+    """Add each row's score to ``out``: ``Σ_layers b_iᵀ (P a_i + p)``, exactly where a layer has no factors.
+
+    With `score_dtype` the large products are made in less precision.
+    """
+    widest = max(b.shape[1] for b in trace.grads)
+    room = shop.buffers.get("contraction", (len(out), widest))
+
+    def some(low: int, high: int) -> None:
+        rows = slice(low, high)
+        for layer, (all_a, all_b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
+            a, b, p = all_a[rows], all_b[rows], product.get(f"{layer}.bias")
+            if factors and layer in factors:
+                q, c = factors[layer]
+                shop.passes.row_dot(b @ q, a @ c.T, None, out[rows])
+                if p is not None:
+                    out[rows] += b @ p
+            else:
+                z = room[rows].reshape(-1)[: b.size].reshape(b.shape)
+                _score_product(shop, a, product[f"{layer}.weight"].T, z, score_dtype)
+                shop.passes.row_dot(b, z, p, out[rows])
+
+    in_parts(some, len(out), 2 * len(out) * weights_of(shop.net))
+
+
+def _score_product(shop: Workshop, a: Any, p: Any, out: Any, score_dtype: str | None) -> None:
+    """Write ``a p`` in the run's dtype, in TF32, or from halves of numbers that are first brought below 1."""
+    xp = shop.space.xp
+    if score_dtype == "tf32":
+        from cupy._core import _routines_linalg as linalg  # no public switch: CUPY_TF32 is read once, at import
+
+        kind = np.dtype(np.float32)
+        before = linalg.get_compute_type(kind)
+        linalg.set_compute_type(kind, linalg.COMPUTE_TYPE_TF32)
+        try:
+            xp.matmul(a, p, out=out)
+        finally:
+            linalg.set_compute_type(kind, before)
+    elif score_dtype == "float16":
+        tops = [xp.maximum(abs(x).max(), xp.finfo(x.dtype).tiny) for x in (a, p)]
+        xp.multiply((a / tops[0]).astype("float16") @ (p / tops[1]).astype("float16"), tops[0] * tops[1], out=out)
+    else:
+        xp.matmul(a, p, out=out)
+
+
+def pairwise(shop: Workshop, trace: Trace, judge: Trace) -> Any:
+    """Return the dot products of every row's gradient with every judge row's, (rows, judge rows).
+
+    A layer gives ``(b_i · b_v) (a_i · a_v + 1)``, the 1 being the bias's; nothing of a parameter's size is made.
+    """
+    xp = shop.space.xp
+    total = None
+    for a, b, judge_a, judge_b in zip(trace.inputs, trace.grads, judge.inputs, judge.grads, strict=True):
+        inner = a @ judge_a.T
+        if shop.net.bias:
+            inner += inner.dtype.type(1)
+        inner *= b @ judge_b.T
+        total = inner if total is None else xp.add(total, inner, out=total)
+    return total
+
+
+def pairwise_is_cheaper(shop: Workshop, judges: int) -> bool:
+    """Tell whether `judges` pairs a sample cost less than one contraction with P."""
+    widths = list(neighbours(shop.net.sizes))
+    return judges * sum(d_in + d_out for d_in, d_out in widths) < sum(d_in * d_out for d_in, d_out in widths)
+
+
+@dataclass
+class Sketch:
+    """Low-rank factors of each layer's P, their basis kept from one step to the next.
+
+    P changes little between steps, so that one power iteration from the last step's basis finds the range again
+    (Halko, Martinsson & Tropp 2011, subspace iteration).
+
+    Parameters
+    ----------
+    rank : int
+    seed : int
+        Of the first step's random basis.
+    """
+
+    rank: int
+    seed: int = 0
+    bases: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    def pays(self, n: int, d_in: int, d_out: int) -> bool:
+        """Tell whether factors cost less than the exact contraction, counting their making."""
+        return self.rank * (d_in + d_out) / (d_in * d_out) + 3 * self.rank / n < 1
+
+    def factors(self, shop: Workshop, product: Mapping[str, Any], n: int, group: int = 0) -> dict[int, Factors]:
+        """Return ``(Q, C)`` of each layer that gains by it, for `n` samples to score."""
+        found = {}
+        for layer, (d_in, d_out) in enumerate(neighbours(shop.net.sizes)):
+            if self.pays(n, d_in, d_out):
+                found[layer] = self._factor(shop, product[f"{layer}.weight"], (layer, group))
+        return found
+
+    def _factor(self, shop: Workshop, p: Any, key: tuple[int, int]) -> Factors:
+        basis = self.bases.get(key)
+        sweeps = 1
+        if basis is None:
+            generator = np.random.default_rng((self.seed, *key))
+            basis = shop.space.real(generator.standard_normal((p.shape[1], self.rank)))
+            sweeps = SWEEPS_AT_FIRST
+        for _ in range(sweeps):
+            q = orthonormal(shop, shared_product(shop, p, basis))
+            c = shared_product(shop, p.T, q).T
+            basis = orthonormal(shop, c.T)
+        self.bases[key] = basis
+        return q, c
+
+
+def shared_product(shop: Workshop, p: Any, few: Any) -> Any:
+    """Return ``p few``, for `few` of few columns, shared out by the rows of `p`."""
+    out = shop.space.xp.empty((len(p), few.shape[1]), p.dtype)
+
+    def some(low: int, high: int) -> None:
+        shop.space.xp.matmul(p[low:high], few, out=out[low:high])
+
+    in_parts(some, len(p), 2 * p.size * few.shape[1])
+    return out
+
+
+def orthonormal(shop: Workshop, y: Any) -> Any:
+    """Return an orthonormal basis of the range of `y` (d, r), d ≥ r, by Cholesky of its Gram matrix in double.
+
+    Directions that the dtype of `y` cannot resolve beside the largest come out as 0.
+    """
+    wide = y.astype("float64")
+    return (wide @ shop.passes.whitening(wide.T @ wide)).astype(y.dtype)

@@ -1,0 +1,91 @@
+"""The passes that are not matrix products: CUDA kernels, Numba loops, or NumPy where Numba is missing."""
+
+from functools import cache
+from typing import Any, Protocol, cast
+
+from adamshap.gpu.arrays import Space
+from adamshap.gpu.rules import Rates, Rule
+
+__all__ = ["Passes", "passes_for"]
+
+
+class Passes(Protocol):
+    """What each of the three modules offers. All arrays are C-contiguous, of one dtype, and matrices unless told."""
+
+    def adam(self, rates: Rates, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
+        """Write Adam's update of θ, m and v (any one shape) into the last three; they may be the inputs themselves."""
+
+    def attributed(
+        self,
+        rates: Rates,
+        rule: Rule,
+        n: int,
+        g: Any,
+        theta: Any,
+        m: Any,
+        v: Any,
+        row: Any,
+        col: Any,
+        square: Any,
+        gamma: Any,
+        blend: float,
+        new_theta: Any,
+        new_m: Any,
+        new_v: Any,
+        point: Any,
+        slope: Any,
+    ) -> None:
+        """Take Adam's step and make the slope, both in one pass over the parameters.
+
+        Parameters
+        ----------
+        n : int
+            Samples of the batch.
+        g, theta, m, v : arrays (d_out, d_in)
+            The batch's gradient and the state before the step.
+        row, col : arrays (d_out,), (d_in,), or None
+            Norms over the batch of the output gradients' and of the inputs' columns, for σ.
+        square : array (d_out, d_in), or None
+            Σ x_i² in units of ``row² col²``; None is the rank-one product, 1/n.
+        gamma : array (d_out, d_in), or None
+            Validation gradient that the slope is multiplied by.
+        blend : float
+            Where on the segment from ``θ − ηλθ − A(0)`` (0) to ``θ⁺`` (1) `point` lies.
+        new_theta, new_m, new_v, point, slope : arrays (d_out, d_in)
+            Written; the first three may be the inputs themselves, and `point` may be None.
+        """
+
+    def activate(self, name: str, z: Any, bias: Any, derivative: Any) -> None:
+        """Turn `z` + bias into the activation in place, and write the derivative, but for ReLU's and the identity's."""
+
+    def scale_by_derivative(self, name: str, b: Any, derivative: Any) -> None:
+        """Multiply `b` in place by the derivative; for ReLU, `derivative` is the activation."""
+
+    def column_norms(self, x: Any) -> Any:
+        """Return the Euclidean norm of each column."""
+
+    def row_dot(self, b: Any, z: Any, p: Any, out: Any) -> None:
+        """Add ⟨b_i, z_i + p⟩ to ``out[i]``; `p` may be None."""
+
+    def whitening(self, gram: Any) -> Any:
+        """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
+
+
+def passes_for(space: Space) -> Passes:
+    """Return the passes that work on the arrays of `space`."""
+    if space.on_cuda:
+        from adamshap.gpu import passes_cuda
+
+        return cast(Passes, passes_cuda)
+    return _host_passes()
+
+
+@cache
+def _host_passes() -> Passes:
+    try:
+        from adamshap.gpu import passes_numba
+    except ImportError:
+        from adamshap.gpu import passes_numpy
+
+        return cast(Passes, passes_numpy)
+    return cast(Passes, passes_numba)

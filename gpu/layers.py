@@ -1,0 +1,243 @@
+"""Forward and backward pass of the network, keeping for each layer its inputs a and output gradients b.
+
+The gradient of sample i's loss in a layer's weight is the outer product ``b_i a_iᵀ``, and ``b_i`` in its bias; neither
+is ever made for one sample. A `Trace` holds a and b of all rows; its rows may be run in parts, at different parameters.
+
+======  ==================  =======================================
+paper   name                meaning
+======  ==================  =======================================
+a       ``Trace.inputs``    per layer (rows, d_in)
+b       ``Trace.grads``     per layer (rows, d_out), weighted
+ℓ       ``Trace.losses``    (rows,), not weighted
+======  ==================  =======================================
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from adamshap.gpu.arrays import Buffers, Space
+from adamshap.gpu.kernels import Passes, passes_for
+from adamshap.gpu.parallel import in_parts, own_threads
+from adamshap.reference.problem import Network
+
+__all__ = [
+    "Trace",
+    "Workshop",
+    "backward",
+    "forward",
+    "gradients",
+    "new_trace",
+    "product",
+    "row_losses",
+    "run_rows",
+    "times_gradients",
+]
+
+FEW_ROWS = 64
+"""Below, rows are not shared out among threads: a product of few rows takes its time from reading the weights."""
+
+UNITS_AT_A_TIME = 64
+
+WITHOUT_DERIVATIVE = ("relu", "identity")  # ReLU's is read from the activation, the identity has none
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every part of a step works with: the network, the space, its passes and its buffers."""
+
+    net: Network
+    space: Space
+    passes: Passes
+    buffers: Buffers
+
+    @classmethod
+    def on(cls, net: Network, space: Space) -> "Workshop":
+        """Return a workshop with no buffers yet."""
+        return cls(net, space, passes_for(space), Buffers(space))
+
+    def loss(self, z: Any, y: Any, weight: Any) -> Any:
+        """Return each row's loss and turn the network's output `z` into the gradient of ``weight · ℓ`` in it."""
+        loss = _cross_entropy if self.net.loss == "cross_entropy" else _squared_error
+        return loss(self.space.xp, z, y, weight)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Return the context in which steps are taken: on the host, with the engine's own threads."""
+        return nullcontext() if self.space.on_cuda else own_threads()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward and backward pass leaves behind, for rows that share nothing but the network."""
+
+    inputs: list[Any]
+    grads: list[Any]
+    derivatives: list[Any]
+    losses: Any
+
+    def rows(self, which: slice) -> "Trace":
+        """Return the trace of some rows, as views."""
+        return Trace(
+            [a[which] for a in self.inputs],
+            [b[which] for b in self.grads],
+            [None if d is None else d[which] for d in self.derivatives],
+            self.losses[which],
+        )
+
+
+def new_trace(shop: Workshop, name: str, rows: int, x: Any = None) -> Trace:
+    """Return a trace with room for `rows`; with `x` (rows, d_in) the first layer's inputs are that array itself."""
+    net, get = shop.net, shop.buffers.get
+    sizes = net.sizes
+    first = get(f"{name} inputs 0", (rows, sizes[0])) if x is None else x
+    inputs = [first, *(get(f"{name} inputs {layer}", (rows, d)) for layer, d in enumerate(sizes[1:-1], 1))]
+    grads = [get(f"{name} gradients {layer}", (rows, d)) for layer, d in enumerate(sizes[1:])]
+    kept = net.activation not in WITHOUT_DERIVATIVE
+    derivatives = [
+        get(f"{name} derivatives {layer}", (rows, d)) if kept else None for layer, d in enumerate(sizes[1:-1], 1)
+    ]
+    return Trace(inputs, grads, derivatives, get(f"{name} losses", (rows,)))
+
+
+def run_rows(shop: Workshop, trace: Trace, params: Mapping[str, Any], y: Any, weight: Any) -> None:
+    """Fill the trace from its first inputs: losses, and b for the loss ``Σ weight · ℓ``.
+
+    `weight` is a number, or an array (rows, 1).
+    """
+
+    def some(low: int, high: int) -> None:
+        rows = slice(low, high)
+        part = trace.rows(rows)
+        forward(shop, part, params)
+        part.losses[...] = shop.loss(part.grads[-1], y[rows], weight if isinstance(weight, float) else weight[rows])
+        backward(shop, part, params)
+
+    rows = len(trace.losses)
+    if rows < FEW_ROWS:
+        some(0, rows)
+    else:
+        in_parts(some, rows, 4 * rows * weights_of(shop.net))
+
+
+def product(shop: Workshop, a: Any, b: Any, out: Any) -> None:
+    """Write ``a b``, shared out by the columns of `b`: of few rows, each thread would else read all of `b`."""
+
+    def some(low: int, high: int) -> None:
+        shop.space.xp.matmul(a, b[:, low:high], out=out[:, low:high])
+
+    if len(a) < FEW_ROWS:
+        in_parts(some, b.shape[1], 2 * a.size * b.shape[1])
+    else:
+        shop.space.xp.matmul(a, b, out=out)
+
+
+def forward(shop: Workshop, trace: Trace, params: Mapping[str, Any]) -> None:
+    """Fill the inputs of every layer and write the network's output where the last layer's b will stand."""
+    net = shop.net
+    last = net.depth - 1
+    for layer in range(net.depth):
+        z = trace.grads[last] if layer == last else trace.inputs[layer + 1]
+        product(shop, trace.inputs[layer], params[f"{layer}.weight"].T, z)
+        bias = params.get(f"{layer}.bias")
+        if layer == last:
+            if bias is not None:
+                z += bias
+        else:
+            shop.passes.activate(net.activation, z, bias, trace.derivatives[layer])
+
+
+def backward(shop: Workshop, trace: Trace, params: Mapping[str, Any]) -> None:
+    """Carry b from the last layer to the first."""
+    net = shop.net
+    for layer in range(net.depth - 1, 0, -1):
+        b = trace.grads[layer - 1]
+        product(shop, trace.grads[layer], params[f"{layer}.weight"], b)
+        kept = trace.inputs[layer] if net.activation == "relu" else trace.derivatives[layer - 1]
+        shop.passes.scale_by_derivative(net.activation, b, kept)
+
+
+def gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any], add: bool = False) -> None:
+    """Write the gradient summed over the trace's rows, ``bᵀ a`` and Σ b, or add it to what stands there."""
+    xp, parts = shop.space.xp, max(shop.net.sizes[1:])
+
+    def some(low: int, high: int) -> None:
+        for layer, (a, all_b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
+            units = slice(all_b.shape[1] * low // parts, all_b.shape[1] * high // parts)
+            b, weight, bias = all_b[:, units], into[f"{layer}.weight"][units], into.get(f"{layer}.bias")
+            if add:
+                weight += xp.matmul(b.T, a)
+            else:
+                xp.matmul(b.T, a, out=weight)
+            if bias is not None:
+                if add:
+                    bias[units] += b.sum(axis=0)
+                else:
+                    xp.sum(b, axis=0, out=bias[units])
+
+    in_parts(some, parts, 2 * len(trace.losses) * weights_of(shop.net))
+
+
+def times_gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any]) -> None:
+    """Multiply what stands in `into` by the gradient summed over the trace's rows.
+
+    On the host the gradient is made of some units at a time, in the cache, and never as a whole.
+    """
+    xp, parts = shop.space.xp, max(shop.net.sizes[1:])
+    block = parts if shop.space.on_cuda else UNITS_AT_A_TIME
+
+    def some(low: int, high: int) -> None:
+        for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
+            units = range(b.shape[1] * low // parts, b.shape[1] * high // parts)
+            for first in units[::block]:
+                some_units = slice(first, min(first + block, units.stop))
+                weight = into[f"{layer}.weight"][some_units]
+                weight *= xp.matmul(b[:, some_units].T, a)
+            bias = into.get(f"{layer}.bias")
+            if bias is not None and len(units):
+                bias[units.start : units.stop] *= b[:, units.start : units.stop].sum(axis=0)
+
+    in_parts(some, parts, 4 * len(trace.losses) * weights_of(shop.net))
+
+
+def weights_of(net: Network) -> int:
+    """Return the number of the network's weights."""
+    return sum(d_in * d_out for d_in, d_out in pairwise(net.sizes))
+
+
+def row_losses(shop: Workshop, trace: Trace, params: Mapping[str, Any], y: Any) -> Any:
+    """Return each row's loss at other parameters; fills the trace's inputs anew."""
+    forward(shop, trace, params)
+    trace.losses[...] = shop.loss(trace.grads[-1], y, 1.0)
+    return trace.losses
+
+
+def _cross_entropy(xp: Any, z: Any, y: Any, weight: Any) -> Any:
+    """Return −log softmax(z)_y and turn `z` into its gradient, softmax(z) − onehot(y), times `weight`.
+
+    Where the label's probability is nearly 1, neither is made by subtraction: with e the exponentials less their
+    largest's, the label's own gradient is −Σ_{j≠y} e_j / Σ e, and the loss log1p(Σ_{j≠y} e_j).
+    """
+    f = z.dtype.type
+    hit = xp.arange(z.shape[1]) == y[:, None]
+    top = z.max(axis=1, keepdims=True)
+    gap = top - xp.where(hit, z, f(0)).sum(axis=1, keepdims=True)
+    e = xp.exp(z - top)
+    rest = xp.where(hit, f(0), e).sum(axis=1, keepdims=True)
+    total = rest + xp.exp(-gap)
+    xp.multiply(xp.where(hit, -rest, e), _typed(z, weight) / total, out=z)
+    return xp.where(gap > 0, xp.log(total) + gap, xp.log1p(rest))[:, 0]
+
+
+def _squared_error(xp: Any, z: Any, y: Any, weight: Any) -> Any:
+    """Return the mean over outputs of (z − y)² and turn `z` into its gradient, times `weight`."""
+    z -= y
+    losses = xp.einsum("no,no->n", z, z) / z.dtype.type(z.shape[1])
+    z *= _typed(z, weight) * z.dtype.type(2 / z.shape[1])
+    return losses
+
+
+def _typed(z: Any, weight: Any) -> Any:
+    """Return a weight in `z`'s dtype, which an array has already."""
+    return z.dtype.type(weight) if isinstance(weight, float) else weight

@@ -1,0 +1,255 @@
+"""The passes of `passes_numpy` as CUDA kernels: one launch each, CuPy's ElementwiseKernel, for float and double alike.
+
+``T`` is the dtype. A rule's nodes are unrolled into the source as constants, so a kernel is made for each rule and
+kept. The formulas and their derivation stand in `passes_numpy`; `tests` hold the three together.
+"""
+
+from functools import cache
+from typing import Any
+
+import cupy
+
+from adamshap.gpu.passes_numpy import UNRESOLVED
+from adamshap.gpu.rules import Rates, Rule
+
+__all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
+
+# CUDA has no T-typed literals: T(…) makes each constant one, or float kernels would compute in double.
+ADAM = """
+    T rho = sqrt(kappa * v + root);
+    T size = root_q * abs(g);
+    T top = max(max(rho, size), tiny);
+    T x = rho / top, y = size / top;
+    T below = top * sqrt(x * x + y * y) + eps;
+    T idle = lr * (mu * m) / (rho + eps);
+    T step = lr * (mu * m + k * g) / below;
+    T kept = theta * shrink;
+"""
+# Outputs may be the inputs themselves: what is read from them comes before.
+WRITE = """
+    new_m = b1 * m + d1 * g;
+    new_v = b2 * v + d2 * g * g;
+    new_theta = kept - step;
+"""
+CLOSED = {
+    "sgd": "T s = lr;",
+    "frozen": "T s = lr * k / below;",
+    "linearized": "T s = lr * k / (rho + eps);",
+    "previous": "T s = lr * k / (sqrt(previous * v + root) + eps);",
+}
+SPREAD = """
+    T spread = T(0);
+    {
+        T own = g * (row > tiny ? T(1) / row : T(0)) * (col > tiny ? T(1) / col : T(0));
+        T left = max(square - own * own * share, T(0));
+        spread = root_q * (row * col * sqrt(left * unbias));
+    }
+"""
+SCALE = """
+    T s = T(0);
+    T big = root_q * g;
+    T most = max(max(max(rho, abs(big)), spread), tiny);
+    T inverse = T(1) / most, tail = T(1) / (most + eps);
+    T G = big * inverse, S = spread * inverse, rho2 = (rho * inverse) * (rho * inverse);
+    T f_m = most * tail, f_e = eps * tail, mu2 = mu * m * tail * root_q * T(2);
+"""
+NODE = """
+    {{
+        T c = T({tau!r}) * G, d = T({along!r}) * G + T({across!r}) * S;
+        T a = c + d, b = c - d, ab = a * b;
+        T aa = rho2 + a * a, bb = rho2 + b * b;
+        T r_a = sqrt(aa), r_b = sqrt(bb);
+        T R = r_a + r_b + T(1e-30), U = r_a * r_b + abs(ab);
+        T X = ab > T(0) ? rho2 * (aa + b * b) : U;
+        U = ab > T(0) ? U : T(1);
+        T part = k * (f_e * R + f_m * rho2) - mu2 * c;
+        s += T({weight!r}) * (part * U + k * f_m * X) / (R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e));
+    }}
+"""
+RATES = ", ".join(f"T {name}" for name in Rates.__dataclass_fields__)
+OUTSIDE = "T new_theta, T new_m, T new_v"
+ACTIVATIONS = {
+    "relu": "a = max(x, T(0));",
+    "tanh": "T t = exp(T(-2) * abs(x)); a = tanh(x); derivative = T(4) * t / ((T(1) + t) * (T(1) + t));",
+    "sigmoid": """
+        T t = exp(-abs(x)), near = T(1) / (T(1) + t), far = t / (T(1) + t);
+        a = x >= T(0) ? near : far; derivative = near * far;
+    """,
+    "silu": """
+        T t = exp(-abs(x)), near = T(1) / (T(1) + t), far = t / (T(1) + t);
+        T up = x >= T(0) ? near : far, down = x >= T(0) ? far : near;
+        a = x * up; derivative = up * (T(1) + x * down);
+    """,
+    "gelu": """
+        T normal = T(0.5) * erfc(-x * T(0.70710678118654752440));
+        a = x * normal; derivative = normal + x * exp(T(-0.5) * x * x) * T(0.39894228040143267794);
+    """,
+    "identity": "a = x;",
+}
+
+# One thread, for a matrix of some tens of rows: G = L Lᵀ with a unit diagonal put before it, then W = D L⁻ᵀ.
+WHITENING = """
+    for (int j = 0; j < r; ++j) {
+        double d = gram[j * r + j];
+        scale[j] = d > 0 ? 1 / sqrt(d) : 0;
+    }
+    for (int j = 0; j < r; ++j) {
+        double left = scale[j] > 0 ? 1.0 : 0.0;
+        for (int k = 0; k < j; ++k) left -= lower[j * r + k] * lower[j * r + k];
+        double pivot = left > unresolved * r ? 1 / sqrt(left) : 0;
+        lower[j * r + j] = pivot;  // its inverse, from here on
+        for (int i = j + 1; i < r; ++i) {
+            double x = gram[i * r + j] * scale[i] * scale[j];
+            for (int k = 0; k < j; ++k) x -= lower[i * r + k] * lower[j * r + k];
+            lower[i * r + j] = x * pivot;
+        }
+    }
+    for (int j = 0; j < r; ++j)  // column j of L⁻¹ is row j of what W needs
+        for (int i = 0; i < r; ++i) {
+            double x = i == j ? 1.0 : 0.0;
+            for (int k = j; k < i; ++k) x -= lower[i * r + k] * white[j * r + k] / (scale[j] > 0 ? scale[j] : 1);
+            white[j * r + i] = i < j ? 0 : x * lower[i * r + i] * scale[j];
+        }
+"""
+
+
+@cache
+def _whitening() -> Any:
+    return cupy.ElementwiseKernel(
+        "raw float64 gram, int32 r, float64 unresolved",
+        "raw float64 scale, raw float64 lower, raw float64 white",
+        WHITENING,
+        "adamshap_whitening",
+    )
+
+
+@cache
+def _adam() -> Any:
+    return cupy.ElementwiseKernel(f"T g, T theta, T m, T v, {RATES}, T tiny", OUTSIDE, ADAM + WRITE, "adamshap_adam")
+
+
+@cache
+def _attributed(rule: Rule, with_gamma: bool, with_point: bool) -> Any:
+    body = ADAM
+    if rule.kind == "nodes":
+        body += (SPREAD if rule.needs_spread else "T spread = T(0);") + SCALE
+        for tau, along, across, weight in rule.nodes:
+            body += NODE.format(tau=tau, along=along, across=across, weight=weight)
+        body += "s *= lr * tail;"
+    else:
+        body += CLOSED[rule.kind]
+    body += "slope = s * gamma;" if with_gamma else "slope = s;"
+    body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
+    inputs = (
+        "T g, T theta, T m, T v, T row, T col, T square, T gamma, " + RATES + ", T tiny, T share, T unbias, T blend"
+    )
+    outputs = OUTSIDE + ", T slope" + (", T point" if with_point else "")
+    return cupy.ElementwiseKernel(inputs, outputs, body + WRITE, f"adamshap_{rule.kind}")
+
+
+@cache
+def _activation(name: str) -> Any:
+    kept = "" if name in ("relu", "identity") else ", T derivative"
+    return cupy.ElementwiseKernel(
+        "T z, T bias", "T a" + kept, "T x = z + bias;" + ACTIVATIONS[name], f"adamshap_{name}"
+    )
+
+
+@cache
+def _gate() -> Any:
+    return cupy.ElementwiseKernel("T b, T a", "T c", "c = a > T(0) ? b : T(0);", "adamshap_gate")
+
+
+@cache
+def _square_sums() -> Any:
+    return cupy.ReductionKernel("T x", "float64 s", "double(x) * double(x)", "a + b", "s = a", "0", "adamshap_norms")
+
+
+@cache
+def _row_dot() -> Any:
+    return cupy.ReductionKernel("T b, T z, T p", "T s", "b * (z + p)", "a + b", "s = a", "0", "adamshap_row_dot")
+
+
+def _typed(dtype: Any, *numbers: float) -> list[Any]:
+    return [dtype.type(number) for number in numbers]
+
+
+def adam(rates: Rates, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
+    """Write Adam's update of θ, m and v into the last three; they may be the inputs themselves."""
+    numbers = _typed(g.dtype, *vars(rates).values(), cupy.finfo(g.dtype).tiny)
+    _adam()(g, theta, m, v, *numbers, new_theta, new_m, new_v)
+
+
+def attributed(
+    rates: Rates,
+    rule: Rule,
+    n: int,
+    g: Any,
+    theta: Any,
+    m: Any,
+    v: Any,
+    row: Any,
+    col: Any,
+    square: Any,
+    gamma: Any,
+    blend: float,
+    new_theta: Any,
+    new_m: Any,
+    new_v: Any,
+    point: Any,
+    slope: Any,
+) -> None:
+    """Take Adam's step and make the slope, both in one launch; see `kernels.Passes.attributed`."""
+    unbias = n / (n - 1) if n > 1 else 0.0
+    zero, share, *numbers = _typed(
+        g.dtype, 0.0, 1 / n, *vars(rates).values(), cupy.finfo(g.dtype).tiny, 1 / n, unbias, blend
+    )
+    _attributed(rule, gamma is not None, point is not None)(
+        g,
+        theta,
+        m,
+        v,
+        zero if row is None else row[:, None],
+        zero if col is None else col[None, :],
+        share if square is None else square,
+        zero if gamma is None else gamma,
+        *numbers,
+        new_theta,
+        new_m,
+        new_v,
+        slope,
+        *(() if point is None else (point,)),
+    )
+
+
+def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
+    """Add the bias to `z`, turn it into the activation in place, and write the derivative where one is kept."""
+    kept = () if name in ("relu", "identity") else (derivative,)
+    _activation(name)(z, z.dtype.type(0) if bias is None else bias, z, *kept)
+
+
+def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
+    """Multiply `b` in place by the activation's derivative; ReLU's is read from the activation itself."""
+    if name == "relu":
+        _gate()(b, derivative, b)
+    elif name != "identity":
+        cupy.multiply(b, derivative, out=b)
+
+
+def column_norms(x: Any) -> Any:
+    """Return the Euclidean norm of each column; squares are added in double precision, where none is lost."""
+    return cupy.sqrt(_square_sums()(x, axis=0)).astype(x.dtype)
+
+
+def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
+    """Add ⟨b_i, z_i + p⟩ to ``out[i]``."""
+    out += _row_dot()(b, z, b.dtype.type(0) if p is None else p, axis=1)
+
+
+def whitening(gram: Any) -> Any:
+    """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
+    r = len(gram)
+    gram = cupy.ascontiguousarray(gram)
+    scale, lower, white = cupy.empty(r), cupy.zeros((r, r)), cupy.empty((r, r))
+    _whitening()(gram, r, UNRESOLVED, scale, lower, white, size=1)
+    return white

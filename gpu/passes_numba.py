@@ -1,0 +1,342 @@
+"""The passes of `passes_numpy` as Numba loops: one walk over the arrays, in blocks that stay in the nearest cache.
+
+What the nodes need of a block of elements is kept in one scratch array, whose slots the compiler can tell apart, and
+the nodes are taken one after another, each in a loop over the block: vector code, and no kernel is compiled again for
+other nodes. Arrays are cut to the part in hand and counted from 0: an index that might be negative, for which Python
+counts from the end, keeps the compiler from vector code. The formulas and their derivation stand in `passes_numpy`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+
+from adamshap.gpu import passes_numpy
+from adamshap.gpu.parallel import in_parts
+from adamshap.gpu.rules import Rates, Rule
+
+__all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
+
+whitening = passes_numpy.whitening
+
+BLOCK = 256  # elements; the scratch slots of a block take 12 KiB in float32
+FLOPS_OF_A_PASS = 200  # an element's cost in the fused pass, as products cost them; a transcendental's likewise
+FAST = {"contract", "nsz"}
+KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4}
+
+
+def adam(rates: Rates, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
+    """Write Adam's update of θ, m and v into the last three; they may be the inputs themselves."""
+    flat = [array.reshape(-1) for array in (g, theta, m, v, new_theta, new_m, new_v)]
+    kernel, numbers = _kernels(g.dtype.type)["adam"], _numbers(rates, 1, 0.0, g.dtype)
+    in_parts(lambda low, high: kernel(low, high, numbers, *flat), g.size, FLOPS_OF_A_PASS * g.size)
+
+
+def attributed(
+    rates: Rates,
+    rule: Rule,
+    n: int,
+    g: Any,
+    theta: Any,
+    m: Any,
+    v: Any,
+    row: Any,
+    col: Any,
+    square: Any,
+    gamma: Any,
+    blend: float,
+    new_theta: Any,
+    new_m: Any,
+    new_v: Any,
+    point: Any,
+    slope: Any,
+) -> None:
+    """Take Adam's step and make the slope, both in one pass; see `kernels.Passes.attributed`."""
+    dtype = g.dtype
+    matrices = [a.reshape(g.shape) if a is not None else _nothing(dtype) for a in (square, gamma, point)]
+    norms = [a if a is not None else _nothing(dtype).reshape(-1) for a in (row, col)]
+    kernel = _kernels(dtype.type)["attributed"]
+    numbers, table = _numbers(rates, n, blend, dtype), _node_table(rule, dtype)
+    outputs = (new_theta, new_m, new_v, slope)
+
+    def rows(low: int, high: int) -> None:
+        how = (low, high, numbers, table, KINDS[rule.kind], rule.needs_spread)
+        kernel(*how, g, theta, m, v, *norms, *matrices, *outputs)
+
+    in_parts(rows, len(g), FLOPS_OF_A_PASS * g.size)
+
+
+def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
+    """Add the bias to `z`, turn it into the activation in place, and write the derivative where one is kept."""
+    if name in ("relu", "gelu"):
+        kernel = _kernels(z.dtype.type)[name]
+        shift = bias if bias is not None else np.zeros(z.shape[1], z.dtype)
+        kernel(0, len(z), z, shift, *((derivative,) if name == "gelu" else ()))
+        return
+    # NumPy's exp and tanh are vector code, which Numba's are not without Intel's library; blocks stay in the cache.
+    for start in range(0, len(z), 64):
+        rows = slice(start, start + 64)
+        passes_numpy.activate(name, z[rows], bias, None if derivative is None else derivative[rows])
+
+
+def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
+    """Multiply `b` in place by the activation's derivative; ReLU's is read from the activation itself."""
+    if name != "identity":
+        _kernels(b.dtype.type)["gate" if name == "relu" else "times"](0, len(b), b, derivative)
+
+
+def column_norms(x: Any) -> Any:
+    """Return the Euclidean norm of each column; squares are added in double precision, where none is lost."""
+    sums = np.zeros(x.shape[1])
+    kernel = _kernels(x.dtype.type)["square_sums"]
+    in_parts(lambda low, high: kernel(low, high, x, sums), len(sums), 8 * x.size)
+    return np.sqrt(sums).astype(x.dtype)
+
+
+def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
+    """Add ⟨b_i, z_i + p⟩ to ``out[i]``."""
+    shift = p if p is not None else np.zeros(b.shape[1], b.dtype)
+    _kernels(b.dtype.type)["row_dot"](0, len(b), b, z, shift, out)
+
+
+# --- arguments that the loops take as arrays -------------------------------------------------------------------------
+
+
+def _numbers(rates: Rates, n: int, blend: float, dtype: Any) -> Any:
+    return np.array([*vars(rates).values(), 1 / n, n / (n - 1) if n > 1 else 0.0, blend, np.finfo(dtype).tiny], dtype)
+
+
+@cache
+def _node_table(rule: Rule, dtype: Any) -> Any:
+    return np.array(rule.nodes or np.zeros((0, 4)), dtype)
+
+
+@cache
+def _nothing(dtype: Any) -> Any:
+    return np.empty((0, 0), dtype)
+
+
+# --- the loops -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
+    """Return the loops compiled for one dtype; every constant is of that dtype, or the loop would widen to double."""
+    zero, one, two = real(0), real(1), real(2)
+    half, least = real(0.5), real(1e-30)
+    root_half, root_two_pi = real(math.sqrt(0.5)), real(math.sqrt(2 * math.pi))
+    G, K, S, FM, FE, MU, TAIL, OUT, POINT, THETA, M, V = (BLOCK * slot for slot in range(12))
+    scalar = numba.from_dtype(np.dtype(real))
+    read = {d: numba.types.Array(scalar, d, "C", readonly=True) for d in (1, 2)}
+    write = {d: numba.types.Array(scalar, d, "C") for d in (1, 2)}
+    whole, flag = numba.int64, numba.boolean
+
+    def loop(*signature: Any, sums: bool = False) -> Callable[[Any], Any]:
+        fast = FAST | ({"reassoc"} if sums else set())
+        return numba.njit(
+            numba.void(whole, whole, *signature), nogil=True, cache=True, error_model="numpy", fastmath=fast
+        )
+
+    @numba.njit(error_model="numpy", fastmath=FAST)
+    def root(rho, size, tiny):  # type: ignore[no-untyped-def]
+        top = rho if rho > size else size
+        top = top if top > tiny else tiny
+        inverse = one / top
+        x, y = rho * inverse, size * inverse
+        return top * math.sqrt(x * x + y * y)
+
+    @loop(read[1], *[read[1]] * 4, *[write[1]] * 3)
+    def adam(low, high, p, g, theta, m, v, new_theta, new_m, new_v):  # type: ignore[no-untyped-def]
+        lr, shrink, b1, d1, b2, d2, mu, k = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]
+        kappa, under, root_q, eps, tiny = p[8], p[9], p[10], p[11], p[16]
+        w = np.empty(3 * BLOCK, real)
+        for start in range(low, high, BLOCK):
+            width = min(BLOCK, high - start)
+            part = slice(start, start + width)
+            g_, theta_, m_, v_ = g[part], theta[part], m[part], v[part]
+            for e in range(width):  # into scratch: outputs may be the inputs, of which the compiler would be wary
+                ge, me, ve = g_[e], m_[e], v_[e]
+                below = root(math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps
+                w[e] = theta_[e] * shrink - lr * (mu * me + k * ge) / below
+                w[BLOCK + e] = b1 * me + d1 * ge
+                w[2 * BLOCK + e] = b2 * ve + d2 * ge * ge
+            new_theta[part] = w[:width]
+            new_m[part] = w[BLOCK : BLOCK + width]
+            new_v[part] = w[2 * BLOCK : 2 * BLOCK + width]
+
+    @loop(read[1], read[2], whole, flag, *[read[2]] * 4, read[1], read[1], read[2], read[2], *[write[2]] * 5)
+    def attributed(  # type: ignore[no-untyped-def]
+        low,
+        high,
+        p,
+        nodes,
+        kind,
+        spread,
+        g,
+        theta,
+        m,
+        v,
+        row,
+        col,
+        square,
+        gamma,
+        point,
+        new_theta,
+        new_m,
+        new_v,
+        slope,
+    ):
+        lr, shrink, b1, d1, b2, d2, mu, k = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]
+        kappa, under, root_q, eps, previous = p[8], p[9], p[10], p[11], p[12]
+        share, unbias, blend, tiny = p[13], p[14], p[15], p[16]
+        columns = g.shape[1]
+        w = np.zeros(12 * BLOCK, real)
+        inverses = np.zeros(columns, real)
+        if spread:
+            for j in range(columns):
+                inverses[j] = one / col[j] if col[j] > tiny else zero
+        for i in range(low, high):
+            for start in range(0, columns, BLOCK):
+                width = min(BLOCK, columns - start)
+                part = slice(start, start + width)
+                g_, theta_, m_, v_ = g[i, part], theta[i, part], m[i, part], v[i, part]
+                slope_ = slope[i, part]
+                # First whatever the slope takes from the old state: Adam may write the new one over it.
+                if kind == 0:
+                    for e in range(width):
+                        w[OUT + e] = lr
+                elif kind == 1:
+                    for e in range(width):
+                        below = root(math.sqrt(kappa * v_[e] + under), root_q * abs(g_[e]), tiny) + eps
+                        w[OUT + e] = lr * k / below
+                elif kind == 2:
+                    for e in range(width):
+                        w[OUT + e] = lr * k / (math.sqrt(kappa * v_[e] + under) + eps)
+                elif kind == 3:
+                    for e in range(width):
+                        w[OUT + e] = lr * k / (math.sqrt(previous * v_[e] + under) + eps)
+                else:
+                    if spread:
+                        norm, inverse = row[i], one / row[i] if row[i] > tiny else zero
+                        col_, inverses_ = col[part], inverses[part]
+                        if square.size > 0:
+                            square_ = square[i, part]
+                            for e in range(width):
+                                w[S + e] = square_[e]
+                        else:
+                            for e in range(width):
+                                w[S + e] = share
+                        for e in range(width):
+                            own = g_[e] * inverse * inverses_[e]
+                            left = w[S + e] - own * own * share
+                            w[S + e] = root_q * norm * col_[e] * math.sqrt((left if left > zero else zero) * unbias)
+                    for e in range(width):
+                        rho, big, s = math.sqrt(kappa * v_[e] + under), root_q * g_[e], w[S + e]
+                        top = rho if rho > abs(big) else abs(big)
+                        top = top if top > s else s
+                        top = top if top > tiny else tiny
+                        inverse, tail = one / top, one / (top + eps)
+                        rho *= inverse
+                        w[G + e] = big * inverse
+                        w[S + e] = s * inverse
+                        w[K + e] = rho * rho
+                        w[FM + e] = top * tail
+                        w[FE + e] = eps * tail
+                        w[MU + e] = mu * m_[e] * tail * root_q * two
+                        w[TAIL + e] = lr * tail
+                        w[OUT + e] = zero
+                for e in range(width):  # into scratch: outputs may be the inputs, of which the compiler would be wary
+                    ge, me, ve = g_[e], m_[e], v_[e]
+                    rho, first, kept = math.sqrt(kappa * ve + under), mu * me, theta_[e] * shrink
+                    below = root(rho, root_q * abs(ge), tiny) + eps
+                    idle, step = lr * first / (rho + eps), lr * (first + k * ge) / below
+                    w[POINT + e] = kept - ((one - blend) * idle + blend * step)
+                    w[THETA + e] = kept - step
+                    w[M + e] = b1 * me + d1 * ge
+                    w[V + e] = b2 * ve + d2 * ge * ge
+                if point.size > 0:
+                    point[i, part] = w[POINT : POINT + width]
+                new_theta[i, part] = w[THETA : THETA + width]
+                new_m[i, part] = w[M : M + width]
+                new_v[i, part] = w[V : V + width]
+                if kind == 4:
+                    for node in range(len(nodes)):
+                        tau, along, across, weight = nodes[node, 0], nodes[node, 1], nodes[node, 2], nodes[node, 3]
+                        for e in range(width):
+                            f_m, f_e, rho2 = w[FM + e], w[FE + e], w[K + e]
+                            c, d = tau * w[G + e], along * w[G + e] + across * w[S + e]
+                            a, b = c + d, c - d
+                            aa, bb, ab = rho2 + a * a, rho2 + b * b, a * b
+                            r_a, r_b = math.sqrt(aa), math.sqrt(bb)
+                            R, U = r_a + r_b + least, r_a * r_b + abs(ab)
+                            X = rho2 * (aa + b * b) if ab > zero else U
+                            U = U if ab > zero else one
+                            own = k * (f_e * R + f_m * rho2) - w[MU + e] * c
+                            below = R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e)
+                            w[OUT + e] += weight * (own * U + k * f_m * X) / below
+                    for e in range(width):
+                        w[OUT + e] *= w[TAIL + e]
+                if gamma.size > 0:
+                    gamma_ = gamma[i, part]
+                    for e in range(width):
+                        slope_[e] = w[OUT + e] * gamma_[e]
+                else:
+                    for e in range(width):
+                        slope_[e] = w[OUT + e]
+
+    @loop(write[2], read[1])
+    def relu(low, high, z, bias):  # type: ignore[no-untyped-def]
+        for i in range(low, high):
+            for j in range(z.shape[1]):
+                x = z[i, j] + bias[j]
+                z[i, j] = x if x > zero else zero
+
+    @loop(write[2], read[1], write[2])
+    def gelu(low, high, z, bias, derivative):  # type: ignore[no-untyped-def]
+        for i in range(low, high):
+            for j in range(z.shape[1]):
+                x = z[i, j] + bias[j]
+                normal = half * math.erfc(-x * root_half)
+                derivative[i, j] = normal + x * math.exp(-half * x * x) / root_two_pi
+                z[i, j] = x * normal
+
+    @loop(write[2], read[2])
+    def gate(low, high, b, a):  # type: ignore[no-untyped-def]
+        for i in range(low, high):
+            for j in range(b.shape[1]):
+                b[i, j] = b[i, j] if a[i, j] > zero else zero
+
+    @loop(write[2], read[2])
+    def times(low, high, b, derivative):  # type: ignore[no-untyped-def]
+        for i in range(low, high):
+            for j in range(b.shape[1]):
+                b[i, j] *= derivative[i, j]
+
+    @loop(read[2], numba.types.Array(numba.float64, 1, "C"))
+    def square_sums(low, high, x, sums):  # type: ignore[no-untyped-def]
+        sums = sums[low:high]
+        fours = len(x) // 4 * 4
+        for i in range(0, fours, 4):
+            x0, x1, x2, x3 = x[i, low:high], x[i + 1, low:high], x[i + 2, low:high], x[i + 3, low:high]
+            for j in range(len(sums)):
+                y0, y1, y2, y3 = np.float64(x0[j]), np.float64(x1[j]), np.float64(x2[j]), np.float64(x3[j])
+                sums[j] += (y0 * y0 + y1 * y1) + (y2 * y2 + y3 * y3)
+        for i in range(fours, len(x)):
+            x0 = x[i, low:high]
+            for j in range(len(sums)):
+                y0 = np.float64(x0[j])
+                sums[j] += y0 * y0
+
+    @loop(read[2], read[2], read[1], write[1], sums=True)
+    def row_dot(low, high, b, z, p, out):  # type: ignore[no-untyped-def]
+        for i in range(low, high):
+            total = zero
+            for j in range(b.shape[1]):
+                total += b[i, j] * (z[i, j] + p[j])
+            out[i] += total
+
+    loops = (adam, attributed, relu, gelu, gate, times, square_sums, row_dot)
+    return {made.__name__: made for made in loops}

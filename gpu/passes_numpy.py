@@ -1,0 +1,199 @@
+"""The elementwise passes in plain NumPy: slower than their twins and easy to read; used where Numba is missing.
+
+What each computes, for one coordinate (symbols in `rules`). Everything under a root is first divided by the largest of
+its parts, so that a gradient of 1e-25, whose square float32 cannot hold, still has its root:
+
+    ρ = √κ,   G = √q g,   s = √q σ,   M = max(ρ, |G|, s),   r(g) = M √((ρ/M)² + (G/M)²)
+
+The divided difference of A(g) = η (μ + k g) / (r(g) + ε) between a and b. With R = r_a + r_b,
+
+    r_b − r_a = −q (a−b)(a+b) / R,
+    a r_b − b r_a = (a−b) (κ + r_a r_b − q a b) / R,
+
+    A[a, b] = η ( k (ε + (κ + X) / R) − μ q (a+b) / R ) / (D_a D_b),      X = r_a r_b − q a b.
+
+X is never computed as that difference where a and b have one sign. As (r_a r_b)² − (q a b)² = κ (κ + q a² + q b²),
+
+    X = κ (κ + q a² + q b²) / (r_a r_b + q a b)  where a b > 0,   else   X = r_a r_b + q |a b|:
+
+every term of k's factor is then non-negative. a + b is 2c, exactly, as a and b come as c ± d. The result is brought to
+one fraction; with T = M + ε its denominators D/T lie between 0 and 1, and nothing overflows before the result does.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from adamshap.gpu.rules import Rates, Rule
+
+__all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
+
+UNRESOLVED = 1e-14  # of a Gram matrix in double with a diagonal of ones
+
+
+def adam(rates: Rates, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
+    """Write Adam's update of θ, m and v into the last three; they may be the inputs themselves."""
+    f = g.dtype.type
+    step = _step(rates, g, m, v)
+    np.multiply(theta, f(rates.shrink), out=new_theta)
+    np.subtract(new_theta, step, out=new_theta)
+    new_m[...] = f(rates.b1) * m + f(rates.d1) * g
+    new_v[...] = f(rates.b2) * v + f(rates.d2) * g * g
+
+
+def attributed(
+    rates: Rates,
+    rule: Rule,
+    n: int,
+    g: Any,
+    theta: Any,
+    m: Any,
+    v: Any,
+    row: Any,
+    col: Any,
+    square: Any,
+    gamma: Any,
+    blend: float,
+    new_theta: Any,
+    new_m: Any,
+    new_v: Any,
+    point: Any,
+    slope: Any,
+) -> None:
+    """Take Adam's step and make the slope, both in one pass; see `kernels.Passes.attributed`."""
+    f = g.dtype.type
+    rho = np.sqrt(f(rates.kappa) * v + f(rates.root))
+    idle = f(rates.lr) * (f(rates.mu) * m) / (rho + f(rates.eps))  # A(0)
+    moved = _step(rates, g, m, v)
+    result = _slope(rates, rule, n, g, m, v, rho, row, col, square)
+    if gamma is not None:
+        result = result * gamma
+    if point is not None:
+        point[...] = theta * f(rates.shrink) - ((f(1) - f(blend)) * idle + f(blend) * moved)
+    adam(rates, g, theta, m, v, new_theta, new_m, new_v)
+    slope[...] = result
+
+
+def _step(rates: Rates, g: Any, m: Any, v: Any) -> Any:
+    """Return A(g)."""
+    f = g.dtype.type
+    rho = np.sqrt(f(rates.kappa) * v + f(rates.root))
+    return f(rates.lr) * (f(rates.mu) * m + f(rates.k) * g) / (_root(rho, f(rates.root_q) * g) + f(rates.eps))
+
+
+def _root(rho: Any, scaled: Any) -> Any:
+    """Return √(ρ² + G²), safe where the squares underflow."""
+    top = np.maximum(np.maximum(rho, abs(scaled)), np.finfo(rho.dtype).tiny)
+    return top * np.sqrt((rho / top) ** 2 + (scaled / top) ** 2)
+
+
+def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, row: Any, col: Any, square: Any) -> Any:
+    f = g.dtype.type
+    if rule.kind == "sgd":
+        return np.full_like(g, rates.lr)
+    if rule.kind == "frozen":
+        return f(rates.lr) * f(rates.k) / (_root(rho, f(rates.root_q) * g) + f(rates.eps))
+    if rule.kind == "linearized":
+        return f(rates.lr) * f(rates.k) / (rho + f(rates.eps))
+    if rule.kind == "previous":
+        return f(rates.lr) * f(rates.k) / (np.sqrt(f(rates.previous) * v + f(rates.root)) + f(rates.eps))
+    tiny = np.finfo(g.dtype).tiny
+    G = f(rates.root_q) * g
+    s = f(rates.root_q) * _spread(n, g, row, col, square) if rule.needs_spread else np.zeros_like(g)
+    M = np.maximum(np.maximum(np.maximum(rho, abs(G)), s), tiny)
+    T = M + f(rates.eps)
+    rho, G, s, f_m, f_e = rho / M, G / M, s / M, M / T, f(rates.eps) / T
+    kappa = rho * rho
+    mu = f(rates.mu) * m / T * f(rates.root_q)
+    total = np.zeros_like(g)
+    for tau, along, across, weight in rule.nodes:
+        c, d = f(tau) * G, f(along) * G + f(across) * s
+        a, b = c + d, c - d
+        aa, ab = a * a, a * b
+        r_a, r_b = np.sqrt(kappa + aa), np.sqrt(kappa + b * b)
+        R, U = r_a + r_b + f(1e-30), r_a * r_b + abs(ab)
+        one_sign = ab > 0
+        X = np.where(one_sign, kappa * (r_b * r_b + aa), U)
+        U = np.where(one_sign, U, f(1))
+        k_part = f(rates.k) * (f_e * R + f_m * kappa) - mu * (c + c)
+        fraction = (k_part * U + f(rates.k) * f_m * X) / (R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e))
+        total += f(weight) * fraction
+    return total * (f(rates.lr) / T)
+
+
+def _spread(n: int, g: Any, row: Any, col: Any, square: Any) -> Any:
+    """Return σ; `row` and `col` are norms, and `square` is Σx² in units of their squares (rank one: 1/n)."""
+    f = g.dtype.type
+    own = g * _inverse(row)[:, None] * _inverse(col)[None, :]
+    left = np.maximum((f(1 / n) if square is None else square) - own * own * f(1 / n), f(0))
+    return row[:, None] * col[None, :] * np.sqrt(left * f(n / (n - 1)))
+
+
+def _inverse(norm: Any) -> Any:
+    """Return 1/norm, and 0 where that would overflow."""
+    usable = norm > np.finfo(norm.dtype).tiny
+    return np.where(usable, 1 / np.where(usable, norm, norm.dtype.type(1)), norm.dtype.type(0))
+
+
+def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
+    """Add the bias to `z`, turn it into the activation in place, and write the derivative where one is kept."""
+    if bias is not None:
+        z += bias
+    f = z.dtype.type
+    if name == "relu":
+        np.maximum(z, f(0), out=z)
+    elif name == "tanh":  # sech² = 4t/(1+t)², t = exp(−2|z|): 1 − tanh² has no digits left where tanh is near 1
+        t = np.exp(f(-2) * abs(z))
+        np.divide(f(4) * t, (f(1) + t) ** 2, out=derivative)
+        np.tanh(z, out=z)
+    elif name in ("sigmoid", "silu"):
+        t = np.exp(-abs(z))
+        near, far = f(1) / (f(1) + t), t / (f(1) + t)  # of ±|z|
+        positive = z >= 0
+        up, down = np.where(positive, near, far), np.where(positive, far, near)  # σ(z), 1 − σ(z)
+        if name == "sigmoid":
+            np.multiply(up, down, out=derivative)
+            z[...] = up
+        else:
+            np.multiply(up, f(1) + z * down, out=derivative)
+            z *= up
+    elif name == "gelu":
+        normal = np.asarray(_normal_cdf(z), z.dtype)
+        density = np.exp(f(-0.5) * z * z) * f(1 / math.sqrt(2 * math.pi))
+        np.add(normal, z * density, out=derivative)
+        z *= normal
+
+
+_normal_cdf = np.vectorize(lambda z: 0.5 * math.erfc(-z / math.sqrt(2)), otypes=[np.float64])
+
+
+def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
+    """Multiply `b` in place by the activation's derivative; ReLU's is read from the activation itself."""
+    if name == "relu":
+        b *= derivative > 0
+    elif name != "identity":
+        b *= derivative
+
+
+def column_norms(x: Any) -> Any:
+    """Return the Euclidean norm of each column; squares are added in double precision, where none is lost."""
+    return np.sqrt(np.einsum("no,no->o", x, x, dtype=np.float64)).astype(x.dtype)
+
+
+def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
+    """Add ⟨b_i, z_i + p⟩ to ``out[i]``."""
+    out += np.einsum("no,no->n", b, z)
+    if p is not None:
+        out += b @ p
+
+
+def whitening(gram: Any) -> Any:
+    """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
+    if not np.isfinite(gram).all():  # a run that diverged: its scores are to be NaN, not an error of LAPACK's
+        return np.full_like(gram, np.nan)
+    scale = np.sqrt(np.diagonal(gram))
+    scale = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    values, vectors = np.linalg.eigh(gram * scale[:, None] * scale[None, :])
+    kept = values > UNRESOLVED * len(gram)
+    return scale[:, None] * vectors * np.divide(1, np.sqrt(abs(values)), out=np.zeros_like(values), where=kept)

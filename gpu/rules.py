@@ -1,0 +1,131 @@
+"""What the elementwise passes need to know of a step, as plain numbers: Adam's rates and the slope as a list of nodes.
+
+Both are computed on the host in double precision, once a step; the passes (`kernels`) then work in the run's dtype.
+
+======  ================  ======================================================
+paper   name              meaning
+======  ================  ======================================================
+η       lr                learning rate
+λ       shrink            weight decay, as the factor ``1 − η λ``
+β1, β2  b1, b2            decay of the moments; ``d1``, ``d2`` are ``1 − β``
+μ       mu · m            bias-corrected momentum term of the numerator
+k       k                 weight of the gradient in the numerator
+κ       kappa · v + root  what the second moment puts under the root
+q       root_q ** 2       weight of the squared gradient under the root
+ε       eps               added to the root
+======  ================  ======================================================
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from adamshap.reference.problem import Adam
+
+__all__ = ["Node", "Rates", "Rule", "path_nodes", "rates_of", "rule_of"]
+
+Node = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Adam's numbers at step t, in the order in which the passes take them."""
+
+    lr: float
+    shrink: float
+    b1: float
+    d1: float
+    b2: float
+    d2: float
+    mu: float
+    k: float
+    kappa: float
+    root: float
+    root_q: float
+    eps: float
+    previous: float  # 1 / (1 − β2^(t−1)), of the secondary sources' denominator; 0 at t = 1
+
+
+def rates_of(adam: Adam, t: int) -> Rates:
+    """Return the rates of step `t`; ``1 − β^t`` through expm1, which keeps its digits where β is close to 1."""
+    b1, b2 = adam.betas
+    c1, c2, before = (_one_minus_power(b, s) for b, s in ((b1, t), (b2, t), (b2, t - 1)))
+    return Rates(
+        lr=adam.lr,
+        shrink=1 - adam.lr * adam.weight_decay,
+        b1=b1,
+        d1=1 - b1,
+        b2=b2,
+        d2=1 - b2,
+        mu=b1 / c1,
+        k=(1 - b1) / c1,
+        kappa=b2 / c2,
+        root=adam.eps_root,
+        root_q=math.sqrt((1 - b2) / c2),
+        eps=adam.eps,
+        previous=1 / before if before > 0 else 0.0,
+    )
+
+
+def _one_minus_power(beta: float, t: int) -> float:
+    return -math.expm1(t * math.log(beta)) if beta > 0 and t > 0 else float(t > 0)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an elementwise slope is made.
+
+    ``kind`` "nodes" is the mean of divided differences of Adam's map between ``c + d`` and ``c − d``, where
+    ``c = τ g`` and ``d = along · g + across · σ`` for each node ``(τ, along, across, weight)``. The others are closed
+    forms: "sgd", "frozen" (denominator of the step taken), "linearized" (at zero gradient), "previous".
+    """
+
+    kind: str
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def needs_spread(self) -> bool:
+        """Whether σ takes part."""
+        return any(across for _, _, across, _ in self.nodes)
+
+
+TANGENT: Node = (1.0, 0.0, 0.0, 1.0)  # a = b = g
+SECANT: Node = (0.5, 0.5, 0.0, 1.0)  # a = g, b = 0
+
+
+@cache
+def rule_of(slope: str, nodes: tuple[int, int], n: int, denominator: str = "exact") -> Rule:
+    """Return the rule of a slope's name for a batch of `n`."""
+    if slope == "linearized" and denominator == "previous":
+        return Rule("previous")
+    if slope == "tangent":
+        return Rule("nodes", (TANGENT,))
+    if slope == "secant" or (slope == "random_order" and n == 1):
+        return Rule("nodes", (SECANT,))
+    if slope == "random_order":
+        return Rule("nodes", _arrival_nodes(*nodes))
+    return Rule(slope)
+
+
+@cache
+def path_nodes(count: int) -> tuple[tuple[float, float], ...]:
+    """Return the Gauss–Legendre nodes and weights on [0, 1]."""
+    x, w = np.polynomial.legendre.leggauss(count)
+    return tuple((float(a + 1) / 2, float(b) / 2) for a, b in zip(x, w, strict=True))
+
+
+def _arrival_nodes(path: int, normal: int) -> tuple[Node, ...]:
+    """Return the nodes of a sample that arrives at a random time τ, after a near-normal sum of earlier ones.
+
+    The sum has mean τ g and variance τ(1−τ) σ². By Stein's identity the mean of A' over a normal z is that of
+    z A(τ g + s z) / s; the rule's nodes ±h together make it ``2 a_h h² A[τ g + s h, τ g − s h]``.
+    """
+    h, a = np.polynomial.hermite_e.hermegauss(normal)
+    a = a / a.sum()
+    return tuple(
+        (tau, 0.0, float(hj) * math.sqrt(tau * (1 - tau)), w * 2 * float(aj) * float(hj) ** 2)
+        for tau, w in path_nodes(path)
+        for hj, aj in list(zip(h, a, strict=True))[(normal + 1) // 2 :]
+    )

@@ -1,0 +1,409 @@
+"""The oracle's functions of one step, `Step` in and NumPy arrays out, computed the engine's way.
+
+======  =================  ==============================================================
+paper   name               meaning
+======  =================  ==============================================================
+U       `utility`          fall of the validation loss by a step with a coalition alone
+S       ``coalition``      which samples take part, a mask
+A[a,b]  rules' "nodes"     divided difference of Adam's map; ``x_i A[g, g − x_i]`` is a
+                           marginal's change of the step, without subtracting two steps
+======  =================  ==============================================================
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from adamshap.gpu.arrays import DeviceName, DtypeName, Space, pick_space
+from adamshap.gpu.ghost import Sketch
+from adamshap.gpu.layers import Trace, Workshop, gradients, new_trace, row_losses, run_rows
+from adamshap.gpu.rules import Rates, rates_of
+from adamshap.gpu.step import (
+    Arrays,
+    Judged,
+    Question,
+    State,
+    attribute_step,
+    like,
+    plain_step,
+    refuse_zero_denominator,
+    take_step,
+)
+from adamshap.reference.problem import (
+    DENOMINATORS,
+    GRADIENTS,
+    MARGINAL_LOSSES,
+    MARGINALS,
+    SLOPES,
+    Adam,
+    AdamState,
+    Denominator,
+    Gradient,
+    MarginalKind,
+    MarginalLoss,
+    Marginals,
+    Params,
+    Slope,
+    Step,
+    coalition_mask,
+    one_of,
+    positive_integer,
+    quadrature_nodes,
+    refuse,
+)
+
+__all__ = ["ScoreDtype", "Variance", "influence", "marginals", "question_of", "scores", "update", "utility"]
+
+Variance = Literal["exact", "rank_one"]
+ScoreDtype = Literal["tf32", "float16"]
+ALL_COALITIONS_UP_TO = 12  # samples
+
+
+def update(
+    step: Step, *, device: DeviceName = "auto", dtype: DtypeName = "float32", device_arrays: bool = False
+) -> tuple[Params, AdamState]:
+    """Take the step with the whole batch.
+
+    Parameters
+    ----------
+    step : Step
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
+    device_arrays : bool
+        Return arrays where they were computed, rather than NumPy's.
+
+    Returns
+    -------
+    params : dict of arrays
+        θ⁺ = θ − A(g) − η λ θ.
+    state : AdamState
+        m⁺ and v⁺, one step further.
+
+    Raises
+    ------
+    ValueError
+        ε = 0 where v and the gradient are 0.
+    """
+    case = _Case.of(step, device, dtype)
+    shop, new = case.shop, case.fresh()
+    if step.adam.eps == 0:
+        refuse_zero_denominator(shop, step.adam, case.state, case.gradient())
+    with shop.at_work():
+        plain_step(shop, step.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
+    theta, m, v = ({key: shop.space.out(a, device_arrays) for key, a in d.items()} for d in (new.theta, new.m, new.v))
+    return theta, AdamState(step.state.step + 1, m, v)
+
+
+def scores(
+    step: Step,
+    slope: Slope = "random_order",
+    gradient: Gradient = "midpoint",
+    efficient: bool = False,
+    per_validation: bool = False,
+    nodes: tuple[int, int] = (4, 4),
+    denominator: Denominator = "exact",
+    *,
+    rank: int | None = None,
+    variance: Variance = "exact",
+    micro_batch: int | None = None,
+    score_dtype: ScoreDtype | None = None,
+    device: DeviceName = "auto",
+    dtype: DtypeName = "float32",
+    device_arrays: bool = False,
+) -> Any:
+    """Return each training sample's score for this step: ``score_i = ⟨Γ ⊙ S, x_i⟩``.
+
+    Parameters
+    ----------
+    step : Step
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S.
+    gradient : {"start", "midpoint", "path"}
+        Γ.
+    efficient : bool
+        Spread what is missing to U(B) − U(∅) equally over the batch.
+    per_validation : bool
+        Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
+    nodes : tuple of two ints
+        (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
+    denominator : {"exact", "previous"}
+        Of "linearized".
+    rank : int, optional
+        Score by a sketch of P of this rank, in the layers that gain by it; None is exact.
+    variance : {"exact", "rank_one"}
+        σ² of "random_order": exact at the cost of one more matrix product a layer, or from norms alone.
+    micro_batch : int, optional
+        So many samples go through the network at a time.
+    score_dtype : {"tf32", "float16"}, optional
+        Make the contraction's products in this on a CUDA device, for speed; the step itself stays in `dtype`.
+    device, dtype, device_arrays
+        As for `update`.
+
+    Returns
+    -------
+    array (n,) or (n, n_val)
+        In units of the validation loss; positive means that the sample lowered it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; a denominator of 0.
+    """
+    space = pick_space(device, dtype)
+    question = question_of(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, space)
+    if denominator == "previous":
+        if slope != "linearized":
+            refuse(
+                "denominator", f"'previous' with slope {slope!r}", "slope 'linearized', which alone has this variant"
+            )
+        if step.state.step == 0:
+            refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", "'exact', or a state of at least one step")
+    sketch = None if rank is None else Sketch(positive_integer("rank", rank))
+    size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
+    case = _Case.of(step, device, dtype)
+    with case.shop.at_work():
+        taken = attribute_step(
+            case.shop,
+            step.adam,
+            case.state,
+            case.batch,
+            case.weight,
+            question,
+            case.fresh(),
+            micro_batch=size,
+            sketch=sketch,
+        )
+    return case.shop.space.out(taken.scores, device_arrays)
+
+
+def question_of(
+    slope: str,
+    gradient: str,
+    efficient: bool,
+    per_validation: bool,
+    nodes: tuple[int, int],
+    denominator: str,
+    variance: str,
+    score_dtype: str | None,
+    space: Space,
+) -> Question:
+    """Return the question that these arguments ask in `space`, or refuse them."""
+    one_of("slope", slope, SLOPES)
+    one_of("gradient", gradient, GRADIENTS)
+    one_of("denominator", denominator, DENOMINATORS)
+    one_of("variance", variance, get_args(Variance))
+    for name, value in (("efficient", efficient), ("per_validation", per_validation)):
+        if not isinstance(value, bool):
+            refuse(name, repr(value), "True or False", TypeError)
+    if score_dtype is not None:
+        one_of("score_dtype", score_dtype, get_args(ScoreDtype))
+        if not space.on_cuda or space.dtype != np.float32:
+            where = f"{space.dtype} on {'a CUDA device' if space.on_cuda else 'the host'}"
+            refuse("score_dtype", f"{score_dtype!r} for {where}", "None, or float32 on a CUDA device")
+    nodes = quadrature_nodes(nodes)
+    return Question(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype)
+
+
+def influence(
+    step: Step, *, device: DeviceName = "auto", dtype: DtypeName = "float32", device_arrays: bool = False
+) -> Any:
+    """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: how fast the loss after the step falls as sample i's weight grows from 1.
+
+    Parameters
+    ----------
+    step, device, dtype, device_arrays
+        As for `update`.
+
+    Returns
+    -------
+    array (n,)
+        Minus the derivative of L(θ⁺) in the weight; positive means that more of the sample would lower the loss.
+    """
+    case = _Case.of(step, device, dtype)
+    question = Question("tangent", "after")
+    with case.shop.at_work():
+        taken = attribute_step(case.shop, step.adam, case.state, case.batch, case.weight, question, case.fresh())
+    return case.shop.space.out(taken.scores, device_arrays)
+
+
+def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: DtypeName = "float32") -> float:
+    """Return U(S) = L(θ) − L(θ − A(g_S) − η λ θ), the fall of the validation loss by a step with `coalition` alone.
+
+    Parameters
+    ----------
+    coalition : boolean array (n,)
+        Which samples of the batch take part; the gradient's divisor stays n.
+    step, device, dtype
+        As for `update`.
+    """
+    mask = coalition_mask(coalition, step.n)
+    return _Game.of(_Case.of(step, device, dtype), step.adam, "exact").value(mask)
+
+
+def marginals(
+    step: Step,
+    kind: MarginalKind = "first",
+    loss: MarginalLoss = "exact",
+    *,
+    permutations: int = 1024,
+    seed: int = 0,
+    device: DeviceName = "auto",
+    dtype: DtypeName = "float32",
+) -> Marginals:
+    """Return what each sample adds to the utility of the step.
+
+    Parameters
+    ----------
+    kind : {"first", "last", "shapley"}
+        "first": U({i}) − U(∅); "last": U(B) − U(B∖{i}); "shapley": the Shapley value of U, over all coalitions for
+        n ≤ 12, above by antithetic permutations.
+    loss : {"exact", "first_order"}
+        "exact" evaluates the loss (U); "first_order" uses U₁(S) = ⟨∇L(θ), A(g_S)⟩.
+    permutations : int
+        Even number of permutations drawn where Shapley values are sampled.
+    seed : int
+        Of those permutations.
+    step, device, dtype
+        As for `update`.
+
+    Returns
+    -------
+    Marginals
+    """
+    one_of("kind", kind, MARGINALS)
+    one_of("loss", loss, MARGINAL_LOSSES)
+    sampled = kind == "shapley" and step.n > ALL_COALITIONS_UP_TO
+    if sampled:
+        if positive_integer("permutations", permutations, minimum=4) % 2:
+            refuse("permutations", permutations, "an even number, as each is used with its reverse")
+        positive_integer("seed", seed, minimum=0)
+    game = _Game.of(_Case.of(step, device, dtype), step.adam, loss)
+    n = step.n
+    everyone = np.ones(n, bool)
+    empty, total = game.value(~everyone), game.value(everyone)
+    error = np.zeros(n)
+    if sampled:
+        values, error = _sampled_shapley(game, n, permutations // 2, seed)
+    elif kind == "shapley":
+        values = _exact_shapley(game, n)
+    elif kind == "first":
+        values = np.array([game.value(alone) - empty for alone in np.eye(n, dtype=bool)])
+    else:
+        values = np.array([total - game.value(~alone) for alone in np.eye(n, dtype=bool)])
+    return Marginals(values, empty, total, error)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A step brought into a space."""
+
+    shop: Workshop
+    state: State
+    batch: Judged
+    weight: float
+
+    @classmethod
+    def of(cls, step: Step, device: str, dtype: str) -> "_Case":
+        if not isinstance(step, Step):
+            refuse("step", type(step).__name__, "a Step", TypeError)
+        space = pick_space(device, dtype)
+        theta, m, v = (space.reals(group) for group in (step.params, step.state.m, step.state.v))
+        train, valid = ((space.real(b.x), space.labels(b.y)) for b in (step.train, step.valid))
+        return cls(
+            Workshop.on(step.net, space),
+            State(theta, m, v, step.state.step + 1),
+            Judged(*train, *valid),
+            1 / step.n if step.reduction == "mean" else 1.0,
+        )
+
+    def fresh(self) -> State:
+        """Return room for the state after the step."""
+        theta, m, v = (like(self.shop, f"new {name}") for name in ("theta", "m", "v"))
+        return State(theta, m, v, self.state.t + 1)
+
+    def trace(self) -> Trace:
+        """Return the batch's trace at θ."""
+        trace = new_trace(self.shop, "train", self.batch.n, self.batch.x)
+        run_rows(self.shop, trace, self.state.theta, self.batch.y, self.weight)
+        return trace
+
+    def gradient(self) -> Arrays:
+        """Return the batch's gradient."""
+        g = like(self.shop, "gradient")
+        gradients(self.shop, self.trace(), g)
+        return g
+
+
+@dataclass(frozen=True)
+class _Game:
+    """The utility of coalitions of one batch."""
+
+    case: _Case
+    adam: Adam
+    rates: Rates
+    trace: Trace
+    base: float | Arrays  # L(θ), or ∇L(θ) for the first-order loss
+
+    @classmethod
+    def of(cls, case: _Case, adam: Adam, loss: str) -> "_Game":
+        shop, batch = case.shop, case.batch
+        judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
+        run_rows(shop, judge, case.state.theta, batch.valid_y, 1 / batch.n_val)
+        base: float | Arrays = float(judge.losses.mean(dtype="float64"))
+        if loss == "first_order":
+            base = like(shop, "validation gradient")
+            gradients(shop, judge, base)
+        return cls(case, adam, rates_of(adam, case.state.t), case.trace(), base)
+
+    def value(self, coalition: Any) -> float:
+        """Return U(S), or U₁(S)."""
+        shop, state = self.case.shop, self.case.state
+        mask = shop.space.real(coalition.astype(np.float64))[:, None]
+        g = like(shop, "coalition")
+        gradients(shop, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
+        refuse_zero_denominator(shop, self.adam, state, g)
+        new = self.case.fresh()
+        if isinstance(self.base, float):
+            take_step(shop, self.rates, state, g, new)
+            judge = new_trace(shop, "valid", self.case.batch.n_val, self.case.batch.valid_x)
+            return self.base - float(row_losses(shop, judge, new.theta, self.case.batch.valid_y).mean(dtype="float64"))
+        # From θ = 0 the step is −A(g_S) to its last digit; θ − A(g_S) would round it off.
+        take_step(
+            shop, self.rates, replace(state, theta={k: shop.space.xp.zeros_like(a) for k, a in g.items()}), g, new
+        )
+        products = [(self.base[key] * moved).sum(dtype="float64") for key, moved in new.theta.items()]
+        return -float(sum(products))
+
+
+def _exact_shapley(game: _Game, n: int) -> Any:
+    """Return the Shapley values from all 2ⁿ coalitions; bit i of a coalition's number says whether i takes part."""
+    members = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    value = np.array([game.value(row.astype(bool)) for row in members])
+    size = members.sum(axis=1)
+    chance = np.array([1 / (n * math.comb(n - 1, s)) for s in range(n)])
+    values = np.empty(n)
+    for i in range(n):
+        without = np.flatnonzero(members[:, i] == 0)
+        values[i] = chance[size[without]] @ (value[without | (1 << i)] - value[without])
+    return values
+
+
+def _sampled_shapley(game: _Game, n: int, pairs: int, seed: int) -> tuple[Any, Any]:
+    """Return means over random orders, each with its reverse, and the standard errors of these means."""
+    generator = np.random.default_rng(seed)
+    drawn = np.zeros((pairs, n))
+    for row in drawn:
+        order = generator.permutation(n)
+        for way in (order, order[::-1]):
+            mask = np.zeros(n, bool)
+            before = game.value(mask)
+            for i in way:
+                mask[i] = True
+                after = game.value(mask)
+                row[i] += (after - before) / 2
+                before = after
+    return drawn.mean(axis=0), drawn.std(axis=0, ddof=1) / math.sqrt(pairs)

@@ -1,0 +1,479 @@
+"""One training step with its attribution: gradient, fused pass, validation gradient, contraction.
+
+The order is that of the data's dependence. The batch's gradient g comes first; then one pass over the parameters takes
+Adam's step and makes the slope S and the point where the validation gradient Γ is asked for; then P = Γ ⊙ S; then a
+sample's score is ``b_iᵀ P a_i``, summed over layers.
+
+======  =====================  ==========================================================
+paper   name                   meaning
+======  =====================  ==========================================================
+θ, m, v ``theta, m, v``        the state before the step, dicts by parameter name
+g       ``g``                  gradient of the whole batch
+Γ       ``gamma``              validation gradient
+S, P    ``slope``              slope; P takes its place
+σ²      ``Norms``              variance of the sum of a random half, by norms and squares
+w       ``weight``             1/n or 1: what a sample's gradient counts in the batch's
+======  =====================  ==========================================================
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
+from adamshap.gpu.layers import (
+    Trace,
+    Workshop,
+    gradients,
+    new_trace,
+    row_losses,
+    run_rows,
+    times_gradients,
+)
+from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
+from adamshap.reference.problem import Adam, refuse
+
+__all__ = [
+    "First",
+    "Judged",
+    "Norms",
+    "Question",
+    "State",
+    "Taken",
+    "add_norms",
+    "attribute_step",
+    "end_points",
+    "like",
+    "plain_step",
+    "refuse_zero_denominator",
+    "take_step",
+    "take_step_and_slope",
+]
+
+Arrays = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """θ, m, v before step t, or where those after it are written."""
+
+    theta: Arrays
+    m: Arrays
+    v: Arrays
+    t: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which score is asked for; the names are those of `scores`, and gradient "after" is ∇L(θ⁺)."""
+
+    slope: str = "random_order"
+    gradient: str = "midpoint"
+    efficient: bool = False
+    per_validation: bool = False
+    nodes: tuple[int, int] = (4, 4)
+    denominator: str = "exact"
+    variance: str = "exact"
+    score_dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step gives: scores (n,) or (n, n_val), SGD's where they were asked for, and the losses before it."""
+
+    scores: Any
+    sgd_scores: Any
+    train_loss: Any
+    valid_loss: Any
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A batch in the space and the validation samples beside it.
+
+    With ``together``, one array of the validation inputs and then the training inputs, of which the others are views,
+    both go through the network in one pass where the validation gradient at θ is wanted.
+    """
+
+    x: Any
+    y: Any
+    valid_x: Any
+    valid_y: Any
+    together: Any = None
+
+    @property
+    def n(self) -> int:
+        """Number of training samples."""
+        return len(self.x)
+
+    @property
+    def n_val(self) -> int:
+        """Number of validation samples."""
+        return len(self.valid_x)
+
+
+@dataclass
+class Norms:
+    """Norms over the batch of a layer's output gradients (P's rows) and inputs (columns), and Σ x² in their units."""
+
+    row: dict[int, Any]
+    col: dict[int, Any]
+    square: dict[int, Any]
+
+
+def like(shop: Workshop, name: str) -> Arrays:
+    """Return one buffer for each parameter, under `name`."""
+    return {key: shop.buffers.get(f"{name} {key}", shape) for key, shape in shop.net.shapes.items()}
+
+
+def plain_step(shop: Workshop, adam: Adam, state: State, x: Any, y: Any, weight: float, new: State) -> Any:
+    """Take a step without attribution; return each sample's loss before it."""
+    trace = new_trace(shop, "train", len(x), x)
+    run_rows(shop, trace, state.theta, y, weight)
+    g = like(shop, "gradient")
+    gradients(shop, trace, g)
+    take_step(shop, rates_of(adam, state.t), state, g, new)
+    return trace.losses
+
+
+def take_step(shop: Workshop, rates: Rates, state: State, g: Arrays, new: State) -> None:
+    """Write Adam's update."""
+    for key in state.theta:
+        shop.passes.adam(
+            rates, g[key], state.theta[key], state.m[key], state.v[key], new.theta[key], new.m[key], new.v[key]
+        )
+
+
+def attribute_step(
+    shop: Workshop,
+    adam: Adam,
+    state: State,
+    batch: Judged,
+    weight: float,
+    question: Question,
+    new: State,
+    *,
+    micro_batch: int | None = None,
+    sketch: Sketch | None = None,
+    with_sgd: bool = False,
+) -> Taken:
+    """Take the step and score its samples.
+
+    Parameters
+    ----------
+    state, new : State
+        Before the step, and where the state after it is written; the same arrays, if the old ones are not needed.
+    weight : float
+        w, 1/n or 1.
+    question : Question
+    micro_batch : int, optional
+        So many samples go through the network at a time, in two passes; scores and update are those of one pass.
+    sketch : Sketch, optional
+        Bases of the low-rank scores, kept from the step before.
+    with_sgd : bool
+        Whether SGD's scores (slope "sgd", gradient "start") are wanted too.
+    """
+    chunks = _chunks(batch.n, micro_batch)
+    rates = rates_of(adam, state.t)
+    rule = rule_of(question.slope, question.nodes, batch.n, question.denominator)
+    each = 1.0 if question.per_validation else 1 / batch.n_val  # weight of a validation sample's own loss
+    start_wanted = with_sgd or question.gradient == "start"
+    first = _first_pass(shop, state, batch, weight, each, chunks, start_wanted, rule.needs_spread, question.variance)
+    idle_needed = question.gradient in ("midpoint", "path") or question.efficient or rule.kind == "linearized"
+    if idle_needed or rule.kind != "sgd":
+        refuse_zero_denominator(shop, adam, state, None if idle_needed else first.g)
+    gap = _gap(shop, rates, state, first.g, batch, question.per_validation) if question.efficient else None
+    judge = first.start if question.gradient == "start" else None
+    if question.gradient == "path":
+        judge = _along_path(shop, rates, state, first.g, batch, question.nodes[0], each)
+    gamma = None
+    if judge is not None and rule.kind != "sgd" and not question.per_validation:
+        gamma = like(shop, "validation gradient")
+        gradients(shop, judge, gamma)
+    point = like(shop, "point") if question.gradient == "midpoint" else None
+    slope = like(shop, "slope")
+    take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, 0.5, new, point, slope)
+    if judge is None:
+        judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
+        run_rows(shop, judge, new.theta if point is None else point, batch.valid_y, each)
+    factor = rates.lr if rule.kind == "sgd" else slope
+    scorers = [_scorer(shop, question, batch.n, judge, factor, gamma is not None, sketch)]
+    if with_sgd and first.start is not None:
+        scorers.append(_scorer(shop, replace(question, gradient="start"), batch.n, first.start, rates.lr))
+    groups = batch.n_val if question.per_validation else 1
+    scores, *sgd_scores = _score(shop, state, batch, weight, chunks, first.trace, scorers, groups)
+    if gap is not None:
+        scores += (gap - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
+    shaped = [s.T if question.per_validation else s[0] for s in (scores, *sgd_scores)]
+    valid_loss = None if first.start is None else first.start.losses.mean(dtype="float64")
+    return Taken(shaped[0], shaped[1] if with_sgd else None, first.train_loss, valid_loss)
+
+
+# --- first pass: the batch's gradient --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class First:
+    """What the batch's pass leaves: its trace if it was one chunk, the validation samples' at θ, g, and norms for σ."""
+
+    trace: Trace | None
+    start: Trace | None
+    g: Arrays
+    norms: Norms | None
+    train_loss: Any
+
+
+def _chunks(n: int, micro_batch: int | None) -> list[slice]:
+    size = micro_batch or n
+    return [slice(low, min(low + size, n)) for low in range(0, n, size)]
+
+
+def _first_pass(
+    shop: Workshop,
+    state: State,
+    batch: Judged,
+    weight: float,
+    each: float,
+    chunks: list[slice],
+    start_wanted: bool,
+    spread_wanted: bool,
+    variance: str,
+) -> First:
+    """Run the batch through the network, in chunks, and the validation samples beside it where Γ at θ is wanted."""
+    g = like(shop, "gradient")
+    norms = Norms({}, {}, {}) if spread_wanted else None
+    start = trace = None
+    if start_wanted and batch.together is not None and len(chunks) == 1:
+        both = new_trace(shop, "train", batch.n_val + batch.n, batch.together)
+        weights = shop.buffers.get("weights", (batch.n_val + batch.n, 1))
+        weights[: batch.n_val], weights[batch.n_val :] = each, weight
+        run_rows(shop, both, state.theta, shop.space.xp.concatenate([batch.valid_y, batch.y]), weights)
+        start, trace = both.rows(slice(0, batch.n_val)), both.rows(slice(batch.n_val, None))
+    elif start_wanted:
+        start = new_trace(shop, "start", batch.n_val, batch.valid_x)
+        run_rows(shop, start, state.theta, batch.valid_y, each)
+    loss = 0.0
+    for number, chunk in enumerate(chunks):
+        if trace is None or number:
+            trace = _run_chunk(shop, state, batch, weight, chunk)
+        gradients(shop, trace, g, add=number > 0)
+        loss = loss + trace.losses.sum(dtype="float64")
+        if norms is not None:
+            add_norms(shop, norms, trace, variance)
+    return First(trace if len(chunks) == 1 else None, start, g, norms, loss / batch.n)
+
+
+def _run_chunk(shop: Workshop, state: State, batch: Judged, weight: float, chunk: slice) -> Trace:
+    x = batch.x[chunk]
+    trace = new_trace(shop, "train", len(x), x)
+    run_rows(shop, trace, state.theta, batch.y[chunk], weight)
+    return trace
+
+
+def add_norms(shop: Workshop, norms: Norms, trace: Trace, variance: str) -> None:
+    """Add a chunk's norms, and Σ x² in units of their squares, to those of the chunks before it."""
+    xp, passes = shop.space.xp, shop.passes
+    for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
+        row, col = passes.column_norms(b), passes.column_norms(a)
+        before = (norms.row.get(layer), norms.col.get(layer))
+        norms.row[layer] = row if before[0] is None else xp.hypot(before[0], row)
+        norms.col[layer] = col if before[1] is None else xp.hypot(before[1], col)
+        if variance == "exact":
+            b, a = _in_units(xp, b, norms.row[layer]), _in_units(xp, a, norms.col[layer])
+            square = shop.buffers.get(f"squares {layer}", (len(norms.row[layer]), len(norms.col[layer])))
+            if before[0] is None:
+                xp.matmul(b.T, a, out=square)
+            else:  # what stands there is in the smaller units of the chunks before
+                square *= _in_units(xp, before[0], norms.row[layer])[:, None]
+                square *= _in_units(xp, before[1], norms.col[layer])[None, :]
+                square += xp.matmul(b.T, a)
+            norms.square[layer] = square
+
+
+def _in_units(xp: Any, x: Any, norm: Any) -> Any:
+    """Return (x / norm)², and 0 where the norm is 0."""
+    x = x / xp.where(norm > 0, norm, norm.dtype.type(1))
+    x *= x
+    return x
+
+
+# --- the pass over the parameters ------------------------------------------------------------------------------------
+
+
+def take_step_and_slope(
+    shop: Workshop,
+    rates: Rates,
+    rule: Rule,
+    n: int,
+    state: State,
+    first: First,
+    gamma: Arrays | None,
+    blend: float,
+    new: State,
+    point: Arrays | None,
+    slope: Arrays,
+) -> None:
+    """Run the fused pass over every parameter; see `kernels.Passes.attributed`."""
+    for key, g in first.g.items():
+        layer, kind = key.split(".")
+        row = col = square = None
+        if first.norms is not None:
+            row, col = first.norms.row[int(layer)], first.norms.col[int(layer)]
+            square = first.norms.square.get(int(layer)) if kind == "weight" else None
+            if kind == "bias":  # the weight of an input that is always 1: one row of P, whose Σ x² is of rank one
+                row, col = shop.space.xp.full(1, math.sqrt(n), g.dtype), row
+        shop.passes.attributed(
+            rates,
+            rule,
+            n,
+            _matrix(g),
+            _matrix(state.theta[key]),
+            _matrix(state.m[key]),
+            _matrix(state.v[key]),
+            row,
+            col,
+            square,
+            None if gamma is None else _matrix(gamma[key]),
+            blend,
+            _matrix(new.theta[key]),
+            _matrix(new.m[key]),
+            _matrix(new.v[key]),
+            None if point is None else _matrix(point[key]),
+            _matrix(slope[key]),
+        )
+
+
+def _matrix(array: Any) -> Any:
+    """Return a weight as it is, and a bias as one row."""
+    return array if array.ndim == 2 else array[None, :]
+
+
+def end_points(shop: Workshop, rates: Rates, state: State, g: Arrays) -> tuple[Arrays, Arrays]:
+    """Return θ − ηλθ − A(0) and θ − ηλθ − A(g), in buffers."""
+    new, idle, scratch = like(shop, "end 1"), like(shop, "end 0"), like(shop, "slope")
+    first = First(None, None, g, None, None)
+    after = State(new, like(shop, "end m"), like(shop, "end v"), state.t)
+    take_step_and_slope(shop, rates, rule_of("sgd", (1, 2), 1), 1, state, first, None, 0.0, after, idle, scratch)
+    return idle, new
+
+
+def _along_path(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Judged, count: int, each: float) -> Trace:
+    """Return one trace of the validation samples at every node of the path, node after node, weighted."""
+    xp, ends = shop.space.xp, end_points(shop, rates, state, g)
+    n_val = batch.n_val
+    x = xp.concatenate([batch.valid_x] * count)
+    trace = new_trace(shop, "path", n_val * count, x)
+    point = like(shop, "point")
+    for i, (tau, w) in enumerate(path_nodes(count)):
+        for key, there in point.items():
+            xp.subtract(ends[1][key], ends[0][key], out=there)
+            there *= there.dtype.type(tau)
+            there += ends[0][key]
+        run_rows(shop, trace.rows(slice(i * n_val, (i + 1) * n_val)), point, batch.valid_y, each * w)
+    return trace
+
+
+def _gap(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Judged, per_validation: bool) -> Any:
+    """Return U(B) − U(∅), in the mean loss (1,) or for each validation sample (n_val,)."""
+    losses = []
+    for params in end_points(shop, rates, state, g):
+        trace = new_trace(shop, "end", batch.n_val, batch.valid_x)
+        losses.append(row_losses(shop, trace, params, batch.valid_y).copy())
+    gap = losses[0] - losses[1]
+    return gap if per_validation else gap.mean(keepdims=True)
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+Scorer = Callable[[Trace, Any], None]
+
+
+def _scorer(
+    shop: Workshop,
+    question: Question,
+    n: int,
+    judge: Trace,
+    slope: Arrays | float,
+    merged: bool = False,
+    sketch: Sketch | None = None,
+) -> Scorer:
+    """Return what adds the scores of a trace's rows to an array (1 or n_val, rows).
+
+    `slope` is S, or P if `merged`, and is overwritten by P; SGD's S is a number.
+    """
+    per_validation = question.per_validation
+    nodes = question.nodes[0] if question.gradient == "path" else 1
+    n_val = len(judge.losses) // nodes
+    if isinstance(slope, float) and (per_validation or pairwise_is_cheaper(shop, len(judge.losses))):
+
+        def by_pairs(trace: Trace, out: Any) -> None:
+            dots = pairwise(shop, trace, judge)
+            dots *= dots.dtype.type(slope)
+            if per_validation:
+                out += dots.reshape(len(dots), -1, n_val).sum(axis=1).T
+            else:
+                out[0] += dots.sum(axis=1)
+
+        return by_pairs
+
+    def product_of(rows: slice, into: Arrays) -> Arrays:
+        gamma = like(shop, "validation gradient")
+        gradients(shop, judge.rows(rows), gamma)
+        for key, factor in gamma.items():
+            other = factor.dtype.type(slope) if isinstance(slope, float) else slope[key]
+            shop.space.xp.multiply(factor, other, out=into[key])
+        return into
+
+    if not per_validation:
+        if isinstance(slope, float):
+            product = product_of(slice(None), like(shop, "sgd product"))
+        else:
+            product = slope
+            if not merged:
+                times_gradients(shop, judge, product)
+        factors = None if sketch is None else sketch.factors(shop, product, n)
+        return lambda trace, out: contract(shop, trace, product, out[0], factors, question.score_dtype)
+
+    def one_by_one(trace: Trace, out: Any) -> None:
+        for v in range(n_val):
+            product = product_of(slice(v, None, n_val), like(shop, "product"))
+            factors = None if sketch is None else sketch.factors(shop, product, n, v)
+            contract(shop, trace, product, out[v], factors, question.score_dtype)
+
+    return one_by_one
+
+
+def _score(
+    shop: Workshop,
+    state: State,
+    batch: Judged,
+    weight: float,
+    chunks: list[slice],
+    trace: Trace | None,
+    scorers: list[Scorer],
+    groups: int,
+) -> list[Any]:
+    """Return each scorer's scores (groups, n); chunks go through the network again unless the trace was kept."""
+    totals = [shop.space.xp.zeros((groups, batch.n), shop.space.dtype) for _ in scorers]
+    for chunk in chunks:
+        rows = trace if trace is not None else _run_chunk(shop, state, batch, weight, chunk)
+        for scorer, total in zip(scorers, totals, strict=True):
+            scorer(rows, total[:, chunk])
+    return totals
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def refuse_zero_denominator(shop: Workshop, adam: Adam, state: State, g: Arrays | None) -> None:
+    """Refuse ε = 0 where v is 0 and, if `g` is given, the gradient is too; looks at arrays only where ε is 0."""
+    if adam.eps > 0 or adam.eps_root > 0:
+        return
+    count = 0
+    for key, v in state.v.items():
+        zero = v == 0
+        count += int(shop.space.xp.count_nonzero(zero if g is None else zero & (g[key] == 0)))
+    if count:
+        where = "v is 0" if g is None else "v and the gradient are 0"
+        refuse("Adam.eps", f"0, with a denominator of 0 at {count} coordinates where {where}", "eps > 0")

@@ -1,0 +1,72 @@
+"""The command bench: its JSON, its tables, its refusals; what it measures depends on the machine and is not tested."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from adamshap.gpu import bench
+from adamshap.gpu.ghost import Sketch
+
+app = typer.Typer()
+app.command()(bench.bench_command)
+
+
+@pytest.fixture(autouse=True)
+def small_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = (bench.Case((20, 60, 60, 4), 64, 4, 3), bench.Case((6, 8, 3), 8, 2, 3))
+    monkeypatch.setattr(bench, "CASES", cases)
+
+
+def test_json_has_a_row_for_exact_and_one_for_sketched_scores(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    result = CliRunner().invoke(app, ["--json", "--rank", "8", "--device", "cpu", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output)
+    assert json.loads(out.read_text()) == report
+    assert [(row["sizes"], row["rank"]) for row in report["rows"]] == [
+        ([20, 60, 60, 4], None),
+        ([20, 60, 60, 4], 8),
+        ([6, 8, 3], None),
+        ([6, 8, 3], 8),
+    ]
+    wanted = {"n", "n_val", "slope", "gradient", "throughput_ratio", "plain_ms", "attributed_ms", "pearson_with_exact"}
+    for row in report["rows"]:
+        assert wanted <= set(row)
+        assert 0 < row["floor"] < 1
+        assert row["plain_ms"] > 0
+        assert row["torch_plain_ms"] is None
+        assert -1 <= row["pearson_with_exact"] <= 1
+    assert report["machine"]["device"] == "cpu"
+
+
+def test_tables_and_torch() -> None:
+    pytest.importorskip("torch")
+    result = CliRunner().invoke(app, ["--against", "torch", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "20-60-60-4" in result.output
+    assert "PyTorch's plain step" in result.output
+
+
+def test_an_unknown_peer_is_refused() -> None:
+    result = CliRunner().invoke(app, ["--against", "abacus"])
+    assert result.exit_code == 2
+    assert "needs 'torch'" in result.output
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_the_floor_counts_every_product(rank: Any) -> None:
+    """By hand: layers 10-20 and 20-30, n = 100, n_val = 5."""
+    case = bench.Case((10, 20, 30), 100, 5, 1)
+    first, second = 10 * 20, 20 * 30
+    plain = 100 * (2 * first + 3 * second)  # no gradient in the input
+    scoring = 100 * (first + second)
+    if rank is not None:
+        assert Sketch(4).pays(100, 10, 20)
+        scoring = 4 * (100 * (10 + 20 + 20 + 30) + 2 * (first + second))
+    expected = plain / (plain + 5 * (2 * first + 3 * second) + scoring)
+    np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank)), np.array(expected), 2)

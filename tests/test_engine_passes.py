@@ -1,0 +1,238 @@
+"""The three makes of the elementwise passes against each other, and their divided difference against 50 digits."""
+
+import importlib.util
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+from engine_devices import in_each_dtype, on_device, on_each_device
+from engine_tolerance import underflow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adamshap.gpu import passes_numpy
+from adamshap.gpu.arrays import Space, pick_space
+from adamshap.gpu.kernels import passes_for
+from adamshap.gpu.rules import Rates, Rule, rates_of, rule_of
+from adamshap.reference.problem import ACTIVATIONS, SLOPES, Adam, Array
+from adamshap.verify.strategies import adams, powers_of_ten, seeds
+from adamshap.verify.tolerance import assert_within, rounding
+
+MAKES = ("numpy", "device")
+each_make = pytest.mark.parametrize("make", MAKES)
+
+
+def passes_of(make: str, space: Space) -> Any:
+    """Return plain NumPy's passes, or the device's own: CUDA kernels or Numba loops."""
+    return passes_numpy if make == "numpy" and not space.on_cuda else passes_for(space)
+
+
+def test_numba_is_what_the_processor_uses() -> None:
+    assert importlib.util.find_spec("numba"), "the suite is to be run with the extra 'cpu'"
+    assert passes_for(pick_space("cpu", "float32")).__name__ == "adamshap.gpu.passes_numba"
+
+
+def slopes(make: str, device: str, dtype: str, rates: Rates, rule: Rule, g: Array, m: Array, v: Array) -> Array:
+    """Return the pass's slope for one row of numbers."""
+    space = pick_space(device, dtype)
+    g_, m_, v_ = (on_device(device, np.asarray(a, dtype)[None, :]) for a in (g, m, v))
+    theta = space.xp.zeros_like(g_)
+    outputs = [space.xp.empty_like(g_) for _ in range(5)]
+    row, col = (on_device(device, np.ones(k, dtype)) for k in (1, len(g)))
+    passes_of(make, space).attributed(rates, rule, 2, g_, theta, m_, v_, row, col, None, None, 0.5, *outputs)
+    return np.asarray(space.host(outputs[-1]))[0]
+
+
+def parts_of_divided_difference(rates: Rates, a: float, b: float, m: float, v: float) -> tuple[float, float]:
+    """Return A[a, b] and the sum of its parts' absolute values, k's and μ's, from the definition in 50 digits."""
+    a, b, m, v, lr, k, eps = map(mpmath.mpf, (a, b, m, v, rates.lr, rates.k, rates.eps))
+    kappa, q = rates.kappa * v + rates.root, mpmath.mpf(rates.root_q) ** 2
+    below = [mpmath.sqrt(kappa + q * x**2) + eps for x in (a, b)]
+    if a == b:
+        r = below[0] - eps
+        fall = q * a / r if r else mpmath.mpf(0)  # r'
+        k_part, mu_part = (below[0] - fall * a) * k / below[0] ** 2, -rates.mu * m * fall / below[0] ** 2
+    else:
+        k_part = k * (a / below[0] - b / below[1]) / (a - b)
+        mu_part = rates.mu * m * (1 / below[0] - 1 / below[1]) / (a - b)
+    return float(lr * (k_part + mu_part)), float(lr * (abs(k_part) + abs(mu_part)))
+
+
+@each_make
+@on_each_device
+@in_each_dtype
+@given(
+    adam=adams(),
+    t=st.integers(1, 1000),
+    g=powers_of_ten(-25, 10),
+    v=st.just(0.0) | powers_of_ten(-30, 10),
+    m=powers_of_ten(-25, 5),
+    signs=st.tuples(st.sampled_from([-1, 1]), st.sampled_from([-1, 0, 1])),
+    slope=st.sampled_from(["tangent", "secant"]),
+)
+@settings(max_examples=60)
+def test_divided_difference_to_its_last_digits(
+    make: Any,
+    device: Any,
+    dtype: Any,
+    adam: Adam,
+    t: int,
+    g: float,
+    v: float,
+    m: float,
+    signs: tuple[int, int],
+    slope: Any,
+) -> None:
+    """Neither part cancels, whatever the sizes: each is right to a few roundings, in float32 as well."""
+    rates, g, m = rates_of(adam, t), signs[0] * g, signs[1] * m
+    g, m, v = (float(np.dtype(dtype).type(x)) for x in (g, m, v))  # what the dtype holds
+    # ε and the rates come as the dtype holds them too.
+    held = Rates(*(float(np.dtype(dtype).type(x)) for x in vars(rates).values()))
+    got = slopes(make, device, dtype, held, rule_of(slope, (4, 4), 2), np.array([g]), np.array([m]), np.array([v]))
+    with mpmath.workdps(80):
+        expected, parts = parts_of_divided_difference(held, g, g if slope == "tangent" else 0.0, m, v)
+    assert_within(got[0], expected, rounding(parts, 1, dtype) + underflow(dtype), slope)
+
+
+def wide(dtype: str) -> Any:
+    """Return a wider type, in which plain NumPy's passes are the measure for the others."""
+    return np.dtype(np.float64 if dtype == "float32" else np.longdouble)
+
+
+def numbers(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> Array:
+    return scale * np.random.default_rng(seed).standard_normal(shape)
+
+
+@each_make
+@on_each_device
+@in_each_dtype
+@pytest.mark.parametrize("slope", [*SLOPES, "previous"])
+@given(seed=seeds, shape=st.tuples(st.integers(1, 5), st.sampled_from([1, 7, 300])), exact=st.booleans())
+@settings(max_examples=6)
+def test_one_pass_in_every_make(
+    make: Any, device: Any, dtype: Any, slope: str, seed: int, shape: tuple[int, int], exact: bool
+) -> None:
+    """All outputs, with σ, Γ and a point, over blocks and their ends, against the same formulas in a wider type."""
+    space, n = pick_space(device, dtype), 6
+    rates = rates_of(Adam(lr=0.01, betas=(0.75, 0.5), eps=0.0625, weight_decay=0.5), 3)
+    rule = rule_of("linearized", (4, 4), n, "previous") if slope == "previous" else rule_of(slope, (4, 4), n)
+    x = numbers(seed, (n, *shape))
+    row, col = np.sqrt(np.abs(numbers(seed, shape[:1])) + 1), np.sqrt(np.abs(numbers(seed, shape[1:])) + 1)
+    square = (x**2).sum(axis=0) / row[:, None] ** 2 / col**2 if exact else None
+    gs = x.sum(axis=0) if exact else x.sum(axis=0) / 100  # within what rank one can be the variance of
+    inputs = [gs, numbers(seed + 1, shape), numbers(seed + 2, shape), numbers(seed + 3, shape) ** 2, row, col]
+    held = [np.asarray(a, dtype) for a in (*inputs, numbers(seed + 4, shape))]
+    square = None if square is None else np.asarray(square, dtype)
+
+    def run(passes: Any, convert: Any, kind: Any, xp: Any) -> list[Any]:
+        *arrays, gamma = (convert(a) for a in held)
+        outputs = [xp.empty(shape, kind) for _ in range(5)]
+        held_square = None if square is None else convert(square)
+        passes.attributed(rates, rule, n, *arrays, held_square, gamma, 0.5, *outputs)
+        return outputs
+
+    got = run(passes_of(make, space), lambda a: on_device(device, a), dtype, space.xp)
+    expected = run(passes_numpy, lambda a: a.astype(wide(dtype)), wide(dtype), np)
+    for name, ours, theirs in zip(("θ", "m", "v", "point", "slope"), got, expected, strict=True):
+        # ε is large and v ordinary: nothing is steep, but σ² is a difference, of numbers below n.
+        scale = np.abs(theirs) + n * np.abs(held[-1] if name == "slope" else 1.0)
+        assert_within(space.host(ours), theirs, rounding(scale, 1, dtype), name)
+
+
+@each_make
+@on_each_device
+@in_each_dtype
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@given(seed=seeds, rows=st.integers(1, 80), columns=st.integers(1, 40), bias=st.booleans())
+@settings(max_examples=6)
+def test_activations_and_their_derivatives(
+    make: Any, device: Any, dtype: Any, activation: str, seed: int, rows: int, columns: int, bias: bool
+) -> None:
+    space = pick_space(device, dtype)
+    passes = passes_of(make, space)
+    z, b, shift = (np.asarray(numbers(seed + i, (rows, columns), 4.0), dtype) for i in range(3))
+    shift = shift[0] if bias else None
+    ours, derivative = on_device(device, z.copy()), on_device(device, np.zeros_like(z))
+    passes.activate(activation, ours, None if shift is None else on_device(device, shift), derivative)
+    kept = ours if activation == "relu" else derivative
+    scaled = on_device(device, b.copy())
+    passes.scale_by_derivative(activation, scaled, kept)
+    with mpmath.workdps(40):
+        value, slope = activation_in_many_digits(activation)
+        both = z.astype(np.float64) + (0.0 if shift is None else shift.astype(np.float64))
+        expected = np.array([[float(value(mpmath.mpf(x))) for x in line] for line in both])
+        slopes_ = np.array([[float(slope(mpmath.mpf(x))) for x in line] for line in both])
+    # z + bias is rounded; the exponentials amplify that by |z|, the normal tail by z².
+    size = (1 + both**2) * (np.abs(expected) + np.exp(-(both**2) / 2)) + (np.abs(z) + np.abs(both)) * np.abs(slopes_)
+    steep = (1 + np.abs(both) ** 3) * (np.abs(slopes_) + np.exp(-np.minimum(both**2 / 2, np.abs(both))))
+    assert_within(space.host(ours), expected, rounding(size, 1, dtype) + underflow(dtype), activation)
+    assert_within(
+        space.host(scaled), b * slopes_, rounding(np.abs(b) * steep, 1, dtype) + underflow(dtype), f"{activation}'"
+    )
+
+
+def activation_in_many_digits(name: str) -> tuple[Any, Any]:
+    """Return the function and its derivative."""
+
+    def normal(z: Any) -> Any:
+        return mpmath.erfc(-z / mpmath.sqrt(2)) / 2
+
+    def logistic(z: Any) -> Any:
+        return 1 / (1 + mpmath.exp(-z))
+
+    def density(z: Any) -> Any:
+        return mpmath.exp(-(z**2) / 2) / mpmath.sqrt(2 * mpmath.pi)
+
+    return {
+        "relu": (lambda z: max(z, 0), lambda z: 1 if z > 0 else 0),
+        "identity": (lambda z: z, lambda z: 1),
+        "tanh": (mpmath.tanh, lambda z: mpmath.sech(z) ** 2),
+        "sigmoid": (logistic, lambda z: logistic(z) * logistic(-z)),
+        "silu": (lambda z: z * logistic(z), lambda z: logistic(z) * (1 + z * logistic(-z))),
+        "gelu": (lambda z: z * normal(z), lambda z: normal(z) + z * density(z)),
+    }[name]
+
+
+@each_make
+@on_each_device
+@in_each_dtype
+@given(seed=seeds, rows=st.integers(1, 80), columns=st.integers(1, 40), exponent=st.sampled_from([-25, 0, 15]))
+@settings(max_examples=10)
+def test_norms_and_row_dots(
+    make: Any, device: Any, dtype: Any, seed: int, rows: int, columns: int, exponent: int
+) -> None:
+    """Norms of numbers whose squares float32 cannot hold; dots that are added to what is there."""
+    space = pick_space(device, dtype)
+    passes = passes_of(make, space)
+    x, z = (np.asarray(numbers(seed + i, (rows, columns)), dtype) for i in range(2))
+    tiny = np.asarray(x * 10.0**exponent, dtype)
+    norms = np.sqrt((tiny.astype(np.float64) ** 2).sum(axis=0))
+    assert_within(space.host(passes.column_norms(on_device(device, tiny))), norms, rounding(norms, rows, dtype), "norm")
+    p, out = np.asarray(z[0], dtype), np.ones(rows, dtype)
+    for shift in (None, p):
+        ours = on_device(device, out.copy())
+        passes.row_dot(*(on_device(device, a) for a in (x, z)), None if shift is None else on_device(device, p), ours)
+        terms = x.astype(np.float64) * (z.astype(np.float64) + (0.0 if shift is None else p.astype(np.float64)))
+        size = 1 + (np.abs(x) * (np.abs(z) + np.abs(p))).sum(axis=1)
+        assert_within(space.host(ours), 1 + terms.sum(axis=1), rounding(size, columns, dtype), "row dot")
+
+
+@on_each_device
+@given(seed=seeds, r=st.integers(1, 12), dead=st.integers(0, 3))
+@settings(max_examples=20)
+def test_whitening_gives_an_orthonormal_basis_of_what_there_is(device: Any, seed: int, r: int, dead: int) -> None:
+    """Columns that depend on others, and zero columns, come out as 0 and harm nothing."""
+    space = pick_space(device, "float64")
+    y = numbers(seed, (40, r))
+    y[:, :dead] = 0
+    y = np.concatenate([y, y[:, -1:]], axis=1)
+    white = space.host(passes_for(space).whitening(on_device(device, y.T @ y)))
+    q = y @ white
+    rank = np.linalg.matrix_rank(y)
+    projector = q @ q.T
+    exact = np.linalg.pinv(y)
+    condition = np.linalg.cond(y[:, min(dead, r - 1) : r]) ** 2 if dead < r else 1.0
+    close = rounding(condition, 40 * r, np.float64)
+    assert_within(projector, y @ exact, close, "projector")
+    assert_within(np.trace(projector), rank, 40 * close, "rank")

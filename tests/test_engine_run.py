@@ -1,0 +1,508 @@
+"""Runs: the engine's against the oracle's, low rank, micro-batches, memory, waiting, inputs and refusals."""
+
+import dataclasses
+import subprocess
+import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_devices import in_each_dtype, on_device, on_each_device
+from engine_tolerance import bound
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import adamshap.gpu as engine
+import adamshap.reference as oracle
+from adamshap.gpu import layers, parallel
+from adamshap.gpu.arrays import Buffers, Space, pick_space
+from adamshap.gpu.ghost import Sketch
+from adamshap.gpu.layers import Workshop
+from adamshap.gpu.step import Judged, Question, State, attribute_step, plain_step
+from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Params, Progress, Run, Step
+from adamshap.verify.strategies import steps
+from adamshap.verify.tolerance import DRAWS, SAFETY, assert_within, rounding, score_magnitude, unit_roundoff
+
+
+def problem(sizes: tuple[int, ...] = (8, 16, 12, 4), n: int = 50, n_val: int = 6, seed: int = 0) -> Any:
+    """Return a network and two batches of noise around one point for each class."""
+    generator = np.random.default_rng(seed)
+    centres = generator.standard_normal((sizes[-1], sizes[0]))
+
+    def batch(size: int) -> Batch:
+        y = generator.integers(0, sizes[-1], size)
+        return Batch(centres[y] + generator.standard_normal((size, sizes[0])), y)
+
+    return Network(sizes, "tanh"), batch(n), batch(n_val)
+
+
+RUN: dict[str, Any] = {"epochs": 4, "batch_size": 16, "seed": 3}  # 50 samples: the last batch holds 2
+
+
+def spread_of_runs(net: Network, train: Batch, valid: Batch, dtype: Any, **options: Any) -> Any:
+    """Return the oracle's run, and how far its scores and parameters move when all inputs do, relatively by u."""
+    base = oracle.attribute(net, Adam(), train, valid, **RUN, **options)
+    generator = np.random.default_rng(1)
+    moved = []
+    for _ in range(DRAWS):
+        near = [
+            dataclasses.replace(b, x=b.x * (1 + unit_roundoff(dtype) * generator.uniform(-1, 1, b.x.shape)))
+            for b in (train, valid)
+        ]
+        run = oracle.attribute(net, Adam(), *near, **RUN, **options)
+        moved.append([np.abs(a - b).max() for a, b in zip(of_run(run), of_run(base), strict=True)])
+    return base, SAFETY * np.max(moved, axis=0)
+
+
+def of_run(run: Run) -> list[Array]:
+    """Return what two runs are compared by."""
+    arrays = [run.scores, run.sgd_scores, run.history["train_loss"], run.history["valid_loss"]]
+    for group in (run.params, run.state.m, run.state.v):
+        arrays += list(group.values())
+    return arrays
+
+
+@pytest.fixture(params=["one thread", "three threads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share out even the smallest work, which tests are made of, or none."""
+    if request.param == "three threads":
+        pool = ThreadPoolExecutor(2)
+        monkeypatch.setattr(parallel, "FLOPS_WORTH_A_THREAD", 1)
+        monkeypatch.setattr(parallel, "cpu_threads", lambda: 3)
+        monkeypatch.setattr(parallel, "_threads", lambda: pool)
+        monkeypatch.setattr(layers, "FEW_ROWS", 4)  # the validation rows are shared out, a last batch of 2 is not
+
+
+@on_each_device
+@in_each_dtype
+@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("options", [{}, {"slope": "secant", "gradient": "path"}, {"reduction": "sum"}])
+@pytest.mark.usefixtures("threads")
+def test_a_run_is_the_oracles(device: Any, dtype: Any, micro_batch: Any, options: Any) -> None:
+    net, train, valid = problem()
+    expected, moved = spread_of_runs(net, train, valid, dtype, **options)
+    theirs: list[Progress] = []
+    got = engine.attribute(
+        net,
+        Adam(),
+        train,
+        valid,
+        device=device,
+        dtype=dtype,
+        variance="exact",
+        micro_batch=micro_batch,
+        on_step=theirs.append,
+        **RUN,
+        **options,
+    )
+    for i, (ours, exact, close) in enumerate(zip(of_run(got), of_run(expected), moved, strict=True)):
+        # Besides what the inputs move: each step rounds, and scores of both signs are added up.
+        steps_ = rounding(np.abs(exact).max(), len(expected.history["epoch"]), dtype)
+        assert_within(ours, exact, close + steps_, f"part {i} of the run")
+    np.testing.assert_array_equal(got.seen, expected.seen)
+    np.testing.assert_array_equal(got.history["epoch"], expected.history["epoch"])
+    assert got.state.step == expected.state.step == len(theirs)
+    assert [(p.step, p.steps, p.epoch) for p in theirs] == [
+        (i + 1, len(theirs), int(e)) for i, e in enumerate(expected.history["epoch"])
+    ]
+    np.testing.assert_array_equal([p.train_loss for p in theirs], got.history["train_loss"])
+    np.testing.assert_array_equal([p.valid_loss for p in theirs], got.history["valid_loss"])
+    for name, p in net.init(RUN["seed"]).items():
+        np.testing.assert_array_equal(got.initial_params[name], p.astype(dtype))
+
+
+def test_blas_gets_its_threads_back_whoever_is_done_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cpu_threads", lambda: 2)
+    controller = parallel._blas()  # of the libraries that were there when the engine first looked, NumPy's among them
+
+    def blas() -> list[int]:
+        return [pool["num_threads"] for pool in controller.info()]
+
+    before, inside, first_is_done = blas(), threading.Event(), threading.Event()
+
+    def second() -> None:
+        with parallel.own_threads():
+            inside.set()
+            first_is_done.wait(60)
+
+    with parallel.own_threads():
+        assert set(blas()) == {1}
+        other = threading.Thread(target=second)
+        other.start()
+        inside.wait(60)
+    assert blas() == before
+    first_is_done.set()
+    other.join()
+    assert blas() == before
+
+
+def test_an_error_in_a_thread_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cpu_threads", lambda: 2)
+    pool = ThreadPoolExecutor(1)
+    monkeypatch.setattr(parallel, "_threads", lambda: pool)
+
+    def second_half_fails(low: int, high: int) -> None:
+        if low:
+            raise FloatingPointError("the second half")
+
+    with parallel.own_threads(), pytest.raises(FloatingPointError, match="the second half"):
+        parallel.in_parts(second_half_fails, 10, 1e9)
+
+
+@on_each_device
+def test_a_run_for_each_validation_sample(device: Any) -> None:
+    net, train, valid = problem()
+    expected, moved = spread_of_runs(net, train, valid, "float64", per_validation=True)
+    got = engine.attribute(
+        net, Adam(), train, valid, device=device, dtype="float64", variance="exact", per_validation=True, **RUN
+    )
+    for name, close in zip(("scores", "sgd_scores"), moved[:2], strict=True):
+        ours, theirs = getattr(got, name), getattr(expected, name)
+        assert ours.shape == (train.n, valid.n)
+        assert_within(ours, theirs, close + rounding(np.abs(theirs).max(), 16), name)
+
+
+@on_each_device
+def test_runs_repeat_bit_by_bit(device: Any) -> None:
+    net, train, valid = problem()
+    first, second = (engine.attribute(net, Adam(), train, valid, device=device, rank=2, **RUN) for _ in range(2))
+    np.testing.assert_array_equal(first.scores, second.scores)
+
+
+@on_each_device
+@pytest.mark.parametrize("score_dtype", ["tf32", "float16"])
+def test_scores_in_less_precision_are_near(device: Any, score_dtype: Any) -> None:
+    """The products' inputs have eleven binary digits, TF32's as float16's; nothing under- or overflows."""
+    net, train, valid = problem()
+    params = net.init(0)
+    step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
+    if device == "cpu":
+        with pytest.raises(ValueError, match="needs None, or float32 on a CUDA device"):
+            engine.scores(step, device=device, score_dtype=score_dtype)
+        return
+    got = engine.scores(step, device=device, score_dtype=score_dtype)
+    close = rounding(score_magnitude(step, "random_order", "midpoint"), 1, "float16")
+    assert_within(got, oracle.scores(step), close, "score")
+
+
+LITTLE = 1e-3
+"""What rank one, in σ² or by a sketch, may change: 1 − R, Pearson's, with exact scores. DESIGN's claim is 0.999."""
+
+
+def disagreement(a: Array, b: Array) -> float:
+    return 1 - float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+@on_each_device
+def test_the_rank_one_variance_changes_little(device: Any) -> None:
+    net, train, valid = problem()
+    exact, cheap = (
+        engine.attribute(net, Adam(), train, valid, device=device, variance=v, **RUN) for v in ("exact", "rank_one")
+    )
+    assert 0 < disagreement(exact.scores, cheap.scores) < LITTLE
+
+
+@on_each_device
+def test_a_low_rank_run_agrees_with_the_exact_one(device: Any) -> None:
+    net, train, valid = problem((64, 128, 128, 10), n=200, n_val=16)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 100, "seed": 3, "device": device}
+    exact = engine.attribute(net, Adam(), train, valid, **options)
+    sketched = engine.attribute(net, Adam(), train, valid, rank=16, **options)
+    assert 0 < disagreement(exact.scores, sketched.scores) < LITTLE
+    for name, p in exact.params.items():
+        np.testing.assert_array_equal(sketched.params[name], p)
+
+
+@on_each_device
+@in_each_dtype
+@given(step=steps(max_width=8, max_n=32))
+@settings(max_examples=15)
+def test_full_rank_is_exact_and_small_layers_are_not_sketched(device: Any, dtype: Any, step: Step) -> None:
+    """No layer of these gains by a sketch of rank 17: scores are the exact ones, bit by bit."""
+    exact, sketched = (engine.scores(step, rank=rank, device=device, dtype=dtype) for rank in (None, 17))
+    np.testing.assert_array_equal(sketched, exact)
+
+
+@on_each_device
+@in_each_dtype
+def test_a_sketch_of_a_low_rank_product_is_exact(device: Any, dtype: Any) -> None:
+    """SGD's P is Γ, of rank n_val at most: a sketch of that rank loses nothing."""
+    net, train, valid = problem((40, 50, 30, 4), n=64, n_val=3)
+    params = net.init(0)
+    step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
+    shop = Workshop.on(net, pick_space(device, dtype))
+    p = shop.space.real(np.random.default_rng(0).standard_normal((50, 3)) @ np.eye(3, 40))
+    assert Sketch(3).pays(step.n, 40, 50)
+    q, c = Sketch(3).factors(shop, {f"{layer}.weight": p for layer in range(3)}, step.n)[0]
+    scale = float(shop.space.host(abs(p).max()))
+    assert_within(shop.space.host(q @ c), shop.space.host(p), rounding(scale, p.size, dtype), "Q C")
+
+
+@on_each_device
+@in_each_dtype
+@given(step=steps(max_n=16), size=st.integers(1, 16))
+@settings(max_examples=15)
+def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, size: int) -> None:
+    shop = Workshop.on(step.net, pick_space(device, dtype))
+
+    def taken(micro_batch: int | None) -> State:
+        space = shop.space
+        state = State(*(space.reals(g) for g in (step.params, step.state.m, step.state.v)), step.state.step + 1)
+        new = State(*({k: space.xp.empty_like(a) for k, a in g.items()} for g in (state.theta, state.m, state.v)), 0)
+        batch = Judged(
+            *(
+                space.real(b.x) if which == "x" else space.labels(b.y)
+                for b in (step.train, step.valid)
+                for which in "xy"
+            )
+        )
+        attribute_step(shop, step.adam, state, batch, 1.0, Question(), new, micro_batch=micro_batch)
+        return new
+
+    whole, parts = taken(None), taken(size)
+    once = dataclasses.replace(step, reduction="sum")
+    from engine_tolerance import update_bounds
+
+    for name, ours, theirs, close in zip(
+        ("θ", "m", "v"),
+        parts_of(shop.space, parts),
+        parts_of(shop.space, whole),
+        update_bounds(once, dtype),
+        strict=True,
+    ):
+        for key, array in ours.items():
+            assert_within(array, theirs[key], 2 * close[key], f"{name} {key}")
+
+
+def parts_of(space: Space, state: State) -> list[Params]:
+    return [{k: space.host(a) for k, a in group.items()} for group in (state.theta, state.m, state.v)]
+
+
+# --- memory and waiting
+
+
+def test_no_per_sample_gradient_is_ever_made() -> None:
+    """784-1024-1024-10 at n = 1024: they would take 7.8 GB; the attributed step takes a few parameter-sized buffers."""
+    net = Network((784, 1024, 1024, 10), "relu")
+    n, n_val = 1024, 16
+    generator = np.random.default_rng(0)
+    space = pick_space("cpu", "float32")
+    params = space.reals(net.init(0))
+    size = sum(p.nbytes for p in params.values())
+    x, valid_x = (generator.standard_normal((k, 784), dtype=np.float32) for k in (n, n_val))
+    y, valid_y = (generator.integers(0, 10, k) for k in (n, n_val))
+
+    def peak(attributed: bool) -> int:
+        zeros = [{k: np.zeros_like(p) for k, p in params.items()} for _ in range(2)]
+        state = State({k: p.copy() for k, p in params.items()}, *zeros, 1)
+        shop = Workshop.on(net, space)
+        tracemalloc.start()
+        if attributed:
+            batch = Judged(x, y, valid_x, valid_y)
+            attribute_step(shop, Adam(), state, batch, 1 / n, Question(variance="rank_one"), state, with_sgd=True)
+        else:
+            plain_step(shop, Adam(), state, x, y, 1 / n, state)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(True)  # compiles
+    few = 4  # S or P, the validation gradient, the point, and room for one temporary
+    output = n * max(net.sizes) * 4  # what the contraction multiplies into
+    assert peak(True) <= peak(False) + few * size + output
+
+
+@on_each_device
+def test_nothing_in_a_step_waits_for_the_device(device: Any) -> None:
+    net, train, valid = problem()
+    space = pick_space(device, "float32")
+    shop = Workshop.on(net, space)
+    state = State(
+        space.reals(net.init(0)), *({k: space.xp.zeros(s, "float32") for k, s in net.shapes.items()} for _ in "mv"), 1
+    )
+    batch = Judged(space.real(train.x), space.labels(train.y), space.real(valid.x), space.labels(valid.y))
+    sketch = Sketch(2)
+
+    def step(question: Question, sketch: Sketch | None) -> None:
+        attribute_step(shop, Adam(), state, batch, 1 / train.n, question, state, sketch=sketch, with_sgd=True)
+
+    for question in (
+        Question(variance="rank_one"),
+        Question(slope="secant", gradient="path"),
+        Question("sgd", "start"),
+    ):
+        step(question, sketch)  # makes buffers, kernels and the first basis
+        with no_waiting(device):
+            step(question, sketch)
+
+
+def no_waiting(device: str) -> Any:
+    if device == "cpu":
+        return nullcontext()
+    import cupyx
+
+    return cupyx.allow_synchronize(False)
+
+
+def test_a_full_device_names_the_buffer() -> None:
+    class Full:
+        def empty(self, size: int, dtype: Any) -> Any:
+            raise MemoryError("none left")
+
+    buffers = Buffers(Space(Full(), np.dtype("float32")))
+    with pytest.raises(MemoryError, match=r"'train inputs 0' of 4,000 bytes.*micro_batch"):
+        buffers.get("train inputs 0", (10, 100))
+
+
+# --- inputs
+
+
+def float32_step() -> Step:
+    net, train, valid = problem()
+    params = {name: p.astype(np.float32) for name, p in net.init(0).items()}
+    train, valid = (Batch(b.x.astype(np.float32), b.y) for b in (train, valid))
+    return Step(net, params, Adam(), AdamState.zeros(params), train, valid)
+
+
+def test_arrays_of_the_right_kind_are_not_copied() -> None:
+    step = float32_step()
+    space = pick_space("cpu", "float32")
+    for array in (*step.params.values(), step.train.x, step.train.y):
+        convert = space.labels if array.ndim == 1 and array.dtype.kind == "i" else space.real
+        assert np.shares_memory(convert(array), array)
+
+
+def test_torch_tensors_are_taken_without_a_copy() -> None:
+    torch = pytest.importorskip("torch")
+    step = float32_step()
+    params = {name: torch.from_numpy(np.array(p)) for name, p in step.params.items()}
+    given_ = dataclasses.replace(
+        step,
+        params=params,
+        train=Batch(torch.from_numpy(np.array(step.train.x)), torch.from_numpy(np.array(step.train.y))),
+    )
+    space = pick_space("cpu", "float32")
+    assert np.shares_memory(space.real(given_.params["0.weight"]), params["0.weight"].numpy())
+    np.testing.assert_array_equal(engine.scores(given_, device="cpu"), engine.scores(step, device="cpu"))
+
+
+@on_each_device
+def test_device_arrays_come_in_and_go_out(device: Any) -> None:
+    step = float32_step()
+    held = {name: on_device(device, p) for name, p in step.params.items()}
+    state = AdamState.zeros(held)
+    batches = [Batch(on_device(device, b.x), on_device(device, b.y)) for b in (step.train, step.valid)]
+    given_ = Step(step.net, held, step.adam, state, *batches)
+    got = engine.scores(given_, device=device, device_arrays=True)
+    assert type(got) is type(on_device(device, np.zeros(1)))
+    params, _ = engine.update(given_, device=device, device_arrays=True)
+    assert all(type(p) is type(got) for p in params.values())
+    expected = engine.scores(step, device=device)
+    assert type(expected) is np.ndarray
+    np.testing.assert_array_equal(pick_space(device, "float32").host(got), expected)
+
+
+@on_each_device
+def test_inputs_are_never_changed(device: Any) -> None:
+    step = float32_step()
+    before = [a.copy() for a in (*step.params.values(), *step.state.m.values(), step.train.x, step.valid.x)]
+    engine.scores(step, "secant", "path", True, device=device)
+    engine.update(step, device=device)
+    engine.attribute(step.net, step.adam, step.train, step.valid, epochs=1, device=device)
+    after = [*step.params.values(), *step.state.m.values(), step.train.x, step.valid.x]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"slope": "steep"}, ValueError, "slope: got 'steep'; needs one of sgd, frozen"),
+        ({"gradient": "end"}, ValueError, "gradient: got 'end'; needs one of start"),
+        ({"efficient": 1}, TypeError, "efficient: got 1; needs True or False"),
+        ({"per_validation": None}, TypeError, "per_validation: got None; needs True or False"),
+        ({"nodes": (1, 1)}, ValueError, r"nodes\[1\]: got 1; needs an integer of at least 2"),
+        ({"denominator": "next"}, ValueError, "denominator: got 'next'"),
+        ({"denominator": "previous"}, ValueError, "denominator: got 'previous' with slope 'random_order'"),
+        ({"denominator": "previous", "slope": "linearized"}, ValueError, "denominator: got 'previous' at t = 1"),
+        ({"rank": 0}, ValueError, "rank: got 0; needs an integer of at least 1"),
+        ({"micro_batch": 1.5}, TypeError, "micro_batch: got 1.5; needs an integer"),
+        ({"variance": "none"}, ValueError, "variance: got 'none'; needs one of exact, rank_one"),
+        ({"score_dtype": "int8"}, ValueError, "score_dtype: got 'int8'; needs one of tf32, float16"),
+        ({"score_dtype": "tf32", "device": "cpu"}, ValueError, "score_dtype: got 'tf32' for float32 on the host"),
+        ({"device": "tpu"}, ValueError, "device: got 'tpu'; needs one of auto, cpu, cuda"),
+        ({"dtype": "float16"}, ValueError, "dtype: got 'float16'; needs one of float32, float64"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(options: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        engine.scores(float32_step(), **options)
+
+
+@pytest.mark.parametrize("function", [engine.scores, engine.update, engine.influence, engine.marginals])
+def test_what_is_no_step_is_refused(function: Any) -> None:
+    with pytest.raises(TypeError, match="step: got int; needs a Step"):
+        function(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "epochs: got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size: got 0"),
+        ({"reduction": "max"}, ValueError, "reduction: got 'max'"),
+        ({"network": 3}, TypeError, "network: got int; needs a Network"),
+        ({"train": Batch(np.ones((2, 3)), np.zeros(2, int))}, ValueError, r"train.x: got shape \(2, 3\)"),
+    ],
+)
+def test_bad_runs_are_refused_by_name(options: Any, error: Any, message: str) -> None:
+    net, train, valid = problem()
+    given_ = {"network": net, "adam": Adam(), "train": train, "valid": valid, **options}
+    with pytest.raises(error, match=message):
+        engine.attribute(**given_)
+
+
+@on_each_device
+@pytest.mark.parametrize("slope", ["frozen", "linearized", "tangent", "secant", "random_order"])
+def test_a_zero_denominator_is_refused_as_the_oracle_does(device: Any, slope: Any) -> None:
+    net = Network((3, 4, 2), "relu")
+    params = net.init(0)
+    batches = [Batch(np.zeros((4, 3)), np.array([0, 1, 0, 1])) for _ in range(2)]
+    step = Step(net, params, Adam(eps=0.0), AdamState.zeros(params), *batches)
+    for implementation, options in ((oracle, {}), (engine, {"device": device})):
+        with pytest.raises(ValueError, match=r"Adam.eps: got 0, with a denominator of 0 at \d+ coordinates"):
+            implementation.scores(step, slope, "start", **options)
+
+
+def test_without_numba_numpy_does_the_same() -> None:
+    """In a fresh interpreter in which Numba cannot be imported."""
+    code = """
+import sys
+sys.modules["numba"] = None
+import numpy as np
+import adamshap.gpu as engine
+from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.kernels import passes_for
+from adamshap.reference import Adam, AdamState, Batch, Network, Step
+assert passes_for(pick_space("cpu", "float32")).__name__ == "adamshap.gpu.passes_numpy"
+net = Network((3, 5, 2), "gelu")
+params = net.init(0)
+batch = Batch(np.linspace(-1, 1, 12).reshape(4, 3), np.array([0, 1, 1, 0]))
+step = Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
+print(*engine.scores(step, dtype="float64", device="cpu"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    net = Network((3, 5, 2), "gelu")
+    params = net.init(0)
+    batch = Batch(np.linspace(-1, 1, 12).reshape(4, 3), np.array([0, 1, 1, 0]))
+    step = Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
+    expected = oracle.scores(step)
+    close = bound(step, "random_order", "midpoint", (4, 4), "float64")
+    assert_within(np.array(done.stdout.split(), float), expected, close, "score")
