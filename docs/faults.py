@@ -1,6 +1,6 @@
 """Make docs/faults.md: every known mistake, which property catches it first, and after how many random cases.
 
-    python docs/faults.py       # some minutes; fails if a mistake is caught by no property
+python docs/faults.py       # some minutes; fails if a mistake is caught by no property
 """
 
 import sys
@@ -10,8 +10,8 @@ from adamshap.verify.mutation import table
 
 PAGE = """# Known mistakes, and what catches them
 
-Made by `python docs/faults.py` on the quick profile, float64, seed 0. {caught} of {total} mistakes are caught; the test suite
-asserts that all are, and that the diagnosis calls each by its name.
+Made by `python docs/faults.py` on the quick profile, float64, seed 0. {caught} of {total} mistakes are caught; the
+test suite asserts that all are, and that the diagnosis calls each by its name.
 
 | mistake | your answers equal the oracle's with … | seen | caught first by | after cases |
 |---|---|---|---|---|

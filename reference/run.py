@@ -1,6 +1,7 @@
 """A training run with its attribution: each sample's scores, summed over the steps that it took part in."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from adamshap.reference.problem import (
     Step,
     batch_order,
     check_batch,
+    positive_integer,
+    refuse,
 )
 
 
@@ -37,6 +40,12 @@ def attribute(
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     reduction: Reduction = "mean",
+    rank: None = None,
+    variance: Literal["exact"] = "exact",
+    micro_batch: int | None = None,
+    score_dtype: None = None,
+    device: Literal["auto", "cpu"] = "auto",
+    dtype: Literal["float64"] = "float64",
     on_step: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Train from ``network.init(seed)`` and attribute every step to the samples of its batch.
@@ -55,6 +64,9 @@ def attribute(
         As for `scores`.
     reduction : {"mean", "sum"}
         As for `Step`.
+    rank, variance, micro_batch, score_dtype, device, dtype
+        The engine's, so that one call can be put to both. The oracle has one way of doing each thing (no sketch, exact
+        variance, float64 on the CPU) and refuses the others; `micro_batch` changes no result and is not used.
     on_step : callable, optional
         Called with a `Progress` after each step.
 
@@ -62,6 +74,18 @@ def attribute(
     -------
     Run
     """
+    only_choices = {
+        "rank": (rank, (None,)),
+        "variance": (variance, ("exact",)),
+        "score_dtype": (score_dtype, (None,)),
+        "device": (device, ("auto", "cpu")),
+        "dtype": (dtype, ("float64",)),
+    }
+    for name, (value, choices) in only_choices.items():
+        if value not in choices:
+            refuse(name, repr(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
+    if micro_batch is not None:
+        positive_integer("micro_batch", micro_batch)
     check_batch("train", train, network)
     check_batch("valid", valid, network)
     order = list(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed))

@@ -1,8 +1,11 @@
 """A training run: the same steps as taken one by one, each sample credited for the steps that it took part in."""
 
+import inspect
+
 import numpy as np
 import pytest
 
+from adamshap import gpu
 from adamshap.reference import Adam, AdamState, Batch, Network, Progress, Step, attribute, scores, update
 from adamshap.reference.network import mean_loss
 from adamshap.reference.problem import batch_order
@@ -87,3 +90,21 @@ def test_a_run_refuses_data_that_do_not_fit(data: tuple[Network, Batch, Batch]) 
         attribute(net, Adam(), train, Batch(valid.x, np.full(7, 5)))
     with pytest.raises(ValueError, match=r"batch_size: got 0"):
         attribute(net, Adam(), train, valid, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("rank", 4), ("variance", "rank_one"), ("score_dtype", "tf32"), ("device", "cuda"), ("dtype", "float32")],
+)
+def test_the_oracle_refuses_what_only_the_engine_has(
+    data: tuple[Network, Batch, Batch], option: str, value: object
+) -> None:
+    net, train, valid = data
+    with pytest.raises(ValueError, match=f"{option}: got {value!r}; needs .*the oracle has nothing else"):
+        attribute(net, Adam(), train, valid, **{option: value})
+
+
+def test_one_call_can_be_put_to_both(data: tuple[Network, Batch, Batch]) -> None:
+    ours, theirs = (inspect.signature(function).parameters for function in (attribute, gpu.attribute))
+    assert list(ours) == list(theirs)
+    assert all(ours[name].kind == theirs[name].kind for name in ours)
