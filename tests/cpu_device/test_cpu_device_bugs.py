@@ -216,7 +216,7 @@ def test_a_kernel_without_c_linkage_is_not_found(raw: Callable[..., Any], cupy: 
 
 
 def test_a_failed_assertion_is_an_error_of_the_launch(raw: Callable[..., Any], cupy: Any, cupy_on_cpu: Any) -> None:
-    source = '#include <cassert>\nextern "C" __global__ void k(int n) { assert(n > 3); %s }'
+    source = 'extern "C" __global__ void k(int n) { assert(n > 3); %s }'
     for barrier in ("", "__syncthreads();"):
         with pytest.raises(cupy_on_cpu.KernelError, match="k: assertion failed: n > 3"):
             raw(source % barrier, np.int32(3))
