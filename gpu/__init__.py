@@ -3,7 +3,8 @@
 `problem` of `adamshap.reference` says what a step is, and is all that this package shares with the oracle.
 """
 
+from adamshap.gpu.arrays import describe
 from adamshap.gpu.single import influence, marginals, scores, update, utility
 from adamshap.gpu.trainer import attribute
 
-__all__ = ["attribute", "influence", "marginals", "scores", "update", "utility"]
+__all__ = ["attribute", "describe", "influence", "marginals", "scores", "update", "utility"]

@@ -6,6 +6,7 @@ Everything else of the engine asks a `Space` for its array module, so that no ot
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,17 @@ def cuda_is_usable() -> bool:
     except ImportError:
         return False
     return bool(cupy.is_available())
+
+
+def describe() -> str:
+    """Return a phrase that says what the engine runs on here, with its default arguments."""
+    if cuda_is_usable():
+        import cupy
+
+        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        return f"the engine on {name}, float32"
+    loops = "Numba" if find_spec("numba") else "NumPy; the extra `cpu` makes it faster"
+    return f"the engine on the CPU ({loops}), float32"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from adamshap.reference.command import datasets, preparation, report, results, training
+from adamshap.reference.command import datasets, preparation, report, results, trainers, training
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.job import Options
 from adamshap.reference.problem import Gradient, Slope
@@ -67,9 +67,10 @@ def attribute_command(
     dataset = datasets.load(data, label)
     target = results.choose(out, dataset.name)
     prepared = preparation.prepare(dataset, flip=flip_labels, seed=seed)
-    report.announce(console, options, dataset, prepared)
+    trainer = trainers.installed_trainer()
+    report.announce(console, options, dataset, prepared, trainer.description)
     with report.progress_bar(console, epochs) as on_step:
-        findings = training.train(options, dataset, prepared, on_step)
+        findings = training.train(options, dataset, prepared, trainer, on_step)
     folder, notes = results.write(target, findings)
     report.show(console, findings, folder, notes)
 

@@ -47,6 +47,7 @@ class Findings:
     dataset: Dataset
     prepared: Prepared
     network: Network
+    computed_by: str
     run: Run
     before: Quality
     after: Quality

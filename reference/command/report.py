@@ -22,13 +22,13 @@ from adamshap.reference.problem import Array, Progress
 EXAMPLES = 10
 
 
-def announce(console: Console, options: Options, dataset: Dataset, prepared: Prepared) -> None:
-    """Say in one line what is about to be trained."""
+def announce(console: Console, options: Options, dataset: Dataset, prepared: Prepared, computed_by: str) -> None:
+    """Say in one line what is about to be trained, and by what."""
     sizes = "-".join(map(str, (dataset.x.shape[1], *options.hidden, len(dataset.classes))))
     flips = f", {int(prepared.flipped.sum())} with flipped labels" if options.flip_labels else ""
     line = (
         f"{dataset.name}: {prepared.train.n} training examples{flips}; {prepared.valid.n} for validation;"
-        f" {len(dataset.classes)} classes; network {sizes}"
+        f" {len(dataset.classes)} classes; network {sizes}; computed by {computed_by}"
     )
     console.print(line, markup=False, highlight=False)
 

@@ -172,6 +172,7 @@ def _config(findings: Findings) -> dict[str, Any]:
             "scale": prepared.scale.tolist(),
         },
         "network": asdict(findings.network),
+        "computed_by": findings.computed_by,
         "results": {
             "before": asdict(findings.before),
             "after": asdict(findings.after),

@@ -11,15 +11,19 @@ from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.job import Detection, Findings, Options, Quality
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import roc_auc
+from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.network import mean_loss, outputs
 from adamshap.reference.problem import Adam, Batch, Network, Params, Progress, Run
 
-# The seam: whatever has this function's signature can take its place.
-from adamshap.reference.run import attribute as attribute_run
 
-
-def train(options: Options, dataset: Dataset, prepared: Prepared, on_step: Callable[[Progress], None]) -> Findings:
-    """Train on `prepared`, attribute every step, and return what came of it.
+def train(
+    options: Options,
+    dataset: Dataset,
+    prepared: Prepared,
+    trainer: Trainer,
+    on_step: Callable[[Progress], None],
+) -> Findings:
+    """Have `trainer` train on `prepared` and attribute every step, and return what came of it.
 
     Raises
     ------
@@ -34,7 +38,7 @@ def train(options: Options, dataset: Dataset, prepared: Prepared, on_step: Calla
         raise CommandError(str(error)) from error
     # Overflow is told below, once and in words.
     with np.errstate(all="ignore"):
-        run = _attributed(network, adam, options, prepared, on_step)
+        run = _attributed(network, adam, options, prepared, trainer, on_step)
         before = _quality(network, run.initial_params, prepared.valid)
         after = _quality(network, run.params, prepared.valid)
     if not (np.isfinite(run.scores).all() and np.isfinite(run.sgd_scores).all() and math.isfinite(after.loss)):
@@ -43,11 +47,16 @@ def train(options: Options, dataset: Dataset, prepared: Prepared, on_step: Calla
     if prepared.flipped.any():
         detection = Detection(*(roc_auc(-scores, prepared.flipped) for scores in (run.scores, run.sgd_scores)))
     seconds = time.perf_counter() - started
-    return Findings(options, dataset, prepared, network, run, before, after, detection, seconds)
+    return Findings(options, dataset, prepared, network, trainer.description, run, before, after, detection, seconds)
 
 
 def _attributed(
-    network: Network, adam: Adam, options: Options, prepared: Prepared, on_step: Callable[[Progress], None]
+    network: Network,
+    adam: Adam,
+    options: Options,
+    prepared: Prepared,
+    trainer: Trainer,
+    on_step: Callable[[Progress], None],
 ) -> Run:
     taken = 0
 
@@ -59,7 +68,7 @@ def _attributed(
         on_step(progress)
 
     try:
-        return attribute_run(
+        return trainer.attribute(
             network,
             adam,
             prepared.train,

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from command_helpers import TINY, Command
 from sklearn.metrics import roc_auc_score
 
+from adamshap import gpu
 from adamshap.reference import Adam, Batch, Network, Progress, Run, attribute
-from adamshap.reference.command import pictures, results, training
+from adamshap.reference.command import pictures, results, trainers
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.preparation import prepare
 from adamshap.reference.network import mean_loss, outputs
@@ -40,7 +42,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
     dataset = load(str(blobs))
     prepared = prepare(dataset, flip=0.25, seed=3)
     network = Network((6, 5, 4, 2), "tanh", "cross_entropy")
-    run = attribute(
+    run = gpu.attribute(
         network,
         Adam(lr=0.01),
         prepared.train,
@@ -188,7 +190,7 @@ def test_scores_that_are_not_finite(refused: Refused, monkeypatch: pytest.Monkey
         run = attribute(network, adam, train, valid, **options)
         return Run(**{**vars(run), "scores": np.full_like(run.scores, np.nan)})
 
-    monkeypatch.setattr(training, "attribute_run", engine)
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
     refused(("attribute", "wine", *TINY), "training broke off", "scores", "not finite")
 
 
@@ -198,7 +200,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(refused: Refused, monkeypat
         on_step(Progress(2, 18, 0, 0.5, np.inf))
         raise AssertionError("went on")
 
-    monkeypatch.setattr(training, "attribute_run", engine)
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
     refused(("attribute", "wine", *TINY), "training broke off", "loss is not finite at step 2 of 18")
 
 
@@ -206,8 +208,19 @@ def test_what_the_contract_refuses_is_one_line(refused: Refused, monkeypatch: py
     def engine(*arguments: Any, **options: Any) -> Run:
         raise TypeError("seed: got a moon; needs a number")
 
-    monkeypatch.setattr(training, "attribute_run", engine)
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
     refused(("attribute", "wine", *TINY), "adamshap: seed: got a moon; needs a number\n")
+
+
+def test_the_engine_computes_and_the_oracle_where_there_is_none(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = command("attribute", "wine", *TINY, "--out", "with")
+    assert f"computed by {gpu.describe()}" in " ".join(result.stdout.split())
+    broken = EntryPoint("engine", "no.such.engine", trainers.GROUP)
+    monkeypatch.setattr(trainers, "entry_points", lambda **_: [broken])
+    result = command("attribute", "wine", *TINY, "--out", "without")
+    assert "computed by the oracle on the CPU, float64" in " ".join(result.stdout.split())
 
 
 # --- where the results go --------------------------------------------------------------------------------------------
@@ -220,7 +233,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def engine(*arguments: Any, **options: Any) -> Run:
         raise AssertionError("trained before the output was refused")
 
-    monkeypatch.setattr(training, "attribute_run", engine)
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
 
 
 @pytest.mark.usefixtures("no_training")
@@ -297,7 +310,7 @@ def test_a_place_taken_meanwhile_costs_no_results(
         (here / "o" / "mine.txt").write_text("mine")
         return attribute(*arguments, **options)
 
-    monkeypatch.setattr(training, "attribute_run", engine)
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
     result = command("attribute", "wine", *TINY, "--out", "o")
     assert result.exit_code == 0
     assert result.stdout.endswith(f"{here / 'o-2'}\n")

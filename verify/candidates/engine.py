@@ -1,4 +1,4 @@
-"""This project's own engine as a candidate: each call in the dtype of the step's parameters.
+"""The engine of `adamshap.gpu` as a candidate: each call in the dtype of the step's parameters.
 
 adamshap verify engine --dtype float32
 """
