@@ -116,7 +116,9 @@ def measure(
                 "attributed_ms": _ms(wall[name]),
                 "attributed_ms_quartiles": [1e3 * q for q in _quartiles(wall[name])],
                 "attributed_with_sgd_ms": _ms(wall["with SGD's scores"]),
-                "torch_plain_ms": None if peer is None else _ms(peer),
+                "plain_processor_ms": _ms(processor["plain"]),
+                "torch_plain_ms": None if peer is None else _ms(peer[0]),
+                "torch_plain_processor_ms": None if peer is None else _ms(peer[1]),
                 "pearson_with_exact": 1.0 if used is None else pearson,
                 "parts_ms": {part: _ms(times) for part, times in parts[0].items()},
                 "parts_processor_ms": {part: _ms(times) for part, times in parts[1].items()},
@@ -194,9 +196,11 @@ def show(report: dict[str, Any]) -> None:
     for part in exact[0]["parts_ms"]:
         cells = [f"{row['parts_ms'][part]:.2f} / {row['parts_processor_ms'][part]:.2f}" for row in exact]
         parts.add_row(part, *cells)
-    torch = [row["torch_plain_ms"] for row in exact]
-    if all(t is not None for t in torch):
-        parts.add_row("PyTorch's plain step", *(f"{t:.2f}" for t in torch))
+    if all(row["torch_plain_ms"] is not None for row in exact):
+        cells = [f"{row['torch_plain_ms']:.2f} / {row['torch_plain_processor_ms']:.2f}" for row in exact]
+        parts.add_row("PyTorch's plain step", *cells)
+    cells = [f"{row['plain_ms']:.2f} / {row['plain_processor_ms']:.2f}" for row in exact]
+    parts.add_row("the engine's plain step", *cells)
     parts.add_row("peak MiB, attributed", *(f"{row['peak_mib']:.0f}" for row in exact))
     console.print(parts)
 
@@ -342,13 +346,15 @@ def _wait(shop: Workshop) -> None:
         shop.space.xp.cuda.get_current_stream().synchronize()
 
 
-def _torch_rounds(case: Case) -> list[float]:
-    """Return times of PyTorch's plain step on the same problem, with its fastest Adam."""
+def _torch_rounds(case: Case) -> tuple[list[float], list[float]]:
+    """Return times of PyTorch's plain step on the same problem, with its fastest Adam.
+
+    Wall times are with all threads, processor times with one: waiting threads spin, which processor time would count.
+    """
     try:
         import torch
     except ImportError as error:
         raise typer.BadParameter(f"PyTorch is not installed ({error})", param_hint="--against") from error
-    torch.set_num_threads(cpu_threads())
     layers: list[Any] = []
     for d_in, d_out in zip(case.sizes, case.sizes[1:], strict=False):
         layers += [torch.nn.Linear(d_in, d_out), torch.nn.ReLU()]
@@ -356,15 +362,19 @@ def _torch_rounds(case: Case) -> list[float]:
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     x, y = torch.randn(case.n, case.sizes[0]), torch.randint(0, case.sizes[-1], (case.n,))
 
-    times = []
-    for _ in range(STEPS_BEFORE + case.rounds):
-        clock = time.perf_counter()
-        optimiser.zero_grad()
-        loss: Any = torch.nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        optimiser.step()
-        times.append(time.perf_counter() - clock)
-    return times[STEPS_BEFORE:]
+    def times(clock: Callable[[], float], threads: int) -> list[float]:
+        torch.set_num_threads(threads)
+        taken = []
+        for _ in range(STEPS_BEFORE + case.rounds):
+            before = clock()
+            optimiser.zero_grad()
+            loss: Any = torch.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimiser.step()
+            taken.append(clock() - before)
+        return taken[STEPS_BEFORE:]
+
+    return times(time.perf_counter, cpu_threads()), times(time.process_time, 1)
 
 
 def _ms(times: list[float]) -> float:

@@ -8,7 +8,7 @@ counts from the end, keeps the compiler from vector code. The formulas and their
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numba
@@ -105,6 +105,7 @@ def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
 # --- arguments that the loops take as arrays -------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=8)  # of a step, for every parameter
 def _numbers(rates: Rates, n: int, blend: float, dtype: Any) -> Any:
     return np.array([*vars(rates).values(), 1 / n, n / (n - 1) if n > 1 else 0.0, blend, np.finfo(dtype).tiny], dtype)
 

@@ -5,9 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adamshap.gpu.arrays import DTYPES, cuda_is_usable
+from adamshap.gpu.arrays import DTYPES
+from adamshap.verify import cpu_device
 
-DEVICES = ("cpu", "cuda") if cuda_is_usable() else ("cpu",)
+if cpu_device.is_installed():
+    CUDA = pytest.param("cuda", id="cupy-on-cpu")  # pytest --cupy-on-cpu: real CuPy and its kernels, no GPU
+else:
+    CUDA = pytest.param("cuda", id="cuda", marks=pytest.mark.gpu)  # skipped, with the reason, where there is none
+DEVICES = ("cpu", CUDA)
 on_each_device = pytest.mark.parametrize("device", DEVICES)
 in_each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 

@@ -190,7 +190,7 @@ def test_scores_in_less_precision_are_near(device: Any, score_dtype: Any) -> Non
 
 
 LITTLE = 1e-3
-"""What rank one, in σ² or by a sketch, may change: 1 − R, Pearson's, with exact scores. DESIGN's claim is 0.999."""
+"""What rank one, in σ² or by a sketch, may change: 1 − R, Pearson's, with exact scores."""
 
 
 def disagreement(a: Array, b: Array) -> float:

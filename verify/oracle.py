@@ -57,7 +57,7 @@ def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
     nodes = query.options.get("nodes", (4, 4))
     size = score_magnitude(step, slope, gradient, nodes, per_validation=each)
     if query.options.get("denominator", "exact") == "previous":
-        size = size * _previous_ratio(step)
+        size = size * previous_ratio(step)
     if query.options.get("efficient", False):
         size = size + size.mean(axis=0) + _loss_magnitude(step) / step.n * (step.n_val if each else 1)
     return {"values": size}
@@ -117,7 +117,7 @@ def _influence_magnitude(step: Step) -> Array:
     return ghost.dot_products({name: np.abs(x_i) for name, x_i in x.items()}, P)[:, 0]
 
 
-def _previous_ratio(step: Step) -> float:
+def previous_ratio(step: Step) -> float:
     """The largest factor between the two denominators of the linearised slope."""
     previous = ghost.linearized_previous(step)
     ratios = []

@@ -7,6 +7,7 @@ network and batch; the numbers in the arrays come from a generator whose seed is
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from adamshap.reference.problem import (
@@ -21,6 +22,9 @@ from adamshap.reference.problem import (
     Params,
     Step,
 )
+
+FARTHEST = 1e9
+"""Largest output of a network, before or after the step, in the steps that are drawn."""
 
 STATES = ("fresh", "ordinary", "adversarial")
 """Kinds of optimiser state: before the first step; as a run leaves it; mixtures that no run would leave."""
@@ -104,10 +108,13 @@ def steps(
     max_n_val: int = 8,
     kinds: tuple[str, ...] = STATES,
 ) -> Step:
-    """Return whole training steps in float64: the random problem on which implementations are compared."""
+    """Return whole training steps in float64: the random problem on which implementations are compared.
+
+    Steps whose outputs could exceed `FARTHEST` are left out: float32 could not hold what is computed from them.
+    """
     net = draw(networks(max_depth, max_width), label="network")
     params = net.init(draw(seeds, label="parameter seed"))
-    return Step(
+    step = Step(
         net,
         params,
         draw(adams(), label="adam"),
@@ -116,3 +123,25 @@ def steps(
         draw(batches(net, max_n_val, "valid")),
         draw(st.sampled_from(REDUCTIONS), label="reduction"),
     )
+    assume(_reach(step) <= FARTHEST)
+    return step
+
+
+def _reach(step: Step) -> float:
+    """Return a bound on the outputs before and after the step, whatever the coalition: |A| ≤ η (|μ|/D(0) + k/√q)."""
+    (beta1, beta2), t = step.adam.betas, step.state.step + 1
+    c1, c2 = 1 - beta1**t, 1 - beta2**t
+    size = float(max(np.abs(step.train.x).max(), np.abs(step.valid.x).max()))
+    for layer in range(step.net.depth):
+        bias = 0.0
+        for kind in ("weight", "bias") if step.net.bias else ("weight",):
+            name = f"{layer}.{kind}"
+            smallest = np.sqrt(beta2 * step.state.v[name] / c2 + step.adam.eps_root) + step.adam.eps
+            moved = beta1 * np.abs(step.state.m[name]) / c1 / smallest + (1 - beta1) / c1 * np.sqrt(c2 / (1 - beta2))
+            far = np.abs(step.params[name]) + step.adam.lr * moved
+            if kind == "weight":
+                size *= float(far.sum(axis=1).max())
+            else:
+                bias = float(far.max())
+        size += bias
+    return size
