@@ -24,8 +24,14 @@ def underflow(dtype: Any) -> float:
 
 
 def spread(answer: Callable[[Step], Any], step: Step, dtype: Any) -> Array:
-    """Return how far the oracle's answer moves with its inputs."""
-    return np.max([conditioning(lambda s: np.asarray(answer(s)), step, dtype, seed=seed) for seed in SEEDS], axis=0)
+    """Return how far the oracle's answer moves with its inputs, and with what is rounded on the way.
+
+    Each of the 2·depth matrix products rounds again, sums of up to `longest` terms, as if its inputs had been changed:
+    errors of random sign, which add up as the square root of their number.
+    """
+    longest = max(*step.net.sizes, step.n, step.n_val)
+    moved = [conditioning(lambda s: np.asarray(answer(s)), step, dtype, seed=seed) for seed in SEEDS]
+    return np.sqrt(2 * step.net.depth * longest) * np.max(moved, axis=0)
 
 
 def length(step: Step) -> int:
