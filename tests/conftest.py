@@ -1,6 +1,6 @@
 """Hypothesis profiles: `--hypothesis-profile quick | ci | thorough`; `ci` is the default.
 
-`quick` and `ci` draw the same cases every time, so that a change is judged and not the luck of the draw; `thorough` draws
+`quick` and `ci` draw the same cases every time, so that a change is judged, not the luck of the draw; `thorough` draws
 new ones, and is what to run now and then.
 """
 
