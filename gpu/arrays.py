@@ -23,7 +23,7 @@ DTYPES = ("float32", "float64")
 
 @cache
 def cuda_is_usable() -> bool:
-    """Tell whether CuPy is installed and finds a device."""
+    """Tell whether CuPy is installed and finds a device, real or emulated."""
     try:
         import cupy
     except ImportError:
@@ -31,13 +31,24 @@ def cuda_is_usable() -> bool:
     return bool(cupy.is_available())
 
 
+EMULATED = "CuPy on CPU"
+"""How the name of a device begins that is CuPy executed on the CPU: to test with, when asked for by name."""
+
+
+def device_name() -> str:
+    """Return the name of the CUDA device that "auto" takes; "" where there is none, or none that is real."""
+    if not cuda_is_usable():
+        return ""
+    import cupy
+
+    name: str = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    return "" if name.startswith(EMULATED) else name
+
+
 def describe() -> str:
     """Return a phrase that says what the engine runs on here, with its default arguments."""
-    if cuda_is_usable():
-        import cupy
-
-        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-        return f"the engine on {name}, float32"
+    if device_name():
+        return f"the engine on {device_name()}, float32"
     loops = "Numba" if find_spec("numba") else "NumPy; the extra `cpu` makes it faster"
     return f"the engine on the CPU ({loops}), float32"
 
@@ -84,7 +95,7 @@ class Space:
 
 
 def pick_space(device: str, dtype: str) -> Space:
-    """Return the space that ``device`` and ``dtype`` name; "auto" takes a CUDA device where there is one."""
+    """Return the space that ``device`` and ``dtype`` name; "auto" takes a CUDA device where there is a real one."""
     one_of("device", device, DEVICES)
     one_of("dtype", dtype, DTYPES)
     if device == "cuda" and not cuda_is_usable():
@@ -94,7 +105,7 @@ def pick_space(device: str, dtype: str) -> Space:
             "'cpu', or CuPy with a CUDA device (the extra 'gpu')",
             RuntimeError,
         )
-    if device == "cpu" or not cuda_is_usable():
+    if device == "cpu" or (device == "auto" and not device_name()):
         return Space(np, np.dtype(dtype))
     import cupy
 

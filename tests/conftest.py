@@ -4,7 +4,16 @@
 new ones, and is what to run now and then.
 """
 
+from contextlib import suppress
+
 from hypothesis import HealthCheck, settings
+
+from adamshap.verify import cpu_device
+
+# Before any test imports CuPy. Where it is impossible (no g++, another platform, a real device) the tests that need it
+# say why they are skipped.
+with suppress(cpu_device.UnavailableError):
+    cpu_device.install()
 
 settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True)
 settings.register_profile(
