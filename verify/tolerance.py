@@ -152,8 +152,9 @@ def assert_within(got: Any, expected: Any, bound: Any, what: str = "result") -> 
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(wrong, np.nan_to_num(error / bound, nan=np.inf), -1.0)
         worst = np.unravel_index(np.argmax(ratio), got.shape)
+        place = list(map(int, worst)) if worst else ""
         raise AssertionError(
-            f"{what}{list(map(int, worst)) if worst else ''}: got {got[worst]!r}, expected {expected[worst]!r}; "
+            f"{what}{place}: got {float(got[worst])!r}, expected {float(expected[worst])!r}; "
             f"the error {error[worst]:.3g} exceeds the bound {bound[worst]:.3g} "
             f"({int(wrong.sum())} of {got.size} elements do)"
         )
