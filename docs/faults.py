@@ -1,6 +1,6 @@
 """Make docs/faults.md: every known mistake, which property catches it first, and after how many random cases.
 
-    python docs/faults.py       # some minutes; fails if a mistake is caught by no property
+python docs/faults.py       # some minutes; fails if a mistake is caught by no property
 """
 
 import sys
