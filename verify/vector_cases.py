@@ -87,6 +87,8 @@ def random_step(seed: int, *, max_n: int = 7, states: Sequence[str] = STATES) ->
         weight_decay=_one(draw, (0.0, 0.01, 0.3)),
     )
     params = {name: _array(draw, shape, 1.5 / math.sqrt(shape[-1])) for name, shape in net.shapes.items()}
+    if draw.random() < 0.3:  # as many initialisations have it; a sample that is zero then meets every activation at 0
+        params = {name: np.zeros_like(p) if name.endswith("bias") else p for name, p in params.items()}
     state = _state(draw, params, _one(draw, states))
     n, n_val = _integer(draw, 1, max_n), _integer(draw, 1, 4)
     train, valid = _batch(draw, net, n), _batch(draw, net, n_val)

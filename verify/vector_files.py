@@ -38,6 +38,9 @@ FILES = (*(f"{function}.json" for function in FUNCTIONS), FAULTS_FILE, *WRITTEN_
 CLEARLY = 16.0
 """A fault is named by a vector that it misses by this many bounds, so that it does so wherever it is computed."""
 
+DRAWS = 32
+"""Perturbed answers for each spread in a bound: it is measured once and must then serve everybody."""
+
 
 class VectorError(Exception):
     """A folder that is no folder of vectors, or not an undamaged one; or one that cannot be written."""
@@ -81,7 +84,7 @@ def make() -> Iterator[Vector]:
     for plan in planned():
         case = plan.step, plan.query
         right = expected(*case)
-        bound = {name: _rounded_up(array) for name, array in bounds(*case, np.float64).items()}
+        bound = {name: _rounded_up(array) for name, array in bounds(*case, np.float64, DRAWS).items()}
         exposes = tuple(fault.name for fault in FAULTS if misses(fault, *case, right, bound, CLEARLY))
         yield Vector(plan.name, plan.seed, version("adamshap"), *case, right, bound, exposes)
 
