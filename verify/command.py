@@ -12,14 +12,23 @@ from adamshap.reference.command.errors import CommandError
 
 def verify_command(
     target: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="TARGET",
+            metavar="[TARGET]",
             show_default=False,
             help="The implementation: package.module, package.module:object, or an entry point of the group"
             " adamshap.implementations.",
         ),
-    ],
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            show_default=False,
+            help='Instead of TARGET, a program in any language: "./mine {case} {result}" reads a JSON file with a list'
+            " of cases and writes one with the answers; adamshap.verify.process tells both formats.",
+        ),
+    ] = None,
     profile: Annotated[
         Literal["quick", "ci", "thorough"], typer.Option(help="How many random cases: 15, 60 or 600 for each property.")
     ] = "quick",
@@ -30,7 +39,12 @@ def verify_command(
         list[str] | None, typer.Option(metavar="PROPERTY", help="Try this property only; may be given several times.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random cases.")] = 0,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")] = 60.0,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.001, help="Seconds that one call may take, or one run of COMMAND for all cases of a property."
+        ),
+    ] = 60.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", show_default=False, help="Write the report as JSON.")
     ] = None,
@@ -38,10 +52,13 @@ def verify_command(
         Path | None, typer.Option("--html", metavar="FILE", show_default=False, help="Write the report as a page.")
     ] = None,
 ) -> None:
-    """Try TARGET against the oracle on random problems, and say which mistake it makes.
+    """Try TARGET, or COMMAND, against the oracle on random problems, and say which mistake it makes.
 
-    Exit code 0: every property tried holds. 1: one fails. 2: TARGET could not be tried.
+    Exit code 0: every property tried holds. 1: one fails. 2: the implementation could not be tried.
     """
+    if (target is None) == (command is None):
+        raise CommandError("needs a TARGET or --command, and not both")
+    tried = str(command if target is None else target)
     try:
         importlib.import_module("hypothesis")
     except ImportError as error:
@@ -52,6 +69,7 @@ def verify_command(
     from adamshap.verify.checking import check
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.implementation import LoadError, load
+    from adamshap.verify.process import check_command
     from adamshap.verify.properties import PROPERTIES
 
     known = {one.name: one for one in PROPERTIES}
@@ -61,14 +79,18 @@ def verify_command(
     for file in (json_file, html_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise CommandError(f"cannot write to {str(file)!r}: its folder does not exist")
+    chosen = [known[name] for name in only] if only else list(PROPERTIES)
     try:
-        candidate = load(target)
+        if target is None:
+            candidate, outcomes = check_command(tried, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
+        else:
+            candidate = load(target)
+            outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
     except LoadError as error:
         raise CommandError(str(error)) from error
-    chosen = [known[name] for name in only] if only else list(PROPERTIES)
-    outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
-    diagnosis = diagnose(candidate, outcomes, dtype=dtype, timeout=timeout)
-    result = report.Report(target, profile, dtype, seed, outcomes, diagnosis)
+    # A command has a time limit of its own.
+    diagnosis = diagnose(candidate, outcomes, dtype=dtype, timeout=None if target is None else timeout)
+    result = report.Report(tried, profile, dtype, seed, outcomes, diagnosis)
     try:
         if json_file is not None:
             json_file.write_text(json.dumps(report.to_json(result), indent=2, ensure_ascii=False), encoding="utf-8")

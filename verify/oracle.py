@@ -10,7 +10,7 @@ from adamshap.reference import game, ghost, network
 from adamshap.reference.adam import denominator, divided_difference, step_coefficients
 from adamshap.reference.problem import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
-from adamshap.verify.tolerance import conditioning, parameter_count, rounding, score_magnitude
+from adamshap.verify.tolerance import DRAWS, conditioning, parameter_count, rounding, score_magnitude
 
 ORACLE: Implementation = implementation(reference, "adamshap.reference")
 
@@ -20,10 +20,11 @@ def expected(step: Step, query: Query) -> Answer:
     return answer(ORACLE, step, query)
 
 
-def bounds(step: Step, query: Query, dtype: npt.DTypeLike) -> Answer:
+def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -> Answer:
     """Return, for each array of the answer, how far an honest implementation in `dtype` may be from the oracle's.
 
-    Rounding of the answer's own terms, and the spread of the oracle's answers to inputs changed by relative u(dtype).
+    Rounding of the answer's own terms, and the spread of the oracle's answers to inputs changed by relative u(dtype),
+    `draws` times.
     """
     answers = expected(step, query)
     magnitudes = _magnitudes(step.as_float64(), query)
@@ -32,7 +33,9 @@ def bounds(step: Step, query: Query, dtype: npt.DTypeLike) -> Answer:
     def flat(given: Step) -> Array:
         return np.concatenate([array.ravel() for array in expected(given, query).values()])
 
-    spread = np.split(conditioning(flat, step, dtype), np.cumsum([array.size for array in answers.values()])[:-1])
+    spread = np.split(
+        conditioning(flat, step, dtype, draws=draws), np.cumsum([array.size for array in answers.values()])[:-1]
+    )
     return {
         name: np.asarray(rounding(magnitudes[name], length, dtype) + part.reshape(answers[name].shape))
         for (name, part) in zip(answers, spread, strict=True)

@@ -1,8 +1,9 @@
-"""A failing case as a few lines of Python that anybody can run: the public contract, plain arrays, and the call."""
+"""A failing case as a few lines that anybody can run: Python with plain arrays and the call, or shell for a command."""
 
 import numpy as np
 
 from adamshap.reference.problem import Array, Batch
+from adamshap.verify.cases import case_to_json, dumps
 from adamshap.verify.implementation import Query
 from adamshap.verify.properties import Case
 
@@ -11,11 +12,18 @@ LONGEST = 2000
 
 
 def snippet(case: Case, target: str) -> str:
-    """Return Python code that builds the step of `case` and puts its call to `target`, and to the oracle."""
+    """Return Python code that builds the step of `case` and puts its call to `target`, and to the oracle.
+
+    For a command with ``{case}`` and ``{result}``, lines of a shell that run it on the case.
+    """
     step, query = case.step, case.query
     count = sum(a.size for a in (*step.params.values(), step.train.x, step.valid.x))
     if count > LONGEST:
         return f"# {count} numbers: too long to write out; run the property again with the same seed and profile"
+    if "{case}" in target:
+        command = target.replace("{case}", "case.json").replace("{result}", "result.json")
+        given = dumps([case_to_json(step, query)])
+        return f"cat > case.json <<'END'\n{given}\nEND\n{command}\ncat result.json"
     module, _, name = target.partition(":")
     dtypes = sorted({str(a.dtype) for a in step.params.values()})
     lines = [

@@ -50,7 +50,12 @@ def rounding(magnitude: Any, length: int, dtype: npt.DTypeLike = np.float64) -> 
 
 
 def conditioning(
-    answer: Callable[[Step], Array], step: Step, dtype: npt.DTypeLike = np.float64, *, seed: int = 0
+    answer: Callable[[Step], Array],
+    step: Step,
+    dtype: npt.DTypeLike = np.float64,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> Array:
     """Return how far `answer` moves when the inputs of `step` change by relative u(dtype), `SAFETY` times.
 
@@ -62,7 +67,9 @@ def conditioning(
     dtype : dtype
         Whose u is meant; the answers themselves are computed in float64.
     seed : int
-        Of the `DRAWS` random changes.
+        Of the random changes.
+    draws : int
+        How many there are.
 
     Returns
     -------
@@ -70,7 +77,7 @@ def conditioning(
     """
     generator = np.random.default_rng(seed)
     base, size = np.asarray(answer(step)), unit_roundoff(dtype)
-    moved = [np.abs(np.asarray(answer(perturbed(step, size, generator))) - base) for _ in range(DRAWS)]
+    moved = [np.abs(np.asarray(answer(perturbed(step, size, generator))) - base) for _ in range(draws)]
     return SAFETY * np.max(moved, axis=0)  # type: ignore[no-any-return]
 
 
@@ -152,8 +159,9 @@ def assert_within(got: Any, expected: Any, bound: Any, what: str = "result") -> 
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(wrong, np.nan_to_num(error / bound, nan=np.inf), -1.0)
         worst = np.unravel_index(np.argmax(ratio), got.shape)
+        place = list(map(int, worst)) if worst else ""
         raise AssertionError(
-            f"{what}{list(map(int, worst)) if worst else ''}: got {got[worst]!r}, expected {expected[worst]!r}; "
+            f"{what}{place}: got {float(got[worst])!r}, expected {float(expected[worst])!r}; "
             f"the error {error[worst]:.3g} exceeds the bound {bound[worst]:.3g} "
             f"({int(wrong.sum())} of {got.size} elements do)"
         )

@@ -66,6 +66,10 @@ def test_a_wrong_candidate_exits_with_1_and_is_told_why(folder: Path) -> None:
         (["mine:Right", "--only", "update"], "no property could be tried"),
         (["mine:Right", "--json", "no/such/folder/r.json"], "its folder does not exist"),
         (["mine:Right", "--dtype", "float16"], "float64"),
+        ([], "needs a TARGET or --command, and not both"),
+        (["mine:Right", "--command", "cat {case} {result}"], "needs a TARGET or --command, and not both"),
+        (["--command", "cat {case}"], "the command 'cat {case}' has no {result}"),
+        (["--command", "/no/such/program {case} {result}"], "no such program"),
     ],
 )
 def test_what_cannot_be_tried_exits_with_2_and_one_line(folder: Path, arguments: list[str], says: str) -> None:

@@ -1,0 +1,90 @@
+"""An implementation in another language, written from docs/method.md, passes the vectors and the kit.
+
+Needs Node 20 or newer; where there is none, leave these tests out with ``-m "not node"``.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPTS = ROOT / "tests" / "javascript"
+VECTORS = ROOT / "verify" / "vectors" / "v1"
+
+pytestmark = pytest.mark.node
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    found = shutil.which("node")
+    assert found is not None, 'no node: install Node 20 or newer, or leave these tests out with -m "not node"'
+    return found
+
+
+def run_vectors(node: str, scripts: Path) -> subprocess.CompletedProcess[str]:
+    command = [node, str(scripts / "run_vectors.mjs"), str(VECTORS)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def verify(node: str, scripts: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from adamshap.reference.command.main import main; main()"
+    command = f"'{node}' '{scripts / 'command.mjs'}' {{case}} {{result}}"
+    return subprocess.run(
+        [sys.executable, "-c", code, "verify", "--command", command, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A copy with one mistake: ε inside the root."""
+    for script in SCRIPTS.iterdir():
+        shutil.copy(script, tmp_path)
+    source = (SCRIPTS / "adamshap.mjs").read_text(encoding="utf-8")
+    right = "+ eps_root,"
+    assert source.count(right) == 1
+    wrong = source.replace(right, "+ eps_root + eps,").replace("    eps,\n    mu:", "    eps: 0,\n    mu:")
+    (tmp_path / "adamshap.mjs").write_text(wrong, encoding="utf-8")
+    return tmp_path
+
+
+def test_it_has_no_dependency() -> None:
+    for script in SCRIPTS.iterdir():
+        lines = [line for line in script.read_text(encoding="utf-8").split("\n") if line.startswith("import")]
+        assert all('from "node:' in line or 'from "./' in line for line in lines)
+
+
+def test_it_passes_the_vectors(node: str) -> None:
+    done = run_vectors(node, SCRIPTS)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.endswith(" passed, 0 failed\n")
+    assert int(done.stdout.split()[0]) >= 300
+
+
+def test_a_mistake_in_it_fails_vectors_that_name_the_mistake(node: str, broken: Path) -> None:
+    done = run_vectors(node, broken)
+    assert done.returncode == 1
+    told = [line for line in done.stdout.split("\n") if "; exposes " in line]
+    assert len(told) > 100
+    naming = [line for line in told if "eps-inside-root" in line]
+    # A fault is named only where it fails a vector by a wide margin, so a few failures may not name it.
+    assert len(naming) > len(told) / 2
+
+
+def test_it_passes_the_kit(node: str) -> None:
+    done = verify(node, SCRIPTS)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "failed" not in done.stdout
+
+
+def test_a_mistake_in_it_is_named_by_the_kit(node: str, broken: Path) -> None:
+    done = verify(node, broken, "--only", "scores-secant-start", "--only", "update")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "ε inside the square root" in done.stdout
+    assert "cat > case.json" in done.stdout

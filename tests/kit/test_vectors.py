@@ -1,0 +1,313 @@
+"""The portable test vectors: made again, they are the same; they expose every fault; a damaged folder is one error."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from adamshap.reference.problem import ACTIVATIONS, GRADIENTS, LOSSES, MARGINAL_LOSSES, MARGINALS, REDUCTIONS, SLOPES
+from adamshap.verify.cases import case_to_json, dumps
+from adamshap.verify.faults import BY_NAME
+from adamshap.verify.implementation import FUNCTIONS
+from adamshap.verify.oracle import bounds, expected
+from adamshap.verify.tolerance import assert_within
+from adamshap.verify.vector_cases import COMPLETED, planned
+from adamshap.verify.vector_files import (
+    FILES,
+    FOLDER,
+    SUMS,
+    VectorError,
+    disagreements,
+    export,
+    make,
+    misses,
+    read,
+    vector_to_json,
+    write,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+COMMITTED = ROOT / "verify" / "vectors" / "v1"
+VECTORS = read(COMMITTED)
+SCHEMA = json.loads((COMMITTED / "schema.json").read_text(encoding="utf-8"))
+
+
+def of(function: str) -> list[Any]:
+    return [vector for vector in VECTORS if vector.query.function == function]
+
+
+# --- made again ------------------------------------------------------------------------------------------------------
+
+
+def test_the_inputs_are_made_again_to_the_last_bit() -> None:
+    plans = list(planned())
+    assert [(plan.name, plan.seed) for plan in plans] == [(vector.name, vector.seed) for vector in VECTORS]
+    for plan, vector in zip(plans, VECTORS, strict=True):
+        assert dumps(case_to_json(plan.step, plan.query)) == dumps(case_to_json(vector.step, vector.query)), plan.name
+
+
+def test_the_oracle_gives_every_answer_again() -> None:
+    assert disagreements(VECTORS) == []
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_answers_are_also_within_bounds_measured_again(function: str) -> None:
+    """Bounds are spreads of rounding errors, which differ between machines; the answers must stay within both."""
+    for vector in of(function):
+        again, bound = (
+            ask(vector.step, vector.query, *more) for ask, more in ((expected, ()), (bounds, (np.float64,)))
+        )
+        for name, array in vector.expected.items():
+            assert bound[name].shape == vector.bound[name].shape
+            assert_within(array, again[name], bound[name], f"{vector.name}, {name}")
+
+
+def test_a_wrong_answer_is_told() -> None:
+    vector = of("scores")[0]
+    wrong = {"values": vector.expected["values"] + 2 * vector.bound["values"]}
+    (sentence,) = disagreements([replace(vector, expected=wrong), *VECTORS[1:3]])
+    assert sentence.startswith("scores-000, values[")
+    (sentence,) = disagreements([replace(vector, expected={"values": np.zeros(vector.step.n + 1)})])
+    assert "names or shapes" in sentence
+
+
+def test_what_is_written_is_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = list(planned())[::57]
+    monkeypatch.setattr("adamshap.verify.vector_files.planned", lambda: few)
+    monkeypatch.setattr("adamshap.verify.vector_files.FAULTS", (BY_NAME["sign"], BY_NAME["betas-swapped"]))
+    write(tmp_path / "new", make())
+    by_name = {vector.name: vector for vector in VECTORS}
+    for vector in read(tmp_path / "new"):
+        committed = by_name[vector.name]
+        assert dumps(case_to_json(vector.step, vector.query)) == dumps(case_to_json(committed.step, committed.query))
+        assert set(vector.exposes) == {"sign", "betas-swapped"} & set(committed.exposes)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {*FILES, SUMS}
+
+
+# --- what they cover -------------------------------------------------------------------------------------------------
+
+
+def test_there_are_enough_and_they_are_small() -> None:
+    assert len(VECTORS) >= 300
+    assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 5e6
+
+
+def test_every_kind_of_case_is_there() -> None:
+    def seen(of: Callable[[Any], Any], function: str | None = None) -> set[Any]:
+        return {of(vector) for vector in VECTORS if function in (None, vector.query.function)}
+
+    for function in (*FUNCTIONS, None):
+        assert seen(lambda v: (v.step.net.activation, v.step.net.loss), function) == {
+            (activation, loss) for activation in ACTIVATIONS for loss in LOSSES
+        }
+        assert seen(lambda v: (v.step.net.bias, v.step.reduction), function) == {
+            (bias, reduction) for bias in (True, False) for reduction in REDUCTIONS
+        }
+        assert seen(lambda v: v.step.n_val, function) == {1, 2, 3, 4}
+        assert seen(lambda v: v.step.net.depth, function) == {1, 2, 3}
+        assert seen(lambda v: v.step.adam.betas[0] == 0, function) == {True, False}
+        assert seen(lambda v: v.step.adam.weight_decay == 0, function) == {True, False}
+        assert seen(lambda v: v.step.adam.eps_root == 0, function) == {True, False}
+        assert {1, 7} <= seen(lambda v: v.step.n, function) or function == "marginals"
+    assert seen(lambda v: v.step.state.step) == {0, *COMPLETED}
+    assert seen(lambda v: (v.query.options["slope"], v.query.options["gradient"]), "scores") == {
+        (slope, gradient) for slope in SLOPES for gradient in GRADIENTS
+    }
+    for option in ("efficient", "per_validation"):
+        assert seen(lambda v, option=option: (v.query.options["slope"], v.query.options[option]), "scores") == {
+            (slope, flag) for slope in SLOPES for flag in (True, False)
+        }
+    assert seen(lambda v: v.query.options["denominator"], "scores") == {"exact", "previous"}
+    assert len(seen(lambda v: v.query.options["nodes"], "scores")) == 5
+    assert seen(lambda v: (v.query.options["kind"], v.query.options["loss"]), "marginals") == {
+        (kind, loss) for kind in MARGINALS for loss in MARGINAL_LOSSES
+    }
+    shares = seen(lambda v: v.query.options["coalition"].mean(), "utility")
+    assert {0.0, 1.0} < shares
+    zeros = seen(lambda v: any((v_i == 0).any() for v_i in v.step.state.v.values()) and v.step.state.step > 0)
+    assert zeros == {True, False}
+
+
+def test_every_fault_is_exposed_and_explained() -> None:
+    assert {name for vector in VECTORS for name in vector.exposes} == set(BY_NAME)
+    explained = json.loads((COMMITTED / "faults.json").read_text(encoding="utf-8"))
+    assert explained == {f.name: {"sentence": f.sentence, "source": f.source} for f in BY_NAME.values()}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_faults_that_a_vector_names_fail_it(function: str) -> None:
+    for vector in of(function):
+        for name in vector.exposes:
+            missed = misses(BY_NAME[name], vector.step, vector.query, vector.expected, vector.bound)
+            assert missed, f"{name} passes {vector.name}"
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_files_follow_their_schema(function: str) -> None:
+    checker = jsonschema.Draft202012Validator
+    checker.check_schema(SCHEMA)
+    file = json.loads((COMMITTED / f"{function}.json").read_text(encoding="utf-8"))
+    checker(SCHEMA).validate(file)
+    assert len(file["vectors"]) == len(of(function))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda vector: vector.pop("bound"),
+        lambda vector: vector["bound"].update(values=[-1.0]),
+        lambda vector: vector["expected"].update(scores=[1.0]),
+        lambda vector: vector["case"]["options"].pop("slope"),
+        lambda vector: vector["case"]["options"].update(slope="steep"),
+        lambda vector: vector["case"]["params"].update(weight=[[1.0]]),
+        lambda vector: vector["case"]["adam"].update(betas=[0.9, 1.0]),
+        lambda vector: vector["case"].update(function="update"),
+        lambda vector: vector.update(exposes="sign"),
+    ],
+)
+def test_the_schema_refuses_what_is_wrong(spoil: Callable[[Any], Any]) -> None:
+    vector = vector_to_json(of("scores")[0])
+    file = {"format": "adamshap-vectors", "version": 1, "function": "scores", "vectors": [vector]}
+    checker = jsonschema.Draft202012Validator(SCHEMA)
+    assert checker.is_valid(file)
+    spoil(vector)
+    assert not checker.is_valid(file)
+
+
+def test_the_vectors_are_installed() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["adamshap.verify"]
+    assert {
+        str(path.relative_to(ROOT / "verify")) for pattern in patterns for path in (ROOT / "verify").glob(pattern)
+    } == {f"vectors/v1/{name}" for name in (*FILES, SUMS)}
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted((*FILES, SUMS))
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    export(tmp_path / "v")
+    return tmp_path / "v"
+
+
+def test_an_export_is_the_same_to_the_last_byte(copied: Path) -> None:
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == {
+        path.name: path.read_bytes() for path in COMMITTED.iterdir()
+    }
+
+
+def cut(folder: Path) -> None:
+    content = (folder / "scores.json").read_bytes()
+    (folder / "scores.json").write_bytes(content[: len(content) // 2])
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "update.json").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "update.json").write_bytes(content)
+
+
+def summed(folder: Path, name: str, content: str) -> None:
+    """Replace a file, and its checksum with it."""
+    old, new = (hashlib.sha256(data).hexdigest() for data in ((folder / name).read_bytes(), content.encode()))
+    (folder / name).write_bytes(content.encode())
+    (folder / SUMS).write_text((folder / SUMS).read_text().replace(old, new))
+
+
+def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    value = json.loads((folder / name).read_text(encoding="utf-8"))
+    change(value)
+    summed(folder, name, dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (cut, "scores.json is damaged"),
+        (flip, "update.json is damaged"),
+        (lambda folder: (folder / "utility.json").unlink(), "utility.json is missing"),
+        (lambda folder: (folder / "schema.json").write_text("{}"), "schema.json is damaged"),
+        (lambda folder: (folder / "mine.json").write_text("{}"), "mine.json is not listed in SHA256SUMS"),
+        (lambda folder: (folder / SUMS).unlink(), "has no SHA256SUMS"),
+        (lambda folder: (folder / SUMS).write_text("nothing"), "SHA256SUMS is damaged"),
+        (lambda folder: shutil.rmtree(folder), "cannot read"),
+        (lambda folder: summed(folder, "scores.json", "{"), "scores.json: is not JSON"),
+        (lambda folder: summed(folder, "scores.json", "[]"), "scores.json: is no file of adamshap-vectors"),
+        (lambda folder: changed(folder, "scores.json", lambda v: v.update(version=2)), "version 1, about scores"),
+        (
+            lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][3]["case"].pop("adam")),
+            "vector 3: case",
+        ),
+        (lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][3].pop("bound")), "'bound' is missing"),
+        (lambda folder: changed(folder, "scores.json", lambda v: v["vectors"].append(v["vectors"][0])), "there twice"),
+        (
+            lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][0]["exposes"].append("laziness")),
+            "exposes 'laziness'",
+        ),
+        (
+            lambda folder: changed(folder, "influence.json", lambda v: v["vectors"][0]["bound"].update(values=[])),
+            "not the same names and shapes",
+        ),
+    ],
+)
+def test_a_damaged_folder_is_one_error(copied: Path, damage: Callable[[Path], Any], says: str) -> None:
+    assert len(read(copied)) == len(VECTORS)
+    damage(copied)
+    with pytest.raises(VectorError, match=says):
+        read(copied)
+
+
+def vectors(*arguments: object) -> subprocess.CompletedProcess[str]:
+    code = "from adamshap.reference.command.main import main; main()"
+    command = [sys.executable, "-c", code, "vectors", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_exports_and_checks(tmp_path: Path) -> None:
+    done = vectors("export", tmp_path / "v")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"wrote {len(VECTORS)} vectors" in done.stdout
+    done = vectors("check", tmp_path / "v")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{len(VECTORS)} vectors, 0 disagreements" in done.stdout
+
+    changed(tmp_path / "v", "utility.json", lambda v: v["vectors"][5]["expected"].update(values=1.0))
+    done = vectors("check", tmp_path / "v")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "utility-005, values: got 1.0" in done.stdout
+
+    flip(tmp_path / "v")
+    for arguments, says in (
+        (("check", tmp_path / "v"), "update.json is damaged"),
+        (("check", tmp_path / "nowhere"), "cannot read"),
+        (("export", tmp_path / "v"), "exists and is not an empty folder"),
+        (("export", tmp_path / "no" / "where"), "the folder above it does not exist"),
+        (("export", tmp_path / "v" / SUMS), "exists and is not an empty folder"),
+    ):
+        done = vectors(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
+
+
+def test_an_empty_folder_may_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    export(tmp_path / "v")
+    assert len(read(tmp_path / "v")) == len(VECTORS)

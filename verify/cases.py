@@ -1,0 +1,257 @@
+"""Steps, calls and answers as JSON's plain types, and back: numbers exactly, and errors that say where and what.
+
+A case is the step before it is taken and one call about it::
+
+    {"function": "scores", "options": {"slope": "secant", ...}, "dtype": "float64",
+     "network": {"sizes": [2, 3], "activation": "tanh", "loss": "mse", "bias": true},
+     "adam": {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-08, "eps_root": 0.0, "weight_decay": 0.0},
+     "state": {"step": 0, "m": {"0.weight": [[...]], "0.bias": [...]}, "v": {...}},
+     "params": {...}, "train": {"x": [[...]], "y": [...]}, "valid": {...}, "reduction": "mean"}
+
+Every option is written out, with its default where the call leaves it open, so that a reader needs to know none. An
+answer is an object from a name to a number or nested lists of numbers. Python writes the shortest decimals that give
+the same float64 back.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+from adamshap import reference
+from adamshap.reference.problem import (
+    DENOMINATORS,
+    GRADIENTS,
+    MARGINAL_LOSSES,
+    MARGINALS,
+    SLOPES,
+    Adam,
+    AdamState,
+    Array,
+    Batch,
+    Network,
+    Params,
+    Step,
+    coalition_mask,
+    one_of,
+    positive_integer,
+    quadrature_nodes,
+    refuse,
+)
+from adamshap.verify.implementation import FUNCTIONS, Answer, Query
+
+Json = dict[str, Any]
+
+DTYPES = ("float64", "float32")
+CASE = ("function", "options", "dtype", "network", "adam", "state", "params", "train", "valid", "reduction")
+"""The names in a case."""
+
+
+class CaseError(ValueError):
+    """JSON that is no case, or no answer; the message says where and what is needed."""
+
+
+# --- to JSON ---------------------------------------------------------------------------------------------------------
+
+
+def case_to_json(step: Step, query: Query) -> Json:
+    """Return a step and a call about it as plain types.
+
+    Raises
+    ------
+    CaseError
+        Where the real arrays of the step are not all float64 or all float32.
+    """
+    groups = (step.params, step.state.m, step.state.v)
+    reals = [array for group in groups for array in group.values()] + [step.train.x, step.valid.x]
+    reals += [batch.y for batch in (step.train, step.valid) if batch.y.ndim == 2]
+    dtypes = sorted({array.dtype.name for array in reals})
+    if len(dtypes) != 1 or dtypes[0] not in DTYPES:
+        raise CaseError(
+            f"step: got real arrays of {', '.join(dtypes)}; needs all of them in one of {', '.join(DTYPES)}"
+        )
+    return {
+        "function": query.function,
+        "options": {name: _plain(value) for name, value in complete(query).options.items()},
+        "dtype": dtypes[0],
+        "network": {**vars(step.net), "sizes": list(step.net.sizes)},
+        "adam": {**vars(step.adam), "betas": list(step.adam.betas)},
+        "state": {"step": step.state.step, "m": _lists(step.state.m), "v": _lists(step.state.v)},
+        "params": _lists(step.params),
+        "train": {"x": step.train.x.tolist(), "y": step.train.y.tolist()},
+        "valid": {"x": step.valid.x.tolist(), "y": step.valid.y.tolist()},
+        "reduction": step.reduction,
+    }
+
+
+def complete(query: Query) -> Query:
+    """Return the call with every option that it leaves open at the contract's default."""
+    parameters = list(inspect.signature(getattr(reference, query.function)).parameters.values())[1:]
+    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    return Query(query.function, defaults | dict(query.options))
+
+
+def answer_to_json(answer: Mapping[str, Array]) -> Json:
+    """Return named arrays as nested lists."""
+    return _lists(answer)
+
+
+def dumps(value: Any) -> str:
+    """Return compact JSON on one line; NaN and infinity, which JSON does not have, are refused."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _lists(arrays: Mapping[str, Array]) -> Json:
+    return {name: np.asarray(array).tolist() for name, array in arrays.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+# --- from JSON -------------------------------------------------------------------------------------------------------
+
+
+def case_from_json(value: Any, where: str = "case") -> tuple[Step, Query]:
+    """Return the step and the call that `value` describes.
+
+    Labels come back as int64, real arrays in the dtype that the case names.
+
+    Raises
+    ------
+    CaseError
+        Whose message begins with `where`.
+    """
+    try:
+        given = _object("case", value, CASE)
+        dtype = one_of("dtype", given["dtype"], DTYPES)
+        network = _object("network", given["network"], ("sizes", "activation", "loss", "bias"))
+        adam = _object("adam", given["adam"], ("lr", "betas", "eps", "eps_root", "weight_decay"))
+        state = _object("state", given["state"], ("step", "m", "v"))
+        step = Step(
+            Network(**network),
+            _arrays("params", given["params"], dtype),
+            Adam(**adam),
+            AdamState(state["step"], _arrays("state.m", state["m"], dtype), _arrays("state.v", state["v"], dtype)),
+            _batch("train", given["train"], dtype),
+            _batch("valid", given["valid"], dtype),
+            given["reduction"],
+        )
+        return step, _query(given["function"], given["options"], step.n)
+    except (ValueError, TypeError) as error:
+        raise CaseError(f"{where}: {error}") from error
+
+
+def answer_from_json(value: Any, where: str = "answer") -> Answer:
+    """Return the named arrays, in float64, that `value` describes; NaN and infinity pass.
+
+    Raises
+    ------
+    CaseError
+        Whose message begins with `where`.
+    """
+    try:
+        if not isinstance(value, dict) or not value:
+            refuse("answer", _brief(value), "an object from names to numbers", TypeError)
+        return {name: _numbers(name, numbers, "float64") for name, numbers in value.items()}
+    except (ValueError, TypeError) as error:
+        raise CaseError(f"{where}: {error}") from error
+
+
+def loads(text: str, where: str) -> Any:
+    """Return the value of JSON `text`; without NaN and infinity, and no name twice in an object.
+
+    Raises
+    ------
+    CaseError
+    """
+
+    def not_finite(name: str) -> NoReturn:
+        raise CaseError(f"{where}: got {name}, which is not JSON; needs finite numbers")
+
+    def once(pairs: list[tuple[str, Any]]) -> Json:
+        if len(dict(pairs)) < len(pairs):
+            raise CaseError(f"{where}: got a name twice among {[name for name, _ in pairs]}; needs each once")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, parse_constant=not_finite, object_pairs_hook=once)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CaseError(f"{where}: is not JSON: {error}") from error
+
+
+def _object(field: str, value: Any, names: tuple[str, ...]) -> Json:
+    if not isinstance(value, dict):
+        refuse(field, _brief(value), f"an object with exactly the names {', '.join(names)}", TypeError)
+    if set(value) != set(names):
+        refuse(field, f"the names {', '.join(map(str, value)) or '(none)'}", f"exactly the names {', '.join(names)}")
+    return value
+
+
+def _arrays(field: str, value: Any, dtype: str) -> Params:
+    if not isinstance(value, dict):
+        refuse(field, _brief(value), "an object from parameter names to numbers", TypeError)
+    return {name: _numbers(f"{field}[{name!r}]", numbers, dtype) for name, numbers in value.items()}
+
+
+def _batch(field: str, value: Any, dtype: str) -> Batch:
+    given = _object(field, value, ("x", "y"))
+    y = _numbers(f"{field}.y", given["y"])
+    return Batch(_numbers(f"{field}.x", given["x"], dtype), y if y.ndim == 1 else y.astype(dtype))
+
+
+def _numbers(field: str, value: Any, dtype: str | None = None) -> Array:
+    needs = "a number, or lists of numbers nested evenly"
+    try:
+        array = np.array(value)
+    except ValueError:
+        refuse(field, "lists of uneven length", needs)
+    if array.dtype.kind not in "iuf":
+        refuse(field, _brief(value), needs, TypeError)
+    return array if dtype is None else array.astype(dtype)
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _true_or_false(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        refuse(name, _brief(value), "true or false", TypeError)
+    return value
+
+
+def _choice(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
+    return lambda name, value: one_of(name, value, choices)
+
+
+_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "kind": _choice(MARGINALS),
+    "loss": _choice(MARGINAL_LOSSES),
+    "permutations": positive_integer,
+    "seed": lambda name, value: positive_integer(name, value, minimum=0),
+    "slope": _choice(SLOPES),
+    "gradient": _choice(GRADIENTS),
+    "denominator": _choice(DENOMINATORS),
+    "efficient": _true_or_false,
+    "per_validation": _true_or_false,
+    "nodes": lambda name, value: quadrature_nodes(value),
+}
+
+
+def _query(function: Any, options: Any, n: int) -> Query:
+    one_of("function", function, FUNCTIONS)
+    names = tuple(list(inspect.signature(getattr(reference, function)).parameters)[1:])
+    given = _object("options", options, names)
+    return Query(
+        function,
+        {
+            name: coalition_mask(np.array(value), n) if name == "coalition" else _OPTIONS[name](name, value)
+            for name, value in given.items()
+        },
+    )
