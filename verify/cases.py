@@ -179,9 +179,14 @@ def loads(text: str, where: str) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(text, parse_constant=not_finite, object_pairs_hook=once)
+        return json.loads(text, parse_int=whole_number, parse_constant=not_finite, object_pairs_hook=once)
     except (json.JSONDecodeError, RecursionError) as error:
         raise CaseError(f"{where}: is not JSON: {error}") from error
+
+
+def whole_number(text: str) -> int | float:
+    """Return digits without a point as an int; as a float where int64 may not hold them: JavaScript writes 1e20 so."""
+    return int(text) if len(text) <= 18 else float(text)
 
 
 def _object(field: str, value: Any, names: tuple[str, ...]) -> Json:

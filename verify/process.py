@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.problem import AdamState, Marginals, Step
-from adamshap.verify.cases import CaseError, answer_from_json, case_to_json, dumps
+from adamshap.verify.cases import CaseError, answer_from_json, case_to_json, dumps, whole_number
 from adamshap.verify.checking import Finding, Outcome, check
 from adamshap.verify.implementation import (
     FUNCTIONS,
@@ -178,7 +178,7 @@ class CommandCandidate:
             if status:
                 raise Misbehaviour(f"{_ended(status)} on {cases}{_tail(folder / 'printed')}")
             try:
-                replies = json.loads(paths["{result}"].read_text(encoding="utf-8"))
+                replies = json.loads(paths["{result}"].read_text(encoding="utf-8"), parse_int=whole_number)
             except FileNotFoundError:
                 raise Misbehaviour(f"wrote no result file for {cases}{_tail(folder / 'printed')}") from None
             except (OSError, ValueError, RecursionError) as error:

@@ -59,6 +59,11 @@ def test_an_answer_comes_back_to_the_last_bit(values: list[float], empty: float)
     assert all(back[name].shape == answer[name].shape for name in answer)
 
 
+def test_a_large_number_without_a_point_is_a_number() -> None:
+    back = answer_from_json(loads('{"values": [-14331284506554888000, 3, 9007199254740993]}', "text"))
+    assert back["values"].tolist() == [-1.4331284506554888e19, 3.0, 9007199254740992.0]
+
+
 @pytest.fixture
 def case() -> dict[str, Any]:
     net = Network((2, 3), bias=True)

@@ -94,6 +94,7 @@ def test_an_answer_that_changes_is_found(tmp_path: Path) -> None:
     ("body", "says"),
     [
         ("write(json.dumps([reply(one) for one in given]))", "where rounding and conditioning explain"),
+        ("write(json.dumps([{'values': [10**25] * len(one['train']['x'])} for one in given]))", "is 1e+25, should be"),
         ("sys.exit('no licence')", "the candidate ended with exit status 1 on 1 case; it printed: no licence"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "the candidate was ended by SIGSEGV on 1 case"),
         ("pass", "wrote no result file for 1 case"),
