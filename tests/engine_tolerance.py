@@ -34,6 +34,12 @@ def spread(answer: Callable[[Step], Any], step: Step, dtype: Any) -> Array:
     return np.sqrt(2 * step.net.depth * longest) * np.max(moved, axis=0)
 
 
+def share(got: Any, expected: Any, bound_: Any) -> float:
+    """Return the largest error as a share of its bound, which a receipt records."""
+    error = np.abs(np.asarray(got, np.float64) - np.asarray(expected, np.float64))
+    return float(np.max(np.divide(error, bound_, out=np.zeros_like(error), where=np.asarray(bound_) > 0), initial=0))
+
+
 def length(step: Step) -> int:
     """Return the length of a score's sums: over the parameters, each a sum over both batches."""
     return parameter_count(step) * (step.n + step.n_val)

@@ -5,7 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_devices import in_each_dtype, on_each_device
-from engine_tolerance import SIGMAS, bound, first_order_bound, influence_bound, spread, update_bounds, utility_bound
+from engine_tolerance import (
+    SIGMAS,
+    bound,
+    first_order_bound,
+    influence_bound,
+    share,
+    spread,
+    update_bounds,
+    utility_bound,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +32,7 @@ node_pairs = st.sampled_from([(4, 4), (2, 4), (1, 2), (3, 5)])
 @in_each_dtype
 @given(step=steps(), data=st.data())
 @settings(max_examples=60)
-def test_scores_are_the_oracles(device: Any, dtype: Any, step: Step, data: st.DataObject) -> None:
+def test_scores_are_the_oracles(device: Any, dtype: Any, record_error: Any, step: Step, data: st.DataObject) -> None:
     slope = data.draw(st.sampled_from(SLOPES), label="slope")
     gradient = data.draw(st.sampled_from(GRADIENTS), label="gradient")
     each, nodes = data.draw(st.booleans(), label="per_validation"), data.draw(node_pairs, label="nodes")
@@ -33,7 +42,9 @@ def test_scores_are_the_oracles(device: Any, dtype: Any, step: Step, data: st.Da
     )
     assert got.dtype == dtype
     expected = oracle.scores(step, slope, gradient, per_validation=each, nodes=nodes)
-    assert_within(got, expected, bound(step, slope, gradient, nodes, dtype, per_validation=each), "score")
+    close = bound(step, slope, gradient, nodes, dtype, per_validation=each)
+    record_error(f"scores {dtype}, share of the bound", share(got, expected, close))
+    assert_within(got, expected, close, "score")
 
 
 @on_each_device
@@ -75,7 +86,7 @@ def test_the_previous_denominator(device: Any, dtype: Any, step: Step) -> None:
 @in_each_dtype
 @given(step=steps())
 @settings(max_examples=30)
-def test_update(device: Any, dtype: Any, step: Step) -> None:
+def test_update(device: Any, dtype: Any, record_error: Any, step: Step) -> None:
     got, state = engine.update(step, device=device, dtype=dtype)
     expected, expected_state = oracle.update(step)
     assert state.step == expected_state.step
@@ -88,6 +99,7 @@ def test_update(device: Any, dtype: Any, step: Step) -> None:
         assert list(ours) == list(theirs)
         for key, array in ours.items():
             assert array.dtype == dtype
+            record_error(f"update {dtype}, share of the bound", share(array, theirs[key], parts[key]))
             assert_within(array, theirs[key], parts[key], f"{name}⁺ {key}")
 
 
@@ -95,9 +107,11 @@ def test_update(device: Any, dtype: Any, step: Step) -> None:
 @in_each_dtype
 @given(step=steps(max_n=8))
 @settings(max_examples=30)
-def test_influence(device: Any, dtype: Any, step: Step) -> None:
+def test_influence(device: Any, dtype: Any, record_error: Any, step: Step) -> None:
     got = engine.influence(step, device=device, dtype=dtype)
-    assert_within(got, oracle.influence(step), influence_bound(step, dtype), "influence")
+    expected, close = oracle.influence(step), influence_bound(step, dtype)
+    record_error(f"influence {dtype}, share of the bound", share(got, expected, close))
+    assert_within(got, expected, close, "influence")
 
 
 @on_each_device

@@ -1,6 +1,7 @@
 """Running the properties over a candidate: random cases, the smallest failing one, and what became of each property."""
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from adamshap.verify.properties import PROPERTIES, Case, Disagreement, Property,
 PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
 """Random cases for each property."""
 
-EVIDENCE = 6
-"""Cases of a failed property that are kept for the diagnosis."""
+EVIDENCE = 10
+"""Random cases of a failed property that the diagnosis is made from."""
 
 Status = Literal["passed", "failed", "not offered", "not supported"]
 
@@ -38,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one property; `evidence` holds the first cases tried, failing or not, of one that failed."""
+    """What became of one property; `evidence` holds random cases, failing or not, of one that failed."""
 
     property: Property
     status: Status
@@ -102,7 +103,6 @@ def _check_one(
     ask = asker(candidate, timeout)
     start, tried, reasons = time.monotonic(), 0, Counter[str]()
     found: list[Finding] = []
-    evidence: list[Case] = []
     first_failure = [0.0, 0.0]  # when, and after how many cases
 
     def once(case: Case) -> None:
@@ -111,8 +111,6 @@ def _check_one(
             raise _Enough
         tried += 1
         case = Case(in_dtype(case.step, dtype), case.query, case.seed)
-        if len(evidence) < EVIDENCE:
-            evidence.append(case)
         try:
             one.check(ask, case, dtype)
         except Unsupported as reason:
@@ -133,7 +131,10 @@ def _check_one(
         suppress_health_check=list(HealthCheck),
     )(hypothesis.seed(seed)(hypothesis.given(one.cases)(once)))
     try:
-        run()
+        with warnings.catch_warnings():
+            # Hypothesis describes a failing case to itself, and complains of the description's length.
+            warnings.simplefilter("ignore", hypothesis.errors.HypothesisWarning)
+            run()
     except (_Enough, Disagreement, Misbehaviour):
         pass
     except BaseExceptionGroup as group:
@@ -143,10 +144,29 @@ def _check_one(
     unsupported = tuple(reasons.most_common())
     if found:
         smallest = min(found, key=lambda finding: size_of(finding.case.step))
-        return Outcome(one, "failed", int(first_failure[1]), seconds, smallest, unsupported, tuple(evidence))
+        return Outcome(
+            one, "failed", int(first_failure[1]), seconds, smallest, unsupported, _evidence(one, dtype, seed)
+        )
     if tried and reasons.total() == tried:
         return Outcome(one, "not supported", tried, seconds, None, unsupported)
     return Outcome(one, "passed", tried, seconds, None, unsupported)
+
+
+def _evidence(one: Property, dtype: np.dtype[Any], seed: int) -> tuple[Case, ...]:
+    """Return random cases of a property that failed, whether they fail or not: what an explanation must explain."""
+    cases: list[Case] = []
+
+    def keep(case: Case) -> None:
+        cases.append(Case(in_dtype(case.step, dtype), case.query, case.seed))
+
+    hypothesis.settings(
+        max_examples=EVIDENCE,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(keep)))()
+    return tuple(cases)
 
 
 def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:

@@ -321,6 +321,24 @@ def _tanh_by_output(z: Array) -> Array:
 defvjp(_tanh_by_output, lambda a, z: lambda upstream: upstream / anp.cosh(a) ** 2)
 
 
+@primitive  # type: ignore[untyped-decorator]
+def _silu_short(z: Array) -> Array:
+    a: Array = z / (1 + np.exp(-z))
+    return a
+
+
+defvjp(_silu_short, lambda a, z: lambda upstream: upstream / (1 + anp.exp(-z)))
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _sigmoid_by_output(z: Array) -> Array:
+    a: Array = 1 / (1 + np.exp(-z))
+    return a
+
+
+defvjp(_sigmoid_by_output, lambda a, z: lambda upstream: upstream / (2 + anp.exp(a) + anp.exp(-a)))
+
+
 def _activation(name: str, wrong: Callable[[Any], Any]) -> Wrap:
     def wrap(ask: Ask) -> Ask:
         def faulty(step: Step, query: Query) -> Any:
@@ -682,6 +700,18 @@ FAULTS: tuple[Fault, ...] = (
         "tanh's derivative taken at its output",
         "φ'(a) for φ'(z)",
         _activation("tanh", _tanh_by_output),
+    ),
+    Fault(
+        "silu-derivative-short",
+        "SiLU's derivative without the term z σ'(z)",
+        "the product rule forgotten",
+        _activation("silu", _silu_short),
+    ),
+    Fault(
+        "sigmoid-derivative-at-the-output",
+        "sigmoid's derivative taken at its output",
+        "σ'(a) for σ'(z)",
+        _activation("sigmoid", _sigmoid_by_output),
     ),
     Fault(
         "gelu-by-tanh",

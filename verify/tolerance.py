@@ -25,7 +25,7 @@ SAFETY = 16.0
 """The constant in front of u that a count of operations would give: a term of a score goes through some ten roundings,
 and a spread measured by a few draws can miss the largest by a small factor."""
 
-DRAWS = 4
+DRAWS = 6
 """Perturbed answers for each measured spread."""
 
 
@@ -124,10 +124,10 @@ def parameter_count(step: Step) -> int:
 
 
 def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
-    """Return `step` with every real input changed by a relative amount of up to ±`size`; zeros stay zero."""
+    """Return `step` with every real input changed by a relative ±`size`, with random signs; zeros stay zero."""
 
     def change(array: Array) -> Array:
-        return array * (1 + size * generator.uniform(-1, 1, array.shape))
+        return array * (1 + size * generator.choice((-1.0, 1.0), array.shape))
 
     def change_all(arrays: Params) -> Params:
         return {name: change(array) for name, array in arrays.items()}

@@ -29,7 +29,7 @@ def test_the_catalogue_is_well_formed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "two"), [("betas-swapped", "bias-dropped"), ("no-bias-correction", "validation-summed")]
+    ("one", "two"), [("betas-swapped", "bias-dropped"), ("no-bias-correction", "first-layer-skipped")]
 )
 def test_two_mistakes_at_once_are_both_named(one: str, two: str) -> None:
     ask = BY_NAME[two].wrap(BY_NAME[one].wrap(ORACLE.ask))
@@ -45,7 +45,7 @@ def test_two_mistakes_at_once_are_both_named(one: str, two: str) -> None:
     ("factor", "says"),
     [
         (lambda step: -step.n, "−n (sign, and sum for mean)"),
-        (lambda step: step.n_val, "n_val (the validation loss summed)"),
+        (lambda step: 1 / step.n, "1/n (mean for sum)"),
         (lambda step: 0.25, "0.25"),
     ],
 )
