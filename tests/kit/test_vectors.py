@@ -191,9 +191,8 @@ def test_the_vectors_are_installed() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["adamshap.verify"]
-    assert {
-        str(path.relative_to(ROOT / "verify")) for pattern in patterns for path in (ROOT / "verify").glob(pattern)
-    } == {f"vectors/v1/{name}" for name in (*FILES, SUMS)}
+    packaged = {str(path.relative_to(ROOT / "verify")) for each in patterns for path in (ROOT / "verify").glob(each)}
+    assert {f"vectors/v1/{name}" for name in (*FILES, SUMS)} <= packaged
     assert sorted(path.name for path in FOLDER.iterdir()) == sorted((*FILES, SUMS))
 
 
