@@ -91,8 +91,9 @@ def test_the_device_fixture_gives_numpy_and_cupy_on_the_cpu_and_skips_a_real_dev
 @pytest.mark.usefixtures("cupy_on_cpu")
 def test_the_fixtures_serve_properties_of_hypothesis(project: pytest.Pytester) -> None:
     project.makepyfile("""
-        from hypothesis import given, strategies as st
+        from hypothesis import given, settings, strategies as st
 
+        @settings(deadline=None)  # the first example compiles a kernel
         @given(n=st.integers(1, 9))
         def test_sum(device, record_error, n):
             assert int(device.xp.arange(n).sum()) == n * (n - 1) // 2
