@@ -80,6 +80,7 @@ def _property_json(report: Report, outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "examples": outcome.examples,
         "seconds": round(outcome.seconds, 3),
+        "largest_share_of_bound": outcome.share,
         "unsupported": [{"reason": reason, "cases": cases} for reason, cases in outcome.unsupported],
         "finding": None
         if found is None
