@@ -17,7 +17,7 @@ from adamshap.verify.implementation import Implementation, Misbehaviour, Unsuppo
 from adamshap.verify.properties import PROPERTIES, Case, Disagreement, Property, asker, in_dtype
 
 PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
-"""Random cases for each property."""
+"""Random cases for each property whose cases are of the ordinary size."""
 
 EVIDENCE = 10
 """Random cases of a failed property that the diagnosis is made from."""
@@ -76,7 +76,7 @@ def check(
     candidate : Implementation
     properties : iterable of Property
     profile : {"quick", "ci", "thorough"}
-        How many random cases each property is tried on.
+        How many random cases each property is tried on; fewer where one costs more (`Property.cost`).
     dtype : dtype
         Of the arrays that the candidate is given, and of the rounding that it is allowed.
     seed : int
@@ -103,7 +103,7 @@ def _check_one(
     timeout: float | None,
     shrink_seconds: float,
 ) -> Outcome:
-    if one.function not in candidate.offers:
+    if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
     ask = asker(candidate, timeout)
     start, tried, share, reasons = time.monotonic(), 0, 0.0, Counter[str]()
@@ -128,7 +128,7 @@ def _check_one(
 
     phases = (Phase.generate, Phase.shrink) if shrink_seconds > 0 else (Phase.generate,)
     run = hypothesis.settings(
-        max_examples=examples,
+        max_examples=max(1, examples // one.cost),
         deadline=None,
         database=None,
         phases=phases,
@@ -165,7 +165,7 @@ def _evidence(one: Property, dtype: np.dtype[Any], seed: int) -> tuple[Case, ...
         cases.append(Case(in_dtype(case.step, dtype), case.query, case.seed))
 
     hypothesis.settings(
-        max_examples=EVIDENCE,
+        max_examples=max(1, EVIDENCE // one.cost),
         deadline=None,
         database=None,
         phases=(Phase.generate,),
