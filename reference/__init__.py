@@ -10,6 +10,7 @@ from adamshap.reference.game import marginals, utility
 from adamshap.reference.ghost import influence, scores
 from adamshap.reference.problem import Adam, AdamState, Batch, Marginals, Network, Progress, Run, Step
 from adamshap.reference.run import attribute
+from adamshap.reference.torch_bridge import from_torch
 
 __all__ = [
     "Adam",
@@ -21,6 +22,7 @@ __all__ = [
     "Run",
     "Step",
     "attribute",
+    "from_torch",
     "influence",
     "marginals",
     "scores",

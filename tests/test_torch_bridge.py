@@ -1,0 +1,274 @@
+"""`from_torch`: the step that it hands on is the one that torch takes, and a mapping that is not sure is refused."""
+
+import copy
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_tolerance import update_bounds
+
+from adamshap.reference import Batch, from_torch, scores, update
+from adamshap.reference.problem import Activation, Loss
+from adamshap.verify.tolerance import assert_within
+
+torch = pytest.importorskip("torch", reason="extra `peers`: torch")
+nn = torch.nn
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+LAYERS: dict[Activation, Callable[[], Any]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+}
+
+
+def model_of(activation: Activation = "relu", bias: bool = True) -> Any:
+    torch.manual_seed(3)
+    layer = LAYERS[activation]
+    head = nn.Sequential(nn.Linear(6, 4, bias=bias), layer(), nn.Linear(4, 3, bias=bias))
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, 6, bias=bias), layer(), head).double()
+
+
+def batches(loss: Loss, n: int = 7) -> tuple[Batch, Batch]:
+    generator = np.random.default_rng(n)
+
+    def batch(count: int) -> Batch:
+        x = generator.standard_normal((count, 5))
+        return Batch(
+            x, generator.integers(0, 3, count) if loss == "cross_entropy" else generator.normal(size=(count, 3))
+        )
+
+    return batch(n), batch(4)
+
+
+def torch_step(model: Any, optimizer: Any, batch: Batch, loss: Loss, reduction: str = "mean") -> None:
+    optimizer.zero_grad()
+    outputs, y = model(torch.tensor(batch.x)), torch.tensor(batch.y)
+    if loss == "cross_entropy":
+        value = nn.functional.cross_entropy(outputs, y, reduction=reduction)
+    else:
+        each = ((outputs - y) ** 2).mean(dim=1)
+        value = each.mean() if reduction == "mean" else each.sum()
+    value.backward()
+    optimizer.step()
+
+
+def trained(model: Any, optimizer: Any, steps: int = 3) -> None:
+    for n in range(2, 2 + steps):
+        torch_step(model, optimizer, batches("cross_entropy", n)[0], "cross_entropy")
+
+
+@pytest.mark.parametrize(
+    ("activation", "bias", "loss", "reduction", "kind", "settings", "steps"),
+    [
+        ("relu", True, "cross_entropy", "mean", "Adam", {}, 0),
+        ("tanh", False, "mse", "mean", "AdamW", {"weight_decay": 0.3, "lr": 0.02}, 3),
+        ("gelu", True, "cross_entropy", "sum", "AdamW", {"betas": (0.5, 0.9), "eps": 1e-3}, 3),
+        ("silu", True, "mse", "sum", "Adam", {"lr": torch.tensor(0.01, dtype=torch.float64), "foreach": False}, 3),
+        ("sigmoid", False, "cross_entropy", "mean", "Adam", {"eps": 1e-6}, 0),
+        ("identity", True, "cross_entropy", "mean", "AdamW", {"betas": (0.0, 0.99)}, 3),
+    ],
+)
+def test_the_step_is_torchs_own(
+    activation: Activation, bias: bool, loss: Loss, reduction: Any, kind: str, settings: dict[str, Any], steps: int
+) -> None:
+    model = model_of(activation, bias)
+    optimizer = getattr(torch.optim, kind)(model.parameters(), **settings)
+    trained(model, optimizer, steps)
+    train, valid = batches(loss)
+    step = from_torch(model, optimizer, loss=loss).step(train, valid, reduction)
+    assert (step.state.step, step.net.activation, step.net.bias) == (steps, activation, bias)
+    torch_step(model, optimizer, train, loss, reduction)
+    after = from_torch(model, optimizer, loss=loss)
+    params, state = update(step)
+    theta, m, v = update_bounds(step, np.float64)
+    assert after.state.step == state.step == steps + 1
+    for name in params:
+        assert_within(after.params[name], params[name], theta[name], name)
+        assert_within(after.state.m[name], state.m[name], m[name], f"m {name}")
+        assert_within(after.state.v[name], state.v[name], v[name], f"v {name}")
+
+
+def test_a_snapshot_stays_as_it_was() -> None:
+    model = model_of()
+    optimizer = torch.optim.Adam(model.parameters())
+    trained(model, optimizer)
+    snapshot = from_torch(model, optimizer, loss="cross_entropy")
+    groups = (snapshot.params, snapshot.state.m, snapshot.state.v)
+    before = [{name: a.copy() for name, a in group.items()} for group in groups]
+    trained(model, optimizer)
+    for group, old in zip(groups, before, strict=True):
+        for name, array in group.items():
+            assert np.array_equal(array, old[name])
+
+
+def test_names_and_a_checkpoint_there_and_back() -> None:
+    model = model_of()
+    optimizer = torch.optim.AdamW(model.named_parameters(), weight_decay=0.1)
+    trained(model, optimizer)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    step = from_torch(model, optimizer, loss="cross_entropy").step(*batches("cross_entropy"))
+    other = model_of("relu")
+    with torch.no_grad():
+        other[1].weight.zero_()
+    again = torch.optim.AdamW(other.named_parameters())
+    other.load_state_dict(saved[0])
+    again.load_state_dict(saved[1])
+    snapshot = from_torch(other, again, loss="cross_entropy")
+    assert snapshot.torch_names["1.weight"] == "3.0.weight"
+    assert np.array_equal(scores(snapshot.step(step.train, step.valid)), scores(step))
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+class Other(nn.Linear):  # type: ignore[misc]
+    """A layer that could compute anything."""
+
+
+def normed() -> Any:
+    return nn.utils.parametrizations.weight_norm(nn.Linear(5, 3))
+
+
+def hooked() -> Any:
+    layer = nn.Linear(5, 3)
+    layer.register_forward_hook(lambda module, given, output: 2 * output)
+    return layer
+
+
+def shared() -> Any:
+    layer = nn.Linear(5, 5)
+    return nn.Sequential(layer, nn.Tanh(), layer)
+
+
+def half_frozen() -> Any:
+    model = model_of()
+    model[1].weight.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: nn.Linear(5, 3), "model: got Linear; needs an nn.Sequential"),
+        (lambda: nn.Sequential(nn.Tanh()), "model module 0: got Tanh"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Flatten()), "model: got no nn.Linear layer"),
+        (lambda: nn.Sequential(nn.Linear(5, 3), nn.Tanh()), "an activation after the last layer"),
+        (
+            lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)),
+            "model: got the activations tanh, relu;",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Linear(3, 2)),
+            "model: got the activations tanh, none;",
+        ),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.ReLU(), nn.Linear(4, 3)), "tanh then relu"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.LeakyReLU(), nn.Linear(4, 3)), "model module 1: got LeakyReLU"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.Dropout(), nn.Linear(4, 3)), "model module 1: got Dropout"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.GELU("tanh"), nn.Linear(4, 3)), "approximate='tanh'"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.Linear(3, 2)), "layers that fit"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2, bias=False)), "biases in all layers or in none"),
+        (lambda: nn.Sequential(Other(5, 3)), "model module 0: got Other"),
+        (lambda: nn.Sequential(normed()), "model module 0: got ParametrizedLinear"),
+        (lambda: nn.Sequential(hooked()), "model module 0: got a module with hooks"),
+        (shared, "2 parameters for 4 places"),
+        (half_frozen, "model parameter 1.weight: got requires_grad=False"),
+        (lambda: nn.Sequential(nn.Linear(5, 3).half()), "dtype torch.float16"),
+    ],
+)
+def test_models_that_are_refused(model: Callable[[], Any], words: str) -> None:
+    made = model()
+    with pytest.raises((ValueError, TypeError)) as refusal:
+        from_torch(made, torch.optim.Adam([*made.parameters()] or [torch.zeros(1)]), loss="mse")
+    assert words in str(refusal.value)
+
+
+def permuted_names(model: Any) -> Any:
+    """Same shapes, so that nothing but the names tells."""
+    names = dict(model.named_parameters())
+    swapped = {"1.weight": "3.weight", "3.weight": "1.weight"}
+    return torch.optim.Adam([(swapped.get(name, name), p) for name, p in names.items()])
+
+
+def groups_of(model: Any, **second: Any) -> Any:
+    first, *rest = model.parameters()
+    return torch.optim.Adam([{"params": [first]}, {"params": rest, **second}])
+
+
+def changed_state(change: Callable[[dict[str, Any]], Any]) -> Callable[[Any], Any]:
+    def make(model: Any) -> Any:
+        optimizer = torch.optim.Adam(model.parameters())
+        trained(model, optimizer)
+        change(optimizer.state[model[3].weight])
+        return optimizer
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (lambda model: torch.optim.SGD(model.parameters(), lr=0.1), "optimizer: got SGD"),
+        (lambda model: torch.optim.NAdam(model.parameters()), "optimizer: got NAdam"),
+        (lambda model: torch.optim.Adam(model.parameters(), weight_decay=0.1), "weight_decay: got 0.1"),
+        (lambda model: torch.optim.Adam(model.parameters(), amsgrad=True), "optimizer amsgrad: got True"),
+        (lambda model: torch.optim.AdamW(model.parameters(), maximize=True), "optimizer maximize: got True"),
+        (lambda model: groups_of(model, lr=0.5), "optimizer.param_groups[1]['lr']: got 0.5"),
+        (lambda model: groups_of(model, betas=(0.8, 0.9)), "optimizer.param_groups[1]['betas']"),
+        (permuted_names, "optimizer: got the name '3.weight' for the model's '1.weight'"),
+        (lambda model: torch.optim.Adam(model[1].parameters()), "optimizer: got no parameter 3.weight, 3.bias"),
+        (lambda model: torch.optim.Adam(copy.deepcopy(model).parameters()), "that is not the model's"),
+        (changed_state(dict.clear), "optimizer.state of 3.weight: got no step, exp_avg, exp_avg_sq"),
+        (changed_state(lambda state: state.pop("exp_avg_sq")), "optimizer.state of 3.weight: got no exp_avg_sq"),
+        (changed_state(lambda state: state.update(step=torch.tensor(9.0))), "one number of steps"),
+        (changed_state(lambda state: state.update(step=torch.tensor(2.5))), "step: got 2.5"),
+        (changed_state(lambda state: state.update(exp_avg=torch.zeros(5))), "exp_avg: got shape (5,)"),
+        (changed_state(lambda state: state["exp_avg_sq"].neg_()), "AdamState.v['1.weight']"),
+    ],
+)
+def test_optimizers_that_are_refused(optimizer: Callable[[Any], Any], words: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
+    with pytest.raises((ValueError, TypeError)) as refusal:
+        from_torch(model, optimizer(model), loss="cross_entropy")
+    assert words in str(refusal.value)
+
+
+def test_a_checkpoint_of_another_order_is_refused() -> None:
+    """Torch loads moments by position, whatever they are called: here into the wrong layer, of the same shape."""
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
+    optimizer = torch.optim.Adam(model.named_parameters())
+    trained(model, optimizer)
+    names = ["2.weight", "2.bias", "0.weight", "0.bias"]
+    again = torch.optim.Adam([(name, model.get_parameter(name)) for name in names])
+    again.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match="of another order"):
+        from_torch(model, again, loss="cross_entropy")
+
+
+def test_a_loss_must_be_named() -> None:
+    model = model_of()
+    with pytest.raises(ValueError, match="loss: got 'nll'"):
+        from_torch(model, torch.optim.Adam(model.parameters()), loss="nll")  # type: ignore[arg-type]
+
+
+def test_equal_groups_are_one() -> None:
+    model = model_of()
+    trained(model, optimizer := groups_of(model))
+    assert from_torch(model, optimizer, loss="mse").state.step == 3
+
+
+def test_the_example_finds_wrong_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    found = runpy.run_path(str(EXAMPLES / "torch_loop.py"))
+    hits = int(np.isin(found["lowest"], found["wrong"]).sum())
+    assert capsys.readouterr().out == f"{hits} of the 40 lowest scores are wrong labels\n"
+    # By chance 40·40/400 with the hypergeometric distribution's deviation.
+    count, wrong = len(found["totals"]), len(found["wrong"])
+    spread = np.sqrt(wrong * (wrong / count) * (1 - wrong / count) * (count - wrong) / (count - 1))
+    assert hits > wrong**2 / count + 5 * spread
