@@ -18,7 +18,7 @@ from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Pr
 from adamshap.verify.random_cases import random_cases
 
 PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
-"""Random cases for each property."""
+"""Random cases for each property whose cases are of the ordinary size."""
 
 EVIDENCE = 10
 """Random cases of a failed property that the diagnosis is made from."""
@@ -77,7 +77,7 @@ def check(
     candidate : Implementation
     properties : iterable of Property
     profile : {"quick", "ci", "thorough"}
-        How many random cases each property is tried on.
+        How many random cases each property is tried on; fewer where one costs more (`Property.cost`).
     dtype : dtype
         Of the arrays that the candidate is given, and of the rounding that it is allowed.
     seed : int
@@ -104,10 +104,11 @@ def _check_one(
     timeout: float | None,
     shrink_seconds: float,
 ) -> Outcome:
-    if one.function not in candidate.offers:
+    if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
     ask = asker(candidate, timeout)
     start, share, reasons = time.monotonic(), 0.0, Counter[str]()
+    examples = max(1, examples // one.cost)
     cases = random_cases(one, examples, seed)
     for number, drawn in enumerate(cases, start=1):
         case = _in_dtype(drawn, dtype)
@@ -119,7 +120,7 @@ def _check_one(
             finding = _finding(case, error)
             if shrink_seconds > 0:
                 finding = _smallest(ask, one, examples, dtype, seed, finding, shrink_seconds)
-            evidence = tuple(_in_dtype(other, dtype) for other in random_cases(one, EVIDENCE, seed))
+            evidence = tuple(_in_dtype(other, dtype) for other in random_cases(one, max(1, EVIDENCE // one.cost), seed))
             seconds = time.monotonic() - start
             return Outcome(one, "failed", number, seconds, finding, tuple(reasons.most_common()), evidence, share)
     status: Status = "not supported" if cases and reasons.total() == len(cases) else "passed"
