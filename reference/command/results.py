@@ -104,8 +104,7 @@ def _write_files(folder: Path, findings: Findings) -> list[str]:
     columns = _columns(findings)
     np.savez(folder / "scores.npz", allow_pickle=False, **columns)
     _write_csv(folder / "scores.csv", columns, findings.label_names)
-    config = json.dumps(_config(findings), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(as_json(config(findings)) + "\n", encoding="utf-8")
     if findings.dataset.image_shape is not None:
         try:
             draw(folder / "examples.png", findings)
@@ -116,13 +115,16 @@ def _write_files(folder: Path, findings: Findings) -> list[str]:
 
 def _columns(findings: Findings) -> dict[str, Array]:
     prepared, run = findings.prepared, findings.run
-    values = (prepared.train_index, prepared.train.y, prepared.flipped, run.scores, run.sgd_scores, run.seen)
+    labels = prepared.train.y
+    if findings.dataset.task == "regression":
+        labels = prepared.labels[:, 0] if prepared.labels.shape[1] == 1 else prepared.labels
+    values = (prepared.train_index, labels, prepared.flipped, run.scores, run.sgd_scores, run.seen)
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def _write_csv(path: Path, columns: dict[str, Array], label_names: list[str]) -> None:
     values = {name: column.tolist() for name, column in columns.items()}
-    values["label"] = label_names
+    values["label"] = label_names  # of several targets one cell, as of classes one name
     values["flipped"] = ["true" if flipped else "false" for flipped in values["flipped"]]
     with path.open("w", newline="", encoding="utf-8") as file:
         # The csv module writes a float's repr, which reads back as the same number. With "\n" it overlooks a lone "\r".
@@ -134,12 +136,26 @@ def _write_csv(path: Path, columns: dict[str, Array], label_names: list[str]) ->
         writer.writerows(zip(*values.values(), strict=True))
 
 
-def _config(findings: Findings) -> dict[str, Any]:
-    dataset, prepared = findings.dataset, findings.prepared
+def as_json(value: Any) -> str:
+    """Return `value` as text of the one form that all JSON of the command has."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def extremes(findings: Findings, count: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of the `count` best and the `count` worst examples, as scores.csv has them."""
+    columns = {name: column.tolist() for name, column in _columns(findings).items()} | {"label": findings.label_names}
+    order = np.argsort(findings.run.scores, kind="stable").tolist()
+    rows = {"helpful": order[::-1][:count], "harmful": order[:count]}
+    return {name: [{key: column[row] for key, column in columns.items()} for row in at] for name, at in rows.items()}
+
+
+def config(findings: Findings) -> dict[str, Any]:
+    """Return all that config.json holds: what was asked, of which data, with which versions, and what came of it."""
+    dataset, prepared, options = findings.dataset, findings.prepared, findings.options
     flips = np.flatnonzero(prepared.flipped)
     constant = [dataset.features[feature] for feature in np.flatnonzero(prepared.constant)]
     return {
-        "options": asdict(findings.options),
+        "options": asdict(options),
         "versions": {
             "python": platform.python_version(),
             "numpy": version("numpy"),
@@ -149,11 +165,15 @@ def _config(findings: Findings) -> dict[str, Any]:
             "name": dataset.name,
             "examples": len(dataset.x),
             "features": list(dataset.features),
+            "task": dataset.task,
+            "task_known": dataset.why,
             "classes": list(dataset.classes),
+            "targets": list(dataset.targets),
             "image_shape": dataset.image_shape,
             "train_examples": prepared.train.n,
             "validation_examples": prepared.valid.n,
-            "validation_share": VALIDATION_SHARE,
+            "validation_file": options.valid,
+            "validation_share": None if options.valid is not None else options.valid_fraction or VALIDATION_SHARE,
             "validation_index": prepared.valid_index.tolist(),
         },
         "flips": [
@@ -170,6 +190,8 @@ def _config(findings: Findings) -> dict[str, Any]:
             "constant_features": constant,
             "mean": prepared.mean.tolist(),
             "scale": prepared.scale.tolist(),
+            "target_mean": None if prepared.target_mean is None else prepared.target_mean.tolist(),
+            "target_scale": None if prepared.target_scale is None else prepared.target_scale.tolist(),
         },
         "network": asdict(findings.network),
         "computed_by": findings.computed_by,

@@ -8,12 +8,12 @@ import numpy as np
 
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.command.job import Detection, Findings, Options, Quality
+from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import roc_auc
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.network import mean_loss, outputs
-from adamshap.reference.problem import Adam, Batch, Network, Params, Progress, Run
+from adamshap.reference.problem import Adam, Loss, Network, Params, Progress, Run
 
 
 def train(
@@ -32,15 +32,17 @@ def train(
     """
     started = time.perf_counter()
     try:
-        network = Network((dataset.x.shape[1], *options.hidden, len(dataset.classes)), "tanh", "cross_entropy")
+        width = len(dataset.classes) or len(dataset.targets)
+        loss: Loss = "mse" if dataset.task == "regression" else "cross_entropy"
+        network = Network((dataset.x.shape[1], *options.hidden, width), "tanh", loss)
         adam = Adam(lr=options.lr)
     except (ValueError, TypeError) as error:
         raise CommandError(str(error)) from error
     # Overflow is told below, once and in words.
     with np.errstate(all="ignore"):
         run = _attributed(network, adam, options, prepared, trainer, on_step)
-        before = _quality(network, run.initial_params, prepared.valid)
-        after = _quality(network, run.params, prepared.valid)
+        before = measure(network, run.initial_params, prepared)
+        after = measure(network, run.params, prepared)
     if not (np.isfinite(run.scores).all() and np.isfinite(run.sgd_scores).all() and math.isfinite(after.loss)):
         raise _diverged(options, "the scores or the final loss are not finite")
     detection = None
@@ -89,6 +91,12 @@ def _diverged(options: Options, what: str) -> CommandError:
     return CommandError(f"training broke off, {what}; a smaller --lr than {options.lr} may help")
 
 
-def _quality(network: Network, params: Params, valid: Batch) -> Quality:
-    right = np.argmax(outputs(network, params, valid.x), axis=1) == valid.y
-    return Quality(float(mean_loss(network, params, valid)), float(right.mean()))
+def measure(network: Network, params: Params, prepared: Prepared) -> Quality | Fit:
+    """Return how well the network does on the validation examples."""
+    valid = prepared.valid
+    loss, answers = float(mean_loss(network, params, valid)), outputs(network, params, valid.x)
+    if prepared.target_scale is None:
+        return Quality(loss, float((np.argmax(answers, axis=1) == valid.y).mean()))
+    wrong, spread = answers - valid.y, valid.y - valid.y.mean(axis=0)
+    explained = float(1 - np.sum(wrong**2) / np.sum(spread**2)) if spread.any() else None
+    return Fit(loss, explained, float(np.sqrt(np.mean((wrong * prepared.target_scale) ** 2))))

@@ -79,6 +79,9 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "flip_labels": 0.25,
         "seed": 3,
         "label": None,
+        "task": "auto",
+        "valid": None,
+        "valid_fraction": None,
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))
