@@ -1,14 +1,25 @@
 """The tolerance lets rounding pass and nothing else: it is small where the problem is well conditioned."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, scores
+from adamshap.reference.problem import Array
 from adamshap.verify.strategies import steps
-from adamshap.verify.tolerance import assert_within, rounding, score_bound, score_magnitude, unit_roundoff
+from adamshap.verify.tolerance import (
+    DRAWS,
+    SAFETY,
+    assert_within,
+    perturbed,
+    rounding,
+    score_bound,
+    score_magnitude,
+    unit_roundoff,
+)
 
 
 def ordinary_step() -> Step:
@@ -94,3 +105,64 @@ def test_assert_within_is_not_fooled(got: list, expected: list, bound: float) ->
 def test_rounding_refuses_a_dtype_without_roundoff() -> None:
     with pytest.raises(ValueError, match="int64"):
         rounding(1.0, 1, np.int64)
+
+
+def confident_step(gap: float) -> Step:
+    """Softmax regression whose samples have 1 − p_y of about exp(−gap)."""
+    net = Network((2, 2), loss="cross_entropy", bias=False)
+    params = {"0.weight": np.array([[gap, 0.3], [0.1, 0.7]])}
+    batch = Batch(np.array([[1.0, 0.5], [1.1, 0.2]]), np.array([0, 0]))
+    return Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
+
+
+def saturated_step(depth: float) -> Step:
+    """One tanh unit with 1 − tanh² of about 4 exp(−2 depth), and a weight behind it that makes this matter."""
+    net = Network((1, 1, 1), "tanh", "mse", bias=False)
+    params = {"0.weight": np.array([[depth]]), "1.weight": np.array([[np.exp(2 * depth)]])}
+    batch = Batch(np.array([[1.0], [1.1]]), np.array([[0.2], [0.1]]))
+    return Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
+
+
+def usual_softmax_scores(step: Step) -> Array:
+    """SGD's scores of softmax regression, with softmax − onehot as every library computes it."""
+    x, weight = step.train.x, step.params["0.weight"]
+    p = np.exp(x @ weight.T - (x @ weight.T).max(axis=1, keepdims=True))
+    gradients = np.einsum("no,ni->noi", p / p.sum(axis=1, keepdims=True) - np.eye(2)[step.train.y], x)
+    return step.adam.lr / step.n * np.einsum("noi,oi->n", gradients, gradients.mean(axis=0))
+
+
+def usual_tanh_scores(step: Step) -> Array:
+    """SGD's scores of one tanh unit, with 1 − tanh² as every library computes it."""
+    x, y, (w,), (v,) = step.train.x[:, 0], step.train.y[:, 0], *(p[0] for p in step.params.values())
+    a = np.tanh(w * x)
+    b = 2 * (v * a - y)
+    gradients = np.stack([b * v * (1 - a * a) * x, b * a], axis=1)
+    return step.adam.lr / step.n * (gradients @ gradients.mean(axis=0))
+
+
+USUAL = [(confident_step(18.0), usual_softmax_scores), (saturated_step(9.0), usual_tanh_scores)]
+
+
+@pytest.mark.parametrize(("step", "usual"), USUAL)
+def test_the_usual_derivatives_are_rounding_and_no_mistake(step: Step, usual: Callable[[Step], Array]) -> None:
+    got, expected = usual(step), scores(step, "sgd", "start")
+    assert_within(got, expected, score_bound(step, "sgd", "start"))
+
+
+@pytest.mark.parametrize(("step", "usual"), USUAL)
+def test_without_its_own_term_the_usual_derivative_would_be_a_mistake(
+    step: Step, usual: Callable[[Step], Array]
+) -> None:
+    """Changes of the inputs do not explain it."""
+    generator, base = np.random.default_rng(0), scores(step, "sgd", "start")
+    moved = [scores(perturbed(step, unit_roundoff(np.float64), generator), "sgd", "start") - base for _ in range(DRAWS)]
+    explained = SAFETY * np.max(np.abs(moved), axis=0) + rounding(score_magnitude(step, "sgd", "start"), 4)
+    assert (np.abs(usual(step) - base) > explained).any()
+
+
+def test_a_small_mistake_beside_a_confident_sample_still_shows() -> None:
+    """The term is absolute, of the size u: what is wrong by a millionth of 1 − p_y is seen."""
+    step = confident_step(18.0)
+    right = scores(step, "sgd", "start")
+    with pytest.raises(AssertionError, match="exceeds the bound"):
+        assert_within(right * (1 + 1e-6), right, score_bound(step, "sgd", "start"))

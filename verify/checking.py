@@ -39,7 +39,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one property; `evidence` holds random cases, failing or not, of one that failed."""
+    """What became of one property.
+
+    `evidence` holds random cases, failing or not, of one that failed; `share` is the largest share of its bound that an
+    error took in the cases that passed.
+    """
 
     property: Property
     status: Status
@@ -48,6 +52,7 @@ class Outcome:
     finding: Finding | None = None
     unsupported: tuple[tuple[str, int], ...] = ()
     evidence: tuple[Case, ...] = ()
+    share: float = 0.0
 
 
 class _Enough(BaseException):
@@ -101,18 +106,18 @@ def _check_one(
     if one.function not in candidate.offers:
         return Outcome(one, "not offered", 0, 0.0)
     ask = asker(candidate, timeout)
-    start, tried, reasons = time.monotonic(), 0, Counter[str]()
+    start, tried, share, reasons = time.monotonic(), 0, 0.0, Counter[str]()
     found: list[Finding] = []
     first_failure = [0.0, 0.0]  # when, and after how many cases
 
     def once(case: Case) -> None:
-        nonlocal tried
+        nonlocal tried, share
         if found and time.monotonic() - first_failure[0] > shrink_seconds:
             raise _Enough
         tried += 1
         case = Case(in_dtype(case.step, dtype), case.query, case.seed)
         try:
-            one.check(ask, case, dtype)
+            share = max(share, one.check(ask, case, dtype))
         except Unsupported as reason:
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
@@ -145,11 +150,11 @@ def _check_one(
     if found:
         smallest = min(found, key=lambda finding: size_of(finding.case.step))
         return Outcome(
-            one, "failed", int(first_failure[1]), seconds, smallest, unsupported, _evidence(one, dtype, seed)
+            one, "failed", int(first_failure[1]), seconds, smallest, unsupported, _evidence(one, dtype, seed), share
         )
     if tried and reasons.total() == tried:
         return Outcome(one, "not supported", tried, seconds, None, unsupported)
-    return Outcome(one, "passed", tried, seconds, None, unsupported)
+    return Outcome(one, "passed", tried, seconds, None, unsupported, share=share)
 
 
 def _evidence(one: Property, dtype: np.dtype[Any], seed: int) -> tuple[Case, ...]:

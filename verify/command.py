@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,6 +85,7 @@ def verify_command(
         if target is None:
             candidate, outcomes = check_command(tried, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
         else:
+            sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             candidate = load(target)
             outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
     except LoadError as error:

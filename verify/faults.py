@@ -450,9 +450,10 @@ def _decayed(step: Step, name: str) -> Array:
 
 
 def _rounded(result: Any) -> Any:
-    if isinstance(result, Marginals):
-        return replace(result, values=result.values.astype(np.float16).astype(np.float64))
-    return np.asarray(result).astype(np.float16).astype(np.float64)
+    with np.errstate(over="ignore"):  # what float16 cannot hold is infinite: part of the mistake
+        if isinstance(result, Marginals):
+            return replace(result, values=result.values.astype(np.float16).astype(np.float64))
+        return np.asarray(result).astype(np.float16).astype(np.float64)
 
 
 def _influence_with(gamma_at: str, slope: Callable[..., Array]) -> Wrap:

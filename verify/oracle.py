@@ -1,5 +1,6 @@
 """The oracle as an implementation, its answers to calls, and the bound on an honest answer's distance from them."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,11 @@ from adamshap.verify.tolerance import DRAWS, conditioning, parameter_count, roun
 
 ORACLE: Implementation = implementation(reference, "adamshap.reference")
 
+REMEMBERED = 5000
+"""Calls whose bounds are kept: a few profiles' worth, of a few kilobytes each."""
+
+_remembered: dict[bytes, Answer] = {}
+
 
 def expected(step: Step, query: Query) -> Answer:
     """Return the oracle's answer."""
@@ -24,8 +30,33 @@ def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -
     """Return, for each array of the answer, how far an honest implementation in `dtype` may be from the oracle's.
 
     Rounding of the answer's own terms, and the spread of the oracle's answers to inputs changed by relative u(dtype),
-    `draws` times.
+    `draws` times. Remembered: one seed's cases are put to many candidates, and this is most of the work. The arrays
+    cannot be written to.
     """
+    key = _digest(step, query, dtype, draws)
+    if key not in _remembered:
+        if len(_remembered) >= REMEMBERED:
+            del _remembered[next(iter(_remembered))]
+        _remembered[key] = _bounds(step, query, dtype, draws)
+        for array in _remembered[key].values():
+            array.setflags(write=False)
+    return dict(_remembered[key])
+
+
+def _digest(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> bytes:
+    """Return a hash of everything that an answer's bounds depend on."""
+    batches = (step.train, step.valid)
+    arrays = [array for batch in batches for array in (batch.x, batch.y)]
+    for name in sorted(step.params):
+        arrays += [step.params[name], step.state.m[name], step.state.v[name]]
+    plain = (step.net, step.adam, step.state.step, step.reduction, str(query), np.dtype(dtype), draws)
+    digest = hashlib.blake2b(repr(plain).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.digest()
+
+
+def _bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> Answer:
     answers = expected(step, query)
     magnitudes = _magnitudes(step.as_float64(), query)
     length = parameter_count(step) + step.n + step.n_val

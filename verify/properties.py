@@ -51,7 +51,8 @@ class Disagreement(AssertionError):
 
 
 Asker = Callable[[Step, Query], Answer]
-Check = Callable[[Asker, Case, npt.DTypeLike], None]
+Check = Callable[[Asker, Case, npt.DTypeLike], float]
+"""Returns the largest share of its bound that an error took; raises `Disagreement` where that is more than 1."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Property:
         The function of the contract that it is about.
     cases : strategy of Case
     check : callable
-        ``check(ask, case, dtype)``, which raises `Disagreement`; `ask` returns a candidate's answer.
+        ``check(ask, case, dtype)``, which raises `Disagreement`, or returns the largest share of its bound that an
+        error took; `ask` returns a candidate's answer.
     """
 
     name: str
@@ -83,32 +85,33 @@ def asker(candidate: Implementation, timeout: float | None = None) -> Asker:
     return lambda step, query: answer(candidate, step, query, timeout)
 
 
-def compare(case: Case, got: Answer, wanted: Answer, bound: Answer) -> None:
-    """Raise `Disagreement` for the element that exceeds its bound most; arrays that `got` lacks are not compared."""
-    worst: tuple[float, str, float, float, float] | None = None
-    for name in wanted.keys() & got.keys():
+def compare(case: Case, got: Answer, wanted: Answer, bound: Answer) -> float:
+    """Return the largest share of its bound that an error takes; arrays that `got` lacks are not compared.
+
+    Raises
+    ------
+    Disagreement
+        Where it is more than 1, for the element whose error exceeds its bound most.
+    """
+    worst = (0.0, "", 0.0, 0.0, 0.0)
+    for name in sorted(wanted.keys() & got.keys()):
         error, limit = np.abs(got[name] - wanted[name]), np.broadcast_to(bound[name], got[name].shape)
-        over = ~(error <= limit)
-        if not over.any():
-            continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(over, np.nan_to_num(error / limit, nan=np.inf), -1.0)
+            # Nothing is off by nothing, also where nothing may be off.
+            ratio = np.where((error == 0) & (limit >= 0), 0.0, np.nan_to_num(error / limit, nan=np.inf, posinf=np.inf))
         place = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
         label = name + (str(list(map(int, place))) if place else "")
-        found = (
-            float(ratio[place]),
-            label,
-            float(got[name][place]),
-            float(wanted[name][place]),
-            float(limit[place]),
-        )
-        worst = max(worst, found) if worst else found
-    if worst:
+        found = (float(ratio[place]), label, float(got[name][place]), float(wanted[name][place]), float(limit[place]))
+        worst = max(worst, found)
+    if worst[0] > 1:
         raise Disagreement(case, *worst[1:])
+    return worst[0]
 
 
-def _agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
-    compare(case, ask(case.step, case.query), expected(case.step, case.query), bounds(case.step, case.query, dtype))
+def _agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
+    return compare(
+        case, ask(case.step, case.query), expected(case.step, case.query), bounds(case.step, case.query, dtype)
+    )
 
 
 # --- metamorphic checks -----------------------------------------------------------------------------------------------
@@ -119,12 +122,12 @@ def _spread(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Array:
     return conditioning(lambda step: ask(in_dtype(step, dtype), case.query)["values"], case.step, dtype, seed=case.seed)
 
 
-def _scores_follow_samples(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+def _scores_follow_samples(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     order = np.random.default_rng(case.seed).permutation(case.step.n)
     base = ask(case.step, case.query)["values"]
     shuffled = ask(replace(case.step, train=case.step.train.take(order)), case.query)["values"]
     bound = _own_bound(ask, case, base, dtype)
-    compare(case, {"values": shuffled}, {"values": base[order]}, {"values": bound[order]})
+    return compare(case, {"values": shuffled}, {"values": base[order]}, {"values": bound[order]})
 
 
 def _own_bound(ask: Asker, case: Case, base: Array, dtype: npt.DTypeLike) -> Array:
@@ -137,28 +140,28 @@ def _own_bound(ask: Asker, case: Case, base: Array, dtype: npt.DTypeLike) -> Arr
     return np.full(base.shape, rounding(size, length, dtype))
 
 
-def _equal_samples_score_equally(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+def _equal_samples_score_equally(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     twice = replace(case.step, train=case.step.train.take(np.append(np.arange(case.step.n), 0)))
     base = ask(twice, case.query)["values"]
     bound = _own_bound(ask, Case(twice, case.query, case.seed), base, dtype)
-    compare(case, {"values": base[-1:]}, {"values": base[:1]}, {"values": bound[:1]})
+    return compare(case, {"values": base[-1:]}, {"values": base[:1]}, {"values": bound[:1]})
 
 
-def _validation_adds_up(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+def _validation_adds_up(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     each = Query("scores", dict(case.query.options) | {"per_validation": True})
     matrix, mean = ask(case.step, each)["values"], ask(case.step, case.query)["values"]
     own = _own_bound(ask, Case(case.step, each, case.seed), matrix, dtype)[:, 0]
-    compare(case, {"values": matrix.mean(axis=1)}, {"values": mean}, {"values": own})
+    return compare(case, {"values": matrix.mean(axis=1)}, {"values": mean}, {"values": own})
 
 
-def _efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+def _efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     everybody = np.ones(case.step.n, bool)
     total, empty = (ask(case.step, Query("utility", {"coalition": mask}))["values"] for mask in (everybody, ~everybody))
     values = ask(case.step, case.query)["values"]
     # A utility is the difference of two losses, which are of the order of one nat, or one unit squared.
     size = np.abs(values).sum() + abs(total) + abs(empty) + 1 + _outputs_scale(case.step)
     bound = rounding(size, parameter_count(case.step) + case.step.n, dtype)
-    compare(case, {"sum": values.sum()[None]}, {"sum": np.array([total - empty])}, {"sum": np.array([bound])})
+    return compare(case, {"sum": values.sum()[None]}, {"sum": np.array([total - empty])}, {"sum": np.array([bound])})
 
 
 def _outputs_scale(step: Step) -> float:
@@ -173,7 +176,7 @@ def _outputs_scale(step: Step) -> float:
     return (size + float(np.abs(step.valid.y).max())) ** 2 if step.net.loss == "mse" else size
 
 
-def _rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+def _rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """A sum over n samples is n times their mean, and Adam does not see a common factor of g, √v and ε."""
     n, mean = case.step.n, replace(case.step, reduction="mean")
     state = AdamState(
@@ -189,10 +192,10 @@ def _rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> 
     )
     base = ask(mean, case.query)["values"]
     bound = _own_bound(ask, Case(mean, case.query, case.seed), base, dtype)
-    compare(case, {"values": ask(scaled, case.query)["values"]}, {"values": base}, {"values": bound})
+    return compare(case, {"values": ask(scaled, case.query)["values"]}, {"values": base}, {"values": bound})
 
 
-def _large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+def _large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """D(g) → ε: every slope but SGD's own becomes η k / ε."""
     beta1, t = case.step.adam.betas[0], case.step.state.step + 1
     eps = 1e12
@@ -205,25 +208,25 @@ def _large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
     root = max(float(np.sqrt(v.max())) for v in step.state.v.values()) * t
     scale = size * (1 + beta1 / (1 - beta1)) * (1 + root / eps / rounding(1.0, 1, dtype))
     bound = rounding(scale, parameter_count(step), dtype) + np.abs(sgd).max() * 1 / eps * _gradient_scale(step)
-    compare(case, {"values": values * eps}, {"values": k * sgd}, {"values": np.full(values.shape, bound)})
+    return compare(case, {"values": values * eps}, {"values": k * sgd}, {"values": np.full(values.shape, bound)})
 
 
 def _gradient_scale(step: Step) -> float:
     return float(np.abs(step.train.x).max() + 1) * (1 + _outputs_scale(step)) * step.n
 
 
-def _a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+def _a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """Every sample twice is the same mean gradient, of which each copy contributes half."""
     step = replace(case.step, reduction="mean")
     twice = replace(step, train=step.train.take(np.tile(np.arange(step.n), 2)))
     base, doubled = ask(step, case.query)["values"], ask(twice, case.query)["values"]
     bound = _own_bound(ask, Case(step, case.query, case.seed), base, dtype)
-    compare(case, {"values": 2 * doubled[: step.n]}, {"values": base}, {"values": 2 * bound})
+    return compare(case, {"values": 2 * doubled[: step.n]}, {"values": base}, {"values": 2 * bound})
 
 
-def _answers_are_repeatable(ask: Asker, case: Case, dtype: npt.DTypeLike) -> None:
+def _answers_are_repeatable(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     first, second = (ask(case.step, case.query) for _ in range(2))
-    compare(case, second, first, {name: np.zeros_like(array) for name, array in first.items()})
+    return compare(case, second, first, {name: np.zeros_like(array) for name, array in first.items()})
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import html
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -80,6 +80,7 @@ def _property_json(report: Report, outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "examples": outcome.examples,
         "seconds": round(outcome.seconds, 3),
+        "largest_share_of_bound": outcome.share,
         "unsupported": [{"reason": reason, "cases": cases} for reason, cases in outcome.unsupported],
         "finding": None
         if found is None
@@ -99,22 +100,23 @@ def _number(value: float) -> float | None:
 
 
 def show(console: Console, report: Report) -> None:
-    """Print the report: a row a property, then each failure with the code that reproduces it, then the diagnosis."""
+    """Print a row for each property tried, what was not, each failure, how to reproduce the first, the diagnosis."""
     table = Table(box=None, pad_edge=False)
     for column in ("property", "result", "cases", "seconds"):
         table.add_column(column, justify="right" if column in ("cases", "seconds") else "left", no_wrap=True)
-    for outcome in report.outcomes:
-        style = {"passed": "green", "failed": "bold red"}.get(outcome.status, "yellow")
+    tried = [outcome for outcome in report.outcomes if outcome.status in ("passed", "failed")]
+    for outcome in tried:
+        style = {"passed": "green", "failed": "bold red"}[outcome.status]
         table.add_row(
             outcome.property.name,
             f"[{style}]{outcome.status}[/]",
             str(outcome.examples),
             f"{outcome.seconds:.1f}",
         )
-    console.print(table)
-    for outcome in report.outcomes:
-        for reason, cases in outcome.unsupported:
-            console.print(f"{outcome.property.name}: {cases} cases not supported: {escape(reason)}")
+    if tried:
+        console.print(table)
+    for line in _left_out(report):
+        console.print(escape(line), style="yellow", highlight=False)
     for outcome in report.failed:
         if outcome.finding is None:
             continue
@@ -129,6 +131,21 @@ def show(console: Console, report: Report) -> None:
     if report.diagnosis is not None:
         console.print(f"[bold]Diagnosis:[/] {escape(report.diagnosis.sentence)}", highlight=False)
     console.print(f"[bold]{escape(report.target)}[/], {report.dtype}, profile {report.profile}: {report.verdict}")
+
+
+def _left_out(report: Report) -> Iterator[str]:
+    """Yield a line for the properties of functions not offered, and for each reason why cases were left out."""
+    absent = [outcome.property.name for outcome in report.outcomes if outcome.status == "not offered"]
+    if absent:
+        yield f"Not offered: {', '.join(absent)}"
+    names: dict[str, list[str]] = {}
+    cases = Counter[str]()
+    for outcome in report.outcomes:
+        for reason, count in outcome.unsupported:
+            names.setdefault(reason, []).append(outcome.property.name)
+            cases[reason] += count
+    for reason, count in cases.most_common():
+        yield f"Not supported ({reason}): {count} cases of {', '.join(names[reason])}"
 
 
 def to_html(report: Report) -> str:

@@ -7,7 +7,8 @@ A result may differ from the oracle's for two honest reasons.
    cancel, the result may be off by much of itself.
 2. *Conditioning.* Rounding errors made earlier act like small relative changes of the inputs. Where the method itself
    is steep (v = 0, tiny ε: Adam's update is nearly the gradient's sign) they are amplified. How much is measured: the
-   oracle answers again for inputs changed by relative u at random, and the spread of the answers counts.
+   oracle answers again for inputs changed by relative u at random, and for derivatives that have been rounded as they
+   are in every library (`rounded_derivatives`), and the spread of the answers counts.
 
 A bound is the sum of the two, times `SAFETY`.
 """
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from adamshap.reference import ghost, network
 from adamshap.reference.problem import AdamState, Array, Batch, Gradient, Params, Slope, Step
+from adamshap.verify.rounded_derivatives import rounded_derivatives
 
 SAFETY = 16.0
 """The constant in front of u that a count of operations would give: a term of a score goes through some ten roundings,
@@ -57,7 +59,7 @@ def conditioning(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Array:
-    """Return how far `answer` moves when the inputs of `step` change by relative u(dtype), `SAFETY` times.
+    """Return how far `answer` moves when inputs change by relative u(dtype) and derivatives round, `SAFETY` times.
 
     Parameters
     ----------
@@ -77,7 +79,10 @@ def conditioning(
     """
     generator = np.random.default_rng(seed)
     base, size = np.asarray(answer(step)), unit_roundoff(dtype)
-    moved = [np.abs(np.asarray(answer(perturbed(step, size, generator))) - base) for _ in range(draws)]
+    moved = []
+    for _ in range(draws):
+        with rounded_derivatives(size, generator):
+            moved.append(np.abs(np.asarray(answer(perturbed(step, size, generator))) - base))
     return SAFETY * np.max(moved, axis=0)  # type: ignore[no-any-return]
 
 

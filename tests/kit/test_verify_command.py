@@ -17,6 +17,13 @@ class Wrong:
     @staticmethod
     def scores(step, **options):
         return -step.n * reference.scores(step, **options)
+
+class Picky:
+    @staticmethod
+    def scores(step, slope, **options):
+        if slope != "secant":
+            raise NotImplementedError("one slope only")
+        return reference.scores(step, slope, **options)
 """
 
 
@@ -27,16 +34,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 def verify(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; sys.path.insert(0, '.'); from adamshap.reference.command.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "verify", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    # -P: like the console script, Python does not look for modules in the working directory of its own accord.
+    program = [sys.executable, "-P", "-c", "from adamshap.reference.command.main import main; main()", "verify"]
+    return subprocess.run([*program, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_a_right_candidate_exits_with_0(folder: Path) -> None:
     result = verify(folder, "mine:Right", "--only", "scores-secant-start", "--only", "update", "--dtype", "float32")
     assert (result.returncode, result.stderr) == (0, "")
     assert "1 passed, 1 not offered" in result.stdout
+
+
+def test_what_was_left_out_is_told_once_for_each_reason(folder: Path) -> None:
+    only = [f"--only={name}" for name in ("update", "scores-sgd-start", "scores-frozen-start", "scores-secant-start")]
+    result = verify(folder, "mine:Picky", *only)
+    assert result.returncode == 0
+    assert "Not offered: update\n" in result.stdout
+    assert "Not supported (one slope only): 30 cases of scores-sgd-start, scores-frozen-start\n" in result.stdout
+    assert "1 passed, 1 not offered, 2 not supported" in result.stdout
 
 
 def test_a_wrong_candidate_exits_with_1_and_is_told_why(folder: Path) -> None:
