@@ -30,6 +30,7 @@ from adamshap.reference.problem import (
     Slope,
     batch_order,
     check_batch,
+    logged,
     one_of,
     positive_integer,
     refuse,
@@ -117,6 +118,10 @@ def attribute(
     question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
+    where_to = "CUDA" if space.on_cuda else "the CPU"
+    on_step = logged(
+        on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where_to}, {dtype}"
+    )
     shop, xp = Workshop.on(network, space), space.xp
     initial = space.reals(network.init(seed))
     state = State({name: p.copy() for name, p in initial.items()}, _zeros(shop), _zeros(shop), 1)

@@ -20,9 +20,10 @@ L            loss on ``Step.valid``       mean validation loss
 ===========  ===========================  =======================================================
 """
 
+import logging
 import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
 
@@ -51,12 +52,16 @@ __all__ = [
     "batch_order",
     "check_batch",
     "coalition_mask",
+    "logged",
     "one_of",
     "positive_integer",
     "quadrature_nodes",
     "refuse",
 ]
 
+
+LOGGER = logging.getLogger("adamshap")
+LOGGER.addHandler(logging.NullHandler())  # silent, until a program that uses this sets up logging
 
 Array = npt.NDArray[Any]
 Params = dict[str, Array]
@@ -510,6 +515,35 @@ class Run:
     seen: Array
     history: dict[str, Array]
 
+    def to_frame(self) -> Any:
+        """Return the scores as a ``pandas.DataFrame``, one row a training sample.
+
+        Its columns are ``score``, ``sgd_score`` and ``seen``; with ``per_validation`` ``score[0]`` and so on, one for
+        each validation sample.
+
+        Raises
+        ------
+        ImportError
+            Without pandas, which the extra ``tables`` brings.
+        """
+        from adamshap.reference.run_views import frame  # where it is used: it imports this module
+
+        return frame(self)
+
+    def plot(self) -> Any:
+        """Return a ``matplotlib.figure.Figure``: histogram of the scores, the scores beside SGD's, and the losses.
+
+        ``run.plot().savefig("run.png")`` writes it.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, which the extra ``demo`` brings.
+        """
+        from adamshap.reference.run_views import figure  # as above
+
+        return figure(self.scores, self.sgd_scores, self.history)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -520,6 +554,42 @@ class Progress:
     epoch: int
     train_loss: float
     valid_loss: float
+
+
+def logged(on_step: Callable[[Progress], None] | None, about: str) -> Callable[[Progress], None] | None:
+    """Return `on_step`, which also writes a run's coarse events to the logger "adamshap", where that listens.
+
+    At level INFO: the start, with `about`, what is trained and by what; the last step of each epoch, with its losses;
+    and the end. Without a listener this is `on_step` itself, so that a run does not wait for losses that nobody reads.
+    """
+    if not LOGGER.isEnabledFor(logging.INFO):
+        return on_step
+    LOGGER.info("training starts: %s", about)
+    last: Progress | None = None
+
+    def log(progress: Progress) -> None:
+        nonlocal last
+        if last is not None and progress.epoch > last.epoch:
+            _log_epoch(last)
+        if progress.step == progress.steps:
+            _log_epoch(progress)
+            LOGGER.info("training ends after %d steps", progress.steps)
+        last = progress
+        if on_step is not None:
+            on_step(progress)
+
+    return log
+
+
+def _log_epoch(last: Progress) -> None:
+    LOGGER.info(
+        "epoch %d ends at step %d of %d: training loss %.6g, validation loss %.6g, both before the step",
+        last.epoch + 1,
+        last.step,
+        last.steps,
+        last.train_loss,
+        last.valid_loss,
+    )
 
 
 def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:

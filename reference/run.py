@@ -21,6 +21,7 @@ from adamshap.reference.problem import (
     Step,
     batch_order,
     check_batch,
+    logged,
     positive_integer,
     refuse,
 )
@@ -88,6 +89,7 @@ def attribute(
         positive_integer("micro_batch", micro_batch)
     check_batch("train", train, network)
     check_batch("valid", valid, network)
+    on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
     order = list(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed))
     initial = params = network.init(seed)
     state = AdamState.zeros(params)
