@@ -109,6 +109,13 @@ def load_valid(valid: str, label: str | None, dataset: Dataset) -> Dataset:
     )
 
 
+def label_names(labels: Array, classes: Sequence[str]) -> list[str]:
+    """Return in words what each example is labelled with: its class, or, where there are none, its targets."""
+    if classes:
+        return [classes[label] for label in labels]
+    return [", ".join(map(repr, targets)) for targets in labels.reshape(len(labels), -1).tolist()]
+
+
 def _dataset(table: Table, asked: TaskChoice) -> Dataset:
     """Return the data set, if it is one that can be split and trained on."""
     _refuse_not_finite(table.source, table.x, table.features)

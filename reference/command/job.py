@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adamshap.reference.command.datasets import Dataset, TaskChoice
+from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.problem import Gradient, Network, Run, Slope
 
@@ -72,6 +72,5 @@ class Findings:
     @property
     def label_names(self) -> list[str]:
         """Class name that each training example was trained on, or its targets."""
-        if self.dataset.task == "regression":
-            return [", ".join(map(repr, targets)) for targets in self.prepared.labels.tolist()]
-        return [self.dataset.classes[label] for label in self.prepared.train.y]
+        prepared = self.prepared
+        return label_names(prepared.labels if self.dataset.targets else prepared.train.y, self.dataset.classes)

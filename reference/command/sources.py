@@ -4,6 +4,7 @@ import csv
 import importlib
 import io
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,13 @@ def read(argument: str, data: str, label: str | None = None) -> Table:
         f"{argument}: got {data!r}{kind}; needs one of {', '.join(BUNDLED)}, or a .npz, .csv or .parquet file,"
         " or x.npy,y.npy"
     )
+
+
+def absolute(data: str) -> str:
+    """Return `data` so that it is found from any folder: with absolute paths, or the name that it is."""
+    if data in BUNDLED:
+        return data
+    return ",".join(map(os.path.abspath, data.split(","))) if data.lower().endswith(".npy") else os.path.abspath(data)
 
 
 # --- scikit-learn's bundled data -------------------------------------------------------------------------------------
