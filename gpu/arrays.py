@@ -7,13 +7,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
+from mmap import mmap
 from typing import Any, Literal
 
 import numpy as np
 
 from adamshap.reference.problem import one_of, refuse
 
-__all__ = ["DEVICES", "DTYPES", "Buffers", "DeviceName", "DtypeName", "Space", "cuda_is_usable", "pick_space"]
+__all__ = [
+    "DEVICES",
+    "DTYPES",
+    "Buffers",
+    "DeviceName",
+    "DtypeName",
+    "Space",
+    "cuda_is_usable",
+    "is_mapped",
+    "pick_space",
+]
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["float32", "float64"]
@@ -110,6 +121,13 @@ def pick_space(device: str, dtype: str) -> Space:
     import cupy
 
     return Space(cupy, np.dtype(dtype))
+
+
+def is_mapped(array: Any) -> bool:
+    """Whether `array` is a view of a file that is read as needed: NumPy's memory map."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array, mmap)
 
 
 @dataclass

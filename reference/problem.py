@@ -20,10 +20,13 @@ L            loss on ``Step.valid``       mean validation loss
 ===========  ===========================  =======================================================
 """
 
+import json
+import logging
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
@@ -43,22 +46,32 @@ __all__ = [
     "AdamState",
     "Array",
     "Batch",
+    "Checkpointer",
+    "Diverged",
     "Marginals",
     "Network",
     "Params",
     "Progress",
     "Run",
     "RunConfig",
+    "Snapshot",
     "Step",
     "batch_order",
     "check_batch",
     "coalition_mask",
+    "first_not_finite",
+    "logged",
     "one_of",
     "positive_integer",
     "quadrature_nodes",
     "refuse",
+    "resumed",
+    "run_settings",
 ]
 
+
+LOGGER = logging.getLogger("adamshap")
+LOGGER.addHandler(logging.NullHandler())  # silent, until a program that uses this sets up logging
 
 Array = npt.NDArray[Any]
 Params = dict[str, Array]
@@ -333,6 +346,14 @@ class AdamState:
                 refuse(f"AdamState.v[{name!r}]", f"a value of {v.min()}", "no negative value")
 
     @classmethod
+    def unchecked(cls, step: int, m: Params, v: Params) -> "AdamState":
+        """Return a state as it is, finite or not: what a run that broke off has to show."""
+        state = object.__new__(cls)
+        for name, value in (("step", step), ("m", m), ("v", v)):
+            object.__setattr__(state, name, value)
+        return state
+
+    @classmethod
     def zeros(cls, params: Mapping[str, Any]) -> "AdamState":
         """Return the state before the first step, for parameters like `params`."""
         return cls(0, *({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2)))
@@ -570,6 +591,35 @@ class Run:
     decay: Array | None = None
     closed: Array | None = None
 
+    def to_frame(self) -> Any:
+        """Return the scores as a ``pandas.DataFrame``, one row a training sample.
+
+        Its columns are ``score``, ``sgd_score`` and ``seen``; with ``per_validation`` ``score[0]`` and so on, one for
+        each validation sample.
+
+        Raises
+        ------
+        ImportError
+            Without pandas, which the extra ``tables`` brings.
+        """
+        from adamshap.reference.run_views import frame  # where it is used: it imports this module
+
+        return frame(self)
+
+    def plot(self) -> Any:
+        """Return a ``matplotlib.figure.Figure``: histogram of the scores, the scores beside SGD's, and the losses.
+
+        ``run.plot().savefig("run.png")`` writes it.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, which the extra ``demo`` brings.
+        """
+        from adamshap.reference.run_views import figure  # as above
+
+        return figure(self.scores, self.sgd_scores, self.history)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -580,6 +630,42 @@ class Progress:
     epoch: int
     train_loss: float
     valid_loss: float
+
+
+def logged(on_step: Callable[[Progress], None] | None, about: str) -> Callable[[Progress], None] | None:
+    """Return `on_step`, which also writes a run's coarse events to the logger "adamshap", where that listens.
+
+    At level INFO: the start, with `about`, what is trained and by what; the last step of each epoch, with its losses;
+    and the end. Without a listener this is `on_step` itself, so that a run does not wait for losses that nobody reads.
+    """
+    if not LOGGER.isEnabledFor(logging.INFO):
+        return on_step
+    LOGGER.info("training starts: %s", about)
+    last: Progress | None = None
+
+    def log(progress: Progress) -> None:
+        nonlocal last
+        if last is not None and progress.epoch > last.epoch:
+            _log_epoch(last)
+        if progress.step == progress.steps:
+            _log_epoch(progress)
+            LOGGER.info("training ends after %d steps", progress.steps)
+        last = progress
+        if on_step is not None:
+            on_step(progress)
+
+    return log
+
+
+def _log_epoch(last: Progress) -> None:
+    LOGGER.info(
+        "epoch %d ends at step %d of %d: training loss %.6g, validation loss %.6g, both before the step",
+        last.epoch + 1,
+        last.step,
+        last.steps,
+        last.train_loss,
+        last.valid_loss,
+    )
 
 
 def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:
@@ -594,3 +680,122 @@ def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Itera
         order = generator.permutation(count)
         for start in range(0, count, batch_size):
             yield epoch, order[start : start + batch_size]
+
+
+# --- runs that stop and go on ----------------------------------------------------------------------------------------
+
+Snapshot = dict[str, Array]
+"""All that a run needs to go on, as named NumPy arrays: ``step``, ``settings`` (`run_settings`), ``params/0.weight``,
+``m/...``, ``v/...``, ``scores``, ``sgd_scores``, ``seen``, ``history/train_loss``, ``history/valid_loss``, and what
+else a trainer has, under names of its own."""
+
+Checkpointer = Callable[[int, Callable[[], Snapshot]], None]
+"""Is given the number of completed steps, and a function that copies the run's state when it is called."""
+
+ROWS_AT_A_TIME = 4096
+"""How much of a data set is looked at in one go, so that memory maps need not fit into memory."""
+
+
+class Diverged(FloatingPointError):
+    """A run that stopped where a number was no longer finite.
+
+    Parameters
+    ----------
+    step, steps : int
+        The step at which that was found, counted from 1, and how many there should have been.
+    tensor : str
+        What was not finite.
+    run : Run
+        The run without that step: all scores up to it. ``params`` and ``state`` are as the step left them, which may
+        be not finite.
+    advice : str
+        What may help.
+    """
+
+    def __init__(self, step: int, steps: int, tensor: str, value: float, run: Run, advice: str) -> None:
+        super().__init__(f"{tensor}: got {value} at step {step} of {steps}; needs finite numbers: {advice} may help")
+        self.step, self.steps, self.tensor, self.run = step, steps, tensor, run
+
+
+def first_not_finite(arrays: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Return the first name whose array has a value that is NaN or infinite, and that value; None if there is none."""
+    for name, array in arrays.items():
+        bad = ~np.isfinite(array)  # CuPy's own, for CuPy's arrays
+        if bad.any():
+            return name, float(array[bad][0] if np.ndim(array) else array)
+    return None
+
+
+def run_settings(train: Batch, valid: Batch, **settings: Any) -> str:
+    """Return as text all that decides what a run computes: a state made with other settings is none of this run.
+
+    Parameters
+    ----------
+    train, valid : Batch
+        Enter by shape, dtype and checksum.
+    **settings
+        Plain values and the contract's dataclasses.
+    """
+    plain = {name: asdict(value) if is_dataclass(value) else value for name, value in settings.items()}  # type: ignore[arg-type]
+    for name, batch in (("train", train), ("valid", valid)):
+        plain[name] = {part: _checksum(getattr(batch, part)) for part in ("x", "y")}
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def _checksum(array: Any) -> str:
+    value = 0
+    for start in range(0, len(array), ROWS_AT_A_TIME):
+        value = zlib.crc32(_on_host(array[start : start + ROWS_AT_A_TIME]).tobytes(), value)
+    return f"{array.dtype} {array.shape} {value:08x}"
+
+
+def resumed(
+    resume: object, settings: str, like: Mapping[str, Any], *, steps: int, optional: Mapping[str, Any] | None = None
+) -> Snapshot:
+    """Return the snapshot `resume` once it is one of this run.
+
+    Parameters
+    ----------
+    resume : mapping from name to array
+    settings : str
+        This run's.
+    like : mapping from name to array
+        A fresh run's arrays, whose names, shapes and dtypes the snapshot must have; those of ``history/`` as long as
+        `steps`.
+    steps : int
+        Of the whole run.
+    optional : mapping from name to array
+        What a snapshot may have besides.
+    """
+    if not isinstance(resume, Mapping):
+        refuse("resume", type(resume).__name__, "a mapping from name to array", TypeError)
+    optional = {} if optional is None else optional
+    needed = ["step", "settings", *(name for name in like if name not in ("step", "settings"))]
+    if any(name not in resume for name in needed) or any(name not in (*needed, *optional) for name in resume):
+        refuse("resume", f"the names {sorted(map(str, resume))}", f"exactly the names {needed}")
+    theirs, step = np.asarray(resume["settings"]), np.asarray(resume["step"])
+    if theirs.shape != () or str(theirs) != settings:
+        refuse("resume", f"the state of another run, {_difference(str(theirs), settings)}", "one of this run")
+    if step.shape != () or step.dtype.kind != "i" or not 0 <= step <= steps:
+        refuse("resume['step']", repr(step), f"an integer from 0 to {steps}")
+    found: Snapshot = {"step": step, "settings": theirs}
+    for name in (name for name in (*needed[2:], *optional) if name in resume):
+        array = like[name] if name in like else optional[name]
+        have = np.asarray(resume[name])
+        shape = (int(step), *array.shape[1:]) if name.startswith("history/") else array.shape
+        if have.shape != shape or have.dtype != array.dtype:
+            refuse(f"resume[{name!r}]", f"{have.dtype} of shape {have.shape}", f"{array.dtype} of shape {shape}")
+        if not np.isfinite(have).all():
+            refuse(f"resume[{name!r}]", "values that are NaN or infinite", "finite numbers only")
+        found[name] = have
+    return found
+
+
+def _difference(theirs: str, ours: str) -> str:
+    """Say in which of the settings two runs differ."""
+    try:
+        one, other = json.loads(theirs), json.loads(ours)
+        names = [name for name in other if one.get(name) != other[name]]
+    except (ValueError, AttributeError):
+        return "without settings"
+    return f"which differs in {', '.join(names)}"

@@ -1,19 +1,23 @@
 """A training run with its attribution: each sample's scores, summed over the steps that it took part in."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, Literal
 
 import numpy as np
 
 from adamshap.reference import carry, ghost
-from adamshap.reference.adam import update
-from adamshap.reference.network import mean_loss
+from adamshap.reference.adam import apply_gradient
+from adamshap.reference.network import batch_gradient, mean_loss
 from adamshap.reference.problem import (
     CREDITS,
     Adam,
     AdamState,
+    Array,
     Batch,
+    Checkpointer,
     Credit,
+    Diverged,
     Gradient,
     Network,
     Progress,
@@ -21,10 +25,15 @@ from adamshap.reference.problem import (
     Run,
     RunConfig,
     Slope,
+    Snapshot,
     Step,
+    first_not_finite,
+    logged,
     one_of,
     positive_integer,
     refuse,
+    resumed,
+    run_settings,
 )
 
 
@@ -50,6 +59,8 @@ def attribute(
     device: Literal["auto", "cpu"] = "auto",
     dtype: Literal["float64"] = "float64",
     on_step: Callable[[Progress], None] | None = None,
+    on_checkpoint: Checkpointer | None = None,
+    resume: Mapping[str, Array] | None = None,
 ) -> Run:
     """Train from ``network.init(seed)`` and attribute every step to the samples of its batch.
 
@@ -76,10 +87,21 @@ def attribute(
         variance, float64 on the CPU) and refuses the others; `micro_batch` changes no result and is not used.
     on_step : callable, optional
         Called with a `Progress` after each step.
+    on_checkpoint : callable, optional
+        Called after each step with its number and a function that returns the state of the run, a `Snapshot`.
+    resume : Snapshot, optional
+        The state of the same run after some step: it goes on from there, and ends as it would have without a break.
 
     Returns
     -------
     Run
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument, by its name; a state of another run.
+    Diverged
+        A loss, score, parameter or moment is no longer finite; holds the run up to there.
     """
     only_choices = {
         "rank": (rank, (None,)),
@@ -95,32 +117,89 @@ def attribute(
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction)
     one_of("credit", credit, CREDITS)
-    order = list(config.order())
     ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
+    if ledger is not None and (resume is not None or on_checkpoint is not None):
+        refuse("credit", "'carry' with checkpoints", "'step': the oracle's account of a run is kept in memory, whole")
+    on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
+    order = list(config.order())
     initial = params = network.init(seed)
     state = AdamState.zeros(params)
     shape = (train.n, valid.n) if per_validation else (train.n,)
     totals, sgd_totals, seen = np.zeros(shape), np.zeros(shape), np.zeros(train.n, np.int64)
-    epoch_log, train_log, valid_log = [], [], []
-    for number, (epoch, index) in enumerate(order, start=1):
+    train_log, valid_log = np.zeros(len(order)), np.zeros(len(order))
+    settings = ""
+    if resume is not None or on_checkpoint is not None:
+        settings = run_settings(
+            train,
+            valid,
+            trainer="adamshap.reference",
+            network=network,
+            adam=adam,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            slope=slope,
+            gradient=gradient,
+            per_validation=per_validation,
+            nodes=nodes,
+            reduction=reduction,
+        )
+
+    def snapshot() -> Snapshot:
+        done = state.step
+        arrays = {
+            "scores": totals,
+            "sgd_scores": sgd_totals,
+            "seen": seen,
+            "history/train_loss": train_log[:done],
+            "history/valid_loss": valid_log[:done],
+        }
+        for group, named in (("params", params), ("m", state.m), ("v", state.v)):
+            arrays |= {f"{group}/{name}": array for name, array in named.items()}
+        return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
+
+    def so_far(done: int) -> Run:
+        history: dict[str, Array] = {"epoch": np.array([epoch for epoch, _ in order[:done]], np.int64)}
+        history |= {"train_loss": train_log[:done], "valid_loss": valid_log[:done]}
+        sums, decay, closed = (totals, None, None) if ledger is None else ledger.settle(totals)
+        return Run(initial, params, state, sums, sgd_totals, seen, history, config, credit, decay, closed)
+
+    if resume is not None:
+        kept = resumed(resume, settings, snapshot(), steps=len(order))
+        done = int(kept["step"])
+        for array, name in ((totals, "scores"), (sgd_totals, "sgd_scores"), (seen, "seen")):
+            array[...] = kept[name]
+        train_log[:done], valid_log[:done] = kept["history/train_loss"], kept["history/valid_loss"]
+        params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in initial} for group in ("params", "m", "v"))
+        state = AdamState(done, m, v)
+
+    for number, (epoch, index) in islice(enumerate(order, start=1), state.step, None):
         step = Step(network, params, adam, state, train.take(index), valid, reduction)
-        train_loss = float(mean_loss(network, params, step.train))
-        valid_loss = float(mean_loss(network, params, valid))
-        after = update(step)
-        if ledger is None:
-            totals[index] += ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
-        else:
-            ledger.enter(index, step, after[0])
-        sgd_totals[index] += ghost.scores(step, "sgd", "start", per_validation=per_validation)
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at, and told
+            train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
+            scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
+            if ledger is None:
+                scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
+            sgd_scores = ghost.scores(step, "sgd", "start", per_validation=per_validation)
+            g = batch_gradient(step.as_float64())
+            watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
+            watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
+            bad = first_not_finite(watched | {"scores": scores, "sgd_scores": sgd_scores})
+            if bad is None:
+                new_params, new_state = apply_gradient(step.as_float64(), g)
+                bad = first_not_finite({f"params[{name!r}]": p for name, p in new_params.items()})
+        if bad is not None:
+            advice = f"a smaller lr than {adam.lr}, or smaller inputs"
+            raise Diverged(number, len(order), *bad, so_far(number - 1), advice)
+        if ledger is not None:
+            ledger.enter(index, step, new_params)
+        totals[index] += scores
+        sgd_totals[index] += sgd_scores
         seen[index] += 1
-        params, state = after
-        epoch_log.append(epoch)
-        train_log.append(train_loss)
-        valid_log.append(valid_loss)
+        params, state = new_params, new_state
+        train_log[number - 1], valid_log[number - 1] = train_loss, valid_loss
         if on_step is not None:
             on_step(Progress(number, len(order), epoch, train_loss, valid_loss))
-    history = {"epoch": np.array(epoch_log), "train_loss": np.array(train_log), "valid_loss": np.array(valid_log)}
-    decay = closed = None
-    if ledger is not None:
-        totals, decay, closed = ledger.settle(totals)
-    return Run(initial, params, state, totals, sgd_totals, seen, history, config, credit, decay, closed)
+        if on_checkpoint is not None:
+            on_checkpoint(number, snapshot)
+    return so_far(len(order))
