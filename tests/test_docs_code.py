@@ -194,3 +194,10 @@ def test_what_is_not_run_stands_somewhere() -> None:
         for command, _ in commands(b)
     ]
     assert [start for start in NOT_RUN if not any(line.startswith(start) for line in lines)] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_files_lead_somewhere(name: str) -> None:
+    """Those between the pages of docs/, and their anchors, are checked when the site is built."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
