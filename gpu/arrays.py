@@ -57,7 +57,13 @@ def device_name() -> str:
 
 
 def describe() -> str:
-    """Return a phrase that says what the engine runs on here, with its default arguments."""
+    """Return a phrase that says what the engine runs on here, with its default arguments.
+
+    Returns
+    -------
+    str
+        Such as "the engine on the CPU (Numba), float32".
+    """
     if device_name():
         return f"the engine on {device_name()}, float32"
     loops = "Numba" if find_spec("numba") else "NumPy; the extra `cpu` makes it faster"

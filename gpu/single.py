@@ -140,8 +140,12 @@ def scores(
         So many samples go through the network at a time.
     score_dtype : {"tf32", "float16"}, optional
         Make the contraction's products in this on a CUDA device, for speed; the step itself stays in `dtype`.
-    device, dtype, device_arrays
-        As for `update`.
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
+    device_arrays : bool
+        Return arrays where they were computed, rather than NumPy's.
 
     Returns
     -------
@@ -215,8 +219,13 @@ def influence(
 
     Parameters
     ----------
-    step, device, dtype, device_arrays
-        As for `update`.
+    step : Step
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
+    device_arrays : bool
+        Return arrays where they were computed, rather than NumPy's.
 
     Returns
     -------
@@ -235,10 +244,18 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
 
     Parameters
     ----------
-    coalition : boolean array (n,)
+    step : Step
+    coalition : bool array (n,)
         Which samples of the batch take part; the gradient's divisor stays n.
-    step, device, dtype
-        As for `update`.
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
+
+    Returns
+    -------
+    float
+        In units of the validation loss; positive where it fell.
     """
     mask = coalition_mask(coalition, step.n)
     return _Game.of(_Case.of(step, device, dtype), step.adam, "exact").value(mask)
@@ -258,6 +275,7 @@ def marginals(
 
     Parameters
     ----------
+    step : Step
     kind : {"first", "last", "shapley"}
         "first": U({i}) − U(∅); "last": U(B) − U(B∖{i}); "shapley": the Shapley value of U, over all coalitions for
         n ≤ 12, above by antithetic permutations.
@@ -267,12 +285,15 @@ def marginals(
         Even number of permutations drawn where Shapley values are sampled.
     seed : int
         Of those permutations.
-    step, device, dtype
-        As for `update`.
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
 
     Returns
     -------
     Marginals
+        ``values`` (n,), ``empty`` = U(∅), ``total`` = U(B), ``standard_error`` (n,).
     """
     one_of("kind", kind, MARGINALS)
     one_of("loss", loss, MARGINAL_LOSSES)

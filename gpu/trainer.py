@@ -86,16 +86,26 @@ def attribute(
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
     seed : int
         Of the parameters, of the order of the samples and of the sketch's first basis.
-    slope, gradient, per_validation, nodes, rank, score_dtype
-        As for `scores`.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S, as for `scores`.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `scores`.
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
     credit : {"step"}
         Nobody is credited with the step that momentum takes without data.
     reduction : {"mean", "sum"}
         As for `Step`.
+    rank : int, optional
+        Score by a sketch of this rank, its range kept from step to step; None is exact.
     variance : {"rank_one", "exact"}
         σ² of "random_order": from norms alone, or exact at the cost of one more matrix product a layer.
     micro_batch : int, optional
         So many samples go through the network at a time, twice each; less memory for batches, the same result.
+    score_dtype : {"tf32", "float16"}, optional
+        As for `scores`.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}

@@ -310,6 +310,10 @@ def _gain_of_the_data(step: Step, g: Params, *, each: bool) -> Array:
 def influence(step: Step) -> Array:
     """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: how fast the loss after the step falls as sample i's weight grows from 1.
 
+    Parameters
+    ----------
+    step : Step
+
     Returns
     -------
     array (n,)

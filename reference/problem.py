@@ -270,7 +270,18 @@ class Network:
         return shapes
 
     def init(self, seed: int = 0) -> Params:
-        """Return fresh float64 parameters, uniform on ±1/√d_in as PyTorch's ``nn.Linear`` (not its random numbers)."""
+        """Return fresh float64 parameters, uniform on ±1/√d_in as PyTorch's ``nn.Linear`` (not its random numbers).
+
+        Parameters
+        ----------
+        seed : int
+            Of the random numbers.
+
+        Returns
+        -------
+        dict of arrays
+            One a parameter, with the names and shapes of `shapes`.
+        """
         generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
         bounds = {layer: 1 / math.sqrt(d_in) for layer, d_in in enumerate(self.sizes[:-1])}
         return {
@@ -355,13 +366,32 @@ class AdamState:
 
     @classmethod
     def zeros(cls, params: Mapping[str, Any]) -> "AdamState":
-        """Return the state before the first step, for parameters like `params`."""
+        """Return the state before the first step, for parameters like `params`.
+
+        Parameters
+        ----------
+        params : dict of arrays
+            Whose names, shapes and dtypes the moments take.
+
+        Returns
+        -------
+        AdamState
+            Of step 0, with moments of 0.
+        """
         return cls(0, *({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2)))
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples: inputs ``x`` (n, d_in) with integer labels ``y`` (n,) or real targets ``y`` (n, d_out)."""
+    """Samples: inputs with labels, or with targets.
+
+    Parameters
+    ----------
+    x : array (n, d_in)
+        Inputs, finite.
+    y : int array (n,), or array (n, d_out)
+        Labels for the loss "cross_entropy", real targets for "mse".
+    """
 
     x: Array
     y: Array
@@ -390,7 +420,18 @@ class Batch:
         return len(self.x)
 
     def take(self, index: Array) -> "Batch":
-        """Return the samples that `index` (integers or a boolean mask) names, at least one."""
+        """Return some of the samples, at least one.
+
+        Parameters
+        ----------
+        index : int array, or bool array (n,)
+            Which samples, in which order; or a mask.
+
+        Returns
+        -------
+        Batch
+            Those samples.
+        """
         return Batch(self.x[index], self.y[index])
 
 
@@ -447,7 +488,13 @@ class Step:
         return self.valid.n
 
     def as_float64(self) -> "Step":
-        """Return this step with every real array in float64 and all of them NumPy's: itself, where it already is."""
+        """Return this step with every real array in float64 and all of them NumPy's.
+
+        Returns
+        -------
+        Step
+            Itself, where it already is so.
+        """
         groups = (self.params, self.state.m, self.state.v)
         batches = (self.train, self.valid)
         reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
@@ -623,7 +670,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells after each step: ``step`` of ``steps``, ``epoch``, and both losses before the step."""
+    """What a run tells after each step.
+
+    Parameters
+    ----------
+    step, steps : int
+        Steps taken, of how many.
+    epoch : int
+        Counted from 0.
+    train_loss, valid_loss : float
+        Mean losses of the batch and of the validation samples, before the step.
+    """
 
     step: int
     steps: int

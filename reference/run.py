@@ -74,17 +74,33 @@ def attribute(
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
     seed : int
         Of the parameters and of the order of the samples.
-    slope, gradient, per_validation, nodes
-        As for `scores`; with ``credit="carry"``, as for `carry.ledger_of`.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S, as for `scores`.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `scores`.
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
     credit : {"step", "carry"}
         "step" leaves the step that momentum takes without data to nobody. "carry" credits it to the earlier samples
         whose gradients the momentum is made of: scores and weight decay's shares then add up to the whole change of the
         validation loss (docs/method.md 6).
     reduction : {"mean", "sum"}
         As for `Step`.
-    rank, variance, micro_batch, score_dtype, device, dtype
-        The engine's, so that one call can be put to both. The oracle has one way of doing each thing (no sketch, exact
-        variance, float64 on the CPU) and refuses the others; `micro_batch` changes no result and is not used.
+    rank : None
+        The engine's, as are those that follow, so that one call can be put to both. The oracle has one way of doing
+        each thing and refuses the others; here, no sketch.
+    variance : {"exact"}
+        Of "random_order".
+    micro_batch : int, optional
+        Changes no result, and is not used.
+    score_dtype : None
+        The products are made in float64.
+    device : {"auto", "cpu"}
+        The CPU.
+    dtype : {"float64"}
+        In which everything is computed.
     on_step : callable, optional
         Called with a `Progress` after each step.
     on_checkpoint : callable, optional
@@ -95,6 +111,7 @@ def attribute(
     Returns
     -------
     Run
+        Scores, final parameters and history.
 
     Raises
     ------

@@ -28,7 +28,19 @@ Status = Literal["passed", "failed", "not offered", "not supported"]
 
 @dataclass(frozen=True)
 class Finding:
-    """How a candidate breaks a property: a sentence, the case that shows it, and the numbers where there are any."""
+    """How a candidate breaks a property.
+
+    Parameters
+    ----------
+    sentence : str
+        What went wrong.
+    case : Case
+        The step and the call that show it.
+    what : str
+        Which element is wrong, where there are numbers.
+    got, wanted, bound : float
+        The candidate's number, the oracle's, and how far apart they may be; NaN where there are none.
+    """
 
     sentence: str
     case: Case
@@ -42,8 +54,22 @@ class Finding:
 class Outcome:
     """What became of one property.
 
-    `evidence` holds random cases, failing or not, of one that failed; `share` is the largest share of its bound that an
-    error took in the cases that passed.
+    Parameters
+    ----------
+    property : Property
+    status : {"passed", "failed", "not offered", "not supported"}
+    examples : int
+        Cases tried; of a failed property, until the first that fails.
+    seconds : float
+        Time taken.
+    finding : Finding, optional
+        Of a failed property, on the smallest case found.
+    unsupported : tuple of (str, int)
+        Reasons why cases were left out, and how many.
+    evidence : tuple of Case
+        Random cases, failing or not, of a property that failed.
+    share : float
+        The largest share of its bound that an error took in the cases that passed.
     """
 
     property: Property
@@ -86,6 +112,11 @@ def check(
         Seconds that one call may take.
     shrink_seconds : float
         Seconds spent, for each failing property, on finding a smaller case; 0 for none.
+
+    Returns
+    -------
+    list of Outcome
+        In the properties' order.
     """
     examples = PROFILES[profile]
     return [
@@ -180,7 +211,17 @@ def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:
 
 
 def size_of(step: Step) -> int:
-    """Return how much a reader has to look at: the numbers in the step."""
+    """Return how much a reader has to look at.
+
+    Parameters
+    ----------
+    step : Step
+
+    Returns
+    -------
+    int
+        The numbers in the step.
+    """
     return (
         sum(p.size for p in step.params.values()) + step.train.x.size + step.valid.x.size + step.state.step.bit_length()
     )
