@@ -258,7 +258,9 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
         In units of the validation loss; positive where it fell.
     """
     mask = coalition_mask(coalition, step.n)
-    return _Game.of(_Case.of(step, device, dtype), step.adam, "exact").value(mask)
+    case = _Case.of(step, device, dtype)
+    with case.shop.at_work():
+        return _Game.of(case, step.adam, "exact").value(mask)
 
 
 def marginals(
@@ -302,19 +304,19 @@ def marginals(
         if positive_integer("permutations", permutations, minimum=4) % 2:
             refuse("permutations", permutations, "an even number, as each is used with its reverse")
         positive_integer("seed", seed, minimum=0)
-    game = _Game.of(_Case.of(step, device, dtype), step.adam, loss)
-    n = step.n
-    everyone = np.ones(n, bool)
-    empty, total = game.value(~everyone), game.value(everyone)
+    case, n = _Case.of(step, device, dtype), step.n
     error = np.zeros(n)
-    if sampled:
-        values, error = _sampled_shapley(game, n, permutations // 2, seed)
-    elif kind == "shapley":
-        values = _exact_shapley(game, n)
-    elif kind == "first":
-        values = np.array([game.value(alone) - empty for alone in np.eye(n, dtype=bool)])
-    else:
-        values = np.array([total - game.value(~alone) for alone in np.eye(n, dtype=bool)])
+    with case.shop.at_work():
+        game = _Game.of(case, step.adam, loss)
+        empty, total = game.value(np.zeros(n, bool)), game.value(np.ones(n, bool))
+        if sampled:
+            values, error = _sampled_shapley(game, n, permutations // 2, seed)
+        elif kind == "shapley":
+            values = _exact_shapley(game, n)
+        elif kind == "first":
+            values = np.array([game.value(alone) - empty for alone in np.eye(n, dtype=bool)])
+        else:
+            values = np.array([total - game.value(~alone) for alone in np.eye(n, dtype=bool)])
     return Marginals(values, empty, total, error)
 
 
