@@ -58,6 +58,7 @@ def attribute(
     valid: Batch,
     *,
     epochs: int = 10,
+    steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     slope: Slope = "random_order",
@@ -85,6 +86,8 @@ def attribute(
         N training samples and n_val validation samples.
     epochs, batch_size : int
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
     seed : int
         Of the parameters, of the order of the samples and of the sketch's first basis.
     slope, gradient, per_validation, nodes, rank, score_dtype
@@ -148,6 +151,7 @@ def attribute(
     spare = _spare(shop, chunk is not None and chunk < min(batch_size, train.n))
     data = _Data.of(shop, train, valid, min(batch_size, train.n))
     order = list(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed))
+    order = order[: None if steps is None else positive_integer("steps", steps)]
     ledger = _Ledger.of(space, order, (train.n, valid.n) if per_validation else (train.n,), on_step)
     settings = ""
     if resume is not None or on_checkpoint is not None:
@@ -158,6 +162,7 @@ def attribute(
             network=network,
             adam=adam,
             epochs=epochs,
+            steps=len(order),
             batch_size=batch_size,
             seed=seed,
             question=question,

@@ -42,6 +42,7 @@ def attribute(
     valid: Batch,
     *,
     epochs: int = 10,
+    steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     slope: Slope = "random_order",
@@ -69,6 +70,8 @@ def attribute(
         N training samples and n_val validation samples.
     epochs, batch_size : int
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
     seed : int
         Of the parameters and of the order of the samples.
     slope, gradient, per_validation, nodes
@@ -112,6 +115,7 @@ def attribute(
     check_batch("valid", valid, network)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
     order = list(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed))
+    order = order[: None if steps is None else positive_integer("steps", steps)]
     initial = params = network.init(seed)
     state = AdamState.zeros(params)
     shape = (train.n, valid.n) if per_validation else (train.n,)
@@ -126,6 +130,7 @@ def attribute(
             network=network,
             adam=adam,
             epochs=epochs,
+            steps=len(order),
             batch_size=batch_size,
             seed=seed,
             slope=slope,
