@@ -56,6 +56,7 @@ def attribute(
     valid: Batch,
     *,
     epochs: int = 10,
+    steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     slope: Slope = "random_order",
@@ -84,6 +85,8 @@ def attribute(
         N training samples and n_val validation samples.
     epochs, batch_size : int
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
     seed : int
         Of the parameters, of the order of the samples and of the sketch's first basis.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
@@ -133,7 +136,7 @@ def attribute(
     MemoryError
         No room for a named buffer.
     """
-    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction)
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     if credit != "step":
         refuse("credit", repr(credit), "'step'; the oracle has 'carry' too")
     space = pick_space(device, dtype)
@@ -160,6 +163,7 @@ def attribute(
             network=network,
             adam=adam,
             epochs=epochs,
+            steps=len(order),
             batch_size=batch_size,
             seed=seed,
             question=question,

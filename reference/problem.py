@@ -27,6 +27,7 @@ import operator
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from itertools import islice
 from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
@@ -568,6 +569,8 @@ class RunConfig:
         As for `batch_order`; the parameters start at ``network.init(seed)``, the moments at 0.
     reduction : {"mean", "sum"}
         As for `Step`.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
     """
 
     network: Network
@@ -578,6 +581,7 @@ class RunConfig:
     batch_size: int
     seed: int
     reduction: Reduction = "mean"
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         for field, kind in {"network": Network, "adam": Adam, "train": Batch, "valid": Batch}.items():
@@ -588,10 +592,13 @@ class RunConfig:
         one_of("reduction", self.reduction, REDUCTIONS)
         for field, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             object.__setattr__(self, field, positive_integer(field, getattr(self, field), minimum))
+        if self.steps is not None:
+            object.__setattr__(self, "steps", positive_integer("steps", self.steps))
 
     def order(self) -> Iterator[tuple[int, Array]]:
         """Yield (epoch, sample indices) for each step."""
-        return batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
+        order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
+        return islice(order, self.steps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,6 +44,7 @@ def attribute(
     valid: Batch,
     *,
     epochs: int = 10,
+    steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     slope: Slope = "random_order",
@@ -72,6 +73,8 @@ def attribute(
         N training samples and n_val validation samples.
     epochs, batch_size : int
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
     seed : int
         Of the parameters and of the order of the samples.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
@@ -132,7 +135,7 @@ def attribute(
             refuse(name, repr(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
-    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction)
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
     ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
     if ledger is not None and (resume is not None or on_checkpoint is not None):
@@ -153,6 +156,7 @@ def attribute(
             network=network,
             adam=adam,
             epochs=epochs,
+            steps=len(order),
             batch_size=batch_size,
             seed=seed,
             slope=slope,

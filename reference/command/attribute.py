@@ -20,6 +20,9 @@ from adamshap.reference.command.sources import absolute
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.problem import Diverged, Gradient, Slope, Snapshot
 
+EPOCHS = 5
+"""Where neither --epochs nor --steps is given."""
+
 ONLY_OF_THIS_PROCESS = ("resume", "checkpoint_seconds", "as_json")
 """Options that are no part of a run's config, and may be given when it goes on."""
 
@@ -38,7 +41,13 @@ def attribute_command(
     hidden: Annotated[
         str, typer.Option(help="Widths of the hidden layers (tanh), separated by commas; empty for none.")
     ] = "64,64",
-    epochs: Annotated[int, typer.Option(min=1, help="How often every training example is seen.")] = 5,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=str(EPOCHS), help="How often every training example is seen."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, show_default="as --epochs says", help="Number of training steps instead.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a training step.")] = 32,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 0.001,
     slope: Annotated[
@@ -121,6 +130,8 @@ def attribute_command(
         raise CommandError(f"DATA: got nothing; needs a data set (see '{context.command_path} --help')")
     if not 0 <= flip_labels < 1:
         raise CommandError(f"--flip-labels: got {flip_labels}; needs a share of at least 0 and less than 1")
+    if epochs is not None and steps is not None:
+        raise CommandError(f"--steps: got {steps} with --epochs {epochs}; needs one of the two")
     if valid_fraction is not None and not 0 < valid_fraction < 1:
         raise CommandError(f"--valid-fraction: got {valid_fraction}; needs a share between 0 and 1")
     if valid is not None and valid_fraction is not None:
@@ -128,7 +139,8 @@ def attribute_command(
     options = Options(
         data,
         _widths(hidden),
-        epochs,
+        EPOCHS if epochs is None and steps is None else epochs,
+        steps,
         batch_size,
         lr,
         slope,
@@ -201,7 +213,7 @@ def _run(
     place = keeper.place
     report.announce(console, options, dataset, prepared, trainer.description)
     try:
-        with report.progress_bar(console, options.epochs) as on_step:
+        with report.progress_bar(console, options.length(prepared.train.n)[0]) as on_step:
             findings = training.train(options, dataset, prepared, trainer, on_step, keeper, resume)
         notes = results.write(place, findings)
     except Diverged as error:

@@ -9,11 +9,15 @@ from adamshap.reference.problem import Gradient, Network, Run, Slope
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options, as they are used (`label` is the table's column, None for other data)."""
+    """The command's options, as they are used (`label` is the table's column, None for other data).
+
+    Either `epochs` or `steps` is given.
+    """
 
     data: str
     hidden: tuple[int, ...]
-    epochs: int
+    epochs: int | None
+    steps: int | None
     batch_size: int
     lr: float
     slope: Slope
@@ -24,6 +28,12 @@ class Options:
     task: TaskChoice
     valid: str | None
     valid_fraction: float | None
+
+    def length(self, count: int) -> tuple[int, int]:
+        """Return epochs begun, and steps, of training on `count` examples."""
+        per_epoch = -(-count // self.batch_size)
+        steps = (self.epochs or 0) * per_epoch if self.steps is None else self.steps
+        return -(-steps // per_epoch), steps
 
 
 @dataclass(frozen=True)

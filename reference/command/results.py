@@ -200,10 +200,12 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
     """Return ``config.json``: what was asked, and of which data. The same question gives the same."""
     flips = np.flatnonzero(prepared.flipped)
     constant = [dataset.features[feature] for feature in np.flatnonzero(prepared.constant)]
-    per_epoch = -(-prepared.train.n // options.batch_size)
     config = {
         "options": asdict(options),
-        "steps": {"per_epoch": per_epoch, "total": per_epoch * options.epochs},
+        "steps": {
+            "per_epoch": -(-prepared.train.n // options.batch_size),
+            "total": options.length(prepared.train.n)[1],
+        },
         "dataset": {
             "name": dataset.name,
             "examples": len(dataset.x),

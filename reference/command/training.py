@@ -52,6 +52,7 @@ def train(
     """
     started = time.perf_counter()
     network, adam = plan(options, dataset)
+    epochs, steps = options.length(prepared.train.n)
     # Overflow is told in words.
     with np.errstate(all="ignore"), keeper.listening():
         try:
@@ -60,7 +61,8 @@ def train(
                 adam,
                 prepared.train,
                 prepared.valid,
-                epochs=options.epochs,
+                epochs=epochs,
+                steps=steps,
                 batch_size=options.batch_size,
                 seed=options.seed,
                 slope=options.slope,

@@ -76,6 +76,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "data": str(blobs),
         "hidden": [5, 4],
         "epochs": 2,
+        "steps": None,
         "batch_size": 8,
         "lr": 0.01,
         "slope": "secant",

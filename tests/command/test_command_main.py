@@ -47,7 +47,8 @@ def test_every_option_has_help_and_default(command: Command) -> None:
     text = " ".join(command("attribute", "--help").stdout.replace("│", " ").split())
     for option, default in {
         "--hidden": "64,64",
-        "--epochs": "5",
+        "--epochs": "(5)",
+        "--steps": "(as --epochs says)",
         "--batch-size": "32",
         "--lr": "0.001",
         "--slope": "random_order",
@@ -56,6 +57,9 @@ def test_every_option_has_help_and_default(command: Command) -> None:
         "--seed": "0",
         "--out": "(adamshap-DATA, or the next free number)",
         "--label": "(label)",
+        "--task": "auto",
+        "--valid": "(held out from DATA)",
+        "--valid-fraction": "(0.2)",
         "--checkpoint-seconds": "60.0",
     }.items():
         described = text.split(f" {option} ")[1]

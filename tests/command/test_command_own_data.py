@@ -12,6 +12,8 @@ from command_helpers import TINY, Command
 from sklearn.datasets import load_diabetes
 from sklearn.metrics import r2_score, root_mean_squared_error
 
+from adamshap import gpu
+from adamshap.reference import Adam, Batch, Run, attribute
 from adamshap.reference.command import datasets, preparation
 from adamshap.reference.command.datasets import Dataset, load, load_valid
 from adamshap.reference.command.errors import CommandError
@@ -272,6 +274,8 @@ def test_a_validation_file_of_other_targets(here: Path, refused: Refused) -> Non
         (("--valid-fraction", "1"), ["--valid-fraction", "1.0"]),
         (("--valid-fraction", "nan"), ["--valid-fraction", "nan"]),
         (("--valid-fraction", "0.5", "--valid", "v.csv"), ["--valid-fraction", "--valid"]),
+        (("--steps", "3", "--epochs", "1"), ["--steps", "--epochs"]),
+        (("--steps", "0"), ["--steps", "1"]),
         (("--valid", "v.txt"), ["--valid", "'v.txt'"]),
         (("--task", "guess"), ["--task", "guess", "regression"]),
     ],
@@ -287,6 +291,31 @@ def test_a_share_leaves_some_of_each_class_on_both_sides(share: float) -> None:
     for label, size in enumerate((2, 9, 31)):
         assert held_out[y == label].sum() == min(max(round(share * size), 1), size - 1)
     assert preparation.hold_out(X, np.random.default_rng(0), share).sum() == min(max(round(share * 24), 1), 23)
+
+
+# --- length ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_number_of_steps(here: Path, command: Command, blobs: Path) -> None:
+    # 32 examples, so 4 steps an epoch.
+    result = command("attribute", blobs, "--hidden", "4", "--batch-size", "8", "--steps", "6", "--out", "o")
+    assert result.exit_code == 0
+    assert json.loads((here / "o" / "config.json").read_text())["steps"] == {"per_epoch": 4, "total": 6}
+    with np.load(here / "o" / "scores.npz") as archive:
+        assert np.bincount(archive["seen"]).tolist() == [0, 16, 16]
+
+
+@pytest.mark.parametrize("trainer", [attribute, gpu.attribute], ids=["oracle", "engine"])
+def test_steps_are_the_first_of_a_run(trainer: Callable[..., Run]) -> None:
+    train, valid = (Batch(X[rows], np.arange(24)[rows] % 3) for rows in (slice(20), slice(20, 24)))
+    whole, part = (
+        trainer(Network((3, 4, 3)), Adam(lr=0.1), train, valid, epochs=2, batch_size=8, steps=steps, seed=3)
+        for steps in (None, 4)
+    )
+    assert len(whole.history["epoch"]) == 6
+    assert part.state.step == 4
+    for name, values in part.history.items():
+        assert np.array_equal(values, whole.history[name][:4])
 
 
 # --- for scripts -----------------------------------------------------------------------------------------------------
