@@ -54,10 +54,12 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
     right_activations, right_cross_entropy = dict(network.ACTIVATION_FUNCTIONS), network._cross_entropy
     network.ACTIVATION_FUNCTIONS.update({name: rounded(right_activations[name]) for name in _SATURATING})
     network._cross_entropy = rounded_cross_entropy
-    adam.bias_correction = ghost.bias_correction = rounded_correction
+    for module in (adam, ghost):
+        vars(module)["bias_correction"] = rounded_correction
     try:
         yield
     finally:
         network.ACTIVATION_FUNCTIONS.update(right_activations)
         network._cross_entropy = right_cross_entropy
-        adam.bias_correction = ghost.bias_correction = right_correction
+        for module in (adam, ghost):
+            vars(module)["bias_correction"] = right_correction
