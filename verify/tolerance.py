@@ -1,16 +1,19 @@
 """How close is close enough, and why: the one place that knows. No test holds a tolerance of its own.
 
-A result may differ from the oracle's for two honest reasons.
+A result may differ from the oracle's for three honest reasons.
 
 1. *Rounding.* A sum of `length` terms, each with a relative error of a few u, is off by about u √length times the sum
    of the terms' absolute values (errors of random sign). That sum is the result's own condition: where the terms
    cancel, the result may be off by much of itself.
 2. *Conditioning.* Rounding errors made earlier act like small relative changes of the inputs. Where the method itself
    is steep (v = 0, tiny ε: Adam's update is nearly the gradient's sign) they are amplified. How much is measured: the
-   oracle answers again for inputs changed by relative u at random, and for derivatives that have been rounded as they
-   are in every library (`rounded_derivatives`), and the spread of the answers counts.
+   oracle answers again for inputs changed by relative u at random, and for derivatives and bias corrections that have
+   been rounded as they are in every library (`usual_rounding`), and the spread of the answers counts.
 
-A bound is the sum of the two, times `SAFETY`.
+3. *Underflow.* What is smaller than the smallest normal number of the dtype is rounded absolutely, and by libraries
+   that flush such numbers to zero it is lost: each term of a sum may be off by that number.
+
+A bound is the sum of the three, times `SAFETY`.
 """
 
 from collections.abc import Callable
@@ -22,7 +25,7 @@ import numpy.typing as npt
 from adamshap.reference import carry, ghost, network
 from adamshap.reference.adam import apply_gradient
 from adamshap.reference.problem import AdamState, Array, Batch, Gradient, Params, RunConfig, Slope, Step
-from adamshap.verify.rounded_derivatives import rounded_derivatives
+from adamshap.verify.usual_rounding import usual_rounding
 
 SAFETY = 16.0
 """The constant in front of u that a count of operations would give: a term of a score goes through some ten roundings,
@@ -49,7 +52,7 @@ def unit_roundoff(dtype: npt.DTypeLike) -> float:
 
 
 def rounding(magnitude: Any, length: int, dtype: npt.DTypeLike = np.float64) -> Any:
-    """Return the bound on the rounding error of a sum.
+    """Return the bound on the rounding error of a sum, underflow included.
 
     Parameters
     ----------
@@ -65,7 +68,8 @@ def rounding(magnitude: Any, length: int, dtype: npt.DTypeLike = np.float64) -> 
     float or array
         `SAFETY` u √length times `magnitude`.
     """
-    return SAFETY * unit_roundoff(dtype) * np.sqrt(length) * np.asarray(magnitude)
+    smallest = float(np.finfo(dtype).smallest_normal)
+    return SAFETY * (unit_roundoff(dtype) * np.sqrt(length) * np.asarray(magnitude) + length * smallest)
 
 
 def conditioning(
@@ -76,7 +80,7 @@ def conditioning(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Array:
-    """Return how far `answer` moves when inputs change by relative u(dtype) and derivatives round, `SAFETY` times.
+    """Return how far `answer` moves when inputs change by relative u(dtype) and libraries' own rounding.
 
     Parameters
     ----------
@@ -99,7 +103,7 @@ def conditioning(
     base, size = np.asarray(answer(step)), unit_roundoff(dtype)
     moved = []
     for _ in range(draws):
-        with rounded_derivatives(size, generator):
+        with usual_rounding(size, generator):
             moved.append(np.abs(np.asarray(answer(perturbed(step, size, generator))) - base))
     return SAFETY * np.max(moved, axis=0)  # type: ignore[no-any-return]
 
