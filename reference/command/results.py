@@ -6,11 +6,12 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from adamshap.reference.command.job import Findings
 from adamshap.reference.command.pictures import draw
 from adamshap.reference.command.preparation import VALIDATION_SHARE
 from adamshap.reference.problem import Array
+
+T = TypeVar("T")
 
 COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen")
 
@@ -59,11 +62,19 @@ def write(target: Path, findings: Findings) -> tuple[Path, list[str]]:
 
     The folder is `target`, or, where something else took that place meanwhile, a free one beside it.
     """
+    return place(target, lambda folder: _write_files(folder, findings))
+
+
+def place(target: Path, fill: Callable[[Path], T]) -> tuple[Path, T]:
+    """Have `fill` write to a folder beside `target`, move that to `target`, and return where it is and fill's result.
+
+    The folder is `target`, or, where something else took that place meanwhile, a free one beside it.
+    """
     try:
         temporary = _temporary(target)
         try:
-            notes = _write_files(temporary, findings)
-            return _move(temporary, target), notes
+            result = fill(temporary)
+            return _move(temporary, target), result
         except BaseException:  # an interrupt too must leave nothing behind
             shutil.rmtree(temporary, ignore_errors=True)
             raise
