@@ -21,6 +21,9 @@ def claims_command(
             help="Folder for the results; new or empty.",
         ),
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CLAIM", help="Try this claim only; may be given more than once.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, show_default="one a core", help="Processes that measure side by side.")
     ] = None,
@@ -45,8 +48,13 @@ def claims_command(
     from adamshap.verify.claims import page, suite
 
     console = Console()
-    target = results.choose(out, "claims")
     settings = suite.profile(quick)
+    for name in only or ():
+        if name not in settings:
+            raise CommandError(f"--only: got {name!r}; needs one of {', '.join(settings)}")
+    if only:
+        settings = {name: settings[name] for name in settings if name in only}
+    target = results.choose(out, "claims")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         rows = {name: bar.add_task(name, total=settings[name].seeds) for name in settings}
@@ -56,7 +64,7 @@ def claims_command(
             on_done=lambda name, _: bar.advance(rows[name]),
         )
     found = suite.sections(settings, records)
-    command = "adamshap claims" + (" --quick" if quick else "")
+    command = "adamshap claims" + (" --quick" if quick else "") + "".join(f" --only {name}" for name in only or ())
     report = page.to_json(command, settings, records, found)
     folder, _ = results.place(target, lambda folder: page.write(folder, found, report))
     for section in found:

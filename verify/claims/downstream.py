@@ -56,14 +56,15 @@ class Settings:
     valid: int = 100
     epochs: int = 5
     batch_size: int = 32
-    hidden: tuple[int, ...] = (64,)
-    adam: Adam = field(default_factory=Adam)
+    hidden: tuple[int, ...] = (32,)
+    adam: Adam = field(default_factory=lambda: Adam(lr=3e-3))
     flipped: float = 0.1
     cuts: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
-    sources: int = 3  # that validate in turn
+    sources: int = 2  # that validate in turn
+    source_epochs: int = 2
     shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
-    retrain_epochs: int = 20
-    orders: int = 2  # retrainings of each pruned set, each with its own initialisation and order
+    retrain_epochs: int = 15
+    orders: int = 1  # retrainings of each pruned set, each with its own initialisation and order
 
 
 FULL = Settings(5)
@@ -73,11 +74,9 @@ QUICK = Settings(
     source_tasks=("digits",),
     train=400,
     epochs=3,
-    hidden=(32,),
     sources=1,
     shares=(0.2, 0.5),
     retrain_epochs=5,
-    orders=1,
 )
 
 
@@ -102,7 +101,7 @@ def flip(y: Array, classes: int, share: float, seed: int) -> tuple[Array, Array]
     return flipped, labels
 
 
-def _trace(net: Network, train: Batch, valid: Batch, settings: Settings, seed: int) -> Trace:
+def _trace(net: Network, train: Batch, valid: Batch, settings: Settings, seed: int, epochs: int) -> Trace:
     return trace(
         net,
         settings.adam,
@@ -110,7 +109,7 @@ def _trace(net: Network, train: Batch, valid: Batch, settings: Settings, seed: i
         valid,
         SCORES,
         batch_size=settings.batch_size,
-        epochs=settings.epochs,
+        epochs=epochs,
         seed=seed,
     )
 
@@ -122,7 +121,7 @@ def _flips(name: str, settings: Settings, seed: int) -> list[Record]:
     task = data.load(name, seed, train=settings.train, valid=settings.valid)
     net = task.network(settings.hidden)
     flipped, labels = flip(task.train.y, task.outputs, settings.flipped, seed)
-    run = _trace(net, Batch(task.train.x, labels), task.valid, settings, seed)
+    run = _trace(net, Batch(task.train.x, labels), task.valid, settings, seed, settings.epochs)
     common = {"part": "flips", "task": name, "seed": seed}
     records = [
         {**common, "estimator": estimator, "choice": choice, "cut": cut, "auc": auc(-total, flipped)}
@@ -180,7 +179,7 @@ def _pruning(settings: Settings, seed: int) -> list[Record]:
     net = task.network(settings.hidden)
     _, labels = flip(task.train.y, task.outputs, settings.flipped, seed)
     train = Batch(task.train.x, labels)
-    run = _trace(net, train, task.valid, settings, seed)
+    run = _trace(net, train, task.valid, settings, seed, settings.epochs)
     orders = {name: np.argsort(run.total(name)) for name in run.scores}
     orders[RANDOM] = np.random.default_rng(seed).permutation(train.n)
 
@@ -220,7 +219,7 @@ def _sources(name: str, settings: Settings, seed: int) -> list[Record]:
     sources = [s for s in np.unique(task.source) if (task.valid_source == s).sum() >= 3 and (task.source == s).any()]
     for source in sources[: settings.sources]:
         valid = task.valid.take(task.valid_source == source)
-        run = _trace(net, task.train, valid, settings, seed)
+        run = _trace(net, task.train, valid, settings, seed, settings.source_epochs)
         records += [
             {
                 "part": "sources",
@@ -325,7 +324,7 @@ def _prune_table(pruning: Sequence[Record]) -> Table:
 def _source_table(sources: Sequence[Record]) -> Table:
     tasks = distinct(sources, "task")
     return Table(
-        "One class or text validates (some of them in turn): AUC of a high total for the training samples of the same.",
+        "One class or text validates (each of several in turn): AUC of a high total for the training samples of it.",
         ["score", *map(_title, tasks)],
         [
             [

@@ -61,12 +61,12 @@ class Settings:
     scan_times: tuple[int, ...]
     scan: bool = True
     counted: int = 8
-    evaluations: int = 2048
+    evaluations: int = 1024
     train: int = 1200
     valid: int = 60
 
 
-FULL = Settings(5, (1, 2, 3, 5, 10, 30, 100, 300), (4, 8, 64), (0.0, 0.9, 0.99, 0.999), (1, 3, 10, 100))
+FULL = Settings(5, (1, 2, 3, 5, 10, 30, 100), (4, 8, 64), (0.0, 0.9, 0.99, 0.999), (1, 3, 10, 100))
 QUICK = Settings(5, (1, 3, 10, 100), (4, 8, 32), (0.9, 0.999), (), scan=False, evaluations=256)
 
 

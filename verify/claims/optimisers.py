@@ -66,9 +66,9 @@ class Settings:
     tasks: tuple[str, ...]
     regimes: tuple[Regime, ...]
     times: tuple[int, ...]
-    train: int = 400
+    train: int = 300
     valid: int = 100
-    epochs: int = 6
+    epochs: int = 4
     batch_size: int = 20
     hidden: tuple[int, ...] = (32,)
 
