@@ -17,20 +17,19 @@ from adamshap.gpu.layers import Workshop
 from adamshap.gpu.single import ScoreDtype, Variance, question_of
 from adamshap.gpu.step import Arrays, Judged, State, attribute_step, like
 from adamshap.reference.problem import (
-    REDUCTIONS,
     Adam,
     AdamState,
     Array,
     Batch,
+    Credit,
     Gradient,
     Network,
     Progress,
     Reduction,
     Run,
+    RunConfig,
     Slope,
     batch_order,
-    check_batch,
-    one_of,
     positive_integer,
     refuse,
 )
@@ -51,6 +50,7 @@ def attribute(
     seed: int = 0,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
+    credit: Credit = "step",
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     reduction: Reduction = "mean",
@@ -76,6 +76,8 @@ def attribute(
         Of the parameters, of the order of the samples and of the sketch's first basis.
     slope, gradient, per_validation, nodes, rank, score_dtype
         As for `scores`.
+    credit : {"step"}
+        Nobody is credited with the step that momentum takes without data.
     reduction : {"mean", "sum"}
         As for `Step`.
     variance : {"rank_one", "exact"}
@@ -101,18 +103,9 @@ def attribute(
     MemoryError
         No room for a named buffer.
     """
-    for name, value, kind in (
-        ("network", network, Network),
-        ("adam", adam, Adam),
-        ("train", train, Batch),
-        ("valid", valid, Batch),
-    ):
-        if not isinstance(value, kind):
-            refuse(name, type(value).__name__, f"a {kind.__name__}", TypeError)
-    check_batch("train", train, network)
-    check_batch("valid", valid, network)
-    one_of("reduction", reduction, REDUCTIONS)
-    epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction)
+    if credit != "step":
+        refuse("credit", repr(credit), "'step'; the oracle has 'carry' too")
     space = pick_space(device, dtype)
     question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
@@ -157,6 +150,7 @@ def attribute(
         sgd_scores=space.host(sgd_totals),
         seen=seen,
         history={"epoch": diary.epochs, "train_loss": losses[:, 0], "valid_loss": losses[:, 1]},
+        config=config,
     )
 
 

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 __all__ = [
     "ACTIVATIONS",
+    "CREDITS",
     "DENOMINATORS",
     "GRADIENTS",
     "LOSSES",
@@ -47,6 +48,7 @@ __all__ = [
     "Params",
     "Progress",
     "Run",
+    "RunConfig",
     "Step",
     "batch_order",
     "check_batch",
@@ -67,6 +69,7 @@ Reduction = Literal["mean", "sum"]
 Slope = Literal["sgd", "frozen", "linearized", "tangent", "secant", "random_order"]
 Gradient = Literal["start", "midpoint", "path"]
 Denominator = Literal["exact", "previous"]
+Credit = Literal["step", "carry"]
 MarginalKind = Literal["first", "last", "shapley"]
 MarginalLoss = Literal["exact", "first_order"]
 
@@ -76,6 +79,7 @@ REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 SLOPES: tuple[str, ...] = get_args(Slope)
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
+CREDITS: tuple[str, ...] = get_args(Credit)
 MARGINALS: tuple[str, ...] = get_args(MarginalKind)
 MARGINAL_LOSSES: tuple[str, ...] = get_args(MarginalLoss)
 
@@ -483,8 +487,51 @@ class Marginals:
 
 
 @dataclass(frozen=True, eq=False)
+class RunConfig:
+    """What a training run is made of, enough to train again; refuses what does not fit together.
+
+    Parameters
+    ----------
+    network : Network
+    adam : Adam
+    train, valid : Batch
+        N training samples and n_val validation samples.
+    epochs, batch_size, seed : int
+        As for `batch_order`; the parameters start at ``network.init(seed)``, the moments at 0.
+    reduction : {"mean", "sum"}
+        As for `Step`.
+    """
+
+    network: Network
+    adam: Adam
+    train: Batch
+    valid: Batch
+    epochs: int
+    batch_size: int
+    seed: int
+    reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        for field, kind in {"network": Network, "adam": Adam, "train": Batch, "valid": Batch}.items():
+            if not isinstance(getattr(self, field), kind):
+                refuse(field, type(getattr(self, field)).__name__, f"a {kind.__name__}", TypeError)
+        for field in ("train", "valid"):
+            check_batch(field, getattr(self, field), self.network)
+        one_of("reduction", self.reduction, REDUCTIONS)
+        for field, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            object.__setattr__(self, field, positive_integer(field, getattr(self, field), minimum))
+
+    def order(self) -> Iterator[tuple[int, Array]]:
+        """Yield (epoch, sample indices) for each step."""
+        return batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
     """A training run with its attribution.
+
+    With ``credit="carry"``, ``scores.sum(axis=0) + decay.sum(axis=0)`` is the validation loss before the run less that
+    after it, up to rounding (docs/method.md 6).
 
     Parameters
     ----------
@@ -500,6 +547,15 @@ class Run:
         In how many steps each sample took part.
     history : dict of arrays (steps,)
         ``epoch``; ``train_loss``, the batch's mean loss, and ``valid_loss``, both before the step.
+    config : RunConfig, optional
+        What the run is made of; `retrained` and `metagradient` train again from it.
+    credit : {"step", "carry"}
+        Who was credited with the momentum steps: nobody, or the earlier samples that the momentum is made of.
+    decay : array (steps,), or (steps, n_val) with ``per_validation``; "carry" only
+        How much weight decay lowered the loss in each step; no sample's doing.
+    closed : array of the same shape; "carry" only
+        The part of each step's change of the loss that slope and validation gradient leave open, and that the scores
+        of its batch hold in equal parts.
     """
 
     initial_params: Params
@@ -509,6 +565,10 @@ class Run:
     sgd_scores: Array
     seen: Array
     history: dict[str, Array]
+    config: RunConfig | None = None
+    credit: Credit = "step"
+    decay: Array | None = None
+    closed: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,24 @@ from typing import Literal
 
 import numpy as np
 
-from adamshap.reference import ghost
+from adamshap.reference import carry, ghost
 from adamshap.reference.adam import update
 from adamshap.reference.network import mean_loss
 from adamshap.reference.problem import (
+    CREDITS,
     Adam,
     AdamState,
     Batch,
+    Credit,
     Gradient,
     Network,
     Progress,
     Reduction,
     Run,
+    RunConfig,
     Slope,
     Step,
-    batch_order,
-    check_batch,
+    one_of,
     positive_integer,
     refuse,
 )
@@ -37,6 +39,7 @@ def attribute(
     seed: int = 0,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
+    credit: Credit = "step",
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     reduction: Reduction = "mean",
@@ -61,7 +64,11 @@ def attribute(
     seed : int
         Of the parameters and of the order of the samples.
     slope, gradient, per_validation, nodes
-        As for `scores`.
+        As for `scores`; with ``credit="carry"``, as for `carry.ledger_of`.
+    credit : {"step", "carry"}
+        "step" leaves the step that momentum takes without data to nobody. "carry" credits it to the earlier samples
+        whose gradients the momentum is made of: scores and weight decay's shares then add up to the whole change of the
+        validation loss (docs/method.md 6).
     reduction : {"mean", "sum"}
         As for `Step`.
     rank, variance, micro_batch, score_dtype, device, dtype
@@ -86,9 +93,10 @@ def attribute(
             refuse(name, repr(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
-    check_batch("train", train, network)
-    check_batch("valid", valid, network)
-    order = list(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed))
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction)
+    one_of("credit", credit, CREDITS)
+    order = list(config.order())
+    ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
     initial = params = network.init(seed)
     state = AdamState.zeros(params)
     shape = (train.n, valid.n) if per_validation else (train.n,)
@@ -98,14 +106,21 @@ def attribute(
         step = Step(network, params, adam, state, train.take(index), valid, reduction)
         train_loss = float(mean_loss(network, params, step.train))
         valid_loss = float(mean_loss(network, params, valid))
-        totals[index] += ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
+        after = update(step)
+        if ledger is None:
+            totals[index] += ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
+        else:
+            ledger.enter(index, step, after[0])
         sgd_totals[index] += ghost.scores(step, "sgd", "start", per_validation=per_validation)
         seen[index] += 1
-        params, state = update(step)
+        params, state = after
         epoch_log.append(epoch)
         train_log.append(train_loss)
         valid_log.append(valid_loss)
         if on_step is not None:
             on_step(Progress(number, len(order), epoch, train_loss, valid_loss))
     history = {"epoch": np.array(epoch_log), "train_loss": np.array(train_log), "valid_loss": np.array(valid_log)}
-    return Run(initial, params, state, totals, sgd_totals, seen, history)
+    decay = closed = None
+    if ledger is not None:
+        totals, decay, closed = ledger.settle(totals)
+    return Run(initial, params, state, totals, sgd_totals, seen, history, config, credit, decay, closed)

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference import ghost, network
-from adamshap.reference.problem import AdamState, Array, Batch, Gradient, Params, Slope, Step
+from adamshap.reference import carry, ghost, network
+from adamshap.reference.adam import apply_gradient
+from adamshap.reference.problem import AdamState, Array, Batch, Gradient, Params, RunConfig, Slope, Step
 
 SAFETY = 16.0
 """The constant in front of u that a count of operations would give: a term of a score goes through some ten roundings,
@@ -116,6 +117,41 @@ def score_bound(
 
     magnitude = score_magnitude(step, slope, gradient, nodes, per_validation=per_validation)
     return rounding(magnitude, parameter_count(step), dtype) + conditioning(answer, step, dtype)  # type: ignore[no-any-return]
+
+
+def account_bound(
+    config: RunConfig,
+    slope: Slope = "random_order",
+    gradient: Gradient = "midpoint",
+    nodes: tuple[int, int] = (4, 4),
+    dtype: npt.DTypeLike = np.float64,
+) -> float:
+    """Return how far a run's account (scores and weight decay's shares) may be from the change of the loss.
+
+    The account is one sum: of each step's losses, of ⟨Γ ⊙ S, x_i⟩, of weight decay, and of what past samples get for
+    the momentum, ⟨Γ_t ⊙ M_t, β1^k x_i⟩. It does not depend on how exact S, M and Γ are: their errors are closed.
+    """
+    params = config.network.init(config.seed)
+    state, momentum = AdamState.zeros(params), {name: np.zeros_like(p) for name, p in params.items()}
+    magnitude, length = 0.0, 0
+    for _, index in config.order():
+        batch = config.train.take(index)
+        step = Step(config.network, params, config.adam, state, batch, config.valid, config.reduction).as_float64()
+        x = network.sample_gradients(step)
+        g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+        after, state = apply_gradient(step, g)
+        S, M = carry.splits(step, slope, x, g, nodes)
+        gamma = carry.walked_gradient(step, after, gradient, nodes, each=False)
+        size = {name: np.abs(x_i).sum(axis=0) for name, x_i in x.items()}
+        rate, beta1 = step.adam.lr * step.adam.weight_decay, step.adam.betas[0]
+        for name, p in step.params.items():
+            terms = np.abs(S[name]) * size[name] + np.abs(M[name]) * momentum[name] + rate * np.abs(p)
+            magnitude += float((np.abs(gamma[name][0]) * terms).sum())
+            momentum[name] = beta1 * momentum[name] + (1 - beta1) * size[name]
+        magnitude += sum(float(network.mean_loss(step.net, there, step.valid)) for there in (step.params, after))
+        length += parameter_count(step) * (step.n + step.n_val)
+        params = after
+    return float(rounding(magnitude, length, dtype))
 
 
 def parameter_count(step: Step) -> int:
