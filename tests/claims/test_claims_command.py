@@ -12,16 +12,19 @@ from typer.testing import CliRunner
 from adamshap.gpu.bench import Case
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.main import build
-from adamshap.verify.claims import cost, downstream, fidelity, optimisers, page, suite
+from adamshap.reference.problem import Adam
+from adamshap.verify.claims import cost, downstream, estimators, fidelity, optimisers, page, retraining, suite
 
 TINY = {
     fidelity.NAME: fidelity.Settings(2, (1, 2), (4,), (0.999,), (), scan=False, train=40, valid=10),
     optimisers.NAME: optimisers.Settings(
         2, ("wine",), (optimisers.Regime("wine", "wine", (), 1.0, 8),), (1, 2), 30, 10, 1, 10, (3,)
     ),
+    retraining.NAME: retraining.Settings(2, (retraining.Case("wine", "wine", Adam(), 0.1),), 12, 6, 1, 4, (3,)),
     downstream.NAME: downstream.Settings(
         2, ("wine",), "wine", ("wine",), 40, 10, 2, 10, (3,), cuts=(1, 2), sources=1, shares=(0.5,), retrain_epochs=1
     ),
+    estimators.NAME: estimators.Settings(2, ("wine",), (4,), (1, 2), 20, 10),
     cost.NAME: cost.Settings(1, (Case((4, 8, 3), 8, 4, 3),)),
 }
 

@@ -28,7 +28,7 @@ def claims_command(
         int | None, typer.Option(min=1, show_default="one a core", help="Processes that measure side by side.")
     ] = None,
 ) -> None:
-    """Try what is claimed of attribution under Adam on real data: fidelity, optimisers, downstream use, cost.
+    """Try what is claimed of attribution under Adam on real data.
 
     Writes index.html, a page that needs nothing from outside; results.json with every number; results.md and figures.
     """

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from adamshap.verify.claims import cost, downstream, fidelity, optimisers
+from adamshap.verify.claims import cost, downstream, estimators, fidelity, optimisers, retraining
 from adamshap.verify.claims.section import Section
 from adamshap.verify.claims.statistics import Record
 
-CLAIMS: tuple[ModuleType, ...] = (fidelity, optimisers, downstream, cost)
+CLAIMS: tuple[ModuleType, ...] = (fidelity, optimisers, retraining, downstream, estimators, cost)
 """Each has NAME, TITLE, CLAIM, FULL, QUICK, ``measure(settings, seed)`` and ``section(settings, records)``."""
 ALONE = (cost.NAME,)
 """Claims that time things, and so are measured last, with nothing beside them."""
