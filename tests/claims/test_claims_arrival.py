@@ -23,12 +23,14 @@ def near(got: Array, wanted: Array) -> bool:
     return bool(np.all(np.abs(got - wanted) <= rounding(np.abs(wanted), 100)))
 
 
-def test_two_opposite_samples_have_the_best_slope() -> None:
-    """Two nodes of the normal rule are ±ς, and so are the samples: the expectation is the sum."""
-    x = np.array([[0.3, 0.1], [-0.3, -0.1]])
-    S, _ = coefficients_of("first", C, x, nodes=Nodes(own=2))
-    best = sum(x_i**2 * divided_difference(C, x_i, 0 * x_i) for x_i in x) / (x**2).sum(axis=0)
-    assert near(S, best)
+@pytest.mark.parametrize("arrival", ARRIVALS)
+def test_two_samples_have_the_best_slope(arrival: Arrival) -> None:
+    """Two nodes of the normal rule are its mean ± ς, and so are two samples: the expectation is their sum."""
+    x = np.array([[0.3, 0.1], [-0.1, 0.2]])
+    finds = {"first": (0 * x[::-1],), "last": (x[::-1],), "shapley": (0 * x, x[::-1])}[arrival]
+    S, _ = coefficients_of(arrival, C, x, nodes=Nodes(own=2))
+    changes = np.mean([x**2 * divided_difference(C, Y + x, Y) for Y in finds], axis=0)
+    assert near(S, changes.sum(axis=0) / (x**2).sum(axis=0))
 
 
 @pytest.mark.parametrize("arrival", ARRIVALS)
