@@ -45,7 +45,6 @@ NOT_RUN = {
 PROGRAMS = {
     "adamshap": [sys.executable, "-P", "-c", "from adamshap.reference.command.main import main; main()"],
     "pytest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
-    "python": [sys.executable],
 }
 
 
@@ -72,6 +71,10 @@ def test_the_code_of_a_page_works(name: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+    for file in {block.title for block in blocks(PAGES[name]) if block.title is not None}:
+        module = file.removesuffix(".py")
+        monkeypatch.setitem(sys.modules, module, sys)  # so that it is forgotten when the test ends
+        del sys.modules[module]
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(PAGES[name]):
         where = f"{PAGES[name]}, line {block.line}"

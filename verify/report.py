@@ -163,6 +163,7 @@ def to_html(report: Report) -> str:
         for outcome in report.failed
         if outcome.finding is not None
     )
+    left_out = "".join(f"<p>{html.escape(line)}</p>" for line in _left_out(report))
     diagnosis = f"<p><b>Diagnosis:</b> {html.escape(report.diagnosis.sentence)}.</p>" if report.diagnosis else ""
     return _PAGE.format(
         target=html.escape(report.target),
@@ -170,6 +171,7 @@ def to_html(report: Report) -> str:
         settings=f"{report.dtype}, profile {report.profile}, seed {report.seed}, adamshap {version('adamshap')}",
         diagnosis=diagnosis,
         rows=rows,
+        left_out=left_out,
         failures=f"<h2>Failures</h2>{failures}" if failures else "",
     )
 
@@ -183,11 +185,13 @@ table {{ border-collapse: collapse; width: 100%; }}
 td, th {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
 tr.passed td:nth-child(3) {{ color: #17723b; }} tr.failed td:nth-child(3) {{ color: #b00020; font-weight: bold; }}
 pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px; }} small {{ color: #666; }}
+@media (max-width: 40rem) {{ table {{ font-size: 13px; }} td, th {{ padding: .3rem; }} }}
 </style>
 <h1>{target}</h1>
 <p><b>{verdict}</b><br><small>{settings}</small></p>
 {diagnosis}
 <table><tr><th>property</th><th>what must hold</th><th>result</th><th>cases</th><th>seconds</th></tr>{rows}</table>
+{left_out}
 {failures}
 </html>
 """
