@@ -64,6 +64,7 @@ __all__ = [
     "quadrature_nodes",
     "refuse",
     "resumed",
+    "run_length",
     "run_settings",
 ]
 
@@ -186,10 +187,24 @@ def _real_array(field: str, value: object, shape: tuple[int | None, ...]) -> Any
         have == 0 if want is None else have != want for have, want in zip(array.shape, shape, strict=True)
     ):
         refuse(field, f"shape {array.shape}", f"shape {wanted}, not empty")
-    if not np.isfinite(array).all():
-        count = int(array.size - np.count_nonzero(np.isfinite(array)))
+    count = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in _parts(array))
+    if count:
         refuse(field, f"{count} values that are NaN or infinite", "finite numbers only")
     return _read_only(array)
+
+
+NUMBERS_AT_A_TIME = 1 << 20
+"""How much of an array is looked at in one go, so that a memory map need not fit into memory."""
+
+
+def _parts(array: Any) -> Iterator[Any]:
+    """Yield `array` by so many rows that each part is small."""
+    if array.ndim == 0:
+        yield array
+        return
+    rows = max(NUMBERS_AT_A_TIME * len(array) // max(array.size, 1), 1)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
 
 
 def _read_only(array: Any) -> Any:
@@ -608,6 +623,11 @@ def _log_epoch(last: Progress) -> None:
     )
 
 
+def run_length(of_epochs: int, steps: object) -> int:
+    """Return how many steps a run has: `steps`, where they are given, but not more than its epochs have."""
+    return of_epochs if steps is None else min(positive_integer("steps", steps), of_epochs)
+
+
 def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:
     """Yield (epoch, sample indices) for each step of a run: every epoch a new permutation, its last batch the rest.
 
@@ -631,9 +651,6 @@ else a trainer has, under names of its own."""
 
 Checkpointer = Callable[[int, Callable[[], Snapshot]], None]
 """Is given the number of completed steps, and a function that copies the run's state when it is called."""
-
-ROWS_AT_A_TIME = 4096
-"""How much of a data set is looked at in one go, so that memory maps need not fit into memory."""
 
 
 class Diverged(FloatingPointError):
@@ -684,8 +701,8 @@ def run_settings(train: Batch, valid: Batch, **settings: Any) -> str:
 
 def _checksum(array: Any) -> str:
     value = 0
-    for start in range(0, len(array), ROWS_AT_A_TIME):
-        value = zlib.crc32(_on_host(array[start : start + ROWS_AT_A_TIME]).tobytes(), value)
+    for part in _parts(array):
+        value = zlib.crc32(_on_host(part).tobytes(), value)
     return f"{array.dtype} {array.shape} {value:08x}"
 
 

@@ -187,8 +187,6 @@ def attribute_command(
     Writes a folder with scores.csv, scores.npz, config.json, results.json, a log and checkpoints, and examples.png
     where examples are images. Ctrl-C saves the run; --resume goes on with it, to the same numbers.
     """
-    if not checkpoint_seconds >= 0:
-        raise CommandError(f"--checkpoint-seconds: got {checkpoint_seconds}; needs a number of at least 0")
     console = Console(quiet=as_json)
     trainer = trainers.installed_trainer()
     if resume is not None:
