@@ -18,29 +18,26 @@ from adamshap.gpu.layers import Workshop
 from adamshap.gpu.single import ScoreDtype, Variance, question_of
 from adamshap.gpu.step import Arrays, Judged, State, Taken, attribute_step, like
 from adamshap.reference.problem import (
-    REDUCTIONS,
     Adam,
     AdamState,
     Array,
     Batch,
     Checkpointer,
+    Credit,
     Diverged,
     Gradient,
     Network,
     Progress,
     Reduction,
     Run,
+    RunConfig,
     Slope,
     Snapshot,
-    batch_order,
-    check_batch,
     first_not_finite,
     logged,
-    one_of,
     positive_integer,
     refuse,
     resumed,
-    run_length,
     run_settings,
 )
 
@@ -64,6 +61,7 @@ def attribute(
     seed: int = 0,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
+    credit: Credit = "step",
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     reduction: Reduction = "mean",
@@ -91,14 +89,26 @@ def attribute(
         The run ends after so many, if `epochs` do not end before.
     seed : int
         Of the parameters, of the order of the samples and of the sketch's first basis.
-    slope, gradient, per_validation, nodes, rank, score_dtype
-        As for `scores`.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S, as for `scores`.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `scores`.
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
+    credit : {"step"}
+        Nobody is credited with the step that momentum takes without data.
     reduction : {"mean", "sum"}
         As for `Step`.
+    rank : int, optional
+        Score by a sketch of this rank, its range kept from step to step; None is exact.
     variance : {"rank_one", "exact"}
         σ² of "random_order": from norms alone, or exact at the cost of one more matrix product a layer.
     micro_batch : int, optional
         So many samples go through the network at a time, twice each; less memory for batches, the same result.
+    score_dtype : {"tf32", "float16"}, optional
+        As for `scores`.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -126,18 +136,9 @@ def attribute(
     MemoryError
         No room for a named buffer.
     """
-    for name, value, kind in (
-        ("network", network, Network),
-        ("adam", adam, Adam),
-        ("train", train, Batch),
-        ("valid", valid, Batch),
-    ):
-        if not isinstance(value, kind):
-            refuse(name, type(value).__name__, f"a {kind.__name__}", TypeError)
-    check_batch("train", train, network)
-    check_batch("valid", valid, network)
-    one_of("reduction", reduction, REDUCTIONS)
-    epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
+    if credit != "step":
+        refuse("credit", repr(credit), "'step'; the oracle has 'carry' too")
     space = pick_space(device, dtype)
     question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
@@ -151,10 +152,8 @@ def attribute(
     state = State({name: p.copy() for name, p in initial.items()}, _zeros(shop), _zeros(shop), 1)
     spare = _spare(shop, chunk is not None and chunk < min(batch_size, train.n))
     data = _Data.of(shop, train, valid, min(batch_size, train.n))
-    per_epoch = -(-train.n // batch_size)
-    length = run_length(epochs * per_epoch, steps)
     shape = (train.n, valid.n) if per_validation else (train.n,)
-    ledger = _Ledger.of(space, length, per_epoch, shape, on_step)
+    ledger = _Ledger.of(space, config.length, config.per_epoch, shape, on_step)
     settings = ""
     if resume is not None or on_checkpoint is not None:
         settings = run_settings(
@@ -164,7 +163,7 @@ def attribute(
             network=network,
             adam=adam,
             epochs=epochs,
-            steps=length,
+            steps=config.length,
             batch_size=batch_size,
             seed=seed,
             question=question,
@@ -184,6 +183,7 @@ def attribute(
             sgd_scores=ledger.sgd_totals,
             seen=ledger.seen,
             history=ledger.history(),
+            config=config,
         )
 
     def look(at_once: bool = False) -> None:
@@ -222,8 +222,7 @@ def attribute(
             for layer, group in (map(int, name.split("/")[1:]) for name in bases if name in kept):
                 sketch.bases[layer, group] = space.real(kept[f"basis/{layer}/{group}"])
     with shop.at_work():
-        order = batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed)
-        for number, (_, index) in islice(enumerate(order, start=1), ledger.done, length):
+        for number, (_, index) in islice(enumerate(config.order(), start=1), ledger.done, None):
             take(index)
             look()
             if on_checkpoint is not None:

@@ -27,6 +27,7 @@ import operator
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from itertools import islice
 from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
@@ -34,6 +35,7 @@ import numpy.typing as npt
 
 __all__ = [
     "ACTIVATIONS",
+    "CREDITS",
     "DENOMINATORS",
     "GRADIENTS",
     "LOSSES",
@@ -52,6 +54,7 @@ __all__ = [
     "Params",
     "Progress",
     "Run",
+    "RunConfig",
     "Snapshot",
     "Step",
     "batch_order",
@@ -64,7 +67,6 @@ __all__ = [
     "quadrature_nodes",
     "refuse",
     "resumed",
-    "run_length",
     "run_settings",
 ]
 
@@ -81,6 +83,7 @@ Reduction = Literal["mean", "sum"]
 Slope = Literal["sgd", "frozen", "linearized", "tangent", "secant", "random_order"]
 Gradient = Literal["start", "midpoint", "path"]
 Denominator = Literal["exact", "previous"]
+Credit = Literal["step", "carry"]
 MarginalKind = Literal["first", "last", "shapley"]
 MarginalLoss = Literal["exact", "first_order"]
 
@@ -90,6 +93,7 @@ REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 SLOPES: tuple[str, ...] = get_args(Slope)
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
+CREDITS: tuple[str, ...] = get_args(Credit)
 MARGINALS: tuple[str, ...] = get_args(MarginalKind)
 MARGINAL_LOSSES: tuple[str, ...] = get_args(MarginalLoss)
 
@@ -281,7 +285,18 @@ class Network:
         return shapes
 
     def init(self, seed: int = 0) -> Params:
-        """Return fresh float64 parameters, uniform on ±1/√d_in as PyTorch's ``nn.Linear`` (not its random numbers)."""
+        """Return fresh float64 parameters, uniform on ±1/√d_in as PyTorch's ``nn.Linear`` (not its random numbers).
+
+        Parameters
+        ----------
+        seed : int
+            Of the random numbers.
+
+        Returns
+        -------
+        dict of arrays
+            One a parameter, with the names and shapes of `shapes`.
+        """
         generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
         bounds = {layer: 1 / math.sqrt(d_in) for layer, d_in in enumerate(self.sizes[:-1])}
         return {
@@ -366,13 +381,32 @@ class AdamState:
 
     @classmethod
     def zeros(cls, params: Mapping[str, Any]) -> "AdamState":
-        """Return the state before the first step, for parameters like `params`."""
+        """Return the state before the first step, for parameters like `params`.
+
+        Parameters
+        ----------
+        params : dict of arrays
+            Whose names, shapes and dtypes the moments take.
+
+        Returns
+        -------
+        AdamState
+            Of step 0, with moments of 0.
+        """
         return cls(0, *({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2)))
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples: inputs ``x`` (n, d_in) with integer labels ``y`` (n,) or real targets ``y`` (n, d_out)."""
+    """Samples: inputs with labels, or with targets.
+
+    Parameters
+    ----------
+    x : array (n, d_in)
+        Inputs, finite.
+    y : int array (n,), or array (n, d_out)
+        Labels for the loss "cross_entropy", real targets for "mse".
+    """
 
     x: Array
     y: Array
@@ -401,7 +435,18 @@ class Batch:
         return len(self.x)
 
     def take(self, index: Array) -> "Batch":
-        """Return the samples that `index` (integers or a boolean mask) names, at least one."""
+        """Return some of the samples, at least one.
+
+        Parameters
+        ----------
+        index : int array, or bool array (n,)
+            Which samples, in which order; or a mask.
+
+        Returns
+        -------
+        Batch
+            Those samples.
+        """
         return Batch(self.x[index], self.y[index])
 
 
@@ -458,7 +503,13 @@ class Step:
         return self.valid.n
 
     def as_float64(self) -> "Step":
-        """Return this step with every real array in float64 and all of them NumPy's: itself, where it already is."""
+        """Return this step with every real array in float64 and all of them NumPy's.
+
+        Returns
+        -------
+        Step
+            Itself, where it already is so.
+        """
         groups = (self.params, self.state.m, self.state.v)
         batches = (self.train, self.valid)
         reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
@@ -519,8 +570,68 @@ class Marginals:
 
 
 @dataclass(frozen=True, eq=False)
+class RunConfig:
+    """What a training run is made of, enough to train again; refuses what does not fit together.
+
+    Parameters
+    ----------
+    network : Network
+    adam : Adam
+    train, valid : Batch
+        N training samples and n_val validation samples.
+    epochs, batch_size, seed : int
+        As for `batch_order`; the parameters start at ``network.init(seed)``, the moments at 0.
+    reduction : {"mean", "sum"}
+        As for `Step`.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
+    """
+
+    network: Network
+    adam: Adam
+    train: Batch
+    valid: Batch
+    epochs: int
+    batch_size: int
+    seed: int
+    reduction: Reduction = "mean"
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for field, kind in {"network": Network, "adam": Adam, "train": Batch, "valid": Batch}.items():
+            if not isinstance(getattr(self, field), kind):
+                refuse(field, type(getattr(self, field)).__name__, f"a {kind.__name__}", TypeError)
+        for field in ("train", "valid"):
+            check_batch(field, getattr(self, field), self.network)
+        one_of("reduction", self.reduction, REDUCTIONS)
+        for field, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            object.__setattr__(self, field, positive_integer(field, getattr(self, field), minimum))
+        if self.steps is not None:
+            object.__setattr__(self, "steps", positive_integer("steps", self.steps))
+
+    @property
+    def per_epoch(self) -> int:
+        """Number of steps of a whole epoch."""
+        return -(-self.train.n // self.batch_size)
+
+    @property
+    def length(self) -> int:
+        """Number of steps of the run."""
+        of_epochs = self.epochs * self.per_epoch
+        return of_epochs if self.steps is None else min(self.steps, of_epochs)
+
+    def order(self) -> Iterator[tuple[int, Array]]:
+        """Yield (epoch, sample indices) for each step."""
+        order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
+        return islice(order, self.steps)
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
     """A training run with its attribution.
+
+    With ``credit="carry"``, ``scores.sum(axis=0) + decay.sum(axis=0)`` is the validation loss before the run less that
+    after it, up to rounding (docs/method.md 6).
 
     Parameters
     ----------
@@ -536,6 +647,15 @@ class Run:
         In how many steps each sample took part.
     history : dict of arrays (steps,)
         ``epoch``; ``train_loss``, the batch's mean loss, and ``valid_loss``, both before the step.
+    config : RunConfig, optional
+        What the run is made of; `retrained` and `metagradient` train again from it.
+    credit : {"step", "carry"}
+        Who was credited with the momentum steps: nobody, or the earlier samples that the momentum is made of.
+    decay : array (steps,), or (steps, n_val) with ``per_validation``; "carry" only
+        How much weight decay lowered the loss in each step; no sample's doing.
+    closed : array of the same shape; "carry" only
+        The part of each step's change of the loss that slope and validation gradient leave open, and that the scores
+        of its batch hold in equal parts.
     """
 
     initial_params: Params
@@ -545,6 +665,10 @@ class Run:
     sgd_scores: Array
     seen: Array
     history: dict[str, Array]
+    config: RunConfig | None = None
+    credit: Credit = "step"
+    decay: Array | None = None
+    closed: Array | None = None
 
     def to_frame(self) -> Any:
         """Return the scores as a ``pandas.DataFrame``, one row a training sample.
@@ -578,7 +702,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells after each step: ``step`` of ``steps``, ``epoch``, and both losses before the step."""
+    """What a run tells after each step.
+
+    Parameters
+    ----------
+    step, steps : int
+        Steps taken, of how many.
+    epoch : int
+        Counted from 0.
+    train_loss, valid_loss : float
+        Mean losses of the batch and of the validation samples, before the step.
+    """
 
     step: int
     steps: int
@@ -621,11 +755,6 @@ def _log_epoch(last: Progress) -> None:
         last.train_loss,
         last.valid_loss,
     )
-
-
-def run_length(of_epochs: int, steps: object) -> int:
-    """Return how many steps a run has: `steps`, where they are given, but not more than its epochs have."""
-    return of_epochs if steps is None else min(positive_integer("steps", steps), of_epochs)
 
 
 def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:

@@ -6,32 +6,33 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adamshap.reference import ghost
+from adamshap.reference import carry, ghost
 from adamshap.reference.adam import apply_gradient
 from adamshap.reference.network import batch_gradient, mean_loss
 from adamshap.reference.problem import (
+    CREDITS,
     Adam,
     AdamState,
     Array,
     Batch,
     Checkpointer,
+    Credit,
     Diverged,
     Gradient,
     Network,
     Progress,
     Reduction,
     Run,
+    RunConfig,
     Slope,
     Snapshot,
     Step,
-    batch_order,
-    check_batch,
     first_not_finite,
     logged,
+    one_of,
     positive_integer,
     refuse,
     resumed,
-    run_length,
     run_settings,
 )
 
@@ -48,6 +49,7 @@ def attribute(
     seed: int = 0,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
+    credit: Credit = "step",
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     reduction: Reduction = "mean",
@@ -75,13 +77,33 @@ def attribute(
         The run ends after so many, if `epochs` do not end before.
     seed : int
         Of the parameters and of the order of the samples.
-    slope, gradient, per_validation, nodes
-        As for `scores`.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S, as for `scores`.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `scores`.
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
+    credit : {"step", "carry"}
+        "step" leaves the step that momentum takes without data to nobody. "carry" credits it to the earlier samples
+        whose gradients the momentum is made of: scores and weight decay's shares then add up to the whole change of the
+        validation loss (docs/method.md 6).
     reduction : {"mean", "sum"}
         As for `Step`.
-    rank, variance, micro_batch, score_dtype, device, dtype
-        The engine's, so that one call can be put to both. The oracle has one way of doing each thing (no sketch, exact
-        variance, float64 on the CPU) and refuses the others; `micro_batch` changes no result and is not used.
+    rank : None
+        The engine's, as are those that follow, so that one call can be put to both. The oracle has one way of doing
+        each thing and refuses the others; here, no sketch.
+    variance : {"exact"}
+        Of "random_order".
+    micro_batch : int, optional
+        Changes no result, and is not used.
+    score_dtype : None
+        The products are made in float64.
+    device : {"auto", "cpu"}
+        The CPU.
+    dtype : {"float64"}
+        In which everything is computed.
     on_step : callable, optional
         Called with a `Progress` after each step.
     on_checkpoint : callable, optional
@@ -92,6 +114,7 @@ def attribute(
     Returns
     -------
     Run
+        Scores, final parameters and history.
 
     Raises
     ------
@@ -112,12 +135,13 @@ def attribute(
             refuse(name, repr(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
-    check_batch("train", train, network)
-    check_batch("valid", valid, network)
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
+    one_of("credit", credit, CREDITS)
+    ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
+    if ledger is not None and (resume is not None or on_checkpoint is not None):
+        refuse("credit", "'carry' with checkpoints", "'step': the oracle's account of a run is kept in memory, whole")
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
-    epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
-    per_epoch = -(-train.n // batch_size)
-    length = run_length(epochs * per_epoch, steps)
+    length = config.length
     initial = params = network.init(seed)
     state = AdamState.zeros(params)
     shape = (train.n, valid.n) if per_validation else (train.n,)
@@ -156,9 +180,10 @@ def attribute(
         return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
 
     def so_far(done: int) -> Run:
-        history: dict[str, Array] = {"epoch": np.arange(done) // per_epoch}
+        history: dict[str, Array] = {"epoch": np.arange(done) // config.per_epoch}
         history |= {"train_loss": train_log[:done], "valid_loss": valid_log[:done]}
-        return Run(initial, params, state, totals, sgd_totals, seen, history)
+        sums, decay, closed = (totals, None, None) if ledger is None else ledger.settle(totals)
+        return Run(initial, params, state, sums, sgd_totals, seen, history, config, credit, decay, closed)
 
     if resume is not None:
         kept = resumed(resume, settings, snapshot(), steps=length)
@@ -169,12 +194,13 @@ def attribute(
         params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in initial} for group in ("params", "m", "v"))
         state = AdamState(done, m, v)
 
-    order = batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed)
-    for number, (epoch, index) in islice(enumerate(order, start=1), state.step, length):
+    for number, (epoch, index) in islice(enumerate(config.order(), start=1), state.step, None):
         step = Step(network, params, adam, state, train.take(index), valid, reduction)
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at, and told
             train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
-            scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
+            scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
+            if ledger is None:
+                scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
             sgd_scores = ghost.scores(step, "sgd", "start", per_validation=per_validation)
             g = batch_gradient(step.as_float64())
             watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
@@ -186,6 +212,8 @@ def attribute(
         if bad is not None:
             advice = f"a smaller lr than {adam.lr}, or smaller inputs"
             raise Diverged(number, length, *bad, so_far(number - 1), advice)
+        if ledger is not None:
+            ledger.enter(index, step, new_params)
         totals[index] += scores
         sgd_totals[index] += sgd_scores
         seen[index] += 1

@@ -2,10 +2,12 @@
 
 A candidate is any object or module with some of the functions of `FUNCTIONS`, of the oracle's signatures. What it lacks
 is not offered and not tested. A function may raise ``NotImplementedError("reason")`` for what it does not support; such
-cases are left out, and the reason is reported.
+cases are left out, and the reason is reported. It may take options that the oracle does not have: one that names a
+parameter ``micro_batch`` of `scores` is asked with it.
 """
 
 import importlib
+import inspect
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +23,24 @@ from adamshap.reference.problem import AdamState, Array, Marginals, Step
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence")
 ENTRY_POINTS = "adamshap.implementations"
 
+EXTRAS = ("micro_batch",)
+"""Options of `scores` that an implementation may have beyond the contract; they change no result."""
+
 Answer = dict[str, Array]
 """Named arrays: ``values`` for most functions; ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step`` for `update`."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One call: a function of the contract and its keyword arguments beside the step."""
+    """One call.
+
+    Parameters
+    ----------
+    function : str
+        One of `FUNCTIONS`.
+    options : dict
+        Its keyword arguments beside the step.
+    """
 
     function: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -47,11 +60,22 @@ Ask = Callable[[Step, Query], Any]
 
 @dataclass(frozen=True)
 class Implementation:
-    """A candidate: its name, what it offers, and one function that puts a call to it."""
+    """A candidate.
+
+    Parameters
+    ----------
+    name : str
+        For reports.
+    offers : frozenset of str
+        Those of `FUNCTIONS`, and of `EXTRAS`, that it has.
+    ask : callable
+        From a step and a `Query` to what the candidate returns for it.
+    """
 
     name: str
     offers: frozenset[str]
     ask: Ask
+    extras: frozenset[str] = frozenset()
 
 
 class LoadError(Exception):
@@ -75,6 +99,11 @@ def load(target: str) -> Implementation:
         ``package.module``, ``package.module:object``, or the name of an entry point of the group
         ``adamshap.implementations``.
 
+    Returns
+    -------
+    Implementation
+        What `implementation` makes of it.
+
     Raises
     ------
     LoadError
@@ -97,6 +126,18 @@ def load(target: str) -> Implementation:
 def implementation(candidate: Any, name: str) -> Implementation:
     """Return any object or module as an `Implementation`.
 
+    Parameters
+    ----------
+    candidate : object
+        With some of `FUNCTIONS` as attributes; an `Implementation` is returned as it is.
+    name : str
+        For reports.
+
+    Returns
+    -------
+    Implementation
+        Which offers what the object has.
+
     Raises
     ------
     LoadError
@@ -111,11 +152,32 @@ def implementation(candidate: Any, name: str) -> Implementation:
     def ask(step: Step, query: Query) -> Any:
         return getattr(candidate, query.function)(step, **query.options)
 
-    return Implementation(name, offers, ask)
+    return Implementation(name, offers, ask, _extras(getattr(candidate, "scores", None)))
+
+
+def _extras(scores: Any) -> frozenset[str]:
+    """Return which of `EXTRAS` a function names among its parameters; ``**options`` names none."""
+    try:
+        return frozenset(EXTRAS) & frozenset(inspect.signature(scores).parameters)
+    except (TypeError, ValueError):  # no function, or one whose signature Python cannot tell
+        return frozenset()
 
 
 def answer(candidate: Implementation, step: Step, query: Query, timeout: float | None = None) -> Answer:
     """Put `query` to `candidate`, and return its answer once it is known to be one.
+
+    Parameters
+    ----------
+    candidate : Implementation
+    step : Step
+    query : Query
+    timeout : float, optional
+        Seconds that the call may take.
+
+    Returns
+    -------
+    dict of arrays
+        In float64: ``values``, or for `update` ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step``.
 
     Raises
     ------
@@ -127,7 +189,7 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
     """
     if query.function not in candidate.offers:
         raise Unsupported(f"{query.function} is not offered")
-    inputs = _arrays_of(step)
+    inputs = arrays_of(step)
     before = [array.copy() for array in inputs]
     try:
         with _time_limit(timeout):
@@ -151,7 +213,8 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
     return {name: array.astype(np.float64) for name, array in named.items()}
 
 
-def _arrays_of(step: Step) -> list[Array]:
+def arrays_of(step: Step) -> list[Array]:
+    """Return every array in a step."""
     groups = (step.params, step.state.m, step.state.v)
     batches = [array for batch in (step.train, step.valid) for array in (batch.x, batch.y)]
     return [array for group in groups for array in group.values()] + batches

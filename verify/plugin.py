@@ -1,5 +1,6 @@
-"""The pytest plugin: CuPy on the CPU, and receipts of runs on a GPU.
+"""The pytest plugin: an implementation's properties, CuPy on the CPU, and receipts of runs on a GPU.
 
+- ``pytest --pyargs adamshap.verify --adamshap-target package.module:object`` tries the properties on an implementation.
 - ``pytest --cupy-on-cpu`` runs CuPy on the CPU, and ends where that is impossible; ``--cupy-on-cpu-modes`` tells how.
 - The fixture `device` gives a test one array library after the other: NumPy, CuPy on the CPU, CuPy on a real device.
 - Tests marked ``gpu`` need a real device. ``pytest -m gpu --receipt DIRECTORY`` runs them and writes the receipt.
@@ -21,6 +22,8 @@ import pytest
 __all__ = ["Device"]
 
 CPU_DEVICE = "adamshap.verify.cpu_device"
+CONFORMANCE = "adamshap.verify.conformance"
+_HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,21 @@ class Device:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("adamshap")
+    group.addoption(
+        "--adamshap-target",
+        metavar="TARGET",
+        help="the implementation to try, as for `adamshap verify`; use it with --pyargs adamshap.verify",
+    )
+    group.addoption(
+        "--adamshap-profile",
+        choices=("quick", "ci", "thorough"),
+        default="quick",
+        help="how many random cases: 15, 60 or 600 for each property",
+    )
+    group.addoption("--adamshap-seed", type=int, default=0, help="of the random cases")
+    group.addoption(
+        "--adamshap-timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take; default: 60"
+    )
     group.addoption(
         "--cupy-on-cpu",
         action="store_true",
@@ -82,13 +100,32 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_ReceiptWriter(config, folder, source), "adamshap-receipt")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect this package as a folder: as a package it would be imported once more, without its parent's name."""
+    return pytest.Dir.from_parent(parent, path=path) if path.resolve() == _HERE else None
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect the properties where somebody asks for them, by a target or by this package's name."""
+    config = parent.config
+    asked = config.getoption("--adamshap-target") is not None or config.getoption("pyargs")
+    if not asked or file_path.resolve() != _HERE / "properties.py":
+        return None
+    conformance: Any = importlib.import_module(CONFORMANCE)
+    collector: pytest.Collector = conformance.Properties.from_parent(parent, path=file_path)
+    return collector
+
+
 def pytest_report_header() -> str | None:
     """Say what CuPy runs on."""
     return _what_cupy_runs_on()
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say it again: a fixture may have installed CuPy on the CPU meanwhile."""
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say which mistake explains failures; and what CuPy runs on: a fixture may have installed it meanwhile."""
+    if config.getoption("--adamshap-target") is not None and CONFORMANCE in sys.modules:
+        sys.modules[CONFORMANCE].summarize(terminalreporter, config)
     line = _what_cupy_runs_on()
     if line is not None:
         terminalreporter.write_line(line)

@@ -22,12 +22,26 @@ from adamshap.reference.problem import (
     Batch,
     Step,
 )
-from adamshap.verify.implementation import Answer, Implementation, Query, answer
+from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer, arrays_of
 from adamshap.verify.oracle import bounds, expected
-from adamshap.verify.strategies import seeds, steps
-from adamshap.verify.tolerance import conditioning, parameter_count, rounding
+from adamshap.verify.strategies import large_steps, null_samples, seeds, steps, steps_with_null_samples
+from adamshap.verify.tolerance import DRAWS, conditioning, parameter_count, rounding
 
 Kind = Literal["agreement", "metamorphic"]
+
+ANY = "any"
+"""The function of a property that is about all of them."""
+
+EACH_FUNCTION = (
+    Query("update"),
+    Query("utility"),
+    Query("marginals", {"kind": "last", "loss": "exact"}),
+    Query("scores", {"slope": "random_order", "gradient": "path"}),
+    Query("influence"),
+)
+
+LARGE = 5
+"""What a case of `large_steps` costs, in ordinary cases."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +78,15 @@ class Property:
     name, sentence, equation : str
     kind : {"agreement", "metamorphic"}
     function : str
-        The function of the contract that it is about.
+        The function of the contract that it is about; `ANY` for all that a candidate offers.
     cases : strategy of Case
     check : callable
         ``check(ask, case, dtype)``, which raises `Disagreement`, or returns the largest share of its bound that an
         error took; `ask` returns a candidate's answer.
+    extra : str
+        The one of `implementation.EXTRAS` that it is about, if any.
+    cost : int
+        How many ordinary cases one of its cases stands for: a profile tries as many fewer.
     """
 
     name: str
@@ -78,6 +96,13 @@ class Property:
     function: str
     cases: st.SearchStrategy[Case]
     check: Check
+    extra: str = ""
+    cost: int = 1
+
+    def is_about(self, candidate: Implementation) -> bool:
+        """Whether the candidate offers what the property is about."""
+        offered = self.function in candidate.offers or (self.function == ANY and bool(candidate.offers))
+        return offered and (not self.extra or self.extra in candidate.extras)
 
 
 def asker(candidate: Implementation, timeout: float | None = None) -> Asker:
@@ -119,7 +144,11 @@ def _agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
 
 def _spread(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Array:
     """How far the candidate's own answers move when its inputs change by relative u: conditioning without an oracle."""
-    return conditioning(lambda step: ask(in_dtype(step, dtype), case.query)["values"], case.step, dtype, seed=case.seed)
+    # The largest over the samples is what counts: where they are many, few draws see it.
+    draws = DRAWS if case.step.n <= 256 else 2
+    return conditioning(
+        lambda step: ask(in_dtype(step, dtype), case.query)["values"], case.step, dtype, seed=case.seed, draws=draws
+    )
 
 
 def _scores_follow_samples(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -196,23 +225,19 @@ def _rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> 
 
 
 def _large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """D(g) → ε: every slope but SGD's own becomes η k / ε."""
-    beta1, t = case.step.adam.betas[0], case.step.state.step + 1
-    eps = 1e12
-    step = replace(case.step, adam=replace(case.step.adam, eps=eps))
+    """D(g) → ε: every slope but SGD's own becomes η k / ε, which is η k again for the learning rate ε η.
+
+    ε is so large that nothing of r(g) is left beside it, and its square is still within the range of the dtype.
+    """
+    adam, t = case.step.adam, case.step.state.step + 1
+    eps = 1e18 if np.dtype(dtype).itemsize <= 4 else 1e30
+    step = replace(case.step, adam=replace(adam, eps=eps, lr=adam.lr * eps))
+    beta1 = adam.betas[0]
     k = (1 - beta1) / (1 - beta1**t)
-    sgd = ask(step, Query("scores", {"slope": "sgd", "gradient": "start"}))["values"]
-    values = ask(step, case.query)["values"]
-    size = np.abs(k * sgd).max() + np.max(_spread(ask, Case(step, case.query, case.seed), dtype)) * eps
-    # √v̂ and the gradient beside ε, and β^t as a power, which loses 1/(1 − β) digits.
-    root = max(float(np.sqrt(v.max())) for v in step.state.v.values()) * t
-    scale = size * (1 + beta1 / (1 - beta1)) * (1 + root / eps / rounding(1.0, 1, dtype))
-    bound = rounding(scale, parameter_count(step), dtype) + np.abs(sgd).max() * 1 / eps * _gradient_scale(step)
-    return compare(case, {"values": values * eps}, {"values": k * sgd}, {"values": np.full(values.shape, bound)})
-
-
-def _gradient_scale(step: Step) -> float:
-    return float(np.abs(step.train.x).max() + 1) * (1 + _outputs_scale(step)) * step.n
+    wanted = k * ask(case.step, Query("scores", {"slope": "sgd", "gradient": "start"}))["values"]
+    # 1 − β^t, as everybody computes it, loses up to 1/(1 − β) digits' worth.
+    bound = _own_bound(ask, Case(step, case.query, case.seed), wanted, dtype) / (1 - beta1)
+    return compare(case, {"values": ask(step, case.query)["values"]}, {"values": wanted}, {"values": bound})
 
 
 def _a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -227,6 +252,42 @@ def _a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DTyp
 def _answers_are_repeatable(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     first, second = (ask(case.step, case.query) for _ in range(2))
     return compare(case, second, first, {name: np.zeros_like(array) for name, array in first.items()})
+
+
+def _null_samples_score_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
+    """x_i is zero in every element, exactly, and so is a dot product with it."""
+    null = null_samples(case.step)
+    values = ask(case.step, case.query)["values"]
+    nothing = np.zeros_like(values)
+    kept = np.where(null.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)
+    return compare(case, {"values": kept}, {"values": nothing}, {"values": nothing})
+
+
+def _micro_batches_change_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
+    whole = Query("scores", {name: value for name, value in case.query.options.items() if name != "micro_batch"})
+    base = ask(case.step, whole)["values"]
+    bound = _own_bound(ask, Case(case.step, whole, case.seed), base, dtype)
+    return compare(case, {"values": ask(case.step, case.query)["values"]}, {"values": base}, {"values": bound})
+
+
+def _inputs_are_untouched(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
+    """Every function is asked about one and the same step, which is looked at in the end.
+
+    `answer` looks at it after each call; here a change shows too that comes after the call has returned.
+    """
+    before = in_dtype(case.step, dtype)
+    reasons = []
+    for query in EACH_FUNCTION:
+        options = {"coalition": np.arange(case.step.n) % 2 == 0} if query.function == "utility" else query.options
+        try:
+            ask(case.step, Query(query.function, options))
+        except Unsupported as reason:
+            reasons.append(reason)
+    if len(reasons) == len(EACH_FUNCTION):
+        raise reasons[0]
+    if any(not np.array_equal(now, then) for now, then in zip(arrays_of(case.step), arrays_of(before), strict=True)):
+        raise Misbehaviour("changed its input after it had answered")
+    return 0.0
 
 
 # --- cases ------------------------------------------------------------------------------------------------------------
@@ -251,12 +312,12 @@ def cases(query: Query, **limits: Any) -> st.SearchStrategy[Case]:
     return st.builds(Case, steps(**limits), st.just(query), seeds)
 
 
-def score_cases(**options: Any) -> st.SearchStrategy[Case]:
-    """Return cases of `scores` with `options`, over every slope and gradient that they leave open."""
+def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st.SearchStrategy[Case]:
+    """Return cases of `scores` over steps `of`, with `options`, over every slope and gradient that they leave open."""
     drawn = {"slope": st.sampled_from(SLOPES), "gradient": st.sampled_from(GRADIENTS)}
     fixed = {name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in options.items()}
     query = st.fixed_dictionaries(drawn | fixed).map(lambda given: Query("scores", given))
-    return st.builds(Case, steps(), query, seeds)
+    return st.builds(Case, steps() if of is None else of, query, seeds)
 
 
 @st.composite
@@ -272,9 +333,21 @@ def _agreement(name: str, sentence: str, equation: str, function: str, strategy:
 
 
 def _metamorphic(
-    name: str, sentence: str, equation: str, strategy: st.SearchStrategy[Case], check: Check, function: str = "scores"
+    name: str,
+    sentence: str,
+    equation: str,
+    strategy: st.SearchStrategy[Case],
+    check: Check,
+    function: str = "scores",
+    extra: str = "",
 ) -> Property:
-    return Property(name, sentence, equation, "metamorphic", function, strategy, check)
+    return Property(name, sentence, equation, "metamorphic", function, strategy, check, extra)
+
+
+def _large(one: Property, strategy: st.SearchStrategy[Case]) -> Property:
+    """The same at sizes that overrun blocks of 256."""
+    sentence = f"{one.sentence[:-1]}, also with more than 256 samples and units."
+    return replace(one, name=f"large-{one.name}", sentence=sentence, cases=strategy, cost=LARGE)
 
 
 _SLOPE_EQUATIONS = {
@@ -285,13 +358,15 @@ _SLOPE_EQUATIONS = {
     "secant": "S = A[g, 0]",
     "random_order": "S = Σ w Σ 2 a h² A[τ g + h s, τ g − h s]",
 }
+_NOT_SGD = st.sampled_from([slope for slope in SLOPES if slope != "sgd"])
+_NOT_RANDOM = st.sampled_from([slope for slope in SLOPES if slope != "random_order"])
 _MARGINAL_EQUATIONS = {
     "first": "U({i}) − U(∅)",
     "last": "U(B) − U(B∖{i})",
     "shapley": "mean over all orders of arrival",
 }
 
-PROPERTIES: tuple[Property, ...] = (
+_AGREEMENT: tuple[Property, ...] = (
     _agreement(
         "update",
         "The step is Adam's.",
@@ -372,6 +447,9 @@ PROPERTIES: tuple[Property, ...] = (
         "influence",
         cases(Query("influence")),
     ),
+)
+
+_METAMORPHIC: tuple[Property, ...] = (
     _metamorphic(
         "equivariance",
         "Scores follow their samples when the batch is reordered.",
@@ -404,21 +482,21 @@ PROPERTIES: tuple[Property, ...] = (
         "rescaling",
         "A common factor of loss, m, √v and ε changes nothing.",
         "A_{c m, c² v, c ε}(c g) = A_{m, v, ε}(g)",
-        score_cases(slope=st.sampled_from([slope for slope in SLOPES if slope != "sgd"])),
+        score_cases(slope=_NOT_SGD),
         _rescaling_changes_nothing,
     ),
     _metamorphic(
         "sgd-limit",
         "A large ε leaves SGD with momentum.",
-        "ε S → η k",
-        score_cases(slope=st.sampled_from([slope for slope in SLOPES if slope != "sgd"]), gradient="start"),
+        "η ε k / D(g) → η k",
+        score_cases(slope=_NOT_SGD, gradient="start"),
         _large_eps_leaves_sgd,
     ),
     _metamorphic(
         "duplicate-batch",
         "A batch with every sample twice gives each copy half.",
         "score_i(B + B) = score_i(B) / 2",
-        score_cases(slope=st.sampled_from([slope for slope in SLOPES if slope != "random_order"])),
+        score_cases(slope=_NOT_RANDOM),
         _a_duplicate_batch_halves_the_scores,
     ),
     _metamorphic(
@@ -428,4 +506,40 @@ PROPERTIES: tuple[Property, ...] = (
         score_cases(),
         _answers_are_repeatable,
     ),
+    _metamorphic(
+        "null-sample",
+        "A sample without a gradient scores nothing.",
+        "x_i = 0 ⇒ score_i = 0",
+        score_cases(steps_with_null_samples(steps()), per_validation=st.booleans()),
+        _null_samples_score_nothing,
+    ),
+    _metamorphic(
+        "micro-batch",
+        "The size of micro-batches changes nothing.",
+        "score(step, micro_batch) = score(step)",
+        score_cases(micro_batch=st.integers(1, 33)),
+        _micro_batches_change_nothing,
+        extra="micro_batch",
+    ),
+    _metamorphic(
+        "inputs-untouched",
+        "No call changes the step that it is given.",
+        "step = step",
+        cases(Query("update")),
+        _inputs_are_untouched,
+        ANY,
+    ),
 )
+
+_BY_NAME = {one.name: one for one in _METAMORPHIC}
+
+_LARGE: tuple[Property, ...] = (
+    _large(_BY_NAME["equivariance"], score_cases(large_steps())),
+    _large(_BY_NAME["additivity"], score_cases(large_steps())),
+    _large(_BY_NAME["efficiency"], score_cases(large_steps(), efficient=True)),
+    _large(_BY_NAME["duplicate-batch"], score_cases(large_steps(), slope=_NOT_RANDOM)),
+    _large(_BY_NAME["null-sample"], score_cases(steps_with_null_samples(large_steps()))),
+    _large(_BY_NAME["micro-batch"], score_cases(large_steps(), micro_batch=st.sampled_from([100, 255, 256, 257]))),
+)
+
+PROPERTIES = (*_AGREEMENT, *_METAMORPHIC, *_LARGE)

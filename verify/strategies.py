@@ -4,6 +4,7 @@ What shapes a problem (sizes, names, exponents, t) is drawn by Hypothesis, so th
 network and batch; the numbers in the arrays come from a generator whose seed is drawn.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,84 @@ def steps(
     )
     assume(_reach(step) <= FARTHEST)
     return step
+
+
+@st.composite
+def large_steps(draw: Any) -> Step:
+    """Return steps with more than 256 samples and a layer wider than 256, so that blocks of 256 are overrun.
+
+    256 is what buffers, tiles and small integers are usually made for; n times the width is beyond 2¹⁶. Not larger: an
+    implementation that forms every sample's gradient needs 300 times 3600 numbers for them, 9 MB, and a program in
+    another language reads them as JSON. Size is what these are about: the state is one that a run leaves, ε common.
+    """
+    wide, narrow = st.integers(257, 272), st.integers(2, 6)
+    sizes = draw(st.tuples(narrow, wide, narrow) | st.tuples(wide, narrow), label="sizes")
+    net = Network(
+        sizes,
+        draw(st.sampled_from(ACTIVATIONS), label="activation"),
+        draw(st.sampled_from(LOSSES), label="loss"),
+        draw(st.booleans(), label="bias"),
+    )
+    params, generator = net.init(draw(seeds, label="parameter seed")), np.random.default_rng(draw(seeds, label="seed"))
+    state = AdamState(
+        draw(step_numbers, label="completed steps"),
+        {name: 0.01 * generator.standard_normal(p.shape) for name, p in params.items()},
+        {name: 1e-4 * generator.chisquare(3, p.shape) for name, p in params.items()},
+    )
+    train, valid = (
+        _plain_batch(net, draw(st.integers(*limits), label=label), generator)
+        for label, limits in (("n", (257, 300)), ("n_val", (1, 4)))
+    )
+    adam = Adam(weight_decay=draw(st.sampled_from([0.0, 0.01]), label="weight decay"))
+    return Step(net, params, adam, state, train, valid, draw(st.sampled_from(REDUCTIONS), label="reduction"))
+
+
+def _plain_batch(net: Network, n: int, generator: np.random.Generator) -> Batch:
+    x = generator.standard_normal((n, net.sizes[0]))
+    if net.loss == "cross_entropy":
+        return Batch(x, generator.integers(0, net.sizes[-1], n))
+    return Batch(x, generator.standard_normal((n, net.sizes[-1])))
+
+
+@st.composite
+def steps_with_null_samples(draw: Any, of: st.SearchStrategy[Step]) -> Step:
+    """Return steps of `of`, changed so that `null_samples` are some of their samples.
+
+    Either the network has no bias and an activation with φ(0) = 0, and the sample's input is zero: every layer's input
+    is, and with it the gradient. Or the loss is "mse", the last layer's weights are zero, and the sample's target is
+    the last bias: the outputs are that bias, and the gradient at the outputs is zero. In both, each product that the
+    gradient is made of has a factor of exactly zero, in any arithmetic.
+    """
+    step: Step = draw(of)
+    generator = np.random.default_rng(draw(seeds, label="null seed"))
+    null = generator.random(step.n) < 0.5
+    null[generator.integers(step.n)] = True
+    if draw(st.booleans(), label="zero input"):
+        net = replace(
+            step.net, bias=False, activation="relu" if step.net.activation == "sigmoid" else step.net.activation
+        )
+        params, m, v = ({name: a[name] for name in net.shapes} for a in (step.params, step.state.m, step.state.v))
+        x = np.where(null[:, None], 0.0, step.train.x)
+        return replace(
+            step, net=net, params=params, state=AdamState(step.state.step, m, v), train=Batch(x, step.train.y)
+        )
+    net, last = replace(step.net, loss="mse"), step.net.depth - 1
+    params = dict(step.params) | {f"{last}.weight": np.zeros(net.shapes[f"{last}.weight"])}
+    exact = params.get(f"{last}.bias", np.zeros(net.sizes[-1]))
+    others, judges = (generator.standard_normal((batch.n, net.sizes[-1])) for batch in (step.train, step.valid))
+    train, valid = Batch(step.train.x, np.where(null[:, None], exact, others)), Batch(step.valid.x, judges)
+    return replace(step, net=net, params=params, train=train, valid=valid)
+
+
+def null_samples(step: Step) -> Array:
+    """Return a mask of the samples whose gradient is zero for one of the reasons in `steps_with_null_samples`."""
+    null = np.zeros(step.n, bool)
+    if not step.net.bias and step.net.activation != "sigmoid":
+        null |= (step.train.x == 0).all(axis=1)
+    last = step.net.depth - 1
+    if step.net.loss == "mse" and not step.params[f"{last}.weight"].any():
+        null |= (step.train.y == step.params.get(f"{last}.bias", 0.0)).all(axis=1)
+    return null
 
 
 def _reach(step: Step) -> float:

@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.pictures import draw
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
 from adamshap.reference.problem import Array, Diverged, Network, Run, Snapshot
+
+T = TypeVar("T")
 
 COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen")
 
@@ -62,11 +65,19 @@ def make(target: Path, config: dict[str, Any], columns: dict[str, Array]) -> Pat
 
     It is `target`, or, where something else took that place meanwhile, a free one beside it.
     """
+    return place(target, lambda there: folder.create(there, config, columns))[0]
+
+
+def place(target: Path, fill: Callable[[Path], T]) -> tuple[Path, T]:
+    """Have `fill` write to a folder beside `target`, move that to `target`, and return where it is and fill's result.
+
+    The folder is `target`, or, where something else took that place meanwhile, a free one beside it.
+    """
     try:
         temporary = _temporary(target)
         try:
-            folder.create(temporary, config, columns)
-            return _move(temporary, target)
+            result = fill(temporary)
+            return _move(temporary, target), result
         except BaseException:  # an interrupt too must leave nothing behind
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -28,9 +28,9 @@ def marginals(step: Step, **options: Any) -> Marginals:
     return gpu.marginals(step, dtype=_dtype(step), **options)
 
 
-def scores(step: Step, **options: Any) -> Array:
+def scores(step: Step, *, micro_batch: int | None = None, **options: Any) -> Array:
     """Return the engine's scores."""
-    return gpu.scores(step, dtype=_dtype(step), **options)
+    return gpu.scores(step, dtype=_dtype(step), micro_batch=micro_batch, **options)
 
 
 def influence(step: Step) -> Array:

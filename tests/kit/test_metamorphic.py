@@ -1,0 +1,141 @@
+"""Properties that need no oracle: each sees a mistake, and the large ones see those that small sizes cannot show."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from adamshap.reference import Step, network
+from adamshap.verify.checking import Outcome, check
+from adamshap.verify.faults import BY_NAME
+from adamshap.verify.implementation import Implementation, Query, implementation
+from adamshap.verify.oracle import ORACLE
+from adamshap.verify.properties import PROPERTIES
+from adamshap.verify.strategies import large_steps, null_samples, steps, steps_with_null_samples
+
+PROPERTY = {one.name: one for one in PROPERTIES}
+
+
+def outcome_of(candidate: Implementation, name: str) -> Outcome:
+    (outcome,) = check(candidate, [PROPERTY[name]], shrink_seconds=0)
+    return outcome
+
+
+def scores_by(function: Callable[[Step, Query], Any], *extras: str) -> Implementation:
+    return Implementation("mine", frozenset({"scores"}), function, frozenset(extras))
+
+
+@given(steps_with_null_samples(steps()))
+def test_null_samples_have_no_gradient(step: Step) -> None:
+    null = null_samples(step)
+    assert null.any()
+    assert all((x[null] == 0).all() for x in network.sample_gradients(step).values())
+
+
+@given(large_steps())
+@settings(max_examples=20)
+def test_large_steps_overrun_blocks_of_256_and_leave_room(step: Step) -> None:
+    widest = max(step.net.sizes)
+    assert step.n > 256
+    assert widest > 256
+    assert step.n * widest > 2**16
+    assert step.n * sum(p.size for p in step.params.values()) * 8 < 10e6  # bytes of all samples' gradients
+
+
+@pytest.mark.parametrize("fault", ["bias-where-there-is-none", "momentum-per-sample", "momentum-shared"])
+def test_a_score_for_nothing_is_seen_without_an_oracle(fault: str) -> None:
+    outcome = outcome_of(BY_NAME[fault].implementation(), "null-sample")
+    assert outcome.status == "failed"
+    assert outcome.finding is not None
+    assert (outcome.finding.wanted, outcome.finding.bound) == (0.0, 0.0)
+
+
+# --- micro-batches ----------------------------------------------------------------------------------------------------
+
+
+def averaged(step: Step, query: Query) -> Any:
+    """Micro-batches whose scores are computed as if each were the batch: the usual slip of gradient accumulation."""
+    options = dict(query.options)
+    size = options.pop("micro_batch", None) or step.n
+    parts = [np.arange(step.n)[start : start + size] for start in range(0, step.n, size)]
+    return np.concatenate(
+        [ORACLE.ask(replace_train(step, part), Query("scores", options)) / len(parts) for part in parts]
+    )
+
+
+def replace_train(step: Step, part: np.ndarray) -> Step:
+    return Step(step.net, step.params, step.adam, step.state, step.train.take(part), step.valid, step.reduction)
+
+
+@pytest.mark.parametrize("name", ["micro-batch", "large-micro-batch"])
+def test_micro_batches_that_change_the_scores_are_seen(name: str) -> None:
+    assert outcome_of(scores_by(averaged, "micro_batch"), name).status == "failed"
+    assert outcome_of(scores_by(averaged), name).status == "not offered"
+
+
+def test_a_candidate_says_by_its_signature_that_it_takes_micro_batches() -> None:
+    class Named:
+        @staticmethod
+        def scores(step: Step, *, micro_batch: int | None = None, **options: Any) -> Any: ...
+
+    class Anything:
+        @staticmethod
+        def scores(step: Step, **options: Any) -> Any: ...
+
+    assert implementation(Named, "named").extras == {"micro_batch"}
+    assert implementation(Anything, "anything").extras == frozenset()
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def blocks_of_256(step: Step, query: Query) -> Any:
+    """A loop over blocks of 256 samples that reads a whole block where the last one is shorter: it starts too early."""
+    scores = ORACLE.ask(step, query)
+    for start in range(256, step.n, 256):
+        if start + 256 > step.n:
+            scores[start:] = scores[step.n - 256 : step.n - 256 + step.n - start]
+    return scores
+
+
+def index_of_8_bits(step: Step, query: Query) -> Any:
+    """Sample numbers in a uint8."""
+    return ORACLE.ask(step, query)[np.arange(step.n).astype(np.uint8)]
+
+
+def last_block_left_out(step: Step, query: Query) -> Any:
+    """⌊n/256⌋ blocks."""
+    scores = ORACLE.ask(step, query)
+    if step.n > 256:
+        scores[step.n // 256 * 256 :] = 0.0
+    return scores
+
+
+@pytest.mark.parametrize("mistake", [blocks_of_256, index_of_8_bits, last_block_left_out])
+def test_mistakes_that_only_size_shows_are_seen(mistake: Callable[[Step, Query], Any]) -> None:
+    candidate = scores_by(mistake)
+    assert outcome_of(candidate, "equivariance").status == "passed"
+    assert outcome_of(candidate, "scores-secant-start").status == "passed"
+    assert outcome_of(candidate, "large-equivariance").status == "failed"
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_of_the_input_after_the_call_is_seen() -> None:
+    class Later:
+        """An answer that is computed when it is looked at, in the step's own memory."""
+
+        def __init__(self, step: Step, values: Any) -> None:
+            self.step, self.values = step, values
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            self.step.train.x.base[...] += 1  # around the read-only view
+            return np.asarray(self.values)
+
+    candidate = scores_by(lambda step, query: Later(step, ORACLE.ask(step, query)))
+    outcome = outcome_of(candidate, "inputs-untouched")
+    assert outcome.finding is not None
+    assert "changed its input after it had answered" in outcome.finding.sentence

@@ -1,0 +1,106 @@
+"""The properties as items of pytest: ``pytest --pyargs adamshap.verify --adamshap-target package.module:object``.
+
+One item for each property and dtype, such as ``scores-secant-start[float32]``; choosing (``-k``), stopping (``-x``),
+spreading over processes (``-n``) and JUnit files (``--junit-xml``) are pytest's. A failure shows what the kit has to
+say and no traceback, since none of it is about the candidate's code. What is not offered or not supported is skipped
+with its reason.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from adamshap.verify.checking import Outcome, check
+from adamshap.verify.diagnosis import diagnose
+from adamshap.verify.implementation import Implementation, LoadError, load
+from adamshap.verify.properties import PROPERTIES, Property
+from adamshap.verify.reproduction import snippet
+
+DTYPES = ("float64", "float32")
+
+_failed = pytest.StashKey[dict[str, list[Outcome]]]()
+_candidate = pytest.StashKey[Implementation]()
+
+
+class Broken(Exception):
+    """A property that does not hold; the message says how."""
+
+
+class Properties(pytest.File):
+    """All properties, of the candidate that ``--adamshap-target`` names."""
+
+    def collect(self) -> Iterator["PropertyItem"]:
+        """Yield an item for each property and dtype.
+
+        Raises
+        ------
+        CollectError
+            Where there is no target, or it cannot be loaded.
+        """
+        config = self.config
+        target = config.getoption("--adamshap-target")
+        if target is None:
+            raise self.CollectError(
+                "adamshap.verify has properties for an implementation of yours: it needs --adamshap-target"
+                " package.module, package.module:object, or an entry point of the group adamshap.implementations"
+            )
+        here = str(config.invocation_params.dir)
+        if here not in sys.path:
+            sys.path.insert(0, here)  # as `python -m pytest` and `adamshap verify` have it
+        try:
+            config.stash[_candidate] = load(target)
+        except LoadError as error:
+            raise self.CollectError(f"--adamshap-target: {error}") from error
+        for one in PROPERTIES:
+            for dtype in DTYPES:
+                yield PropertyItem.from_parent(self, name=f"{one.name}[{dtype}]", one=one, dtype=dtype)
+
+
+class PropertyItem(pytest.Item):
+    """One property in one dtype."""
+
+    def __init__(self, *, one: Property, dtype: str, **more: Any) -> None:
+        super().__init__(**more)
+        self.one, self.dtype = one, dtype
+        self.keywords[dtype] = self.keywords[one.kind] = True
+
+    def runtest(self) -> None:
+        """Try the property on the random cases of the profile."""
+        config = self.config
+        candidate = config.stash[_candidate]
+        (outcome,) = check(
+            candidate,
+            [self.one],
+            profile=config.getoption("--adamshap-profile"),
+            dtype=self.dtype,
+            seed=config.getoption("--adamshap-seed"),
+            timeout=config.getoption("--adamshap-timeout"),
+        )
+        self.user_properties += [("cases", outcome.examples), ("largest_share_of_bound", outcome.share)]
+        if outcome.finding is not None:
+            config.stash.setdefault(_failed, {}).setdefault(self.dtype, []).append(outcome)
+            code = snippet(outcome.finding.case, config.getoption("--adamshap-target"))
+            raise Broken(f"{self.one.sentence}\n{self.one.equation}\n{outcome.finding.sentence}\n\n{code}")
+        if outcome.status != "passed":
+            reasons = ", ".join(reason for reason, _ in outcome.unsupported)
+            pytest.skip(f"{outcome.status}{': ' if reasons else ''}{reasons}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Return what the kit says; an error of the kit itself has its traceback."""
+        return str(excinfo.value) if isinstance(excinfo.value, Broken) else super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Return the item's name for the heading of a failure."""
+        return self.path, None, self.name
+
+
+def summarize(terminalreporter: Any, config: pytest.Config) -> None:
+    """Write which known mistake explains the failures of this process, for each dtype."""
+    for dtype, outcomes in config.stash.get(_failed, {}).items():
+        diagnosis = diagnose(
+            config.stash[_candidate], outcomes, dtype=dtype, timeout=config.getoption("--adamshap-timeout")
+        )
+        if diagnosis is not None:
+            terminalreporter.write_line(f"Diagnosis ({dtype}): {diagnosis.sentence}")
