@@ -152,8 +152,8 @@ def attribute(
     state = State({name: p.copy() for name, p in initial.items()}, _zeros(shop), _zeros(shop), 1)
     spare = _spare(shop, chunk is not None and chunk < min(batch_size, train.n))
     data = _Data.of(shop, train, valid, min(batch_size, train.n))
-    order = list(config.order())
-    ledger = _Ledger.of(space, order, (train.n, valid.n) if per_validation else (train.n,), on_step)
+    shape = (train.n, valid.n) if per_validation else (train.n,)
+    ledger = _Ledger.of(space, config.length, config.per_epoch, shape, on_step)
     settings = ""
     if resume is not None or on_checkpoint is not None:
         settings = run_settings(
@@ -163,7 +163,7 @@ def attribute(
             network=network,
             adam=adam,
             epochs=epochs,
-            steps=len(order),
+            steps=config.length,
             batch_size=batch_size,
             seed=seed,
             question=question,
@@ -210,11 +210,11 @@ def attribute(
         )
         spare = None if spare is None else state
         state = State(new.theta, new.m, new.v, state.t + 1)
-        ledger.pending.append(taken)
+        ledger.pending.append((index, taken))
 
     if resume is not None:
         bases = {} if sketch is None else _bases(shop, sketch.rank, valid.n if per_validation else 1)
-        kept = resumed(resume, settings, snapshot(), steps=len(order), optional=bases)
+        kept = resumed(resume, settings, snapshot(), steps=ledger.steps, optional=bases)
         ledger.restore(kept)
         theta, m, v = ({n: space.real(kept[f"{g}/{n}"].copy()) for n in initial} for g in ("params", "m", "v"))
         state = State(theta, m, v, ledger.done + 1)
@@ -222,7 +222,7 @@ def attribute(
             for layer, group in (map(int, name.split("/")[1:]) for name in bases if name in kept):
                 sketch.bases[layer, group] = space.real(kept[f"basis/{layer}/{group}"])
     with shop.at_work():
-        for number, (_, index) in islice(enumerate(order, start=1), ledger.done, None):
+        for number, (_, index) in islice(enumerate(config.order(), start=1), ledger.done, None):
             take(index)
             look()
             if on_checkpoint is not None:
@@ -305,27 +305,28 @@ class _Ledger:
     Parameters
     ----------
     space : Space
-    order : list of (epoch, sample indices)
-        Of every step of the run.
+    steps, per_epoch : int
+        Of the whole run, and of an epoch.
     totals, sgd_totals : arrays (N,) or (N, n_val)
     seen : int array (N,)
     losses : array (steps, 2)
         Both losses before each step.
     on_step : callable or None
-    pending : list of `Taken`
+    pending : list of (sample indices, `Taken`)
         Steps that were not looked at yet.
     done : int
         Steps that were looked at, found finite, added and told.
     """
 
     space: Space
-    order: list[tuple[int, Array]]
+    steps: int
+    per_epoch: int
     totals: Array
     sgd_totals: Array
     seen: Array
     losses: Array
     on_step: Callable[[Progress], None] | None
-    pending: list[Taken] = field(default_factory=list)
+    pending: list[tuple[Array, Taken]] = field(default_factory=list)
     done: int = 0
     last: float = field(default_factory=time.monotonic)
 
@@ -333,12 +334,13 @@ class _Ledger:
     def of(
         cls,
         space: Space,
-        order: list[tuple[int, Array]],
+        steps: int,
+        per_epoch: int,
         shape: tuple[int, ...],
         on_step: Callable[[Progress], None] | None,
     ) -> "_Ledger":
         seen = np.zeros(shape[0], np.int64)
-        return cls(space, order, np.zeros(shape), np.zeros(shape), seen, np.zeros((len(order), 2)), on_step)
+        return cls(space, steps, per_epoch, np.zeros(shape), np.zeros(shape), seen, np.zeros((steps, 2)), on_step)
 
     def look(self, state: State, at_once: bool = False) -> tuple[int, int, str, float] | None:
         """Add and tell what is pending, if it is time, and return where something is not finite, if anything is.
@@ -349,37 +351,36 @@ class _Ledger:
         """
         pace = SECONDS_BETWEEN_LOOKS if self.on_step is None else SECONDS_BETWEEN_FETCHES
         due = at_once or time.monotonic() - self.last >= pace
-        if self.space.on_cuda and not due and sum(taken.scores.nbytes for taken in self.pending) < BYTES_PENDING:
+        if self.space.on_cuda and not due and sum(taken.scores.nbytes for _, taken in self.pending) < BYTES_PENDING:
             return None
-        steps = len(self.order)
-        for losses, scores, sgd_scores in self._fetched():
+        for index, losses, scores, sgd_scores in self._fetched():
             bad = first_not_finite(dict(zip(LOSSES_TOLD, losses, strict=True)))
             if bad is None and not self.space.on_cuda:  # at each step where that costs next to nothing
                 overflowed = any(not np.isfinite(v.max()) for v in state.v.values())
                 bad = first_not_finite(_suspects(state)) if overflowed else None
             bad = bad or first_not_finite({"scores": scores, "sgd_scores": sgd_scores})
             if bad is not None:
-                return self.done + 1, steps, *bad
-            epoch, index = self.order[self.done]
+                return self.done + 1, self.steps, *bad
             self.totals[index] += scores
             self.sgd_totals[index] += sgd_scores
             self.seen[index] += 1
             self.losses[self.done] = losses
             self.done += 1
             if self.on_step is not None:
-                self.on_step(Progress(self.done, steps, epoch, *losses))
+                self.on_step(Progress(self.done, self.steps, (self.done - 1) // self.per_epoch, *losses))
         if due:
             self.last = time.monotonic()
             bad = first_not_finite(_suspects(state))
             if bad is not None:
-                return self.done, steps, *bad
+                return self.done, self.steps, *bad
         return None
 
-    def _fetched(self) -> Iterator[tuple[list[float], Array, Array]]:
-        """Yield the pending steps' losses, scores and SGD's scores, in few transfers."""
-        steps, self.pending = self.pending, []
-        if not steps:
+    def _fetched(self) -> Iterator[tuple[Array, list[float], Array, Array]]:
+        """Yield the pending steps' samples, losses, scores and SGD's scores, in few transfers."""
+        if not self.pending:
             return
+        indices, steps = zip(*self.pending, strict=True)
+        self.pending = []
         xp, host = self.space.xp, self.space.host
         losses = host(xp.stack([xp.stack([taken.train_loss, taken.valid_loss]) for taken in steps])).tolist()
         if not self.space.on_cuda:
@@ -390,11 +391,11 @@ class _Ledger:
                 host(xp.concatenate(part)) for part in zip(*((t.scores, t.sgd_scores) for t in steps), strict=True)
             )
             scores = list(zip(*(np.split(part, ends) for part in every), strict=True))
-        yield from ((pair, *both) for pair, both in zip(losses, scores, strict=True))
+        yield from ((index, pair, *both) for index, pair, both in zip(indices, losses, scores, strict=True))
 
     def history(self) -> dict[str, Array]:
         """Return `Run.history` so far."""
-        epochs = np.array([epoch for epoch, _ in self.order[: self.done]], np.int64)
+        epochs = np.arange(self.done) // self.per_epoch
         losses = self.losses[: self.done].T
         return {"epoch": epochs} | {name: column.copy() for name, column in zip(LOSSES_TOLD, losses, strict=True)}
 

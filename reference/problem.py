@@ -191,10 +191,24 @@ def _real_array(field: str, value: object, shape: tuple[int | None, ...]) -> Any
         have == 0 if want is None else have != want for have, want in zip(array.shape, shape, strict=True)
     ):
         refuse(field, f"shape {array.shape}", f"shape {wanted}, not empty")
-    if not np.isfinite(array).all():
-        count = int(array.size - np.count_nonzero(np.isfinite(array)))
+    count = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in _parts(array))
+    if count:
         refuse(field, f"{count} values that are NaN or infinite", "finite numbers only")
     return _read_only(array)
+
+
+NUMBERS_AT_A_TIME = 1 << 20
+"""How much of an array is looked at in one go, so that a memory map need not fit into memory."""
+
+
+def _parts(array: Any) -> Iterator[Any]:
+    """Yield `array` by so many rows that each part is small."""
+    if array.ndim == 0:
+        yield array
+        return
+    rows = max(NUMBERS_AT_A_TIME * len(array) // max(array.size, 1), 1)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
 
 
 def _read_only(array: Any) -> Any:
@@ -595,6 +609,17 @@ class RunConfig:
         if self.steps is not None:
             object.__setattr__(self, "steps", positive_integer("steps", self.steps))
 
+    @property
+    def per_epoch(self) -> int:
+        """Number of steps of a whole epoch."""
+        return -(-self.train.n // self.batch_size)
+
+    @property
+    def length(self) -> int:
+        """Number of steps of the run."""
+        of_epochs = self.epochs * self.per_epoch
+        return of_epochs if self.steps is None else min(self.steps, of_epochs)
+
     def order(self) -> Iterator[tuple[int, Array]]:
         """Yield (epoch, sample indices) for each step."""
         order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
@@ -756,9 +781,6 @@ else a trainer has, under names of its own."""
 Checkpointer = Callable[[int, Callable[[], Snapshot]], None]
 """Is given the number of completed steps, and a function that copies the run's state when it is called."""
 
-ROWS_AT_A_TIME = 4096
-"""How much of a data set is looked at in one go, so that memory maps need not fit into memory."""
-
 
 class Diverged(FloatingPointError):
     """A run that stopped where a number was no longer finite.
@@ -808,8 +830,8 @@ def run_settings(train: Batch, valid: Batch, **settings: Any) -> str:
 
 def _checksum(array: Any) -> str:
     value = 0
-    for start in range(0, len(array), ROWS_AT_A_TIME):
-        value = zlib.crc32(_on_host(array[start : start + ROWS_AT_A_TIME]).tobytes(), value)
+    for part in _parts(array):
+        value = zlib.crc32(_on_host(part).tobytes(), value)
     return f"{array.dtype} {array.shape} {value:08x}"
 
 

@@ -141,12 +141,12 @@ def attribute(
     if ledger is not None and (resume is not None or on_checkpoint is not None):
         refuse("credit", "'carry' with checkpoints", "'step': the oracle's account of a run is kept in memory, whole")
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
-    order = list(config.order())
+    length = config.length
     initial = params = network.init(seed)
     state = AdamState.zeros(params)
     shape = (train.n, valid.n) if per_validation else (train.n,)
     totals, sgd_totals, seen = np.zeros(shape), np.zeros(shape), np.zeros(train.n, np.int64)
-    train_log, valid_log = np.zeros(len(order)), np.zeros(len(order))
+    train_log, valid_log = np.zeros(length), np.zeros(length)
     settings = ""
     if resume is not None or on_checkpoint is not None:
         settings = run_settings(
@@ -156,7 +156,7 @@ def attribute(
             network=network,
             adam=adam,
             epochs=epochs,
-            steps=len(order),
+            steps=length,
             batch_size=batch_size,
             seed=seed,
             slope=slope,
@@ -180,13 +180,13 @@ def attribute(
         return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
 
     def so_far(done: int) -> Run:
-        history: dict[str, Array] = {"epoch": np.array([epoch for epoch, _ in order[:done]], np.int64)}
+        history: dict[str, Array] = {"epoch": np.arange(done) // config.per_epoch}
         history |= {"train_loss": train_log[:done], "valid_loss": valid_log[:done]}
         sums, decay, closed = (totals, None, None) if ledger is None else ledger.settle(totals)
         return Run(initial, params, state, sums, sgd_totals, seen, history, config, credit, decay, closed)
 
     if resume is not None:
-        kept = resumed(resume, settings, snapshot(), steps=len(order))
+        kept = resumed(resume, settings, snapshot(), steps=length)
         done = int(kept["step"])
         for array, name in ((totals, "scores"), (sgd_totals, "sgd_scores"), (seen, "seen")):
             array[...] = kept[name]
@@ -194,7 +194,7 @@ def attribute(
         params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in initial} for group in ("params", "m", "v"))
         state = AdamState(done, m, v)
 
-    for number, (epoch, index) in islice(enumerate(order, start=1), state.step, None):
+    for number, (epoch, index) in islice(enumerate(config.order(), start=1), state.step, None):
         step = Step(network, params, adam, state, train.take(index), valid, reduction)
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at, and told
             train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
@@ -211,7 +211,7 @@ def attribute(
                 bad = first_not_finite({f"params[{name!r}]": p for name, p in new_params.items()})
         if bad is not None:
             advice = f"a smaller lr than {adam.lr}, or smaller inputs"
-            raise Diverged(number, len(order), *bad, so_far(number - 1), advice)
+            raise Diverged(number, length, *bad, so_far(number - 1), advice)
         if ledger is not None:
             ledger.enter(index, step, new_params)
         totals[index] += scores
@@ -220,7 +220,7 @@ def attribute(
         params, state = new_params, new_state
         train_log[number - 1], valid_log[number - 1] = train_loss, valid_loss
         if on_step is not None:
-            on_step(Progress(number, len(order), epoch, train_loss, valid_loss))
+            on_step(Progress(number, length, epoch, train_loss, valid_loss))
         if on_checkpoint is not None:
             on_checkpoint(number, snapshot)
-    return so_far(len(order))
+    return so_far(length)

@@ -1,5 +1,6 @@
 """A run's scores as a table and as a figure: for people. pandas and matplotlib are imported when used."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["figure", "frame"]
+__all__ = ["figure", "frame", "histogram"]
 
 BINS = 40
 HELPFUL, HARMFUL, OTHER = "#2166ac", "#b2182b", "#777777"
@@ -59,18 +60,34 @@ def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figu
     axes = drawn.subplots(1, 3 if history else 2)
     _histogram(axes[0], score)
     axes[1].scatter(sgd, score, s=6, c=np.where(score < 0, HARMFUL, HELPFUL), alpha=0.6, linewidths=0)
-    axes[1].set(title="Adam's score beside SGD's", xlabel="SGD's score", ylabel="score")
+    axes[1].locator_params(axis="x", nbins=4)
+    axes[1].set(title="Beside SGD's score", xlabel="SGD's score", ylabel="score")
     if history:
         steps = np.arange(1, len(history["train_loss"]) + 1)
         axes[2].plot(steps, history["train_loss"], color=OTHER, linewidth=0.7, label="training batch")
         axes[2].plot(steps, history["valid_loss"], color=HELPFUL, linewidth=1.4, label="validation")
         axes[2].set(title="Loss before each step", xlabel="step")
         axes[2].legend(frameon=False)
+    for part in axes[:2]:
+        part.ticklabel_format(scilimits=(-2, 3))
     return drawn
 
 
+def histogram(scores: Array, bins: int) -> tuple[Array, Array]:
+    """Return counts and edges of some `bins` bins of equal width, with 0 on an edge: none holds scores of both signs.
+
+    A score of 0 is counted above.
+    """
+    low, high = min(float(scores.min()), 0.0), max(float(scores.max()), 0.0)
+    width = (high - low) / bins or 1.0
+    first, last = math.floor(low / width), math.floor(high / width) + 1
+    edges = width * np.arange(first, last + 1)
+    place = np.clip(np.floor(scores / width).astype(int), first, last - 1) - first
+    return np.bincount(place, minlength=last - first), edges
+
+
 def _histogram(axes: "Axes", score: Array) -> None:
-    heights, edges = np.histogram(score, bins=BINS)
-    colours = [HARMFUL if middle < 0 else HELPFUL for middle in (edges[1:] + edges[:-1]) / 2]
+    heights, edges = histogram(score, BINS)
+    colours = [HARMFUL if left < 0 else HELPFUL for left in edges[:-1]]
     axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=colours)
     axes.set(title="Scores of the training examples", xlabel="score (red: harmful)", ylabel="examples")

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adamshap import gpu
 from adamshap.reference import Adam, Batch, Network, Progress, Run, attribute
-from adamshap.reference.run_views import BINS
+from adamshap.reference.run_views import BINS, histogram
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 GENERATOR = np.random.default_rng(4)
@@ -42,10 +44,10 @@ def test_the_frame_holds_the_scores() -> None:
 @pytest.mark.parametrize("run", [RUN, EACH], ids=["one score", "for each validation sample"])
 def test_the_figure_draws_the_scores(run: Run) -> None:
     figure = run.plot()
-    histogram, beside, losses = figure.axes
+    bars, beside, losses = figure.axes
     score = run.scores if run.scores.ndim == 1 else run.scores.mean(axis=1)
-    assert sum(bar.get_height() for bar in histogram.patches) == len(score)
-    assert len(histogram.patches) == BINS
+    assert sum(bar.get_height() for bar in bars.patches) == len(score)
+    assert BINS <= len(bars.patches) <= BINS + 2
     assert np.array_equal(np.asarray(beside.collections[0].get_offsets())[:, 1], score)
     assert [
         np.array_equal(line.get_ydata(), run.history[name])
@@ -54,6 +56,17 @@ def test_the_figure_draws_the_scores(run: Run) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     assert picture.getvalue().startswith(b"\x89PNG")
+
+
+@given(st.lists(st.floats(-1e9, 1e9) | st.just(0.0) | st.floats(-1e-9, 1e-9), min_size=1), st.integers(1, 50))
+def test_every_score_is_in_its_bin(scores: list[float], bins: int) -> None:
+    values = np.array(scores)
+    counts, edges = histogram(values, bins)
+    assert counts.sum() == len(values)
+    assert bins <= len(counts) <= bins + 2 or not values.any()
+    assert 0.0 in edges
+    zero = int(np.flatnonzero(edges == 0)[0])
+    assert counts[:zero].sum() == (values < 0).sum()
 
 
 @pytest.mark.parametrize(

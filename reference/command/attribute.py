@@ -23,6 +23,8 @@ from adamshap.reference.problem import Diverged, Gradient, Slope, Snapshot
 EPOCHS = 5
 """Where neither --epochs nor --steps is given."""
 
+DATA_PANEL, TRAINING_PANEL, SCORES_PANEL, OUTPUT_PANEL = "Data", "Training", "Scores", "Results"
+
 ONLY_OF_THIS_PROCESS = ("resume", "checkpoint_seconds", "as_json")
 """Options that are no part of a run's config, and may be given when it goes on."""
 
@@ -39,34 +41,77 @@ def attribute_command(
         ),
     ] = None,
     hidden: Annotated[
-        str, typer.Option(help="Widths of the hidden layers (tanh), separated by commas; empty for none.")
+        str,
+        typer.Option(
+            rich_help_panel=TRAINING_PANEL,
+            metavar="WIDTHS",
+            help="Widths of the hidden layers (tanh), separated by commas; empty for none.",
+        ),
     ] = "64,64",
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, show_default=str(EPOCHS), help="How often every training example is seen."),
+        typer.Option(
+            rich_help_panel=TRAINING_PANEL,
+            metavar="N",
+            min=1,
+            show_default=str(EPOCHS),
+            help="How often every training example is seen.",
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, show_default="as --epochs says", help="Number of training steps instead.")
+        int | None,
+        typer.Option(
+            rich_help_panel=TRAINING_PANEL,
+            metavar="N",
+            min=1,
+            show_default="of all epochs",
+            help="Number of training steps, instead of epochs.",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a training step.")] = 32,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 0.001,
+    batch_size: Annotated[
+        int, typer.Option(rich_help_panel=TRAINING_PANEL, metavar="N", min=1, help="Examples in a training step.")
+    ] = 32,
+    lr: Annotated[
+        float, typer.Option(rich_help_panel=TRAINING_PANEL, metavar="RATE", help="Adam's learning rate.")
+    ] = 0.001,
     slope: Annotated[
-        Slope, typer.Option(help="How the score follows Adam's update; random_order is closest to the Shapley value.")
+        Slope,
+        typer.Option(
+            rich_help_panel=SCORES_PANEL,
+            metavar="SLOPE",
+            help="How the score follows Adam's update: sgd, frozen, linearized, tangent, secant or random_order, which"
+            " is the closest to the Shapley value.",
+        ),
     ] = "random_order",
     gradient: Annotated[
-        Gradient, typer.Option(help="Where on the step the validation gradient is taken.")
+        Gradient,
+        typer.Option(
+            rich_help_panel=SCORES_PANEL,
+            metavar="PLACE",
+            help="Where on the step the validation gradient is taken: start, midpoint or path.",
+        ),
     ] = "midpoint",
     flip_labels: Annotated[
         float,
         typer.Option(
+            rich_help_panel=DATA_PANEL,
             metavar="F",
             help="Give this share of the training labels, 0 <= F < 1, another class; see if low scores find them.",
         ),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the hold-out, the flips, the network and the batches.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=TRAINING_PANEL,
+            metavar="N",
+            min=0,
+            help="Of the hold-out, the flips, the network and the batches.",
+        ),
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
+            rich_help_panel=OUTPUT_PANEL,
             metavar="DIR",
             show_default="adamshap-DATA, or the next free number",
             help="Folder for the results; new or empty.",
@@ -74,18 +119,26 @@ def attribute_command(
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", show_default="label", help="The label or target column of a .csv or .parquet."),
+        typer.Option(
+            rich_help_panel=DATA_PANEL,
+            metavar="COLUMN",
+            show_default="label",
+            help="The label or target column of a .csv or .parquet.",
+        ),
     ] = None,
     task: Annotated[
         datasets.TaskChoice,
         typer.Option(
-            help="Whether labels are classes or quantities. auto: text is classes, several targets (N, k) are"
-            " quantities; numbers are classes, unless they look like quantities: then you are asked to say.",
+            rich_help_panel=DATA_PANEL,
+            metavar="TASK",
+            help="What labels are: classification, regression or auto: then text is classes, several targets (N, k) are"
+            " quantities, and numbers are classes, unless they look like quantities: then you are asked to say.",
         ),
     ] = "auto",
     valid: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=DATA_PANEL,
             metavar="FILE",
             show_default="held out from DATA",
             help="Examples to validate on, in a form that DATA may have; all of DATA is trained on.",
@@ -94,20 +147,36 @@ def attribute_command(
     valid_fraction: Annotated[
         float | None,
         typer.Option(
+            rich_help_panel=DATA_PANEL,
             metavar="F",
             show_default=str(preparation.VALIDATION_SHARE),
             help="Share of DATA, of each class, held out for validation, 0 < F < 1.",
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else: config, results, extreme examples.")
+        bool,
+        typer.Option(
+            "--json",
+            rich_help_panel=OUTPUT_PANEL,
+            help="Print one JSON object and nothing else: config, results, extreme examples.",
+        ),
     ] = False,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Go on with the run in this folder, which was interrupted; no DATA."),
+        typer.Option(
+            rich_help_panel=OUTPUT_PANEL,
+            metavar="DIR",
+            help="Go on with the run in this folder, which was interrupted; no DATA.",
+        ),
     ] = None,
     checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Time between two checkpoints, from which a run can go on.")
+        float,
+        typer.Option(
+            rich_help_panel=OUTPUT_PANEL,
+            min=0,
+            metavar="S",
+            help="Time between two checkpoints, from which a run can go on.",
+        ),
     ] = 60.0,
 ) -> None:
     """Train on DATA with Adam, and say which training examples helped and which hurt.
@@ -118,8 +187,6 @@ def attribute_command(
     Writes a folder with scores.csv, scores.npz, config.json, results.json, a log and checkpoints, and examples.png
     where examples are images. Ctrl-C saves the run; --resume goes on with it, to the same numbers.
     """
-    if not checkpoint_seconds >= 0:
-        raise CommandError(f"--checkpoint-seconds: got {checkpoint_seconds}; needs a number of at least 0")
     console = Console(quiet=as_json)
     trainer = trainers.installed_trainer()
     if resume is not None:

@@ -1,5 +1,6 @@
 """The command ``adamshap``: finds the subcommands, which the folders bring themselves, and shows errors as one line."""
 
+import inspect
 import io
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,9 +10,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from adamshap.reference.command.errors import INTERRUPTED, CommandError
+from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, TERMINATED, CommandError
 
 GROUP = "adamshap.commands"
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a check failed, or a fault of the program (with a traceback); 2 wrong usage or bad input;"
+    f" {BROKE_OFF} the run came upon numbers that are not finite; {INTERRUPTED} Ctrl-C; {TERMINATED} SIGTERM."
+)
 
 
 class _OneLineErrors(TyperGroup):
@@ -64,7 +69,9 @@ def build(commands: Iterable[EntryPoint]) -> typer.Typer:
     An entry point names a function that Typer can make a command of, or a whole ``typer.Typer``. One that cannot be
     loaded becomes a command that says why when it is used; the others work on.
     """
-    app = typer.Typer(name="adamshap", cls=_OneLineErrors, callback=_root, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        name="adamshap", cls=_OneLineErrors, callback=_root, epilog=EXIT_CODES, pretty_exceptions_enable=False
+    )
     for point in sorted(commands, key=lambda point: point.name):
         try:
             part = point.load()
@@ -82,9 +89,18 @@ def _add(app: typer.Typer, name: str, part: object) -> None:
     if isinstance(part, typer.Typer):
         app.add_typer(part, name=name)
     elif callable(part):
-        app.command(name)(part)
+        app.command(name, help=_flowing(inspect.getdoc(part)))(part)
     else:
         raise TypeError(f"a {type(part).__name__} is no command")
+
+
+def _flowing(text: str | None) -> str | None:
+    """Return the paragraphs of `text` each as one line: they are wrapped for the terminal, not for the source."""
+    if text is None:
+        return None
+    paragraphs = text.split("\n\n")
+    plain = (not any(line.startswith((" ", "-", "*")) for line in part.splitlines()) for part in paragraphs)
+    return "\n\n".join(" ".join(p.split()) if flows else p for p, flows in zip(paragraphs, plain, strict=True))
 
 
 def _add_broken(app: typer.Typer, point: EntryPoint, error: Exception) -> None:

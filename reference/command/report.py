@@ -1,6 +1,6 @@
 """What the user sees: the progress bar while training, and the tables at the end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rich.text import Text
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
 from adamshap.reference.command.preparation import Prepared
+from adamshap.reference.command.results import columns_of
 from adamshap.reference.problem import Array, Progress
 
 # Examples in each of the two tables.
@@ -72,12 +73,8 @@ def progress_bar(console: Console, epochs: int) -> Iterator[Callable[[Progress],
 
 def show(console: Console, findings: Findings, folder: Path, notes: list[str]) -> None:
     """Print the best and the worst examples, then what the training came to and where the files are."""
-    order = np.argsort(findings.run.scores, kind="stable")
-    count = min(EXAMPLES, len(order) // 2)
-    helpful = _examples("Most helpful examples", findings, order[::-1][:count])
-    harmful = _examples("Most harmful examples", findings, order[:count])
-    console.print()
-    console.print(Columns([helpful, harmful], padding=(1, 4)))
+    columns = columns_of(findings.prepared, findings.run)
+    extremes(console, columns, findings.label_names, bool(findings.dataset.targets), findings.detection is not None)
     console.print()
     console.print(_summary(findings))
     if findings.detection is not None:
@@ -88,45 +85,65 @@ def show(console: Console, findings: Findings, folder: Path, notes: list[str]) -
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(title: str, text: int, *columns: str) -> Table:
-    """Return an empty table whose column number `text` holds words, and all others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == text else "right", no_wrap=number != text)
-    return table
+def extremes(console: Console, columns: dict[str, Array], names: Sequence[str], targets: bool, flips: bool) -> None:
+    """Print the best and the worst examples of the table `columns`, side by side where there is room.
+
+    `names` are their labels in words, `targets` tells whether these are a regression's, `flips` whether some are false.
+    """
+    order = np.argsort(columns["score"], kind="stable")
+    count = min(EXAMPLES, len(order) // 2)
+    tables = []
+    for title, members in (("Most helpful examples", order[::-1][:count]), ("Most harmful examples", order[:count])):
+        heads, rows = example_rows(columns, names, members, targets, flips)
+        made = table(title, 1, *heads)
+        for row in rows:
+            made.add_row(*map(Text, row))
+        tables.append(made)
+    console.print()
+    console.print(Columns(tables, padding=(1, 4)))
 
 
-def _examples(title: str, findings: Findings, members: Array) -> Table:
-    run, prepared, labels = findings.run, findings.prepared, findings.label_names
-    columns = ("index", "target" if findings.dataset.targets else "label", "score", "SGD score", "seen")
-    flips = findings.detection is not None
-    table = _table(title, 1, *columns, *(["flipped"] if flips else []))
-    for row in members:
-        cells = [
-            f"{run.scores[row]:+.2e}",
-            f"{run.sgd_scores[row]:+.2e}",
-            str(run.seen[row]),
+def example_rows(
+    columns: dict[str, Array], names: Sequence[str], members: Array, targets: bool, flips: bool
+) -> tuple[list[str], list[list[str]]]:
+    """Return heads and cells of a table of the examples `members`; the rest as for `extremes`."""
+    heads = ["index", "target" if targets else "label", "score", "SGD score", "seen", "flipped"]
+    cells = [
+        [
+            str(columns["index"][row]),
+            names[row],
+            f"{columns['score'][row]:+.2e}",
+            f"{columns['sgd_score'][row]:+.2e}",
+            str(columns["seen"][row]),
+            "yes" if columns["flipped"][row] else "",
         ]
-        if flips:
-            cells.append("yes" if prepared.flipped[row] else "")
-        table.add_row(str(prepared.train_index[row]), Text(labels[row]), *cells)
-    return table
+        for row in members
+    ]
+    return (heads, cells) if flips else (heads[:-1], [row[:-1] for row in cells])
+
+
+def table(title: str, text: int, *columns: str) -> Table:
+    """Return an empty table whose column number `text` holds words, and all others numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number == text else "right", no_wrap=number != text)
+    return made
 
 
 def _summary(findings: Findings) -> Table:
     before, after = findings.before, findings.after
-    table = _table("Validation", 0, "", "before", "after")
-    table.add_row("loss", f"{before.loss:.4g}", f"{after.loss:.4g}")
+    made = table("Validation", 0, "", "before", "after")
+    made.add_row("loss", f"{before.loss:.4g}", f"{after.loss:.4g}")
     if isinstance(before, Fit) and isinstance(after, Fit):
-        table.add_row("R²", *("" if fit.r_squared is None else f"{fit.r_squared:.4f}" for fit in (before, after)))
-        table.add_row("RMSE", f"{before.rmse:.4g}", f"{after.rmse:.4g}")
+        made.add_row("R²", *("" if fit.r_squared is None else f"{fit.r_squared:.4f}" for fit in (before, after)))
+        made.add_row("RMSE", f"{before.rmse:.4g}", f"{after.rmse:.4g}")
     if isinstance(before, Quality) and isinstance(after, Quality):
-        table.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
-    return table
+        made.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
+    return made
 
 
 def _detection(options: Options, found: Detection) -> Table:
-    table = _table("Low scores find flipped labels", 0, "score", "ROC AUC")
-    table.add_row(f"Adam-aware ({options.slope}, {options.gradient})", f"{found.adam:.4f}")
-    table.add_row("SGD", f"{found.sgd:.4f}")
-    return table
+    made = table("Low scores find flipped labels", 0, "score", "ROC AUC")
+    made.add_row(f"Adam-aware ({options.slope}, {options.gradient})", f"{found.adam:.4f}")
+    made.add_row("SGD", f"{found.sgd:.4f}")
+    return made

@@ -8,6 +8,7 @@ import sysconfig
 import time
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, version
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -43,12 +44,47 @@ def test_no_arguments_show_the_help(command: Command) -> None:
     assert result.stdout == command("--help").stdout
 
 
+@pytest.mark.parametrize("width", ["80", "200"])
+def test_help_is_wrapped_for_the_terminal(command: Command, monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("TERMINAL_WIDTH", width)
+    for name in ("attribute", "show"):
+        lines = [line.rstrip() for line in command(name, "--help").stdout.split("╭")[0].splitlines()]
+        prose = [line.strip() for line in lines[2:]]
+        for line, following in pairwise(prose):
+            # Wrapped where the next word would not have fitted, and nowhere else.
+            if line and following:
+                assert len(line) + 1 + len(following.split()[0]) > int(width) - 3
+
+
+@pytest.mark.parametrize(
+    ("shell", "word"), [("bash", "complete -o"), ("zsh", "#compdef adamshap"), ("fish", "complete")]
+)
+def test_completion_scripts_are_printed(shell: str, word: str, here: Path) -> None:
+    done = _run(SCRIPT, "--show-completion", shell, cwd=here, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert word in done.stdout
+    assert "_ADAMSHAP_COMPLETE" in done.stdout
+
+
+def test_what_completion_offers(here: Path) -> None:
+    offered = _run(SCRIPT, cwd=here, _ADAMSHAP_COMPLETE="complete_bash", COMP_WORDS="adamshap sh", COMP_CWORD="1")
+    assert (offered.returncode, offered.stdout.split()) == (0, ["show"])
+
+
+def test_exit_codes_are_told(command: Command) -> None:
+    text = " ".join(command("--help").stdout.split())
+    assert "Exit codes: 0 done; 1 " in text
+    assert "2 wrong usage or bad input; 3 " in text
+    assert "130 Ctrl-C; 143 SIGTERM." in text
+
+
 def test_every_option_has_help_and_default(command: Command) -> None:
     text = " ".join(command("attribute", "--help").stdout.replace("│", " ").split())
     for option, default in {
         "--hidden": "64,64",
         "--epochs": "(5)",
-        "--steps": "(as --epochs says)",
+        "--steps": "(of all epochs)",
         "--batch-size": "32",
         "--lr": "0.001",
         "--slope": "random_order",
@@ -62,7 +98,7 @@ def test_every_option_has_help_and_default(command: Command) -> None:
         "--valid-fraction": "(0.2)",
         "--checkpoint-seconds": "60.0",
     }.items():
-        described = text.split(f" {option} ")[1]
+        described = text.split(f" {option} ")[-1]  # the first may be a mention
         assert f"[default: {default}]" in described.split(" --")[0]
 
 

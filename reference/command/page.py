@@ -1,0 +1,136 @@
+"""The page of ``adamshap show --html``: one file of text, with its plots and pictures in it."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from adamshap.reference.command import report, results, showing
+from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.folder import DIVERGED, SavedRun
+from adamshap.reference.problem import Array
+from adamshap.reference.run_views import figure
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 72rem; margin: 2rem auto;
+  padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child, .word { text-align: left; }
+.word { white-space: normal; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } .wide svg { width: 100%; min-width: 40rem; height: auto; }
+.cards { display: flex; flex-wrap: wrap; gap: .8rem; padding: 0; list-style: none; }
+.cards img { width: 5.7rem; height: 5.7rem; object-fit: contain; image-rendering: pixelated; border: 1px solid #ddd; }
+.cards li { width: 5.8rem; font-size: .8rem; overflow-wrap: anywhere; }
+.two { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.harmful { color: #b2182b; } .helpful { color: #2166ac; }
+pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
+"""
+
+
+def page_of(saved: SavedRun) -> str:
+    """Return the page of `saved`.
+
+    Raises
+    ------
+    CommandError
+        Without matplotlib.
+    """
+    dataset, flips = saved.config["dataset"], bool(saved.config["flips"])
+    parts = [f"<h1>adamshap: {escape(str(dataset['name']))}</h1>", f"<p>{escape(showing.title_of(saved))}</p>"]
+    if saved.status == DIVERGED and saved.results is not None:
+        parts.append(f'<p class="harmful">{escape(saved.results["message"])}</p>')
+    if saved.step:
+        parts.append(_plots(saved))
+        parts.append(_extremes(saved, flips))
+        title, heads, rows = showing.group_rows(saved)
+        if rows:
+            parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
+    else:
+        parts.append("<p>No scores yet: they come with the first checkpoint.</p>")
+    if saved.results is not None and "before" in saved.results:
+        before, after = saved.results["before"], saved.results["after"]
+        cells = [(name, _number(before[name]), _number(after[name])) for name in before]
+        parts.append("<h2>Validation</h2>" + _table(("", "before", "after"), cells, words=(0,)))
+    parts.append(
+        "<p>A positive score means that the example lowered the loss on the validation examples.</p>"
+        f"<details><summary>What was asked</summary><pre>{escape(results.as_json(saved.config))}</pre></details>"
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>adamshap: {escape(str(dataset['name']))}</title>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _plots(saved: SavedRun) -> str:
+    text = io.StringIO()
+    history = saved.history if len(saved.history["train_loss"]) else {}
+    try:
+        figure(saved.columns["score"], saved.columns["sgd_score"], history).savefig(text, format="svg")
+    except ImportError as error:
+        raise CommandError(f"--html: {error}") from error
+    drawn = text.getvalue()
+    drawn = drawn[drawn.index("<svg") :].replace("<svg", '<svg role="img" aria-label="Scores and losses"', 1)
+    return f'<div class="wide">{drawn}</div>'
+
+
+def _extremes(saved: SavedRun, flips: bool) -> str:
+    names, pictures = showing.names_of(saved), showing.pictures_of(saved)
+    order = np.argsort(saved.columns["score"], kind="stable")
+    count = min(report.EXAMPLES, len(order) // 2)
+    parts = []
+    for kind, members in (("helpful", order[::-1][:count]), ("harmful", order[:count])):
+        head = f'<h2 class="{kind}">Most {kind} examples</h2>'
+        if pictures.images is not None:
+            parts.append(head + _cards(saved, members, names, pictures.images))
+        else:
+            parts.append(f"<div>{head}{_rows(saved, members, names, flips)}</div>")
+    note = f"<p>{escape(pictures.missing)}</p>" if pictures.missing else ""
+    inner = "\n".join(parts)
+    return note + (inner if pictures.images is not None else f'<div class="two">{inner}</div>')
+
+
+def _cards(saved: SavedRun, members: Array, names: Sequence[str], images: Array) -> str:
+    columns, cards = saved.columns, []
+    true = {flip["index"]: flip["from"] for flip in saved.config["flips"]}
+    for row in members:
+        index = int(columns["index"][row])
+        flip = f"<br>flipped from {escape(true[index])}" if index in true else ""
+        label = escape(names[row])
+        cards.append(
+            f'<li><img alt="row {index}, {label}" src="{_png(images[index])}"><br><b>{label}</b><br>'
+            f"row {index}<br>{columns['score'][row]:+.2e}{flip}</li>"
+        )
+    return f'<ul class="cards">{"".join(cards)}</ul>'
+
+
+def _png(image: Array) -> str:
+    from matplotlib.image import imsave
+
+    content = io.BytesIO()
+    imsave(content, image, cmap="gray_r", format="png")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+
+
+def _rows(saved: SavedRun, members: Array, names: Sequence[str], flips: bool) -> str:
+    targets = bool(saved.config["dataset"]["targets"])
+    return _table(*report.example_rows(saved.columns, names, members, targets, flips), words=(1,))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        marked = (' class="word"' if number in words else "" for number in range(len(cells)))
+        return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marked, cells, strict=True))
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{line(heads, "th")}</tr>{body}</table></div>'

@@ -1,0 +1,86 @@
+"""``adamshap show``: look at a run, finished or not: its best and worst examples, all scores, and its classes."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adamshap.reference import checkpoint
+from adamshap.reference.command import folder, page, report, results, showing
+from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.folder import SavedRun
+
+# Characters of the longest bar of the histogram.
+LONGEST = 40
+
+
+def show_command(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", show_default=False, help="Folder that adamshap attribute writes to.")
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            show_default=False,
+            help="Write a page instead, with plots and, for images, pictures; one file, which needs no other.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Show a run, finished or still going on: best and worst examples, a histogram of the scores, and the classes.
+
+    The scores of a run that goes on are those of its newest checkpoint.
+    """
+    if html is not None and (html.suffix.lower() != ".html" or as_json):
+        raise CommandError(f"--html: got {str(html)!r}{' with --json' * as_json}; needs a FILE.html, and no --json")
+    saved = folder.read(directory)
+    console = Console()
+    if as_json:
+        bins, groups = showing.bins_of(saved.columns["score"]), showing.groups_of(saved)
+        more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
+        print(results.as_json(results.summary(saved, report.EXAMPLES) | more))
+    elif html is not None:
+        text = page.page_of(saved)
+        try:
+            checkpoint.write_whole(html, text.encode())
+        except OSError as error:
+            raise CommandError(f"--html: cannot write to {str(html)!r}: {error.strerror or error}") from error
+        console.print(f"Written: {html}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        _print(console, saved)
+
+
+def _print(console: Console, saved: SavedRun) -> None:
+    console.print(showing.title_of(saved), markup=False, highlight=False)
+    if saved.status == folder.DIVERGED and saved.results is not None:
+        console.print(saved.results["message"], markup=False, highlight=False)
+    if not saved.step:
+        console.print("No scores yet: they come with the first checkpoint.", markup=False, highlight=False)
+        return
+    dataset, flips = saved.config["dataset"], bool(saved.config["flips"])
+    report.extremes(console, saved.columns, showing.names_of(saved), bool(dataset["targets"]), flips)
+    console.print()
+    console.print(_histogram(saved, console.options.ascii_only))
+    title, heads, rows = showing.group_rows(saved)
+    if rows:
+        made = report.table(title, 0, *heads)
+        for row in rows:
+            made.add_row(*map(Text, row))
+        console.print()
+        console.print(made)
+
+
+def _histogram(saved: SavedRun, ascii_only: bool) -> Table:
+    made = report.table("Scores", 2, "from", "to", "", "examples")
+    bins = showing.bins_of(saved.columns["score"])
+    most = max(bin_.count for bin_ in bins)
+    for bin_ in bins:
+        length = -(-LONGEST * bin_.count // most)  # rounded up: one example shows
+        bar = Text(("#" if ascii_only else "█") * length, style="red" if bin_.low < 0 else "blue")
+        made.add_row(f"{bin_.low:+.2e}", f"{bin_.high:+.2e}", bar, str(bin_.count))
+    return made

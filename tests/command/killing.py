@@ -1,0 +1,87 @@
+"""Kill runs at random moments and go on with them: a program of its own, which forks a child for each run.
+
+The process is warm, so that a kill costs no start of Python, and has no threads that a fork would lose.
+"""
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+
+from adamshap import gpu
+from adamshap.reference.command import datasets, trainers
+from adamshap.reference.command.folder import SavedRun, read
+from adamshap.reference.command.main import GROUP, build
+from adamshap.reference.command.trainers import ORACLE, Trainer
+
+TRAINERS = (
+    Trainer("the engine, float32", partial(gpu.attribute, device="cpu", dtype="float32")),
+    Trainer("the engine, float64", partial(gpu.attribute, device="cpu", dtype="float64")),
+    ORACLE,
+)
+RUN = ("wine", "--hidden", "4", "--epochs", "1", "--batch-size", "6", "--flip-labels", "0.1")
+OFTEN = ("--checkpoint-seconds", "0")
+
+
+def start(trainer: Trainer, log: Path, *arguments: object) -> int:
+    """Run the command in a child, and return its process number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        trainers.installed_trainer = lambda: trainer
+        build(entry_points(group=GROUP))(list(map(str, ("attribute", *arguments, *OFTEN))))
+    except SystemExit as done:
+        code = int(done.code or 0)
+    finally:
+        os._exit(code)
+
+
+def outcome(folder: Path) -> tuple[object, ...]:
+    """Return all that a run came to, to the last bit."""
+    run: SavedRun = read(folder)
+    last = sorted((folder / "checkpoints").glob("*.npz"))[-1]
+    with np.load(last, allow_pickle=False) as archive:
+        state = dict(archive)
+    arrays = {**run.columns, **run.history, **state}
+    return run.status, run.step, {name: (array.dtype.str, array.tobytes()) for name, array in arrays.items()}
+
+
+def main(place: Path, kills: int, seed: int) -> None:
+    """Kill `kills` runs, each at a random moment; print how many were, and how many ended as the uninterrupted one."""
+    build(entry_points(group=GROUP))  # imports, once for all children
+    datasets.load(RUN[0])
+    chance = random.Random(seed)
+    expected, seconds = {}, {}
+    for number, trainer in enumerate(TRAINERS):
+        began = time.monotonic()
+        folder = place / f"whole-{number}"
+        assert os.waitpid(start(trainer, place / "log", *RUN, "--out", folder), 0)[1] == 0
+        seconds[number] = time.monotonic() - began
+        expected[number] = outcome(folder)
+    killed = same = chains = 0
+    while killed < kills:
+        number = chains % len(TRAINERS)
+        folder = place / f"run-{chains}"
+        chains += 1
+        while True:
+            arguments = ("--resume", folder) if folder.exists() else (*RUN, "--out", folder)
+            child = start(TRAINERS[number], place / "log", *arguments)
+            time.sleep(chance.uniform(0, seconds[number]))
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            if not os.WIFSIGNALED(status):
+                assert os.waitstatus_to_exitcode(status) == 0, (place / "log").read_text()
+                break
+            killed += 1
+        same += outcome(folder) == expected[number]
+    print(f"{killed} killed, {same} of {chains} runs the same")

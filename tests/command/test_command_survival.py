@@ -1,0 +1,380 @@
+"""Runs survive: kills, Ctrl-C, full disks, damaged and foreign files. Nothing is lost, and nothing wrong is taken."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_helpers import Command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from killing import RUN, outcome
+from typer.testing import CliRunner
+
+from adamshap.reference import Progress, attribute, checkpoint
+from adamshap.reference.checkpoint import DIGEST, CheckpointError
+from adamshap.reference.command import folder, trainers
+from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.main import GROUP, build
+from adamshap.reference.command.trainers import Trainer
+
+STEPS = 24
+Refused = Callable[..., None]
+
+
+def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
+    """Every run is gone on with until it ends, and ends as the uninterrupted one, by either trainer, in both dtypes."""
+    code = (
+        "import sys; sys.modules['numba'] = None\n"  # the engine's passes are NumPy's, which need no compiling
+        "from pathlib import Path; import killing\n"
+        f"killing.main(Path({str(tmp_path)!r}), kills=50, seed=1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"(\d+) killed, (\d+) of (\d+) runs the same\n", done.stdout)
+    assert found is not None, done.stdout
+    killed, same, runs = map(int, found.groups())
+    assert killed >= 50
+    assert same == runs > 3
+    assert "adamshap:" not in (tmp_path / "log").read_text()  # no checkpoint was ever found damaged
+
+
+# --- told to stop ----------------------------------------------------------------------------------------------------
+
+
+class Interfering:
+    """The oracle, with something that happens at a step."""
+
+    def __init__(self, step: int, what: Callable[[], object]) -> None:
+        self.step, self.what = step, what
+
+    def attribute(self, *arguments: Any, on_step: Callable[[Progress], None], **options: Any) -> Any:
+        def interfere(progress: Progress) -> None:
+            on_step(progress)
+            if progress.step == self.step:
+                self.what()
+
+        return attribute(*arguments, on_step=interfere, **options)
+
+
+def interfere(monkeypatch: pytest.MonkeyPatch, step: int, what: Callable[[], object]) -> None:
+    trainer = Trainer("a test", Interfering(step, what).attribute)
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainer)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the uninterrupted run comes to, and folders of runs that were stopped; every step had its checkpoint."""
+
+    whole: tuple[object, ...]
+    after_step_20: Path
+    before_the_last: Path
+
+
+@pytest.fixture(scope="session")
+def example(scratch: Path) -> Example:
+    def invoke(*arguments: object) -> int:
+        words = ["attribute", *RUN, "--out", *map(str, arguments), "--checkpoint-seconds", "0"]
+        return CliRunner().invoke(build(entry_points(group=GROUP)), words).exit_code
+
+    with pytest.MonkeyPatch.context() as context:
+        interfere(context, 0, int)
+        assert invoke(scratch / "whole") == 0
+        for name, step in (("early", 20), ("late", STEPS - 1)):
+            interfere(context, step, lambda: signal.raise_signal(signal.SIGINT))
+            assert invoke(scratch / name) == 130
+    return Example(outcome(scratch / "whole"), scratch / "early", scratch / "late")
+
+
+@pytest.fixture
+def whole(example: Example, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """Return what the uninterrupted run comes to; the oracle computes."""
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.ORACLE)
+    return example.whole
+
+
+@pytest.fixture
+def stopped(whole: object, example: Example, here: Path) -> Path:
+    """Return the folder of a run that was stopped after step 20, with two checkpoints."""
+    del whole
+    return Path(shutil.copytree(example.after_step_20, here / "o"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch, whole: object, number: signal.Signals, code: int
+) -> None:
+    handler = signal.getsignal(number)
+    interfere(monkeypatch, 7, lambda: signal.raise_signal(number))
+    result = command("attribute", *RUN, "--out", "o")
+    said = f"adamshap: interrupted after step 7 of {STEPS}; to go on: adamshap attribute --resume {here / 'o'}\n"
+    assert (result.exit_code, result.stderr) == (code, said)
+    assert signal.getsignal(number) is handler
+    found = folder.read(here / "o")
+    assert (found.status, found.step, found.steps, len(found.history["epoch"])) == ("unfinished", 7, STEPS, 7)
+    assert found.columns["seen"].sum() == 7 * 6
+    assert "7 of 24" in (here / "o" / "log.txt").read_text()
+    result = command("attribute", "--resume", "o")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Most helpful examples" in result.stdout
+    assert outcome(here / "o") == whole
+    assert len(json.loads((here / "o" / "environment.json").read_text())) == 2
+    result = command("attribute", "--resume", "o")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "this run is over" in result.stdout
+
+
+def test_a_second_signal_stops_at_once(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def impatient() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on")
+
+    interfere(monkeypatch, 2, impatient)
+    result = command("attribute", *RUN, "--out", "o", "--checkpoint-seconds", "0")
+    assert (result.exit_code, result.stderr) == (
+        130,
+        f"adamshap: interrupted; to go on: adamshap attribute --resume {here / 'o'}\n",
+    )
+    assert folder.read(here / "o").step == 1
+
+
+# --- damaged and foreign files ---------------------------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def other_run(path: Path) -> None:
+    checkpoint.write(path, {"step": np.array(24)}, checkpoint.digest(b"another config"))
+
+
+def newer_schema(path: Path) -> None:
+    """Seal the file as a version to come would."""
+    body, comment = path.read_bytes()[: -(len("adamshap 0001 ") + 2 * DIGEST + 1)], f"adamshap 0002 {'0' * DIGEST}"
+    path.write_bytes(body + f"{comment} {checkpoint.digest(body + comment.encode())}".encode())
+
+
+DAMAGE = [cut, flip, empty, other_run, newer_schema]
+SAYS = {"other_run": "belongs to another run", "newer_schema": "was written in version 2; needs version 1"}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_older_checkpoint_is_used(
+    stopped: Path, whole: object, command: Command, damage: Callable[[Path], None]
+) -> None:
+    newest = stopped / "checkpoints" / "000000000020.npz"
+    damage(newest)
+    damaged = newest.read_bytes()
+    result = command("attribute", "--resume", stopped)
+    assert result.exit_code == 0
+    assert result.stderr.count("\n") == 1
+    assert SAYS.get(damage.__name__, "is damaged") in result.stderr
+    assert "an older checkpoint is used" in result.stderr
+    assert "went on from step 19" in (stopped / "log.txt").read_text()
+    assert newest.with_suffix(".damaged").read_bytes() == damaged  # put aside, not lost
+    assert outcome(stopped) == whole
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_without_a_good_checkpoint_there_is_one_line(
+    stopped: Path, refused: Refused, damage: Callable[[Path], None]
+) -> None:
+    for path in (stopped / "checkpoints").iterdir():
+        damage(path)
+    refused(("attribute", "--resume", stopped), "no checkpoint is good", SAYS.get(damage.__name__, "is damaged"))
+
+
+def test_a_gap_in_the_history_is_one_line(stopped: Path, refused: Refused) -> None:
+    (stopped / "history" / "000000000004.npz").unlink()
+    refused(("attribute", "--resume", stopped), "no checkpoint is good", "ends before step 20")
+
+
+def test_what_is_no_folder_of_a_run(stopped: Path, here: Path, refused: Refused) -> None:
+    (here / "mine").mkdir()
+    refused(("attribute", "--resume", "mine"), "is no folder of a run: it has no config.json")
+    refused(("attribute", "--resume", "nowhere"), "is no folder of a run")
+    for content, says in (
+        ("{}", "is no config.json of a run"),
+        ("{", "is damaged: it is not JSON"),
+        ("[" * 100_000, "is damaged: it is not JSON"),
+        ('{"format": "adamshap-run", "version": 2}', "is of version 2; needs version 1"),
+        ('{"format": "adamshap-run", "version": 1}', "is damaged: it does not say how many steps"),
+    ):
+        (here / "mine" / "config.json").write_text(content)
+        refused(("attribute", "--resume", "mine"), says)
+    config = stopped / "config.json"
+    config.write_text(config.read_text().replace('"lr": 0.001', '"lr": 0.01'))
+    refused(("attribute", "--resume", stopped), "config.json' was changed")
+
+
+def test_results_that_do_not_say_how_it_ended(stopped: Path, refused: Refused) -> None:
+    (stopped / "results.json").write_text("[]")
+    refused(("attribute", "--resume", stopped), "results.json' is damaged")
+
+
+def test_data_that_changed_are_refused(
+    here: Path, blobs: Path, command: Command, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interfere(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
+    assert command("attribute", blobs, "--epochs", 1, "--batch-size", 8, "--out", "o").exit_code == 130
+    with np.load(blobs) as archive:
+        x, y = archive["x"], archive["y"]
+    np.savez(blobs, x=x + 1, y=y)
+    refused(("attribute", "--resume", "o"), "is not what it was: standardisation changed")
+    np.savez(blobs, x=np.where(x == x[3, 1, 1], x[4, 1, 1], np.where(x == x[4, 1, 1], x[3, 1, 1], x)), y=y)
+    refused(("attribute", "--resume", "o"), "the state of another run, which differs in", "train")
+    blobs.unlink()
+    refused(("attribute", "--resume", "o"), "cannot read", str(blobs))
+
+
+def test_options_are_refused_where_a_run_goes_on(stopped: Path, refused: Refused) -> None:
+    refused(("attribute", "wine", "--resume", stopped), "DATA: got a value with --resume")
+    refused(("attribute", "--batch-size", "6", "--resume", stopped), "--batch-size: got a value with --resume")
+    refused(("attribute", "--resume", stopped, "--checkpoint-seconds", "nan"), "'--checkpoint-seconds'")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks of this kind")
+def test_one_process_at_a_time(stopped: Path, refused: Refused) -> None:
+    place = folder.open_to_write(stopped, "a test")
+    refused(("attribute", "--resume", stopped), "another process is computing")
+    place.close()
+
+
+# --- disks -----------------------------------------------------------------------------------------------------------
+
+
+def full_from(monkeypatch: pytest.MonkeyPatch, file: int) -> None:
+    """Let the disk be full from that file on, after half of it."""
+    real, count = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal count
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            return real(descriptor)
+        count += 1
+        if count >= file:
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            raise OSError(28, "No space left on device")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("file", [4, 5, 6, 30])
+def test_a_full_disk_costs_nothing_that_was_there(
+    here: Path, command: Command, whole: object, monkeypatch: pytest.MonkeyPatch, file: int
+) -> None:
+    with monkeypatch.context() as context:
+        full_from(context, file)
+        result = command("attribute", *RUN, "--out", "o", "--checkpoint-seconds", "0")
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert re.match(r"adamshap: no checkpoint after step \d+: No space left on device; the training goes on", lines[0])
+    assert lines[1].startswith(f"adamshap: cannot write to '{here / 'o'}': No space left on device; to go on: ")
+    assert not list((here / "o").rglob("*.part"))
+    result = command("attribute", "--resume", "o")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert outcome(here / "o") == whole
+
+
+def test_a_folder_that_cannot_be_written_to(stopped: Path, refused: Refused) -> None:
+    (stopped / "log.txt").unlink()
+    (stopped / "log.txt").mkdir()
+    refused(("attribute", "--resume", stopped), "cannot write to", "Is a directory")
+
+
+# --- whatever happens to the bytes -----------------------------------------------------------------------------------
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
+    """Return `content` with bits flipped, cut short, with bytes put in, or something else altogether."""
+    place = draw(st.integers(0, len(content) - 1), label="place")
+    kind = draw(st.sampled_from(["flip", "cut", "insert", "zero", "other"]), label="kind")
+    if kind == "flip":
+        changed = bytes([content[place] ^ (1 << draw(st.integers(0, 7), label="bit"))])
+        return content[:place] + changed + content[place + 1 :]
+    if kind == "cut":
+        return content[:place]
+    if kind == "insert":
+        return content[:place] + draw(st.binary(min_size=1, max_size=20), label="bytes") + content[place:]
+    if kind == "zero":  # what a file system may leave after a crash
+        return content[:place] + bytes(len(content) - place)
+    return draw(st.binary(max_size=200), label="bytes")
+
+
+OWNER = checkpoint.digest(b"somebody")
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_damaged_file_never_loads(scratch: Path, data: st.DataObject) -> None:
+    path = scratch / "sealed.npz"
+    arrays = {"step": np.array(3), "params/0.weight": np.linspace(0, 1, 12).reshape(3, 4), "settings": np.array("{}")}
+    checkpoint.write(path, arrays, OWNER)
+    whole = path.read_bytes()
+    changed = data.draw(damaged(whole))
+    path.write_bytes(changed)
+    if changed == whole:
+        assert checkpoint.read(path, OWNER).keys() == arrays.keys()
+        return
+    with pytest.raises(CheckpointError, match=r"is damaged|was written in version|belongs to another run"):
+        checkpoint.read(path, OWNER)
+
+
+def assert_one_line(call: Callable[[], Any]) -> Any:
+    """Return what `call` returns, or None where it is refused, which must take one line."""
+    try:
+        return call()
+    except CommandError as error:
+        line = str(error)
+    assert len(line.splitlines()) == 1
+    return None
+
+
+@settings(max_examples=50)
+@given(data=st.data())
+def test_whatever_is_damaged_a_run_goes_on_rightly_or_says_why_not(
+    example: Example, scratch: Path, data: st.DataObject
+) -> None:
+    place = scratch / "damaged"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(example.before_the_last, place)
+    path = data.draw(st.sampled_from(sorted(path for path in place.rglob("*.*"))), label="file")
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    assert_one_line(lambda: folder.read(place))
+    opened = assert_one_line(lambda: folder.open_to_write(place, "a test"))
+    if opened is None:
+        return
+    with closing(opened):
+        went_on = assert_one_line(opened.newest)
+    if went_on is not None:
+        snapshot = went_on[0]
+        assert snapshot is not None
+        done = int(snapshot["step"])
+        assert done in (STEPS - 1, STEPS - 2)
+        assert len(snapshot["history/train_loss"]) == done
