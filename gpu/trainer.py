@@ -34,10 +34,11 @@ from adamshap.reference.problem import (
     Snapshot,
     batch_order,
     check_batch,
+    check_callable,
     first_not_finite,
+    of_kind,
     one_of,
     positive_integer,
-    refuse,
     resumed,
     run_settings,
 )
@@ -127,8 +128,9 @@ def attribute(
         ("train", train, Batch),
         ("valid", valid, Batch),
     ):
-        if not isinstance(value, kind):
-            refuse(name, type(value).__name__, f"a {kind.__name__}", TypeError)
+        of_kind(name, value, kind)
+    for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
+        check_callable(name, function)
     check_batch("train", train, network)
     check_batch("valid", valid, network)
     one_of("reduction", reduction, REDUCTIONS)

@@ -10,6 +10,7 @@ from adamshap.reference import ghost
 from adamshap.reference.adam import apply_gradient
 from adamshap.reference.network import batch_gradient, mean_loss
 from adamshap.reference.problem import (
+    REDUCTIONS,
     Adam,
     AdamState,
     Array,
@@ -26,7 +27,10 @@ from adamshap.reference.problem import (
     Step,
     batch_order,
     check_batch,
+    check_callable,
     first_not_finite,
+    of_kind,
+    one_of,
     positive_integer,
     refuse,
     resumed,
@@ -107,6 +111,12 @@ def attribute(
             refuse(name, repr(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
+    kinds = (("network", network, Network), ("adam", adam, Adam), ("train", train, Batch), ("valid", valid, Batch))
+    for name, thing, kind in kinds:
+        of_kind(name, thing, kind)
+    for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
+        check_callable(name, function)
+    one_of("reduction", reduction, REDUCTIONS)
     check_batch("train", train, network)
     check_batch("valid", valid, network)
     epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
