@@ -48,6 +48,7 @@ from adamshap.reference.problem import (
     Slope,
     Step,
     coalition_mask,
+    of_kind,
     one_of,
     positive_integer,
     quadrature_nodes,
@@ -257,7 +258,7 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
     float
         In units of the validation loss; positive where it fell.
     """
-    mask = coalition_mask(coalition, step.n)
+    mask = coalition_mask(coalition, of_kind("step", step, Step).n)
     case = _Case.of(step, device, dtype)
     with case.shop.at_work():
         return _Game.of(case, step.adam, "exact").value(mask)
@@ -331,8 +332,7 @@ class _Case:
 
     @classmethod
     def of(cls, step: Step, device: str, dtype: str) -> "_Case":
-        if not isinstance(step, Step):
-            refuse("step", type(step).__name__, "a Step", TypeError)
+        of_kind("step", step, Step)
         space = pick_space(device, dtype)
         theta, m, v = (space.reals(group) for group in (step.params, step.state.m, step.state.v))
         train, valid = ((space.real(b.x), space.labels(b.y)) for b in (step.train, step.valid))

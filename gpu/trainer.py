@@ -33,6 +33,7 @@ from adamshap.reference.problem import (
     RunConfig,
     Slope,
     Snapshot,
+    check_callable,
     first_not_finite,
     logged,
     positive_integer,
@@ -139,6 +140,8 @@ def attribute(
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     if credit != "step":
         refuse("credit", repr(credit), "'step'; the oracle has 'carry' too")
+    for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
+        check_callable(name, function)
     space = pick_space(device, dtype)
     question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adamshap.reference.network import batch_gradient
-from adamshap.reference.problem import Adam, AdamState, Array, Params, Step, refuse
+from adamshap.reference.problem import Adam, AdamState, Array, Params, Step, float64_step, refuse
 
 
 def bias_correction(beta: float, t: int) -> float:
@@ -160,7 +160,7 @@ def update(step: Step) -> tuple[Params, AdamState]:
     state : AdamState
         m⁺ = β1 m + (1 − β1) g and v⁺ = β2 v + (1 − β2) g², one step further.
     """
-    step = step.as_float64()
+    step = float64_step(step)
     return apply_gradient(step, batch_gradient(step))
 
 

@@ -35,6 +35,7 @@ from adamshap.reference.problem import (
     Params,
     Step,
     coalition_mask,
+    float64_step,
     one_of,
     positive_integer,
     refuse,
@@ -71,7 +72,7 @@ def coalition_gradient(x: Params, coalition: Array) -> Params:
 
 def exact_game(step: Step) -> Game:
     """Return U as a function of the coalition, with what all coalitions share computed once."""
-    step = step.as_float64()
+    step = float64_step(step)
     x = network.sample_gradients(step)
     start, c = decayed(step), step_coefficients(step)
     before = network.mean_loss(step.net, step.params, step.valid)
@@ -89,7 +90,7 @@ def first_order_game(step: Step) -> Game:
 
     Weight decay's share, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is left out.
     """
-    step = step.as_float64()
+    step = float64_step(step)
     x = network.sample_gradients(step)
     c = step_coefficients(step)
     gradient = network.loss_gradient(step.net, step.params, step.valid)

@@ -39,6 +39,7 @@ from adamshap.reference.problem import (
     Params,
     Slope,
     Step,
+    float64_step,
     one_of,
     quadrature_nodes,
     refuse,
@@ -263,7 +264,7 @@ def scores(
     if denominator == "previous" and slope != "linearized":
         refuse("denominator", f"'previous' with slope '{slope}'", "slope 'linearized', which alone has this variant")
 
-    step = step.as_float64()
+    step = float64_step(step)
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
     S = linearized_previous(step) if denominator == "previous" else slopes(step, slope, x, g, nodes)
@@ -319,7 +320,7 @@ def influence(step: Step) -> Array:
     array (n,)
         Minus the derivative of L(θ⁺) in the weight; positive means that more of the sample would lower the loss.
     """
-    step = step.as_float64()
+    step = float64_step(step)
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
     after, _ = apply_gradient(step, g)

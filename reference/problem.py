@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from itertools import islice
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +59,12 @@ __all__ = [
     "Step",
     "batch_order",
     "check_batch",
+    "check_callable",
     "coalition_mask",
     "first_not_finite",
+    "float64_step",
     "logged",
+    "of_kind",
     "one_of",
     "positive_integer",
     "quadrature_nodes",
@@ -75,6 +78,7 @@ LOGGER = logging.getLogger("adamshap")
 LOGGER.addHandler(logging.NullHandler())  # silent, until a program that uses this sets up logging
 
 Array = npt.NDArray[Any]
+Kind = TypeVar("Kind")
 Params = dict[str, Array]
 
 Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "identity"]
@@ -111,6 +115,20 @@ def one_of(field: str, value: object, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         refuse(field, repr(value), "one of " + ", ".join(choices))
     return value
+
+
+def of_kind(field: str, value: Any, kind: type[Kind]) -> Kind:
+    """Return `value` if it is one of `kind`, a class of this contract."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        refuse(field, type(value).__name__, f"{article} {kind.__name__}", TypeError)
+    return value
+
+
+def check_callable(field: str, value: object) -> None:
+    """Refuse what is neither None nor can be called."""
+    if value is not None and not callable(value):
+        refuse(field, repr(value), "a function, or None", TypeError)
 
 
 def positive_integer(field: str, value: object, minimum: int = 1) -> int:
@@ -258,7 +276,8 @@ class Network:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.sizes, str) or not hasattr(self.sizes, "__iter__"):
+        zero_dimensional = isinstance(self.sizes, np.ndarray) and self.sizes.ndim == 0
+        if isinstance(self.sizes, str) or not hasattr(self.sizes, "__iter__") or zero_dimensional:
             refuse("Network.sizes", repr(self.sizes), "at least two positive integers", TypeError)
         sizes = tuple(positive_integer(f"Network.sizes[{i}]", size) for i, size in enumerate(self.sizes))
         if len(sizes) < 2:
@@ -481,8 +500,7 @@ class Step:
     def __post_init__(self) -> None:
         kinds = {"net": Network, "adam": Adam, "state": AdamState, "train": Batch, "valid": Batch}
         for field, kind in kinds.items():
-            if not isinstance(getattr(self, field), kind):
-                refuse(f"Step.{field}", type(getattr(self, field)).__name__, f"a {kind.__name__}", TypeError)
+            of_kind(f"Step.{field}", getattr(self, field), kind)
         one_of("Step.reduction", self.reduction, REDUCTIONS)
         shapes = self.net.shapes
         object.__setattr__(self, "params", _named_arrays("Step.params", self.params, shapes))
@@ -526,6 +544,11 @@ class Step:
         )
         state = AdamState(self.state.step, m, v)
         return Step(self.net, params, self.adam, state, train, valid, self.reduction)
+
+
+def float64_step(step: object) -> Step:
+    """Return ``step.as_float64()``, once `step` is known to be one."""
+    return of_kind("step", step, Step).as_float64()
 
 
 def check_batch(field: str, batch: Batch, net: Network) -> None:
@@ -599,8 +622,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for field, kind in {"network": Network, "adam": Adam, "train": Batch, "valid": Batch}.items():
-            if not isinstance(getattr(self, field), kind):
-                refuse(field, type(getattr(self, field)).__name__, f"a {kind.__name__}", TypeError)
+            of_kind(field, getattr(self, field), kind)
         for field in ("train", "valid"):
             check_batch(field, getattr(self, field), self.network)
         one_of("reduction", self.reduction, REDUCTIONS)

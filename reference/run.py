@@ -27,6 +27,7 @@ from adamshap.reference.problem import (
     Slope,
     Snapshot,
     Step,
+    check_callable,
     first_not_finite,
     logged,
     one_of,
@@ -140,6 +141,8 @@ def attribute(
     ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
     if ledger is not None and (resume is not None or on_checkpoint is not None):
         refuse("credit", "'carry' with checkpoints", "'step': the oracle's account of a run is kept in memory, whole")
+    for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
+        check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
     length = config.length
     initial = params = network.init(seed)

@@ -477,54 +477,6 @@ def test_inputs_are_never_changed(device: Any) -> None:
 # --- refusals
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"slope": "steep"}, ValueError, "slope: got 'steep'; needs one of sgd, frozen"),
-        ({"gradient": "end"}, ValueError, "gradient: got 'end'; needs one of start"),
-        ({"efficient": 1}, TypeError, "efficient: got 1; needs True or False"),
-        ({"per_validation": None}, TypeError, "per_validation: got None; needs True or False"),
-        ({"nodes": (1, 1)}, ValueError, r"nodes\[1\]: got 1; needs an integer of at least 2"),
-        ({"denominator": "next"}, ValueError, "denominator: got 'next'"),
-        ({"denominator": "previous"}, ValueError, "denominator: got 'previous' with slope 'random_order'"),
-        ({"denominator": "previous", "slope": "linearized"}, ValueError, "denominator: got 'previous' at t = 1"),
-        ({"rank": 0}, ValueError, "rank: got 0; needs an integer of at least 1"),
-        ({"micro_batch": 1.5}, TypeError, "micro_batch: got 1.5; needs an integer"),
-        ({"variance": "none"}, ValueError, "variance: got 'none'; needs one of exact, rank_one"),
-        ({"score_dtype": "int8"}, ValueError, "score_dtype: got 'int8'; needs one of tf32, float16"),
-        ({"score_dtype": "tf32", "device": "cpu"}, ValueError, "score_dtype: got 'tf32' for float32 on the host"),
-        ({"device": "tpu"}, ValueError, "device: got 'tpu'; needs one of auto, cpu, cuda"),
-        ({"dtype": "float16"}, ValueError, "dtype: got 'float16'; needs one of float32, float64"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(options: Any, error: Any, message: str) -> None:
-    with pytest.raises(error, match=message):
-        engine.scores(float32_step(), **options)
-
-
-@pytest.mark.parametrize("function", [engine.scores, engine.update, engine.influence, engine.marginals])
-def test_what_is_no_step_is_refused(function: Any) -> None:
-    with pytest.raises(TypeError, match="step: got int; needs a Step"):
-        function(3)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"epochs": 0}, ValueError, "epochs: got 0"),
-        ({"batch_size": 0}, ValueError, "batch_size: got 0"),
-        ({"reduction": "max"}, ValueError, "reduction: got 'max'"),
-        ({"network": 3}, TypeError, "network: got int; needs a Network"),
-        ({"train": Batch(np.ones((2, 3)), np.zeros(2, int))}, ValueError, r"train.x: got shape \(2, 3\)"),
-    ],
-)
-def test_bad_runs_are_refused_by_name(options: Any, error: Any, message: str) -> None:
-    net, train, valid = problem()
-    given_ = {"network": net, "adam": Adam(), "train": train, "valid": valid, **options}
-    with pytest.raises(error, match=message):
-        engine.attribute(**given_)
-
-
 @on_each_device
 @pytest.mark.parametrize("slope", ["frozen", "linearized", "tangent", "secant", "random_order"])
 def test_a_zero_denominator_is_refused_as_the_oracle_does(device: Any, slope: Any) -> None:

@@ -155,7 +155,7 @@ def _write_files(folder: Path, files: dict[str, bytes]) -> None:
         os.replace(temporary, folder)
         temporary = None
     except OSError as error:
-        raise VectorError(f"cannot write to {str(folder)!r}: {error}") from error
+        raise VectorError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -235,8 +235,10 @@ def _undamaged(folder: Path) -> dict[str, bytes]:
             raise VectorError(f"{where} has no {SUMS}: it is no folder of test vectors")
         sums = _sums(where, (folder / SUMS).read_text(encoding="ascii"))
         files = {name: (folder / name).read_bytes() for name in there if name in sums}
-    except (OSError, UnicodeDecodeError) as error:
-        raise VectorError(f"cannot read {where}: {error}") from error
+    except OSError as error:
+        raise VectorError(f"cannot read {where}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise VectorError(f"{where}: {SUMS} is damaged (it is not text)") from error
     for name in sums:
         if name not in files:
             raise VectorError(f"{where}: {name} is missing")

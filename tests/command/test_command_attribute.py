@@ -169,25 +169,6 @@ def test_csv_end_to_end(here: Path, command: Command, spam: str) -> None:
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--hidden", "64,0"), ["--hidden", "'64,0'", "at least 1"]),
-        (("--hidden", "64,"), ["--hidden", "'64,'"]),
-        (("--hidden", "big"), ["--hidden", "'big'"]),
-        (("--lr", "-1"), ["Adam.lr", "-1"]),
-        (("--lr", "nan"), ["Adam.lr", "nan"]),
-        (("--flip-labels", "1"), ["--flip-labels", "1.0", "less than 1"]),
-        (("--flip-labels", "-0.1"), ["--flip-labels", "-0.1"]),
-        (("--flip-labels", "nan"), ["--flip-labels", "nan"]),
-        (("--flip-labels", "0.001"), ["--flip-labels", "0 of 142"]),
-        (("--flip-labels", "0.999"), ["--flip-labels", "142 of 142"]),
-    ],
-)
-def test_options_out_of_range(refused: Refused, options: tuple[str, ...], words: list[str]) -> None:
-    refused(("attribute", "wine", *TINY, *options, "--out", "o"), *words)
-
-
 @pytest.mark.parametrize("slope", ["sgd", "random_order"])
 def test_training_that_diverges(here: Path, command: Command, slope: str) -> None:
     result = command("attribute", "wine", *TINY, "--slope", slope, "--lr", "1e308")

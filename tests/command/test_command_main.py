@@ -6,7 +6,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
 from importlib.metadata import EntryPoint, version
 from itertools import pairwise
 from pathlib import Path
@@ -100,27 +99,6 @@ def test_every_option_has_help_and_default(command: Command) -> None:
     }.items():
         described = text.split(f" {option} ")[-1]  # the first may be a mention
         assert f"[default: {default}]" in described.split(" --")[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("train",), ["train", "see 'adamshap --help'"]),
-        (("--nonsense",), ["--nonsense"]),
-        (("attribute",), ["DATA", "see 'adamshap attribute --help'"]),
-        (("attribute", "wine", "more"), ["more"]),
-        (("attribute", "wine", "--nonsense", "1"), ["--nonsense"]),
-        (("attribute", "wine", "--slope", "steep"), ["--slope", "steep", "random_order"]),
-        (("attribute", "wine", "--gradient", "end"), ["--gradient", "end", "midpoint"]),
-        (("attribute", "wine", "--epochs", "0"), ["--epochs", "1"]),
-        (("attribute", "wine", "--epochs", "many"), ["--epochs"]),
-        (("attribute", "wine", "--batch-size", "-1"), ["--batch-size", "1"]),
-        (("attribute", "wine", "--seed", "-1"), ["--seed", "0"]),
-        (("attribute", "wine", "--lr", "fast"), ["--lr"]),
-    ],
-)
-def test_wrong_usage(refused: Callable[..., None], arguments: tuple[str, ...], words: list[str]) -> None:
-    refused(arguments, *words)
 
 
 # --- subcommands of other folders ------------------------------------------------------------------------------------

@@ -1,0 +1,316 @@
+"""What is refused, one call a line: asserted by test_refusals, and printed as docs/refusals.md by docs/refusals.py."""
+
+import math
+from contextlib import chdir
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from typer import Typer
+from typer.testing import CliRunner, Result
+
+from adamshap import gpu, reference
+from adamshap.reference import Adam, AdamState, Batch, Network, Step
+from adamshap.reference.command.main import GROUP, build
+
+NET = Network((3, 4, 2))
+PARAMS = NET.init(0)
+X, Y = np.ones((5, 3)), np.array([0, 1, 0, 1, 1])
+
+
+def batch() -> Batch:
+    return Batch(X, Y)
+
+
+def step(**changes: Any) -> Step:
+    fields: dict[str, Any] = {
+        "net": NET,
+        "params": PARAMS,
+        "adam": Adam(),
+        "state": AdamState.zeros(PARAMS),
+        "train": batch(),
+        "valid": batch(),
+    }
+    return Step(**(fields | changes))
+
+
+def long_step() -> Step:
+    """Return a step of too many samples to count all coalitions."""
+    return step(train=Batch(np.ones((13, 3)), np.arange(13) % 2))
+
+
+def with_param(name: str, value: Any) -> dict[str, Any]:
+    return {**PARAMS, name: value}
+
+
+def with_element(array: Any, value: float) -> Any:
+    changed = array.astype(np.float64)
+    changed.flat[1] = value
+    return changed
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that is refused: the argument that its message names, the call, and the kind of error."""
+
+    field: str
+    call: str
+    error: type[Exception]
+
+    def message(self) -> str:
+        """Return what the call is refused with."""
+        try:
+            eval(self.call, NAMES)
+        except self.error as error:
+            if type(error) is self.error:
+                return str(error)
+            raise
+        raise AssertionError(f"not refused: {self.call}")
+
+
+NAMES = {
+    **{kind.__name__: kind for kind in (Adam, AdamState, Batch, Network, Step)},
+    **{function.__name__: function for function in (batch, step, long_step, with_param, with_element)},
+    **{"np": np, "math": math, "gpu": gpu, "reference": reference, "NET": NET, "PARAMS": PARAMS, "X": X, "Y": Y},
+}
+"""What a call may use."""
+
+REFUSALS = (
+    Refusal("Network.sizes", "Network((3,))", ValueError),
+    Refusal("Network.sizes", "Network(())", ValueError),
+    Refusal("Network.sizes", "Network('34')", TypeError),
+    Refusal("Network.sizes", "Network(3)", TypeError),
+    Refusal("Network.sizes[1]", "Network((3, 0))", ValueError),
+    Refusal("Network.sizes[0]", "Network((3.0, 2))", TypeError),
+    Refusal("Network.sizes[0]", "Network((True, 2))", TypeError),
+    Refusal("Network.activation", "Network((3, 2), 'swish')", ValueError),
+    Refusal("Network.activation", "Network((3, 2), None)", ValueError),
+    Refusal("Network.loss", "Network((3, 2), loss='l1')", ValueError),
+    Refusal("Network.bias", "Network((3, 2), bias=1)", TypeError),
+    Refusal("seed", "NET.init(-1)", ValueError),
+    Refusal("seed", "NET.init(0.5)", TypeError),
+    Refusal("Adam.lr", "Adam(lr=-0.001)", ValueError),
+    Refusal("Adam.lr", "Adam(lr=math.nan)", ValueError),
+    Refusal("Adam.lr", "Adam(lr='0.1')", TypeError),
+    Refusal("Adam.lr", "Adam(lr=True)", TypeError),
+    Refusal("Adam.lr", "Adam(lr=1j)", TypeError),
+    Refusal("Adam.betas", "Adam(betas=0.9)", TypeError),
+    Refusal("Adam.betas", "Adam(betas=(0.9,))", TypeError),
+    Refusal("Adam.betas[0]", "Adam(betas=(1.0, 0.9))", ValueError),
+    Refusal("Adam.betas[1]", "Adam(betas=(0.9, -0.1))", ValueError),
+    Refusal("Adam.betas[1]", "Adam(betas=(0.9, math.inf))", ValueError),
+    Refusal("Adam.betas[0]", "Adam(betas=(None, 0.9))", TypeError),
+    Refusal("Adam.eps", "Adam(eps=-1e-08)", ValueError),
+    Refusal("Adam.eps_root", "Adam(eps_root=-1)", ValueError),
+    Refusal("Adam.weight_decay", "Adam(weight_decay=math.inf)", ValueError),
+    Refusal("AdamState.step", "AdamState(-1, PARAMS, PARAMS)", ValueError),
+    Refusal("AdamState.step", "AdamState(1.5, PARAMS, PARAMS)", TypeError),
+    Refusal("AdamState.m", "AdamState(1, [1.0], PARAMS)", TypeError),
+    Refusal("AdamState.v", "AdamState(1, {'a': X}, {'b': X})", ValueError),
+    Refusal("AdamState.v['a']", "AdamState(1, {'a': X}, {'a': -X})", ValueError),
+    Refusal("AdamState.v['a']", "AdamState(1, {'a': X}, {'a': X[:2]})", ValueError),
+    Refusal("AdamState.m['a']", "AdamState(1, {'a': with_element(X, math.nan)}, {'a': X})", ValueError),
+    Refusal("Batch.x", "Batch(X[0], Y)", ValueError),
+    Refusal("Batch.x", "Batch(X[:0], Y[:0])", ValueError),
+    Refusal("Batch.x", "Batch(with_element(X, math.inf), Y)", ValueError),
+    Refusal("Batch.x", "Batch(X.astype(str), Y)", TypeError),
+    Refusal("Batch.x", "Batch(X.astype(complex), Y)", TypeError),
+    Refusal("Batch.x", "Batch(X.astype(bool), Y)", TypeError),
+    Refusal("Batch.x", "Batch(X.astype(object), Y)", TypeError),
+    Refusal("Batch.x", "Batch([[1.0, 2.0], [1.0]], Y)", TypeError),
+    Refusal("Batch.y", "Batch(X, Y.astype(float))", TypeError),
+    Refusal("Batch.y", "Batch(X, Y.astype(bool))", TypeError),
+    Refusal("Batch.y", "Batch(X, Y[:4])", ValueError),
+    Refusal("Batch.y", "Batch(X, with_element(X, math.nan))", ValueError),
+    Refusal("Step.net", "step(net=(3, 4, 2))", TypeError),
+    Refusal("Step.adam", "step(adam=None)", TypeError),
+    Refusal("Step.train", "step(train=(X, Y))", TypeError),
+    Refusal("Step.reduction", "step(reduction='none')", ValueError),
+    Refusal("Step.params", "step(params={})", ValueError),
+    Refusal("Step.params", "step(params=with_param('2.weight', X))", ValueError),
+    Refusal("Step.params['0.bias']", "step(params=with_param('0.bias', np.ones(3)))", ValueError),
+    Refusal("Step.params['0.bias']", "step(params=with_param('0.bias', [math.nan] * 4))", ValueError),
+    Refusal("Step.state", "step(state=AdamState.zeros(Network((3, 2)).init(0)))", ValueError),
+    Refusal("Step.train.x", "step(train=Batch(X[:, :2], Y))", ValueError),
+    Refusal("Step.train.y", "step(train=Batch(X, Y + 1))", ValueError),
+    Refusal("Step.valid.y", "step(valid=Batch(X, Y - 1))", ValueError),
+    Refusal("Step.valid.y", "step(valid=Batch(X, X))", ValueError),
+    Refusal("Step.train.y", "step(net=Network((3, 4, 2), loss='mse'))", ValueError),
+    Refusal("coalition", "reference.utility(step(), np.ones(5))", TypeError),
+    Refusal("coalition", "reference.utility(step(), np.ones(4, bool))", ValueError),
+    Refusal("coalition", "reference.utility(step(), [0, 1, 2])", TypeError),
+    Refusal("Adam.eps", "reference.utility(step(adam=Adam(eps=0.0)), np.zeros(5, bool))", ValueError),
+    Refusal("slope", "reference.scores(step(), 'adam')", ValueError),
+    Refusal("gradient", "reference.scores(step(), gradient='end')", ValueError),
+    Refusal("denominator", "reference.scores(step(), 'linearized', denominator='next')", ValueError),
+    Refusal("denominator", "reference.scores(step(), 'secant', denominator='previous')", ValueError),
+    Refusal("denominator", "reference.scores(step(), 'linearized', denominator='previous')", ValueError),
+    Refusal("efficient", "reference.scores(step(), efficient='yes')", TypeError),
+    Refusal("per_validation", "reference.scores(step(), per_validation=None)", TypeError),
+    Refusal("nodes", "reference.scores(step(), nodes=4)", TypeError),
+    Refusal("nodes[0]", "reference.scores(step(), nodes=(0, 4))", ValueError),
+    Refusal("nodes[1]", "reference.scores(step(), nodes=(4, 1))", ValueError),
+    Refusal("kind", "reference.marginals(step(), 'middle')", ValueError),
+    Refusal("loss", "reference.marginals(step(), 'first', 'second_order')", ValueError),
+    Refusal("permutations", "reference.marginals(long_step(), 'shapley', permutations=2)", ValueError),
+    Refusal("permutations", "reference.marginals(long_step(), 'shapley', permutations=5)", ValueError),
+    Refusal("seed", "reference.marginals(long_step(), 'shapley', permutations=4, seed=-1)", ValueError),
+    Refusal("step", "reference.scores(3)", TypeError),
+    Refusal("step", "reference.update(3)", TypeError),
+    Refusal("step", "reference.influence(3)", TypeError),
+    Refusal("step", "reference.marginals(3)", TypeError),
+    Refusal("step", "reference.utility(3, [True])", TypeError),
+    Refusal("network", "reference.attribute(3, Adam(), batch(), batch())", TypeError),
+    Refusal("adam", "reference.attribute(NET, 1e-3, batch(), batch())", TypeError),
+    Refusal("train", "reference.attribute(NET, Adam(), (X, Y), batch())", TypeError),
+    Refusal("train.x", "reference.attribute(NET, Adam(), Batch(X[:, :2], Y), batch())", ValueError),
+    Refusal("valid.y", "reference.attribute(NET, Adam(), batch(), Batch(X, Y + 4))", ValueError),
+    Refusal("epochs", "reference.attribute(NET, Adam(), batch(), batch(), epochs=0)", ValueError),
+    Refusal("batch_size", "reference.attribute(NET, Adam(), batch(), batch(), batch_size=2.0)", TypeError),
+    Refusal("seed", "reference.attribute(NET, Adam(), batch(), batch(), seed=-1)", ValueError),
+    Refusal("slope", "reference.attribute(NET, Adam(), batch(), batch(), slope='steep')", ValueError),
+    Refusal("reduction", "reference.attribute(NET, Adam(), batch(), batch(), reduction='max')", ValueError),
+    Refusal("micro_batch", "reference.attribute(NET, Adam(), batch(), batch(), micro_batch=0)", ValueError),
+    Refusal("nodes[1]", "reference.attribute(NET, Adam(), batch(), batch(), nodes=(4, 1))", ValueError),
+    Refusal("resume", "reference.attribute(NET, Adam(), batch(), batch(), resume=7)", TypeError),
+    Refusal("resume", "reference.attribute(NET, Adam(), batch(), batch(), resume={})", ValueError),
+    Refusal("on_step", "reference.attribute(NET, Adam(), batch(), batch(), on_step=3)", TypeError),
+    Refusal("on_checkpoint", "reference.attribute(NET, Adam(), batch(), batch(), on_checkpoint=3)", TypeError),
+    Refusal("slope", "gpu.scores(step(), 'adam')", ValueError),
+    Refusal("gradient", "gpu.scores(step(), gradient='end')", ValueError),
+    Refusal("denominator", "gpu.scores(step(), 'linearized', denominator='next')", ValueError),
+    Refusal("denominator", "gpu.scores(step(), 'secant', denominator='previous')", ValueError),
+    Refusal("denominator", "gpu.scores(step(), 'linearized', denominator='previous')", ValueError),
+    Refusal("efficient", "gpu.scores(step(), efficient='yes')", TypeError),
+    Refusal("per_validation", "gpu.scores(step(), per_validation=None)", TypeError),
+    Refusal("nodes", "gpu.scores(step(), nodes=4)", TypeError),
+    Refusal("nodes[0]", "gpu.scores(step(), nodes=(0, 4))", ValueError),
+    Refusal("nodes[1]", "gpu.scores(step(), nodes=(4, 1))", ValueError),
+    Refusal("kind", "gpu.marginals(step(), 'middle')", ValueError),
+    Refusal("loss", "gpu.marginals(step(), 'first', 'second_order')", ValueError),
+    Refusal("permutations", "gpu.marginals(long_step(), 'shapley', permutations=2)", ValueError),
+    Refusal("permutations", "gpu.marginals(long_step(), 'shapley', permutations=5)", ValueError),
+    Refusal("seed", "gpu.marginals(long_step(), 'shapley', permutations=4, seed=-1)", ValueError),
+    Refusal("step", "gpu.scores(3)", TypeError),
+    Refusal("step", "gpu.update(3)", TypeError),
+    Refusal("step", "gpu.influence(3)", TypeError),
+    Refusal("step", "gpu.marginals(3)", TypeError),
+    Refusal("step", "gpu.utility(3, [True])", TypeError),
+    Refusal("network", "gpu.attribute(3, Adam(), batch(), batch())", TypeError),
+    Refusal("adam", "gpu.attribute(NET, 1e-3, batch(), batch())", TypeError),
+    Refusal("train", "gpu.attribute(NET, Adam(), (X, Y), batch())", TypeError),
+    Refusal("train.x", "gpu.attribute(NET, Adam(), Batch(X[:, :2], Y), batch())", ValueError),
+    Refusal("valid.y", "gpu.attribute(NET, Adam(), batch(), Batch(X, Y + 4))", ValueError),
+    Refusal("epochs", "gpu.attribute(NET, Adam(), batch(), batch(), epochs=0)", ValueError),
+    Refusal("batch_size", "gpu.attribute(NET, Adam(), batch(), batch(), batch_size=2.0)", TypeError),
+    Refusal("seed", "gpu.attribute(NET, Adam(), batch(), batch(), seed=-1)", ValueError),
+    Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), slope='steep')", ValueError),
+    Refusal("reduction", "gpu.attribute(NET, Adam(), batch(), batch(), reduction='max')", ValueError),
+    Refusal("micro_batch", "gpu.attribute(NET, Adam(), batch(), batch(), micro_batch=0)", ValueError),
+    Refusal("nodes[1]", "gpu.attribute(NET, Adam(), batch(), batch(), nodes=(4, 1))", ValueError),
+    Refusal("resume", "gpu.attribute(NET, Adam(), batch(), batch(), resume=7)", TypeError),
+    Refusal("resume", "gpu.attribute(NET, Adam(), batch(), batch(), resume={})", ValueError),
+    Refusal("on_step", "gpu.attribute(NET, Adam(), batch(), batch(), on_step=3)", TypeError),
+    Refusal("on_checkpoint", "gpu.attribute(NET, Adam(), batch(), batch(), on_checkpoint=3)", TypeError),
+    Refusal("rank", "reference.attribute(NET, Adam(), batch(), batch(), rank=4)", ValueError),
+    Refusal("dtype", "reference.attribute(NET, Adam(), batch(), batch(), dtype='float32')", ValueError),
+    Refusal("device", "reference.attribute(NET, Adam(), batch(), batch(), device='cuda')", ValueError),
+    Refusal("rank", "gpu.scores(step(), rank=0)", ValueError),
+    Refusal("micro_batch", "gpu.scores(step(), micro_batch=1.5)", TypeError),
+    Refusal("variance", "gpu.scores(step(), variance='none')", ValueError),
+    Refusal("score_dtype", "gpu.scores(step(), score_dtype='int8')", ValueError),
+    Refusal("score_dtype", "gpu.scores(step(), score_dtype='tf32', device='cpu')", ValueError),
+    Refusal("device", "gpu.scores(step(), device='tpu')", ValueError),
+    Refusal("dtype", "gpu.scores(step(), dtype='float16')", ValueError),
+    Refusal("rank", "gpu.attribute(NET, Adam(), batch(), batch(), rank='all')", TypeError),
+)
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+FILES = {
+    "empty.csv": "",
+    "short.csv": "a,b,label\n1,2,x\n3,y\n",
+    "text.csv": "a,label\nmany,x\n2,y\n",
+    "unnamed.csv": "a,,label\n1,2,x\n",
+    "one.csv": "a,label\n1,x\n2,x\n",
+    "quantity.csv": "a,label\n1,0.1\n2,0.2\n3,0.3\n",
+    "notes.txt": "hello",
+    "full/mine.txt": "mine",
+    "run/config.json": "{}",
+}
+"""Files that the commands find in their folder."""
+
+COMMANDS = (
+    "adamshap train",
+    "adamshap --nonsense",
+    "adamshap attribute",
+    "adamshap attribute wine more",
+    "adamshap attribute wine --nonsense 1",
+    "adamshap attribute wine --slope steep",
+    "adamshap attribute wine --gradient end",
+    "adamshap attribute wine --epochs 0",
+    "adamshap attribute wine --epochs many",
+    "adamshap attribute wine --batch-size -1",
+    "adamshap attribute wine --seed -1",
+    "adamshap attribute wine --lr fast",
+    "adamshap attribute wine --lr -1",
+    "adamshap attribute wine --lr nan",
+    "adamshap attribute wine --hidden 64,0",
+    "adamshap attribute wine --hidden 64,",
+    "adamshap attribute wine --hidden big",
+    "adamshap attribute wine --flip-labels 1",
+    "adamshap attribute wine --flip-labels -0.1",
+    "adamshap attribute wine --flip-labels nan",
+    "adamshap attribute wine --flip-labels 0.001",
+    "adamshap attribute wine --flip-labels 0.999",
+    "adamshap attribute wine --label kind",
+    "adamshap attribute wine --checkpoint-seconds -1",
+    "adamshap attribute wine --checkpoint-seconds nan",
+    "adamshap attribute wine --out full",
+    "adamshap attribute wine --out .",
+    "adamshap attribute wine --resume run",
+    "adamshap attribute --resume run",
+    "adamshap attribute --resume nowhere",
+    "adamshap attribute --resume run --epochs 3",
+    "adamshap attribute nothing.csv",
+    "adamshap attribute notes.txt",
+    "adamshap attribute full",
+    "adamshap attribute empty.csv",
+    "adamshap attribute short.csv",
+    "adamshap attribute text.csv",
+    "adamshap attribute unnamed.csv",
+    "adamshap attribute one.csv",
+    "adamshap attribute one.csv --label kind",
+    "adamshap attribute quantity.csv",
+    "adamshap vectors check nowhere",
+)
+
+
+@cache
+def application() -> Typer:
+    """Return the command, built once."""
+    return build(entry_points(group=GROUP))
+
+
+def invoke(*arguments: str) -> Result:
+    """Run the command in this process, and let what is not one of its errors come out."""
+    return CliRunner().invoke(application(), arguments, catch_exceptions=False)
+
+
+def refused_line(command: str) -> str:
+    """Return the one line that a command is refused with, in a folder that holds `FILES` and is left as it was."""
+    with TemporaryDirectory() as folder, chdir(folder):
+        for name, content in FILES.items():
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).write_text(content, encoding="utf-8")
+        before = sorted(Path().rglob("*"))
+        result = invoke(*command.split()[1:])
+        assert sorted(Path().rglob("*")) == before
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr.removeprefix("adamshap: ").removesuffix("\n").replace(folder, "…")
