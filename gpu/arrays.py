@@ -3,17 +3,33 @@
 Everything else of the engine asks a `Space` for its array module, so that no other module decides between the two.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
+from mmap import mmap
 from typing import Any, Literal
 
 import numpy as np
 
 from adamshap.reference.problem import one_of, refuse
 
-__all__ = ["DEVICES", "DTYPES", "Buffers", "DeviceName", "DtypeName", "Space", "cuda_is_usable", "pick_space"]
+__all__ = [
+    "DEVICES",
+    "DTYPES",
+    "Buffers",
+    "DeviceName",
+    "DtypeName",
+    "NoRoomError",
+    "Place",
+    "Space",
+    "cuda_is_usable",
+    "is_mapped",
+    "pick_space",
+    "within_memory",
+]
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["float32", "float64"]
@@ -46,7 +62,13 @@ def device_name() -> str:
 
 
 def describe() -> str:
-    """Return a phrase that says what the engine runs on here, with its default arguments."""
+    """Return a phrase that says what the engine runs on here, with its default arguments.
+
+    Returns
+    -------
+    str
+        Such as "the engine on the CPU (Numba), float32".
+    """
     if device_name():
         return f"the engine on {device_name()}, float32"
     loops = "Numba" if find_spec("numba") else "NumPy; the extra `cpu` makes it faster"
@@ -112,40 +134,83 @@ def pick_space(device: str, dtype: str) -> Space:
     return Space(cupy, np.dtype(dtype))
 
 
+def is_mapped(array: Any) -> bool:
+    """Whether `array` is a view of a file that is read as needed: NumPy's memory map."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array, mmap)
+
+
+class NoRoomError(MemoryError):
+    """Memory ran out for `what`; the message suggests what helps."""
+
+    def __init__(self, what: str, cause: BaseException, where: str = "") -> None:
+        super().__init__(
+            f"memory: got no room for {what}{where} ({cause}); needs a smaller micro_batch, or a smaller network"
+        )
+        self.what = what
+
+
+@dataclass
+class Place:
+    """What is being computed, of which samples, in which step: kept for the message of `within_memory` alone."""
+
+    phase: str = "preparation"
+    samples: slice | str = "the step"
+    step: int = 0
+
+    def __str__(self) -> str:
+        of = self.samples
+        if isinstance(of, slice):
+            of = f"samples {of.start} to {of.stop - 1} of the batch"
+        return f"the {self.phase} of {of}" + (f" at step {self.step}" if self.step else "")
+
+
+@contextmanager
+def within_memory(place: Place) -> Iterator[None]:
+    """Where memory runs out, for a buffer or for a temporary array, say in which `place`."""
+    try:
+        yield
+    except MemoryError as error:  # CuPy's OutOfMemoryError is one
+        what = error.what if isinstance(error, NoRoomError) else "a temporary array"
+        cause = error.__cause__ or error  # a buffer's own message is said anew, with its place
+        raise NoRoomError(what, cause, f" in {place}") from cause
+
+
 @dataclass
 class Buffers:
     """Named arrays that are made once and used again in every step; a smaller shape gets the front of a larger one."""
 
     space: Space
     kept: dict[str, Any] = field(default_factory=dict)
+    views: dict[tuple[str, tuple[int, ...]], Any] = field(default_factory=dict)  # of those kept, as asked for
 
-    def get(self, name: str, shape: tuple[int, ...], dtype: Any = None) -> Any:
+    def get(self, name: str, shape: tuple[int, ...]) -> Any:
         """Return an array of `shape` under `name`, its content undefined.
 
         Raises
         ------
-        MemoryError
+        NoRoomError
             The device has no room; the message names the buffer and what helps.
         """
-        size = int(np.prod(shape))
-        have = self.kept.get(name)
-        if have is None or have.size < size:
-            self.kept.pop(name, None)
-            wanted = np.dtype(dtype or self.space.dtype)
-            have = self.kept[name] = within_memory(
-                f"buffer {name!r} of {size * wanted.itemsize:,} bytes", lambda: self.space.xp.empty(size, wanted)
-            )
-        return have[:size].reshape(shape)
+        view = self.views.get((name, shape))
+        if view is None:
+            size = math.prod(shape)
+            have = self.kept.get(name)
+            if have is None or have.size < size:
+                have = self._make_anew(name, size)
+            view = self.views[name, shape] = have[:size].reshape(shape)
+        return view
 
-
-def within_memory(what: str, make: Callable[[], Any]) -> Any:
-    """Return ``make()``; where memory runs out, say for `what` and suggest ``micro_batch``."""
-    try:
-        return make()
-    except MemoryError as error:  # CuPy's OutOfMemoryError is one
-        raise MemoryError(
-            f"memory: got no room for {what} ({error}); needs a smaller micro_batch, or a smaller network"
-        ) from error
+    def _make_anew(self, name: str, size: int) -> Any:
+        self.kept.pop(name, None)  # gives the smaller one up before there is a larger one
+        for key in [key for key in self.views if key[0] == name]:
+            del self.views[key]
+        try:
+            made = self.kept[name] = self.space.xp.empty(size, self.space.dtype)
+        except MemoryError as error:
+            raise NoRoomError(f"buffer {name!r} of {size * self.space.dtype.itemsize:,} bytes", error) from error
+        return made
 
 
 def _is_cupy(value: Any) -> bool:

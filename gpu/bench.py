@@ -308,6 +308,7 @@ class _Run:
         """Return what an attributed step allocates at most, in MiB, its kept buffers included."""
         shop = self.shop
         shop.buffers.kept.clear()
+        shop.buffers.views.clear()
         if shop.space.on_cuda:
             pool = shop.space.xp.get_default_memory_pool()
             pool.free_all_blocks()

@@ -38,6 +38,7 @@ def contract(
 
     With `score_dtype` the large products are made in less precision.
     """
+    shop.now("contraction")
     widest = max(b.shape[1] for b in trace.grads)
     room = shop.buffers.get("contraction", (len(out), widest))
 
@@ -83,6 +84,7 @@ def pairwise(shop: Workshop, trace: Trace, judge: Trace) -> Any:
 
     A layer gives ``(b_i · b_v) (a_i · a_v + 1)``, the 1 being the bias's; nothing of a parameter's size is made.
     """
+    shop.now("contraction")
     xp = shop.space.xp
     total = None
     for a, b, judge_a, judge_b in zip(trace.inputs, trace.grads, judge.inputs, judge.grads, strict=True):
@@ -124,6 +126,7 @@ class Sketch:
 
     def factors(self, shop: Workshop, product: Mapping[str, Any], n: int, group: int = 0) -> dict[int, Factors]:
         """Return ``(Q, C)`` of each layer that gains by it, for `n` samples to score."""
+        shop.now("sketch")
         found = {}
         for layer, (d_in, d_out) in enumerate(neighbours(shop.net.sizes)):
             if self.pays(n, d_in, d_out):

@@ -12,13 +12,13 @@ b       ``Trace.grads``     per layer (rows, d_out), weighted
 ======  ==================  =======================================
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from adamshap.gpu.arrays import Buffers, Space
+from adamshap.gpu.arrays import Buffers, Place, Space, within_memory
 from adamshap.gpu.kernels import Passes, passes_for
 from adamshap.gpu.parallel import in_parts, own_threads
 from adamshap.reference.problem import Network
@@ -52,20 +52,34 @@ class Workshop:
     space: Space
     passes: Passes
     buffers: Buffers
+    shapes: Mapping[str, tuple[int, ...]]
+    place: Place = field(default_factory=Place)
 
     @classmethod
     def on(cls, net: Network, space: Space) -> "Workshop":
         """Return a workshop with no buffers yet."""
-        return cls(net, space, passes_for(space), Buffers(space))
+        return cls(net, space, passes_for(space), Buffers(space), net.shapes)
 
     def loss(self, z: Any, y: Any, weight: Any) -> Any:
         """Return each row's loss and turn the network's output `z` into the gradient of ``weight · ℓ`` in it."""
         loss = _cross_entropy if self.net.loss == "cross_entropy" else _squared_error
         return loss(self.space.xp, z, y, weight)
 
-    def at_work(self) -> AbstractContextManager[None]:
+    def now(self, phase: str, samples: slice | str | None = None) -> None:
+        """Note what is computed from here on, and of which samples: said where memory runs out."""
+        self.place.phase = phase
+        if samples is not None:
+            self.place.samples = samples
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
         """Return the context in which steps are taken: on the host, with the engine's own threads."""
-        return nullcontext() if self.space.on_cuda else own_threads()
+        with within_memory(self.place):
+            if self.space.on_cuda:
+                yield
+                return
+            with own_threads():
+                yield
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ def run_rows(shop: Workshop, trace: Trace, params: Mapping[str, Any], y: Any, we
 
     def some(low: int, high: int) -> None:
         rows = slice(low, high)
-        part = trace.rows(rows)
+        part = trace if high - low == len(trace.losses) else trace.rows(rows)
         forward(shop, part, params)
         part.losses[...] = shop.loss(part.grads[-1], y[rows], weight if isinstance(weight, float) else weight[rows])
         backward(shop, part, params)
@@ -135,6 +149,7 @@ def product(shop: Workshop, a: Any, b: Any, out: Any) -> None:
 
 def forward(shop: Workshop, trace: Trace, params: Mapping[str, Any]) -> None:
     """Fill the inputs of every layer and write the network's output where the last layer's b will stand."""
+    shop.now("forward pass")
     net = shop.net
     last = net.depth - 1
     for layer in range(net.depth):
@@ -150,6 +165,7 @@ def forward(shop: Workshop, trace: Trace, params: Mapping[str, Any]) -> None:
 
 def backward(shop: Workshop, trace: Trace, params: Mapping[str, Any]) -> None:
     """Carry b from the last layer to the first."""
+    shop.now("backward pass")
     net = shop.net
     for layer in range(net.depth - 1, 0, -1):
         b = trace.grads[layer - 1]
@@ -160,6 +176,7 @@ def backward(shop: Workshop, trace: Trace, params: Mapping[str, Any]) -> None:
 
 def gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any], add: bool = False) -> None:
     """Write the gradient summed over the trace's rows, ``bᵀ a`` and Σ b, or add it to what stands there."""
+    shop.now("gradient")
     xp, parts = shop.space.xp, max(shop.net.sizes[1:])
 
     def some(low: int, high: int) -> None:
@@ -184,6 +201,7 @@ def times_gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any]) -> No
 
     On the host the gradient is made of some units at a time, in the cache, and never as a whole.
     """
+    shop.now("validation gradient")
     xp, parts = shop.space.xp, max(shop.net.sizes[1:])
     block = parts if shop.space.on_cuda else UNITS_AT_A_TIME
 

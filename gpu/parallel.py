@@ -19,8 +19,8 @@ from typing import Any
 
 __all__ = ["cpu_threads", "in_parts", "own_threads"]
 
-FLOPS_WORTH_A_THREAD = 1 << 22
-"""Some 50 µs of one core: below, handing work to a thread costs more than it saves."""
+FLOPS_WORTH_A_THREAD = 1 << 24
+"""Some 200 µs of one core: below, handing work to a thread and waiting for it costs more than it saves."""
 
 _here = threading.local()
 _lock = threading.Lock()

@@ -123,6 +123,17 @@ def _nothing(dtype: Any) -> Any:
 # --- the loops -------------------------------------------------------------------------------------------------------
 
 
+# Not in `_kernels`: a loop that closes over a compiled function has another key in each process, and is never found in
+# Numba's cache.
+@numba.njit(error_model="numpy", fastmath=FAST)
+def _root(one, rho, size, tiny):  # type: ignore[no-untyped-def]
+    top = rho if rho > size else size
+    top = top if top > tiny else tiny
+    inverse = one / top
+    x, y = rho * inverse, size * inverse
+    return top * math.sqrt(x * x + y * y)
+
+
 @cache
 def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
     """Return the loops compiled for one dtype; every constant is of that dtype, or the loop would widen to double."""
@@ -141,14 +152,6 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
             numba.void(whole, whole, *signature), nogil=True, cache=True, error_model="numpy", fastmath=fast
         )
 
-    @numba.njit(error_model="numpy", fastmath=FAST)
-    def root(rho, size, tiny):  # type: ignore[no-untyped-def]
-        top = rho if rho > size else size
-        top = top if top > tiny else tiny
-        inverse = one / top
-        x, y = rho * inverse, size * inverse
-        return top * math.sqrt(x * x + y * y)
-
     @loop(read[1], *[read[1]] * 4, *[write[1]] * 3)
     def adam(low, high, p, g, theta, m, v, new_theta, new_m, new_v):  # type: ignore[no-untyped-def]
         lr, shrink, b1, d1, b2, d2, mu, k = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]
@@ -160,7 +163,7 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
             g_, theta_, m_, v_ = g[part], theta[part], m[part], v[part]
             for e in range(width):  # into scratch: outputs may be the inputs, of which the compiler would be wary
                 ge, me, ve = g_[e], m_[e], v_[e]
-                below = root(math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps
+                below = _root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps
                 w[e] = theta_[e] * shrink - lr * (mu * me + k * ge) / below
                 w[BLOCK + e] = b1 * me + d1 * ge
                 w[2 * BLOCK + e] = b2 * ve + d2 * ge * ge
@@ -211,7 +214,7 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                         w[OUT + e] = lr
                 elif kind == 1:
                     for e in range(width):
-                        below = root(math.sqrt(kappa * v_[e] + under), root_q * abs(g_[e]), tiny) + eps
+                        below = _root(one, math.sqrt(kappa * v_[e] + under), root_q * abs(g_[e]), tiny) + eps
                         w[OUT + e] = lr * k / below
                 elif kind == 2:
                     for e in range(width):
@@ -252,7 +255,7 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                 for e in range(width):  # into scratch: outputs may be the inputs, of which the compiler would be wary
                     ge, me, ve = g_[e], m_[e], v_[e]
                     rho, first, kept = math.sqrt(kappa * ve + under), mu * me, theta_[e] * shrink
-                    below = root(rho, root_q * abs(ge), tiny) + eps
+                    below = _root(one, rho, root_q * abs(ge), tiny) + eps
                     idle, step = lr * first / (rho + eps), lr * (first + k * ge) / below
                     w[POINT + e] = kept - ((one - blend) * idle + blend * step)
                     w[THETA + e] = kept - step

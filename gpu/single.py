@@ -140,8 +140,12 @@ def scores(
         So many samples go through the network at a time.
     score_dtype : {"tf32", "float16"}, optional
         Make the contraction's products in this on a CUDA device, for speed; the step itself stays in `dtype`.
-    device, dtype, device_arrays
-        As for `update`.
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
+    device_arrays : bool
+        Return arrays where they were computed, rather than NumPy's.
 
     Returns
     -------
@@ -215,8 +219,13 @@ def influence(
 
     Parameters
     ----------
-    step, device, dtype, device_arrays
-        As for `update`.
+    step : Step
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
+    device_arrays : bool
+        Return arrays where they were computed, rather than NumPy's.
 
     Returns
     -------
@@ -235,13 +244,23 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
 
     Parameters
     ----------
-    coalition : boolean array (n,)
+    step : Step
+    coalition : bool array (n,)
         Which samples of the batch take part; the gradient's divisor stays n.
-    step, device, dtype
-        As for `update`.
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
+
+    Returns
+    -------
+    float
+        In units of the validation loss; positive where it fell.
     """
     mask = coalition_mask(coalition, step.n)
-    return _Game.of(_Case.of(step, device, dtype), step.adam, "exact").value(mask)
+    case = _Case.of(step, device, dtype)
+    with case.shop.at_work():
+        return _Game.of(case, step.adam, "exact").value(mask)
 
 
 def marginals(
@@ -258,6 +277,7 @@ def marginals(
 
     Parameters
     ----------
+    step : Step
     kind : {"first", "last", "shapley"}
         "first": U({i}) − U(∅); "last": U(B) − U(B∖{i}); "shapley": the Shapley value of U, over all coalitions for
         n ≤ 12, above by antithetic permutations.
@@ -267,12 +287,15 @@ def marginals(
         Even number of permutations drawn where Shapley values are sampled.
     seed : int
         Of those permutations.
-    step, device, dtype
-        As for `update`.
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        In which everything is computed.
 
     Returns
     -------
     Marginals
+        ``values`` (n,), ``empty`` = U(∅), ``total`` = U(B), ``standard_error`` (n,).
     """
     one_of("kind", kind, MARGINALS)
     one_of("loss", loss, MARGINAL_LOSSES)
@@ -281,19 +304,19 @@ def marginals(
         if positive_integer("permutations", permutations, minimum=4) % 2:
             refuse("permutations", permutations, "an even number, as each is used with its reverse")
         positive_integer("seed", seed, minimum=0)
-    game = _Game.of(_Case.of(step, device, dtype), step.adam, loss)
-    n = step.n
-    everyone = np.ones(n, bool)
-    empty, total = game.value(~everyone), game.value(everyone)
+    case, n = _Case.of(step, device, dtype), step.n
     error = np.zeros(n)
-    if sampled:
-        values, error = _sampled_shapley(game, n, permutations // 2, seed)
-    elif kind == "shapley":
-        values = _exact_shapley(game, n)
-    elif kind == "first":
-        values = np.array([game.value(alone) - empty for alone in np.eye(n, dtype=bool)])
-    else:
-        values = np.array([total - game.value(~alone) for alone in np.eye(n, dtype=bool)])
+    with case.shop.at_work():
+        game = _Game.of(case, step.adam, loss)
+        empty, total = game.value(np.zeros(n, bool)), game.value(np.ones(n, bool))
+        if sampled:
+            values, error = _sampled_shapley(game, n, permutations // 2, seed)
+        elif kind == "shapley":
+            values = _exact_shapley(game, n)
+        elif kind == "first":
+            values = np.array([game.value(alone) - empty for alone in np.eye(n, dtype=bool)])
+        else:
+            values = np.array([total - game.value(~alone) for alone in np.eye(n, dtype=bool)])
     return Marginals(values, empty, total, error)
 
 

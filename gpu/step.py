@@ -54,6 +54,9 @@ __all__ = [
 Arrays = dict[str, Any]
 
 
+VALIDATION = "the validation samples"
+
+
 @dataclass(frozen=True)
 class State:
     """θ, m, v before step t, or where those after it are written."""
@@ -124,11 +127,13 @@ class Norms:
 
 def like(shop: Workshop, name: str) -> Arrays:
     """Return one buffer for each parameter, under `name`."""
-    return {key: shop.buffers.get(f"{name} {key}", shape) for key, shape in shop.net.shapes.items()}
+    return {key: shop.buffers.get(f"{name} {key}", shape) for key, shape in shop.shapes.items()}
 
 
 def plain_step(shop: Workshop, adam: Adam, state: State, x: Any, y: Any, weight: float, new: State) -> Any:
     """Take a step without attribution; return each sample's loss before it."""
+    shop.place.step = state.t
+    shop.now("forward pass", slice(0, len(x)))
     trace = new_trace(shop, "train", len(x), x)
     run_rows(shop, trace, state.theta, y, weight)
     g = like(shop, "gradient")
@@ -139,6 +144,7 @@ def plain_step(shop: Workshop, adam: Adam, state: State, x: Any, y: Any, weight:
 
 def take_step(shop: Workshop, rates: Rates, state: State, g: Arrays, new: State) -> None:
     """Write Adam's update."""
+    shop.now("pass over the parameters")
     for key in state.theta:
         shop.passes.adam(
             rates, g[key], state.theta[key], state.m[key], state.v[key], new.theta[key], new.m[key], new.v[key]
@@ -174,6 +180,7 @@ def attribute_step(
     with_sgd : bool
         Whether SGD's scores (slope "sgd", gradient "start") are wanted too.
     """
+    shop.place.step = state.t
     chunks = _chunks(batch.n, micro_batch)
     rates = rates_of(adam, state.t)
     rule = rule_of(question.slope, question.nodes, batch.n, question.denominator)
@@ -195,6 +202,7 @@ def attribute_step(
     slope = like(shop, "slope")
     take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, 0.5, new, point, slope)
     if judge is None:
+        shop.now("forward pass", VALIDATION)
         judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
         run_rows(shop, judge, new.theta if point is None else point, batch.valid_y, each)
     factor = rates.lr if rule.kind == "sgd" else slope
@@ -245,12 +253,14 @@ def _first_pass(
     norms = Norms({}, {}, {}) if spread_wanted else None
     start = trace = None
     if start_wanted and batch.together is not None and len(chunks) == 1:
+        shop.now("forward pass", slice(0, batch.n))
         both = new_trace(shop, "train", batch.n_val + batch.n, batch.together)
         weights = shop.buffers.get("weights", (batch.n_val + batch.n, 1))
         weights[: batch.n_val], weights[batch.n_val :] = each, weight
         run_rows(shop, both, state.theta, shop.space.xp.concatenate([batch.valid_y, batch.y]), weights)
         start, trace = both.rows(slice(0, batch.n_val)), both.rows(slice(batch.n_val, None))
     elif start_wanted:
+        shop.now("forward pass", VALIDATION)
         start = new_trace(shop, "start", batch.n_val, batch.valid_x)
         run_rows(shop, start, state.theta, batch.valid_y, each)
     loss = 0.0
@@ -265,6 +275,7 @@ def _first_pass(
 
 
 def _run_chunk(shop: Workshop, state: State, batch: Judged, weight: float, chunk: slice) -> Trace:
+    shop.now("forward pass", chunk)
     x = batch.x[chunk]
     trace = new_trace(shop, "train", len(x), x)
     run_rows(shop, trace, state.theta, batch.y[chunk], weight)
@@ -315,6 +326,7 @@ def take_step_and_slope(
     slope: Arrays,
 ) -> None:
     """Run the fused pass over every parameter; see `kernels.Passes.attributed`."""
+    shop.now("fused pass", slice(0, n))
     for key, g in first.g.items():
         layer, kind = key.split(".")
         row = col = square = None
@@ -361,6 +373,7 @@ def end_points(shop: Workshop, rates: Rates, state: State, g: Arrays) -> tuple[A
 def _along_path(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Judged, count: int, each: float) -> Trace:
     """Return one trace of the validation samples at every node of the path, node after node, weighted."""
     xp, ends = shop.space.xp, end_points(shop, rates, state, g)
+    shop.now("forward pass", VALIDATION)
     n_val = batch.n_val
     x = xp.concatenate([batch.valid_x] * count)
     trace = new_trace(shop, "path", n_val * count, x)
@@ -377,7 +390,9 @@ def _along_path(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Ju
 def _gap(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Judged, per_validation: bool) -> Any:
     """Return U(B) − U(∅), in the mean loss (1,) or for each validation sample (n_val,)."""
     losses = []
-    for params in end_points(shop, rates, state, g):
+    ends = end_points(shop, rates, state, g)
+    shop.now("forward pass", VALIDATION)
+    for params in ends:
         trace = new_trace(shop, "end", batch.n_val, batch.valid_x)
         losses.append(row_losses(shop, trace, params, batch.valid_y).copy())
     gap = losses[0] - losses[1]
@@ -458,6 +473,7 @@ def _score(
     totals = [shop.space.xp.zeros((groups, batch.n), shop.space.dtype) for _ in scorers]
     for chunk in chunks:
         rows = trace if trace is not None else _run_chunk(shop, state, batch, weight, chunk)
+        shop.now("contraction", chunk)
         for scorer, total in zip(scorers, totals, strict=True):
             scorer(rows, total[:, chunk])
     return totals

@@ -1,43 +1,52 @@
 """A training run that attributes as it goes: Adam's steps, and every step's scores added up for each training sample.
 
 The scores of a step are made with the state before it, in the same pass over the parameters that takes it. Nothing in
-a step waits for the device; losses are fetched when a progress bar would show them.
+a step waits for the device; losses are fetched, and looked at, when a progress bar would show them.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.arrays import DeviceName, DtypeName, pick_space
+from adamshap.gpu.arrays import DeviceName, DtypeName, Space, is_mapped, pick_space
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.single import ScoreDtype, Variance, question_of
-from adamshap.gpu.step import Arrays, Judged, State, attribute_step, like
+from adamshap.gpu.step import Arrays, Judged, State, Taken, attribute_step, like
 from adamshap.reference.problem import (
-    REDUCTIONS,
     Adam,
     AdamState,
     Array,
     Batch,
+    Checkpointer,
+    Credit,
+    Diverged,
     Gradient,
     Network,
     Progress,
     Reduction,
     Run,
+    RunConfig,
     Slope,
-    batch_order,
-    check_batch,
-    one_of,
+    Snapshot,
+    first_not_finite,
+    logged,
     positive_integer,
     refuse,
+    resumed,
+    run_settings,
 )
 
 __all__ = ["attribute"]
 
 SECONDS_BETWEEN_FETCHES = 0.1  # of losses from a device, at the pace of a progress bar
+SECONDS_BETWEEN_LOOKS = 5.0  # at what a device has done, where nobody is told
+BYTES_PENDING = 1 << 26  # of scores on a device
+LOSSES_TOLD = ("train_loss", "valid_loss")
 
 
 def attribute(
@@ -47,10 +56,12 @@ def attribute(
     valid: Batch,
     *,
     epochs: int = 10,
+    steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
+    credit: Credit = "step",
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     reduction: Reduction = "mean",
@@ -61,6 +72,8 @@ def attribute(
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
     on_step: Callable[[Progress], None] | None = None,
+    on_checkpoint: Checkpointer | None = None,
+    resume: Mapping[str, Array] | None = None,
 ) -> Run:
     """Train from ``network.init(seed)`` and attribute every step to the samples of its batch.
 
@@ -72,22 +85,41 @@ def attribute(
         N training samples and n_val validation samples.
     epochs, batch_size : int
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
     seed : int
         Of the parameters, of the order of the samples and of the sketch's first basis.
-    slope, gradient, per_validation, nodes, rank, score_dtype
-        As for `scores`.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S, as for `scores`.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `scores`.
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
+    credit : {"step"}
+        Nobody is credited with the step that momentum takes without data.
     reduction : {"mean", "sum"}
         As for `Step`.
+    rank : int, optional
+        Score by a sketch of this rank, its range kept from step to step; None is exact.
     variance : {"rank_one", "exact"}
         σ² of "random_order": from norms alone, or exact at the cost of one more matrix product a layer.
     micro_batch : int, optional
         So many samples go through the network at a time, twice each; less memory for batches, the same result.
+    score_dtype : {"tf32", "float16"}, optional
+        As for `scores`.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
         In which the run is computed.
     on_step : callable, optional
         Called with a `Progress` for each step, in order; on a device a few steps at a time.
+    on_checkpoint : callable, optional
+        Called after each step with its number and a function that returns the state of the run, a `Snapshot`; that
+        function waits for the device.
+    resume : Snapshot, optional
+        The state of the same run after some step: it goes on from there, and ends as it would have without a break.
 
     Returns
     -------
@@ -97,67 +129,106 @@ def attribute(
     Raises
     ------
     ValueError, TypeError
-        A bad argument, by its name.
+        A bad argument, by its name; a state of another run.
+    Diverged
+        A loss, score, parameter or moment is no longer finite; holds the run up to there. On a device this is found
+        when losses are fetched, and no score is added meanwhile.
     MemoryError
         No room for a named buffer.
     """
-    for name, value, kind in (
-        ("network", network, Network),
-        ("adam", adam, Adam),
-        ("train", train, Batch),
-        ("valid", valid, Batch),
-    ):
-        if not isinstance(value, kind):
-            refuse(name, type(value).__name__, f"a {kind.__name__}", TypeError)
-    check_batch("train", train, network)
-    check_batch("valid", valid, network)
-    one_of("reduction", reduction, REDUCTIONS)
-    epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
+    if credit != "step":
+        refuse("credit", repr(credit), "'step'; the oracle has 'carry' too")
     space = pick_space(device, dtype)
     question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-    shop, xp = Workshop.on(network, space), space.xp
+    where_to = "CUDA" if space.on_cuda else "the CPU"
+    on_step = logged(
+        on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where_to}, {dtype}"
+    )
+    shop = Workshop.on(network, space)
     initial = space.reals(network.init(seed))
     state = State({name: p.copy() for name, p in initial.items()}, _zeros(shop), _zeros(shop), 1)
     spare = _spare(shop, chunk is not None and chunk < min(batch_size, train.n))
     data = _Data.of(shop, train, valid, min(batch_size, train.n))
-    shape = (train.n, valid.n) if per_validation else (train.n,)
-    totals, sgd_totals, seen = xp.zeros(shape), xp.zeros(shape), np.zeros(train.n, int)
-    steps = epochs * -(-train.n // batch_size)
-    diary = _Diary(xp.zeros((steps, 2)), np.zeros(steps, int), space.on_cuda, on_step)
+    order = list(config.order())
+    ledger = _Ledger.of(space, order, (train.n, valid.n) if per_validation else (train.n,), on_step)
+    settings = ""
+    if resume is not None or on_checkpoint is not None:
+        settings = run_settings(
+            train,
+            valid,
+            trainer=__name__,
+            network=network,
+            adam=adam,
+            epochs=epochs,
+            steps=len(order),
+            batch_size=batch_size,
+            seed=seed,
+            question=question,
+            reduction=reduction,
+            rank=rank,
+            micro_batch=chunk,
+            space=[space.xp.__name__, str(space.dtype)],
+        )
 
-    def take(number: int, epoch: int, index: Array) -> None:
+    def run() -> Run:
+        theta, m, v = ({name: space.host(a) for name, a in group.items()} for group in (state.theta, state.m, state.v))
+        return Run(
+            initial_params={name: space.host(p) for name, p in initial.items()},
+            params=theta,
+            state=AdamState.unchecked(state.t - 1, m, v),
+            scores=ledger.totals,
+            sgd_scores=ledger.sgd_totals,
+            seen=ledger.seen,
+            history=ledger.history(),
+            config=config,
+        )
+
+    def look(at_once: bool = False) -> None:
+        bad = ledger.look(state, at_once)
+        if bad is not None:
+            wider = "" if space.dtype == np.float64 else ", or dtype='float64'"
+            raise Diverged(*bad, run(), f"a smaller lr than {adam.lr}, smaller inputs{wider}")
+
+    def snapshot() -> Snapshot:
+        look(at_once=True)
+        here = _by_name(state) | ({} if sketch is None else _by_layer(sketch))
+        arrays = ledger.arrays() | {name: space.host(array) for name, array in here.items()}
+        copies = {name: np.array(array) for name, array in arrays.items()}
+        return {"step": np.array(ledger.done), "settings": np.array(settings)} | copies
+
+    def take(index: Array) -> None:
         nonlocal state, spare
         where = space.labels(index)
-        batch = data.batch(where)
+        batch = data.batch(index, where)
         weight = 1 / batch.n if reduction == "mean" else 1.0
         new = state if spare is None else spare
         taken = attribute_step(
             shop, adam, state, batch, weight, question, new, micro_batch=chunk, sketch=sketch, with_sgd=True
         )
-        totals[where] += taken.scores
-        sgd_totals[where] += taken.sgd_scores
-        seen[index] += 1
-        diary.note(number, epoch, taken.train_loss, taken.valid_loss)
         spare = None if spare is None else state
         state = State(new.theta, new.m, new.v, state.t + 1)
+        ledger.pending.append(taken)
 
+    if resume is not None:
+        bases = {} if sketch is None else _bases(shop, sketch.rank, valid.n if per_validation else 1)
+        kept = resumed(resume, settings, snapshot(), steps=len(order), optional=bases)
+        ledger.restore(kept)
+        theta, m, v = ({n: space.real(kept[f"{g}/{n}"].copy()) for n in initial} for g in ("params", "m", "v"))
+        state = State(theta, m, v, ledger.done + 1)
+        if sketch is not None:
+            for layer, group in (map(int, name.split("/")[1:]) for name in bases if name in kept):
+                sketch.bases[layer, group] = space.real(kept[f"basis/{layer}/{group}"])
     with shop.at_work():
-        for number, (epoch, index) in enumerate(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed)):
-            take(number, epoch, index)
-    diary.tell_all()
-    losses = space.host(diary.losses)
-    theta, m, v = ({name: space.host(a) for name, a in group.items()} for group in (state.theta, state.m, state.v))
-    return Run(
-        initial_params={name: space.host(p) for name, p in initial.items()},
-        params=theta,
-        state=AdamState(state.t - 1, m, v),
-        scores=space.host(totals),
-        sgd_scores=space.host(sgd_totals),
-        seen=seen,
-        history={"epoch": diary.epochs, "train_loss": losses[:, 0], "valid_loss": losses[:, 1]},
-    )
+        for number, (_, index) in islice(enumerate(order, start=1), ledger.done, None):
+            take(index)
+            look()
+            if on_checkpoint is not None:
+                on_checkpoint(number, snapshot)
+    look(at_once=True)
+    return run()
 
 
 def _zeros(shop: Workshop) -> Arrays:
@@ -172,9 +243,30 @@ def _spare(shop: Workshop, needed: bool) -> State | None:
     return State(theta, m, v, 1)
 
 
+def _by_name(state: State) -> Arrays:
+    groups = {"params": state.theta, "m": state.m, "v": state.v}
+    return {f"{group}/{name}": array for group, named in groups.items() for name, array in named.items()}
+
+
+def _by_layer(sketch: Sketch) -> Arrays:
+    return {f"basis/{layer}/{group}": basis for (layer, group), basis in sketch.bases.items()}
+
+
+def _bases(shop: Workshop, rank: int, groups: int) -> Arrays:
+    """Return arrays like the bases that a sketch may have."""
+    return {
+        f"basis/{layer}/{group}": np.empty((d_in, rank), shop.space.dtype)
+        for layer, (d_in, _) in enumerate(pairwise(shop.net.sizes))
+        for group in range(groups)
+    }
+
+
 @dataclass(frozen=True)
 class _Data:
-    """Both data sets in the space, and one array in which a batch's inputs follow the validation inputs."""
+    """Both data sets in the space, and one array in which a batch's inputs follow the validation inputs.
+
+    A memory map stays where it is: only the rows of a batch are read.
+    """
 
     shop: Workshop
     x: Any
@@ -188,46 +280,140 @@ class _Data:
         space = shop.space
         together = shop.buffers.get("batch", (valid.n + largest, shop.net.sizes[0]))
         together[: valid.n] = space.real(valid.x)
-        x, y = space.real(train.x), space.labels(train.y)
+        x = train.x if is_mapped(train.x) else space.real(train.x)
+        y = train.y if is_mapped(train.y) else space.labels(train.y)
         return cls(shop, x, y, together[: valid.n], space.labels(valid.y), together)
 
-    def batch(self, where: Any) -> Judged:
-        """Return the samples at `where`."""
-        n_val = len(self.valid_x)
-        both = self.together[: n_val + len(where)]
-        # NumPy buffers the output of a take that checks its indices; these are a permutation's.
-        unchecked = {} if self.shop.space.on_cuda else {"mode": "clip"}
-        self.shop.space.xp.take(self.x, where, axis=0, out=both[n_val:], **unchecked)
-        return Judged(both[n_val:], self.y[where], self.valid_x, self.valid_y, both)
+    def batch(self, index: Array, where: Any) -> Judged:
+        """Return the samples at `index`, which is `where` in the space."""
+        n_val, space = len(self.valid_x), self.shop.space
+        both = self.together[: n_val + len(index)]
+        if is_mapped(self.x):
+            both[n_val:] = space.real(self.x[index])
+        else:
+            # NumPy buffers the output of a take that checks its indices; these are a permutation's.
+            unchecked = {} if space.on_cuda else {"mode": "clip"}
+            space.xp.take(self.x, where, axis=0, out=both[n_val:], **unchecked)
+        y = space.labels(self.y[index]) if is_mapped(self.y) else self.y[where]
+        return Judged(both[n_val:], y, self.valid_x, self.valid_y, both)
 
 
 @dataclass
-class _Diary:
-    """Both losses of each step, kept where they were computed, and told to `on_step` at a progress bar's pace."""
+class _Ledger:
+    """What the steps of a run add up to, on the host; on a device a few steps at a time, at a progress bar's pace.
 
-    losses: Any
-    epochs: Array
-    on_cuda: bool
+    Parameters
+    ----------
+    space : Space
+    order : list of (epoch, sample indices)
+        Of every step of the run.
+    totals, sgd_totals : arrays (N,) or (N, n_val)
+    seen : int array (N,)
+    losses : array (steps, 2)
+        Both losses before each step.
+    on_step : callable or None
+    pending : list of `Taken`
+        Steps that were not looked at yet.
+    done : int
+        Steps that were looked at, found finite, added and told.
+    """
+
+    space: Space
+    order: list[tuple[int, Array]]
+    totals: Array
+    sgd_totals: Array
+    seen: Array
+    losses: Array
     on_step: Callable[[Progress], None] | None
-    noted: int = 0
-    told: int = 0
-    last: float = 0.0
+    pending: list[Taken] = field(default_factory=list)
+    done: int = 0
+    last: float = field(default_factory=time.monotonic)
 
-    def note(self, number: int, epoch: int, train_loss: Any, valid_loss: Any) -> None:
-        """Write down a step."""
-        self.losses[number, 0] = train_loss
-        self.losses[number, 1] = valid_loss
-        self.epochs[number] = epoch
-        self.noted = number + 1
-        if self.on_step is not None and (not self.on_cuda or time.monotonic() - self.last >= SECONDS_BETWEEN_FETCHES):
-            self.tell_all()
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        order: list[tuple[int, Array]],
+        shape: tuple[int, ...],
+        on_step: Callable[[Progress], None] | None,
+    ) -> "_Ledger":
+        seen = np.zeros(shape[0], np.int64)
+        return cls(space, order, np.zeros(shape), np.zeros(shape), seen, np.zeros((len(order), 2)), on_step)
 
-    def tell_all(self) -> None:
-        """Tell of all steps that were not told yet."""
-        if self.on_step is None or self.told == self.noted:
+    def look(self, state: State, at_once: bool = False) -> tuple[int, int, str, float] | None:
+        """Add and tell what is pending, if it is time, and return where something is not finite, if anything is.
+
+        Returns
+        -------
+        step, steps, tensor, value
+        """
+        pace = SECONDS_BETWEEN_LOOKS if self.on_step is None else SECONDS_BETWEEN_FETCHES
+        due = at_once or time.monotonic() - self.last >= pace
+        if self.space.on_cuda and not due and sum(taken.scores.nbytes for taken in self.pending) < BYTES_PENDING:
+            return None
+        steps = len(self.order)
+        for losses, scores, sgd_scores in self._fetched():
+            bad = first_not_finite(dict(zip(LOSSES_TOLD, losses, strict=True)))
+            if bad is None and not self.space.on_cuda:  # at each step where that costs next to nothing
+                overflowed = any(not np.isfinite(v.max()) for v in state.v.values())
+                bad = first_not_finite(_suspects(state)) if overflowed else None
+            bad = bad or first_not_finite({"scores": scores, "sgd_scores": sgd_scores})
+            if bad is not None:
+                return self.done + 1, steps, *bad
+            epoch, index = self.order[self.done]
+            self.totals[index] += scores
+            self.sgd_totals[index] += sgd_scores
+            self.seen[index] += 1
+            self.losses[self.done] = losses
+            self.done += 1
+            if self.on_step is not None:
+                self.on_step(Progress(self.done, steps, epoch, *losses))
+        if due:
+            self.last = time.monotonic()
+            bad = first_not_finite(_suspects(state))
+            if bad is not None:
+                return self.done, steps, *bad
+        return None
+
+    def _fetched(self) -> Iterator[tuple[list[float], Array, Array]]:
+        """Yield the pending steps' losses, scores and SGD's scores, in few transfers."""
+        steps, self.pending = self.pending, []
+        if not steps:
             return
-        new = self.losses[self.told : self.noted]
-        for losses in (new.get() if self.on_cuda else new).tolist():
-            self.told += 1
-            self.on_step(Progress(self.told, len(self.losses), int(self.epochs[self.told - 1]), *losses))
-        self.last = time.monotonic()
+        xp, host = self.space.xp, self.space.host
+        losses = host(xp.stack([xp.stack([taken.train_loss, taken.valid_loss]) for taken in steps])).tolist()
+        if not self.space.on_cuda:
+            scores = [(taken.scores, taken.sgd_scores) for taken in steps]
+        else:
+            ends = np.cumsum([len(taken.scores) for taken in steps])[:-1]
+            every = (
+                host(xp.concatenate(part)) for part in zip(*((t.scores, t.sgd_scores) for t in steps), strict=True)
+            )
+            scores = list(zip(*(np.split(part, ends) for part in every), strict=True))
+        yield from ((pair, *both) for pair, both in zip(losses, scores, strict=True))
+
+    def history(self) -> dict[str, Array]:
+        """Return `Run.history` so far."""
+        epochs = np.array([epoch for epoch, _ in self.order[: self.done]], np.int64)
+        losses = self.losses[: self.done].T
+        return {"epoch": epochs} | {name: column.copy() for name, column in zip(LOSSES_TOLD, losses, strict=True)}
+
+    def arrays(self) -> dict[str, Array]:
+        """Return what `restore` takes."""
+        history = self.history()
+        arrays = {"scores": self.totals, "sgd_scores": self.sgd_totals, "seen": self.seen}
+        return arrays | {f"history/{name}": history[name] for name in LOSSES_TOLD}
+
+    def restore(self, kept: Snapshot) -> None:
+        """Go on from a snapshot."""
+        self.done = int(kept["step"])
+        for array, name in ((self.totals, "scores"), (self.sgd_totals, "sgd_scores"), (self.seen, "seen")):
+            array[...] = kept[name]
+        for column, name in enumerate(LOSSES_TOLD):
+            self.losses[: self.done, column] = kept[f"history/{name}"]
+
+
+def _suspects(state: State) -> Arrays:
+    """Return, by what it tells, all that a gradient or a step beyond the dtype leaves its mark on."""
+    squares = {f"square of the gradient of {name!r}": v for name, v in state.v.items()}
+    return squares | {f"params[{name!r}]": p for name, p in state.theta.items()}

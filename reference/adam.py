@@ -148,6 +148,11 @@ def decayed(step: Step) -> Params:
 def update(step: Step) -> tuple[Params, AdamState]:
     """Take the step with the whole batch.
 
+    Parameters
+    ----------
+    step : Step
+        Which is not changed.
+
     Returns
     -------
     params : dict of arrays

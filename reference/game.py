@@ -53,8 +53,13 @@ def utility(step: Step, coalition: Any) -> float:
     Parameters
     ----------
     step : Step
-    coalition : boolean array (n,)
+    coalition : bool array (n,)
         Which samples of the batch take part; the gradient's divisor stays n.
+
+    Returns
+    -------
+    float
+        In units of the validation loss; positive where it fell.
     """
     return exact_game(step)(coalition_mask(coalition, step.n))
 

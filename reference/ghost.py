@@ -282,13 +282,15 @@ def slopes(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int
 
 def validation_gradients(step: Step, gradient: Gradient, g: Params, nodes: tuple[int, int], *, each: bool) -> Params:
     """Return Γ of each parameter with a leading axis: 1 for the mean loss, n_val for `each` sample's own."""
+    given = GradientInput(step, g, nodes)
+    return GRADIENT_FUNCTIONS[gradient](given, lambda params: gradient_at(step, params, each=each))
 
-    def gradient_at(params: Params) -> Params:
-        if each:
-            return network.each_gradient(step.net, params, step.valid)
-        return {name: mean[None] for name, mean in network.loss_gradient(step.net, params, step.valid).items()}
 
-    return GRADIENT_FUNCTIONS[gradient](GradientInput(step, g, nodes), gradient_at)
+def gradient_at(step: Step, params: Params, *, each: bool) -> Params:
+    """Return the validation gradient at `params`, with the leading axis of `validation_gradients`."""
+    if each:
+        return network.each_gradient(step.net, params, step.valid)
+    return {name: mean[None] for name, mean in network.loss_gradient(step.net, params, step.valid).items()}
 
 
 def dot_products(x: Params, P: Params) -> Array:
@@ -307,6 +309,10 @@ def _gain_of_the_data(step: Step, g: Params, *, each: bool) -> Array:
 
 def influence(step: Step) -> Array:
     """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: how fast the loss after the step falls as sample i's weight grows from 1.
+
+    Parameters
+    ----------
+    step : Step
 
     Returns
     -------

@@ -20,10 +20,14 @@ L            loss on ``Step.valid``       mean validation loss
 ===========  ===========================  =======================================================
 """
 
+import json
+import logging
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from itertools import islice
 from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
@@ -31,6 +35,7 @@ import numpy.typing as npt
 
 __all__ = [
     "ACTIVATIONS",
+    "CREDITS",
     "DENOMINATORS",
     "GRADIENTS",
     "LOSSES",
@@ -42,21 +47,32 @@ __all__ = [
     "AdamState",
     "Array",
     "Batch",
+    "Checkpointer",
+    "Diverged",
     "Marginals",
     "Network",
     "Params",
     "Progress",
     "Run",
+    "RunConfig",
+    "Snapshot",
     "Step",
     "batch_order",
     "check_batch",
     "coalition_mask",
+    "first_not_finite",
+    "logged",
     "one_of",
     "positive_integer",
     "quadrature_nodes",
     "refuse",
+    "resumed",
+    "run_settings",
 ]
 
+
+LOGGER = logging.getLogger("adamshap")
+LOGGER.addHandler(logging.NullHandler())  # silent, until a program that uses this sets up logging
 
 Array = npt.NDArray[Any]
 Params = dict[str, Array]
@@ -67,6 +83,7 @@ Reduction = Literal["mean", "sum"]
 Slope = Literal["sgd", "frozen", "linearized", "tangent", "secant", "random_order"]
 Gradient = Literal["start", "midpoint", "path"]
 Denominator = Literal["exact", "previous"]
+Credit = Literal["step", "carry"]
 MarginalKind = Literal["first", "last", "shapley"]
 MarginalLoss = Literal["exact", "first_order"]
 
@@ -76,6 +93,7 @@ REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 SLOPES: tuple[str, ...] = get_args(Slope)
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
+CREDITS: tuple[str, ...] = get_args(Credit)
 MARGINALS: tuple[str, ...] = get_args(MarginalKind)
 MARGINAL_LOSSES: tuple[str, ...] = get_args(MarginalLoss)
 
@@ -253,7 +271,18 @@ class Network:
         return shapes
 
     def init(self, seed: int = 0) -> Params:
-        """Return fresh float64 parameters, uniform on ±1/√d_in as PyTorch's ``nn.Linear`` (not its random numbers)."""
+        """Return fresh float64 parameters, uniform on ±1/√d_in as PyTorch's ``nn.Linear`` (not its random numbers).
+
+        Parameters
+        ----------
+        seed : int
+            Of the random numbers.
+
+        Returns
+        -------
+        dict of arrays
+            One a parameter, with the names and shapes of `shapes`.
+        """
         generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
         bounds = {layer: 1 / math.sqrt(d_in) for layer, d_in in enumerate(self.sizes[:-1])}
         return {
@@ -329,14 +358,41 @@ class AdamState:
                 refuse(f"AdamState.v[{name!r}]", f"a value of {v.min()}", "no negative value")
 
     @classmethod
+    def unchecked(cls, step: int, m: Params, v: Params) -> "AdamState":
+        """Return a state as it is, finite or not: what a run that broke off has to show."""
+        state = object.__new__(cls)
+        for name, value in (("step", step), ("m", m), ("v", v)):
+            object.__setattr__(state, name, value)
+        return state
+
+    @classmethod
     def zeros(cls, params: Mapping[str, Any]) -> "AdamState":
-        """Return the state before the first step, for parameters like `params`."""
+        """Return the state before the first step, for parameters like `params`.
+
+        Parameters
+        ----------
+        params : dict of arrays
+            Whose names, shapes and dtypes the moments take.
+
+        Returns
+        -------
+        AdamState
+            Of step 0, with moments of 0.
+        """
         return cls(0, *({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2)))
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples: inputs ``x`` (n, d_in) with integer labels ``y`` (n,) or real targets ``y`` (n, d_out)."""
+    """Samples: inputs with labels, or with targets.
+
+    Parameters
+    ----------
+    x : array (n, d_in)
+        Inputs, finite.
+    y : int array (n,), or array (n, d_out)
+        Labels for the loss "cross_entropy", real targets for "mse".
+    """
 
     x: Array
     y: Array
@@ -365,7 +421,18 @@ class Batch:
         return len(self.x)
 
     def take(self, index: Array) -> "Batch":
-        """Return the samples that `index` (integers or a boolean mask) names, at least one."""
+        """Return some of the samples, at least one.
+
+        Parameters
+        ----------
+        index : int array, or bool array (n,)
+            Which samples, in which order; or a mask.
+
+        Returns
+        -------
+        Batch
+            Those samples.
+        """
         return Batch(self.x[index], self.y[index])
 
 
@@ -422,7 +489,13 @@ class Step:
         return self.valid.n
 
     def as_float64(self) -> "Step":
-        """Return this step with every real array in float64 and all of them NumPy's: itself, where it already is."""
+        """Return this step with every real array in float64 and all of them NumPy's.
+
+        Returns
+        -------
+        Step
+            Itself, where it already is so.
+        """
         groups = (self.params, self.state.m, self.state.v)
         batches = (self.train, self.valid)
         reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
@@ -483,8 +556,57 @@ class Marginals:
 
 
 @dataclass(frozen=True, eq=False)
+class RunConfig:
+    """What a training run is made of, enough to train again; refuses what does not fit together.
+
+    Parameters
+    ----------
+    network : Network
+    adam : Adam
+    train, valid : Batch
+        N training samples and n_val validation samples.
+    epochs, batch_size, seed : int
+        As for `batch_order`; the parameters start at ``network.init(seed)``, the moments at 0.
+    reduction : {"mean", "sum"}
+        As for `Step`.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
+    """
+
+    network: Network
+    adam: Adam
+    train: Batch
+    valid: Batch
+    epochs: int
+    batch_size: int
+    seed: int
+    reduction: Reduction = "mean"
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for field, kind in {"network": Network, "adam": Adam, "train": Batch, "valid": Batch}.items():
+            if not isinstance(getattr(self, field), kind):
+                refuse(field, type(getattr(self, field)).__name__, f"a {kind.__name__}", TypeError)
+        for field in ("train", "valid"):
+            check_batch(field, getattr(self, field), self.network)
+        one_of("reduction", self.reduction, REDUCTIONS)
+        for field, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            object.__setattr__(self, field, positive_integer(field, getattr(self, field), minimum))
+        if self.steps is not None:
+            object.__setattr__(self, "steps", positive_integer("steps", self.steps))
+
+    def order(self) -> Iterator[tuple[int, Array]]:
+        """Yield (epoch, sample indices) for each step."""
+        order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
+        return islice(order, self.steps)
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
     """A training run with its attribution.
+
+    With ``credit="carry"``, ``scores.sum(axis=0) + decay.sum(axis=0)`` is the validation loss before the run less that
+    after it, up to rounding (docs/method.md 6).
 
     Parameters
     ----------
@@ -500,6 +622,15 @@ class Run:
         In how many steps each sample took part.
     history : dict of arrays (steps,)
         ``epoch``; ``train_loss``, the batch's mean loss, and ``valid_loss``, both before the step.
+    config : RunConfig, optional
+        What the run is made of; `retrained` and `metagradient` train again from it.
+    credit : {"step", "carry"}
+        Who was credited with the momentum steps: nobody, or the earlier samples that the momentum is made of.
+    decay : array (steps,), or (steps, n_val) with ``per_validation``; "carry" only
+        How much weight decay lowered the loss in each step; no sample's doing.
+    closed : array of the same shape; "carry" only
+        The part of each step's change of the loss that slope and validation gradient leave open, and that the scores
+        of its batch hold in equal parts.
     """
 
     initial_params: Params
@@ -509,17 +640,96 @@ class Run:
     sgd_scores: Array
     seen: Array
     history: dict[str, Array]
+    config: RunConfig | None = None
+    credit: Credit = "step"
+    decay: Array | None = None
+    closed: Array | None = None
+
+    def to_frame(self) -> Any:
+        """Return the scores as a ``pandas.DataFrame``, one row a training sample.
+
+        Its columns are ``score``, ``sgd_score`` and ``seen``; with ``per_validation`` ``score[0]`` and so on, one for
+        each validation sample.
+
+        Raises
+        ------
+        ImportError
+            Without pandas, which the extra ``tables`` brings.
+        """
+        from adamshap.reference.run_views import frame  # where it is used: it imports this module
+
+        return frame(self)
+
+    def plot(self) -> Any:
+        """Return a ``matplotlib.figure.Figure``: histogram of the scores, the scores beside SGD's, and the losses.
+
+        ``run.plot().savefig("run.png")`` writes it.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, which the extra ``demo`` brings.
+        """
+        from adamshap.reference.run_views import figure  # as above
+
+        return figure(self.scores, self.sgd_scores, self.history)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells after each step: ``step`` of ``steps``, ``epoch``, and both losses before the step."""
+    """What a run tells after each step.
+
+    Parameters
+    ----------
+    step, steps : int
+        Steps taken, of how many.
+    epoch : int
+        Counted from 0.
+    train_loss, valid_loss : float
+        Mean losses of the batch and of the validation samples, before the step.
+    """
 
     step: int
     steps: int
     epoch: int
     train_loss: float
     valid_loss: float
+
+
+def logged(on_step: Callable[[Progress], None] | None, about: str) -> Callable[[Progress], None] | None:
+    """Return `on_step`, which also writes a run's coarse events to the logger "adamshap", where that listens.
+
+    At level INFO: the start, with `about`, what is trained and by what; the last step of each epoch, with its losses;
+    and the end. Without a listener this is `on_step` itself, so that a run does not wait for losses that nobody reads.
+    """
+    if not LOGGER.isEnabledFor(logging.INFO):
+        return on_step
+    LOGGER.info("training starts: %s", about)
+    last: Progress | None = None
+
+    def log(progress: Progress) -> None:
+        nonlocal last
+        if last is not None and progress.epoch > last.epoch:
+            _log_epoch(last)
+        if progress.step == progress.steps:
+            _log_epoch(progress)
+            LOGGER.info("training ends after %d steps", progress.steps)
+        last = progress
+        if on_step is not None:
+            on_step(progress)
+
+    return log
+
+
+def _log_epoch(last: Progress) -> None:
+    LOGGER.info(
+        "epoch %d ends at step %d of %d: training loss %.6g, validation loss %.6g, both before the step",
+        last.epoch + 1,
+        last.step,
+        last.steps,
+        last.train_loss,
+        last.valid_loss,
+    )
 
 
 def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:
@@ -534,3 +744,122 @@ def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Itera
         order = generator.permutation(count)
         for start in range(0, count, batch_size):
             yield epoch, order[start : start + batch_size]
+
+
+# --- runs that stop and go on ----------------------------------------------------------------------------------------
+
+Snapshot = dict[str, Array]
+"""All that a run needs to go on, as named NumPy arrays: ``step``, ``settings`` (`run_settings`), ``params/0.weight``,
+``m/...``, ``v/...``, ``scores``, ``sgd_scores``, ``seen``, ``history/train_loss``, ``history/valid_loss``, and what
+else a trainer has, under names of its own."""
+
+Checkpointer = Callable[[int, Callable[[], Snapshot]], None]
+"""Is given the number of completed steps, and a function that copies the run's state when it is called."""
+
+ROWS_AT_A_TIME = 4096
+"""How much of a data set is looked at in one go, so that memory maps need not fit into memory."""
+
+
+class Diverged(FloatingPointError):
+    """A run that stopped where a number was no longer finite.
+
+    Parameters
+    ----------
+    step, steps : int
+        The step at which that was found, counted from 1, and how many there should have been.
+    tensor : str
+        What was not finite.
+    run : Run
+        The run without that step: all scores up to it. ``params`` and ``state`` are as the step left them, which may
+        be not finite.
+    advice : str
+        What may help.
+    """
+
+    def __init__(self, step: int, steps: int, tensor: str, value: float, run: Run, advice: str) -> None:
+        super().__init__(f"{tensor}: got {value} at step {step} of {steps}; needs finite numbers: {advice} may help")
+        self.step, self.steps, self.tensor, self.run = step, steps, tensor, run
+
+
+def first_not_finite(arrays: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Return the first name whose array has a value that is NaN or infinite, and that value; None if there is none."""
+    for name, array in arrays.items():
+        bad = ~np.isfinite(array)  # CuPy's own, for CuPy's arrays
+        if bad.any():
+            return name, float(array[bad][0] if np.ndim(array) else array)
+    return None
+
+
+def run_settings(train: Batch, valid: Batch, **settings: Any) -> str:
+    """Return as text all that decides what a run computes: a state made with other settings is none of this run.
+
+    Parameters
+    ----------
+    train, valid : Batch
+        Enter by shape, dtype and checksum.
+    **settings
+        Plain values and the contract's dataclasses.
+    """
+    plain = {name: asdict(value) if is_dataclass(value) else value for name, value in settings.items()}  # type: ignore[arg-type]
+    for name, batch in (("train", train), ("valid", valid)):
+        plain[name] = {part: _checksum(getattr(batch, part)) for part in ("x", "y")}
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def _checksum(array: Any) -> str:
+    value = 0
+    for start in range(0, len(array), ROWS_AT_A_TIME):
+        value = zlib.crc32(_on_host(array[start : start + ROWS_AT_A_TIME]).tobytes(), value)
+    return f"{array.dtype} {array.shape} {value:08x}"
+
+
+def resumed(
+    resume: object, settings: str, like: Mapping[str, Any], *, steps: int, optional: Mapping[str, Any] | None = None
+) -> Snapshot:
+    """Return the snapshot `resume` once it is one of this run.
+
+    Parameters
+    ----------
+    resume : mapping from name to array
+    settings : str
+        This run's.
+    like : mapping from name to array
+        A fresh run's arrays, whose names, shapes and dtypes the snapshot must have; those of ``history/`` as long as
+        `steps`.
+    steps : int
+        Of the whole run.
+    optional : mapping from name to array
+        What a snapshot may have besides.
+    """
+    if not isinstance(resume, Mapping):
+        refuse("resume", type(resume).__name__, "a mapping from name to array", TypeError)
+    optional = {} if optional is None else optional
+    needed = ["step", "settings", *(name for name in like if name not in ("step", "settings"))]
+    if any(name not in resume for name in needed) or any(name not in (*needed, *optional) for name in resume):
+        refuse("resume", f"the names {sorted(map(str, resume))}", f"exactly the names {needed}")
+    theirs, step = np.asarray(resume["settings"]), np.asarray(resume["step"])
+    if theirs.shape != () or str(theirs) != settings:
+        refuse("resume", f"the state of another run, {_difference(str(theirs), settings)}", "one of this run")
+    if step.shape != () or step.dtype.kind != "i" or not 0 <= step <= steps:
+        refuse("resume['step']", repr(step), f"an integer from 0 to {steps}")
+    found: Snapshot = {"step": step, "settings": theirs}
+    for name in (name for name in (*needed[2:], *optional) if name in resume):
+        array = like[name] if name in like else optional[name]
+        have = np.asarray(resume[name])
+        shape = (int(step), *array.shape[1:]) if name.startswith("history/") else array.shape
+        if have.shape != shape or have.dtype != array.dtype:
+            refuse(f"resume[{name!r}]", f"{have.dtype} of shape {have.shape}", f"{array.dtype} of shape {shape}")
+        if not np.isfinite(have).all():
+            refuse(f"resume[{name!r}]", "values that are NaN or infinite", "finite numbers only")
+        found[name] = have
+    return found
+
+
+def _difference(theirs: str, ours: str) -> str:
+    """Say in which of the settings two runs differ."""
+    try:
+        one, other = json.loads(theirs), json.loads(ours)
+        names = [name for name in other if one.get(name) != other[name]]
+    except (ValueError, AttributeError):
+        return "without settings"
+    return f"which differs in {', '.join(names)}"

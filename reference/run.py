@@ -1,28 +1,39 @@
 """A training run with its attribution: each sample's scores, summed over the steps that it took part in."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, Literal
 
 import numpy as np
 
-from adamshap.reference import ghost
-from adamshap.reference.adam import update
-from adamshap.reference.network import mean_loss
+from adamshap.reference import carry, ghost
+from adamshap.reference.adam import apply_gradient
+from adamshap.reference.network import batch_gradient, mean_loss
 from adamshap.reference.problem import (
+    CREDITS,
     Adam,
     AdamState,
+    Array,
     Batch,
+    Checkpointer,
+    Credit,
+    Diverged,
     Gradient,
     Network,
     Progress,
     Reduction,
     Run,
+    RunConfig,
     Slope,
+    Snapshot,
     Step,
-    batch_order,
-    check_batch,
+    first_not_finite,
+    logged,
+    one_of,
     positive_integer,
     refuse,
+    resumed,
+    run_settings,
 )
 
 
@@ -33,10 +44,12 @@ def attribute(
     valid: Batch,
     *,
     epochs: int = 10,
+    steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
+    credit: Credit = "step",
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     reduction: Reduction = "mean",
@@ -47,6 +60,8 @@ def attribute(
     device: Literal["auto", "cpu"] = "auto",
     dtype: Literal["float64"] = "float64",
     on_step: Callable[[Progress], None] | None = None,
+    on_checkpoint: Checkpointer | None = None,
+    resume: Mapping[str, Array] | None = None,
 ) -> Run:
     """Train from ``network.init(seed)`` and attribute every step to the samples of its batch.
 
@@ -58,21 +73,55 @@ def attribute(
         N training samples and n_val validation samples.
     epochs, batch_size : int
         Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    steps : int, optional
+        The run ends after so many, if `epochs` do not end before.
     seed : int
         Of the parameters and of the order of the samples.
-    slope, gradient, per_validation, nodes
-        As for `scores`.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S, as for `scores`.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `scores`.
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
+    credit : {"step", "carry"}
+        "step" leaves the step that momentum takes without data to nobody. "carry" credits it to the earlier samples
+        whose gradients the momentum is made of: scores and weight decay's shares then add up to the whole change of the
+        validation loss (docs/method.md 6).
     reduction : {"mean", "sum"}
         As for `Step`.
-    rank, variance, micro_batch, score_dtype, device, dtype
-        The engine's, so that one call can be put to both. The oracle has one way of doing each thing (no sketch, exact
-        variance, float64 on the CPU) and refuses the others; `micro_batch` changes no result and is not used.
+    rank : None
+        The engine's, as are those that follow, so that one call can be put to both. The oracle has one way of doing
+        each thing and refuses the others; here, no sketch.
+    variance : {"exact"}
+        Of "random_order".
+    micro_batch : int, optional
+        Changes no result, and is not used.
+    score_dtype : None
+        The products are made in float64.
+    device : {"auto", "cpu"}
+        The CPU.
+    dtype : {"float64"}
+        In which everything is computed.
     on_step : callable, optional
         Called with a `Progress` after each step.
+    on_checkpoint : callable, optional
+        Called after each step with its number and a function that returns the state of the run, a `Snapshot`.
+    resume : Snapshot, optional
+        The state of the same run after some step: it goes on from there, and ends as it would have without a break.
 
     Returns
     -------
     Run
+        Scores, final parameters and history.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument, by its name; a state of another run.
+    Diverged
+        A loss, score, parameter or moment is no longer finite; holds the run up to there.
     """
     only_choices = {
         "rank": (rank, (None,)),
@@ -86,26 +135,92 @@ def attribute(
             refuse(name, repr(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
-    check_batch("train", train, network)
-    check_batch("valid", valid, network)
-    order = list(batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed))
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
+    one_of("credit", credit, CREDITS)
+    ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
+    if ledger is not None and (resume is not None or on_checkpoint is not None):
+        refuse("credit", "'carry' with checkpoints", "'step': the oracle's account of a run is kept in memory, whole")
+    on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
+    order = list(config.order())
     initial = params = network.init(seed)
     state = AdamState.zeros(params)
     shape = (train.n, valid.n) if per_validation else (train.n,)
     totals, sgd_totals, seen = np.zeros(shape), np.zeros(shape), np.zeros(train.n, np.int64)
-    epoch_log, train_log, valid_log = [], [], []
-    for number, (epoch, index) in enumerate(order, start=1):
+    train_log, valid_log = np.zeros(len(order)), np.zeros(len(order))
+    settings = ""
+    if resume is not None or on_checkpoint is not None:
+        settings = run_settings(
+            train,
+            valid,
+            trainer="adamshap.reference",
+            network=network,
+            adam=adam,
+            epochs=epochs,
+            steps=len(order),
+            batch_size=batch_size,
+            seed=seed,
+            slope=slope,
+            gradient=gradient,
+            per_validation=per_validation,
+            nodes=nodes,
+            reduction=reduction,
+        )
+
+    def snapshot() -> Snapshot:
+        done = state.step
+        arrays = {
+            "scores": totals,
+            "sgd_scores": sgd_totals,
+            "seen": seen,
+            "history/train_loss": train_log[:done],
+            "history/valid_loss": valid_log[:done],
+        }
+        for group, named in (("params", params), ("m", state.m), ("v", state.v)):
+            arrays |= {f"{group}/{name}": array for name, array in named.items()}
+        return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
+
+    def so_far(done: int) -> Run:
+        history: dict[str, Array] = {"epoch": np.array([epoch for epoch, _ in order[:done]], np.int64)}
+        history |= {"train_loss": train_log[:done], "valid_loss": valid_log[:done]}
+        sums, decay, closed = (totals, None, None) if ledger is None else ledger.settle(totals)
+        return Run(initial, params, state, sums, sgd_totals, seen, history, config, credit, decay, closed)
+
+    if resume is not None:
+        kept = resumed(resume, settings, snapshot(), steps=len(order))
+        done = int(kept["step"])
+        for array, name in ((totals, "scores"), (sgd_totals, "sgd_scores"), (seen, "seen")):
+            array[...] = kept[name]
+        train_log[:done], valid_log[:done] = kept["history/train_loss"], kept["history/valid_loss"]
+        params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in initial} for group in ("params", "m", "v"))
+        state = AdamState(done, m, v)
+
+    for number, (epoch, index) in islice(enumerate(order, start=1), state.step, None):
         step = Step(network, params, adam, state, train.take(index), valid, reduction)
-        train_loss = float(mean_loss(network, params, step.train))
-        valid_loss = float(mean_loss(network, params, valid))
-        totals[index] += ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
-        sgd_totals[index] += ghost.scores(step, "sgd", "start", per_validation=per_validation)
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at, and told
+            train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
+            scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
+            if ledger is None:
+                scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
+            sgd_scores = ghost.scores(step, "sgd", "start", per_validation=per_validation)
+            g = batch_gradient(step.as_float64())
+            watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
+            watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
+            bad = first_not_finite(watched | {"scores": scores, "sgd_scores": sgd_scores})
+            if bad is None:
+                new_params, new_state = apply_gradient(step.as_float64(), g)
+                bad = first_not_finite({f"params[{name!r}]": p for name, p in new_params.items()})
+        if bad is not None:
+            advice = f"a smaller lr than {adam.lr}, or smaller inputs"
+            raise Diverged(number, len(order), *bad, so_far(number - 1), advice)
+        if ledger is not None:
+            ledger.enter(index, step, new_params)
+        totals[index] += scores
+        sgd_totals[index] += sgd_scores
         seen[index] += 1
-        params, state = update(step)
-        epoch_log.append(epoch)
-        train_log.append(train_loss)
-        valid_log.append(valid_loss)
+        params, state = new_params, new_state
+        train_log[number - 1], valid_log[number - 1] = train_loss, valid_loss
         if on_step is not None:
             on_step(Progress(number, len(order), epoch, train_loss, valid_loss))
-    history = {"epoch": np.array(epoch_log), "train_loss": np.array(train_log), "valid_loss": np.array(valid_log)}
-    return Run(initial, params, state, totals, sgd_totals, seen, history)
+        if on_checkpoint is not None:
+            on_checkpoint(number, snapshot)
+    return so_far(len(order))

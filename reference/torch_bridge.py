@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Snapshot", "from_torch"]
+__all__ = ["TorchSnapshot", "from_torch"]
 
 MODEL_NEEDS = (
     "an nn.Sequential of nn.Linear layers with one kind of activation between them"
@@ -50,7 +50,7 @@ GROUP_SETTINGS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
+class TorchSnapshot:
     """A model and its optimiser between two steps, as copies: training may go on.
 
     Parameters
@@ -83,7 +83,7 @@ class Snapshot:
         return Step(self.net, self.params, self.adam, self.state, train, valid, reduction)
 
 
-def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: Loss) -> Snapshot:
+def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: Loss) -> TorchSnapshot:
     """Return network, parameters, Adam's settings and its memory, from a PyTorch model and its optimiser.
 
     Call it before ``optimizer.step()``: what it returns is the state that the step starts from. To score a checkpoint,
@@ -102,7 +102,7 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
 
     Returns
     -------
-    Snapshot
+    TorchSnapshot
 
     Raises
     ------
@@ -138,7 +138,7 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
     adam = _adam(optimizer, isinstance(optimizer, torch.optim.AdamW))
     state = _state(optimizer, tensors)
     params = {name: _array(f"model parameter {torch_name}", p) for name, (torch_name, p) in tensors.items()}
-    return Snapshot(net, params, adam, state, {name: torch_name for name, (torch_name, _) in tensors.items()})
+    return TorchSnapshot(net, params, adam, state, {name: torch_name for name, (torch_name, _) in tensors.items()})
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

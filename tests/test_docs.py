@@ -1,6 +1,7 @@
 """The pages of docs/ that hold code are run, and what the tables claim is tried on a smaller case."""
 
 import doctest
+import re
 import runpy
 from pathlib import Path
 
@@ -16,6 +17,28 @@ def test_the_worked_example_is_true() -> None:
     result = doctest.testfile(str(DOCS / "worked-example.md"), module_relative=False, optionflags=doctest.FAIL_FAST)
     assert result.attempted > 10
     assert result.failed == 0
+
+
+def table_rows(text: str) -> dict[str, list[float]]:
+    """Return the numbers of each row whose first cell names an estimator."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| `"]
+    return {
+        cells[0]: [float(cell.replace("−", "-")) for cell in cells[1:]] for cells in rows if cells[-1][:1].isdigit()
+    }
+
+
+def test_the_decision_table_says_what_was_measured() -> None:
+    """Its R are the worse of both batch sizes in docs/fidelity.md."""
+    parts = (DOCS / "fidelity.md").read_text(encoding="utf-8").split("### ")
+    measured = [table_rows(part) for part in parts if "R with the Shapley value" in part.splitlines()[0]]
+    assert len(measured) == 2
+    chosen = table_rows((DOCS / "choose.md").read_text(encoding="utf-8"))
+    assert len(chosen) == 7
+    for label, numbers in chosen.items():
+        worse = [
+            min(pair) for pair in zip(*(table[re.sub(r" \(.*paper's\)", "", label)] for table in measured), strict=True)
+        ]
+        assert numbers[:-1] == worse, label
 
 
 def test_random_order_is_close_to_the_shapley_value_on_digits() -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from adamshap.gpu import bench
 from adamshap.gpu.ghost import Sketch
+from adamshap.verify.claims import cost
 
 app = typer.Typer()
 app.command()(bench.bench_command)
@@ -56,6 +57,15 @@ def test_an_unknown_peer_is_refused() -> None:
     result = CliRunner().invoke(app, ["--against", "abacus"])
     assert result.exit_code == 2
     assert "needs 'torch'" in result.output
+
+
+def test_the_claim_about_cost_is_made_of_its_rows() -> None:
+    settings = cost.Settings(1, bench.CASES[1:])
+    exact, sketched = cost.measure(settings, seed=0)
+    assert (exact["network"], exact["rank"], sketched["rank"]) == ("6-8-3", None, cost.RANK)
+    assert exact["floor"] == bench.floor(bench.CASES[1], None)
+    (table,) = cost.section(settings, [exact, sketched]).tables
+    assert [row[:3] for row in table.rows] == [["6-8-3", "8", "exact"], ["6-8-3", "8", str(cost.RANK)]]
 
 
 @pytest.mark.parametrize("rank", [None, 4])

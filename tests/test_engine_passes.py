@@ -33,6 +33,17 @@ def test_numba_is_what_the_processor_uses() -> None:
     assert passes_for(pick_space("cpu", "float32")).__name__ == "adamshap.gpu.passes_numba"
 
 
+def test_the_loops_are_found_in_numbas_cache_by_the_next_process() -> None:
+    """A loop that closes over a compiled function has another key in each process, and is compiled in each."""
+    from numba.core.dispatcher import Dispatcher
+
+    from adamshap.gpu import passes_numba
+
+    for name, made in passes_numba._kernels(np.float32).items():
+        closed_over = [cell.cell_contents for cell in made.py_func.__closure__ or ()]
+        assert not any(isinstance(value, Dispatcher) for value in closed_over), name
+
+
 def slopes(make: str, device: str, dtype: str, rates: Rates, rule: Rule, g: Array, m: Array, v: Array) -> Array:
     """Return the pass's slope for one row of numbers."""
     space = pick_space(device, dtype)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import layers, parallel
-from adamshap.gpu.arrays import Buffers, Space, pick_space
+from adamshap.gpu import layers, parallel, passes_numpy
+from adamshap.gpu.arrays import Buffers, Space, pick_space, within_memory
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.step import Judged, Question, State, attribute_step, plain_step
@@ -348,14 +348,70 @@ def no_waiting(device: str) -> Any:
     return cupyx.allow_synchronize(False)
 
 
-def test_a_full_device_names_the_buffer() -> None:
+def test_a_full_device_names_the_buffer_and_says_where() -> None:
     class Full:
         def empty(self, size: int, dtype: Any) -> Any:
             raise MemoryError("none left")
 
-    buffers = Buffers(Space(Full(), np.dtype("float32")))
-    with pytest.raises(MemoryError, match=r"'train inputs 0' of 4,000 bytes.*micro_batch"):
-        buffers.get("train inputs 0", (10, 100))
+    net = Network((100, 3))
+    space = Space(Full(), np.dtype("float32"))
+    shop = Workshop(net, space, passes_numpy, Buffers(space), net.shapes)
+    with pytest.raises(MemoryError, match=r"'train inputs 0' of 4,000 bytes \(none left\).*micro_batch"):
+        shop.buffers.get("train inputs 0", (10, 100))
+    shop.now("forward pass", slice(3, 13))
+    with (
+        pytest.raises(MemoryError, match=r"of 4,000 bytes in the forward pass of samples 3 to 12 .*\(none left\)"),
+        within_memory(shop.place),
+    ):
+        shop.buffers.get("train inputs 0", (10, 100))
+
+
+WHAT = r"(a temporary array|buffer '[a-z 0-9]+' of [\d,]+ bytes)"
+
+
+@on_each_device
+@pytest.mark.parametrize(
+    "where",
+    [
+        "forward pass of the validation samples",
+        "forward pass of samples 20 to 39 of the batch",
+        "gradient of samples 40 to 49 of the batch",
+        "fused pass of samples 0 to 49 of the batch",
+        "validation gradient of the validation samples",
+        "sketch of the validation samples",
+        "contraction of samples 40 to 49 of the batch",
+    ],
+)
+def test_where_temporary_arrays_find_no_room(device: Any, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, train, valid = problem((64, 64, 4))
+    params = net.init(0)
+    step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
+    now, full = Workshop.now, False
+
+    def note(shop: Workshop, phase: str, samples: Any = None) -> None:
+        nonlocal full
+        now(shop, phase, samples)
+        full = str(shop.place) == f"the {where} at step 1"
+        if full and device == "cpu":
+            raise MemoryError("none left")  # NumPy's allocator cannot be made to say so
+
+    monkeypatch.setattr(Workshop, "now", note)
+    with (
+        pytest.raises(MemoryError, match=f"no room for {WHAT} in the {where} at step 1 .*micro_batch"),
+        nullcontext() if device == "cpu" else allocator_that_fails_when(lambda: full),
+    ):
+        engine.scores(step, rank=2, micro_batch=20, device=device)
+
+
+def allocator_that_fails_when(full: Any) -> Any:
+    import cupy
+
+    def allocate(size: int) -> Any:
+        if full():
+            raise cupy.cuda.memory.OutOfMemoryError(size, 0)
+        return cupy.get_default_memory_pool().malloc(size)
+
+    return cupy.cuda.using_allocator(allocate)
 
 
 # --- inputs

@@ -25,7 +25,7 @@ def test_every_package_is_installed() -> None:
 
 def test_the_oracle_needs_only_the_base_dependencies() -> None:
     """Extras are imported when used, not before."""
-    heavy = ("sklearn", "matplotlib", "numba", "cupy", "torch", "jax", "hypothesis", "scipy")
+    heavy = ("sklearn", "matplotlib", "pandas", "pyarrow", "numba", "cupy", "torch", "jax", "hypothesis", "scipy")
     code = f"import sys, adamshap.reference; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

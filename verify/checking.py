@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase
 
 from adamshap.reference.problem import Step
 from adamshap.verify.implementation import Implementation, Misbehaviour, Unsupported
-from adamshap.verify.properties import PROPERTIES, Case, Disagreement, Property, asker, in_dtype
+from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
+from adamshap.verify.random_cases import random_cases
 
 PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
 """Random cases for each property whose cases are of the ordinary size."""
@@ -27,7 +28,19 @@ Status = Literal["passed", "failed", "not offered", "not supported"]
 
 @dataclass(frozen=True)
 class Finding:
-    """How a candidate breaks a property: a sentence, the case that shows it, and the numbers where there are any."""
+    """How a candidate breaks a property.
+
+    Parameters
+    ----------
+    sentence : str
+        What went wrong.
+    case : Case
+        The step and the call that show it.
+    what : str
+        Which element is wrong, where there are numbers.
+    got, wanted, bound : float
+        The candidate's number, the oracle's, and how far apart they may be; NaN where there are none.
+    """
 
     sentence: str
     case: Case
@@ -41,8 +54,22 @@ class Finding:
 class Outcome:
     """What became of one property.
 
-    `evidence` holds random cases, failing or not, of one that failed; `share` is the largest share of its bound that an
-    error took in the cases that passed.
+    Parameters
+    ----------
+    property : Property
+    status : {"passed", "failed", "not offered", "not supported"}
+    examples : int
+        Cases tried; of a failed property, until the first that fails.
+    seconds : float
+        Time taken.
+    finding : Finding, optional
+        Of a failed property, on the smallest case found.
+    unsupported : tuple of (str, int)
+        Reasons why cases were left out, and how many.
+    evidence : tuple of Case
+        Random cases, failing or not, of a property that failed.
+    share : float
+        The largest share of its bound that an error took in the cases that passed.
     """
 
     property: Property
@@ -85,6 +112,11 @@ def check(
         Seconds that one call may take.
     shrink_seconds : float
         Seconds spent, for each failing property, on finding a smaller case; 0 for none.
+
+    Returns
+    -------
+    list of Outcome
+        In the properties' order.
     """
     examples = PROFILES[profile]
     return [
@@ -106,32 +138,52 @@ def _check_one(
     if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
     ask = asker(candidate, timeout)
-    start, tried, share, reasons = time.monotonic(), 0, 0.0, Counter[str]()
-    found: list[Finding] = []
-    first_failure = [0.0, 0.0]  # when, and after how many cases
-
-    def once(case: Case) -> None:
-        nonlocal tried, share
-        if found and time.monotonic() - first_failure[0] > shrink_seconds:
-            raise _Enough
-        tried += 1
-        case = Case(in_dtype(case.step, dtype), case.query, case.seed)
+    start, share, reasons = time.monotonic(), 0.0, Counter[str]()
+    examples = max(1, examples // one.cost)
+    cases = random_cases(one, examples, seed)
+    for number, drawn in enumerate(cases, start=1):
+        case = _in_dtype(drawn, dtype)
         try:
             share = max(share, one.check(ask, case, dtype))
         except Unsupported as reason:
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
-            if not found:
-                first_failure[:] = time.monotonic(), tried
+            finding = _finding(case, error)
+            if shrink_seconds > 0:
+                finding = _smallest(ask, one, examples, dtype, seed, finding, shrink_seconds)
+            evidence = tuple(_in_dtype(other, dtype) for other in random_cases(one, max(1, EVIDENCE // one.cost), seed))
+            seconds = time.monotonic() - start
+            return Outcome(one, "failed", number, seconds, finding, tuple(reasons.most_common()), evidence, share)
+    status: Status = "not supported" if cases and reasons.total() == len(cases) else "passed"
+    seconds = time.monotonic() - start
+    return Outcome(one, status, len(cases), seconds, unsupported=tuple(reasons.most_common()), share=share)
+
+
+def _smallest(
+    ask: Asker, one: Property, examples: int, dtype: np.dtype[Any], seed: int, first: Finding, seconds: float
+) -> Finding:
+    """Return the smallest failing case that Hypothesis finds in `seconds` from the first failure, which is `first`."""
+    found, deadline = [first], 0.0
+
+    def once(drawn: Case) -> None:
+        nonlocal deadline
+        if deadline and time.monotonic() > deadline:
+            raise _Enough
+        case = _in_dtype(drawn, dtype)
+        try:
+            one.check(ask, case, dtype)
+        except Unsupported:
+            pass
+        except (Disagreement, Misbehaviour) as error:
+            deadline = deadline or time.monotonic() + seconds
             found.append(_finding(case, error))
             raise
 
-    phases = (Phase.generate, Phase.shrink) if shrink_seconds > 0 else (Phase.generate,)
-    run = hypothesis.settings(
-        max_examples=max(1, examples // one.cost),
+    search = hypothesis.settings(
+        max_examples=examples,
         deadline=None,
         database=None,
-        phases=phases,
+        phases=(Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )(hypothesis.seed(seed)(hypothesis.given(one.cases)(once)))
@@ -139,39 +191,17 @@ def _check_one(
         with warnings.catch_warnings():
             # Hypothesis describes a failing case to itself, and complains of the description's length.
             warnings.simplefilter("ignore", hypothesis.errors.HypothesisWarning)
-            run()
+            search()
     except (_Enough, Disagreement, Misbehaviour):
         pass
     except BaseExceptionGroup as group:
         if group.split((Disagreement, Misbehaviour))[1] is not None:
             raise
-    seconds = time.monotonic() - start
-    unsupported = tuple(reasons.most_common())
-    if found:
-        smallest = min(found, key=lambda finding: size_of(finding.case.step))
-        return Outcome(
-            one, "failed", int(first_failure[1]), seconds, smallest, unsupported, _evidence(one, dtype, seed), share
-        )
-    if tried and reasons.total() == tried:
-        return Outcome(one, "not supported", tried, seconds, None, unsupported)
-    return Outcome(one, "passed", tried, seconds, None, unsupported, share=share)
+    return min(found, key=lambda finding: size_of(finding.case.step))
 
 
-def _evidence(one: Property, dtype: np.dtype[Any], seed: int) -> tuple[Case, ...]:
-    """Return random cases of a property that failed, whether they fail or not: what an explanation must explain."""
-    cases: list[Case] = []
-
-    def keep(case: Case) -> None:
-        cases.append(Case(in_dtype(case.step, dtype), case.query, case.seed))
-
-    hypothesis.settings(
-        max_examples=max(1, EVIDENCE // one.cost),
-        deadline=None,
-        database=None,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(keep)))()
-    return tuple(cases)
+def _in_dtype(case: Case, dtype: np.dtype[Any]) -> Case:
+    return Case(in_dtype(case.step, dtype), case.query, case.seed)
 
 
 def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:
@@ -181,7 +211,17 @@ def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:
 
 
 def size_of(step: Step) -> int:
-    """Return how much a reader has to look at: the numbers in the step."""
+    """Return how much a reader has to look at.
+
+    Parameters
+    ----------
+    step : Step
+
+    Returns
+    -------
+    int
+        The numbers in the step.
+    """
     return (
         sum(p.size for p in step.params.values()) + step.train.x.size + step.valid.x.size + step.state.step.bit_length()
     )

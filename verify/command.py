@@ -63,7 +63,7 @@ def verify_command(
     try:
         importlib.import_module("hypothesis")
     except ImportError as error:
-        raise CommandError(f'verify needs Hypothesis ({error}): pip install "adamshap[test]"') from error
+        raise CommandError(f'verify needs Hypothesis ({error}): pip install "adamshap[verify]"') from error
     from rich.console import Console
 
     from adamshap.verify import report

@@ -40,7 +40,19 @@ FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What explains a candidate's failures: faults that each do, or do together, and a factor, or nothing known."""
+    """What explains a candidate's failures, or that nothing known does.
+
+    Parameters
+    ----------
+    sentence : str
+        For people.
+    faults : tuple of str
+        Names of the faults that explain them: each alone, or all `together`.
+    together : bool
+        Whether the faults are meant together.
+    factor : str
+        That the answers are off by, beside the faults; empty for none.
+    """
 
     sentence: str
     faults: tuple[str, ...] = ()
@@ -76,6 +88,11 @@ def diagnose(
         Seconds that one call may take.
     seconds : float
         After which no more pairs of faults are tried.
+
+    Returns
+    -------
+    Diagnosis or None
+        None where no property of agreement with the oracle failed.
     """
     evidence = _gather(candidate, [o for o in outcomes if o.status == "failed"], dtype, timeout)
     if not any(_differs(one, one.right) for one in evidence):

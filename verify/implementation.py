@@ -32,7 +32,15 @@ Answer = dict[str, Array]
 
 @dataclass(frozen=True)
 class Query:
-    """One call: a function of the contract and its keyword arguments beside the step."""
+    """One call.
+
+    Parameters
+    ----------
+    function : str
+        One of `FUNCTIONS`.
+    options : dict
+        Its keyword arguments beside the step.
+    """
 
     function: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -52,7 +60,17 @@ Ask = Callable[[Step, Query], Any]
 
 @dataclass(frozen=True)
 class Implementation:
-    """A candidate: its name, the functions and the `EXTRAS` that it offers, and one function that puts a call to it."""
+    """A candidate.
+
+    Parameters
+    ----------
+    name : str
+        For reports.
+    offers : frozenset of str
+        Those of `FUNCTIONS`, and of `EXTRAS`, that it has.
+    ask : callable
+        From a step and a `Query` to what the candidate returns for it.
+    """
 
     name: str
     offers: frozenset[str]
@@ -81,6 +99,11 @@ def load(target: str) -> Implementation:
         ``package.module``, ``package.module:object``, or the name of an entry point of the group
         ``adamshap.implementations``.
 
+    Returns
+    -------
+    Implementation
+        What `implementation` makes of it.
+
     Raises
     ------
     LoadError
@@ -102,6 +125,18 @@ def load(target: str) -> Implementation:
 
 def implementation(candidate: Any, name: str) -> Implementation:
     """Return any object or module as an `Implementation`.
+
+    Parameters
+    ----------
+    candidate : object
+        With some of `FUNCTIONS` as attributes; an `Implementation` is returned as it is.
+    name : str
+        For reports.
+
+    Returns
+    -------
+    Implementation
+        Which offers what the object has.
 
     Raises
     ------
@@ -130,6 +165,19 @@ def _extras(scores: Any) -> frozenset[str]:
 
 def answer(candidate: Implementation, step: Step, query: Query, timeout: float | None = None) -> Answer:
     """Put `query` to `candidate`, and return its answer once it is known to be one.
+
+    Parameters
+    ----------
+    candidate : Implementation
+    step : Step
+    query : Query
+    timeout : float, optional
+        Seconds that the call may take.
+
+    Returns
+    -------
+    dict of arrays
+        In float64: ``values``, or for `update` ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step``.
 
     Raises
     ------

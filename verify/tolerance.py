@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference import ghost, network
-from adamshap.reference.problem import AdamState, Array, Batch, Gradient, Params, Slope, Step
+from adamshap.reference import carry, ghost, network
+from adamshap.reference.adam import apply_gradient
+from adamshap.reference.problem import AdamState, Array, Batch, Gradient, Params, RunConfig, Slope, Step
 from adamshap.verify.usual_rounding import usual_rounding
 
 SAFETY = 16.0
@@ -35,7 +36,18 @@ DRAWS = 6
 
 
 def unit_roundoff(dtype: npt.DTypeLike) -> float:
-    """Return u, the largest relative error of one rounding to `dtype`, a binary floating-point type."""
+    """Return u, the largest relative error of one rounding to `dtype`.
+
+    Parameters
+    ----------
+    dtype : dtype
+        A binary floating-point type.
+
+    Returns
+    -------
+    float
+        Half the distance from 1 to the next number.
+    """
     return float(np.finfo(dtype).eps) / 2
 
 
@@ -50,6 +62,11 @@ def rounding(magnitude: Any, length: int, dtype: npt.DTypeLike = np.float64) -> 
         Number of terms, at least 1.
     dtype : dtype
         In which the terms were computed and added.
+
+    Returns
+    -------
+    float or array
+        `SAFETY` u √length times `magnitude`.
     """
     smallest = float(np.finfo(dtype).smallest_normal)
     return SAFETY * (unit_roundoff(dtype) * np.sqrt(length) * np.asarray(magnitude) + length * smallest)
@@ -80,6 +97,7 @@ def conditioning(
     Returns
     -------
     array like the answer's
+        The largest change of each number, times `SAFETY`.
     """
     generator = np.random.default_rng(seed)
     base, size = np.asarray(answer(step)), unit_roundoff(dtype)
@@ -93,7 +111,25 @@ def conditioning(
 def score_magnitude(
     step: Step, slope: Slope, gradient: Gradient, nodes: tuple[int, int] = (4, 4), *, per_validation: bool = False
 ) -> Array:
-    """Return Σ_j |P_j x_ij| for each sample i: (n,), or (n, n_val); the condition of the score as a dot product."""
+    """Return Σ_j |P_j x_ij| for each sample i: the condition of the score as a dot product.
+
+    Parameters
+    ----------
+    step : Step
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S.
+    gradient : {"start", "midpoint", "path"}
+        Γ.
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
+    per_validation : bool
+        For each validation sample's own loss.
+
+    Returns
+    -------
+    array (n,), or (n, n_val) with `per_validation`
+        At least the absolute value of the score.
+    """
     step = step.as_float64()
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
@@ -114,10 +150,29 @@ def score_bound(
     *,
     per_validation: bool = False,
 ) -> Array:
-    """Return how far scores computed in `dtype` may honestly be from the oracle's: (n,), or (n, n_val).
+    """Return how far scores computed in `dtype` may honestly be from the oracle's.
 
     The reduction is over the parameters; each gradient in it is itself a sum over a layer's width, which the spread of
     the answers covers.
+
+    Parameters
+    ----------
+    step : Step
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+        S.
+    gradient : {"start", "midpoint", "path"}
+        Γ.
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
+    dtype : dtype
+        In which the scores were computed.
+    per_validation : bool
+        For each validation sample's own loss.
+
+    Returns
+    -------
+    array (n,), or (n, n_val) with `per_validation`
+        In units of the validation loss.
     """
 
     def answer(given: Step) -> Array:
@@ -127,13 +182,72 @@ def score_bound(
     return rounding(magnitude, parameter_count(step), dtype) + conditioning(answer, step, dtype)  # type: ignore[no-any-return]
 
 
+def account_bound(
+    config: RunConfig,
+    slope: Slope = "random_order",
+    gradient: Gradient = "midpoint",
+    nodes: tuple[int, int] = (4, 4),
+    dtype: npt.DTypeLike = np.float64,
+) -> float:
+    """Return how far a run's account (scores and weight decay's shares) may be from the change of the loss.
+
+    The account is one sum: of each step's losses, of ⟨Γ ⊙ S, x_i⟩, of weight decay, and of what past samples get for
+    the momentum, ⟨Γ_t ⊙ M_t, β1^k x_i⟩. It does not depend on how exact S, M and Γ are: their errors are closed.
+    """
+    params = config.network.init(config.seed)
+    state, momentum = AdamState.zeros(params), {name: np.zeros_like(p) for name, p in params.items()}
+    magnitude, length = 0.0, 0
+    for _, index in config.order():
+        batch = config.train.take(index)
+        step = Step(config.network, params, config.adam, state, batch, config.valid, config.reduction).as_float64()
+        x = network.sample_gradients(step)
+        g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+        after, state = apply_gradient(step, g)
+        S, M = carry.splits(step, slope, x, g, nodes)
+        gamma = carry.walked_gradient(step, after, gradient, nodes, each=False)
+        size = {name: np.abs(x_i).sum(axis=0) for name, x_i in x.items()}
+        rate, beta1 = step.adam.lr * step.adam.weight_decay, step.adam.betas[0]
+        for name, p in step.params.items():
+            terms = np.abs(S[name]) * size[name] + np.abs(M[name]) * momentum[name] + rate * np.abs(p)
+            magnitude += float((np.abs(gamma[name][0]) * terms).sum())
+            momentum[name] = beta1 * momentum[name] + (1 - beta1) * size[name]
+        magnitude += sum(float(network.mean_loss(step.net, there, step.valid)) for there in (step.params, after))
+        length += parameter_count(step) * (step.n + step.n_val)
+        params = after
+    return float(rounding(magnitude, length, dtype))
+
+
 def parameter_count(step: Step) -> int:
-    """Return the number of the network's parameters."""
+    """Return the number of the network's parameters.
+
+    Parameters
+    ----------
+    step : Step
+
+    Returns
+    -------
+    int
+        Weights and biases.
+    """
     return sum(p.size for p in step.params.values())
 
 
 def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
-    """Return `step` with every real input changed by a relative ±`size`, with random signs; zeros stay zero."""
+    """Return `step` with every real input changed by a relative ±`size`, with random signs; zeros stay zero.
+
+    Parameters
+    ----------
+    step : Step
+    size : float
+        Relative change.
+    generator : numpy.random.Generator
+        Of the signs.
+
+    Returns
+    -------
+    Step
+        Of the same network, optimiser and labels.
+    """
 
     def change(array: Array) -> Array:
         return array * (1 + size * generator.choice((-1.0, 1.0), array.shape))
@@ -151,6 +265,13 @@ def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
 
 def assert_within(got: Any, expected: Any, bound: Any, what: str = "result") -> None:
     """Assert |got − expected| ≤ bound elementwise, NaN nowhere; the message names the worst element.
+
+    Parameters
+    ----------
+    got, expected, bound : float or array
+        Of one shape; `bound` is broadcast to it.
+    what : str
+        The result's name, for the message.
 
     Raises
     ------

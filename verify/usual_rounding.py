@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference import adam, ghost, network
+from adamshap.reference import adam, carry, ghost, network
 from adamshap.reference.problem import Array
 
 _SATURATING = ("tanh", "sigmoid", "silu", "gelu")
@@ -54,12 +54,12 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
     right_activations, right_cross_entropy = dict(network.ACTIVATION_FUNCTIONS), network._cross_entropy
     network.ACTIVATION_FUNCTIONS.update({name: rounded(right_activations[name]) for name in _SATURATING})
     network._cross_entropy = rounded_cross_entropy
-    for module in (adam, ghost):
+    for module in (adam, carry, ghost):
         vars(module)["bias_correction"] = rounded_correction
     try:
         yield
     finally:
         network.ACTIVATION_FUNCTIONS.update(right_activations)
         network._cross_entropy = right_cross_entropy
-        for module in (adam, ghost):
+        for module in (adam, carry, ghost):
             vars(module)["bias_correction"] = right_correction

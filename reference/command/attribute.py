@@ -1,31 +1,53 @@
 """``adamshap attribute``: train on labelled data with Adam, and say which training examples helped and which hurt."""
 
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from adamshap.reference.command import datasets, preparation, report, results, trainers, training
-from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command import datasets, folder, preparation, report, results, trainers, training
+from adamshap.reference.command.datasets import Dataset
+from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, CommandError
 from adamshap.reference.command.job import Options
-from adamshap.reference.problem import Gradient, Slope
+from adamshap.reference.command.keeping import Keeper
+from adamshap.reference.command.preparation import Prepared
+from adamshap.reference.command.sources import absolute
+from adamshap.reference.command.trainers import Trainer
+from adamshap.reference.problem import Diverged, Gradient, Slope, Snapshot
+
+EPOCHS = 5
+"""Where neither --epochs nor --steps is given."""
+
+ONLY_OF_THIS_PROCESS = ("resume", "checkpoint_seconds", "as_json")
+"""Options that are no part of a run's config, and may be given when it goes on."""
 
 
 def attribute_command(
+    context: typer.Context,
     data: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="DATA",
             show_default=False,
-            help="digits, breast_cancer or wine; or a file: .npz with the arrays x and y (x may be images), or .csv"
-            " with a header, a label column and numbers.",
+            help="digits, breast_cancer, wine or diabetes; or a file: .npz with the arrays x and y (x may be images),"
+            " .csv with a header, or .parquet, with a label column and numbers; or two, x.npy,y.npy.",
         ),
-    ],
+    ] = None,
     hidden: Annotated[
         str, typer.Option(help="Widths of the hidden layers (tanh), separated by commas; empty for none.")
     ] = "64,64",
-    epochs: Annotated[int, typer.Option(min=1, help="How often every training example is seen.")] = 5,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, show_default=str(EPOCHS), help="How often every training example is seen."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, show_default="as --epochs says", help="Number of training steps instead.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a training step.")] = 32,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 0.001,
     slope: Annotated[
@@ -51,28 +73,184 @@ def attribute_command(
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(metavar="COLUMN", show_default="label", help="The label column of a .csv file.")
+        str | None,
+        typer.Option(metavar="COLUMN", show_default="label", help="The label or target column of a .csv or .parquet."),
     ] = None,
+    task: Annotated[
+        datasets.TaskChoice,
+        typer.Option(
+            help="Whether labels are classes or quantities. auto: text is classes, several targets (N, k) are"
+            " quantities; numbers are classes, unless they look like quantities: then you are asked to say.",
+        ),
+    ] = "auto",
+    valid: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="held out from DATA",
+            help="Examples to validate on, in a form that DATA may have; all of DATA is trained on.",
+        ),
+    ] = None,
+    valid_fraction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            show_default=str(preparation.VALIDATION_SHARE),
+            help="Share of DATA, of each class, held out for validation, 0 < F < 1.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else: config, results, extreme examples.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on with the run in this folder, which was interrupted; no DATA."),
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Time between two checkpoints, from which a run can go on.")
+    ] = 60.0,
 ) -> None:
     """Train on DATA with Adam, and say which training examples helped and which hurt.
 
-    One fifth of each class is held out for validation; a positive score means that the example lowered the loss on it.
+    A positive score means that the example lowered the loss on the validation examples: one fifth of each class, held
+    out, unless --valid or --valid-fraction says otherwise. Features, and the targets of a regression, are standardised.
 
-    Writes scores.csv, scores.npz and config.json, and examples.png where examples are images.
+    Writes a folder with scores.csv, scores.npz, config.json, results.json, a log and checkpoints, and examples.png
+    where examples are images. Ctrl-C saves the run; --resume goes on with it, to the same numbers.
     """
+    if not checkpoint_seconds >= 0:
+        raise CommandError(f"--checkpoint-seconds: got {checkpoint_seconds}; needs a number of at least 0")
+    console = Console(quiet=as_json)
+    trainer = trainers.installed_trainer()
+    if resume is not None:
+        _refuse_other_options(context)
+        _go_on(console, resume, trainer, checkpoint_seconds)
+        return
+    if data is None:
+        raise CommandError(f"DATA: got nothing; needs a data set (see '{context.command_path} --help')")
     if not 0 <= flip_labels < 1:
         raise CommandError(f"--flip-labels: got {flip_labels}; needs a share of at least 0 and less than 1")
-    options = Options(data, _widths(hidden), epochs, batch_size, lr, slope, gradient, flip_labels, seed, label)
-    console = Console()
-    dataset = datasets.load(data, label)
+    if epochs is not None and steps is not None:
+        raise CommandError(f"--steps: got {steps} with --epochs {epochs}; needs one of the two")
+    if valid_fraction is not None and not 0 < valid_fraction < 1:
+        raise CommandError(f"--valid-fraction: got {valid_fraction}; needs a share between 0 and 1")
+    if valid is not None and valid_fraction is not None:
+        raise CommandError("--valid-fraction: got it with --valid; needs one of the two")
+    options = Options(
+        data,
+        _widths(hidden),
+        EPOCHS if epochs is None and steps is None else epochs,
+        steps,
+        batch_size,
+        lr,
+        slope,
+        gradient,
+        flip_labels,
+        seed,
+        label,
+        task,
+        valid,
+        valid_fraction,
+    )
+    dataset, prepared, config = _prepared(options)
     target = results.choose(out, dataset.name)
-    prepared = preparation.prepare(dataset, flip=flip_labels, seed=seed)
-    trainer = trainers.installed_trainer()
+    path = results.make(target, config, results.columns_of(prepared, None))
+    place = folder.open_to_write(path, trainer.description)
+    keeper = Keeper(place, prepared, checkpoint_seconds)
+    try:
+        _run(console, options, dataset, prepared, trainer, keeper, None)
+    except BaseException:
+        if not keeper.taken and folder.results_of(path) is None:  # refused before the first step: nothing to keep
+            folder.discard(path)
+        raise
+    finally:
+        place.close()
+
+
+def _go_on(console: Console, path: Path, trainer: Trainer, seconds: float) -> None:
+    path = Path(os.path.abspath(path))
+    place = folder.open_to_write(path, trainer.description)
+    try:
+        if folder.results_of(path) is not None:
+            console.print(f"{path}: this run is over, there is nothing to go on with", markup=False, soft_wrap=True)
+            return
+        options = _options(path, place.config)
+        dataset, prepared, config = _prepared(options)
+        changed = [name for name in config if place.config.get(name) != config[name]]
+        if changed:
+            raise CommandError(f"--resume: {options.data!r} is not what it was: {', '.join(changed)} changed")
+        snapshot, problems = place.newest()
+        for problem in problems:
+            place.note(problem)
+            print(f"adamshap: {problem}; an older checkpoint is used", file=sys.stderr)
+        place.note("went on from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
+        _run(console, options, dataset, prepared, trainer, Keeper(place, prepared, seconds), snapshot)
+    finally:
+        place.close()
+
+
+def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
+    dataset = datasets.load(options.data, options.label, options.task)
+    if options.flip_labels and dataset.task == "regression":
+        raise CommandError(f"--flip-labels: got {options.flip_labels} for a regression; needs classes")
+    judge = None if options.valid is None else datasets.load_valid(options.valid, options.label, dataset)
+    share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
+    prepared = preparation.prepare(dataset, flip=options.flip_labels, seed=options.seed, share=share, valid=judge)
+    network, _ = training.plan(options, dataset)
+    placed = replace(options, data=absolute(options.data), valid=options.valid and absolute(options.valid))
+    return dataset, prepared, results.config_of(placed, dataset, prepared, network)
+
+
+def _run(
+    console: Console,
+    options: Options,
+    dataset: Dataset,
+    prepared: Prepared,
+    trainer: Trainer,
+    keeper: Keeper,
+    resume: Snapshot | None,
+) -> None:
+    place = keeper.place
     report.announce(console, options, dataset, prepared, trainer.description)
-    with report.progress_bar(console, epochs) as on_step:
-        findings = training.train(options, dataset, prepared, trainer, on_step)
-    folder, notes = results.write(target, findings)
-    report.show(console, findings, folder, notes)
+    try:
+        with report.progress_bar(console, options.length(prepared.train.n)[0]) as on_step:
+            findings = training.train(options, dataset, prepared, trainer, on_step, keeper, resume)
+        notes = results.write(place, findings)
+    except Diverged as error:
+        place.note(str(error))
+        results.write_broken(place, dataset, prepared, error)
+        raise CommandError(
+            f"training broke off: {error}; the scores of the steps before are in {place.path}", BROKE_OFF
+        ) from error
+    except KeyboardInterrupt:
+        if not keeper.taken and resume is None:
+            raise
+        raise CommandError(f"interrupted; to go on: {folder.resume_hint(place.path)}", INTERRUPTED) from None
+    except OSError as error:
+        hint = folder.resume_hint(place.path)
+        raise CommandError(
+            f"cannot write to {str(place.path)!r}: {error.strerror or error}; to go on: {hint}"
+        ) from error
+    place.note("finished")
+    report.show(console, findings, place.path, notes)
+    if console.quiet:
+        print(results.as_json(results.summary(folder.read(place.path), report.EXAMPLES) | {"notes": notes}))
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    """Refuse what a run that goes on has already been told."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in ONLY_OF_THIS_PROCESS and source is not None and source.name == "COMMANDLINE":
+            what = "DATA" if name == "data" else "--" + name.replace("_", "-")
+            raise CommandError(f"{what}: got a value with --resume; needs none, as the run has its own")
+
+
+def _options(path: Path, config: Mapping[str, Any]) -> Options:
+    try:
+        return Options(**{**config["options"], "hidden": tuple(config["options"]["hidden"])})
+    except (KeyError, TypeError) as error:
+        raise CommandError(f"--resume: {str(path / folder.CONFIG)!r} holds no options of this version") from error
 
 
 def _widths(hidden: str) -> tuple[int, ...]:

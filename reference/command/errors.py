@@ -1,7 +1,10 @@
 """The one error that the command shows as a line instead of a traceback."""
 
-# As shells have it for Ctrl-C.
+# As shells have it for Ctrl-C and for SIGTERM.
 INTERRUPTED = 130
+TERMINATED = 143
+# A run that came upon numbers that are not finite: the scores up to there are written.
+BROKE_OFF = 3
 
 
 class CommandError(Exception):

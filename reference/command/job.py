@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass
 
-from adamshap.reference.command.datasets import Dataset
+from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.problem import Gradient, Network, Run, Slope
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options, as they are used (`label` is the csv's column, None for other data)."""
+    """The command's options, as they are used (`label` is the table's column, None for other data).
+
+    Either `epochs` or `steps` is given.
+    """
 
     data: str
     hidden: tuple[int, ...]
-    epochs: int
+    epochs: int | None
+    steps: int | None
     batch_size: int
     lr: float
     slope: Slope
@@ -21,6 +25,15 @@ class Options:
     flip_labels: float
     seed: int
     label: str | None
+    task: TaskChoice
+    valid: str | None
+    valid_fraction: float | None
+
+    def length(self, count: int) -> tuple[int, int]:
+        """Return epochs begun, and steps, of training on `count` examples."""
+        per_epoch = -(-count // self.batch_size)
+        steps = (self.epochs or 0) * per_epoch if self.steps is None else self.steps
+        return -(-steps // per_epoch), steps
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,18 @@ class Quality:
 
     loss: float
     accuracy: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Of a regression on the validation examples: loss and R² of the standardised targets, error in their own units.
+
+    R² is None where all validation targets are equal. The error is the root of the mean square over all targets.
+    """
+
+    loss: float
+    r_squared: float | None
+    rmse: float
 
 
 @dataclass(frozen=True)
@@ -49,12 +74,13 @@ class Findings:
     network: Network
     computed_by: str
     run: Run
-    before: Quality
-    after: Quality
+    before: Quality | Fit
+    after: Quality | Fit
     detection: Detection | None
     seconds: float
 
     @property
     def label_names(self) -> list[str]:
-        """Class name that each training example was trained on."""
-        return [self.dataset.classes[label] for label in self.prepared.train.y]
+        """Class name that each training example was trained on, or its targets."""
+        prepared = self.prepared
+        return label_names(prepared.labels if self.dataset.targets else prepared.train.y, self.dataset.classes)

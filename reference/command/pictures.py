@@ -1,7 +1,7 @@
 """A picture of the most helpful and the most harmful training images."""
 
+import io
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +17,8 @@ COLUMNS = 10
 MOST_LETTERS = 12
 
 
-def draw(path: Path, findings: Findings) -> None:
-    """Write the best and the worst examples of `findings`, whose examples are images, to the PNG `path`.
+def draw(findings: Findings) -> bytes:
+    """Return a PNG of the best and the worst examples of `findings`, whose examples are images.
 
     Raises
     ------
@@ -40,7 +40,9 @@ def draw(path: Path, findings: Findings) -> None:
             _draw_example(part.add_subplot(1, count, place), findings, member)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class name with letters that the font lacks: drawn as boxes
-        figure.savefig(path)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
 def _draw_example(axes: "Axes", findings: Findings, member: int) -> None:

@@ -1,4 +1,4 @@
-"""From a data set to what is trained on: hold-out for validation, standardised features, flipped labels. All seeded."""
+"""From a data set to what is trained on: hold-out for validation, standardised numbers, flipped labels. All seeded."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.problem import Array, Batch
 
-# Of each class, held out for validation.
+# Of each class, held out for validation where nothing else is said.
 VALIDATION_SHARE = 0.2
 
 
@@ -19,16 +19,18 @@ class Prepared:
     Parameters
     ----------
     train_index, valid_index : int arrays (n,), (n_val,)
-        Rows of the data set, ascending.
+        Rows of the data set, ascending; those of `valid_index` are rows of the validation file, where there is one.
     train, valid : Batch
-        Standardised features; the training labels are those after flipping.
-    labels : int array (n,)
-        The training labels before flipping.
+        Standardised features; the training labels are those after flipping, and a regression's targets standardised.
+    labels : int array (n,), or float64 array (n, k)
+        The training labels before flipping, or a regression's targets as they came.
     flipped : bool array (n,)
     mean, scale : arrays (d,)
         ``(x - mean) / scale`` is what the network is given.
     constant : bool array (d,)
         Features that never change in the training part: their scale is 1, so that they become 0 and say nothing.
+    target_mean, target_scale : arrays (k,), or None
+        The same of a regression's targets.
     """
 
     train_index: Array
@@ -40,37 +42,72 @@ class Prepared:
     mean: Array
     scale: Array
     constant: Array
+    target_mean: Array | None = None
+    target_scale: Array | None = None
 
 
-def prepare(dataset: Dataset, *, flip: float, seed: int) -> Prepared:
+def prepare(
+    dataset: Dataset, *, flip: float, seed: int, share: float = VALIDATION_SHARE, valid: Dataset | None = None
+) -> Prepared:
     """Return `dataset` split, standardised, and with the share `flip` of its training labels changed.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    flip : float
+        Share of the training labels that get another class; 0 for a regression.
+    seed : int
+        Of the hold-out and the flips.
+    share : float
+        Of `dataset`, held out for validation; not used with `valid`.
+    valid : Dataset, optional
+        Other examples to validate on, of the same features and labels; then all of `dataset` is trained on.
 
     Raises
     ------
     CommandError
-        Where a feature's spread is beyond float64, or `flip` means no label or all of them.
+        Where the spread of a feature or target is beyond float64, or `flip` means no label or all of them.
     """
     # Streams of their own, so that the same examples are held out whatever is flipped.
     split_seed, flip_seed = np.random.SeedSequence(seed).spawn(2)
-    held_out = hold_out(dataset.y, np.random.default_rng(split_seed))
-    train_index, valid_index = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    mean, scale, constant = _standard(dataset, train_index)
-    with np.errstate(over="ignore", invalid="ignore"):
-        x = (dataset.x - mean) / scale
-    _refuse_features(dataset, ~np.all(np.isfinite(x), axis=0))
-    labels = dataset.y[train_index]
-    flipped, trained_on = flip_labels(labels, len(dataset.classes), flip, np.random.default_rng(flip_seed))
-    train = Batch(x[train_index], trained_on)
-    valid = Batch(x[valid_index], dataset.y[valid_index])
-    return Prepared(train_index, valid_index, train, valid, labels, flipped, mean, scale, constant)
+    if valid is None:
+        held_out = hold_out(dataset.y, np.random.default_rng(split_seed), share)
+        train_index, valid_index, judge = np.flatnonzero(~held_out), np.flatnonzero(held_out), dataset
+    else:
+        train_index, valid_index, judge = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
+    mean, scale, constant = _standard(dataset.name, "feature", dataset.features, dataset.x[train_index])
+    train_x, valid_x = (
+        _standardised(part.name, "feature", part.features, part.x[rows], mean, scale)
+        for part, rows in ((dataset, train_index), (judge, valid_index))
+    )
+    labels, judged = dataset.y[train_index], judge.y[valid_index]
+    target_mean = target_scale = None
+    if dataset.task == "regression":
+        target_mean, target_scale, fixed = _standard(dataset.name, "target", dataset.targets, labels)
+        if fixed.any():
+            name = dataset.targets[int(np.flatnonzero(fixed)[0])]
+            raise CommandError(f"{dataset.name}: {name!r} is the same in all training examples; needs different values")
+        trained_on, judged = (
+            _standardised(part.name, "target", part.targets, y, target_mean, target_scale)
+            for part, y in ((dataset, labels), (judge, judged))
+        )
+        flipped = np.zeros(len(labels), bool)
+    else:
+        flipped, trained_on = flip_labels(labels, len(dataset.classes), flip, np.random.default_rng(flip_seed))
+    train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, judged)
+    fitted = (mean, scale, constant, target_mean, target_scale)
+    return Prepared(train_index, valid_index, train, valid_batch, labels, flipped, *fitted)
 
 
-def hold_out(y: Array, generator: np.random.Generator) -> Array:
-    """Return which examples validate: of each class `VALIDATION_SHARE`, but at least one (N,)."""
+def hold_out(y: Array, generator: np.random.Generator, share: float = VALIDATION_SHARE) -> Array:
+    """Return which examples validate (N,): of each class the `share`, but at least one and not all.
+
+    With real targets (N, k), that share of all of them.
+    """
     held_out = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        members = np.flatnonzero(y == label)
-        count = max(round(VALIDATION_SHARE * len(members)), 1)
+    groups = [np.arange(len(y))] if y.ndim == 2 else [np.flatnonzero(y == label) for label in np.unique(y)]
+    for members in groups:
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
         held_out[generator.permutation(members)[:count]] = True
     return held_out
 
@@ -89,22 +126,31 @@ def flip_labels(y: Array, classes: int, share: float, generator: np.random.Gener
     return flipped, labels
 
 
-def _standard(dataset: Dataset, rows: Array) -> tuple[Array, Array, Array]:
-    x = dataset.x[rows]
+def _standard(source: str, kind: str, names: tuple[str, ...], values: Array) -> tuple[Array, Array, Array]:
+    """Return mean, deviation and which of the columns never change."""
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, scale = x.mean(axis=0), x.std(axis=0)
+        mean, scale = values.mean(axis=0), values.std(axis=0)
     # By comparison, not by a zero deviation: the mean of equal numbers may differ from them by a rounding.
-    constant = (x == x[0]).all(axis=0)
-    mean[constant], scale[constant] = x[0, constant], 1.0
-    _refuse_features(dataset, (scale == 0) | ~np.isfinite(scale) | ~np.isfinite(mean))
+    constant = (values == values[0]).all(axis=0)
+    mean[constant], scale[constant] = values[0, constant], 1.0
+    bad: Array = (scale == 0) | ~np.isfinite(scale) | ~np.isfinite(mean)
+    _refuse_spread(source, kind, names, values, bad)
     return mean, scale, constant
 
 
-def _refuse_features(dataset: Dataset, bad: Array) -> None:
+def _standardised(source: str, kind: str, names: tuple[str, ...], values: Array, mean: Array, scale: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        standardised: Array = (values - mean) / scale
+    bad: Array = ~np.all(np.isfinite(standardised), axis=0)
+    _refuse_spread(source, kind, names, values, bad)
+    return standardised
+
+
+def _refuse_spread(source: str, kind: str, names: tuple[str, ...], values: Array, bad: Array) -> None:
     if bad.any():
-        feature = int(np.flatnonzero(bad)[0])
-        low, high = dataset.x[:, feature].min(), dataset.x[:, feature].max()
+        column = int(np.flatnonzero(bad)[0])
+        low, high = values[:, column].min(), values[:, column].max()
         raise CommandError(
-            f"{dataset.name}: feature {dataset.features[feature]!r} goes from {low} to {high}; needs a spread that"
-            " can be standardised in float64"
+            f"{source}: {kind} {names[column]!r} goes from {low} to {high}; needs a spread that can be standardised in"
+            " float64"
         )

@@ -14,23 +14,35 @@ from rich.table import Table
 from rich.text import Text
 
 from adamshap.reference.command.datasets import Dataset
-from adamshap.reference.command.job import Detection, Findings, Options
+from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.problem import Array, Progress
 
 # Examples in each of the two tables.
 EXAMPLES = 10
+# Whose numbers are told before the training; config.json has them all.
+MOST_CLASSES = 20
 
 
 def announce(console: Console, options: Options, dataset: Dataset, prepared: Prepared, computed_by: str) -> None:
-    """Say in one line what is about to be trained, and by what."""
-    sizes = "-".join(map(str, (dataset.x.shape[1], *options.hidden, len(dataset.classes))))
+    """Say what is about to be trained, on what, and by what."""
+    regression = dataset.task == "regression"
+    kinds = len(dataset.targets) if regression else len(dataset.classes)
+    sizes = "-".join(map(str, (dataset.x.shape[1], *options.hidden, kinds)))
     flips = f", {int(prepared.flipped.sum())} with flipped labels" if options.flip_labels else ""
-    line = (
+    task = "regression" if regression else f"{kinds} classes"
+    lines = [
         f"{dataset.name}: {prepared.train.n} training examples{flips}; {prepared.valid.n} for validation;"
-        f" {len(dataset.classes)} classes; network {sizes}; computed by {computed_by}"
-    )
-    console.print(line, markup=False, highlight=False)
+        f" {task} ({dataset.why}); network {sizes}; computed by {computed_by}"
+    ]
+    if dataset.classes != tuple(map(str, range(len(dataset.classes)))):
+        named = [f"{number} = {name}" for number, name in enumerate(dataset.classes[:MOST_CLASSES])]
+        more = ", ..." if len(dataset.classes) > MOST_CLASSES else ""
+        lines.append(f"Classes: {', '.join(named)}{more}")
+    what = "Features and targets are" if regression else "Features are"
+    lines.append(f"{what} standardised by mean and deviation of the training examples, which config.json holds.")
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
 
 
 @contextmanager
@@ -86,7 +98,7 @@ def _table(title: str, text: int, *columns: str) -> Table:
 
 def _examples(title: str, findings: Findings, members: Array) -> Table:
     run, prepared, labels = findings.run, findings.prepared, findings.label_names
-    columns = ("index", "label", "score", "SGD score", "seen")
+    columns = ("index", "target" if findings.dataset.targets else "label", "score", "SGD score", "seen")
     flips = findings.detection is not None
     table = _table(title, 1, *columns, *(["flipped"] if flips else []))
     for row in members:
@@ -105,7 +117,11 @@ def _summary(findings: Findings) -> Table:
     before, after = findings.before, findings.after
     table = _table("Validation", 0, "", "before", "after")
     table.add_row("loss", f"{before.loss:.4g}", f"{after.loss:.4g}")
-    table.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
+    if isinstance(before, Fit) and isinstance(after, Fit):
+        table.add_row("R²", *("" if fit.r_squared is None else f"{fit.r_squared:.4f}" for fit in (before, after)))
+        table.add_row("RMSE", f"{before.rmse:.4g}", f"{after.rmse:.4g}")
+    if isinstance(before, Quality) and isinstance(after, Quality):
+        table.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
     return table
 
 

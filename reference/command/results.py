@@ -1,24 +1,30 @@
-"""The files of a run. They are written beside their place and moved there at the end: all of them, or none."""
+"""What goes into the folder of a run: its config at the start, the scores and what came of them at the end."""
 
 import csv
+import io
 import json
 import os
-import platform
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from adamshap.reference import checkpoint
+from adamshap.reference.command import folder
+from adamshap.reference.command.datasets import Dataset, label_names
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.command.job import Findings
+from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFolder, SavedRun
+from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.pictures import draw
-from adamshap.reference.command.preparation import VALIDATION_SHARE
-from adamshap.reference.problem import Array
+from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
+from adamshap.reference.problem import Array, Diverged, Network, Run, Snapshot
+
+T = TypeVar("T")
 
 COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen")
 
@@ -54,21 +60,71 @@ def choose(out: Path | None, name: str) -> Path:
     return target
 
 
-def write(target: Path, findings: Findings) -> tuple[Path, list[str]]:
-    """Write the files of `findings`, and return the folder they are in and what the user should know about them.
+def make(target: Path, config: dict[str, Any], columns: dict[str, Array]) -> Path:
+    """Make the folder of a run that is about to start, and return it: all of it, or nothing.
+
+    It is `target`, or, where something else took that place meanwhile, a free one beside it.
+    """
+    return place(target, lambda there: folder.create(there, config, columns))[0]
+
+
+def place(target: Path, fill: Callable[[Path], T]) -> tuple[Path, T]:
+    """Have `fill` write to a folder beside `target`, move that to `target`, and return where it is and fill's result.
 
     The folder is `target`, or, where something else took that place meanwhile, a free one beside it.
     """
     try:
         temporary = _temporary(target)
         try:
-            notes = _write_files(temporary, findings)
-            return _move(temporary, target), notes
+            result = fill(temporary)
+            return _move(temporary, target), result
         except BaseException:  # an interrupt too must leave nothing behind
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     except OSError as error:
         raise _unwritable(target, error) from error
+
+
+def write(place: RunFolder, findings: Findings) -> list[str]:
+    """Write the results of `findings` to the run's folder, and return what the user should know about them."""
+    dataset, run = findings.dataset, findings.run
+    notes = []
+    _write_scores(place, dataset, columns_of(findings.prepared, run), run.state.step)
+    if dataset.image_shape is not None:
+        try:
+            checkpoint.write_whole(place.path / "examples.png", draw(findings))
+        except ImportError as error:
+            notes.append(f'No examples.png, for want of matplotlib ({error}): pip install "adamshap[demo]"')
+    detection = findings.detection
+    _write_end(
+        place,
+        {
+            "status": FINISHED,
+            "step": run.state.step,
+            "before": asdict(findings.before),
+            "after": asdict(findings.after),
+            "flip_detection_roc_auc": None if detection is None else asdict(detection),
+            "seconds": findings.seconds,
+        },
+    )
+    return notes
+
+
+def write_broken(place: RunFolder, dataset: Dataset, prepared: Prepared, error: Diverged) -> None:
+    """Write what a run came to before it broke off."""
+    done = error.step - 1
+    _write_scores(place, dataset, columns_of(prepared, error.run), len(error.run.history["epoch"]))
+    _write_end(place, {"status": DIVERGED, "step": done, "tensor": error.tensor, "message": str(error)})
+
+
+def _write_scores(place: RunFolder, dataset: Dataset, columns: dict[str, Array], step: int) -> None:
+    place.write_scores(columns, step)
+    names = label_names(columns["label"], dataset.classes)
+    checkpoint.write_whole(place.path / "scores.csv", _csv(columns, names).encode())
+
+
+def _write_end(place: RunFolder, results: dict[str, Any]) -> None:
+    checkpoint.write_whole(place.path / RESULTS, (as_json(results) + "\n").encode())
 
 
 def _free(wanted: Path) -> Path:
@@ -100,60 +156,80 @@ def _unwritable(target: Path, error: OSError) -> CommandError:
     return CommandError(f"cannot write to {str(target)!r}: {error.strerror or error}")
 
 
-def _write_files(folder: Path, findings: Findings) -> list[str]:
-    columns = _columns(findings)
-    np.savez(folder / "scores.npz", allow_pickle=False, **columns)
-    _write_csv(folder / "scores.csv", columns, findings.label_names)
-    config = json.dumps(_config(findings), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
-    if findings.dataset.image_shape is not None:
-        try:
-            draw(folder / "examples.png", findings)
-        except ImportError as error:
-            return [f'No examples.png, for want of matplotlib ({error}): pip install "adamshap[demo]"']
-    return []
-
-
-def _columns(findings: Findings) -> dict[str, Array]:
-    prepared, run = findings.prepared, findings.run
-    values = (prepared.train_index, prepared.train.y, prepared.flipped, run.scores, run.sgd_scores, run.seen)
+def columns_of(prepared: Prepared, run: Run | Snapshot | None) -> dict[str, Array]:
+    """Return the columns of the scores' table: of a run, of a checkpoint, or of one before its first step."""
+    if run is None:
+        zeros = np.zeros(prepared.train.n)
+        made = zeros, zeros, zeros.astype(np.int64)
+    elif isinstance(run, Run):
+        made = run.scores, run.sgd_scores, run.seen
+    else:
+        made = run["scores"], run["sgd_scores"], run["seen"]
+    labels = prepared.train.y
+    if prepared.target_scale is not None:
+        labels = prepared.labels[:, 0] if prepared.labels.shape[1] == 1 else prepared.labels
+    values = (prepared.train_index, labels, prepared.flipped, *made)
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _write_csv(path: Path, columns: dict[str, Array], label_names: list[str]) -> None:
+def _csv(columns: dict[str, Array], label_names: list[str]) -> str:
     values = {name: column.tolist() for name, column in columns.items()}
-    values["label"] = label_names
+    values["label"] = label_names  # of several targets one cell, as of classes one name
     values["flipped"] = ["true" if flipped else "false" for flipped in values["flipped"]]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        # The csv module writes a float's repr, which reads back as the same number. With "\n" it overlooks a lone "\r".
-        bare_return = any("\r" in name for name in label_names)
-        writer = csv.writer(
-            file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if bare_return else csv.QUOTE_MINIMAL
-        )
-        writer.writerow(values)
-        writer.writerows(zip(*values.values(), strict=True))
+    # The csv module writes a float's repr, which reads back as the same number. With "\n" it overlooks a lone "\r".
+    bare_return = any("\r" in name for name in label_names)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if bare_return else csv.QUOTE_MINIMAL)
+    writer.writerow(values)
+    writer.writerows(zip(*values.values(), strict=True))
+    return text.getvalue()
 
 
-def _config(findings: Findings) -> dict[str, Any]:
-    dataset, prepared = findings.dataset, findings.prepared
+def as_json(value: Any) -> str:
+    """Return `value` as text of the one form that all JSON of the command has."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def summary(saved: SavedRun, count: int) -> dict[str, Any]:
+    """Return what scripts are told of a run, with its `count` best and `count` worst examples as in scores.csv."""
+    columns = {name: column.tolist() for name, column in saved.columns.items()}
+    columns["label"] = label_names(saved.columns["label"], saved.config["dataset"]["classes"])
+    order = np.argsort(saved.columns["score"], kind="stable").tolist()
+    rows = {"helpful": order[::-1][:count], "harmful": order[:count]}
+    return {
+        "folder": str(saved.folder),
+        "status": saved.status,
+        "step": saved.step,
+        "steps": saved.steps,
+        "config": saved.config,
+        "results": saved.results,
+        **{name: [{key: column[row] for key, column in columns.items()} for row in at] for name, at in rows.items()},
+    }
+
+
+def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: Network) -> dict[str, Any]:
+    """Return ``config.json``: what was asked, and of which data. The same question gives the same."""
     flips = np.flatnonzero(prepared.flipped)
     constant = [dataset.features[feature] for feature in np.flatnonzero(prepared.constant)]
-    return {
-        "options": asdict(findings.options),
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": version("numpy"),
-            "adamshap": version("adamshap"),
+    config = {
+        "options": asdict(options),
+        "steps": {
+            "per_epoch": -(-prepared.train.n // options.batch_size),
+            "total": options.length(prepared.train.n)[1],
         },
         "dataset": {
             "name": dataset.name,
             "examples": len(dataset.x),
             "features": list(dataset.features),
+            "task": dataset.task,
+            "task_known": dataset.why,
             "classes": list(dataset.classes),
+            "targets": list(dataset.targets),
             "image_shape": dataset.image_shape,
             "train_examples": prepared.train.n,
             "validation_examples": prepared.valid.n,
-            "validation_share": VALIDATION_SHARE,
+            "validation_file": options.valid,
+            "validation_share": None if options.valid is not None else options.valid_fraction or VALIDATION_SHARE,
             "validation_index": prepared.valid_index.tolist(),
         },
         "flips": [
@@ -170,13 +246,10 @@ def _config(findings: Findings) -> dict[str, Any]:
             "constant_features": constant,
             "mean": prepared.mean.tolist(),
             "scale": prepared.scale.tolist(),
+            "target_mean": None if prepared.target_mean is None else prepared.target_mean.tolist(),
+            "target_scale": None if prepared.target_scale is None else prepared.target_scale.tolist(),
         },
-        "network": asdict(findings.network),
-        "computed_by": findings.computed_by,
-        "results": {
-            "before": asdict(findings.before),
-            "after": asdict(findings.after),
-            "flip_detection_roc_auc": None if findings.detection is None else asdict(findings.detection),
-            "seconds": findings.seconds,
-        },
+        "network": asdict(network),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(config))  # as it will be read
+    return plain

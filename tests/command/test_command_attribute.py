@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -15,8 +14,8 @@ from command_helpers import TINY, Command
 from sklearn.metrics import roc_auc_score
 
 from adamshap import gpu
-from adamshap.reference import Adam, Batch, Network, Progress, Run, attribute
-from adamshap.reference.command import pictures, results, trainers
+from adamshap.reference import Adam, Batch, Network, Run, attribute, checkpoint
+from adamshap.reference.command import folder, pictures, results, trainers
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.preparation import prepare
 from adamshap.reference.network import mean_loss, outputs
@@ -24,12 +23,17 @@ from adamshap.reference.network import mean_loss, outputs
 Refused = Callable[..., None]
 
 
-def _files(folder: Path) -> tuple[list[dict[str, str]], dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
+def _files(place: Path) -> tuple[list[dict[str, str]], dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    with (place / "scores.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    with np.load(folder / "scores.npz", allow_pickle=False) as archive:
+    with np.load(place / "scores.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
-    return rows, arrays, json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config, results = (
+        json.loads((place / name).read_text(encoding="utf-8")) for name in ("config.json", "results.json")
+    )
+    assert results["status"] == "finished"
+    assert results["step"] == arrays.pop("step") == config["steps"]["total"]
+    return rows, arrays, config | {"results": results}
 
 
 def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: Command, blobs: Path) -> None:
@@ -72,6 +76,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "data": str(blobs),
         "hidden": [5, 4],
         "epochs": 2,
+        "steps": None,
         "batch_size": 8,
         "lr": 0.01,
         "slope": "secant",
@@ -79,6 +84,9 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "flip_labels": 0.25,
         "seed": 3,
         "label": None,
+        "task": "auto",
+        "valid": None,
+        "valid_fraction": None,
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))
@@ -181,27 +189,26 @@ def test_options_out_of_range(refused: Refused, options: tuple[str, ...], words:
 
 
 @pytest.mark.parametrize("slope", ["sgd", "random_order"])
-def test_training_that_diverges(refused: Refused, slope: str) -> None:
-    refused(("attribute", "wine", *TINY, "--slope", slope, "--lr", "1e308"), "training broke off", "--lr than 1e+308")
+def test_training_that_diverges(here: Path, command: Command, slope: str) -> None:
+    result = command("attribute", "wine", *TINY, "--slope", slope, "--lr", "1e308")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("adamshap: training broke off: ")
+    assert "a smaller lr than 1e+308" in result.stderr
+    assert result.stderr.count("\n") == 1
+    ended = json.loads((here / "adamshap-wine" / "results.json").read_text())
+    assert (ended["status"], ended["step"]) == ("diverged", 0)
+    assert ended["message"] in result.stderr
 
 
-def test_scores_that_are_not_finite(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_that_are_not_finite(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def engine(network: Network, adam: Adam, train: Batch, valid: Batch, **options: Any) -> Run:
         run = attribute(network, adam, train, valid, **options)
         return Run(**{**vars(run), "scores": np.full_like(run.scores, np.nan)})
 
     monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
-    refused(("attribute", "wine", *TINY), "training broke off", "scores", "not finite")
-
-
-def test_a_loss_that_is_not_finite_ends_the_training(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    def engine(*arguments: Any, on_step: Callable[[Progress], None], **options: Any) -> Run:
-        on_step(Progress(1, 18, 0, 0.5, 0.5))
-        on_step(Progress(2, 18, 0, 0.5, np.inf))
-        raise AssertionError("went on")
-
-    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
-    refused(("attribute", "wine", *TINY), "training broke off", "loss is not finite at step 2 of 18")
+    result = command("attribute", "wine", *TINY)
+    assert result.exit_code == 3
+    assert "training broke off: scores: got nan at step 18 of 18" in result.stderr
 
 
 def test_what_the_contract_refuses_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,12 +312,14 @@ def test_the_folder_has_the_rights_of_any_other(here: Path, command: Command) ->
 def test_a_place_taken_meanwhile_costs_no_results(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def engine(*arguments: Any, **options: Any) -> Run:
+    create = folder.create
+
+    def slow(*arguments: Any) -> None:
+        create(*arguments)
         (here / "o").mkdir()
         (here / "o" / "mine.txt").write_text("mine")
-        return attribute(*arguments, **options)
 
-    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
+    monkeypatch.setattr(folder, "create", slow)
     result = command("attribute", "wine", *TINY, "--out", "o")
     assert result.exit_code == 0
     assert result.stdout.endswith(f"{here / 'o-2'}\n")
@@ -318,12 +327,12 @@ def test_a_place_taken_meanwhile_costs_no_results(
     assert (here / "o-2" / "scores.csv").is_file()
 
 
-WRITERS = [(np, "savez"), (results, "_write_csv"), (json, "dumps"), (results, "draw"), (results, "_move")]
+WRITERS = [(np, "savez"), (folder, "create"), (checkpoint, "write_whole"), (results, "_move")]
 
 
 @pytest.mark.parametrize(("module", "name"), WRITERS, ids=[name for _, name in WRITERS])
 @pytest.mark.parametrize("late", [False, True], ids=["instead", "afterwards"])
-def test_a_failure_while_writing_leaves_nothing(
+def test_a_failure_before_the_training_leaves_nothing(
     blobs: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, late: bool
 ) -> None:
     function = getattr(module, name)
@@ -338,13 +347,13 @@ def test_a_failure_while_writing_leaves_nothing(
 
 
 @pytest.mark.parametrize("out", [(), ("--out", "o")])
-def test_an_interrupt_while_writing_leaves_nothing(
+def test_an_interrupt_before_the_training_leaves_nothing(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch, out: tuple[str, ...]
 ) -> None:
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "_write_csv", interrupt)
+    monkeypatch.setattr(results, "_move", interrupt)
     result = command("attribute", "wine", *TINY, *out)
     assert (result.exit_code, result.stderr) == (130, "adamshap: interrupted\n")
     assert list(here.iterdir()) == []
@@ -359,7 +368,7 @@ def test_without_matplotlib_there_is_a_line_and_no_picture(
     result = command("attribute", blobs, *TINY)
     assert result.exit_code == 0
     assert 'pip install "adamshap[demo]"' in result.stdout
-    assert sorted(os.listdir(here / "adamshap-blobs")) == ["config.json", "scores.csv", "scores.npz"]
+    assert not (here / "adamshap-blobs" / "examples.png").exists()
 
 
 def test_pictures_of_names_that_no_font_has(here: Path, command: Command) -> None:

@@ -13,8 +13,9 @@ import sklearn.datasets
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adamshap.reference.command.datasets import BUNDLED, Dataset, load
+from adamshap.reference.command.datasets import Dataset, load
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.sources import BUNDLED
 
 Refused = Callable[..., None]
 

@@ -17,6 +17,7 @@ import typer
 from command_helpers import TINY, Command
 from typer.testing import CliRunner
 
+from adamshap.reference.command.folder import read
 from adamshap.reference.command.main import GROUP, build
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "adamshap"
@@ -46,7 +47,8 @@ def test_every_option_has_help_and_default(command: Command) -> None:
     text = " ".join(command("attribute", "--help").stdout.replace("│", " ").split())
     for option, default in {
         "--hidden": "64,64",
-        "--epochs": "5",
+        "--epochs": "(5)",
+        "--steps": "(as --epochs says)",
         "--batch-size": "32",
         "--lr": "0.001",
         "--slope": "random_order",
@@ -55,6 +57,10 @@ def test_every_option_has_help_and_default(command: Command) -> None:
         "--seed": "0",
         "--out": "(adamshap-DATA, or the next free number)",
         "--label": "(label)",
+        "--task": "auto",
+        "--valid": "(held out from DATA)",
+        "--valid-fraction": "(0.2)",
+        "--checkpoint-seconds": "60.0",
     }.items():
         described = text.split(f" {option} ")[1]
         assert f"[default: {default}]" in described.split(" --")[0]
@@ -173,7 +179,8 @@ def test_a_whole_run(here: Path, blobs: Path) -> None:
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
     files = sorted(path.name for path in (here / "adamshap-blobs").iterdir())
-    assert files == ["config.json", "examples.png", "scores.csv", "scores.npz"]
+    written = ["environment.json", "examples.png", "history", "log.txt", "results.json", "scores.csv", "scores.npz"]
+    assert files == ["checkpoints", "config.json", *written]
 
 
 def test_a_refusal(here: Path) -> None:
@@ -204,5 +211,12 @@ def test_interrupt(here: Path) -> None:
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "adamshap: interrupted\n")
-    assert list(here.iterdir()) == []
+    assert process.returncode == 130
+    place = here / "adamshap-digits"
+    assert errors.startswith("adamshap: interrupted")
+    assert errors.endswith(f"; to go on: adamshap attribute --resume {place}\n")
+    assert errors.count("\n") == 1
+    found = read(place)
+    assert found.status == "unfinished"
+    assert f"interrupted after step {found.step} of {found.steps}" in errors
+    assert len(list((place / "checkpoints").iterdir())) == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adamshap.verify.cpu_device import kernels, toolchain
+from adamshap.verify.cpu_device import kernels, nvrtc, toolchain
 from adamshap.verify.cpu_device.errors import NotCoveredError, UnavailableError
 
 
@@ -158,3 +158,15 @@ def test_options_keep_their_meaning_or_are_refused() -> None:
     assert kernels._compiler_options(()) == ("-std=c++17",)
     with pytest.raises(NotCoveredError, match="-ftz=true"):
         kernels._compiler_options(("-ftz=true",))
+
+
+def test_nvrtc_is_not_asked_for_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra of its own: CuPy on the CPU without its mode must run where it is not installed."""
+
+    def missing() -> str:
+        raise UnavailableError("no NVRTC")
+
+    monkeypatch.setattr(nvrtc, "require", missing)
+    nvrtc.check(None, "source", (), None, architectures=())
+    with pytest.raises(UnavailableError, match="no NVRTC"):
+        nvrtc.check(None, "source", (), None, architectures=("80",))

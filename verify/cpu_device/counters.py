@@ -11,7 +11,15 @@ __all__ = ["Copies", "Counts", "Gemm", "count", "extension_counters", "record_ge
 
 @dataclass(frozen=True)
 class Copies:
-    """How many copies, and of how many bytes together."""
+    """Copies between host and device, one way.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    bytes : int
+        Of how many bytes together.
+    """
 
     count: int = 0
     bytes: int = 0
@@ -101,6 +109,11 @@ def record_gemm(gemm: Gemm) -> None:
 @contextlib.contextmanager
 def count() -> Iterator[Counts]:
     """Count what the code inside the block makes the device do; blocks may be nested.
+
+    Yields
+    ------
+    Counts
+        Filled in when the block ends.
 
     Raises
     ------

@@ -8,7 +8,13 @@ class UnavailableError(RuntimeError):
 
 
 class NotCoveredError(NotImplementedError):
-    """CuPy called something that the CPU device does not cover: the message names it."""
+    """CuPy called something that the CPU device does not cover: the message names it.
+
+    Parameters
+    ----------
+    what : str
+        What was called.
+    """
 
     def __init__(self, what: str) -> None:
         super().__init__(f"CuPy on CPU does not cover {what}; only a real GPU can run this")

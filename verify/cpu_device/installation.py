@@ -54,7 +54,18 @@ class Modes:
 
     @classmethod
     def parse(cls, text: str) -> "Modes":
-        """Return the modes that `text` lists, such as ``"reverse,poison,nvrtc"``."""
+        """Return the modes that a text lists.
+
+        Parameters
+        ----------
+        text : str
+            Such as ``"reverse,poison,nvrtc"``.
+
+        Returns
+        -------
+        Modes
+            With those fields set.
+        """
         known = {"reverse": {"reverse": True}, "poison": {"poison": True}, "sanitize": {"sanitize": True}}
         changes: dict[str, Any] = {}
         for word in filter(None, (part.strip() for part in text.split(","))):
@@ -83,17 +94,35 @@ _state = _State()
 
 
 def is_installed() -> bool:
-    """Return whether this process's CuPy runs on the CPU."""
+    """Return whether this process's CuPy runs on the CPU.
+
+    Returns
+    -------
+    bool
+        After `install`, until the process ends.
+    """
     return _state.extension is not None
 
 
 def current_modes() -> Modes:
-    """Return how kernels run at the moment."""
+    """Return how kernels run at the moment.
+
+    Returns
+    -------
+    Modes
+        Of `install`, or of the innermost block of `modes`.
+    """
     return _state.modes
 
 
 def real_devices() -> int:
-    """Return the number of CUDA devices that the driver shows, without importing CuPy."""
+    """Return the number of CUDA devices that the driver shows, without importing CuPy.
+
+    Returns
+    -------
+    int
+        0 where there is no driver.
+    """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -372,6 +401,16 @@ def modes(**changes: Any) -> Iterator[Modes]:
     """Run the block with some of the fields of `Modes` changed: ``with modes(reverse=True): ...``.
 
     Kernels that were compiled before are not shown to NVRTC again: switch `nvrtc` on when installing.
+
+    Parameters
+    ----------
+    **changes : bool, or tuple of str for `nvrtc`
+        Fields of `Modes`.
+
+    Yields
+    ------
+    Modes
+        As they are in the block.
     """
     if not is_installed():
         raise RuntimeError("modes() changes how CuPy on CPU runs, and it is not installed")

@@ -48,6 +48,8 @@ def check(
     cupy.cuda.compiler.CompileException
         With NVRTC's message.
     """
+    if not architectures:
+        return  # NVRTC, an extra of its own, need not be there
     version = require()
     expressions = tuple(sorted(name_expressions or ()))
     for architecture in architectures:

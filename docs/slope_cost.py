@@ -1,0 +1,61 @@
+"""Print what each slope's pass over the parameters costs, as a multiple of Adam's own step, in processor time.
+
+python docs/slope_cost.py       # the engine's float32 passes, on one core, where the system can be asked for that
+"""
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from adamshap.gpu import step as steps
+from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.layers import Workshop
+from adamshap.gpu.rules import rates_of, rule_of
+from adamshap.reference.problem import SLOPES, Adam, Network
+
+SIZES, N, T, ROUNDS = (784, 1024, 1024, 10), 64, 10, 15
+NODES = {slope: [(4, 4), (2, 4)] if slope == "random_order" else [(4, 4)] for slope in SLOPES}
+
+
+def least_seconds(take: Callable[[], None]) -> float:
+    """Return the least processor time of ROUNDS calls: what other work on the machine adds, it only adds."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        start = time.thread_time()
+        take()
+        times.append(time.thread_time() - start)
+    return min(times[1:])  # the first one compiles
+
+
+def main() -> None:
+    """Time Adam alone, then each slope's fused pass, Adam included."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    generator = np.random.default_rng(0)
+    shop, rates = Workshop.on(Network(SIZES, "relu"), pick_space("cpu", "float32")), rates_of(Adam(), T)
+    theta, m, v, g, point, slope = (steps.like(shop, name) for name in ("theta", "m", "v", "g", "point", "slope"))
+    for arrays, scale in ((theta, 0.1), (m, 1e-3), (g, 1e-3)):
+        for array in arrays.values():
+            array[...] = scale * generator.standard_normal(array.shape)
+    for name, array in v.items():
+        array[...] = m[name] ** 2 + 1e-8
+    state = steps.State(theta, m, v, T)
+    rows = {layer: np.full(width, 1e-3, np.float32) for layer, width in enumerate(SIZES[1:])}
+    columns = {layer: np.ones(width, np.float32) for layer, width in enumerate(SIZES[:-1])}
+    spread = steps.Norms(rows, columns, {})
+    with shop.at_work():
+        adam = least_seconds(lambda: steps.take_step(shop, rates, state, g, state))
+        print(f"Adam alone: {1e9 * adam / sum(a.size for a in g.values()):.1f} ns a parameter")
+        for name in SLOPES:
+            for nodes in NODES[name]:
+                rule = rule_of(name, nodes, N)
+                first = steps.First(None, None, g, spread if rule.needs_spread else None, None)
+                fused = partial(steps.take_step_and_slope, shop, rates, rule, N, state, first, None, 0.5, state)
+                print(f"{name} {nodes}: {least_seconds(partial(fused, point, slope)) / adam:.1f}")
+
+
+if __name__ == "__main__":
+    main()

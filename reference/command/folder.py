@@ -1,0 +1,360 @@
+"""The folder of a run: it is there from before the first step, and holds at every moment what is needed to go on.
+
+==================  ==================================================================================================
+file                holds
+==================  ==================================================================================================
+config.json         what was asked, and of which data; never changes. Its SHA-256 owns the sealed files
+environment.json    a list, one entry for each start or resumption: time, versions, machine, what computed
+log.txt             what happened, with the time in UTC
+checkpoints/N.npz   sealed: the `Snapshot` after step N (twelve digits), without its history; the newest two
+history/N.npz       sealed: ``train_loss`` and ``valid_loss`` of the steps after step N, up to the next file's N
+scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,) and ``step``, as
+                    of the newest checkpoint, or of the end
+scores.csv          at the end: the same as a table
+examples.png        at the end: for images
+results.json        at the end, the last of all: ``status`` "finished" or "diverged", the step, and what came of it
+==================  ==================================================================================================
+
+Sealed files are `checkpoint`'s: ``numpy.load(path, allow_pickle=False)`` reads them, and their last bytes tell whether
+they are whole and of this run. `read` looks at a run, finished or not, and needs no right to write.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from adamshap.reference import checkpoint
+from adamshap.reference.checkpoint import CheckpointError
+from adamshap.reference.command.errors import CommandError
+from adamshap.reference.problem import Array, Snapshot
+
+FORMAT, VERSION = "adamshap-run", 1
+CONFIG, ENVIRONMENT, LOG, RESULTS, SCORES = "config.json", "environment.json", "log.txt", "results.json", "scores.npz"
+CHECKPOINTS, HISTORY = "checkpoints", "history"
+ENDS = FINISHED, DIVERGED = "finished", "diverged"
+KEPT = 2
+"""Checkpoints: the newest, and the one before, for when the newest is damaged."""
+
+PACKAGES = ("adamshap", "numpy", "autograd", "numba", "threadpoolctl", "cupy-cuda13x", "cupy-cuda12x")
+LOSSES = ("train_loss", "valid_loss")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRun:
+    """A run as its folder tells of it.
+
+    Parameters
+    ----------
+    folder : Path
+    config : dict
+        ``config.json``.
+    environment : list of dict
+        ``environment.json``.
+    status : {"unfinished", "finished", "diverged"}
+    step, steps : int
+        How many steps the scores are of, and how many there are to be.
+    columns : dict of arrays (n,)
+        ``scores.npz`` without ``step``: ``label`` and ``flipped`` as trained on, ``index`` the row of the data set.
+    history : dict of arrays
+        ``epoch``, ``train_loss``, ``valid_loss`` of each step so far; may go a little beyond `step`.
+    results : dict or None
+        ``results.json``.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    environment: list[Any]
+    status: str
+    step: int
+    steps: int
+    columns: dict[str, Array]
+    history: dict[str, Array]
+    results: dict[str, Any] | None
+
+
+def read(folder: Path) -> SavedRun:
+    """Return what the folder of a run holds.
+
+    Raises
+    ------
+    CommandError
+        It is no such folder, or damaged.
+    """
+    config, owner = _config(folder)
+    environment = _json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
+    results = results_of(folder)
+    try:
+        columns = checkpoint.read(folder / SCORES, owner)
+        history = _chunks(folder, owner)
+    except CheckpointError as error:
+        raise CommandError(f"{error}; the run can still go on: {resume_hint(folder)}") from error
+    step = int(columns.pop("step"))
+    epoch = np.arange(len(history["train_loss"])) // config["steps"]["per_epoch"]
+    status = "unfinished" if results is None else results["status"]
+    return SavedRun(
+        folder,
+        config,
+        environment,
+        status,
+        step,
+        config["steps"]["total"],
+        columns,
+        {"epoch": epoch, **history},
+        results,
+    )
+
+
+def results_of(folder: Path) -> dict[str, Any] | None:
+    """Return ``results.json``, or None where the run has not come to an end."""
+    path = folder / RESULTS
+    if not path.exists():
+        return None
+    results = _json(path)
+    if not isinstance(results, dict) or results.get("status") not in ENDS:
+        raise CommandError(f"{str(path)!r} is damaged: it does not say how the run ended")
+    return results
+
+
+def resume_hint(folder: Path) -> str:
+    """Return the command that goes on with the run."""
+    return f"adamshap attribute --resume {folder}"
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class RunFolder:
+    """The folder of a run that is being computed; `close` it.
+
+    Parameters
+    ----------
+    path : Path
+    config : dict
+    owner : str
+        Digest of ``config.json``.
+    log : file
+        Held open, and locked: one process at a time computes a run.
+    rows : int
+        Steps whose history is on the disk.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    owner: str
+    log: TextIO
+    rows: int = 0
+    kept: list[Path] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole run."""
+        return int(self.config["steps"]["total"])
+
+    def note(self, text: str) -> None:
+        """Write a line to the log; a full disk is no reason to stop for."""
+        with suppress(OSError):
+            self.log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
+            self.log.flush()
+
+    def save(self, snapshot: Snapshot, columns: Mapping[str, Array]) -> None:
+        """Write a checkpoint, the history up to it, and the scores.
+
+        Raises
+        ------
+        OSError
+            Something could not be written: the checkpoints before are as they were.
+        """
+        step = int(snapshot["step"])
+        if step > self.rows:
+            chunk = {name: snapshot[f"history/{name}"][self.rows :] for name in LOSSES}
+            checkpoint.write(self.path / HISTORY / _file(self.rows), chunk, self.owner)
+        state = {name: array for name, array in snapshot.items() if not name.startswith("history/")}
+        path = self.path / CHECKPOINTS / _file(step)
+        checkpoint.write(path, state, self.owner)
+        self.rows = step
+        self.write_scores(columns, step)
+        self.kept = [*(kept for kept in self.kept if kept != path), path]
+        while len(self.kept) > KEPT:
+            self.kept.pop(0).unlink(missing_ok=True)
+
+    def write_scores(self, columns: Mapping[str, Array], step: int) -> None:
+        """Write ``scores.npz`` as of `step`."""
+        checkpoint.write(self.path / SCORES, {**columns, "step": np.array(step)}, self.owner)
+
+    def newest(self) -> tuple[Snapshot | None, list[str]]:
+        """Return the newest checkpoint that is good, None if there are none, and what is wrong with newer ones.
+
+        Raises
+        ------
+        CommandError
+            There are checkpoints, and none is good.
+        """
+        problems: list[str] = []
+        paths = sorted((self.path / CHECKPOINTS).glob("*.npz"))
+        for place, path in reversed(list(enumerate(paths))):
+            try:
+                snapshot = checkpoint.read(path, self.owner)
+                step = int(snapshot["step"])
+                history = _chunks(self.path, self.owner, step)
+                if len(history["train_loss"]) < step:
+                    raise CheckpointError(f"the history in {str(self.path)!r} ends before step {step}")
+            except CheckpointError as error:
+                problems.append(str(error))
+                continue
+            for bad in paths[place + 1 :]:  # put aside, not away: it must not count as newest
+                bad.replace(bad.with_suffix(".damaged"))
+            self.rows, self.kept = step, paths[: place + 1]
+            return snapshot | {f"history/{name}": array for name, array in history.items()}, problems
+        if paths:
+            raise CommandError(f"--resume: no checkpoint is good: {problems[0]}")
+        return None, problems
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.log.close()
+
+
+def create(empty: Path, config: dict[str, Any], columns: Mapping[str, Array]) -> None:
+    """Make an `empty` folder that of a run before its first step."""
+    text = json.dumps({"format": FORMAT, "version": VERSION, **config}, indent=2, ensure_ascii=False, allow_nan=False)
+    content = (text + "\n").encode()
+    for name in (CHECKPOINTS, HISTORY):
+        (empty / name).mkdir()
+    checkpoint.write_whole(empty / CONFIG, content)
+    checkpoint.write(empty / SCORES, {**columns, "step": np.array(0)}, checkpoint.digest(content))
+    (empty / LOG).touch()
+
+
+def open_to_write(path: Path, computed_by: str) -> RunFolder:
+    """Return the folder of a run, to go on with it; nobody else may until it is closed.
+
+    Raises
+    ------
+    CommandError
+        It is no such folder, is damaged, cannot be written to, or another process computes it.
+    """
+    config, owner = _config(path)
+    if not any(_is_good(sealed, owner) for sealed in (path / SCORES, *(path / CHECKPOINTS).glob("*.npz"))):
+        raise CommandError(f"--resume: {str(path / CONFIG)!r} was changed, or all other files of the run are damaged")
+    try:
+        log = (path / LOG).open("a", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write to {str(path)!r}: {error.strerror or error}") from error
+    try:
+        _lock(log, path)
+        sessions = _json(path / ENVIRONMENT) if (path / ENVIRONMENT).exists() else []
+        text = json.dumps([*sessions, environment(computed_by)], indent=2)
+        checkpoint.write_whole(path / ENVIRONMENT, (text + "\n").encode())
+    except OSError as error:
+        log.close()
+        raise CommandError(f"cannot write to {str(path)!r}: {error.strerror or error}") from error
+    except BaseException:
+        log.close()
+        raise
+    return RunFolder(path, config, owner, log)
+
+
+def environment(computed_by: str) -> dict[str, Any]:
+    """Return what a run is computed on and with."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "computed_by": computed_by,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def _lock(log: TextIO, path: Path) -> None:
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CommandError(f"--resume: another process is computing {str(path)!r}") from error
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _file(step: int) -> str:
+    return f"{step:012d}.npz"
+
+
+def _config(folder: Path) -> tuple[dict[str, Any], str]:
+    path = folder / CONFIG
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CommandError(f"{str(folder)!r} is no folder of a run: it has no {CONFIG}") from error
+    except OSError as error:
+        raise CommandError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    config = _parsed(path, content)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CommandError(f"{str(path)!r} is no {CONFIG} of a run")
+    if config.get("version") != VERSION:
+        raise CommandError(f"{str(path)!r} is of version {config.get('version')!r}; needs version {VERSION}")
+    steps = config.get("steps")
+    if not isinstance(steps, dict) or not all(
+        type(steps.get(k)) is int and steps[k] > 0 for k in ("total", "per_epoch")
+    ):
+        raise CommandError(f"{str(path)!r} is damaged: it does not say how many steps there are")
+    return config, checkpoint.digest(content)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return _parsed(path, path.read_bytes())
+    except OSError as error:
+        raise CommandError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+
+
+def _parsed(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{str(path)!r} is damaged: it is not JSON ({error})") from error
+
+
+def _is_good(path: Path, owner: str) -> bool:
+    try:
+        checkpoint.read(path, owner)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _chunks(folder: Path, owner: str, most: int | None = None) -> dict[str, Array]:
+    """Return the losses of the first `most` steps, or of all, from the files in ``history/``."""
+    found: dict[str, list[Array]] = {name: [np.empty(0)] for name in LOSSES}
+    rows = 0
+    while (most is None or rows < most) and (path := folder / HISTORY / _file(rows)).exists():
+        chunk = checkpoint.read(path, owner)
+        for name in LOSSES:
+            found[name].append(chunk[name])
+        rows += len(chunk[LOSSES[0]])
+    return {name: np.concatenate(parts)[:most] for name, parts in found.items()}
+
+
+def discard(path: Path) -> None:
+    """Remove the folder of a run that took no step."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,182 @@
+"""What a run would have been with other weights of its samples: leave-one-out retraining and the metagradient.
+
+==============  ==================  ==========================================================================
+method 7        name                meaning
+==============  ==================  ==========================================================================
+ω_i             ``weights``         sample i's weight in every batch that holds it; 1 in the run itself
+g(ω)            ``batch_gradient``  Σ_i ω_i x_i over a batch, its divisor unchanged
+L(θ_T(ω))       ``final_loss``      mean validation loss after the last step
+θ̄, m̄, v̄, ω̄  ``adjoint``         derivatives of L(θ_T) in the state before a step, and in the weights
+==============  ==================  ==========================================================================
+
+The batches, their divisor n and the seed are always the run's own: a weight of 0 removes the sample's contribution to
+the batch gradient and nothing else, as leaving it out of a coalition does within one step.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import autograd
+import autograd.numpy as anp
+import numpy as np
+
+from adamshap.reference.adam import apply_gradient, bias_correction
+from adamshap.reference.network import loss_gradient, mean_loss, sample_losses
+from adamshap.reference.problem import AdamState, Array, Batch, Params, Run, RunConfig, Step, positive_integer, refuse
+
+State = tuple[Params, AdamState]
+
+
+def retrained(run: Run, samples: Sequence[int] | Array) -> Array:
+    """Return how much higher the final validation loss is when the run is trained again without a sample.
+
+    Same seed, same batches, same divisor; only the sample's contribution to its batches' gradients is missing.
+
+    Parameters
+    ----------
+    run : Run
+        Of the oracle or, trained again in float64, of the engine.
+    samples : sequence of ints
+        Which training samples are left out, one at a time.
+
+    Returns
+    -------
+    array (len(samples),)
+        L without the sample, less L of the run; positive means that the sample lowered it, as for scores.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A run without its configuration; a number that names no training sample.
+    """
+    config = config_of(run)
+    count = config.train.n
+    chosen = [positive_integer(f"samples[{i}]", sample, minimum=0) for i, sample in enumerate(samples)]
+    for i, sample in enumerate(chosen):
+        if sample >= count:
+            refuse(f"samples[{i}]", sample, f"a training sample, 0 to {count - 1}")
+    everybody = np.ones(count)
+    base = final_loss(config, everybody)
+    without = [final_loss(config, np.where(np.arange(count) == sample, 0.0, everybody)) for sample in chosen]
+    return np.array([loss - base for loss in without])
+
+
+def metagradient(run: Run) -> Array:
+    """Return how fast the final validation loss falls as a sample's weight grows from 1: −dL(θ_T)/dω_i.
+
+    Reverse mode through every step of the run, second moment included. The states of about √T steps are kept at a
+    time: those at the ends of √T segments, and those within the one that is gone through backwards, trained again.
+
+    Returns
+    -------
+    array (N,)
+        Positive means that more of the sample would lower the loss, as for `influence`.
+    """
+    config = config_of(run)
+    order, weights = batches_of(config), np.ones(config.train.n)
+    length = math.isqrt(len(order) - 1) + 1  # √T, rounded up
+    starts = range(0, len(order), length)
+    state, checkpoints = initial_state(config), []
+    for first in starts:
+        checkpoints.append(state)
+        for index in order[first : first + length]:
+            state = weighted_step(config, state, index, weights)
+    adjoint: tuple[Params, ...] = (loss_gradient(config.network, state[0], config.valid), *_zeros(config, 2))
+    total = np.zeros(config.train.n)
+    for first in reversed(starts):
+        indices, states = order[first : first + length], [checkpoints.pop()]
+        for index in indices[:-1]:
+            states.append(weighted_step(config, states[-1], index, weights))
+        for index, before in zip(reversed(indices), reversed(states), strict=True):
+            *into_state, in_weights = _step_adjoint(config, before, index, weights[index], adjoint)
+            adjoint = tuple(into_state)
+            total[index] += in_weights
+    return -total
+
+
+# --- training again --------------------------------------------------------------------------------------------------
+
+
+def config_of(run: Run) -> RunConfig:
+    """Return what `run` is made of, in float64; refuses what is no run, and a run that does not know."""
+    if not isinstance(run, Run):
+        refuse("run", type(run).__name__, "a Run", TypeError)
+    config = run.config
+    if config is None:
+        refuse("run.config", None, "the RunConfig that the run was made of, to train again")
+    params = config.network.init(config.seed)
+    step = Step(config.network, params, config.adam, AdamState.zeros(params), config.train, config.valid).as_float64()
+    return replace(config, train=step.train, valid=step.valid)
+
+
+def batches_of(config: RunConfig) -> list[Array]:
+    """Return the samples of each step."""
+    return [index for _, index in config.order()]
+
+
+def initial_state(config: RunConfig) -> State:
+    """Return θ_0 and Adam's state before the first step."""
+    params = config.network.init(config.seed)
+    return params, AdamState.zeros(params)
+
+
+def final_loss(config: RunConfig, weights: Array) -> float:
+    """Return L(θ_T(ω)) for the samples' weights (N,)."""
+    state = initial_state(config)
+    for index in batches_of(config):
+        state = weighted_step(config, state, index, weights)
+    return float(mean_loss(config.network, state[0], config.valid))
+
+
+def weighted_step(config: RunConfig, state: State, index: Array, weights: Array) -> State:
+    """Take the step of the samples `index`, each with its weight."""
+    params, moments = state
+    batch = config.train.take(index)
+    step = Step(config.network, params, config.adam, moments, batch, config.valid, config.reduction)
+    return apply_gradient(step, batch_gradient(config, params, batch, weights[index]))
+
+
+def batch_gradient(config: RunConfig, params: Any, batch: Batch, weights: Any) -> Any:
+    """Return g(ω) = Σ_i ω_i w ∇ℓ(θ; z_i), differentiable in `params` and in `weights` (n,)."""
+    divisor = batch.n if config.reduction == "mean" else 1
+    return autograd.grad(lambda p: anp.sum(weights * sample_losses(config.network, p, batch)) / divisor)(params)
+
+
+# --- one step, backwards ---------------------------------------------------------------------------------------------
+
+
+def _step_adjoint(
+    config: RunConfig, before: State, index: Array, weights: Array, after: tuple[Params, ...]
+) -> tuple[Any, ...]:
+    """Return (θ̄, m̄, v̄, ω̄) before a step from (θ̄, m̄, v̄) after it: the gradient of ⟨after, step(θ, m, v, ω)⟩."""
+    params, moments = before
+    batch, t, adam = config.train.take(index), moments.step + 1, config.adam
+    (beta1, beta2), lr = adam.betas, adam.lr
+    c1, c2 = bias_correction(beta1, t), bias_correction(beta2, t)
+
+    def paired(theta: Any, m: Any, v: Any, given: Any) -> Any:
+        g = batch_gradient(config, theta, batch, given)
+        total = 0.0
+        for name in params:
+            new_m = beta1 * m[name] + (1 - beta1) * g[name]
+            new_v = beta2 * v[name] + (1 - beta2) * g[name] ** 2
+            update = lr * (new_m / c1) / (_root(new_v / c2 + adam.eps_root) + adam.eps)
+            new_theta = theta[name] * (1 - lr * adam.weight_decay) - update
+            for judged, new in zip(after, (new_theta, new_m, new_v), strict=True):
+                total = total + anp.sum(judged[name] * new)
+        return total
+
+    found: tuple[Any, ...] = autograd.grad(paired, (0, 1, 2, 3))(params, moments.m, moments.v, weights)
+    return found
+
+
+def _root(x: Any) -> Any:
+    """Return √x, whose derivative counts as 0 where x is 0: the symmetric derivative of √(q g²)."""
+    positive = x > 0
+    return anp.where(positive, anp.sqrt(anp.where(positive, x, 1.0)), 0.0)
+
+
+def _zeros(config: RunConfig, count: int) -> list[Params]:
+    return [{name: np.zeros(shape) for name, shape in config.network.shapes.items()} for _ in range(count)]

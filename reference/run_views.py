@@ -1,0 +1,76 @@
+"""A run's scores as a table and as a figure: for people. pandas and matplotlib are imported when used."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adamshap.reference.problem import Array, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["figure", "frame"]
+
+BINS = 40
+HELPFUL, HARMFUL, OTHER = "#2166ac", "#b2182b", "#777777"
+
+
+def frame(run: Run) -> Any:
+    """Return the scores of `run` as a ``pandas.DataFrame``, as `Run.to_frame` says.
+
+    Raises
+    ------
+    ImportError
+        Without pandas.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError(f'Run.to_frame needs pandas ({error}): pip install "adamshap[tables]"') from error
+    columns: dict[str, Array] = {}
+    for name, scores in (("score", run.scores), ("sgd_score", run.sgd_scores)):
+        each = {f"{name}[{k}]": column for k, column in enumerate(scores.T)} if scores.ndim == 2 else {name: scores}
+        columns |= each
+    return pandas.DataFrame({**columns, "seen": run.seen}, index=pandas.RangeIndex(len(run.seen), name="index"))
+
+
+def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figure":
+    """Return a figure of three parts: histogram of the scores, the scores beside SGD's, and the losses of the steps.
+
+    Parameters
+    ----------
+    scores, sgd_scores : arrays (N,), or (N, n_val), which are averaged over the validation samples
+    history : dict of arrays (steps,)
+        ``train_loss`` and ``valid_loss``; empty if it is not known.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f'a plot needs matplotlib ({error}): pip install "adamshap[demo]"') from error
+    # L is a mean over the validation samples, and a score is linear in its gradient: the mean is the score.
+    score, sgd = (s.mean(axis=1) if s.ndim == 2 else s for s in (scores, sgd_scores))
+    drawn = Figure(figsize=(11, 3.2), layout="constrained")
+    axes = drawn.subplots(1, 3 if history else 2)
+    _histogram(axes[0], score)
+    axes[1].scatter(sgd, score, s=6, c=np.where(score < 0, HARMFUL, HELPFUL), alpha=0.6, linewidths=0)
+    axes[1].set(title="Adam's score beside SGD's", xlabel="SGD's score", ylabel="score")
+    if history:
+        steps = np.arange(1, len(history["train_loss"]) + 1)
+        axes[2].plot(steps, history["train_loss"], color=OTHER, linewidth=0.7, label="training batch")
+        axes[2].plot(steps, history["valid_loss"], color=HELPFUL, linewidth=1.4, label="validation")
+        axes[2].set(title="Loss before each step", xlabel="step")
+        axes[2].legend(frameon=False)
+    return drawn
+
+
+def _histogram(axes: "Axes", score: Array) -> None:
+    heights, edges = np.histogram(score, bins=BINS)
+    colours = [HARMFUL if middle < 0 else HELPFUL for middle in (edges[1:] + edges[:-1]) / 2]
+    axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=colours)
+    axes.set(title="Scores of the training examples", xlabel="score (red: harmful)", ylabel="examples")

@@ -1,0 +1,203 @@
+"""Every block of code on a page is run, or is named here with the reason why it is not, and its options are known.
+
+A page is read from top to bottom, in an empty folder. ``python`` is executed, the names of one block staying for the
+next; with a title it is written to the file of that name. ``diff`` changes such a file. ``pycon`` is a doctest. ``sh``
+is run line by line; ``console`` too, and what the program prints must be what the page shows, but for the numbers in
+it, ``...`` standing for any text.
+"""
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from adamshap.reference.command.main import GROUP, build
+from adamshap.verify import cpu_device
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    str(page.relative_to(ROOT)): page
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+FENCE = re.compile(r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.M | re.S)
+
+# What starts a line that is not run, and why. The options of our own commands are checked all the same.
+NOT_RUN = {
+    "python3 -m venv": "makes an environment and installs: CI runs the README's",
+    ".venv/bin/": "the environment of the line before",
+    "pip install": "installs",
+    "python -m adamshap.verify.cpu_device": "a script of the reader's; tests/cpu_device runs it",
+    "adamshap verify mypackage.mymodule": "the reader's own module; the tutorial runs one",
+    'adamshap verify --command "./mine': "the reader's own program; tests/kit/test_javascript.py runs one",
+    "adamshap vectors check DIR": "answers all vectors anew, half a minute: CI runs it",
+}
+PROGRAMS = {
+    "adamshap": [sys.executable, "-P", "-c", "from adamshap.reference.command.main import main; main()"],
+    "pytest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+    "python": [sys.executable],
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    title: str | None
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for fence in FENCE.finditer(text):
+        yield Block(fence["language"], fence["title"], fence["text"], text[: fence.start()].count("\n") + 1)
+
+
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if any(blocks(page))])
+def test_the_code_of_a_page_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "cpu_device.install()" in PAGES[name].read_text(encoding="utf-8") and not cpu_device.is_installed():
+        pytest.skip("needs CuPy on the CPU")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks(PAGES[name]):
+        where = f"{PAGES[name]}, line {block.line}"
+        if block.title is not None:
+            write_or_change(Path(block.title), block)
+        elif block.language == "python":
+            exec(compile("\n" * block.line + block.text, PAGES[name], "exec"), names)
+        elif block.language == "pycon":
+            test = doctest.DocTestParser().get_doctest(block.text, names, name, str(PAGES[name]), block.line)
+            runner = doctest.DocTestRunner()
+            runner.run(test, clear_globs=False)
+            names.update(test.globs)
+            assert (runner.failures, runner.tries > 0) == (0, True), where
+        elif block.language in ("sh", "console"):
+            for command, shown in commands(block):
+                run(command, shown, where)
+        else:
+            assert block.language == "text", f"{where}: say the language; text for what is no code"
+
+
+def write_or_change(file: Path, block: Block) -> None:
+    if block.language == "python":
+        file.write_text(block.text, encoding="utf-8")
+        return
+    assert block.language == "diff"
+    text = file.read_text(encoding="utf-8")
+    old, new = ("".join(line[1:] for line in block.text.splitlines(True) if line[0] == sign) for sign in "-+")
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def commands(block: Block) -> Iterator[tuple[str, str | None]]:
+    """Yield each command of the block, with what the page shows that it prints."""
+    if block.language == "sh":
+        for line in block.text.splitlines():
+            command = re.split(r"\s+#\s", line)[0].strip()
+            if command and not command.startswith("#"):
+                yield command, None
+        return
+    for part in re.split(r"^\$ ", block.text, flags=re.M)[1:]:
+        command, _, shown = part.partition("\n")
+        yield command, shown
+
+
+def run(command: str, shown: str | None, where: str) -> None:
+    for part in command.split(" && "):
+        check_options(part, where)
+    if any(command.startswith(start) for start in NOT_RUN):
+        return
+    words = shlex.split(command)
+    assert words[0] in PROGRAMS, f"{where}: {command!r} is neither run nor in NOT_RUN"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    result = subprocess.run(
+        [*PROGRAMS[words[0]], *words[1:]], capture_output=True, text=True, check=False, env=environment
+    )
+    if shown is None:
+        assert result.returncode == 0, f"{where}: {command}\n{result.stdout}\n{result.stderr}"
+        return
+    # A verdict may be bad news, but no error of the command's own.
+    assert result.returncode in (0, 1), f"{where}: {command}\n{result.stderr}"
+    pattern = re.escape(numberless(shown)).replace(re.escape("..."), ".*")
+    assert re.fullmatch(pattern, numberless(result.stdout), re.S), f"{where}: {command}\n{result.stdout}"
+
+
+def numberless(text: str) -> str:
+    """Return the text on one line, with numbers replaced: they, and where lines break, may differ between machines."""
+    return " ".join(re.sub(r"(?<![\w-])-?\d+(\.\d+)?(e[+-]\d+)?", "#", text).split())
+
+
+def check_options(command: str, where: str) -> None:
+    """Assert that a command of ours has the options that the page gives it."""
+    words = shlex.split(command.removeprefix(".venv/bin/"))
+    if not words or words[0] not in ("adamshap", "pytest", "python") or (words[0] == "python" and "-m" not in words):
+        return
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    if words[0] == "adamshap":
+        known = options_of(tuple(words[1:]))
+    elif words[0] == "pytest" or "pytest" in words:
+        known = options_in_help("-m", "pytest") | options_in_help("-m", "adamshap.verify.cpu_device")
+    else:
+        known = options_in_help(*words[1:3])
+    assert given <= known, f"{where}: {command!r} has no {', '.join(given - known)}"
+
+
+@cache
+def options_of(words: tuple[str, ...]) -> set[str]:
+    """Return the options of the subcommand that `words` begin with."""
+    command: Any = typer.main.get_command(build(entry_points(group=GROUP)))
+    for word in words:
+        if not hasattr(command, "commands"):
+            break
+        if word.startswith("-"):
+            continue
+        assert word in command.commands, f"adamshap has no command {word!r}"
+        command = command.commands[word]
+    return {"--help"} | {option for parameter in command.params for option in parameter.opts}
+
+
+@cache
+def options_in_help(*words: str) -> set[str]:
+    result = subprocess.run([sys.executable, *words, "--help"], capture_output=True, text=True, check=True)
+    return set(re.findall(r"--[a-z][\w-]*", result.stdout))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_in_the_text_of_a_page_exist(name: str) -> None:
+    text = FENCE.sub("", PAGES[name].read_text(encoding="utf-8"))
+    for command in re.findall(r"`((?:adamshap |pytest |python -m )[^`]+)`", text.replace("\n", " ")):
+        check_options(command.partition("…")[0], name)
+    for script in re.findall(r"`python (docs/\w+\.py)", text):
+        assert (ROOT / script).is_file(), f"{name}: {script}"
+
+
+def test_what_is_not_run_stands_somewhere() -> None:
+    lines = [
+        command
+        for page in PAGES.values()
+        for b in blocks(page)
+        if b.language in ("sh", "console")
+        for command, _ in commands(b)
+    ]
+    assert [start for start in NOT_RUN if not any(line.startswith(start) for line in lines)] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_files_lead_somewhere(name: str) -> None:
+    """Those between the pages of docs/, and their anchors, are checked when the site is built."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target

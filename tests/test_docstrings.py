@@ -1,0 +1,49 @@
+"""Docstrings of the public names are numpydoc's: a summary, every parameter in its order, what is returned."""
+
+import inspect
+from importlib import import_module
+
+import pytest
+
+numpydoc = pytest.importorskip("numpydoc.validate", reason="needs numpydoc, of the extra dev")
+
+MODULES = (
+    "adamshap.reference",
+    "adamshap.gpu",
+    "adamshap.verify.implementation",
+    "adamshap.verify.checking",
+    "adamshap.verify.diagnosis",
+    "adamshap.verify.tolerance",
+    "adamshap.verify.cpu_device",
+)
+CHECKS = {
+    *("GL06", "GL07", "GL08"),  # sections known and in order; a docstring at all
+    *("SS01", "SS02", "SS03", "SS04", "SS06"),  # a summary: capital, full stop, no indent, one line
+    *("PR01", "PR02", "PR03", "PR04", "PR05", "PR10"),  # parameters: all, no others, in order, with types
+    *("RT01", "RT02", "RT03", "RT05", "YD01"),  # what comes back, with a sentence on it
+}
+
+
+def public_names(module: str) -> list[str]:
+    """Return the functions and classes of a module, and the classes' own methods."""
+    loaded = import_module(module)
+    own = [name for name, member in vars(loaded).items() if getattr(member, "__module__", None) == module]
+    names = []
+    for name in getattr(loaded, "__all__", [name for name in own if not name.startswith("_")]):
+        member = getattr(loaded, name)
+        if inspect.isfunction(member) or inspect.isclass(member):
+            names.append(f"{module}.{name}")
+        if inspect.isclass(member):
+            kinds = (classmethod, staticmethod, property)
+            names += [
+                f"{module}.{name}.{method}"
+                for method, value in vars(member).items()
+                if not method.startswith("_") and (inspect.isfunction(value) or isinstance(value, kinds))
+            ]
+    return names
+
+
+@pytest.mark.parametrize("name", [name for module in MODULES for name in public_names(module)])
+def test_a_docstring_says_what_a_caller_needs(name: str) -> None:
+    wrong = [f"{code}: {message}" for code, message in numpydoc.validate(name)["errors"] if code in CHECKS]
+    assert wrong == [], name

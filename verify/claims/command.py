@@ -1,0 +1,74 @@
+"""``adamshap claims``: put the claims about attribution under Adam to the test, and write a page with the results."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adamshap.reference.command import results
+from adamshap.reference.command.errors import CommandError
+
+
+def claims_command(
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes, not half an hour: fewer and shorter runs.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default="adamshap-claims, or the next free number",
+            help="Folder for the results; new or empty.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CLAIM", help="Try this claim only; may be given more than once.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, show_default="one a core", help="Processes that measure side by side.")
+    ] = None,
+) -> None:
+    """Try what is claimed of attribution under Adam on real data.
+
+    Writes index.html, a page that needs nothing from outside; results.json with every number; results.md and figures.
+    """
+    try:
+        for needed in ("sklearn", "matplotlib"):
+            importlib.import_module(needed)
+    except ImportError as error:
+        raise CommandError(
+            f'claims needs scikit-learn and matplotlib ({error}): pip install "adamshap[demo]"'
+        ) from error
+    # Before NumPy's threads start in the processes: one a process, which are side by side already.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from adamshap.gpu.parallel import cpu_threads
+    from adamshap.verify.claims import page, suite
+
+    console = Console()
+    settings = suite.profile(quick)
+    for name in only or ():
+        if name not in settings:
+            raise CommandError(f"--only: got {name!r}; needs one of {', '.join(settings)}")
+    if only:
+        settings = {name: settings[name] for name in settings if name in only}
+    target = results.choose(out, "claims")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        rows = {name: bar.add_task(name, total=settings[name].seeds) for name in settings}
+        records = suite.measure(
+            settings,
+            workers=workers or cpu_threads(),
+            on_done=lambda name, _: bar.advance(rows[name]),
+        )
+    found = suite.sections(settings, records)
+    command = "adamshap claims" + (" --quick" if quick else "") + "".join(f" --only {name}" for name in only or ())
+    report = page.to_json(command, settings, records, found)
+    folder, _ = results.place(target, lambda folder: page.write(folder, found, report))
+    for section in found:
+        console.print(f"[bold]{section.title}[/]")
+        for finding in section.findings:
+            console.print(f"  {finding}", markup=False, highlight=False)
+    console.print(f"{folder / 'index.html'}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,160 @@
+"""An experiment: can the estimators be bettered where the map shows them weak? See `arrival` for the derivation.
+
+Slopes made for one truth, and a second ghost term, against the estimators that there are. Beside them, in square
+brackets, what no implementation can have without every x_i: the best single slope in least squares, fitted to the very
+x_i, and A(Y + x_i) − A(Y) itself. They show how much is lost to one slope, and how much to the linear Γ.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adamshap.reference.adam import divided_difference, step_coefficients, update_map
+from adamshap.reference.ghost import validation_gradients
+from adamshap.reference.problem import Adam, Array, Params, Step
+from adamshap.verify.claims import data, fidelity, plots
+from adamshap.verify.claims.arrival import Arrival, arrival_scores
+from adamshap.verify.claims.section import Section, Table
+from adamshap.verify.claims.statistics import Record, distinct, pearson, select, spread
+from adamshap.verify.claims.stepping import LINEARIZED, RANDOM_ORDER, TANGENT, estimates_from, label, steps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAME = "estimators"
+TITLE = "Experiment: slopes made for one question, and a second ghost term"
+CLAIM = "No claim of the paper: what an arrival's own slope, and a term in sign(x)|x|^½, add to these estimators."
+OLD = (LINEARIZED, TANGENT, RANDOM_ORDER)
+ONE, TWO = "arrival", "arrival, two terms"
+BEST, ITSELF = "[best single slope]", "[A(Y + x) − A(Y)]"
+POWER = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which tasks, batch sizes and steps."""
+
+    seeds: int
+    tasks: tuple[str, ...]
+    sizes: tuple[int, ...]
+    times: tuple[int, ...]
+    train: int = 400
+    valid: int = 60
+
+
+FULL = Settings(5, ("digits", "topics"), (4, 8), (1, 2, 3, 5, 20))
+QUICK = Settings(5, ("digits",), (8,), (1, 3, 20))
+
+
+def measure(settings: Settings, seed: int) -> list[Record]:
+    """Return R of every candidate with its truth, at every step asked for, of the runs with `seed`."""
+    records: list[Record] = []
+    for name, n in product(settings.tasks, settings.sizes):
+        task = data.load(name, seed, train=settings.train, valid=settings.valid, test=1)
+        net = task.network((32,))
+        epochs = -(-max(settings.times) * n // task.train.n) + 1
+        for _, step, x, g in steps(net, Adam(), task.train, task.valid, batch_size=n, epochs=epochs, seed=seed):
+            t = step.state.step + 1
+            if t in settings.times:
+                exact, _ = fidelity.truths(step, fidelity.FULL, seed)
+                old = estimates_from(step, x, g, OLD)
+                for truth, wanted in exact.items():
+                    for estimator, values in {**old, **candidates(step, x, g, truth)}.items():  # type: ignore[arg-type]
+                        where = {"task": name, "n": n, "t": t, "seed": seed, "truth": truth}
+                        records.append({**where, "estimator": estimator, "pearson": pearson(values, wanted)})
+            if t >= max(settings.times):
+                break
+    return records
+
+
+def candidates(step: Step, x: Params, g: Params, truth: Arrival) -> dict[str, Array]:
+    """Return the scores of the candidates for `truth`."""
+    found = {
+        ONE: arrival_scores(step, x, g, truth),
+        TWO: arrival_scores(step, x, g, truth, POWER),
+    }
+    if truth != "shapley":
+        found |= with_every_contribution(step, x, g, truth)
+    return found
+
+
+def with_every_contribution(step: Step, x: Params, g: Params, truth: Arrival) -> dict[str, Array]:
+    """Return what the best single slope gives, and the change of the step itself, both with Γ at the midpoint."""
+    gamma, c = validation_gradients(step, "midpoint", g, (4, 4), each=False), step_coefficients(step)
+    best, itself = np.zeros(step.n), np.zeros(step.n)
+    for name, x_i in x.items():
+        Y = np.zeros_like(x_i) if truth == "first" else g[name] - x_i
+        squares = (x_i**2).sum(axis=0)
+        slope = (x_i**2 * divided_difference(c[name], Y + x_i, Y)).sum(axis=0) / np.where(squares > 0, squares, 1)
+        change = update_map(c[name], Y + x_i) - update_map(c[name], Y)
+        best += (gamma[name] * slope * x_i).reshape(step.n, -1).sum(axis=1)
+        itself += (gamma[name] * change).reshape(step.n, -1).sum(axis=1)
+    return {BEST: best, ITSELF: itself}
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def section(settings: Settings, records: Sequence[Record]) -> Section:
+    """Return what the page says of the records."""
+    tables = []
+    for truth, n, task in product(fidelity.TRUTHS, settings.sizes, settings.tasks):
+        rows = select(records, truth=truth, n=n, task=task)
+        tables.append(
+            Table(
+                f"Pearson R with `{truth}`: {task}, n = {n}, Adam as in PyTorch.",
+                ["estimator", *(f"t = {t}" for t in settings.times)],
+                [
+                    [f"`{name}`", *(str(_mean(rows, estimator=name, t=t)) for t in settings.times)]
+                    for name in distinct(rows, "estimator")
+                ],
+            )
+        )
+    return Section(NAME, TITLE, CLAIM, _findings(records), tables, [("lost", _CAPTION, _plot(settings, records))])
+
+
+_CAPTION = "1 − R with the three truths, mean over seeds: digits, the largest batch. Lower is better."
+
+
+def _mean(records: Sequence[Record], **wanted: object) -> object:
+    return spread(record["pearson"] for record in select(records, **wanted))
+
+
+def _plot(settings: Settings, records: Sequence[Record]) -> "Figure":
+    figure, axes = plots.blank(8.0, 3.2, 1, 3, sharey=True)
+    chart = select(records, task=settings.tasks[0], n=max(settings.sizes))
+    names = [*map(label, OLD), ONE, TWO]
+    for axis, truth in zip(axes[0], fidelity.TRUTHS, strict=True):
+        for name, colour in zip(names, plots.COLOURS, strict=False):
+            lost = [
+                1 - spread(r["pearson"] for r in select(chart, truth=truth, estimator=name, t=t)).mean
+                for t in settings.times
+            ]
+            axis.plot(settings.times, lost, label=name, color=colour, marker="o", markersize=3, linewidth=1.3)
+        axis.set(xscale="log", yscale="log", xlabel="t", title=truth)
+        axis.grid(alpha=0.25)
+    axes[0, 0].set_ylabel("1 − R")
+    plots.legend(figure, axes[0, 0], 5)
+    return figure
+
+
+def _findings(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for truth in fidelity.TRUTHS:
+        rows = select(records, truth=truth)
+        worst = {}
+        for name in (*map(label, OLD), ONE, TWO):
+            cells = [
+                (spread(r["pearson"] for r in select(rows, estimator=name, task=task, n=n, t=t)).mean, task, n, t)
+                for task, n, t in product(distinct(rows, "task"), distinct(rows, "n"), distinct(rows, "t"))
+            ]
+            worst[name] = min(cells)
+        lines.append(
+            f"`{truth}`, lowest mean R over tasks, n and t: "
+            + ", ".join(f"`{name}` {cell[0]:.3f} (n = {cell[2]}, t = {cell[3]})" for name, cell in worst.items())
+            + "."
+        )
+    return lines
