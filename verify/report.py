@@ -116,7 +116,7 @@ def show(console: Console, report: Report) -> None:
     if tried:
         console.print(table)
     for line in _left_out(report):
-        console.print(escape(line), style="yellow", highlight=False)
+        console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
     for outcome in report.failed:
         if outcome.finding is None:
             continue

@@ -1,0 +1,63 @@
+"""docs/false_alarms.py: a few further seeds on a right implementation, what it gathers, and what it refuses."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent.parent / "docs" / "false_alarms.py"
+WRONG = """
+from adamshap import reference
+
+def scores(step, **options):
+    return -reference.scores(step, **options)
+"""
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(SCRIPT), run_name="false_alarms")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_further_seeds_give_no_alarm(script: dict[str, Any], dtype: str) -> None:
+    record: dict[str, Any] = {"source": "", "only": [], "runs": {}}
+    for seed in (1, 2):
+        outcomes = script["try_seed"]("engine", dtype, seed, ("scores-tangent-start", "update", "sgd-limit"))
+        script["add"](record, ("engine", dtype, seed), outcomes)
+    (run,) = record["runs"].values()
+    assert run["alarms"] == []
+    assert run["seeds"] == [1, 2]
+    assert {name: entry["cases"] for name, entry in run["properties"].items()} == {
+        "scores-tangent-start": 30,
+        "update": 30,
+        "sgd-limit": 30,
+    }
+    assert all(0 < entry["largest_share"] < 1 for entry in run["properties"].values())
+
+
+def test_an_alarm_is_kept_and_seeds_are_not_tried_twice(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
+    command = [sys.executable, str(SCRIPT), "wrong", "--only", "scores-sgd-start", "--dtype", "float64"]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PYTHONPATH": str(tmp_path)}
+        return subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    first = run("--seeds", "1")
+    assert (first.returncode, first.stderr) == (1, "")
+    record = json.loads((tmp_path / "false-alarms.json").read_text(encoding="utf-8"))
+    (alarm,) = record["runs"]["wrong float64"]["alarms"]
+    assert alarm["property"] == "scores-sgd-start"
+    assert "print(candidate.scores(step, slope='sgd'" in alarm["reproduce"]
+    again = run("--seeds", "1")
+    assert (again.returncode, again.stdout) == (1, first.stdout)
+    record["source"] = "other code"
+    (tmp_path / "false-alarms.json").write_text(json.dumps(record), encoding="utf-8")
+    assert "of other code" in run("--seeds", "2").stderr
