@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adamshap.reference import scores
+from adamshap.reference import marginals, network, scores
 from adamshap.reference.adam import coefficients, divided_difference, update_map
 from adamshap.reference.network import sample_gradients
 from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Step
@@ -94,3 +94,23 @@ def test_scores_of_a_whole_step() -> None:
         assert pearson(known[BEST], known[ITSELF]) > pearson(other, known[ITSELF])
         assert pearson(mine, known[ITSELF]) > pearson(other, known[ITSELF])
         assert pearson(two, known[ITSELF]) > pearson(other, known[ITSELF])
+
+
+def test_gradients_are_taken_in_the_middle_of_an_arrival() -> None:
+    """A quadratic loss and, by a huge ε, a linear update: the scores are the exact marginals of a long step."""
+    generator = np.random.default_rng(1)
+    net = Network((3, 1), "identity", "mse")
+    x = generator.normal(size=(4, 3))
+    train = Batch(np.repeat(x[:1], 4, axis=0), np.repeat(generator.normal(size=(1, 1)), 4, axis=0))  # of equal samples
+    valid = Batch(generator.normal(size=(5, 3)), generator.normal(size=(5, 1)))
+    params = net.init(0)
+    eps = 1e9
+    step = Step(net, params, Adam(lr=eps, eps=eps, betas=(0.0, 0.5)), AdamState.zeros(params), train, valid)
+    own = sample_gradients(step)
+    g = {name: x_i.sum(axis=0) for name, x_i in own.items()}
+    reach = max(float(np.abs(x_i).sum(axis=0).max()) for x_i in own.values())
+    for arrival in ARRIVALS:
+        wanted = marginals(step, arrival)
+        got = arrival_scores(step, own, g, arrival)
+        terms = np.abs(wanted.values) + abs(wanted.total) + network.mean_loss(net, params, valid)
+        assert np.all(np.abs(got - wanted.values) <= reach / eps * terms + rounding(terms, 1000))

@@ -24,7 +24,7 @@ TINY = {
     downstream.NAME: downstream.Settings(
         2, ("wine",), "wine", ("wine",), 40, 10, 2, 10, (3,), cuts=(1, 2), sources=1, shares=(0.5,), retrain_epochs=1
     ),
-    estimators.NAME: estimators.Settings(2, ("wine",), (4,), (1, 2), 20, 10),
+    estimators.NAME: estimators.Settings(2, ("wine",), (4,), (1, 2), (1e-3,), 20, 10),
     cost.NAME: cost.Settings(1, (Case((4, 8, 3), 8, 4, 3),)),
 }
 

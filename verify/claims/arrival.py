@@ -15,6 +15,10 @@ The sums over samples would need every x_i. Taking x as normal with the batch's 
 Y is 0 for `first`, g − x for `last`; for the Shapley value it is a random part of the others: of k of the N = n − 1
 others, k uniform on 0 … N, with mean (k/N)(g − x) and variance (k/N)(1 − k/N) N²/(N − 1) ς².
 
+Where Γ is taken. The loss changes from the point after the step A(Y) to that after A(Y + x_i), and for a quadratic loss
+the gradient in the middle of that segment is exact. On the way from A(0) to A(g), the whole batch's, a sample is about
+1/n; so the middle of its own part is at 1/(2n) for `first`, at 1 − 1/(2n) for `last`, and at ½ on average for Shapley.
+
 Two terms. A linear layer's x_i is an outer product b aᵀ (one position), so every multiplicative function of x_i is an
 outer product too: sign(x)|x|^p = (sign(b)|b|^p)(sign(a)|a|^p)ᵀ. Hence ⟨Γ ⊙ R, sign(x_i)|x_i|^p⟩ is a ghost dot product
 as well, at the cost of one more contraction, and A(Y + x_i) − A(Y) ≈ S x_i + R sign(x_i)|x_i|^p may be fitted with two
@@ -30,7 +34,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from adamshap.reference.adam import Coefficients, divided_difference, step_coefficients
-from adamshap.reference.ghost import unit_interval_rule, validation_gradients
+from adamshap.reference.ghost import GradientInput, between, unit_interval_rule
+from adamshap.reference.network import loss_gradient
 from adamshap.reference.problem import Array, Params, Step
 
 Arrival = Literal["first", "last", "shapley"]
@@ -110,11 +115,17 @@ def _ratio(a: Array, b: Array) -> Array:
     return a / np.where(b > 0, b, np.inf)
 
 
+def arrival_gradient(step: Step, g: Params, arrival: Arrival) -> Params:
+    """Return ∇L where the arrival's part of the step is half done."""
+    fraction = {"first": 1 / (2 * step.n), "last": 1 - 1 / (2 * step.n), "shapley": 0.5}[arrival]
+    return loss_gradient(step.net, between(GradientInput(step, g, (4, 4)), fraction), step.valid)
+
+
 def arrival_scores(
     step: Step, x: Params, g: Params, arrival: Arrival, power: float | None = None, nodes: Nodes | None = None
 ) -> Array:
-    """Return ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i)|x_i|^power⟩ with Γ at the midpoint: (n,)."""
-    gamma = validation_gradients(step, "midpoint", g, (4, 4), each=False)
+    """Return ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i)|x_i|^power⟩ with Γ in the middle of the arrival: (n,)."""
+    gamma = arrival_gradient(step, g, arrival)
     c = step_coefficients(step)
     total = np.zeros(step.n)
     for name, x_i in x.items():
