@@ -84,22 +84,24 @@ def attribute(
     adam : Adam
     train, valid : Batch
         N training samples and n_val validation samples.
-    epochs, batch_size : int
-        Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    epochs : int
+        Every epoch goes once through `train` in a new order.
     steps : int, optional
         The run ends after so many, if `epochs` do not end before.
+    batch_size : int
+        An epoch's last batch holds what is left.
     seed : int
         Of the parameters, of the order of the samples and of the sketch's first basis.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
+    credit : {"step"}
+        Nobody is credited with the step that momentum takes without data.
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
     nodes : tuple of two ints
         (path, normal), as for `scores`.
-    credit : {"step"}
-        Nobody is credited with the step that momentum takes without data.
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : int, optional

@@ -392,7 +392,19 @@ class AdamState:
 
     @classmethod
     def unchecked(cls, step: int, m: Params, v: Params) -> "AdamState":
-        """Return a state as it is, finite or not: what a run that broke off has to show."""
+        """Return a state as it is, finite or not: what a run that broke off has to show.
+
+        Parameters
+        ----------
+        step : int
+        m, v : dict of arrays
+            Not copied, and not looked at.
+
+        Returns
+        -------
+        AdamState
+            Of these very arrays.
+        """
         state = object.__new__(cls)
         for name, value in (("step", step), ("m", m), ("v", v)):
             object.__setattr__(state, name, value)
@@ -643,7 +655,13 @@ class RunConfig:
         return of_epochs if self.steps is None else min(self.steps, of_epochs)
 
     def order(self) -> Iterator[tuple[int, Array]]:
-        """Yield (epoch, sample indices) for each step."""
+        """Yield what each step is made of.
+
+        Returns
+        -------
+        iterator of (int, int array)
+            The epoch, and the samples of the batch.
+        """
         order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
         return islice(order, self.steps)
 
@@ -693,10 +711,13 @@ class Run:
     closed: Array | None = None
 
     def to_frame(self) -> Any:
-        """Return the scores as a ``pandas.DataFrame``, one row a training sample.
+        """Return the scores as a table.
 
-        Its columns are ``score``, ``sgd_score`` and ``seen``; with ``per_validation`` ``score[0]`` and so on, one for
-        each validation sample.
+        Returns
+        -------
+        pandas.DataFrame
+            One row a training sample. Its columns are ``score``, ``sgd_score`` and ``seen``; with ``per_validation``
+            ``score[0]`` and so on, one for each validation sample.
 
         Raises
         ------
@@ -708,9 +729,12 @@ class Run:
         return frame(self)
 
     def plot(self) -> Any:
-        """Return a ``matplotlib.figure.Figure``: histogram of the scores, the scores beside SGD's, and the losses.
+        """Return the run as a figure; ``run.plot().savefig("run.png")`` writes it.
 
-        ``run.plot().savefig("run.png")`` writes it.
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A histogram of the scores, the scores beside SGD's, and the losses.
 
         Raises
         ------

@@ -69,6 +69,11 @@ def metagradient(run: Run) -> Array:
     Reverse mode through every step of the run, second moment included. The states of about √T steps are kept at a
     time: those at the ends of √T segments, and those within the one that is gone through backwards, trained again.
 
+    Parameters
+    ----------
+    run : Run
+        With its `config`.
+
     Returns
     -------
     array (N,)

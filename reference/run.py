@@ -72,24 +72,26 @@ def attribute(
     adam : Adam
     train, valid : Batch
         N training samples and n_val validation samples.
-    epochs, batch_size : int
-        Every epoch goes once through `train` in a new order; its last batch holds what is left.
+    epochs : int
+        Every epoch goes once through `train` in a new order.
     steps : int, optional
         The run ends after so many, if `epochs` do not end before.
+    batch_size : int
+        An epoch's last batch holds what is left.
     seed : int
         Of the parameters and of the order of the samples.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
-    per_validation : bool
-        Score against each validation sample's own loss: (N, n_val).
-    nodes : tuple of two ints
-        (path, normal), as for `scores`.
     credit : {"step", "carry"}
         "step" leaves the step that momentum takes without data to nobody. "carry" credits it to the earlier samples
         whose gradients the momentum is made of: scores and weight decay's shares then add up to the whole change of the
         validation loss (docs/method.md 6).
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : None

@@ -103,6 +103,7 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
     Returns
     -------
     TorchSnapshot
+        Network, parameters, Adam's settings and its memory; a batch makes a `Step` of it.
 
     Raises
     ------

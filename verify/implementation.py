@@ -67,9 +67,11 @@ class Implementation:
     name : str
         For reports.
     offers : frozenset of str
-        Those of `FUNCTIONS`, and of `EXTRAS`, that it has.
+        Those of `FUNCTIONS` that it has.
     ask : callable
         From a step and a `Query` to what the candidate returns for it.
+    extras : frozenset of str
+        Those of `EXTRAS` that it takes.
     """
 
     name: str
@@ -214,7 +216,17 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
 
 
 def arrays_of(step: Step) -> list[Array]:
-    """Return every array in a step."""
+    """Return every array in a step.
+
+    Parameters
+    ----------
+    step : Step
+
+    Returns
+    -------
+    list of arrays
+        The step's own, not copies.
+    """
     groups = (step.params, step.state.m, step.state.v)
     batches = [array for batch in (step.train, step.valid) for array in (batch.x, batch.y)]
     return [array for group in groups for array in group.values()] + batches

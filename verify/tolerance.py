@@ -193,6 +193,20 @@ def account_bound(
 
     The account is one sum: of each step's losses, of ⟨Γ ⊙ S, x_i⟩, of weight decay, and of what past samples get for
     the momentum, ⟨Γ_t ⊙ M_t, β1^k x_i⟩. It does not depend on how exact S, M and Γ are: their errors are closed.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run.
+    slope, gradient, nodes
+        As for `attribute`.
+    dtype : dtype
+        In which the account was computed.
+
+    Returns
+    -------
+    float
+        In units of the validation loss.
     """
     params = config.network.init(config.seed)
     state, momentum = AdamState.zeros(params), {name: np.zeros_like(p) for name, p in params.items()}
