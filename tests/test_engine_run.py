@@ -74,6 +74,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(parallel, "FLOPS_WORTH_A_THREAD", 1)
         monkeypatch.setattr(parallel, "cpu_threads", lambda: 3)
         monkeypatch.setattr(parallel, "_threads", lambda: pool)
+        monkeypatch.setattr(layers, "CACHED", 24)  # a thread's share of Γ ⊙ S is made in several blocks
         monkeypatch.setattr(layers, "FEW_ROWS", 4)  # the validation rows are shared out, a last batch of 2 is not
 
 
@@ -240,6 +241,52 @@ def test_a_sketch_of_a_low_rank_product_is_exact(device: Any, dtype: Any) -> Non
     q, c = Sketch(3).factors(shop, {f"{layer}.weight": p for layer in range(3)}, step.n)[0]
     scale = float(shop.space.host(abs(p).max()))
     assert_within(shop.space.host(q @ c), shop.space.host(p), rounding(scale, p.size, dtype), "Q C")
+
+
+@on_each_device
+def test_the_first_basis_is_drawn_from_the_seed(device: Any) -> None:
+    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
+    p = shop.space.real(np.random.default_rng(0).standard_normal((50, 40)))
+    first, again, other = (
+        shop.space.host(Sketch(3, seed).factors(shop, {"0.weight": p}, 64)[0][0]) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > np.finfo(np.float64).eps
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+@pytest.mark.parametrize("n", [8, 32, 256])
+def test_no_layer_is_sketched_at_a_higher_cost_than_the_exact_one(rank: int, n: int) -> None:
+    """A sketch multiplies P twice by `rank` columns to make factors, and every row by both of them."""
+    for d_in, d_out in ((8, 8), (64, 64), (512, 32)):
+        making, scoring = 2 * rank * d_in * d_out, rank * n * (d_in + d_out)
+        if making + scoring >= n * d_in * d_out:
+            assert not Sketch(rank).pays(n, d_in, d_out)
+    assert Sketch(1).pays(256, 512, 512)
+
+
+@on_each_device
+def test_each_validation_sample_has_a_basis_of_its_own(device: Any) -> None:
+    net, train, valid = problem((40, 50, 30, 4), n=64, n_val=3)
+    sketch = Sketch(2)
+    shop = Workshop.on(net, pick_space(device, "float64"))
+    space = shop.space
+    zeros = [{k: space.xp.zeros(s) for k, s in net.shapes.items()} for _ in "mv"]
+    state = State(space.reals(net.init(0)), *zeros, 1)
+    batch = Judged(space.real(train.x), space.labels(train.y), space.real(valid.x), space.labels(valid.y))
+    attribute_step(shop, Adam(), state, batch, 1 / train.n, Question(per_validation=True), state, sketch=sketch)
+    assert set(sketch.bases) == {(layer, v) for layer in range(3) for v in range(3)}
+
+
+@on_each_device
+@pytest.mark.parametrize("slope", ["frozen", "tangent"])
+def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -> None:
+    """At t = 1 v is 0 everywhere; √q |g| alone stands below the step, and A(0) is not asked for."""
+    net, train, valid = problem()
+    params = net.init(0)
+    step = Step(net, params, Adam(eps=0.0), AdamState.zeros(params), train, valid)
+    got = engine.scores(step, slope, "start", device=device, dtype="float64")
+    assert_within(got, oracle.scores(step, slope, "start"), bound(step, slope, "start", (4, 4), "float64"), "score")
 
 
 @on_each_device
