@@ -20,7 +20,7 @@ import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import layers, parallel, passes_numpy
 from adamshap.gpu.arrays import Buffers, Space, pick_space, within_memory
-from adamshap.gpu.ghost import Sketch
+from adamshap.gpu.ghost import Sketch, contract
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.step import Judged, Question, State, attribute_step, plain_step
 from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Params, Progress, Run, Step
@@ -252,6 +252,41 @@ def test_the_first_basis_is_drawn_from_the_seed(device: Any) -> None:
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > np.finfo(np.float64).eps
+
+
+@on_each_device
+def test_factors_score_biases_as_the_exact_contraction_does(device: Any) -> None:
+    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
+    space = shop.space
+    generator = np.random.default_rng(0)
+    a, b, q, c, p = (generator.standard_normal(shape) for shape in ((9, 40), (9, 50), (50, 3), (3, 40), (50,)))
+    trace = layers.Trace([space.real(a)], [space.real(b)], [], space.xp.zeros(9))
+    product = {"0.weight": space.real(q @ c), "0.bias": space.real(p)}
+    exact, sketched = space.xp.zeros(9), space.xp.zeros(9)
+    contract(shop, trace, product, exact)
+    contract(shop, trace, product, sketched, {0: (space.real(q), space.real(c))})
+    magnitude = ((np.abs(b) @ np.abs(q)) * (np.abs(a) @ np.abs(c).T)).sum(axis=1) + np.abs(b) @ np.abs(p)
+    assert_within(space.host(sketched), space.host(exact), rounding(magnitude, 40 * 50), "score")
+
+
+@on_each_device
+def test_a_basis_improves_from_step_to_step(device: Any) -> None:
+    """On a P that stays the same, power iteration goes on from the last step's basis."""
+    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
+    p = np.random.default_rng(0).standard_normal((50, 40))
+    sketch, errors = Sketch(3), []
+    for _ in range(10):
+        q, c = sketch.factors(shop, {"0.weight": shop.space.real(p)}, 64)[0]
+        errors.append(np.linalg.norm(p - shop.space.host(q @ c)))
+    assert errors[9] < errors[4] < errors[1]
+
+
+@on_each_device
+def test_sgd_along_the_path_for_each_validation_sample(device: Any) -> None:
+    step = float32_step()
+    got = engine.scores(step, "sgd", "path", per_validation=True, device=device, dtype="float64")
+    close = bound(step, "sgd", "path", (4, 4), "float64", per_validation=True)
+    assert_within(got, oracle.scores(step, "sgd", "path", per_validation=True), close, "score")
 
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
