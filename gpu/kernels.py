@@ -52,7 +52,7 @@ class Passes(Protocol):
         blend : float
             Where on the segment from ``θ − ηλθ − A(0)`` (0) to ``θ⁺`` (1) `point` lies.
         new_theta, new_m, new_v, point, slope : arrays (d_out, d_in)
-            Written; the first three may be the inputs themselves, and `point` may be None.
+            Written; the first three may be the inputs themselves, `slope` may be `g`, and `point` may be None.
         """
 
     def activate(self, name: str, z: Any, bias: Any, derivative: Any) -> None:

@@ -39,7 +39,8 @@ __all__ = [
 FEW_ROWS = 64
 """Below, rows are not shared out among threads: a product of few rows takes its time from reading the weights."""
 
-UNITS_AT_A_TIME = 64
+CACHED = 1 << 16
+"""Elements of a gradient that are made at a time and stay in the cache."""
 
 WITHOUT_DERIVATIVE = ("relu", "identity")  # ReLU's is read from the activation, the identity has none
 
@@ -203,10 +204,10 @@ def times_gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any]) -> No
     """
     shop.now("validation gradient")
     xp, parts = shop.space.xp, max(shop.net.sizes[1:])
-    block = parts if shop.space.on_cuda else UNITS_AT_A_TIME
 
     def some(low: int, high: int) -> None:
         for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
+            block = parts if shop.space.on_cuda else max(CACHED // a.shape[1], 1)
             units = range(b.shape[1] * low // parts, b.shape[1] * high // parts)
             for first in units[::block]:
                 some_units = slice(first, min(first + block, units.stop))

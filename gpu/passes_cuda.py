@@ -138,13 +138,13 @@ def _attributed(rule: Rule, with_gamma: bool, with_point: bool) -> Any:
         body += "s *= lr * tail;"
     else:
         body += CLOSED[rule.kind]
-    body += "slope = s * gamma;" if with_gamma else "slope = s;"
     body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
     inputs = (
         "T g, T theta, T m, T v, T row, T col, T square, T gamma, " + RATES + ", T tiny, T share, T unbias, T blend"
     )
     outputs = OUTSIDE + ", T slope" + (", T point" if with_point else "")
-    return cupy.ElementwiseKernel(inputs, outputs, body + WRITE, f"adamshap_{rule.kind}")
+    body += WRITE + ("slope = s * gamma;" if with_gamma else "slope = s;")  # last, as it may be written over g
+    return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_{rule.kind}")
 
 
 @cache

@@ -199,7 +199,7 @@ def attribute_step(
         gamma = like(shop, "validation gradient")
         gradients(shop, judge, gamma)
     point = like(shop, "point") if question.gradient == "midpoint" else None
-    slope = like(shop, "slope")
+    slope = first.g  # which nothing needs after this pass
     take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, 0.5, new, point, slope)
     if judge is None:
         shop.now("forward pass", VALIDATION)

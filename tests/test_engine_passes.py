@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from adamshap.gpu import passes_numpy
 from adamshap.gpu.arrays import Space, pick_space
+from adamshap.gpu.ghost import orthonormal
 from adamshap.gpu.kernels import passes_for
+from adamshap.gpu.layers import Workshop
 from adamshap.gpu.rules import Rates, Rule, rates_of, rule_of
-from adamshap.reference.problem import ACTIVATIONS, SLOPES, Adam, Array
+from adamshap.reference.problem import ACTIVATIONS, SLOPES, Adam, Array, Network
 from adamshap.verify.strategies import adams, powers_of_ten, seeds
 from adamshap.verify.tolerance import assert_within, rounding
 
@@ -119,12 +121,20 @@ def numbers(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> Array:
 @on_each_device
 @in_each_dtype
 @pytest.mark.parametrize("slope", [*SLOPES, "previous"])
-@given(seed=seeds, shape=st.tuples(st.integers(1, 5), st.sampled_from([1, 7, 300])), exact=st.booleans())
+@given(
+    seed=seeds,
+    shape=st.tuples(st.integers(1, 5), st.sampled_from([1, 7, 300])),
+    exact=st.booleans(),
+    in_place=st.booleans(),
+)
 @settings(max_examples=6)
 def test_one_pass_in_every_make(
-    make: Any, device: Any, dtype: Any, slope: str, seed: int, shape: tuple[int, int], exact: bool
+    make: Any, device: Any, dtype: Any, slope: str, seed: int, shape: tuple[int, int], exact: bool, in_place: bool
 ) -> None:
-    """All outputs, with σ, Γ and a point, over blocks and their ends, against the same formulas in a wider type."""
+    """All outputs, with σ, Γ and a point, over blocks and their ends, against the same formulas in a wider type.
+
+    In place, the state after the step is written over the one before it, and the slope over the gradient.
+    """
     space, n = pick_space(device, dtype), 6
     rates = rates_of(Adam(lr=0.01, betas=(0.75, 0.5), eps=0.0625, weight_decay=0.5), 3)
     rule = rule_of("linearized", (4, 4), n, "previous") if slope == "previous" else rule_of(slope, (4, 4), n)
@@ -136,14 +146,16 @@ def test_one_pass_in_every_make(
     held = [np.asarray(a, dtype) for a in (*inputs, numbers(seed + 4, shape))]
     square = None if square is None else np.asarray(square, dtype)
 
-    def run(passes: Any, convert: Any, kind: Any, xp: Any) -> list[Any]:
-        *arrays, gamma = (convert(a) for a in held)
+    def run(passes: Any, convert: Any, kind: Any, xp: Any, over_inputs: bool = False) -> list[Any]:
+        *arrays, gamma = (convert(a.copy()) for a in held)
         outputs = [xp.empty(shape, kind) for _ in range(5)]
+        if over_inputs:
+            outputs = [*arrays[1:4], outputs[3], arrays[0]]
         held_square = None if square is None else convert(square)
         passes.attributed(rates, rule, n, *arrays, held_square, gamma, 0.5, *outputs)
         return outputs
 
-    got = run(passes_of(make, space), lambda a: on_device(device, a), dtype, space.xp)
+    got = run(passes_of(make, space), lambda a: on_device(device, a), dtype, space.xp, in_place)
     expected = run(passes_numpy, lambda a: a.astype(wide(dtype)), wide(dtype), np)
     for name, ours, theirs in zip(("θ", "m", "v", "point", "slope"), got, expected, strict=True):
         # ε is large and v ordinary: nothing is steep, but σ² is a difference, of numbers below n.
@@ -247,3 +259,29 @@ def test_whitening_gives_an_orthonormal_basis_of_what_there_is(device: Any, seed
     close = rounding(condition, 40 * r, np.float64)
     assert_within(projector, y @ exact, close, "projector")
     assert_within(np.trace(projector), rank, 40 * close, "rank")
+
+
+@on_each_device
+@pytest.mark.parametrize("apart", [1e-8, 3e-9])
+def test_whitening_drops_what_double_precision_cannot_tell_from_nothing(device: Any, apart: float) -> None:
+    """Else a direction of rounding errors comes out with any length."""
+    space = pick_space(device, "float64")
+    for seed in range(8):
+        y = numbers(seed, (40, 2))
+        y[:, 1] = y[:, 0] + apart * y[:, 1]
+        white = space.host(passes_for(space).whitening(on_device(device, y.T @ y)))
+        lengths = np.linalg.svd(y @ white, compute_uv=False)
+        assert_within(lengths, np.array([1.0, 0.0]), rounding(1.0, 40, np.float64), "singular value")
+
+
+@on_each_device
+@in_each_dtype
+def test_a_basis_keeps_what_the_dtype_can_tell_apart(device: Any, dtype: Any) -> None:
+    """Columns whose Gram matrix float32 could not hold: their difference squared is below its rounding."""
+    space = pick_space(device, dtype)
+    y = numbers(0, (40, 2))
+    y[:, 1] = y[:, 0] + 1e-4 * y[:, 1]
+    held = np.asarray(y, dtype)
+    shop = Workshop.on(Network((2, 2)), space)
+    q = space.host(orthonormal(shop, on_device(device, held))).astype(np.float64)
+    assert_within(q.T @ q, np.eye(2), rounding(1.0, 40, "float32"), "Qᵀ Q")

@@ -20,7 +20,7 @@ import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import layers, parallel, passes_numpy
 from adamshap.gpu.arrays import Buffers, Space, pick_space, within_memory
-from adamshap.gpu.ghost import Sketch
+from adamshap.gpu.ghost import Sketch, contract
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.step import Judged, Question, State, attribute_step, plain_step
 from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Params, Progress, Run, Step
@@ -74,6 +74,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(parallel, "FLOPS_WORTH_A_THREAD", 1)
         monkeypatch.setattr(parallel, "cpu_threads", lambda: 3)
         monkeypatch.setattr(parallel, "_threads", lambda: pool)
+        monkeypatch.setattr(layers, "CACHED", 24)  # a thread's share of Γ ⊙ S is made in several blocks
         monkeypatch.setattr(layers, "FEW_ROWS", 4)  # the validation rows are shared out, a last batch of 2 is not
 
 
@@ -240,6 +241,87 @@ def test_a_sketch_of_a_low_rank_product_is_exact(device: Any, dtype: Any) -> Non
     q, c = Sketch(3).factors(shop, {f"{layer}.weight": p for layer in range(3)}, step.n)[0]
     scale = float(shop.space.host(abs(p).max()))
     assert_within(shop.space.host(q @ c), shop.space.host(p), rounding(scale, p.size, dtype), "Q C")
+
+
+@on_each_device
+def test_the_first_basis_is_drawn_from_the_seed(device: Any) -> None:
+    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
+    p = shop.space.real(np.random.default_rng(0).standard_normal((50, 40)))
+    first, again, other = (
+        shop.space.host(Sketch(3, seed).factors(shop, {"0.weight": p}, 64)[0][0]) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > np.finfo(np.float64).eps
+
+
+@on_each_device
+def test_factors_score_biases_as_the_exact_contraction_does(device: Any) -> None:
+    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
+    space = shop.space
+    generator = np.random.default_rng(0)
+    a, b, q, c, p = (generator.standard_normal(shape) for shape in ((9, 40), (9, 50), (50, 3), (3, 40), (50,)))
+    trace = layers.Trace([space.real(a)], [space.real(b)], [], space.xp.zeros(9))
+    product = {"0.weight": space.real(q @ c), "0.bias": space.real(p)}
+    exact, sketched = space.xp.zeros(9), space.xp.zeros(9)
+    contract(shop, trace, product, exact)
+    contract(shop, trace, product, sketched, {0: (space.real(q), space.real(c))})
+    magnitude = ((np.abs(b) @ np.abs(q)) * (np.abs(a) @ np.abs(c).T)).sum(axis=1) + np.abs(b) @ np.abs(p)
+    assert_within(space.host(sketched), space.host(exact), rounding(magnitude, 40 * 50), "score")
+
+
+@on_each_device
+def test_a_basis_improves_from_step_to_step(device: Any) -> None:
+    """On a P that stays the same, power iteration goes on from the last step's basis."""
+    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
+    p = np.random.default_rng(0).standard_normal((50, 40))
+    sketch, errors = Sketch(3), []
+    for _ in range(10):
+        q, c = sketch.factors(shop, {"0.weight": shop.space.real(p)}, 64)[0]
+        errors.append(np.linalg.norm(p - shop.space.host(q @ c)))
+    assert errors[9] < errors[4] < errors[1]
+
+
+@on_each_device
+def test_sgd_along_the_path_for_each_validation_sample(device: Any) -> None:
+    step = float32_step()
+    got = engine.scores(step, "sgd", "path", per_validation=True, device=device, dtype="float64")
+    close = bound(step, "sgd", "path", (4, 4), "float64", per_validation=True)
+    assert_within(got, oracle.scores(step, "sgd", "path", per_validation=True), close, "score")
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+@pytest.mark.parametrize("n", [8, 32, 256])
+def test_no_layer_is_sketched_at_a_higher_cost_than_the_exact_one(rank: int, n: int) -> None:
+    """A sketch multiplies P twice by `rank` columns to make factors, and every row by both of them."""
+    for d_in, d_out in ((8, 8), (64, 64), (512, 32)):
+        making, scoring = 2 * rank * d_in * d_out, rank * n * (d_in + d_out)
+        if making + scoring >= n * d_in * d_out:
+            assert not Sketch(rank).pays(n, d_in, d_out)
+    assert Sketch(1).pays(256, 512, 512)
+
+
+@on_each_device
+def test_each_validation_sample_has_a_basis_of_its_own(device: Any) -> None:
+    net, train, valid = problem((40, 50, 30, 4), n=64, n_val=3)
+    sketch = Sketch(2)
+    shop = Workshop.on(net, pick_space(device, "float64"))
+    space = shop.space
+    zeros = [{k: space.xp.zeros(s) for k, s in net.shapes.items()} for _ in "mv"]
+    state = State(space.reals(net.init(0)), *zeros, 1)
+    batch = Judged(space.real(train.x), space.labels(train.y), space.real(valid.x), space.labels(valid.y))
+    attribute_step(shop, Adam(), state, batch, 1 / train.n, Question(per_validation=True), state, sketch=sketch)
+    assert set(sketch.bases) == {(layer, v) for layer in range(3) for v in range(3)}
+
+
+@on_each_device
+@pytest.mark.parametrize("slope", ["frozen", "tangent"])
+def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -> None:
+    """At t = 1 v is 0 everywhere; √q |g| alone stands below the step, and A(0) is not asked for."""
+    net, train, valid = problem()
+    params = net.init(0)
+    step = Step(net, params, Adam(eps=0.0), AdamState.zeros(params), train, valid)
+    got = engine.scores(step, slope, "start", device=device, dtype="float64")
+    assert_within(got, oracle.scores(step, slope, "start"), bound(step, slope, "start", (4, 4), "float64"), "score")
 
 
 @on_each_device
