@@ -198,7 +198,11 @@ def account_bound(
     ----------
     config : RunConfig
         The run.
-    slope, gradient, nodes
+    slope : {"frozen", "linearized", "tangent", "secant", "random_order"}
+        As for `attribute`.
+    gradient : {"start", "midpoint", "path"}
+        As for `attribute`.
+    nodes : tuple of two ints
         As for `attribute`.
     dtype : dtype
         In which the account was computed.
