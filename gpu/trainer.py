@@ -56,8 +56,8 @@ def attribute(
     valid: Batch,
     *,
     epochs: int = 10,
-    steps: int | None = None,
     batch_size: int = 64,
+    steps: int | None = None,
     seed: int = 0,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
@@ -93,12 +93,12 @@ def attribute(
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
+    credit : {"step"}
+        Nobody is credited with the step that momentum takes without data.
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
     nodes : tuple of two ints
         (path, normal), as for `scores`.
-    credit : {"step"}
-        Nobody is credited with the step that momentum takes without data.
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : int, optional

@@ -373,7 +373,18 @@ class AdamState:
 
     @classmethod
     def unchecked(cls, step: int, m: Params, v: Params) -> "AdamState":
-        """Return a state as it is, finite or not: what a run that broke off has to show."""
+        """Return a state as it is, finite or not: what a run that broke off has to show.
+
+        Parameters
+        ----------
+        step, m, v
+            As for `AdamState`.
+
+        Returns
+        -------
+        AdamState
+            Of these very arrays.
+        """
         state = object.__new__(cls)
         for name, value in (("step", step), ("m", m), ("v", v)):
             object.__setattr__(state, name, value)
@@ -621,7 +632,13 @@ class RunConfig:
         return of_epochs if self.steps is None else min(self.steps, of_epochs)
 
     def order(self) -> Iterator[tuple[int, Array]]:
-        """Yield (epoch, sample indices) for each step."""
+        """Yield (epoch, sample indices) for each step.
+
+        Yields
+        ------
+        tuple of int and int array (n,)
+            Epoch, and the samples of the step's batch.
+        """
         order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
         return islice(order, self.steps)
 
@@ -671,10 +688,13 @@ class Run:
     closed: Array | None = None
 
     def to_frame(self) -> Any:
-        """Return the scores as a ``pandas.DataFrame``, one row a training sample.
+        """Return the scores as a table, one row a training sample.
 
-        Its columns are ``score``, ``sgd_score`` and ``seen``; with ``per_validation`` ``score[0]`` and so on, one for
-        each validation sample.
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``score``, ``sgd_score`` and ``seen``; with ``per_validation`` ``score[0]`` and so on, one for each
+            validation sample.
 
         Raises
         ------
@@ -686,9 +706,12 @@ class Run:
         return frame(self)
 
     def plot(self) -> Any:
-        """Return a ``matplotlib.figure.Figure``: histogram of the scores, the scores beside SGD's, and the losses.
+        """Return a figure: histogram of the scores, the scores beside SGD's, and the losses.
 
-        ``run.plot().savefig("run.png")`` writes it.
+        Returns
+        -------
+        matplotlib.figure.Figure
+            ``run.plot().savefig("run.png")`` writes it.
 
         Raises
         ------

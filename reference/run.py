@@ -44,8 +44,8 @@ def attribute(
     valid: Batch,
     *,
     epochs: int = 10,
-    steps: int | None = None,
     batch_size: int = 64,
+    steps: int | None = None,
     seed: int = 0,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
@@ -81,14 +81,14 @@ def attribute(
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
-    per_validation : bool
-        Score against each validation sample's own loss: (N, n_val).
-    nodes : tuple of two ints
-        (path, normal), as for `scores`.
     credit : {"step", "carry"}
         "step" leaves the step that momentum takes without data to nobody. "carry" credits it to the earlier samples
         whose gradients the momentum is made of: scores and weight decay's shares then add up to the whole change of the
         validation loss (docs/method.md 6).
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints
+        (path, normal), as for `scores`.
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : None

@@ -103,6 +103,7 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
     Returns
     -------
     TorchSnapshot
+        Its `TorchSnapshot.step` makes a `Step` of it and two batches.
 
     Raises
     ------
