@@ -35,6 +35,7 @@ from adamshap.reference.problem import (
     batch_order,
     check_batch,
     check_callable,
+    count_steps,
     first_not_finite,
     of_kind,
     one_of,
@@ -134,7 +135,7 @@ def attribute(
     check_batch("train", train, network)
     check_batch("valid", valid, network)
     one_of("reduction", reduction, REDUCTIONS)
-    epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
+    per_epoch, steps = count_steps(train.n, batch_size=batch_size, epochs=epochs)
     space = pick_space(device, dtype)
     question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
@@ -144,9 +145,8 @@ def attribute(
     state = State({name: p.copy() for name, p in initial.items()}, _zeros(shop), _zeros(shop), 1)
     spare = _spare(shop, chunk is not None and chunk < min(batch_size, train.n))
     data = _Data.of(shop, train, valid, min(batch_size, train.n))
-    per_epoch = -(-train.n // batch_size)
     shape = (train.n, valid.n) if per_validation else (train.n,)
-    ledger = _Ledger.of(space, epochs * per_epoch, per_epoch, shape, on_step)
+    ledger = _Ledger.of(space, steps, per_epoch, shape, on_step)
     settings = ""
     if resume is not None or on_checkpoint is not None:
         settings = run_settings(

@@ -28,6 +28,7 @@ from adamshap.reference.problem import (
     batch_order,
     check_batch,
     check_callable,
+    count_steps,
     first_not_finite,
     of_kind,
     one_of,
@@ -119,9 +120,7 @@ def attribute(
     one_of("reduction", reduction, REDUCTIONS)
     check_batch("train", train, network)
     check_batch("valid", valid, network)
-    epochs, batch_size = positive_integer("epochs", epochs), positive_integer("batch_size", batch_size)
-    per_epoch = -(-train.n // batch_size)
-    steps = epochs * per_epoch
+    per_epoch, steps = count_steps(train.n, batch_size=batch_size, epochs=epochs)
     initial = params = network.init(seed)
     state = AdamState.zeros(params)
     shape = (train.n, valid.n) if per_validation else (train.n,)
