@@ -24,7 +24,7 @@ import json
 import math
 import operator
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Literal, NoReturn, TypeVar, get_args
 
@@ -283,7 +283,8 @@ class Network:
 
     def __post_init__(self) -> None:
         zero_dimensional = isinstance(self.sizes, np.ndarray) and self.sizes.ndim == 0
-        if isinstance(self.sizes, str) or not hasattr(self.sizes, "__iter__") or zero_dimensional:
+        no_sequence = isinstance(self.sizes, str | Set | Mapping)
+        if no_sequence or zero_dimensional or not hasattr(self.sizes, "__iter__"):
             refuse("Network.sizes", shown(self.sizes), "at least two positive integers", TypeError)
         sizes = tuple(positive_integer(f"Network.sizes[{i}]", size) for i, size in enumerate(self.sizes))
         if len(sizes) < 2:
