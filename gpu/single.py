@@ -53,6 +53,7 @@ from adamshap.reference.problem import (
     positive_integer,
     quadrature_nodes,
     refuse,
+    shown,
 )
 
 __all__ = ["ScoreDtype", "Variance", "influence", "marginals", "question_of", "scores", "update", "utility"]
@@ -203,7 +204,7 @@ def question_of(
     one_of("variance", variance, get_args(Variance))
     for name, value in (("efficient", efficient), ("per_validation", per_validation)):
         if not isinstance(value, bool):
-            refuse(name, repr(value), "True or False", TypeError)
+            refuse(name, shown(value), "True or False", TypeError)
     if score_dtype is not None:
         one_of("score_dtype", score_dtype, get_args(ScoreDtype))
         if not space.on_cuda or space.dtype != np.float32:

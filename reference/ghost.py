@@ -43,6 +43,7 @@ from adamshap.reference.problem import (
     one_of,
     quadrature_nodes,
     refuse,
+    shown,
 )
 
 # --- slopes, of one parameter ----------------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ def scores(
     one_of("denominator", denominator, DENOMINATORS)
     for name, flag in (("efficient", efficient), ("per_validation", per_validation)):
         if not isinstance(flag, bool | np.bool_):
-            refuse(name, repr(flag), "True or False", TypeError)
+            refuse(name, shown(flag), "True or False", TypeError)
     nodes = quadrature_nodes(nodes)
     if denominator == "previous" and slope != "linearized":
         refuse("denominator", f"'previous' with slope '{slope}'", "slope 'linearized', which alone has this variant")

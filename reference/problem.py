@@ -25,7 +25,7 @@ import logging
 import math
 import operator
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, is_dataclass
 from itertools import islice
 from typing import Any, Literal, NoReturn, TypeVar, get_args
@@ -71,6 +71,7 @@ __all__ = [
     "refuse",
     "resumed",
     "run_settings",
+    "shown",
 ]
 
 
@@ -104,16 +105,27 @@ MARGINAL_LOSSES: tuple[str, ...] = get_args(MarginalLoss)
 
 # --- refusing bad input ----------------------------------------------------------------------------------------------
 
+MOST_LETTERS = 200
+
 
 def refuse(field: str, got: object, needs: str, error: type[Exception] = ValueError) -> NoReturn:
     """Raise `error` with the one form that every refusal has: the field, what it got, what it needs."""
     raise error(f"{field}: got {got}; needs {needs}")
 
 
+def shown(value: object) -> str:
+    """Return `value` as an error shows it: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of too many digits, or an object whose repr is broken
+        return f"a value of type {type(value).__name__} that cannot be printed"
+    return text if len(text) <= MOST_LETTERS else text[:MOST_LETTERS] + "…"
+
+
 def one_of(field: str, value: object, choices: tuple[str, ...]) -> str:
     """Return `value` if it is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
-        refuse(field, repr(value), "one of " + ", ".join(choices))
+        refuse(field, shown(value), "one of " + ", ".join(choices))
     return value
 
 
@@ -128,26 +140,26 @@ def of_kind(field: str, value: Any, kind: type[Kind]) -> Kind:
 def check_callable(field: str, value: object) -> None:
     """Refuse what is neither None nor can be called."""
     if value is not None and not callable(value):
-        refuse(field, repr(value), "a function, or None", TypeError)
+        refuse(field, shown(value), "a function, or None", TypeError)
 
 
 def positive_integer(field: str, value: object, minimum: int = 1) -> int:
     """Return `value` as an int of at least `minimum`; booleans and floats are refused."""
     if isinstance(value, bool | np.bool_):
-        refuse(field, repr(value), f"an integer of at least {minimum}", TypeError)
+        refuse(field, shown(value), f"an integer of at least {minimum}", TypeError)
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        refuse(field, repr(value), f"an integer of at least {minimum}", TypeError)
+        refuse(field, shown(value), f"an integer of at least {minimum}", TypeError)
     if number < minimum:
-        refuse(field, number, f"an integer of at least {minimum}")
+        refuse(field, shown(number), f"an integer of at least {minimum}")
     return number
 
 
 def quadrature_nodes(value: object) -> tuple[int, int]:
     """Return ``nodes=(path, normal)`` as two ints; the normal rule needs two nodes to have one beside zero."""
     if not isinstance(value, tuple | list) or len(value) != 2:
-        refuse("nodes", repr(value), "two integers (path, normal)", TypeError)
+        refuse("nodes", shown(value), "two integers (path, normal)", TypeError)
     return positive_integer("nodes[0]", value[0]), positive_integer("nodes[1]", value[1], minimum=2)
 
 
@@ -163,10 +175,13 @@ def coalition_mask(coalition: object, n: int) -> Array:
 
 def _real_number(field: str, value: object, needs: str) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        refuse(field, repr(value), needs, TypeError)
-    number = float(value)
+        refuse(field, shown(value), needs, TypeError)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond float64
+        number = math.inf if value > 0 else -math.inf
     if not math.isfinite(number):
-        refuse(field, number, needs)
+        refuse(field, shown(number), needs)
     return number
 
 
@@ -174,7 +189,7 @@ def _not_negative(field: str, value: object) -> float:
     needs = "a finite real number of at least 0"
     number = _real_number(field, value, needs)
     if number < 0:
-        refuse(field, number, needs)
+        refuse(field, shown(number), needs)
     return number
 
 
@@ -277,16 +292,17 @@ class Network:
 
     def __post_init__(self) -> None:
         zero_dimensional = isinstance(self.sizes, np.ndarray) and self.sizes.ndim == 0
-        if isinstance(self.sizes, str) or not hasattr(self.sizes, "__iter__") or zero_dimensional:
-            refuse("Network.sizes", repr(self.sizes), "at least two positive integers", TypeError)
+        no_sequence = isinstance(self.sizes, str | Set | Mapping)
+        if no_sequence or zero_dimensional or not hasattr(self.sizes, "__iter__"):
+            refuse("Network.sizes", shown(self.sizes), "at least two positive integers", TypeError)
         sizes = tuple(positive_integer(f"Network.sizes[{i}]", size) for i, size in enumerate(self.sizes))
         if len(sizes) < 2:
-            refuse("Network.sizes", repr(self.sizes), "at least two positive integers")
+            refuse("Network.sizes", shown(self.sizes), "at least two positive integers")
         object.__setattr__(self, "sizes", sizes)
         one_of("Network.activation", self.activation, ACTIVATIONS)
         one_of("Network.loss", self.loss, LOSSES)
         if not isinstance(self.bias, bool):
-            refuse("Network.bias", repr(self.bias), "True or False", TypeError)
+            refuse("Network.bias", shown(self.bias), "True or False", TypeError)
 
     @property
     def depth(self) -> int:
@@ -352,7 +368,7 @@ class Adam:
         for name in ("lr", "eps", "eps_root", "weight_decay"):
             object.__setattr__(self, name, _not_negative(f"Adam.{name}", getattr(self, name)))
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
-            refuse("Adam.betas", repr(self.betas), "two numbers (β1, β2) in [0, 1)", TypeError)
+            refuse("Adam.betas", shown(self.betas), "two numbers (β1, β2) in [0, 1)", TypeError)
         betas = []
         for i, beta in enumerate(self.betas):
             number = _real_number(f"Adam.betas[{i}]", beta, "a number in [0, 1)")
@@ -642,6 +658,9 @@ class RunConfig:
             object.__setattr__(self, field, positive_integer(field, getattr(self, field), minimum))
         if self.steps is not None:
             object.__setattr__(self, "steps", positive_integer("steps", self.steps))
+        if self.length > MOST_STEPS:
+            most = MOST_STEPS // self.per_epoch
+            refuse("epochs", shown(self.epochs), f"at most {most}, so that the steps can be counted")
 
     @property
     def per_epoch(self) -> int:
@@ -803,6 +822,10 @@ def _log_epoch(last: Progress) -> None:
     )
 
 
+MOST_STEPS = 1 << 40
+"""Of a run: more would take centuries."""
+
+
 def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:
     """Yield (epoch, sample indices) for each step of a run: every epoch a new permutation, its last batch the rest.
 
@@ -909,7 +932,7 @@ def resumed(
     if theirs.shape != () or str(theirs) != settings:
         refuse("resume", f"the state of another run, {_difference(str(theirs), settings)}", "one of this run")
     if step.shape != () or step.dtype.kind != "i" or not 0 <= step <= steps:
-        refuse("resume['step']", repr(step), f"an integer from 0 to {steps}")
+        refuse("resume['step']", shown(step), f"an integer from 0 to {steps}")
     found: Snapshot = {"step": step, "settings": theirs}
     for name in (name for name in (*needed[2:], *optional) if name in resume):
         array = like[name] if name in like else optional[name]

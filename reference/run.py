@@ -35,6 +35,7 @@ from adamshap.reference.problem import (
     refuse,
     resumed,
     run_settings,
+    shown,
 )
 
 
@@ -135,7 +136,7 @@ def attribute(
     }
     for name, (value, choices) in only_choices.items():
         if value not in choices:
-            refuse(name, repr(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
+            refuse(name, shown(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)

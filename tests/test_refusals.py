@@ -52,7 +52,19 @@ NOTHINGS = [
 ]
 NUMBERS = st.one_of(
     st.integers(max_value=-1),
-    st.sampled_from([math.nan, math.inf, -math.inf, -1e-300, np.float32("nan"), np.float64("-inf"), np.int8(-3)]),
+    st.sampled_from(
+        [
+            math.nan,
+            math.inf,
+            -math.inf,
+            -1e-300,
+            -(10**400),
+            -(10**5000),
+            np.float32("nan"),
+            np.float64("-inf"),
+            np.int8(-3),
+        ]
+    ),
 )
 WORDS = st.text(max_size=8)
 ARRAYS = st.sampled_from(
@@ -82,7 +94,7 @@ THINGS = st.one_of(
 NOT_A_COUNT = THINGS | st.floats() | st.just(0)
 NOT_A_RATE = THINGS
 NOT_A_CHOICE = THINGS | st.floats() | st.integers()
-NOT_A_FLAG = THINGS.filter(lambda thing: not isinstance(thing, bool)) | st.integers() | st.floats()
+NOT_A_FLAG = THINGS.filter(lambda thing: not isinstance(thing, bool | np.bool_)) | st.integers() | st.floats()
 NOT_A_THING = THINGS | st.integers()
 
 RUN = {"network": NET, "adam": Adam(), "train": batch(), "valid": batch(), "epochs": 1}
@@ -115,7 +127,7 @@ BAD: Mapping[str, tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = {
         THINGS | st.floats() | st.tuples(st.floats(min_value=1), st.just(0.9)) | st.tuples(st.just(0.9), NOT_A_RATE),
     ),
     "AdamState.step": (lambda value: AdamState(value, PARAMS, PARAMS), THINGS | st.floats()),
-    "AdamState.m": (lambda value: AdamState(1, value, PARAMS), NOT_A_THING),
+    "AdamState m": (lambda value: AdamState(1, value, PARAMS), NOT_A_THING),
     "AdamState.v": (lambda value: AdamState(1, PARAMS, value), NOT_A_THING),
     "Batch.x": (lambda value: Batch(value, Y), NOT_A_THING),
     "Batch.y": (lambda value: Batch(X, value), NOT_A_THING),
@@ -185,7 +197,8 @@ BAD_OPTIONS = {
 def test_whatever_is_typed_ends_in_one_line(data: st.DataObject) -> None:
     option = data.draw(st.sampled_from(sorted(BAD_OPTIONS)), label="option")
     value = data.draw(BAD_OPTIONS[option], label="value")
-    result = invoke(*(("attribute", value) if option == "DATA" else ("attribute", "wine", f"{option}={value}")))
+    data_set = () if option in ("DATA", "--resume") else ("wine",)
+    result = invoke("attribute", *data_set, value if option == "DATA" else f"{option}={value}")
     assert result.exit_code == 2
     assert result.stderr.startswith("adamshap: ")
     assert len(result.stderr.splitlines()) == 1

@@ -36,6 +36,8 @@ class _OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise CommandError("interrupted", INTERRUPTED) from None
+        except MemoryError as error:
+            raise CommandError(f"not enough memory: {error}") from error
 
 
 def _fail(error: CommandError | typer.TyperException) -> NoReturn:
