@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.arrays import DeviceName, DtypeName, pick_space
+from adamshap.gpu.carry import attribute_carrying
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.single import ScoreDtype, Variance, question_of
 from adamshap.gpu.step import Arrays, Judged, State, attribute_step, like
 from adamshap.reference.problem import (
+    CREDITS,
     Adam,
     AdamState,
     Array,
@@ -30,6 +32,7 @@ from adamshap.reference.problem import (
     RunConfig,
     Slope,
     batch_order,
+    one_of,
     positive_integer,
     refuse,
 )
@@ -57,6 +60,7 @@ def attribute(
     rank: int | None = None,
     variance: Variance = "rank_one",
     micro_batch: int | None = None,
+    carry_window: int | None = None,
     score_dtype: ScoreDtype | None = None,
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
@@ -76,14 +80,19 @@ def attribute(
         Of the parameters, of the order of the samples and of the sketch's first basis.
     slope, gradient, per_validation, nodes, rank, score_dtype
         As for `scores`.
-    credit : {"step"}
-        Nobody is credited with the step that momentum takes without data.
+    credit : {"step", "carry"}
+        Whether the step that momentum takes without data is left to nobody or credited to the earlier samples that
+        the momentum is made of. "carry" keeps the batches of a window of steps (docs/engine.md); it has no
+        `per_validation`, `rank` or `micro_batch`, and on a device each `on_step` waits for its step.
     reduction : {"mean", "sum"}
         As for `Step`.
     variance : {"rank_one", "exact"}
         σ² of "random_order": from norms alone, or exact at the cost of one more matrix product a layer.
     micro_batch : int, optional
         So many samples go through the network at a time, twice each; less memory for batches, the same result.
+    carry_window : int, optional
+        For at least so many steps a batch is credited with the steps after it; None: until β1^k is below 1/1000.
+        What comes later is bounded in ``Run.truncated`` and closed.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -104,10 +113,16 @@ def attribute(
         No room for a named buffer.
     """
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction)
-    if credit != "step":
-        refuse("credit", repr(credit), "'step'; the oracle has 'carry' too")
+    one_of("credit", credit, CREDITS)
+    if credit == "step" and carry_window is not None:
+        refuse("carry_window", f"{carry_window!r} with credit 'step'", "credit 'carry', or None")
     space = pick_space(device, dtype)
     question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
+    if credit == "carry":
+        for name, option in (("rank", rank), ("micro_batch", micro_batch)):
+            if option is not None:
+                refuse(name, f"{option!r} with credit 'carry'", "None: whole batches are kept and scored exactly")
+        return attribute_carrying(config, question, space, carry_window, on_step)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     shop, xp = Workshop.on(network, space), space.xp

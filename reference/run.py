@@ -46,6 +46,7 @@ def attribute(
     rank: None = None,
     variance: Literal["exact"] = "exact",
     micro_batch: int | None = None,
+    carry_window: None = None,
     score_dtype: None = None,
     device: Literal["auto", "cpu"] = "auto",
     dtype: Literal["float64"] = "float64",
@@ -71,9 +72,10 @@ def attribute(
         validation loss (docs/method.md 6).
     reduction : {"mean", "sum"}
         As for `Step`.
-    rank, variance, micro_batch, score_dtype, device, dtype
+    rank, variance, micro_batch, carry_window, score_dtype, device, dtype
         The engine's, so that one call can be put to both. The oracle has one way of doing each thing (no sketch, exact
-        variance, float64 on the CPU) and refuses the others; `micro_batch` changes no result and is not used.
+        variance, the whole run as window, float64 on the CPU) and refuses the others; `micro_batch` changes no result
+        and is not used.
     on_step : callable, optional
         Called with a `Progress` after each step.
 
@@ -84,6 +86,7 @@ def attribute(
     only_choices = {
         "rank": (rank, (None,)),
         "variance": (variance, ("exact",)),
+        "carry_window": (carry_window, (None,)),
         "score_dtype": (score_dtype, (None,)),
         "device": (device, ("auto", "cpu")),
         "dtype": (dtype, ("float64",)),

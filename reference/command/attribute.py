@@ -9,7 +9,7 @@ from rich.console import Console
 from adamshap.reference.command import datasets, preparation, report, results, trainers, training
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.job import Options
-from adamshap.reference.problem import Gradient, Slope
+from adamshap.reference.problem import Credit, Gradient, Slope
 
 
 def attribute_command(
@@ -34,6 +34,13 @@ def attribute_command(
     gradient: Annotated[
         Gradient, typer.Option(help="Where on the step the validation gradient is taken.")
     ] = "midpoint",
+    credit: Annotated[
+        Credit,
+        typer.Option(
+            help="Whom the step belongs to that momentum takes alone: step, nobody; carry, the earlier examples that"
+            " it is made of, so that scores add up to the whole change of the validation loss."
+        ),
+    ] = "step",
     flip_labels: Annotated[
         float,
         typer.Option(
@@ -62,7 +69,7 @@ def attribute_command(
     """
     if not 0 <= flip_labels < 1:
         raise CommandError(f"--flip-labels: got {flip_labels}; needs a share of at least 0 and less than 1")
-    options = Options(data, _widths(hidden), epochs, batch_size, lr, slope, gradient, flip_labels, seed, label)
+    options = Options(data, _widths(hidden), epochs, batch_size, lr, slope, gradient, flip_labels, seed, label, credit)
     console = Console()
     dataset = datasets.load(data, label)
     target = results.choose(out, dataset.name)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.preparation import Prepared
-from adamshap.reference.problem import Gradient, Network, Run, Slope
+from adamshap.reference.problem import Credit, Gradient, Network, Run, Slope
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Options:
     flip_labels: float
     seed: int
     label: str | None
+    credit: Credit = "step"
 
 
 @dataclass(frozen=True)

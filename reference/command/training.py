@@ -78,6 +78,7 @@ def _attributed(
             seed=options.seed,
             slope=options.slope,
             gradient=options.gradient,
+            credit=options.credit,
             on_step=watch,
         )
     except (ValueError, TypeError) as error:
