@@ -242,6 +242,13 @@ class Carrier:
                 self._pay_oldest(number)
         return sgd
 
+    def kept_bytes(self, batch: int) -> int:
+        """Return what a full window holds, for batches of so many samples: a and b, and the blocks' sums."""
+        sizes, itemsize = self.shop.net.sizes, self.shop.space.dtype.itemsize
+        rows = batch * (sum(sizes[:-1]) + sum(sizes[1:]))
+        parameters = sum(math.prod(shape) for shape in self.shop.net.shapes.values())
+        return itemsize * (self.later + 1) * (self.length * rows + parameters)
+
     def settle(self) -> None:
         """Pay all batches that are left, at the end of the run: nothing more will be owed."""
         later: Arrays | None = None
