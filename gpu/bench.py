@@ -21,12 +21,13 @@ import typer
 
 from adamshap.gpu import step as steps
 from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.carry import Carrier
 from adamshap.gpu.ghost import Sketch, contract
 from adamshap.gpu.layers import Workshop, gradients, new_trace, run_rows, times_gradients
 from adamshap.gpu.parallel import cpu_threads
 from adamshap.gpu.rules import rates_of, rule_of
 from adamshap.gpu.step import Arrays, Judged, Question, State
-from adamshap.reference.problem import Adam, Network
+from adamshap.reference.problem import Adam, Batch, Network, RunConfig
 
 __all__ = ["CASES", "Case", "bench_command", "measure"]
 
@@ -94,6 +95,7 @@ def measure(
         pearson = run.agreement(sketch)
         wall, processor = _rounds(variants, case.rounds, run.shop)
         parts = _rounds(run.parts(rank), case.rounds, run.shop)
+        carried = run.carried()
     # Apart from the others: PyTorch's threads go on spinning for a while, at the cost of whoever comes next.
     peer = _torch_rounds(case) if against == "torch" else None
     rows = []
@@ -123,6 +125,7 @@ def measure(
                 "parts_ms": {part: _ms(times) for part, times in parts[0].items()},
                 "parts_processor_ms": {part: _ms(times) for part, times in parts[1].items()},
                 "peak_mib": run.peak(None if used is None else sketch),
+                "carry": carried,
             }
         )
     return rows
@@ -202,6 +205,12 @@ def show(report: dict[str, Any]) -> None:
     cells = [f"{row['plain_ms']:.2f} / {row['plain_processor_ms']:.2f}" for row in exact]
     parts.add_row("the engine's plain step", *cells)
     parts.add_row("peak MiB, attributed", *(f"{row['peak_mib']:.0f}" for row in exact))
+    carried = [row["carry"] for row in exact]
+    cells = [f"{c['ms']:.2f} / {c['processor_ms']:.2f}" for c in carried]
+    parts.add_row('credit "carry", a step', *cells)
+    cells = [f"{c['throughput_ratio']:.3f} / {c['processor_time_ratio']:.3f}" for c in carried]
+    parts.add_row('credit "carry", ratio to the plain step', *cells)
+    parts.add_row('credit "carry", MiB kept for the window', *(f"{c['kept_mib']:.0f}" for c in carried))
     console.print(parts)
 
 
@@ -302,6 +311,41 @@ class _Run:
             "contraction": lambda: contract(shop, trace, product, out),
             "making factors": lambda: sketch.factors(shop, product, n),
             "contraction with factors": lambda: contract(shop, trace, product, out, factors),
+        }
+
+    def carried(self) -> dict[str, float]:
+        """Return what a step costs with ``credit="carry"``, and what the default window keeps.
+
+        A block of steps is timed as a whole, as its batches are paid together. The window is as short as it can be,
+        one block: a longer one costs memory, and little else.
+        """
+        shop, space, case = self.shop, self.shop.space, self.case
+        train = Batch(space.host(self.batch.x), space.host(self.batch.y))
+        valid = Batch(space.host(self.batch.valid_x), space.host(self.batch.valid_y))
+        config = RunConfig(shop.net, Adam(), train, valid, epochs=1, batch_size=case.n, seed=0)
+        longest = 10**6  # steps: more than are taken, so that the window ends
+        default, carrier = (Carrier.of(shop, config, longest, window) for window in (None, 1))
+        where = space.labels(np.arange(case.n))
+        new = State(steps.like(shop, "other theta"), steps.like(shop, "other m"), steps.like(shop, "other v"), 0)
+        taken = 0
+
+        def block() -> None:
+            nonlocal taken, new
+            for _ in range(carrier.length):
+                carrier.take(taken, where, self.state, self.batch, self.question, new)
+                self.state, new = State(new.theta, new.m, new.v, self.state.t + 1), self.state
+                taken += 1
+
+        block()
+        block()  # from now on, each block pays another
+        wall, processor = _rounds({"plain": self.plain, "carry": block}, max(2, case.rounds // carrier.length), shop)
+        each, used = (_ms(times["carry"]) / carrier.length for times in (wall, processor))
+        return {
+            "ms": each,
+            "processor_ms": used,
+            "throughput_ratio": _ms(wall["plain"]) / each,
+            "processor_time_ratio": _ms(processor["plain"]) / used,
+            "kept_mib": default.kept_bytes(case.n) / 2**20,
         }
 
     def peak(self, sketch: Sketch | None) -> float:

@@ -27,7 +27,7 @@ import numpy as np
 
 from adamshap.gpu.rules import Rates, Rule
 
-__all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
+__all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_by_derivative", "spread", "whitening"]
 
 UNRESOLVED = 1e-14  # of a Gram matrix in double with a diagonal of ones
 
@@ -100,7 +100,7 @@ def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, r
         return f(rates.lr) * f(rates.k) / (np.sqrt(f(rates.previous) * v + f(rates.root)) + f(rates.eps))
     tiny = np.finfo(g.dtype).tiny
     G = f(rates.root_q) * g
-    s = f(rates.root_q) * _spread(n, g, row, col, square) if rule.needs_spread else np.zeros_like(g)
+    s = f(rates.root_q) * spread(n, g, row, col, square) if rule.needs_spread else np.zeros_like(g)
     M = np.maximum(np.maximum(np.maximum(rho, abs(G)), s), tiny)
     T = M + f(rates.eps)
     rho, G, s, f_m, f_e = rho / M, G / M, s / M, M / T, f(rates.eps) / T
@@ -122,8 +122,11 @@ def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, r
     return total * (f(rates.lr) / T)
 
 
-def _spread(n: int, g: Any, row: Any, col: Any, square: Any) -> Any:
-    """Return σ; `row` and `col` are norms, and `square` is Σx² in units of their squares (rank one: 1/n)."""
+def spread(n: int, g: Any, row: Any, col: Any, square: Any) -> Any:
+    """Return σ; `row` and `col` are norms, and `square` is Σx² in units of their squares (rank one: 1/n).
+
+    Of NumPy's arrays or CuPy's, which NumPy's functions hand on.
+    """
     f = g.dtype.type
     own = g * _inverse(row)[:, None] * _inverse(col)[None, :]
     left = np.maximum((f(1 / n) if square is None else square) - own * own * f(1 / n), f(0))

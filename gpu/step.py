@@ -44,9 +44,12 @@ __all__ = [
     "add_norms",
     "attribute_step",
     "end_points",
+    "first_pass",
     "like",
     "plain_step",
     "refuse_zero_denominator",
+    "score_rows",
+    "scorer_of",
     "take_step",
     "take_step_and_slope",
 ]
@@ -186,7 +189,7 @@ def attribute_step(
     rule = rule_of(question.slope, question.nodes, batch.n, question.denominator)
     each = 1.0 if question.per_validation else 1 / batch.n_val  # weight of a validation sample's own loss
     start_wanted = with_sgd or question.gradient == "start"
-    first = _first_pass(shop, state, batch, weight, each, chunks, start_wanted, rule.needs_spread, question.variance)
+    first = first_pass(shop, state, batch, weight, each, chunks, start_wanted, rule.needs_spread, question.variance)
     idle_needed = question.gradient in ("midpoint", "path") or question.efficient or rule.kind == "linearized"
     if idle_needed or rule.kind != "sgd":
         refuse_zero_denominator(shop, adam, state, None if idle_needed else first.g)
@@ -206,11 +209,11 @@ def attribute_step(
         judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
         run_rows(shop, judge, new.theta if point is None else point, batch.valid_y, each)
     factor = rates.lr if rule.kind == "sgd" else slope
-    scorers = [_scorer(shop, question, batch.n, judge, factor, gamma is not None, sketch)]
+    scorers = [scorer_of(shop, question, batch.n, judge, factor, gamma is not None, sketch)]
     if with_sgd and first.start is not None:
-        scorers.append(_scorer(shop, replace(question, gradient="start"), batch.n, first.start, rates.lr))
+        scorers.append(scorer_of(shop, replace(question, gradient="start"), batch.n, first.start, rates.lr))
     groups = batch.n_val if question.per_validation else 1
-    scores, *sgd_scores = _score(shop, state, batch, weight, chunks, first.trace, scorers, groups)
+    scores, *sgd_scores = score_rows(shop, state, batch, weight, chunks, first.trace, scorers, groups)
     if gap is not None:
         scores += (gap - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
     shaped = [s.T if question.per_validation else s[0] for s in (scores, *sgd_scores)]
@@ -237,7 +240,7 @@ def _chunks(n: int, micro_batch: int | None) -> list[slice]:
     return [slice(low, min(low + size, n)) for low in range(0, n, size)]
 
 
-def _first_pass(
+def first_pass(
     shop: Workshop,
     state: State,
     batch: Judged,
@@ -404,7 +407,7 @@ def _gap(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Judged, p
 Scorer = Callable[[Trace, Any], None]
 
 
-def _scorer(
+def scorer_of(
     shop: Workshop,
     question: Question,
     n: int,
@@ -459,7 +462,7 @@ def _scorer(
     return one_by_one
 
 
-def _score(
+def score_rows(
     shop: Workshop,
     state: State,
     batch: Judged,

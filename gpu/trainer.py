@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.arrays import DeviceName, DtypeName, Space, is_mapped, pick_space
+from adamshap.gpu.carry import attribute_carrying
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.single import ScoreDtype, Variance, question_of
 from adamshap.gpu.step import Arrays, Judged, State, Taken, attribute_step, like
 from adamshap.reference.problem import (
+    CREDITS,
     Adam,
     AdamState,
     Array,
@@ -36,10 +38,12 @@ from adamshap.reference.problem import (
     check_callable,
     first_not_finite,
     logged,
+    one_of,
     positive_integer,
     refuse,
     resumed,
     run_settings,
+    shown,
 )
 
 __all__ = ["attribute"]
@@ -69,6 +73,7 @@ def attribute(
     rank: int | None = None,
     variance: Variance = "rank_one",
     micro_batch: int | None = None,
+    carry_window: int | None = None,
     score_dtype: ScoreDtype | None = None,
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
@@ -96,8 +101,10 @@ def attribute(
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
-    credit : {"step"}
-        Nobody is credited with the step that momentum takes without data.
+    credit : {"step", "carry"}
+        Whether the step that momentum takes without data is left to nobody or credited to the earlier samples that
+        the momentum is made of. "carry" keeps the batches of a window of steps (docs/engine.md); it has no
+        `per_validation`, `rank`, `micro_batch` or checkpoints, and on a device each `on_step` waits for its step.
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
     nodes : tuple of two ints
@@ -110,6 +117,9 @@ def attribute(
         σ² of "random_order": from norms alone, or exact at the cost of one more matrix product a layer.
     micro_batch : int, optional
         So many samples go through the network at a time, twice each; less memory for batches, the same result.
+    carry_window : int, optional
+        For at least so many steps a batch is credited with the steps after it; None: until β1^k is below 1/1000.
+        What comes later is bounded in ``Run.truncated`` and closed.
     score_dtype : {"tf32", "float16"}, optional
         As for `scores`.
     device : {"auto", "cpu", "cuda"}
@@ -140,12 +150,21 @@ def attribute(
         No room for a named buffer.
     """
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
-    if credit != "step":
-        refuse("credit", repr(credit), "'step'; the oracle has 'carry' too")
+    one_of("credit", credit, CREDITS)
+    if credit == "step" and carry_window is not None:
+        refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     space = pick_space(device, dtype)
     question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
+    if credit == "carry":
+        for name, option in (("rank", rank), ("micro_batch", micro_batch)):
+            if option is not None:
+                refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
+        for name, given in (("on_checkpoint", on_checkpoint), ("resume", resume)):
+            if given is not None:
+                refuse(name, "one with credit 'carry'", "None: a window of batches is kept in memory alone")
+        return attribute_carrying(config, question, space, carry_window, on_step)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     where_to = "CUDA" if space.on_cuda else "the CPU"

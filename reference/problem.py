@@ -715,6 +715,8 @@ class Run:
     closed : array of the same shape; "carry" only
         The part of each step's change of the loss that slope and validation gradient leave open, and that the scores
         of its batch hold in equal parts.
+    truncated : array (N,); the engine's "carry" only
+        Bound on what each score lacks because later steps came after its batches had left the window.
     """
 
     initial_params: Params
@@ -728,6 +730,7 @@ class Run:
     credit: Credit = "step"
     decay: Array | None = None
     closed: Array | None = None
+    truncated: Array | None = None
 
     def to_frame(self) -> Any:
         """Return the scores as a table.

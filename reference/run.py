@@ -58,6 +58,7 @@ def attribute(
     rank: None = None,
     variance: Literal["exact"] = "exact",
     micro_batch: int | None = None,
+    carry_window: None = None,
     score_dtype: None = None,
     device: Literal["auto", "cpu"] = "auto",
     dtype: Literal["float64"] = "float64",
@@ -102,6 +103,8 @@ def attribute(
         Of "random_order".
     micro_batch : int, optional
         Changes no result, and is not used.
+    carry_window : None
+        The window of "carry" is the whole run.
     score_dtype : None
         The products are made in float64.
     device : {"auto", "cpu"}
@@ -130,6 +133,7 @@ def attribute(
     only_choices = {
         "rank": (rank, (None,)),
         "variance": (variance, ("exact",)),
+        "carry_window": (carry_window, (None,)),
         "score_dtype": (score_dtype, (None,)),
         "device": (device, ("auto", "cpu")),
         "dtype": (dtype, ("float64",)),
@@ -142,8 +146,9 @@ def attribute(
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
     ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
-    if ledger is not None and (resume is not None or on_checkpoint is not None):
-        refuse("credit", "'carry' with checkpoints", "'step': the oracle's account of a run is kept in memory, whole")
+    for name, given in (("on_checkpoint", on_checkpoint), ("resume", resume)):
+        if ledger is not None and given is not None:
+            refuse(name, "one with credit 'carry'", "None: the account of the run is kept in memory alone")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, attribute, carry, ghost, update
 from adamshap.reference.adam import Coefficients, coefficients, denominator, divided_difference, update_map
 from adamshap.reference.network import mean_loss, sample_losses
-from adamshap.reference.problem import GRADIENTS, REDUCTIONS, RunConfig
-from adamshap.verify.strategies import adams, batches, networks, powers_of_ten, seeds
+from adamshap.reference.problem import GRADIENTS, RunConfig
+from adamshap.verify.strategies import powers_of_ten, run_configs
 from adamshap.verify.tolerance import account_bound, assert_within, rounding
 
 # --- the split
@@ -89,22 +89,6 @@ def test_one_sample_has_no_order() -> None:
 
 
 # --- the account
-
-
-@st.composite
-def run_configs(draw: st.DrawFn) -> RunConfig:
-    net = draw(networks(max_depth=3, max_width=6), label="network")
-    train, valid = draw(batches(net, 7, "train")), draw(batches(net, 4, "valid"))
-    return RunConfig(
-        net,
-        draw(adams(), label="adam"),
-        train,
-        valid,
-        epochs=draw(st.integers(1, 3), label="epochs"),
-        batch_size=draw(st.integers(1, 4), label="batch size"),
-        seed=draw(seeds, label="seed"),
-        reduction=draw(st.sampled_from(REDUCTIONS), label="reduction"),
-    )
 
 
 def carried(config: RunConfig, **options: Any) -> Any:

@@ -21,6 +21,7 @@ from adamshap.reference.problem import (
     Batch,
     Network,
     Params,
+    RunConfig,
     Step,
 )
 
@@ -204,6 +205,22 @@ def null_samples(step: Step) -> Array:
     if step.net.loss == "mse" and not step.params[f"{last}.weight"].any():
         null |= (step.train.y == step.params.get(f"{last}.bias", 0.0)).all(axis=1)
     return null
+
+
+@st.composite
+def run_configs(draw: Any) -> RunConfig:
+    """Return training runs of a few small steps."""
+    net = draw(networks(max_depth=3, max_width=6), label="network")
+    return RunConfig(
+        net,
+        draw(adams(), label="adam"),
+        draw(batches(net, 7, "train")),
+        draw(batches(net, 4, "valid")),
+        epochs=draw(st.integers(1, 3), label="epochs"),
+        batch_size=draw(st.integers(1, 4), label="batch size"),
+        seed=draw(seeds, label="seed"),
+        reduction=draw(st.sampled_from(REDUCTIONS), label="reduction"),
+    )
 
 
 def _reach(step: Step) -> float:

@@ -18,7 +18,7 @@ from adamshap.reference.command.keeping import Keeper
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
 from adamshap.reference.command.trainers import Trainer
-from adamshap.reference.problem import Diverged, Gradient, Slope, Snapshot
+from adamshap.reference.problem import Credit, Diverged, Gradient, Slope, Snapshot
 
 EPOCHS = 5
 """Where neither --epochs nor --steps is given."""
@@ -91,6 +91,15 @@ def attribute_command(
             help="Where on the step the validation gradient is taken: start, midpoint or path.",
         ),
     ] = "midpoint",
+    credit: Annotated[
+        Credit,
+        typer.Option(
+            rich_help_panel=SCORES_PANEL,
+            metavar="CREDIT",
+            help="Whom the step belongs to that momentum takes alone: step, nobody; carry, the earlier examples that"
+            " it is made of, so that scores add up to the whole change of the validation loss; without checkpoints.",
+        ),
+    ] = "step",
     flip_labels: Annotated[
         float,
         typer.Option(
@@ -218,6 +227,7 @@ def attribute_command(
         task,
         valid,
         valid_fraction,
+        credit,
     )
     dataset, prepared, config = _prepared(options)
     target = results.choose(out, dataset.name)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
-from adamshap.reference.problem import Gradient, Network, Run, Slope
+from adamshap.reference.problem import Credit, Gradient, Network, Run, Slope
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Options:
     task: TaskChoice
     valid: str | None
     valid_fraction: float | None
+    credit: Credit = "step"
 
     def length(self, count: int) -> tuple[int, int]:
         """Return epochs begun, and steps, of training on `count` examples."""

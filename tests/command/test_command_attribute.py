@@ -37,9 +37,21 @@ def _files(place: Path) -> tuple[list[dict[str, str]], dict[str, np.ndarray[Any,
 
 
 def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: Command, blobs: Path) -> None:
-    options = ("--flip-labels", "0.25", "--seed", "3", "--slope", "secant", "--gradient", "path", "--lr", "0.01")
+    options = ("--flip-labels", "0.25", "--seed", "3", "--slope", "secant", "--gradient", "path", "--credit", "carry")
     result = command(
-        "attribute", blobs, "--hidden", "5,4", "--epochs", "2", "--batch-size", "8", *options, "--out", "o"
+        "attribute",
+        blobs,
+        "--hidden",
+        "5,4",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--lr",
+        "0.01",
+        *options,
+        "--out",
+        "o",
     )
     assert (result.exit_code, result.stderr) == (0, "")
     rows, arrays, config = _files(here / "o")
@@ -56,6 +68,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         seed=3,
         slope="secant",
         gradient="path",
+        credit="carry",
     )
     assert list(rows[0]) == list(arrays) == ["index", "label", "flipped", "score", "sgd_score", "seen"]
     expected = (prepared.train_index, prepared.train.y, prepared.flipped, run.scores, run.sgd_scores, run.seen)
@@ -87,6 +100,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "task": "auto",
         "valid": None,
         "valid_fraction": None,
+        "credit": "carry",
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))

@@ -88,6 +88,7 @@ def test_every_option_has_help_and_default(command: Command) -> None:
         "--lr": "0.001",
         "--slope": "random_order",
         "--gradient": "midpoint",
+        "--credit": "step",
         "--flip-labels": "0.0",
         "--seed": "0",
         "--out": "(adamshap-DATA, or the next free number)",
