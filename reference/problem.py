@@ -377,8 +377,10 @@ class AdamState:
 
         Parameters
         ----------
-        step, m, v
-            As for `AdamState`.
+        step : int
+            Completed steps.
+        m, v : dict of arrays
+            The moments.
 
         Returns
         -------
@@ -632,11 +634,11 @@ class RunConfig:
         return of_epochs if self.steps is None else min(self.steps, of_epochs)
 
     def order(self) -> Iterator[tuple[int, Array]]:
-        """Yield (epoch, sample indices) for each step.
+        """Give (epoch, sample indices) for each step.
 
-        Yields
-        ------
-        tuple of int and int array (n,)
+        Returns
+        -------
+        iterator of tuples (int, int array (n,))
             Epoch, and the samples of the step's batch.
         """
         order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
