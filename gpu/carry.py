@@ -17,7 +17,7 @@ K          ``Block.owed``          Σ_{u in the block} β1^{u−first} O_u, a ru
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -40,7 +40,17 @@ from adamshap.gpu.step import (
     scorer_of,
     take_step,
 )
-from adamshap.reference.problem import AdamState, Array, Progress, Run, RunConfig, positive_integer, refuse
+from adamshap.reference.problem import (
+    AdamState,
+    Array,
+    Diverged,
+    Progress,
+    Run,
+    RunConfig,
+    first_not_finite,
+    positive_integer,
+    refuse,
+)
 
 __all__ = ["Carrier", "attribute_carrying"]
 
@@ -60,7 +70,7 @@ def attribute_carrying(
 ) -> Run:
     """Train and attribute with ``credit="carry"``; the arguments are those of `trainer.attribute`, checked.
 
-    On a device, `on_step` waits for each step.
+    On a device, `on_step` waits for each step, and without it a number that is not finite is not looked for.
     """
     if question.slope not in SPLIT_SLOPES:
         refuse(
@@ -81,40 +91,52 @@ def attribute_carrying(
     valid = space.real(config.valid.x), space.labels(config.valid.y)
     carrier = Carrier.of(shop, config, len(order), window)
     sgd_totals, seen = xp.zeros(config.train.n), np.zeros(config.train.n, int)
+
+    def run(done: int) -> Run:
+        log = np.array(space.host(carrier.log))[:done]
+        theta, m, v = ({name: space.host(a) for name, a in group.items()} for group in (state.theta, state.m, state.v))
+        return Run(
+            initial_params={name: space.host(p) for name, p in initial.items()},
+            params=theta,
+            state=AdamState.unchecked(state.t - 1, m, v),
+            scores=space.host(carrier.totals),
+            sgd_scores=space.host(sgd_totals),
+            seen=seen,
+            history={
+                "epoch": np.array([epoch for epoch, _ in order[:done]], np.int64),
+                "train_loss": log[:, 0],
+                "valid_loss": log[:, 1],
+            },
+            config=config,
+            credit="carry",
+            decay=log[:, 2],
+            truncated=space.host(carrier.truncated),
+        )
+
     with shop.at_work():
         for number, (epoch, index) in enumerate(order):
             where = space.labels(index)
             batch = Judged(x[where], y[where], *valid)
-            sgd_totals[where] += carrier.take(number, where, state, batch, question, spare)
-            seen[index] += 1
+            paid = carrier.totals.copy()
+            sgd = carrier.take(number, where, state, batch, question, spare)
             state, spare = State(spare.theta, spare.m, spare.v, state.t + 1), state
-            if on_step is not None:
+            if on_step is not None or not space.on_cuda:
                 losses = space.host(carrier.log[number, :2]).tolist()
-                on_step(Progress(number + 1, len(order), epoch, *losses))
+                watched = {"train_loss": losses[0], "valid_loss": losses[1], "scores": space.host(carrier.totals)}
+                bad = first_not_finite(watched)
+                if bad is not None:
+                    # What past samples are owed by now cannot be told: the scores are those paid before the step.
+                    carrier.totals = paid
+                    raise Diverged(number + 1, len(order), *bad, run(number), f"a smaller lr than {config.adam.lr}")
+                if on_step is not None:
+                    on_step(Progress(number + 1, len(order), epoch, *losses))
+            sgd_totals[where] += sgd
+            seen[index] += 1
         carrier.settle()
         trace = new_trace(shop, "valid", config.valid.n, valid[0])
         last_loss = float(row_losses(shop, trace, state.theta, valid[1]).mean(dtype="float64"))
-    log = space.host(carrier.log)
-    scores, closed = _closed(carrier, log, last_loss, [index for _, index in order])
-    theta, m, v = ({name: space.host(a) for name, a in group.items()} for group in (state.theta, state.m, state.v))
-    return Run(
-        initial_params={name: space.host(p) for name, p in initial.items()},
-        params=theta,
-        state=AdamState(state.t - 1, m, v),
-        scores=scores,
-        sgd_scores=space.host(sgd_totals),
-        seen=seen,
-        history={
-            "epoch": np.array([epoch for epoch, _ in order]),
-            "train_loss": log[:, 0],
-            "valid_loss": log[:, 1],
-        },
-        config=config,
-        credit="carry",
-        decay=log[:, 2],
-        closed=closed,
-        truncated=space.host(carrier.truncated),
-    )
+    scores, closed = _closed(carrier, space.host(carrier.log), last_loss, [index for _, index in order])
+    return replace(run(len(order)), scores=scores, closed=closed)
 
 
 def _closed(carrier: "Carrier", log: Array, last_loss: float, indices: list[Array]) -> tuple[Array, Array]:
