@@ -13,6 +13,8 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from adamshap.reference.problem import ACTIVATIONS, GRADIENTS, LOSSES, MARGINAL_LOSSES, MARGINALS, REDUCTIONS, SLOPES
 from adamshap.verify.cases import case_to_json, dumps
@@ -310,3 +312,37 @@ def test_an_empty_folder_may_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
     export(tmp_path / "v")
     assert len(read(tmp_path / "v")) == len(VECTORS)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_whatever_is_damaged_never_reads(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """A bit, a byte or the end of any file: it is found before anything of the folder is used."""
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    if not folder.exists():
+        export(folder)
+    path = folder / data.draw(st.sampled_from(sorted((*FILES, SUMS))), label="file")
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1), label="place")
+    bit = data.draw(st.integers(0, 7), label="bit")
+    flipped = whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :]
+    path.write_bytes(data.draw(st.sampled_from([flipped, whole[:place], whole + whole[place:]]), label="content"))
+    try:
+        with pytest.raises(VectorError) as caught:
+            read(folder)
+    finally:
+        path.write_bytes(whole)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        if path.name == SUMS:
+            raise OSError(28, "No space left on device")
+        with path.open("wb") as file:
+            return file.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(VectorError, match=r"cannot write to .*: No space left on device"):
+        export(tmp_path / "v")
+    assert list(tmp_path.iterdir()) == []
