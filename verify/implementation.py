@@ -214,7 +214,16 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
 
 
 def arrays_of(step: Step) -> list[Array]:
-    """Return every array in a step."""
+    """Return every array in a step.
+
+    Parameters
+    ----------
+    step : Step
+
+    Returns
+    -------
+    list of arrays
+    """
     groups = (step.params, step.state.m, step.state.v)
     batches = [array for batch in (step.train, step.valid) for array in (batch.x, batch.y)]
     return [array for group in groups for array in group.values()] + batches
