@@ -67,9 +67,11 @@ class Implementation:
     name : str
         For reports.
     offers : frozenset of str
-        Those of `FUNCTIONS`, and of `EXTRAS`, that it has.
+        Those of `FUNCTIONS` that it has.
     ask : callable
         From a step and a `Query` to what the candidate returns for it.
+    extras : frozenset of str
+        Those of `EXTRAS` that its `scores` takes.
     """
 
     name: str
@@ -223,6 +225,7 @@ def arrays_of(step: Step) -> list[Array]:
     Returns
     -------
     list of arrays
+        Parameters, moments, then the batches' x and y.
     """
     groups = (step.params, step.state.m, step.state.v)
     batches = [array for batch in (step.train, step.valid) for array in (batch.x, batch.y)]
