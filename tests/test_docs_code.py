@@ -40,6 +40,10 @@ NOT_RUN = {
     "python -m adamshap.verify.cpu_device": "a script of the reader's; tests/cpu_device runs it",
     "adamshap verify mypackage.mymodule": "the reader's own module; the tutorial runs one",
     'adamshap verify --command "./mine': "the reader's own program; tests/kit/test_javascript.py runs one",
+    "pytest --pyargs adamshap.verify": "the reader's own module; tests/kit/test_conformance.py runs one",
+    "python docs/false_alarms.py": "hours; tests/kit/test_false_alarms.py tries a few seeds",
+    "git clone": "fetches what others wrote",
+    "ADAMSHAP_LESS=": "needs what the line before fetched",
     "adamshap vectors check DIR": "answers all vectors anew, half a minute: CI runs it",
 }
 PROGRAMS = {

@@ -71,7 +71,7 @@ class Implementation:
     ask : callable
         From a step and a `Query` to what the candidate returns for it.
     extras : frozenset of str
-        Those of `EXTRAS` that it takes.
+        Those of `EXTRAS` that its `scores` takes.
     """
 
     name: str
@@ -225,7 +225,7 @@ def arrays_of(step: Step) -> list[Array]:
     Returns
     -------
     list of arrays
-        The step's own, not copies.
+        Parameters, moments, then the batches' x and y.
     """
     groups = (step.params, step.state.m, step.state.v)
     batches = [array for batch in (step.train, step.valid) for array in (batch.x, batch.y)]
