@@ -66,6 +66,8 @@ def read(argument: str, data: str, label: str | None = None) -> Table:
     CommandError
         Where it cannot be read, or is no table of numbers with a label for each row.
     """
+    if "\0" in data:
+        raise CommandError(f"{argument}: got {data!r}; needs a name without the character 0")
     path = Path(data)
     suffix = path.suffix.lower()
     if label is not None and suffix not in TABLES:
@@ -160,7 +162,7 @@ def _npy_array(path: Path) -> Array:
     except OSError as error:
         raise _unreadable(source, error) from error
     except Exception as error:  # as for .npz
-        raise CommandError(f"{source}: {type(error).__name__}: {error}; {needs}") from error
+        raise _broken(source, error, needs) from error
     if not isinstance(array, np.ndarray):
         raise CommandError(f"{source}: got an archive of arrays; {needs}")
     return array
@@ -184,7 +186,13 @@ def _npz_arrays(path: Path) -> tuple[Array, Array]:
         raise
     except Exception as error:
         # Bytes from outside, read by zipfile, zlib and NumPy: a broken file can raise almost anything.
-        raise CommandError(f"{source}: {type(error).__name__}: {error}; {needs}") from error
+        raise _broken(source, error, needs) from error
+
+
+def _broken(source: str, error: Exception, needs: str) -> CommandError:
+    """Return an error for a file that NumPy does not read; its advice to read such a file without care is left out."""
+    what = "got Python objects, or no NumPy file" if "pickle" in str(error) else f"{type(error).__name__}: {error}"
+    return CommandError(f"{source}: {what}; {needs}")
 
 
 # --- csv -------------------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_parquet_without_its_extra(refused: Refused, monkeypatch: pytest.MonkeyP
         ("x.npy,z.npy", ["cannot read 'z.npy'", "No such file"]),
         ("x.npy,broken.npy", ["'broken.npy'", "needs a .npy file"]),
         ("x.npy,archive.npy", ["'archive.npy'", "archive of arrays"]),
-        ("x.npy,object.npy", ["'object.npy'", "allow_pickle=False"]),
+        ("x.npy,object.npy", ["'object.npy'", "got Python objects"]),
         ("whole.npy,whole.npy", ["'whole.npy'", "(24, 3) of whole numbers", "--task regression"]),
         ("x.npy,short.npy", ["y: got shape (3,)", "(24,)"]),
     ],
