@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 from adamshap.reference import attribute, marginals, network, scores, update
 from adamshap.reference.problem import Adam, AdamState, Batch, Network, Step, check_batch
-from adamshap.verify.claims import data, downstream, fidelity, optimisers, stepping
+from adamshap.verify.claims import data, downstream, fidelity, optimisers, page, stepping
 from adamshap.verify.claims.statistics import auc, distinct, pearson, select, spearman, spread
 from adamshap.verify.tolerance import parameter_count, rounding, score_magnitude
 
@@ -166,3 +166,8 @@ def test_features_are_rescaled_alike_in_training_and_validation() -> None:
     assert train.x.min() >= 0.1
     assert train.x.max() <= 10
     assert np.ptp(train.x[0]) > 0
+
+
+def test_json_has_null_where_nothing_is_defined() -> None:
+    (table,) = page._columns([{"seed": 0, "pearson": float("nan")}, {"seed": 1, "pearson": 0.5}])
+    assert table == {"columns": ["seed", "pearson"], "rows": [[0, None], [1, 0.5]]}

@@ -243,10 +243,14 @@ def _findings(records: Sequence[Record]) -> list[str]:
             for beta2 in distinct(chart, "beta2")
             for t in distinct(chart, "t")
         }
-        worst = min(cells, key=lambda cell: cells[cell])
-        above = sum(r > 0.99 for r in cells.values())
+        good = {cell: r for cell, r in cells.items() if cell[1] > 0}
+        worst = min(good, key=lambda cell: good[cell])
+        above = sum(r > 0.99 for r in good.values())
         lines.append(
-            f"`{label(estimator)}` against `{truth}`: mean R above 0.99 in {above} of {len(cells)} cells of the map;"
-            f" the lowest is {cells[worst]:.2f}, at n = {worst[0]}, β2 = {worst[1]:g}, t = {worst[2]}."
+            f"`{label(estimator)}` against `{truth}`: mean R above 0.99 in {above} of {len(good)} cells of the map with"
+            f" β2 > 0; the lowest is {good[worst]:.2f}, at n = {worst[0]}, β2 = {worst[1]:g}, t = {worst[2]}."
         )
+        without = [r for cell, r in cells.items() if cell[1] == 0 and cell[2] > 1]
+        if without:
+            lines[-1] += f" With β2 = 0 and t > 1 the mean R is from {min(without):.2f} to {max(without):.2f}."
     return lines

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from adamshap.verify.claims.statistics import Record, Spread, distinct, select, spread
 
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#222222")  # Tol's bright
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#222222", "#dd9955")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,

@@ -27,7 +27,7 @@ class Spread:
     def __str__(self) -> str:
         if not self.count:
             return "–"
-        digits = 4 if self.mean > 0.99 and self.deviation < 0.01 else 2
+        digits = 4 if 0.99 < self.mean <= 1 and self.deviation < 0.01 else 2
         mean = np.trunc(self.mean * 10**digits) / 10**digits if abs(self.mean) <= 1 else self.mean
         return f"{mean:.{digits}f} ± {self.deviation:.{digits}f}"
 
