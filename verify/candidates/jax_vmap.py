@@ -9,14 +9,15 @@ Not supported: ``denominator="previous"``, ``efficient``, the gradient "path".
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adamshap.reference.problem import AdamState, Array, Step
+from adamshap.reference.problem import AdamState, Array, Network, Step
 
 Tree = dict[str, Any]
 
@@ -30,16 +31,21 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _loss(step: Step, params: Tree, x: Any, y: Any) -> Any:
+def _loss(net: Network, params: Tree, x: Any, y: Any) -> Any:
     """The loss of one sample."""
     a = x
-    for layer in range(step.net.depth):
+    for layer in range(net.depth):
         a = params[f"{layer}.weight"] @ a + params.get(f"{layer}.bias", 0.0)
-        if layer < step.net.depth - 1:
-            a = _ACTIVATIONS[step.net.activation](a)
-    if step.net.loss == "cross_entropy":
+        if layer < net.depth - 1:
+            a = _ACTIVATIONS[net.activation](a)
+    if net.loss == "cross_entropy":
         return -jax.nn.log_softmax(a)[y]
     return jnp.mean((a - y) ** 2)
+
+
+@partial(jax.jit, static_argnums=0)
+def _each_gradient(net: Network, params: Tree, x: Any, y: Any) -> Tree:
+    return jax.vmap(jax.grad(partial(_loss, net)), in_axes=(None, 0, 0))(params, x, y)
 
 
 def _tree(arrays: dict[str, Array]) -> Tree:
@@ -48,8 +54,7 @@ def _tree(arrays: dict[str, Array]) -> Tree:
 
 def _gradients(step: Step, params: Tree, batch: Any) -> Tree:
     """∇ℓ of each sample of the batch, with a leading axis."""
-    each = jax.vmap(jax.grad(lambda p, x, y: _loss(step, p, x, y)), in_axes=(None, 0, 0))
-    return each(params, jnp.asarray(np.array(batch.x)), jnp.asarray(np.array(batch.y)))
+    return _each_gradient(step.net, params, jnp.asarray(np.array(batch.x)), jnp.asarray(np.array(batch.y)))
 
 
 def _contributions(step: Step) -> Tree:
@@ -74,27 +79,50 @@ def update(step: Step) -> tuple[dict[str, Array], AdamState]:
         return theta, AdamState(int(after.count), m, v)
 
 
-def _adam(step: Step, m: Any, v: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any], Callable[[Any], Any]]:
-    """A(g), A[a, b] and k / D(g) times η, of one parameter."""
+class _Adam(NamedTuple):
+    """What A(g) of one parameter needs beside g."""
+
+    mu: Any
+    k: Any
+    kappa: Any
+    q: Any
+    lr: Any
+    eps: Any
+
+
+def _adam(step: Step, m: Any, v: Any) -> _Adam:
     (beta1, beta2), t = step.adam.betas, step.state.step + 1
     c1, c2 = 1 - beta1**t, 1 - beta2**t
-    mu, k = beta1 * m / c1, (1 - beta1) / c1
-    kappa, q = beta2 * v / c2 + step.adam.eps_root, (1 - beta2) / c2
-    lr, eps = step.adam.lr, step.adam.eps
+    kappa = beta2 * v / c2 + step.adam.eps_root
+    return _Adam(beta1 * m / c1, (1 - beta1) / c1, kappa, (1 - beta2) / c2, step.adam.lr, step.adam.eps)
 
-    def root(g: Any) -> Any:
-        return jnp.hypot(jnp.sqrt(kappa), np.sqrt(q) * g)
 
-    def divided_difference(a: Any, b: Any) -> Any:
-        r_a, r_b = root(a), root(b)
-        total = jnp.where(r_a + r_b > 0, r_a + r_b, 1.0)
-        product, beside = q * a * b, r_a * r_b + jnp.maximum(q * a * b, 0.0)
-        positive = kappa * (kappa + q * (a * a + b * b)) / jnp.where(beside > 0, beside, 1.0)
-        gap = jnp.where(product > 0, positive, r_a * r_b - product)
-        numerator = k * (eps + (kappa + gap) / total) - mu * q * ((a + b) / total)
-        return lr * numerator / (r_a + eps) / (r_b + eps)
+def _root(c: _Adam, g: Any) -> Any:
+    return jnp.hypot(jnp.sqrt(c.kappa), jnp.sqrt(c.q) * g)
 
-    return lambda g: lr * (mu + k * g) / (root(g) + eps), divided_difference, lambda g: lr * k / (root(g) + eps)
+
+@jax.jit
+def _update_map(c: _Adam, g: Any) -> Any:
+    """A(g)."""
+    return c.lr * (c.mu + c.k * g) / (_root(c, g) + c.eps)
+
+
+@jax.jit
+def _frozen(c: _Adam, g: Any) -> Any:
+    """η k / D(g)."""
+    return c.lr * c.k / (_root(c, g) + c.eps)
+
+
+@jax.jit
+def _divided_difference(c: _Adam, a: Any, b: Any) -> Any:
+    """A[a, b]."""
+    r_a, r_b = _root(c, a), _root(c, b)
+    total = jnp.where(r_a + r_b > 0, r_a + r_b, 1.0)
+    product, beside = c.q * a * b, r_a * r_b + jnp.maximum(c.q * a * b, 0.0)
+    positive = c.kappa * (c.kappa + c.q * (a * a + b * b)) / jnp.where(beside > 0, beside, 1.0)
+    gap = jnp.where(product > 0, positive, r_a * r_b - product)
+    numerator = c.k * (c.eps + (c.kappa + gap) / total) - c.mu * c.q * ((a + b) / total)
+    return c.lr * numerator / (r_a + c.eps) / (r_b + c.eps)
 
 
 def scores(
@@ -117,26 +145,27 @@ def scores(
         x, at, m, v = _contributions(step), _tree(step.params), _tree(step.state.m), _tree(step.state.v)
         slopes: Tree = {}
         for name, x_i in x.items():
-            update_map, divided_difference, frozen = _adam(step, m[name], v[name])
+            c = _adam(step, m[name], v[name])
             g = x_i.sum(axis=0)
             zero = jnp.zeros_like(g)
             if slope == "sgd":
                 slopes[name] = zero + step.adam.lr
             elif slope in ("frozen", "linearized"):
-                slopes[name] = frozen(g if slope == "frozen" else zero)
+                slopes[name] = _frozen(c, g if slope == "frozen" else zero)
             elif slope == "random_order" and step.n > 1:
-                slopes[name] = _random_order(divided_difference, g, x_i, nodes)
+                slopes[name] = _random_order(c, g, x_i, nodes)
             else:
-                slopes[name] = divided_difference(g, g if slope == "tangent" else zero)
+                slopes[name] = _divided_difference(c, g, g if slope == "tangent" else zero)
             if gradient == "midpoint":
                 decayed = at[name] * (1 - step.adam.lr * step.adam.weight_decay)
-                at[name] = decayed - (update_map(zero) + update_map(g)) / 2
+                at[name] = decayed - (_update_map(c, zero) + _update_map(c, g)) / 2
         gamma = _gradients(step, at, step.valid)
         total = sum(x[name].reshape(step.n, -1) @ (gamma[name] * slopes[name]).reshape(step.n_val, -1).T for name in x)
         return np.asarray(total if per_validation else total.mean(axis=1))
 
 
-def _random_order(divided_difference: Callable[[Any, Any], Any], g: Any, x: Any, nodes: tuple[int, int]) -> Any:
+@partial(jax.jit, static_argnums=3)
+def _random_order(c: _Adam, g: Any, x: Any, nodes: tuple[int, int]) -> Any:
     n = len(x)
     sigma = jnp.sqrt(n / (n - 1) * ((x - g / n) ** 2).sum(axis=0))
     path, path_weights = np.polynomial.legendre.leggauss(nodes[0])
@@ -146,5 +175,5 @@ def _random_order(divided_difference: Callable[[Any, Any], Any], g: Any, x: Any,
         for h, a in zip(normal, normal_weights / np.sqrt(2 * np.pi), strict=True):
             if h > 1e-9:
                 spread = h * np.sqrt(tau * (1 - tau)) * sigma
-                result = result + float(w * 2 * a * h * h) * divided_difference(tau * g + spread, tau * g - spread)
+                result = result + float(w * 2 * a * h * h) * _divided_difference(c, tau * g + spread, tau * g - spread)
     return result
