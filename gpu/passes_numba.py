@@ -23,7 +23,8 @@ __all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_b
 whitening = passes_numpy.whitening
 
 BLOCK = 256  # elements; the scratch slots of a block take 12 KiB in float32
-FLOPS_OF_A_PASS = 200  # an element's cost in the fused pass, as products cost them; a transcendental's likewise
+FLOPS_OF_A_PASS = 200  # an element's cost in Adam's pass, as products cost them; a transcendental's likewise
+FLOPS_OF_A_NODE = 140  # and what each node of the slope adds
 FAST = {"contract", "nsz"}
 KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4}
 
@@ -66,7 +67,7 @@ def attributed(
         how = (low, high, numbers, table, KINDS[rule.kind], rule.needs_spread)
         kernel(*how, g, theta, m, v, *norms, *matrices, *outputs)
 
-    in_parts(rows, len(g), FLOPS_OF_A_PASS * g.size)
+    in_parts(rows, len(g), (FLOPS_OF_A_PASS + FLOPS_OF_A_NODE * len(table)) * g.size)
 
 
 def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
