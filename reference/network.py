@@ -110,11 +110,14 @@ def _constant(x: Any) -> Any:
 
 def _cross_entropy(logits: Any, labels: Array) -> Any:
     # −log softmax as log(1 + Σ_{j≠y} exp(z_j − z_y)): where the label is nearly certain, neither the loss nor its
-    # gradient is the difference of two numbers near 1. The shift by the largest exponent cancels: it is a constant.
+    # gradient is the difference of two numbers near 1. Values are shifted by the largest logit and derivatives are
+    # those of z_j − z_y: a label far below the others, subtracted first, would cost these their differences.
     own = np.arange(logits.shape[1]) == labels[:, None]
-    gaps = logits - logits[own][:, None]
-    top = np.maximum(np.max(_constant(gaps), axis=1), 0.0)
-    others = anp.sum(anp.exp(gaps - top[:, None]) * ~own, axis=1)
+    label = logits[own][:, None]
+    largest = np.max(_constant(logits), axis=1, keepdims=True)
+    exponents = (logits - largest) - (label - _constant(label))
+    others = anp.sum(anp.exp(exponents) * ~own, axis=1)
+    top = (largest - _constant(label))[:, 0]
     return top + anp.log1p(np.expm1(-top) + others)
 
 

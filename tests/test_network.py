@@ -163,3 +163,16 @@ def test_cross_entropy_keeps_its_digits_where_the_label_is_nearly_certain(gap: f
         (network.each_gradient(net, params, batch)["0.weight"].ravel(), np.array([-certain, certain])),
     ):
         assert_within(got, np.broadcast_to(expected, got.shape), rounding((1 + gap) * np.abs(expected), 1))
+
+
+@pytest.mark.parametrize("depth", [1.0, 1e3, 1e7, 1e15])
+def test_cross_entropy_keeps_the_others_digits_where_the_label_is_far_below_them(depth: float) -> None:
+    """z_j − z_y, computed first, would leave of the others' differences what depth's rounding leaves."""
+    net = Network((1, 3), loss="cross_entropy", bias=False)
+    params = {"0.weight": np.array([[0.3], [0.1], [-depth]])}
+    batch = Batch(np.ones((1, 1)), np.array([2]))
+    weights = np.exp(np.array([0.0, -0.2, -depth - 0.3]))
+    p = weights / weights.sum()
+    expected = np.array([p[0], p[1], -(p[0] + p[1])])
+    got = network.each_gradient(net, params, batch)["0.weight"].ravel()
+    assert_within(got, expected, rounding(np.abs(expected), len(p)))
