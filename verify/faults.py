@@ -6,8 +6,8 @@ harness must catch it, test vectors must expose it, and a candidate's wrong numb
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,12 @@ import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defvjp, primitive
 
-from adamshap import reference
-from adamshap.reference import adam, game, ghost, network, run
+from adamshap.reference import adam, game, ghost, network
 from adamshap.reference.adam import Coefficients, bias_correction
 from adamshap.reference.problem import AdamState, Array, Batch, Marginals, Network, Params, Step
 from adamshap.verify.implementation import FUNCTIONS, Ask, Implementation, Query
 from adamshap.verify.oracle import ORACLE
+from adamshap.verify.replacing import replaced
 
 Wrap = Callable[[Ask], Ask]
 
@@ -76,27 +76,6 @@ def _scores(change: Callable[[Step, Query, Array, Ask], Array]) -> Wrap:
     return _returns(change, "scores")
 
 
-_MODULES = (reference, adam, network, game, ghost, run)
-
-
-@contextmanager
-def _replaced(name: str, original: Any, substitute: Any) -> Iterator[None]:
-    """Replace a function of the oracle, wherever one of its modules holds it under that name."""
-    holders = [module for module in _MODULES if getattr(module, name, None) is original]
-    tables = [table for table in (ghost.SLOPE_FUNCTIONS, ghost.GRADIENT_FUNCTIONS) if table.get(name) is original]
-    for module in holders:
-        setattr(module, name, substitute)
-    for table in tables:
-        table[name] = substitute
-    try:
-        yield
-    finally:
-        for module in holders:
-            setattr(module, name, original)
-        for table in tables:
-            table[name] = original
-
-
 def _with(original: Callable[..., Any], make: Callable[[Any], Callable[..., Any]]) -> Wrap:
     """The oracle uses ``make(original)`` for its function `original`."""
     name = original.__name__
@@ -104,8 +83,8 @@ def _with(original: Callable[..., Any], make: Callable[[Any], Callable[..., Any]
     def wrap(ask: Ask) -> Ask:
         def faulty(step: Step, query: Query) -> Any:
             # Read now, not at definition: a fault may wrap another one of the same function.
-            now = next(getattr(module, name) for module in _MODULES if hasattr(module, name))
-            with _replaced(name, now, make(now)):
+            now = getattr(sys.modules[original.__module__], name)
+            with replaced(name, now, make(now)):
                 return ask(step, query)
 
         return faulty
@@ -158,7 +137,7 @@ def _partial(ask: Ask, step: Step, query: Query, keep: Callable[[str], bool]) ->
             return np.zeros((len(x[first]), len(P[first])))
         return kept({name: x[name] for name in names}, P)
 
-    with _replaced("dot_products", kept, some):
+    with replaced("dot_products", kept, some):
         return ask(step, query)  # type: ignore[no-any-return]
 
 
@@ -342,12 +321,8 @@ defvjp(_sigmoid_by_output, lambda a, z: lambda upstream: upstream / (2 + anp.exp
 def _activation(name: str, wrong: Callable[[Any], Any]) -> Wrap:
     def wrap(ask: Ask) -> Ask:
         def faulty(step: Step, query: Query) -> Any:
-            right = network.ACTIVATION_FUNCTIONS[name]
-            network.ACTIVATION_FUNCTIONS[name] = wrong
-            try:
+            with replaced(name, network.ACTIVATION_FUNCTIONS[name], wrong):
                 return ask(step, query)
-            finally:
-                network.ACTIVATION_FUNCTIONS[name] = right
 
         return faulty
 

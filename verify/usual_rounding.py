@@ -9,13 +9,14 @@ part in 1700 in float32, in which optax computes it. The oracle itself avoids th
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 
-from adamshap.reference import adam, carry, ghost, network
+from adamshap.reference import adam, network
 from adamshap.reference.problem import Array
+from adamshap.verify.replacing import replaced
 
 _SATURATING = ("tanh", "sigmoid", "silu", "gelu")
 
@@ -50,16 +51,11 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
         right = right_correction(beta, t)
         return max(right + size * generator.choice((-1.0, 1.0)), right / 2) if beta else right
 
-    right_correction = adam.bias_correction
-    right_activations, right_cross_entropy = dict(network.ACTIVATION_FUNCTIONS), network._cross_entropy
-    network.ACTIVATION_FUNCTIONS.update({name: rounded(right_activations[name]) for name in _SATURATING})
-    network._cross_entropy = rounded_cross_entropy
-    for module in (adam, carry, ghost):
-        vars(module)["bias_correction"] = rounded_correction
-    try:
+    right_correction, right_cross_entropy = adam.bias_correction, network._cross_entropy
+    with ExitStack() as stack:
+        stack.enter_context(replaced("bias_correction", right_correction, rounded_correction))
+        stack.enter_context(replaced("_cross_entropy", right_cross_entropy, rounded_cross_entropy))
+        for name in _SATURATING:
+            right = network.ACTIVATION_FUNCTIONS[name]
+            stack.enter_context(replaced(name, right, rounded(right)))
         yield
-    finally:
-        network.ACTIVATION_FUNCTIONS.update(right_activations)
-        network._cross_entropy = right_cross_entropy
-        for module in (adam, carry, ghost):
-            vars(module)["bias_correction"] = right_correction
