@@ -122,8 +122,8 @@ def attribute_carrying(
             state, spare = State(spare.theta, spare.m, spare.v, state.t + 1), state
             if on_step is not None or not space.on_cuda:
                 losses = space.host(carrier.log[number, :2]).tolist()
-                watched = {"train_loss": losses[0], "valid_loss": losses[1], "scores": space.host(carrier.totals)}
-                bad = first_not_finite(watched)
+                watched = {"train_loss": losses[0], "valid_loss": losses[1]} | state.suspects()
+                bad = first_not_finite(watched | {"scores": carrier.totals})
                 if bad is not None:
                     # What past samples are owed by now cannot be told: the scores are those paid before the step.
                     carrier.totals = paid

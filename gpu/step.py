@@ -69,6 +69,11 @@ class State:
     v: Arrays
     t: int
 
+    def suspects(self) -> Arrays:
+        """Return, by what it tells, all that a gradient or a step beyond the dtype leaves its mark on."""
+        squares = {f"square of the gradient of {name!r}": v for name, v in self.v.items()}
+        return squares | {f"params[{name!r}]": p for name, p in self.theta.items()}
+
 
 @dataclass(frozen=True)
 class Question:

@@ -381,7 +381,7 @@ class _Ledger:
             bad = first_not_finite(dict(zip(LOSSES_TOLD, losses, strict=True)))
             if bad is None and not self.space.on_cuda:  # at each step where that costs next to nothing
                 overflowed = any(not np.isfinite(v.max()) for v in state.v.values())
-                bad = first_not_finite(_suspects(state)) if overflowed else None
+                bad = first_not_finite(state.suspects()) if overflowed else None
             bad = bad or first_not_finite({"scores": scores, "sgd_scores": sgd_scores})
             if bad is not None:
                 return self.done + 1, self.steps, *bad
@@ -394,7 +394,7 @@ class _Ledger:
                 self.on_step(Progress(self.done, self.steps, (self.done - 1) // self.per_epoch, *losses))
         if due:
             self.last = time.monotonic()
-            bad = first_not_finite(_suspects(state))
+            bad = first_not_finite(state.suspects())
             if bad is not None:
                 return self.done, self.steps, *bad
         return None
@@ -436,9 +436,3 @@ class _Ledger:
             array[...] = kept[name]
         for column, name in enumerate(LOSSES_TOLD):
             self.losses[: self.done, column] = kept[f"history/{name}"]
-
-
-def _suspects(state: State) -> Arrays:
-    """Return, by what it tells, all that a gradient or a step beyond the dtype leaves its mark on."""
-    squares = {f"square of the gradient of {name!r}": v for name, v in state.v.items()}
-    return squares | {f"params[{name!r}]": p for name, p in state.theta.items()}

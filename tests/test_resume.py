@@ -212,6 +212,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(attribute: Any, options: Any, s
     assert str(error).startswith("valid_loss: got inf at step 1 of 10; needs finite numbers: a smaller lr than 0.001")
 
 
+@pytest.mark.parametrize(("attribute", "options", "scale"), CASES)
+def test_a_carrying_run_stops_too_and_keeps_what_it_has_paid(attribute: Any, options: Any, scale: float) -> None:
+    train, options = with_one_huge(scale), options | {"credit": "carry"}
+    error, told = broken(attribute, LINEAR, Adam(), train, **options)
+    assert (error.step, error.tensor) == (BREAKS_AT, "square of the gradient of '0.weight'")
+    assert [progress.step for progress in told] == list(range(1, BREAKS_AT))
+    assert error.run.seen.sum() == 5 * (BREAKS_AT - 1)
+    assert np.isfinite(error.run.scores).all()
+    good = np.concatenate(LAST_GOOD_BATCHES)
+    assert error.run.scores[good].any()
+    assert not np.delete(error.run.scores, good).any()
+
+
+@pytest.mark.parametrize("attribute", [oracle.attribute, engine.attribute])
+@pytest.mark.parametrize("name", ["on_checkpoint", "resume"])
+def test_a_carrying_run_has_no_checkpoints(attribute: Any, name: str) -> None:
+    given: Any = {"on_checkpoint": lambda _, take: take(), "resume": snapshot_after(attribute, 1)}[name]
+    with pytest.raises(ValueError, match=f"{name}: got one with credit 'carry'; needs None"):
+        attribute(NET, Adam(), TRAIN, VALID, credit="carry", **RUN, **{name: given})
+
+
 @on_each_device
 def test_a_learning_rate_beyond_reason_stops_the_run(device: Any) -> None:
     for attribute, options in ((engine.attribute, {"device": device}), (oracle.attribute, {})):
