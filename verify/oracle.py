@@ -1,6 +1,9 @@
 """The oracle as an implementation, its answers to calls, and the bound on an honest answer's distance from them."""
 
 import hashlib
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,14 +14,14 @@ from adamshap.reference import game, ghost, network
 from adamshap.reference.adam import denominator, divided_difference, step_coefficients
 from adamshap.reference.problem import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
-from adamshap.verify.tolerance import DRAWS, conditioning, parameter_count, rounding, score_magnitude
+from adamshap.verify.tolerance import DRAWS, parameter_count, rounding, score_magnitude, widening_conditioning
 
 ORACLE: Implementation = implementation(reference, "adamshap.reference")
 
-REMEMBERED = 5000
-"""Calls whose bounds are kept: a few profiles' worth, of a few kilobytes each."""
+REMEMBERED = 1000
+"""Calls whose bounds are kept: a quick profile's, in both dtypes; each with its step, of some ten kilobytes."""
 
-_remembered: dict[bytes, Answer] = {}
+_remembered: dict[bytes, "_Widening"] = {}
 
 
 def expected(step: Step, query: Query) -> Answer:
@@ -30,17 +33,50 @@ def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -
     """Return, for each array of the answer, how far an honest implementation in `dtype` may be from the oracle's.
 
     Rounding of the answer's own terms, and the spread of the oracle's answers to inputs changed by relative u(dtype),
-    `draws` times. Remembered: one seed's cases are put to many candidates, and this is most of the work. The arrays
-    cannot be written to.
+    `draws` times. The arrays cannot be written to.
     """
+    return dict(_remembering(step, query, dtype, draws)[draws])
+
+
+def expected_and_bounds(step: Step, query: Query, dtype: npt.DTypeLike) -> tuple[Answer, Iterator[Answer]]:
+    """Return the oracle's answer, and bounds from rounding alone, then with the spread of one draw, of two, and so on.
+
+    They never shrink, and the last are `bounds`: who is within an early one is within the last, and most of the work
+    is the draws'. Remembered as far as they were asked for: one seed's cases are put to many candidates.
+    """
+    known = _remembering(step, query, dtype, DRAWS)
+    return dict(known.expected), (dict(known[place]) for place in range(DRAWS + 1))
+
+
+def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> "_Widening":
     key = _digest(step, query, dtype, draws)
     if key not in _remembered:
         if len(_remembered) >= REMEMBERED:
             del _remembered[next(iter(_remembered))]
-        _remembered[key] = _bounds(step, query, dtype, draws)
-        for array in _remembered[key].values():
-            array.setflags(write=False)
-    return dict(_remembered[key])
+        step = deepcopy(step)  # the candidate has it too, and may write to it
+        wanted = _read_only(expected(step, query))
+        _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype, draws))
+    return _remembered[key]
+
+
+def _read_only(answer: Answer) -> Answer:
+    for array in answer.values():
+        array.setflags(write=False)
+    return answer
+
+
+@dataclass
+class _Widening:
+    """An answer, and the sequence of its bounds, each computed when it is asked for."""
+
+    expected: Answer
+    rest: Iterator[Answer]
+    known: list[Answer] = field(default_factory=list)
+
+    def __getitem__(self, place: int) -> Answer:
+        while len(self.known) <= place:
+            self.known.append(_read_only(next(self.rest)))
+        return self.known[place]
 
 
 def _digest(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> bytes:
@@ -56,21 +92,24 @@ def _digest(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> bytes
     return digest.digest()
 
 
-def _bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> Answer:
-    answers = expected(step, query)
+def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike, draws: int) -> Iterator[Answer]:
     magnitudes = _magnitudes(step.as_float64(), query)
     length = parameter_count(step) + step.n + step.n_val
+    rounded = {
+        name: np.array(np.broadcast_to(rounding(magnitudes[name], length, dtype), array.shape))
+        for name, array in answers.items()
+    }
+    yield rounded
 
     def flat(given: Step) -> Array:
         return np.concatenate([array.ravel() for array in expected(given, query).values()])
 
-    spread = np.split(
-        conditioning(flat, step, dtype, draws=draws), np.cumsum([array.size for array in answers.values()])[:-1]
-    )
-    return {
-        name: np.asarray(rounding(magnitudes[name], length, dtype) + part.reshape(answers[name].shape))
-        for (name, part) in zip(answers, spread, strict=True)
-    }
+    ends = np.cumsum([array.size for array in answers.values()])[:-1]
+    for spread in widening_conditioning(flat, step, dtype, draws=draws):
+        parts = np.split(spread, ends)
+        yield {
+            name: bound + part.reshape(bound.shape) for (name, bound), part in zip(rounded.items(), parts, strict=True)
+        }
 
 
 def _magnitudes(step: Step, query: Query) -> dict[str, Any]:

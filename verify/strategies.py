@@ -5,6 +5,7 @@ network and batch; the numbers in the arrays come from a generator whose seed is
 """
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ STATES = ("fresh", "ordinary", "adversarial")
 seeds = st.integers(0, 2**32 - 1)
 
 
+@cache
 def networks(max_depth: int = 4, max_width: int = 17) -> st.SearchStrategy[Network]:
     """Return networks of every activation and loss, with and without bias; a depth is a number of linear layers."""
     widths = st.integers(1, max_width)
@@ -43,11 +45,13 @@ def networks(max_depth: int = 4, max_width: int = 17) -> st.SearchStrategy[Netwo
     )
 
 
+@cache
 def powers_of_ten(low: float, high: float) -> st.SearchStrategy[float]:
     """Return numbers from 10^low to 10^high, even in the exponent."""
     return st.floats(low, high).map(lambda exponent: float(10**exponent))
 
 
+@cache
 def adams() -> st.SearchStrategy[Adam]:
     """Return Adam's settings: β1 in [0, 0.999], β2 in [0, 0.9999], ε in [1e-12, 0.1]."""
     return st.builds(

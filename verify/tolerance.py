@@ -16,7 +16,8 @@ A result may differ from the oracle's for three honest reasons.
 A bound is the sum of the three, times `SAFETY`.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -99,13 +100,38 @@ def conditioning(
     array like the answer's
         The largest change of each number, times `SAFETY`.
     """
+    (last,) = deque(widening_conditioning(answer, step, dtype, seed=seed, draws=draws), maxlen=1)
+    return last
+
+
+def widening_conditioning(
+    answer: Callable[[Step], Array],
+    step: Step,
+    dtype: npt.DTypeLike = np.float64,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Iterator[Array]:
+    """Yield what `conditioning` returns for one draw, for two, and so on to `draws`: it never shrinks.
+
+    What lies within an early one lies within the last, so the rest need not be computed.
+
+    Parameters
+    ----------
+    answer, step, dtype, seed, draws
+        As for `conditioning`.
+
+    Yields
+    ------
+    array like the answer's
+    """
     generator = np.random.default_rng(seed)
     base, size = np.asarray(answer(step)), unit_roundoff(dtype)
-    moved = []
+    moved = np.zeros_like(base)
     for _ in range(draws):
         with usual_rounding(size, generator):
-            moved.append(np.abs(np.asarray(answer(perturbed(step, size, generator))) - base))
-    return SAFETY * np.max(moved, axis=0)  # type: ignore[no-any-return]
+            moved = np.maximum(moved, np.abs(np.asarray(answer(perturbed(step, size, generator))) - base))
+        yield SAFETY * moved
 
 
 def score_magnitude(

@@ -1,5 +1,6 @@
 """Bounds are remembered, and only for the very same call."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from adamshap.reference import Adam, AdamState, Batch, Network, Step
 from adamshap.verify import oracle
 from adamshap.verify.implementation import Query
+from adamshap.verify.tolerance import DRAWS
 
 QUERY = Query("scores", {"slope": "secant", "gradient": "start"})
 
@@ -72,3 +74,26 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for eps in (1e-3, 1e-4, 1e-5, 1e-6):
         oracle.bounds(replace(STEP, adam=Adam(eps=eps)), QUERY, np.float64)
     assert len(oracle._remembered) == 2
+
+
+def test_bounds_widen_with_every_draw_up_to_the_whole() -> None:
+    wanted, widening = oracle.expected_and_bounds(STEP, QUERY, np.float64)
+    found = [bound["values"] for bound in widening]
+    assert len(found) == DRAWS + 1
+    assert all(np.all(later >= earlier) for earlier, later in itertools.pairwise(found))
+    assert np.all(found[-1] > found[0])
+    np.testing.assert_array_equal(found[-1], oracle.bounds(STEP, QUERY, np.float64)["values"])
+    np.testing.assert_array_equal(wanted["values"], oracle.expected(STEP, QUERY)["values"])
+
+
+def test_what_the_candidate_writes_to_its_step_afterwards_does_not_show() -> None:
+    params = {name: p.copy() for name, p in STEP.params.items()}
+    own = replace(STEP, params=params, adam=Adam(eps=1e-7))
+    before = oracle.bounds(own, QUERY, np.float64, draws=3)["values"]
+    _, widening = oracle.expected_and_bounds(own, QUERY, np.float64)
+    next(widening)
+    for array in params.values():
+        array[...] = 0.0
+    assert not any(array.any() for array in own.params.values())
+    *_, last = itertools.islice(widening, 3)
+    np.testing.assert_array_equal(last["values"], before)
