@@ -173,3 +173,18 @@ def test_features_are_rescaled_alike_in_training_and_validation() -> None:
 def test_json_has_null_where_nothing_is_defined() -> None:
     (table,) = page._columns([{"seed": 0, "pearson": float("nan")}, {"seed": 1, "pearson": 0.5}])
     assert table == {"columns": ["seed", "pearson"], "rows": [[0, None], [1, 0.5]]}
+
+
+def test_pruning_within_classes_takes_the_lowest_of_each() -> None:
+    totals = np.array([5.0, 1.0, 3.0, 2.0, -9.0, -7.0, -8.0, -6.0])
+    classes = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    ranks = downstream.rank_within(totals, classes)
+    assert_array_equal(np.sort(np.argsort(ranks)[:4]), [1, 3, 4, 6])
+    assert_array_equal(ranks[:4], [0.875, 0.125, 0.625, 0.375])
+
+
+def test_variance_between_classes_is_all_where_classes_are_constant_and_none_where_their_means_agree() -> None:
+    means, between = downstream.by_class(np.array([1.0, 1.0, 4.0]), np.array([0, 0, 2]), 4)
+    assert_array_equal(means, [1.0, 0.0, 4.0, 0.0])
+    assert close(between, 1)
+    assert close(downstream.by_class(np.array([1.0, 3.0, 0.0, 4.0]), np.array([0, 0, 1, 1]), 2)[1], 0)

@@ -6,6 +6,11 @@ Why one score finds flipped labels better than another is taken apart in two way
 on, and up to k. Second, a step's scores are a pattern over its samples times a size; over a run, sizes are weights of
 the steps. The patterns of one score are combined with the step sizes (root mean square over the batch) of the other:
 if the order of the AUCs follows the sizes, the scores differ by how they weigh the steps, not by how they see samples.
+
+Why pruning by totals costs accuracy is looked for in the classes. A sample moves the outputs towards its class, which
+helps where the class is commoner among the validation samples than the network takes it to be. So a class's mean total
+is correlated with its share of the validation samples less that of the training labels; how much of the totals'
+variance lies between classes says how much this matters; and pruning within each class by itself leaves it out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +22,7 @@ import numpy as np
 from adamshap.reference.problem import Adam, Array, Batch, Network
 from adamshap.verify.claims import data, plots
 from adamshap.verify.claims.section import Section, Table
-from adamshap.verify.claims.statistics import Record, auc, distinct, select, spread
+from adamshap.verify.claims.statistics import Record, auc, distinct, pearson, select, spread
 from adamshap.verify.claims.stepping import (
     FROZEN,
     LINEARIZED,
@@ -41,6 +46,7 @@ TITLE = "Downstream: flipped labels, pruning, sources"
 CLAIM = "Adam-aware scores find harmful and helpful samples better than SGD's formula."
 SCORES: tuple[Estimator, ...] = (SGD, FROZEN, LINEARIZED, SECANT, RANDOM_ORDER)
 RANDOM = "random"
+WITHIN = ", within classes"
 STEP_CHOICES = ("all steps", "each step's size taken out")
 
 
@@ -180,8 +186,11 @@ def _pruning(settings: Settings, seed: int) -> list[Record]:
     _, labels = flip(task.train.y, task.outputs, settings.flipped, seed)
     train = Batch(task.train.x, labels)
     run = _trace(net, train, task.valid, settings, seed, settings.epochs)
-    orders = {name: np.argsort(run.total(name)) for name in run.scores}
-    orders[RANDOM] = np.random.default_rng(seed).permutation(train.n)
+    totals = {name: run.total(name) for name in run.scores}
+    totals[RANDOM] = np.random.default_rng(seed).random(train.n)
+    orders = {name: np.argsort(total) for name, total in totals.items()}
+    for name in (label(SGD), label(RANDOM_ORDER), RANDOM):
+        orders[name + WITHIN] = np.argsort(rank_within(totals[name], labels))
 
     def retrained(kept: Array) -> float:
         """Return the mean test accuracy of fresh runs on the samples `kept`."""
@@ -200,12 +209,47 @@ def _pruning(settings: Settings, seed: int) -> list[Record]:
 
     common = {"part": "pruning", "task": settings.prune_task, "seed": seed}
     untouched = retrained(np.arange(train.n))
-    records: list[Record] = [{**common, "estimator": name, "share": 0.0, "accuracy": untouched} for name in orders]
+    records: list[Record] = [
+        {**common, "estimator": name, "share": 0.0, "accuracy": untouched, "smallest": 1.0} for name in orders
+    ]
     for share in settings.shares:
         for name, order in orders.items():
             kept = order[round(share * train.n) :]
-            records.append({**common, "estimator": name, "share": share, "accuracy": retrained(kept)})
+            left = np.bincount(labels[kept], minlength=task.outputs) / np.bincount(labels, minlength=task.outputs)
+            records.append(
+                {
+                    **common,
+                    "estimator": name,
+                    "share": share,
+                    "accuracy": retrained(kept),
+                    "smallest": float(left.min()),
+                }
+            )
+    wanted = np.bincount(task.valid.y, minlength=task.outputs) / task.valid.n
+    for name in run.scores:
+        means, between = by_class(totals[name], labels, task.outputs)
+        lacking = wanted - np.bincount(labels, minlength=task.outputs) / train.n
+        records.append(
+            common | {"part": "classes", "estimator": name, "pearson": pearson(means, lacking), "between": between}
+        )
     return records
+
+
+def rank_within(totals: Array, classes: Array) -> Array:
+    """Return each sample's rank within its class, from 0 to 1: the lowest share of all is the lowest of each class."""
+    ranks = np.empty(len(totals))
+    for one in np.unique(classes):
+        own = np.flatnonzero(classes == one)
+        ranks[own[np.argsort(totals[own])]] = (np.arange(len(own)) + 0.5) / len(own)
+    return ranks
+
+
+def by_class(totals: Array, classes: Array, count: int) -> tuple[Array, float]:
+    """Return the mean total of each of `count` classes, and the share of the totals' variance between classes."""
+    sizes = np.bincount(classes, minlength=count)
+    means = np.bincount(classes, totals, minlength=count) / np.maximum(sizes, 1)
+    between = (sizes * (means - totals.mean()) ** 2).sum() / len(totals)
+    return means, float(between / totals.var())
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
@@ -239,15 +283,18 @@ def _sources(name: str, settings: Settings, seed: int) -> list[Record]:
 
 def section(settings: Settings, records: Sequence[Record]) -> Section:
     """Return what the page says of the records."""
-    flips, pruning, sources = (select(records, part=part) for part in ("flips", "pruning", "sources"))
+    flips, pruning, classes, sources = (
+        select(records, part=part) for part in ("flips", "pruning", "classes", "sources")
+    )
     tables = [_flip_table(flips)]
     tables += [_cut_table(select(flips, task=task), task) for task in distinct(flips, "task")]
-    tables += [_weight_table(flips), _prune_table(pruning), _source_table(sources)]
+    tables += [_weight_table(flips), _prune_table(pruning), _kept_table(pruning), _class_table(classes)]
+    tables += [_source_table(sources)]
     figures = [
         ("flips", "AUC for flipped labels from the steps from k on (left), and up to k (right).", _flip_plot(flips)),
         ("pruning", "Test accuracy after training anew without the lowest-scored samples.", _prune_plot(pruning)),
     ]
-    return Section(NAME, TITLE, CLAIM, _findings(flips, pruning, sources), tables, figures)
+    return Section(NAME, TITLE, CLAIM, _findings(flips, pruning, classes, sources), tables, figures)
 
 
 def _title(task: str) -> str:
@@ -307,16 +354,46 @@ def _weight_table(flips: Sequence[Record]) -> Table:
 
 
 def _prune_table(pruning: Sequence[Record]) -> Table:
+    return _by_share(
+        pruning,
+        "accuracy",
+        "Test accuracy after training anew without the lowest-scored share, of all samples or within each class (10 %"
+        " of the labels are flipped).",
+    )
+
+
+def _kept_table(pruning: Sequence[Record]) -> Table:
+    return _by_share(pruning, "smallest", "Which share is left of the class of which least is left.")
+
+
+def _by_share(pruning: Sequence[Record], what: str, title: str) -> Table:
     shares = distinct(pruning, "share")
     return Table(
-        "Test accuracy after training anew without the lowest-scored share (10 % of the labels are flipped).",
+        title,
         ["score", *(f"{share:.0%} pruned" for share in shares)],
+        [
+            [_quoted(name), *(str(spread(r[what] for r in select(pruning, estimator=name, share=s))) for s in shares)]
+            for name in distinct(pruning, "estimator")
+        ],
+    )
+
+
+def _quoted(name: str) -> str:
+    score, comma, where = name.partition(",")
+    return f"`{score}`{comma}{where}"
+
+
+def _class_table(classes: Sequence[Record]) -> Table:
+    return Table(
+        "Totals by class: Pearson R of a class's mean total with its share of the validation samples less that of the"
+        " training labels, and the share of the totals' variance that lies between classes.",
+        ["score", "R", "between classes"],
         [
             [
                 f"`{name}`",
-                *(str(spread(r["accuracy"] for r in select(pruning, estimator=name, share=s))) for s in shares),
+                *(str(spread(r[key] for r in select(classes, estimator=name))) for key in ("pearson", "between")),
             ]
-            for name in distinct(pruning, "estimator")
+            for name in distinct(classes, "estimator")
         ],
     )
 
@@ -376,7 +453,9 @@ def _prune_plot(pruning: Sequence[Record]) -> "Figure":
     return figure
 
 
-def _findings(flips: Sequence[Record], pruning: Sequence[Record], sources: Sequence[Record]) -> list[str]:
+def _findings(
+    flips: Sequence[Record], pruning: Sequence[Record], classes: Sequence[Record], sources: Sequence[Record]
+) -> list[str]:
     sgd, own = label(SGD), label(RANDOM_ORDER)
     lines = []
     for task in distinct(flips, "task"):
@@ -398,9 +477,16 @@ def _findings(flips: Sequence[Record], pruning: Sequence[Record], sources: Seque
     }
     lines.append(
         f"Test accuracy with {half:.0%} pruned: "
-        + ", ".join(f"`{name}` {value}" for name, value in best.items())
+        + ", ".join(f"{_quoted(name)} {value}" for name, value in best.items())
         + f"; nothing pruned: {spread(r['accuracy'] for r in select(pruning, share=0.0))}."
     )
+    for name in (sgd, own):
+        chosen = select(classes, estimator=name)
+        lines.append(
+            f"Of the variance of `{name}`'s totals, {spread(r['between'] for r in chosen)} lies between classes; a"
+            " class's mean total and how much commoner it is among the validation samples than among the training"
+            f" labels have R {spread(r['pearson'] for r in chosen)}."
+        )
     for task in distinct(sources, "task"):
         pair = [str(spread(r["auc"] for r in select(sources, task=task, estimator=name))) for name in (sgd, own)]
         lines.append(f"Source, {_title(task)}: AUC {pair[0]} by SGD's formula, {pair[1]} by `{own}`.")
