@@ -1,7 +1,7 @@
 """JAX: per-sample gradients by ``vmap(grad)``, with the state of ``optax.adamw``.
 
-Short rather than lean: every per-sample gradient is formed. μ, k, κ and q come from optax's own ``mu``, ``nu`` and
-``count``.
+Short rather than lean: every per-sample gradient is formed, as one long vector. μ, k, κ and q come from optax's own
+``mu``, ``nu`` and ``count``.
 
     adamshap verify adamshap.verify.candidates.jax_vmap
 
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
-from adamshap.reference.problem import AdamState, Array, Network, Step
+from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Step
 
 Tree = dict[str, Any]
 
@@ -44,43 +45,45 @@ def _loss(net: Network, params: Tree, x: Any, y: Any) -> Any:
 
 
 @partial(jax.jit, static_argnums=0)
-def _each_gradient(net: Network, params: Tree, x: Any, y: Any) -> Tree:
-    return jax.vmap(jax.grad(partial(_loss, net)), in_axes=(None, 0, 0))(params, x, y)
+def _each_gradient(net: Network, params: Tree, x: Any, y: Any) -> Any:
+    """∇ℓ of each sample, a row each."""
+    gradients = jax.vmap(jax.grad(partial(_loss, net)), in_axes=(None, 0, 0))(params, x, y)
+    return jax.vmap(lambda gradient: ravel_pytree(gradient)[0])(gradients)
 
 
-def _tree(arrays: dict[str, Array]) -> Tree:
-    return {name: jnp.asarray(np.array(array)) for name, array in arrays.items()}
+def _flat(arrays: dict[str, Array]) -> Array:
+    """In the order of ``ravel_pytree``."""
+    return np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
 
 
-def _gradients(step: Step, params: Tree, batch: Any) -> Tree:
-    """∇ℓ of each sample of the batch, with a leading axis."""
-    return _each_gradient(step.net, params, jnp.asarray(np.array(batch.x)), jnp.asarray(np.array(batch.y)))
-
-
-def _contributions(step: Step) -> Tree:
-    weight = 1 / step.n if step.reduction == "mean" else 1.0
-    return {name: weight * x for name, x in _gradients(step, _tree(step.params), step.train).items()}
+def _gradients(step: Step, params: Tree, batch: Batch) -> Array:
+    """∇ℓ of each sample of the batch: compiled once for both batches, the shorter one with its first row repeated."""
+    index = np.append(np.arange(batch.n), np.zeros(max(step.n, step.n_val) - batch.n, int))
+    return np.asarray(_each_gradient(step.net, params, batch.x[index], batch.y[index]))[: batch.n]
 
 
 def update(step: Step) -> tuple[dict[str, Array], AdamState]:
     """Take the step with ``optax.adamw``."""
     with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
-        adam, params = step.adam, _tree(step.params)
-        optimizer = optax.adamw(
-            adam.lr, *adam.betas, eps=adam.eps, eps_root=adam.eps_root, weight_decay=adam.weight_decay
-        )
-        inner = optax.ScaleByAdamState(jnp.asarray(step.state.step), _tree(step.state.m), _tree(step.state.v))
-        state = (inner, *optimizer.init(params)[1:])
-        g = {name: x.sum(axis=0) for name, x in _contributions(step).items()}
-        updates, (after, *_) = optimizer.update(g, state, params)
-        new = optax.apply_updates(params, updates)
-        arrays = ({name: np.asarray(a) for name, a in tree.items()} for tree in (new, after.mu, after.nu))
-        theta, m, v = arrays
-        return theta, AdamState(int(after.count), m, v)
+        inner = optax.ScaleByAdamState(np.int32(step.state.step), step.state.m, step.state.v)
+        train = step.train.x, step.train.y
+        new, after = jax.device_get(_adamw(step.net, step.adam, step.params, inner, train, _weight(step)))
+        # What the device hands out may be its own memory.
+        params, m, v = ({name: a.copy() for name, a in tree.items()} for tree in (new, after.mu, after.nu))
+        return params, AdamState(int(after.count), m, v)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _adamw(net: Network, adam: Adam, params: Tree, inner: Any, train: Any, weight: Any) -> Any:
+    optimizer = optax.adamw(adam.lr, *adam.betas, eps=adam.eps, eps_root=adam.eps_root, weight_decay=adam.weight_decay)
+    state = (inner, *optimizer.init(params)[1:])
+    g = ravel_pytree(params)[1](weight * _each_gradient(net, params, *train).sum(axis=0))
+    updates, (after, *_) = optimizer.update(g, state, params)
+    return optax.apply_updates(params, updates), after
 
 
 class _Adam(NamedTuple):
-    """What A(g) of one parameter needs beside g."""
+    """What A(g) needs beside g; μ and κ are vectors, as g is."""
 
     mu: Any
     k: Any
@@ -90,9 +93,10 @@ class _Adam(NamedTuple):
     eps: Any
 
 
-def _adam(step: Step, m: Any, v: Any) -> _Adam:
+def _adam(step: Step) -> _Adam:
     (beta1, beta2), t = step.adam.betas, step.state.step + 1
     c1, c2 = 1 - beta1**t, 1 - beta2**t
+    m, v = (_flat(tree) for tree in (step.state.m, step.state.v))
     kappa = beta2 * v / c2 + step.adam.eps_root
     return _Adam(beta1 * m / c1, (1 - beta1) / c1, kappa, (1 - beta2) / c2, step.adam.lr, step.adam.eps)
 
@@ -101,19 +105,11 @@ def _root(c: _Adam, g: Any) -> Any:
     return jnp.hypot(jnp.sqrt(c.kappa), jnp.sqrt(c.q) * g)
 
 
-@jax.jit
 def _update_map(c: _Adam, g: Any) -> Any:
     """A(g)."""
     return c.lr * (c.mu + c.k * g) / (_root(c, g) + c.eps)
 
 
-@jax.jit
-def _frozen(c: _Adam, g: Any) -> Any:
-    """η k / D(g)."""
-    return c.lr * c.k / (_root(c, g) + c.eps)
-
-
-@jax.jit
 def _divided_difference(c: _Adam, a: Any, b: Any) -> Any:
     """A[a, b]."""
     r_a, r_b = _root(c, a), _root(c, b)
@@ -123,6 +119,34 @@ def _divided_difference(c: _Adam, a: Any, b: Any) -> Any:
     gap = jnp.where(product > 0, positive, r_a * r_b - product)
     numerator = c.k * (c.eps + (c.kappa + gap) / total) - c.mu * c.q * ((a + b) / total)
     return c.lr * numerator / (r_a + c.eps) / (r_b + c.eps)
+
+
+def _random_order(c: _Adam, g: Any, x: Any, nodes: tuple[int, int]) -> Any:
+    """E[A'(Y)], over all nodes (τ, h > 0) at once."""
+    n = len(x)
+    sigma = jnp.sqrt(n / (n - 1) * ((x - g / n) ** 2).sum(axis=0))
+    path, path_weights = np.polynomial.legendre.leggauss(nodes[0])
+    normal, normal_weights = np.polynomial.hermite_e.hermegauss(nodes[1])
+    tau, h = (grid.reshape(-1, 1).astype(g.dtype) for grid in np.meshgrid((path + 1) / 2, normal[normal > 1e-9]))
+    w, a = (grid.ravel() for grid in np.meshgrid(path_weights / 2, normal_weights[normal > 1e-9]))
+    weight = (w * 2 * a / np.sqrt(2 * np.pi) * h.ravel() ** 2).astype(g.dtype)
+    spread = h * np.sqrt(tau * (1 - tau)) * sigma
+    return weight @ _divided_difference(c, tau * g + spread, tau * g - spread)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _slope_and_midway(c: _Adam, x: Any, slope: str, nodes: tuple[int, int]) -> tuple[Any, Any]:
+    """Return S, and half of A(0) + A(g)."""
+    g = x.sum(axis=0)
+    zero = jnp.zeros_like(g)
+    midway = (_update_map(c, zero) + _update_map(c, g)) / 2
+    if slope == "sgd":
+        return zero + c.lr, midway
+    if slope in ("frozen", "linearized"):  # η k / D
+        return c.lr * c.k / (_root(c, g if slope == "frozen" else zero) + c.eps), midway
+    if slope == "random_order" and len(x) > 1:
+        return _random_order(c, g, x, nodes), midway
+    return _divided_difference(c, g, g if slope == "tangent" else zero), midway
 
 
 def scores(
@@ -142,38 +166,15 @@ def scores(
     if gradient == "path":
         raise NotImplementedError("gradient 'path'")
     with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
-        x, at, m, v = _contributions(step), _tree(step.params), _tree(step.state.m), _tree(step.state.v)
-        slopes: Tree = {}
-        for name, x_i in x.items():
-            c = _adam(step, m[name], v[name])
-            g = x_i.sum(axis=0)
-            zero = jnp.zeros_like(g)
-            if slope == "sgd":
-                slopes[name] = zero + step.adam.lr
-            elif slope in ("frozen", "linearized"):
-                slopes[name] = _frozen(c, g if slope == "frozen" else zero)
-            elif slope == "random_order" and step.n > 1:
-                slopes[name] = _random_order(c, g, x_i, nodes)
-            else:
-                slopes[name] = _divided_difference(c, g, g if slope == "tangent" else zero)
-            if gradient == "midpoint":
-                decayed = at[name] * (1 - step.adam.lr * step.adam.weight_decay)
-                at[name] = decayed - (_update_map(c, zero) + _update_map(c, g)) / 2
-        gamma = _gradients(step, at, step.valid)
-        total = sum(x[name].reshape(step.n, -1) @ (gamma[name] * slopes[name]).reshape(step.n_val, -1).T for name in x)
-        return np.asarray(total if per_validation else total.mean(axis=1))
+        x = _weight(step) * _gradients(step, step.params, step.train)
+        S, midway = (np.asarray(a) for a in _slope_and_midway(_adam(step), x, slope, tuple(nodes)))
+        at = step.params
+        if gradient == "midpoint":
+            kept = 1 - step.adam.lr * step.adam.weight_decay
+            at = ravel_pytree(at)[1](_flat(at) * kept - midway)
+        total: Array = x @ (_gradients(step, at, step.valid) * S).T
+        return total if per_validation else total.mean(axis=1)
 
 
-@partial(jax.jit, static_argnums=3)
-def _random_order(c: _Adam, g: Any, x: Any, nodes: tuple[int, int]) -> Any:
-    n = len(x)
-    sigma = jnp.sqrt(n / (n - 1) * ((x - g / n) ** 2).sum(axis=0))
-    path, path_weights = np.polynomial.legendre.leggauss(nodes[0])
-    normal, normal_weights = np.polynomial.hermite_e.hermegauss(nodes[1])
-    result = jnp.zeros_like(g)
-    for tau, w in zip((path + 1) / 2, path_weights / 2, strict=True):
-        for h, a in zip(normal, normal_weights / np.sqrt(2 * np.pi), strict=True):
-            if h > 1e-9:
-                spread = h * np.sqrt(tau * (1 - tau)) * sigma
-                result = result + float(w * 2 * a * h * h) * _divided_difference(c, tau * g + spread, tau * g - spread)
-    return result
+def _weight(step: Step) -> float:
+    return 1 / step.n if step.reduction == "mean" else 1.0
