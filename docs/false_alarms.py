@@ -6,7 +6,8 @@
 
 An alarm on a right implementation is a defect of the kit's tolerance. Each seed draws new cases for every property.
 What was found is added to the file after every seed, and seeds that it holds are not tried again; a file made by other
-code is refused. Exit code 1 where there is an alarm.
+code is refused. An error is measured against as much of its bound as shows that it is within half of it, so shares
+below a half are upper limits. Exit code 1 where there is an alarm.
 """
 
 import argparse
@@ -22,57 +23,73 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from adamshap import gpu, reference, verify
+from adamshap import gpu
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import load
 from adamshap.verify.properties import PROPERTIES
-from adamshap.verify.receipt import source_hash
 from adamshap.verify.reproduction import snippet
 
 TARGETS = ("engine", "adamshap.verify.candidates.torch_ghost")
 DTYPES = ("float64", "float32")
-Job = tuple[str, str, int]
+Job = tuple[int, tuple[tuple[str, str], ...]]
+"""A seed, and the targets and dtypes that it is still to be tried with: in one process, which draws its cases once."""
 
 
-def try_seed(target: str, dtype: str, seed: int, only: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return what became of each property on the cases of one seed."""
+def try_seed(job: Job, only: tuple[str, ...]) -> list[list[dict[str, Any]]]:
+    """Return, for each target and dtype, what became of each property on the cases of one seed."""
+    seed, pairs = job
     chosen = [one for one in PROPERTIES if not only or one.name in only]
     return [
-        {
-            "property": outcome.property.name,
-            "status": outcome.status,
-            "cases": outcome.examples,
-            "share": outcome.share,
-            "sentence": outcome.finding.sentence if outcome.finding else "",
-            "reproduce": snippet(outcome.finding.case, target) if outcome.finding else "",
-        }
-        # A hang is not what is looked for, and a first call may compile.
-        for outcome in check(load(target), chosen, dtype=dtype, seed=seed, timeout=None)
+        [
+            {
+                "property": outcome.property.name,
+                "status": outcome.status,
+                "cases": outcome.examples,
+                "share": outcome.share,
+                "sentence": outcome.finding.sentence if outcome.finding else "",
+                "reproduce": snippet(outcome.finding.case, target) if outcome.finding else "",
+            }
+            # A hang is not what is looked for, and a first call may compile.
+            for outcome in check(load(target), chosen, dtype=dtype, seed=seed, timeout=None)
+        ]
+        for target, dtype in pairs
     ]
 
 
-def add(record: dict[str, Any], job: Job, outcomes: list[dict[str, Any]]) -> None:
+def add(record: dict[str, Any], job: Job, found: list[list[dict[str, Any]]]) -> None:
     """Add one seed's outcomes to the record."""
-    target, dtype, seed = job
-    run = record["runs"].setdefault(f"{target} {dtype}", {"seeds": [], "properties": {}, "alarms": []})
-    run["seeds"].append(seed)
-    for one in outcomes:
-        if one["status"] in ("not offered", "not supported"):
-            continue
-        entry = run["properties"].setdefault(one["property"], {"cases": 0, "largest_share": 0.0, "seed": seed})
-        entry["cases"] += one["cases"]
-        if one["share"] > entry["largest_share"]:
-            entry["largest_share"], entry["seed"] = one["share"], seed
-        if one["status"] == "failed":
-            run["alarms"].append({"seed": seed, **{k: one[k] for k in ("property", "sentence", "reproduce")}})
+    seed, pairs = job
+    for (target, dtype), outcomes in zip(pairs, found, strict=True):
+        run = record["runs"].setdefault(f"{target} {dtype}", {"seeds": [], "properties": {}, "alarms": []})
+        run["seeds"].append(seed)
+        for one in outcomes:
+            if one["status"] in ("not offered", "not supported"):
+                continue
+            entry = run["properties"].setdefault(one["property"], {"cases": 0, "largest_share": 0.0, "seed": seed})
+            entry["cases"] += one["cases"]
+            if one["share"] > entry["largest_share"]:
+                entry["largest_share"], entry["seed"] = one["share"], seed
+            if one["status"] == "failed":
+                run["alarms"].append({"seed": seed, **{k: one[k] for k in ("property", "sentence", "reproduce")}})
 
 
-def read(file: Path, source: str, only: tuple[str, ...]) -> dict[str, Any]:
+def source() -> str:
+    """Return a hash of the project's code that is loaded, and of all of the engine, which loads some when it runs."""
+    loaded = {
+        Path(module.__file__)
+        for name, module in sys.modules.items()
+        if name.startswith("adamshap.") and module.__file__
+    }
+    files = loaded | set(Path(gpu.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
+def read(file: Path, code: str, only: tuple[str, ...]) -> dict[str, Any]:
     """Return the record of earlier seeds, an empty one where there is no file."""
     if not file.exists():
-        return {"source": source, "only": list(only), "runs": {}}
+        return {"source": code, "only": list(only), "runs": {}}
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if (record["source"], record["only"]) != (source, list(only)):
+    if (record["source"], record["only"]) != (code, list(only)):
         sys.exit(f"{file}: got a record of other code or other properties; needs --file with a new name")
     return record
 
@@ -86,9 +103,14 @@ def write(file: Path, record: dict[str, Any]) -> None:
 
 def jobs(record: dict[str, Any], targets: list[str], dtypes: tuple[str, ...], seeds: int) -> Iterator[Job]:
     """Yield what is not in the record yet, seed by seed."""
-    for seed, target, dtype in itertools.product(range(seeds), targets, dtypes):
-        if seed not in record["runs"].get(f"{target} {dtype}", {"seeds": []})["seeds"]:
-            yield target, dtype, seed
+    for seed in range(seeds):
+        pairs = tuple(
+            (target, dtype)
+            for target, dtype in itertools.product(targets, dtypes)
+            if seed not in record["runs"].get(f"{target} {dtype}", {"seeds": []})["seeds"]
+        )
+        if pairs:
+            yield seed, pairs
 
 
 def show(record: dict[str, Any]) -> bool:
@@ -118,17 +140,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no seed after this many")
     parser.add_argument("--processes", type=int, default=1, help="how many seeds at a time")
     given = parser.parse_args()
-    folders = (Path(module.__file__).parent for module in (reference, gpu, verify))
-    source = hashlib.sha256("".join(map(source_hash, folders)).encode()).hexdigest()
     only = tuple(given.only)
-    record = read(given.file, source, only)
+    for target in given.targets:
+        load(target)
+    record = read(given.file, source(), only)
     waiting = jobs(record, given.targets, tuple(given.dtype or DTYPES), given.seeds)
     end = time.monotonic() + 60 * given.minutes
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         running: dict[Any, Job] = {}
         while True:
             while len(running) < given.processes and time.monotonic() < end and (job := next(waiting, None)):
-                running[pool.submit(try_seed, *job, only)] = job
+                running[pool.submit(try_seed, job, only)] = job
             if not running:
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
