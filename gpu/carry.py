@@ -8,8 +8,7 @@ what is lost at the window's end, is derived in docs/engine.md.
 =========  ======================  ====================================================================
 method 6   name                    meaning
 =========  ======================  ====================================================================
-Γ          ``gamma``               validation gradient on the walked step
-S, M       ``slope``, ``share``    the two parts of Adam's map; they become Γ ⊙ S and O = Γ ⊙ M
+Γ          ``judge``               validation gradient on the walked step, as the trace that it is made of
 K          ``Block.owed``          Σ_{u in the block} β1^{u−first} O_u, a running sum
 =========  ======================  ====================================================================
 """
@@ -24,15 +23,18 @@ import numpy as np
 
 from adamshap.gpu.arrays import Space
 from adamshap.gpu.ghost import contract
-from adamshap.gpu.layers import Trace, Workshop, gradients, new_trace, row_losses, run_rows
-from adamshap.gpu.rules import path_nodes, rates_of
-from adamshap.gpu.splits import SPLIT_SLOPES, split_update
+from adamshap.gpu.kernels import split_for
+from adamshap.gpu.layers import Trace, Workshop, new_trace, row_losses, weights_of, with_gradients
+from adamshap.gpu.rules import SPLIT_SLOPES, Rates, SplitRule, path_nodes, rates_of, split_rule_of
 from adamshap.gpu.step import (
     Arrays,
     First,
     Judged,
     Question,
     State,
+    advice,
+    along_segment,
+    as_matrix,
     first_pass,
     like,
     refuse_zero_denominator,
@@ -127,7 +129,7 @@ def attribute_carrying(
                 if bad is not None:
                     # What past samples are owed by now cannot be told: the scores are those paid before the step.
                     carrier.totals = paid
-                    raise Diverged(number + 1, len(order), *bad, run(number), f"a smaller lr than {config.adam.lr}")
+                    raise Diverged(number + 1, len(order), *bad, run(number), advice(config.adam, space))
                 if on_step is not None:
                     on_step(Progress(number + 1, len(order), epoch, *losses))
             sgd_totals[where] += sgd
@@ -230,35 +232,35 @@ class Carrier:
         first = first_pass(shop, state, batch, weight, 1 / batch.n_val, whole, True, spread_wanted, question.variance)
         at_rest = question.slope in ("linearized", "secant") or batch.n == 1
         refuse_zero_denominator(shop, config.adam, state, None if at_rest else first.g)
-        trace, start = _both(first)
-        slope, share, gamma = (like(shop, name) for name in ("slope", "share", "validation gradient"))
-        split_update(
-            shop, rates, question.slope, question.nodes, batch.n, first.g, state.m, state.v, first.norms, slope, share
-        )
+        trace, start = cast(Trace, first.trace), cast(Trace, first.start)  # of a batch that is run as a whole
         take_step(shop, rates, state, first.g, new)
         scorer = scorer_of(shop, Question("sgd", "start"), batch.n, start, rates.lr)
         sgd = score_rows(shop, state, batch, weight, whole, trace, [scorer], 1)[0][0]
-        walked_gradient(shop, question, state, new, batch, start, gamma)
-        for key, factor in gamma.items():
-            slope[key] *= factor
-            share[key] *= factor
         row = self.log[number]
         row[0], row[1] = first.train_loss, start.losses.mean(dtype="float64")
-        row[2] = (1 - rates.shrink) * _dot(gamma, state.theta) if rates.shrink < 1 else 0.0
-        row[3], row[4] = _dot(slope, first.g), _dot(share, state.m)
+        judge = start  # whose trace may end here
+        if question.gradient != "start":
+            nodes = ((0.5, 1.0),) if question.gradient == "midpoint" else path_nodes(question.nodes[0])
+            judge = along_segment(shop, (state.theta, new.theta), nodes, batch, 1 / batch.n_val)
+        owed, grow, less = None, 0.0, 0.0
         if beta1 > 0:
-            if self.loses:
-                self.truncated += self.exposed * xp.sqrt(_dot(share, share))
-                self.exposed *= beta1
             block = self._current(number)
-            for key, sum_ in block.owed.items():
-                sum_ += share[key] * sum_.dtype.type(beta1 ** (number - block.first))
-                if self.length > 1:
-                    slope[key] -= sum_ * sum_.dtype.type((1 - beta1) * beta1 ** (block.first - number - 1))
+            owed, passed = block.owed, number - block.first
+            grow = beta1**passed
+            less = (1 - beta1) * beta1 ** (-passed - 1) if self.length > 1 else 0.0
+        rule = split_rule_of(question.slope, question.nodes, batch.n)
+        product = first.g  # which nothing needs after this pass
+        row[3], row[4], size, of_theta = charge(
+            shop, rates, rule, batch.n, first, state, judge, owed, grow, less, product
+        )
+        row[2] = (1 - rates.shrink) * of_theta
         out = xp.zeros(batch.n, shop.space.dtype)
-        contract(shop, trace, slope, out, None, question.score_dtype)
+        contract(shop, trace, product, out, None, question.score_dtype)
         self.totals[where] += out
         if beta1 > 0:
+            if self.loses:
+                self.truncated += self.exposed * xp.sqrt(size)
+                self.exposed *= beta1
             block.batches.append(Pending(number, where, _copy(trace)))
             if len(block.batches) == self.length and len(self.blocks) > self.later:
                 self._pay_oldest(number)
@@ -333,33 +335,50 @@ class Carrier:
         return xp.sqrt(total)
 
 
-def walked_gradient(
-    shop: Workshop, question: Question, state: State, new: State, batch: Judged, start: Trace, into: Arrays
-) -> None:
-    """Write Γ, the validation gradient on the segment from θ to θ⁺; `start` is the validation samples' trace at θ."""
-    if question.gradient == "start":
-        gradients(shop, start, into)
-        return
-    nodes = ((0.5, 1.0),) if question.gradient == "midpoint" else path_nodes(question.nodes[0])
-    point = like(shop, "point")
-    judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
-    for number, (tau, weight) in enumerate(nodes):
-        for key, there in point.items():
-            shop.space.xp.subtract(new.theta[key], state.theta[key], out=there)
-            there *= there.dtype.type(tau)
-            there += state.theta[key]
-        run_rows(shop, judge, point, batch.valid_y, weight / batch.n_val)
-        gradients(shop, judge, into, add=number > 0)
+FLOPS_OF_A_SPLIT = 500
+"""What the split of an element costs, as products cost them."""
 
 
-def _dot(some: Arrays, others: Arrays) -> Any:
-    """Return the dot product over all parameters, added up in double precision."""
-    return sum((a * others[key]).sum(dtype="float64") for key, a in some.items())
+def charge(
+    shop: Workshop,
+    rates: Rates,
+    rule: SplitRule,
+    n: int,
+    first: First,
+    state: State,
+    judge: Trace,
+    owed: Arrays | None,
+    grow: float,
+    less: float,
+    product: Arrays,
+) -> Any:
+    """Run the split over every parameter, with the judge's gradient for Γ; see `kernels.Split`."""
+    split, sums = split_for(shop.space), {}
+    decays = rates.shrink < 1
 
+    def use(key: str, units: slice, gamma: Any) -> None:
+        row, col, square = (None, None, None) if first.norms is None else first.norms.of(shop, key, n)
+        if row is not None:
+            row, col = (row[units], col) if key.endswith("weight") else (row, col[units])
+        given = (first.g, state.theta if decays else None, state.m, state.v)
+        sums[key, units.start] = split(
+            rates,
+            rule,
+            n,
+            *(None if a is None else as_matrix(a[key][units]) for a in given),
+            row,
+            col,
+            None if square is None else square[units],
+            as_matrix(gamma),
+            grow,
+            less,
+            None if owed is None else as_matrix(owed[key][units]),
+            as_matrix(product[key][units]),
+        )
 
-def _both(first: First) -> tuple[Trace, Trace]:
-    """Return the traces of the batch, run as a whole, and of the validation samples at θ."""
-    return cast(Trace, first.trace), cast(Trace, first.start)
+    flops = 4 * len(judge.losses) + FLOPS_OF_A_SPLIT
+    with_gradients(shop, judge, use, flops * weights_of(shop.net))
+    return sum(sums[key] for key in sorted(sums))  # in one order, whichever thread was first
 
 
 def _copy(trace: Trace) -> Trace:

@@ -16,7 +16,7 @@ import adamshap.reference as oracle
 from adamshap.gpu import carry, splits
 from adamshap.gpu.arrays import pick_space
 from adamshap.gpu.layers import Workshop
-from adamshap.gpu.rules import rates_of
+from adamshap.gpu.rules import SPLIT_SLOPES, rates_of
 from adamshap.gpu.step import Judged, Question, State
 from adamshap.reference import Adam, Batch, Network
 from adamshap.reference import carry as reference
@@ -43,7 +43,7 @@ def test_the_even_split_is_the_oracles(adam: Adam, t: int, g: float, sign: float
     given_ = [np.array([[number]]) for number in (sign * g, m, v)]
     c = coefficients(adam, t, given_[1], given_[2])
     expected = reference.even(SlopeInput(c, given_[0][None], given_[0], (4, 4)))
-    slope, inverse = splits._even(np, rates_of(adam, t), *given_)
+    slope, inverse = splits.split_even(np, rates_of(adam, t), *given_)
     parts = c.lr * (c.k / reference.denominator(c, given_[0]) + abs(c.mu * reference.excess(c, given_[0])))
     terms = reference.PANEL_NODES * 60  # of the oracle's sum
     assert_within(slope, expected.slope, rounding(parts, terms), "S")
@@ -82,7 +82,7 @@ def of_run(run: Run) -> tuple[Any, ...]:
 
 @on_each_device
 @in_each_dtype
-@given(config=run_configs(), slope=st.sampled_from(splits.SPLIT_SLOPES), gradient=st.sampled_from(GRADIENTS))
+@given(config=run_configs(), slope=st.sampled_from(SPLIT_SLOPES), gradient=st.sampled_from(GRADIENTS))
 @settings(max_examples=4)
 def test_a_run_is_the_oracles(device: Any, dtype: Any, config: RunConfig, slope: Any, gradient: Any) -> None:
     # Without sharp corners that float32 would turn another way in one run than in the other.
@@ -216,7 +216,7 @@ def test_what_has_no_meaning_is_refused(options: Any, error: Any, message: str) 
 
 
 @on_each_device
-@pytest.mark.parametrize("slope", splits.SPLIT_SLOPES)
+@pytest.mark.parametrize("slope", SPLIT_SLOPES)
 def test_a_zero_denominator_is_refused(device: Any, slope: Any) -> None:
     batch = Batch(np.zeros((4, 3)), np.array([0, 1, 0, 1]))
     config = dataclasses.replace(problem(), train=batch, adam=Adam(eps=0.0))
