@@ -354,26 +354,32 @@ def charge(
 ) -> Any:
     """Run the split over every parameter, with the judge's gradient for Γ; see `kernels.Split`."""
     split, sums = split_for(shop.space), {}
-    decays = rates.shrink < 1
 
     def use(key: str, units: slice, gamma: Any) -> None:
-        row, col, square = (None, None, None) if first.norms is None else first.norms.of(shop, key, n)
-        if row is not None:
+        def part(arrays: Arrays) -> Any:
+            return as_matrix(arrays[key][units])
+
+        row = col = square = None
+        if first.norms is not None:
+            row, col, square = first.norms.of(shop, key, n)
             row, col = (row[units], col) if key.endswith("weight") else (row, col[units])
-        given = (first.g, state.theta if decays else None, state.m, state.v)
+            square = None if square is None else square[units]
         sums[key, units.start] = split(
             rates,
             rule,
             n,
-            *(None if a is None else as_matrix(a[key][units]) for a in given),
+            part(first.g),
+            part(state.theta) if rates.shrink < 1 else None,
+            part(state.m),
+            part(state.v),
             row,
             col,
-            None if square is None else square[units],
+            square,
             as_matrix(gamma),
             grow,
             less,
-            None if owed is None else as_matrix(owed[key][units]),
-            as_matrix(product[key][units]),
+            None if owed is None else part(owed),
+            part(product),
         )
 
     flops = 4 * len(judge.losses) + FLOPS_OF_A_SPLIT

@@ -124,11 +124,22 @@ class Split(Protocol):
 
 def split_for(space: Space) -> Split:
     """Return the split for the arrays of `space`."""
-    if space.on_cuda or _host_passes().__name__.endswith("numpy"):
-        from adamshap.gpu.splits import split
-    else:
-        from adamshap.gpu.splits_numba import split
-    return cast(Split, split)
+    if space.on_cuda:
+        from adamshap.gpu import splits_cuda
+
+        return splits_cuda.split
+    return _host_split()
+
+
+@cache
+def _host_split() -> Split:
+    try:
+        from adamshap.gpu import splits_numba
+    except ImportError:
+        from adamshap.gpu import splits
+
+        return splits.split
+    return splits_numba.split
 
 
 def passes_for(space: Space) -> Passes:

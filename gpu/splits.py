@@ -15,6 +15,7 @@ N        ``excess``          (∫₀¹ dτ / D(τ g) − 1/D(g)) / g
 Written with array operations that NumPy and CuPy have alike; on the host in blocks that stay in the cache.
 """
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def split(
     product: Any,
 ) -> Any:
     """Split, weigh with Γ, add up what is owed and what it amounts to; see `kernels.Split`."""
-    xp = np if isinstance(g, np.ndarray) else _cupy()
+    xp = np if isinstance(g, np.ndarray) else import_module("cupy")
     size = len(g) if xp is not np else max(1, BLOCK // g.shape[1])
     sums = xp.zeros(4)
     for first in range(0, len(g), size):
@@ -68,12 +69,6 @@ def split(
             slope -= f(less) * sum_
         product[part] = slope
     return sums
-
-
-def _cupy() -> Any:
-    import cupy
-
-    return cupy
 
 
 def _split(xp: Any, rates: Rates, rule: SplitRule, g: Any, m: Any, v: Any, sigma: Any) -> tuple[Any, Any]:

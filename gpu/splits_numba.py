@@ -9,7 +9,7 @@ place, one element at a time. The formulas and their derivation stand in `splits
 import math
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -249,4 +249,4 @@ def _kernel(real: Any) -> Callable[..., Any]:
                     owed[i, part] = share_
                 product[i, part] = slope_
 
-    return split
+    return cast(Callable[..., Any], split)
