@@ -24,6 +24,7 @@ from adamshap.gpu.parallel import in_parts, own_threads
 from adamshap.reference.problem import Network
 
 __all__ = [
+    "CACHED",
     "Trace",
     "Workshop",
     "backward",

@@ -34,6 +34,7 @@ from adamshap.gpu.layers import (
     run_rows,
     times_gradients,
 )
+from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
 from adamshap.reference.problem import Adam, refuse
 
@@ -79,6 +80,11 @@ class State:
         """Return, by what it tells, all that a gradient or a step beyond the dtype leaves its mark on."""
         squares = {f"square of the gradient of {name!r}": v for name, v in self.v.items()}
         return squares | {f"params[{name!r}]": p for name, p in self.theta.items()}
+
+    def is_finite(self) -> bool:
+        """Whether all of `suspects` is finite; quicker than to look for what is not. Waits for a device."""
+        ends = [v.max() for v in self.v.values()] + [f() for p in self.theta.values() for f in (p.min, p.max)]
+        return all(math.isfinite(end) for end in ends)
 
 
 @dataclass(frozen=True)
@@ -448,12 +454,17 @@ def scorer_of(
     if isinstance(slope, float) and (per_validation or pairwise_is_cheaper(shop, len(judge.losses))):
 
         def by_pairs(trace: Trace, out: Any) -> None:
-            dots = pairwise(shop, trace, judge)
-            dots *= dots.dtype.type(slope)
-            if per_validation:
-                out += dots.reshape(len(dots), -1, n_val).sum(axis=1).T
-            else:
-                out[0] += dots.sum(axis=1)
+            def some(low: int, high: int) -> None:
+                rows = slice(low, high)
+                dots = pairwise(shop, trace.rows(rows), judge)
+                dots *= dots.dtype.type(slope)
+                if per_validation:
+                    out[:, rows] += dots.reshape(len(dots), -1, n_val).sum(axis=1).T
+                else:
+                    out[0, rows] += dots.sum(axis=1)
+
+            count, sizes = len(trace.losses), shop.net.sizes
+            in_parts(some, count, 2 * count * len(judge.losses) * (sum(sizes[:-1]) + sum(sizes[1:])))
 
         return by_pairs
 

@@ -18,7 +18,7 @@ from adamshap.gpu.arrays import Space, pick_space
 from adamshap.gpu.kernels import split_for
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.rules import SPLIT_SLOPES, rates_of, split_rule_of
-from adamshap.gpu.step import Judged, Question, State
+from adamshap.gpu.step import Question, State
 from adamshap.reference import Adam, Batch, Network
 from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients
@@ -290,11 +290,11 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
     zeros = [{name: space.xp.zeros(shape, space.dtype) for name, shape in config.network.shapes.items()} for _ in "mv"]
     state = State(space.reals(config.network.init(config.seed)), *zeros, 1)
     valid = space.real(config.valid.x), space.labels(config.valid.y)
-    x, y = space.real(config.train.x), space.labels(config.train.y)
+    y = space.labels(config.train.y)
     for number, (_, index) in enumerate(config.order()):
         where = space.labels(index)
         new = State(*({k: a.copy() for k, a in group.items()} for group in (state.theta, state.m, state.v)), 0)
-        batch = Judged(x[where], y[where], *valid)
+        batch = carrier.batch(where, y[where], *valid)
         with around() if number > 6 else nullcontext():  # by then all buffers and kernels are made
             carrier.take(number, where, state, batch, Question(variance="rank_one"), new)
         state = State(new.theta, new.m, new.v, state.t + 1)
