@@ -81,5 +81,7 @@ def test_the_floor_counts_every_product(rank: Any) -> None:
     if rank is not None:
         assert Sketch(4).pays(100, 10, 20)
         scoring = 4 * (100 * (10 + 20 + 20 + 30) + 2 * (first + second))
-    expected = plain / (plain + 5 * (2 * first + 3 * second) + scoring)
-    np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank)), np.array(expected), 2)
+    judged = 5 * (2 * first + 3 * second)
+    for carry, times in ((False, 1), (True, 2)):
+        expected = plain / (plain + times * (judged + scoring))
+        np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank, carry)), np.array(expected), 2)
