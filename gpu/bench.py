@@ -134,8 +134,8 @@ def measure(
 def floor(case: Case, rank: int | None, carry: bool = False) -> float:
     """Return the ratio that products alone allow: flops of the plain step over those of the attributed one.
 
-    The plain step has no product for the gradient in the network's input. With `carry`, each sample is scored twice, and
-    the validation gradient is taken at two points.
+    The plain step has no product for the gradient in the network's input. With `carry`, each sample is scored twice,
+    and the validation gradient is taken at two points.
     """
     pairs = list(zip(case.sizes, case.sizes[1:], strict=False))
     weights = sum(d_in * d_out for d_in, d_out in pairs)
