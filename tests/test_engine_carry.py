@@ -183,7 +183,7 @@ def test_the_even_split_is_the_oracles(
 def test_a_gradient_whose_square_beside_eps_is_nothing_keeps_the_split_finite(make: Any, device: Any) -> None:
     """There M is μ's part alone, and S k's but for the kink of 1/D at 0."""
     space, adam = pick_space(device, "float64"), Adam(eps=1.0)
-    g, m, v, gamma, owed = (on_device(device, np.full((1, 1), a)) for a in (1e-200, 1.0, 0.0, 1.0, 0.0))
+    g, m, v, gamma, owed = (on_device(device, np.full((1, 1), a)) for a in (1e-310, 1.0, 0.0, 1.0, 0.0))
     rates, rule = rates_of(adam, 2), split_rule_of("secant", (4, 4), 2)
     split_of(make, space)(rates, rule, 2, g, None, m, v, None, None, None, gamma, 1.0, 0.0, owed, g)
     of_k, of_mu = rates.lr * rates.k, rates.lr * rates.mu
