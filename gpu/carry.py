@@ -8,8 +8,7 @@ what is lost at the window's end, is derived in docs/engine.md.
 =========  ======================  ====================================================================
 method 6   name                    meaning
 =========  ======================  ====================================================================
-Γ          ``gamma``               validation gradient on the walked step
-S, M       ``slope``, ``share``    the two parts of Adam's map; they become Γ ⊙ S and O = Γ ⊙ M
+Γ          ``judge``               validation gradient on the walked step, as the trace that it is made of
 K          ``Block.owed``          Σ_{u in the block} β1^{u−first} O_u, a running sum
 =========  ======================  ====================================================================
 """
@@ -24,15 +23,19 @@ import numpy as np
 
 from adamshap.gpu.arrays import Space
 from adamshap.gpu.ghost import contract
-from adamshap.gpu.layers import Trace, Workshop, gradients, new_trace, row_losses, run_rows
-from adamshap.gpu.rules import path_nodes, rates_of
-from adamshap.gpu.splits import SPLIT_SLOPES, split_update
+from adamshap.gpu.kernels import split_for
+from adamshap.gpu.layers import CACHED, Trace, Workshop, new_trace, row_losses, weights_of, with_gradients
+from adamshap.gpu.parallel import in_parts
+from adamshap.gpu.rules import SPLIT_SLOPES, Rates, SplitRule, path_nodes, rates_of, split_rule_of
 from adamshap.gpu.step import (
     Arrays,
     First,
     Judged,
     Question,
     State,
+    advice,
+    along_segment,
+    as_matrix,
     first_pass,
     like,
     refuse_zero_denominator,
@@ -87,8 +90,7 @@ def attribute_carrying(
     zeros = [{name: xp.zeros_like(p) for name, p in initial.items()} for _ in range(2)]
     state = State({name: p.copy() for name, p in initial.items()}, zeros[0], zeros[1], 1)
     spare = State(like(shop, "second theta"), like(shop, "second m"), like(shop, "second v"), 1)
-    x, y = space.real(config.train.x), space.labels(config.train.y)
-    valid = space.real(config.valid.x), space.labels(config.valid.y)
+    y, valid = space.labels(config.train.y), (space.real(config.valid.x), space.labels(config.valid.y))
     carrier = Carrier.of(shop, config, len(order), window)
     sgd_totals, seen = xp.zeros(config.train.n), np.zeros(config.train.n, int)
 
@@ -116,18 +118,19 @@ def attribute_carrying(
     with shop.at_work():
         for number, (epoch, index) in enumerate(order):
             where = space.labels(index)
-            batch = Judged(x[where], y[where], *valid)
+            batch = carrier.batch(where, y[where], *valid)
             paid = carrier.totals.copy()
             sgd = carrier.take(number, where, state, batch, question, spare)
             state, spare = State(spare.theta, spare.m, spare.v, state.t + 1), state
             if on_step is not None or not space.on_cuda:
                 losses = space.host(carrier.log[number, :2]).tolist()
-                watched = {"train_loss": losses[0], "valid_loss": losses[1]} | state.suspects()
+                watched = {"train_loss": losses[0], "valid_loss": losses[1]}
+                watched |= {} if state.is_finite() else state.suspects()
                 bad = first_not_finite(watched | {"scores": carrier.totals})
                 if bad is not None:
                     # What past samples are owed by now cannot be told: the scores are those paid before the step.
                     carrier.totals = paid
-                    raise Diverged(number + 1, len(order), *bad, run(number), f"a smaller lr than {config.adam.lr}")
+                    raise Diverged(number + 1, len(order), *bad, run(number), advice(config.adam, space))
                 if on_step is not None:
                     on_step(Progress(number + 1, len(order), epoch, *losses))
             sgd_totals[where] += sgd
@@ -158,11 +161,14 @@ def _closed(carrier: "Carrier", log: Array, last_loss: float, indices: list[Arra
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch that is still owed: its step, where its samples are, and what its gradients are made of."""
+    """A batch that is still owed: its step, where its samples are, and what its gradients are made of.
+
+    ``arrays`` are the inputs a of every layer but the first, which the training samples themselves are, and then all b.
+    """
 
     number: int
     where: Any
-    trace: Trace
+    arrays: list[Any]
 
 
 @dataclass(frozen=True)
@@ -186,12 +192,16 @@ class Carrier:
         How many whole blocks after its own a batch is credited from.
     loses : bool
         Whether the run is longer than that, so that something is lost.
+    x : array (N, d_in)
+        Inputs of the training samples.
     totals, truncated : arrays (N,)
         Scores, and a bound on what each of them lacks, in the space.
     log : array (steps, 5)
         Losses of batch and validation samples before the step, weight decay's share, ⟨Γ ⊙ S, g⟩ and ⟨Γ ⊙ M, m⟩.
     exposed : array (N,)
         Σ β1^k ‖x_i‖ over each sample's batches that have left the window.
+    unused : list
+        Arrays of batches that have left the window, for those to come.
     """
 
     shop: Workshop
@@ -199,11 +209,13 @@ class Carrier:
     length: int
     later: int
     loses: bool
+    x: Any
     totals: Any
     truncated: Any
     exposed: Any
     log: Any
     blocks: deque[Block] = field(default_factory=deque)
+    unused: list[list[Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, shop: Workshop, config: RunConfig, steps: int, window: int | None) -> "Carrier":
@@ -213,8 +225,21 @@ class Carrier:
         length = min(max(1, int(math.log(GROWTH) / rate)), steps)
         later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
         loses = beta1 > 0 and (later + 1) * length < steps
-        log = xp.zeros((steps, 5))
-        return cls(shop, config, length, later, loses, xp.zeros(count), xp.zeros(count), xp.zeros(count), log)
+        x, log = shop.space.real(config.train.x), xp.zeros((steps, 5))
+        return cls(shop, config, length, later, loses, x, xp.zeros(count), xp.zeros(count), xp.zeros(count), log)
+
+    def batch(self, where: Any, y: Any, valid_x: Any, valid_y: Any) -> Judged:
+        """Return the samples at `where` beside the validation samples, in one array that the next batch overwrites."""
+        n_val = len(valid_x)
+        both = self.shop.buffers.get("batch", (n_val + len(where), self.x.shape[1]))
+        both[:n_val] = valid_x
+        self._inputs(where, both[n_val:])
+        return Judged(both[n_val:], y, both[:n_val], valid_y, both)
+
+    def _inputs(self, where: Any, out: Any) -> Any:
+        # NumPy buffers the output of a take that checks its indices; these are a permutation's.
+        unchecked = {} if self.shop.space.on_cuda else {"mode": "clip"}
+        return self.shop.space.xp.take(self.x, where, axis=0, out=out, **unchecked)
 
     def take(self, number: int, where: Any, state: State, batch: Judged, question: Question, new: State) -> Any:
         """Take step `number` of the samples at `where`, add their own scores to the totals, and return SGD's.
@@ -230,36 +255,36 @@ class Carrier:
         first = first_pass(shop, state, batch, weight, 1 / batch.n_val, whole, True, spread_wanted, question.variance)
         at_rest = question.slope in ("linearized", "secant") or batch.n == 1
         refuse_zero_denominator(shop, config.adam, state, None if at_rest else first.g)
-        trace, start = _both(first)
-        slope, share, gamma = (like(shop, name) for name in ("slope", "share", "validation gradient"))
-        split_update(
-            shop, rates, question.slope, question.nodes, batch.n, first.g, state.m, state.v, first.norms, slope, share
-        )
+        trace, start = cast(Trace, first.trace), cast(Trace, first.start)  # of a batch that is run as a whole
         take_step(shop, rates, state, first.g, new)
         scorer = scorer_of(shop, Question("sgd", "start"), batch.n, start, rates.lr)
         sgd = score_rows(shop, state, batch, weight, whole, trace, [scorer], 1)[0][0]
-        walked_gradient(shop, question, state, new, batch, start, gamma)
-        for key, factor in gamma.items():
-            slope[key] *= factor
-            share[key] *= factor
         row = self.log[number]
         row[0], row[1] = first.train_loss, start.losses.mean(dtype="float64")
-        row[2] = (1 - rates.shrink) * _dot(gamma, state.theta) if rates.shrink < 1 else 0.0
-        row[3], row[4] = _dot(slope, first.g), _dot(share, state.m)
+        judge = start  # whose trace may end here
+        if question.gradient != "start":
+            nodes = ((0.5, 1.0),) if question.gradient == "midpoint" else path_nodes(question.nodes[0])
+            judge = along_segment(shop, (state.theta, new.theta), nodes, batch, 1 / batch.n_val)
+        owed, grow, less = None, 0.0, 0.0
         if beta1 > 0:
-            if self.loses:
-                self.truncated += self.exposed * xp.sqrt(_dot(share, share))
-                self.exposed *= beta1
             block = self._current(number)
-            for key, sum_ in block.owed.items():
-                sum_ += share[key] * sum_.dtype.type(beta1 ** (number - block.first))
-                if self.length > 1:
-                    slope[key] -= sum_ * sum_.dtype.type((1 - beta1) * beta1 ** (block.first - number - 1))
+            owed, passed = block.owed, number - block.first
+            grow = beta1**passed
+            less = (1 - beta1) * beta1 ** (-passed - 1) if self.length > 1 else 0.0
+        rule = split_rule_of(question.slope, question.nodes, batch.n)
+        product = first.g  # which nothing needs after this pass
+        row[3], row[4], size, of_theta = charge(
+            shop, rates, rule, batch.n, first, state, judge, owed, grow, less, product
+        )
+        row[2] = (1 - rates.shrink) * of_theta
         out = xp.zeros(batch.n, shop.space.dtype)
-        contract(shop, trace, slope, out, None, question.score_dtype)
+        contract(shop, trace, product, out, None, question.score_dtype)
         self.totals[where] += out
         if beta1 > 0:
-            block.batches.append(Pending(number, where, _copy(trace)))
+            if self.loses:
+                self.truncated += self.exposed * xp.sqrt(size)
+                self.exposed *= beta1
+            block.batches.append(Pending(number, where, self._kept(trace)))
             if len(block.batches) == self.length and len(self.blocks) > self.later:
                 self._pay_oldest(number)
         return sgd
@@ -267,7 +292,7 @@ class Carrier:
     def kept_bytes(self, batch: int) -> int:
         """Return what a full window holds, for batches of so many samples: a and b, and the blocks' sums."""
         sizes, itemsize = self.shop.net.sizes, self.shop.space.dtype.itemsize
-        rows = batch * (sum(sizes[:-1]) + sum(sizes[1:]))
+        rows = batch * (sum(sizes[1:-1]) + sum(sizes[1:]))
         parameters = sum(math.prod(shape) for shape in self.shop.net.shapes.values())
         return itemsize * (self.later + 1) * (self.length * rows + parameters)
 
@@ -275,7 +300,12 @@ class Carrier:
         """Pay all batches that are left, at the end of the run: nothing more will be owed."""
         later: Arrays | None = None
         while self.blocks:
-            later = self._pay(self.blocks.pop(), later)
+            block = self.blocks.pop()
+            if self.length > 1:
+                later = self._with([block], later)
+            self._pay(block, later)
+            if self.length == 1:
+                later = self._with([block], later)
 
     def _current(self, number: int) -> Block:
         if not self.blocks or number - self.blocks[-1].first == self.length:
@@ -286,82 +316,141 @@ class Carrier:
 
     def _pay_oldest(self, number: int) -> None:
         """Pay the oldest block's batches from all blocks so far, and let them go."""
-        later: Arrays | None = None
         oldest, *others = self.blocks
-        for block in reversed(others):
-            later = self._with(block, later)
-        self._pay(oldest, later)
-        self.blocks.popleft()
         beta1 = self.config.adam.betas[0]
-        for batch in oldest.batches:
-            self.exposed[batch.where] += (1 - beta1) * beta1 ** (number - batch.number) * self._size(batch.trace)
 
-    def _with(self, block: Block, later: Arrays | None) -> Arrays:
-        """Return K of the block with that of those after it, ``K + β1^length K'``, in a buffer."""
-        total = like(self.shop, "owed from here on")
-        factor = self.config.adam.betas[0] ** self.length
-        for key, owed in block.owed.items():
-            if later is None:
-                total[key][...] = owed
-            else:
-                total[key] *= owed.dtype.type(factor)
-                total[key] += owed
+        def leaves(batch: Pending, trace: Trace) -> None:
+            self.exposed[batch.where] += (1 - beta1) * beta1 ** (number - batch.number) * self._size(trace)
+            self.unused.append(batch.arrays)
+
+        self._pay(oldest, self._with([oldest, *others] if self.length > 1 else others, None), leaves)
+        self.blocks.popleft()
+
+    def _with(self, blocks: list[Block], later: Arrays | None) -> Arrays:
+        """Return K of blocks in a row with that of those after them, ``K + β1^length (K' + …)``, in a buffer."""
+        total, on_cuda = like(self.shop, "owed from here on"), self.shop.space.on_cuda
+        for key, whole in total.items():
+            flat, parts = whole.reshape(-1), [block.owed[key].reshape(-1) for block in reversed(blocks)]
+            factor = whole.dtype.type(self.config.adam.betas[0] ** self.length)
+
+            def some(low: int, high: int, flat: Any = flat, parts: list[Any] = parts, factor: Any = factor) -> None:
+                size = high - low if on_cuda else CACHED
+                for start in range(low, high, size):
+                    piece = slice(start, min(start + size, high))
+                    here = flat[piece]
+                    for number, owed in enumerate(parts):
+                        if number or later is not None:
+                            here *= factor
+                            here += owed[piece]
+                        else:
+                            here[...] = owed[piece]
+
+            in_parts(some, flat.size, 2 * FLOPS_OF_A_COPY * flat.size * len(parts))
         return total
 
-    def _pay(self, block: Block, later: Arrays | None) -> Arrays:
-        """Pay a block's batches from it and from those after it, and return what all these owe.
+    def _pay(self, block: Block, owed: Arrays | None, leaves: Callable[[Pending, Trace], None] | None = None) -> None:
+        """Pay a block's batches from what it and those after it owe; call `leaves` with each batch and its trace.
 
-        A block of one step owes nothing to its own batch.
+        A block of one step owes nothing to its own batch: `owed` is what those after it owe.
         """
         beta1, space = self.config.adam.betas[0], self.shop.space
-        alone = self.length == 1
-        first = block.first + 1 if alone else block.first
-        owed = later if alone else self._with(block, later)
-        if owed is not None:
-            for batch in block.batches:
+        first = block.first + 1 if self.length == 1 else block.first
+        for batch in block.batches:
+            trace = self._trace(batch)
+            if owed is not None:
                 out = space.xp.zeros(len(batch.where), space.dtype)
-                contract(self.shop, batch.trace, owed, out)
+                contract(self.shop, trace, owed, out)
                 self.totals[batch.where] += (1 - beta1) * beta1 ** (first - batch.number - 1) * out
-        return self._with(block, later) if alone or owed is None else owed
+            if leaves is not None:
+                leaves(batch, trace)
+
+    def _kept(self, trace: Trace) -> list[Any]:
+        """Return copies of what a pending batch needs of its trace."""
+        arrays = [*trace.inputs[1:], *trace.grads]
+        copies = self.unused.pop() if self.unused else []
+        if [a.shape for a in arrays] != [a.shape for a in copies]:
+            copies = [self.shop.space.xp.empty_like(a) for a in arrays]
+
+        def some(low: int, high: int) -> None:
+            for a, copy in zip(arrays, copies, strict=True):
+                copy[low:high] = a[low:high]
+
+        in_parts(some, len(trace.losses), FLOPS_OF_A_COPY * sum(a.size for a in arrays))
+        return copies
+
+    def _trace(self, batch: Pending) -> Trace:
+        """Return a pending batch's trace, with its first inputs in a buffer."""
+        count, depth = len(batch.where), self.shop.net.depth
+        first = self._inputs(batch.where, self.shop.buffers.get("pending inputs", (count, self.x.shape[1])))
+        nothing = [None] * (depth - 1)
+        losses = self.shop.buffers.get("pending losses", (count,))  # which nobody asks for
+        return Trace([first, *batch.arrays[: depth - 1]], batch.arrays[depth - 1 :], nothing, losses)
 
     def _size(self, trace: Trace) -> Any:
         """Return ‖x_i‖ of each sample."""
-        xp, total = self.shop.space.xp, 0.0
-        for a, b in zip(trace.inputs, trace.grads, strict=True):
-            inner = xp.einsum("no,no->n", a, a) + a.dtype.type(self.shop.net.bias)
-            total = total + xp.einsum("no,no->n", b, b) * inner
-        return xp.sqrt(total)
+        space = self.shop.space
+        total = space.xp.zeros(len(trace.losses), space.dtype)
+
+        def some(low: int, high: int) -> None:
+            for a, b in zip(trace.inputs, trace.grads, strict=True):
+                a, b = a[low:high], b[low:high]
+                inner = space.xp.einsum("no,no->n", a, a) + a.dtype.type(self.shop.net.bias)
+                total[low:high] += space.xp.einsum("no,no->n", b, b) * inner
+
+        in_parts(some, len(total), 2 * FLOPS_OF_A_COPY * sum(a.size for a in (*trace.inputs, *trace.grads)))
+        return space.xp.sqrt(total)
 
 
-def walked_gradient(
-    shop: Workshop, question: Question, state: State, new: State, batch: Judged, start: Trace, into: Arrays
-) -> None:
-    """Write Γ, the validation gradient on the segment from θ to θ⁺; `start` is the validation samples' trace at θ."""
-    if question.gradient == "start":
-        gradients(shop, start, into)
-        return
-    nodes = ((0.5, 1.0),) if question.gradient == "midpoint" else path_nodes(question.nodes[0])
-    point = like(shop, "point")
-    judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
-    for number, (tau, weight) in enumerate(nodes):
-        for key, there in point.items():
-            shop.space.xp.subtract(new.theta[key], state.theta[key], out=there)
-            there *= there.dtype.type(tau)
-            there += state.theta[key]
-        run_rows(shop, judge, point, batch.valid_y, weight / batch.n_val)
-        gradients(shop, judge, into, add=number > 0)
+FLOPS_OF_A_COPY = 60
+"""What a number's copy costs, as products cost them."""
+
+FLOPS_OF_A_SPLIT = 500
+"""What the split of an element costs, as products cost them."""
 
 
-def _dot(some: Arrays, others: Arrays) -> Any:
-    """Return the dot product over all parameters, added up in double precision."""
-    return sum((a * others[key]).sum(dtype="float64") for key, a in some.items())
+def charge(
+    shop: Workshop,
+    rates: Rates,
+    rule: SplitRule,
+    n: int,
+    first: First,
+    state: State,
+    judge: Trace,
+    owed: Arrays | None,
+    grow: float,
+    less: float,
+    product: Arrays,
+) -> Any:
+    """Run the split over every parameter, with the judge's gradient for Γ; see `kernels.Split`."""
+    split, sums = split_for(shop.space), {}
 
+    def use(key: str, units: slice, gamma: Any) -> None:
+        def part(arrays: Arrays) -> Any:
+            return as_matrix(arrays[key][units])
 
-def _both(first: First) -> tuple[Trace, Trace]:
-    """Return the traces of the batch, run as a whole, and of the validation samples at θ."""
-    return cast(Trace, first.trace), cast(Trace, first.start)
+        row = col = square = None
+        if first.norms is not None:
+            row, col, square = first.norms.of(shop, key, n)
+            row, col = (row[units], col) if key.endswith("weight") else (row, col[units])
+            square = None if square is None else square[units]
+        sums[key, units.start] = split(
+            rates,
+            rule,
+            n,
+            part(first.g),
+            part(state.theta) if rates.shrink < 1 else None,
+            part(state.m),
+            part(state.v),
+            row,
+            col,
+            square,
+            as_matrix(gamma),
+            grow,
+            less,
+            None if owed is None else part(owed),
+            part(product),
+        )
 
-
-def _copy(trace: Trace) -> Trace:
-    inputs = [trace.inputs[0], *(a.copy() for a in trace.inputs[1:])]  # the first is the batch's own array
-    return Trace(inputs, [b.copy() for b in trace.grads], [None for _ in trace.derivatives], trace.losses)
+    flops = 4 * len(judge.losses) + FLOPS_OF_A_SPLIT
+    with_gradients(shop, judge, use, flops * weights_of(shop.net))
+    return sum(sums[key] for key in sorted(sums))  # in one order, whichever thread was first

@@ -4,9 +4,9 @@ from functools import cache
 from typing import Any, Protocol, cast
 
 from adamshap.gpu.arrays import Space
-from adamshap.gpu.rules import Rates, Rule
+from adamshap.gpu.rules import Rates, Rule, SplitRule
 
-__all__ = ["Passes", "passes_for"]
+__all__ = ["Passes", "Split", "passes_for", "split_for"]
 
 
 class Passes(Protocol):
@@ -55,6 +55,9 @@ class Passes(Protocol):
             Written; the first three may be the inputs themselves, `slope` may be `g`, and `point` may be None.
         """
 
+    def between(self, tau: float, a: Any, b: Any, out: Any) -> None:
+        """Write the point at `tau` of the way from `a` to `b` (any one shape)."""
+
     def activate(self, name: str, z: Any, bias: Any, derivative: Any) -> None:
         """Turn `z` + bias into the activation in place, and write the derivative, but for ReLU's and the identity's."""
 
@@ -69,6 +72,74 @@ class Passes(Protocol):
 
     def whitening(self, gram: Any) -> Any:
         """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
+
+
+class Split(Protocol):
+    """The pass of ``credit="carry"`` over one parameter, or over some of its rows. Arrays are as `Passes` has them."""
+
+    def __call__(
+        self,
+        rates: Rates,
+        rule: SplitRule,
+        n: int,
+        g: Any,
+        theta: Any,
+        m: Any,
+        v: Any,
+        row: Any,
+        col: Any,
+        square: Any,
+        gamma: Any,
+        grow: float,
+        less: float,
+        owed: Any,
+        product: Any,
+    ) -> Any:
+        """Split Adam's map into M and S; add what the step owes to K; write what its own batch is paid by.
+
+        With O = Γ ⊙ M, K becomes ``K + grow · O``, and `product` ``Γ ⊙ S − less · K``.
+
+        Parameters
+        ----------
+        n : int
+            Samples of the batch.
+        g, theta, m, v : arrays (d_out, d_in)
+            The batch's gradient and the state before the step; θ may be None.
+        row, col, square
+            As in `Passes.attributed`.
+        gamma : array (d_out, d_in)
+            Γ, the validation gradient on the walked step.
+        grow, less : float
+        owed : array (d_out, d_in), or None
+            K, changed in place.
+        product : array (d_out, d_in)
+            Written; may be `g`.
+
+        Returns
+        -------
+        array (4,)
+            In double precision, ⟨Γ ⊙ S, g⟩, ⟨O, m⟩, ‖O‖² and, with θ, ⟨Γ, θ⟩.
+        """
+
+
+def split_for(space: Space) -> Split:
+    """Return the split for the arrays of `space`."""
+    if space.on_cuda:
+        from adamshap.gpu import splits_cuda
+
+        return splits_cuda.split
+    return _host_split()
+
+
+@cache
+def _host_split() -> Split:
+    try:
+        from adamshap.gpu import splits_numba
+    except ImportError:
+        from adamshap.gpu import splits
+
+        return splits.split
+    return splits_numba.split
 
 
 def passes_for(space: Space) -> Passes:

@@ -12,7 +12,7 @@ b       ``Trace.grads``     per layer (rows, d_out), weighted
 ======  ==================  =======================================
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,6 +24,7 @@ from adamshap.gpu.parallel import in_parts, own_threads
 from adamshap.reference.problem import Network
 
 __all__ = [
+    "CACHED",
     "Trace",
     "Workshop",
     "backward",
@@ -34,6 +35,8 @@ __all__ = [
     "row_losses",
     "run_rows",
     "times_gradients",
+    "weights_of",
+    "with_gradients",
 ]
 
 FEW_ROWS = 64
@@ -198,7 +201,17 @@ def gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any], add: bool =
 
 
 def times_gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any]) -> None:
-    """Multiply what stands in `into` by the gradient summed over the trace's rows.
+    """Multiply what stands in `into` by the gradient summed over the trace's rows."""
+
+    def multiply(key: str, units: slice, gradient: Any) -> None:
+        product = into[key][units]
+        product *= gradient
+
+    with_gradients(shop, trace, multiply, 4 * len(trace.losses) * weights_of(shop.net))
+
+
+def with_gradients(shop: Workshop, trace: Trace, use: Callable[[str, slice, Any], None], flops: float) -> None:
+    """Call ``use(key, units, gradient)`` for all units, with the gradient summed over the trace's rows.
 
     On the host the gradient is made of some units at a time, in the cache, and never as a whole.
     """
@@ -211,13 +224,12 @@ def times_gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any]) -> No
             units = range(b.shape[1] * low // parts, b.shape[1] * high // parts)
             for first in units[::block]:
                 some_units = slice(first, min(first + block, units.stop))
-                weight = into[f"{layer}.weight"][some_units]
-                weight *= xp.matmul(b[:, some_units].T, a)
-            bias = into.get(f"{layer}.bias")
-            if bias is not None and len(units):
-                bias[units.start : units.stop] *= b[:, units.start : units.stop].sum(axis=0)
+                use(f"{layer}.weight", some_units, xp.matmul(b[:, some_units].T, a))
+            if shop.net.bias and len(units):
+                some_units = slice(units.start, units.stop)
+                use(f"{layer}.bias", some_units, b[:, some_units].sum(axis=0))
 
-    in_parts(some, parts, 4 * len(trace.losses) * weights_of(shop.net))
+    in_parts(some, parts, flops)
 
 
 def weights_of(net: Network) -> int:

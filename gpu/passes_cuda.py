@@ -12,7 +12,7 @@ import cupy
 from adamshap.gpu.passes_numpy import UNRESOLVED
 from adamshap.gpu.rules import Rates, Rule
 
-__all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
+__all__ = ["activate", "adam", "attributed", "between", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
 
 # CUDA has no T-typed literals: T(…) makes each constant one, or float kernels would compute in double.
 ADAM = """
@@ -156,6 +156,11 @@ def _activation(name: str) -> Any:
 
 
 @cache
+def _between() -> Any:
+    return cupy.ElementwiseKernel("T a, T b, T tau", "T c", "c = a + tau * (b - a);", "adamshap_between")
+
+
+@cache
 def _gate() -> Any:
     return cupy.ElementwiseKernel("T b, T a", "T c", "c = a > T(0) ? b : T(0);", "adamshap_gate")
 
@@ -220,6 +225,11 @@ def attributed(
         slope,
         *(() if point is None else (point,)),
     )
+
+
+def between(tau: float, a: Any, b: Any, out: Any) -> None:
+    """Write the point at `tau` of the way from `a` to `b`."""
+    _between()(a, b, a.dtype.type(tau), out)
 
 
 def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:

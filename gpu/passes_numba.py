@@ -9,7 +9,7 @@ counts from the end, keeps the compiler from vector code. The formulas and their
 import math
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -18,7 +18,7 @@ from adamshap.gpu import passes_numpy
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Rates, Rule
 
-__all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
+__all__ = ["activate", "adam", "attributed", "between", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
 
 whitening = passes_numpy.whitening
 
@@ -57,8 +57,8 @@ def attributed(
 ) -> None:
     """Take Adam's step and make the slope, both in one pass; see `kernels.Passes.attributed`."""
     dtype = g.dtype
-    matrices = [a.reshape(g.shape) if a is not None else _nothing(dtype) for a in (square, gamma, point)]
-    norms = [a if a is not None else _nothing(dtype).reshape(-1) for a in (row, col)]
+    matrices = [a.reshape(g.shape) if a is not None else nothing(dtype) for a in (square, gamma, point)]
+    norms = [a if a is not None else nothing(dtype).reshape(-1) for a in (row, col)]
     kernel = _kernels(dtype.type)["attributed"]
     numbers, table = _numbers(rates, n, blend, dtype), _node_table(rule, dtype)
     outputs = (new_theta, new_m, new_v, slope)
@@ -68,6 +68,13 @@ def attributed(
         kernel(*how, g, theta, m, v, *norms, *matrices, *outputs)
 
     in_parts(rows, len(g), (FLOPS_OF_A_PASS + FLOPS_OF_A_NODE * len(table)) * g.size)
+
+
+def between(tau: float, a: Any, b: Any, out: Any) -> None:
+    """Write the point at `tau` of the way from `a` to `b`."""
+    flat, place = [array.reshape(-1) for array in (a, b, out)], np.full(1, tau, a.dtype)
+    kernel = _kernels(a.dtype.type)["between"]
+    in_parts(lambda low, high: kernel(low, high, place, *flat), a.size, FLOPS_OF_A_PASS / 2 * a.size)
 
 
 def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
@@ -117,8 +124,15 @@ def _node_table(rule: Rule, dtype: Any) -> Any:
 
 
 @cache
-def _nothing(dtype: Any) -> Any:
+def nothing(dtype: Any) -> Any:
+    """Return an empty matrix: what a loop takes for one that is not there."""
     return np.empty((0, 0), dtype)
+
+
+def compiled(signature: Any, sums: bool = False) -> Callable[[Any], Any]:
+    """Return the decorator that compiles a loop; with `sums`, the compiler may add in another order."""
+    fast = FAST | ({"reassoc"} if sums else set())
+    return cast(Callable[[Any], Any], numba.njit(signature, nogil=True, cache=True, error_model="numpy", fastmath=fast))
 
 
 # --- the loops -------------------------------------------------------------------------------------------------------
@@ -127,7 +141,8 @@ def _nothing(dtype: Any) -> Any:
 # Not in `_kernels`: a loop that closes over a compiled function has another key in each process, and is never found in
 # Numba's cache.
 @numba.njit(error_model="numpy", fastmath=FAST)
-def _root(one, rho, size, tiny):  # type: ignore[no-untyped-def]
+def safe_root(one, rho, size, tiny):  # type: ignore[no-untyped-def]
+    """Return √(ρ² + size²), safe where the squares underflow."""
     top = rho if rho > size else size
     top = top if top > tiny else tiny
     inverse = one / top
@@ -148,10 +163,7 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
     whole, flag = numba.int64, numba.boolean
 
     def loop(*signature: Any, sums: bool = False) -> Callable[[Any], Any]:
-        fast = FAST | ({"reassoc"} if sums else set())
-        return numba.njit(
-            numba.void(whole, whole, *signature), nogil=True, cache=True, error_model="numpy", fastmath=fast
-        )
+        return compiled(numba.void(whole, whole, *signature), sums)
 
     @loop(read[1], *[read[1]] * 4, *[write[1]] * 3)
     def adam(low, high, p, g, theta, m, v, new_theta, new_m, new_v):  # type: ignore[no-untyped-def]
@@ -164,7 +176,7 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
             g_, theta_, m_, v_ = g[part], theta[part], m[part], v[part]
             for e in range(width):  # into scratch: outputs may be the inputs, of which the compiler would be wary
                 ge, me, ve = g_[e], m_[e], v_[e]
-                below = _root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps
+                below = safe_root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps
                 w[e] = theta_[e] * shrink - lr * (mu * me + k * ge) / below
                 w[BLOCK + e] = b1 * me + d1 * ge
                 w[2 * BLOCK + e] = b2 * ve + d2 * ge * ge
@@ -215,7 +227,7 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                         w[OUT + e] = lr
                 elif kind == 1:
                     for e in range(width):
-                        below = _root(one, math.sqrt(kappa * v_[e] + under), root_q * abs(g_[e]), tiny) + eps
+                        below = safe_root(one, math.sqrt(kappa * v_[e] + under), root_q * abs(g_[e]), tiny) + eps
                         w[OUT + e] = lr * k / below
                 elif kind == 2:
                     for e in range(width):
@@ -256,7 +268,7 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                 for e in range(width):  # into scratch: outputs may be the inputs, of which the compiler would be wary
                     ge, me, ve = g_[e], m_[e], v_[e]
                     rho, first, kept = math.sqrt(kappa * ve + under), mu * me, theta_[e] * shrink
-                    below = _root(one, rho, root_q * abs(ge), tiny) + eps
+                    below = safe_root(one, rho, root_q * abs(ge), tiny) + eps
                     idle, step = lr * first / (rho + eps), lr * (first + k * ge) / below
                     w[POINT + e] = kept - ((one - blend) * idle + blend * step)
                     w[THETA + e] = kept - step
@@ -291,6 +303,12 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                 else:
                     for e in range(width):
                         slope_[e] = w[OUT + e]
+
+    @loop(read[1], *[read[1]] * 2, write[1])
+    def between(low, high, place, a, b, out):  # type: ignore[no-untyped-def]
+        a_, b_, out_, tau = a[low:high], b[low:high], out[low:high], place[0]
+        for e in range(high - low):
+            out_[e] = a_[e] + tau * (b_[e] - a_[e])
 
     @loop(write[2], read[1])
     def relu(low, high, z, bias):  # type: ignore[no-untyped-def]
@@ -343,5 +361,5 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                 total += b[i, j] * (z[i, j] + p[j])
             out[i] += total
 
-    loops = (adam, attributed, relu, gelu, gate, times, square_sums, row_dot)
+    loops = (adam, attributed, between, relu, gelu, gate, times, square_sums, row_dot)
     return {made.__name__: made for made in loops}

@@ -27,7 +27,17 @@ import numpy as np
 
 from adamshap.gpu.rules import Rates, Rule
 
-__all__ = ["activate", "adam", "attributed", "column_norms", "row_dot", "scale_by_derivative", "spread", "whitening"]
+__all__ = [
+    "activate",
+    "adam",
+    "attributed",
+    "between",
+    "column_norms",
+    "row_dot",
+    "scale_by_derivative",
+    "spread",
+    "whitening",
+]
 
 UNRESOLVED = 1e-14  # of a Gram matrix in double with a diagonal of ones
 
@@ -137,6 +147,13 @@ def _inverse(norm: Any) -> Any:
     """Return 1/norm, and 0 where that would overflow."""
     usable = norm > np.finfo(norm.dtype).tiny
     return np.where(usable, 1 / np.where(usable, norm, norm.dtype.type(1)), norm.dtype.type(0))
+
+
+def between(tau: float, a: Any, b: Any, out: Any) -> None:
+    """Write the point at `tau` of the way from `a` to `b`."""
+    np.subtract(b, a, out=out)
+    out *= out.dtype.type(tau)
+    out += a
 
 
 def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:

@@ -19,12 +19,26 @@ q       root_q ** 2       weight of the squared gradient under the root
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from adamshap.reference.problem import Adam
 
-__all__ = ["Node", "Rates", "Rule", "path_nodes", "rates_of", "rule_of"]
+__all__ = [
+    "LITTLE",
+    "SMALL_ANGLE",
+    "SPLIT_SLOPES",
+    "Node",
+    "Rates",
+    "Rule",
+    "SplitRule",
+    "even_nodes",
+    "path_nodes",
+    "rates_of",
+    "rule_of",
+    "split_rule_of",
+]
 
 Node = tuple[float, float, float, float]
 
@@ -129,3 +143,68 @@ def _arrival_nodes(path: int, normal: int) -> tuple[Node, ...]:
         for tau, w in path_nodes(path)
         for hj, aj in list(zip(h, a, strict=True))[(normal + 1) // 2 :]
     )
+
+
+# --- the split between momentum and batch ----------------------------------------------------------------------------
+
+SPLIT_SLOPES = ("frozen", "linearized", "tangent", "secant", "random_order")
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How Adam's map is split between momentum and batch, ``A(g) ≈ M ⊙ m + S ⊙ g`` (`splits`).
+
+    ``kind`` "nodes" is a sum over nodes ``(τ, across, weight, each)``: with ``c = τ g``, ``d = across · σ`` and the
+    part τ of the momentum, S has ``weight`` times the divided difference of Adam's map between ``c + d`` and
+    ``c − d``, and M has ``each`` of the two inverse denominators there. "even" is momentum and batch arriving evenly,
+    an integral that is done in double precision. The others are closed forms: "frozen" and "linearized".
+    """
+
+    kind: str
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def needs_spread(self) -> bool:
+        """Whether σ takes part."""
+        return any(across for _, across, _, _ in self.nodes)
+
+
+@cache
+def split_rule_of(slope: str, nodes: tuple[int, int], n: int) -> SplitRule:
+    """Return the rule of one of `SPLIT_SLOPES` for a batch of `n`; "random_order" of a single sample is "secant"."""
+    if slope == "secant" or (slope == "random_order" and n == 1):
+        return SplitRule("even")
+    if slope == "tangent":
+        return SplitRule("nodes", ((1.0, 0.0, 1.0, 0.5),))
+    if slope == "random_order":
+        return SplitRule("nodes", _arrivals(*nodes))
+    return SplitRule(slope)
+
+
+def _arrivals(path: int, normal: int) -> tuple[Node, ...]:
+    """Return the nodes of "random_order" as `_arrival_nodes` does; an odd rule's middle one has a part in M alone."""
+    h, a = np.polynomial.hermite_e.hermegauss(normal)
+    a = a / a.sum()
+    table = []
+    for tau, w in path_nodes(path):
+        for h_j, a_j in list(zip(h.tolist(), a.tolist(), strict=True))[normal // 2 :]:
+            middle = normal % 2 == 1 and h_j == h[normal // 2]
+            across = 0.0 if middle else h_j * math.sqrt(tau * (1 - tau))
+            table.append((tau, across, 0.0 if middle else 2 * w * a_j * h_j**2, w * a_j / (2 if middle else 1)))
+    return tuple(table)
+
+
+SMALL_ANGLE = 0.5
+"""Of tan(φ/2), tan φ = √q |g| / √κ: below, the integral of "even" is summed by quadrature, above, it is closed."""
+
+LITTLE = 1e-100
+"""Of ε, below which R changes nothing; and what stands for a ψ of 0."""
+
+
+@cache
+def even_nodes(dtype: Any) -> tuple[tuple[float, float], ...]:
+    """Return nodes and weights on [0, 1] for the integral of "even" up to `SMALL_ANGLE`, for a result in `dtype`.
+
+    With N nodes Gauss–Legendre errs by 5.8⁻²ᴺ, times (2N)² as the nearest pole, at 1, may be triple.
+    """
+    return path_nodes(12 if np.dtype(dtype) == np.float64 else 7)

@@ -5,6 +5,9 @@ paper    name                meaning
 =======  ==================  ==================================================================
 S        ``slope``           what a unit of the batch's gradient moves
 M        ``share``           what a unit of m moves: η β1/c1 times a mean of 1/D
+Γ        ``gamma``           validation gradient on the walked step
+O        ``share``           Γ ⊙ M, what the step owes to the momentum
+K        ``owed``            running sum of O (`carry`)
 N        ``excess``          (∫₀¹ dτ / D(τ g) − 1/D(g)) / g
 ρ, s, e  ``rho, s, eps``     √κ, √q |g| and ε, divided by R = r(g) where nothing else is said
 =======  ==================  ==================================================================
@@ -12,119 +15,79 @@ N        ``excess``          (∫₀¹ dτ / D(τ g) − 1/D(g)) / g
 Written with array operations that NumPy and CuPy have alike; on the host in blocks that stay in the cache.
 """
 
-import math
-from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.layers import Workshop
-from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.passes_numpy import spread
-from adamshap.gpu.rules import Rates, path_nodes
-from adamshap.gpu.step import Arrays, Norms
+from adamshap.gpu.rules import LITTLE, SMALL_ANGLE, Rates, SplitRule, even_nodes
 
-__all__ = ["SPLIT_SLOPES", "split_update"]
-
-SPLIT_SLOPES = ("frozen", "linearized", "tangent", "secant", "random_order")
+__all__ = ["excess", "split", "split_even"]
 
 BLOCK = 1 << 14
 """Elements at a time on the host: a dozen temporaries of so many fit in a core's cache."""
 
-FLOPS_AN_ELEMENT = 200
 
-Node = tuple[float, float, float, float, float]
-
-
-def split_update(
-    shop: Workshop,
+def split(
     rates: Rates,
-    slope: str,
-    nodes: tuple[int, int],
+    rule: SplitRule,
     n: int,
-    g: Arrays,
-    m: Arrays,
-    v: Arrays,
-    norms: Norms | None,
-    into_slope: Arrays,
-    into_share: Arrays,
-) -> None:
-    """Write S and M of every parameter, for the state before the step.
-
-    Parameters
-    ----------
-    slope : str
-        One of `SPLIT_SLOPES`.
-    n : int
-        Samples of the batch; "random_order" of a single one is "secant".
-    norms : Norms, or None
-        For σ, which "random_order" needs.
-    into_slope, into_share : dicts of arrays
-        Written.
-    """
-    kind = "secant" if slope == "random_order" and n == 1 else slope
-    for key, whole in g.items():
-        layer, of = key.split(".")
-        row = col = square = None
-        if kind == "random_order" and norms is not None:
-            row, col = norms.row[int(layer)], norms.col[int(layer)]
-            square = norms.square.get(int(layer)) if of == "weight" else None
-            if of == "bias":
-                row, col = shop.space.xp.full(1, math.sqrt(n), whole.dtype), row
-        arrays = [a if a.ndim == 2 else a[None, :] for a in (whole, m[key], v[key], into_slope[key], into_share[key])]
-        rows, width = arrays[0].shape
-        size = rows if shop.space.on_cuda else max(1, BLOCK // width)
-
-        def some(low: int, high: int, arrays: Any = arrays, given: Any = (row, col, square), size: int = size) -> None:
-            for first in range(low, high, size):
-                part = slice(first, min(first + size, high))
-                g_, m_, v_, slope_, share_ = (a[part] for a in arrays)
-                row_, col_, square_ = given
-                sigma = None
-                if row_ is not None:
-                    sigma = spread(n, g_, row_[part], col_, None if square_ is None else square_[part])
-                slope_[...], inverse = _split(shop.space.xp, rates, kind, nodes, g_, m_, v_, sigma)
-                np.multiply(inverse, inverse.dtype.type(rates.lr * rates.mu), out=share_)
-
-        in_parts(some, rows, FLOPS_AN_ELEMENT * rows * width)
+    g: Any,
+    theta: Any,
+    m: Any,
+    v: Any,
+    row: Any,
+    col: Any,
+    square: Any,
+    gamma: Any,
+    grow: float,
+    less: float,
+    owed: Any,
+    product: Any,
+) -> Any:
+    """Split, weigh with Γ, add up what is owed and what it amounts to; see `kernels.Split`."""
+    xp = np if isinstance(g, np.ndarray) else import_module("cupy")
+    size = len(g) if xp is not np else max(1, BLOCK // g.shape[1])
+    sums = xp.zeros(4)
+    for first in range(0, len(g), size):
+        part = slice(first, first + size)
+        g_, m_, gamma_ = g[part], m[part], gamma[part]
+        sigma = None
+        if rule.needs_spread:
+            sigma = spread(n, g_, row[part], col, None if square is None else square[part])
+        slope, share = _split(xp, rates, rule, g_, m_, v[part], sigma)
+        slope *= gamma_
+        share *= gamma_
+        pairs = [(slope, g_), (share, m_), (share, share)] + ([] if theta is None else [(gamma_, theta[part])])
+        for number, (a, b) in enumerate(pairs):
+            sums[number] += (a * b).sum(dtype="float64")
+        if owed is not None:
+            f, sum_ = g.dtype.type, owed[part]
+            share *= f(grow)
+            sum_ += share
+            slope -= f(less) * sum_
+        product[part] = slope
+    return sums
 
 
-def _split(
-    xp: Any, rates: Rates, kind: str, nodes: tuple[int, int], g: Any, m: Any, v: Any, sigma: Any
-) -> tuple[Any, Any]:
-    """Return S and the mean of 1/D."""
+def _split(xp: Any, rates: Rates, rule: SplitRule, g: Any, m: Any, v: Any, sigma: Any) -> tuple[Any, Any]:
+    """Return S and M."""
     f = g.dtype.type
+    if rule.kind == "even":
+        slope, inverse = split_even(xp, rates, g, m, v)
+        return slope, inverse * f(rates.lr * rates.mu)
     rho = xp.sqrt(f(rates.kappa) * v + f(rates.root))
-    if kind == "linearized":
-        inverse = 1 / (rho + f(rates.eps))
-        return f(rates.lr * rates.k) * inverse, inverse
-    if kind == "secant":
-        return _even(xp, rates, g, m, v)
-    if kind == "frozen":
-        inverse = 1 / (xp.hypot(rho, f(rates.root_q) * g) + f(rates.eps))
-        return f(rates.lr * rates.k) * inverse, inverse
-    table = ((1.0, 0.0, 1.0, 1.0, 0.5),) if kind == "tangent" else _arrivals(*nodes)
-    return _at_nodes(xp, rates, table, g, m, rho, xp.zeros_like(g) if sigma is None else sigma)
+    if rule.kind == "nodes":
+        slope, inverse = _at_nodes(xp, rates, rule, g, m, rho, xp.zeros_like(g) if sigma is None else sigma)
+    else:
+        r = rho if rule.kind == "linearized" else xp.hypot(rho, f(rates.root_q) * g)
+        inverse = 1 / (r + f(rates.eps))
+        slope = f(rates.lr * rates.k) * inverse
+    return slope, inverse * f(rates.lr * rates.mu)
 
 
-@cache
-def _arrivals(path: int, normal: int) -> tuple[Node, ...]:
-    """Return (τ, h √(τ(1−τ)), arrived, weight of A[·,·], weight of each of the two 1/D) of "random_order".
-
-    ``arrived`` is the part of the momentum that is there, τ.
-    """
-    h, a = np.polynomial.hermite_e.hermegauss(normal)
-    a = a / a.sum()
-    table = []
-    for tau, w in path_nodes(path):
-        for h_j, a_j in list(zip(h.tolist(), a.tolist(), strict=True))[normal // 2 :]:
-            middle = normal % 2 == 1 and h_j == h[normal // 2]
-            across = 0.0 if middle else h_j * math.sqrt(tau * (1 - tau))
-            table.append((tau, across, tau, 0.0 if middle else 2 * w * a_j * h_j**2, w * a_j / (2 if middle else 1)))
-    return tuple(table)
-
-
-def _at_nodes(xp: Any, rates: Rates, table: tuple[Node, ...], g: Any, m: Any, rho: Any, sigma: Any) -> tuple[Any, Any]:
+def _at_nodes(xp: Any, rates: Rates, rule: SplitRule, g: Any, m: Any, rho: Any, sigma: Any) -> tuple[Any, Any]:
     """Return S and the mean of 1/D as sums over nodes.
 
     With everything under a root divided by the largest of its parts, ``top``, and T = top + ε, the divided difference
@@ -137,7 +100,7 @@ def _at_nodes(xp: Any, rates: Rates, table: tuple[Node, ...], g: Any, m: Any, rh
     rho, G, s, part, e = rho / top, G / top, s / top, top / T, f(rates.eps) / T
     kappa, mu = rho * rho, f(rates.mu * rates.root_q) * (m / T)
     slope, inverse = xp.zeros_like(g), xp.zeros_like(g)
-    for tau, across, arrived, weight, each in table:
+    for tau, across, weight, each in rule.nodes:
         c, d = f(tau) * G, f(across) * s
         a, b = c + d, c - d
         aa, bb, ab = a * a, b * b, a * b
@@ -148,23 +111,14 @@ def _at_nodes(xp: Any, rates: Rates, table: tuple[Node, ...], g: Any, m: Any, rh
             R, U = r_a + r_b + f(1e-30), r_a * r_b + abs(ab)
             X = xp.where(ab > 0, kappa * (kappa + aa + bb) / xp.where(U > 0, U, f(1)), U)
             of_k = f(rates.k) * (e * R + part * (kappa + X))
-            slope += f(weight) * ((of_k - f(2 * arrived) * mu * c) / (R * D_a * D_b))
+            slope += f(weight) * ((of_k - f(2 * tau) * mu * c) / (R * D_a * D_b))
     return slope * (f(rates.lr) / T), inverse / T
 
 
 # --- "secant": momentum and batch arrive evenly ----------------------------------------------------------------------
 
-SMALL_ANGLE = 0.5
-"""Of tan(φ/2), tan φ = s/√κ: below, the integral is summed by quadrature, above, it is the closed form."""
 
-NODES = 12
-"""For y up to `SMALL_ANGLE`: Gauss–Legendre errs by 5.8⁻²⁴, times 24² as the nearest pole, at 1, may be triple."""
-
-
-LITTLE = 1e-100
-
-
-def _even(xp: Any, rates: Rates, g: Any, m: Any, v: Any) -> tuple[Any, Any]:
+def split_even(xp: Any, rates: Rates, g: Any, m: Any, v: Any) -> tuple[Any, Any]:
     """Return S = η (k/D − μ N) and 1/D + g N, computed in double precision."""
     wide = [a.astype(np.float64) for a in (g, m, v)]
     rho, G = xp.sqrt(rates.kappa * wide[2] + rates.root), rates.root_q * wide[0]
@@ -173,12 +127,12 @@ def _even(xp: Any, rates: Rates, g: Any, m: Any, v: Any) -> tuple[Any, Any]:
     # Far below ε, D is ε; squares of ε/R would overflow. Where R and ε are 0 so is g, and N.
     R = xp.maximum(R, rates.eps * LITTLE)
     R = xp.where(R > 0, R, 1.0)
-    N = _excess(xp, rho / R, G / R, rates.eps / R) * (rates.root_q / R / R)
+    N = excess(xp, rho / R, G / R, rates.eps / R, even_nodes(g.dtype)) * (rates.root_q / R / R)
     slope = rates.lr * (rates.k * inverse - rates.mu * wide[1] * N)
     return slope.astype(g.dtype), (inverse + wide[0] * N).astype(g.dtype)
 
 
-def _excess(xp: Any, c: Any, sine: Any, e: Any) -> Any:
+def excess(xp: Any, c: Any, sine: Any, e: Any, nodes: tuple[tuple[float, float], ...]) -> Any:
     r"""Return ∫₀¹ τ² σ / (r (r + e)²) dτ with r² = c² + σ² τ², c² + σ² = 1, σ of g's sign.
 
     With y = tanh(u/2), σ τ = c sinh u, and Y = σ/(1 + c), it is 1/σ² times
@@ -198,7 +152,7 @@ def _excess(xp: Any, c: Any, sine: Any, e: Any) -> Any:
     small = Y < SMALL_ANGLE
     near = xp.where(small, Y, SMALL_ANGLE)
     total = xp.zeros_like(c)
-    for x, w in path_nodes(NODES):
+    for x, w in nodes:
         y2 = (x * near) ** 2
         q = c * (1 + y2) + e * (1 - y2)
         total += (w * x * x) / ((1 - y2) * xp.where(small, q, 1.0) ** 2)

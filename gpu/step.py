@@ -21,6 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from adamshap.gpu.arrays import Space
 from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
 from adamshap.gpu.layers import (
     Trace,
@@ -31,6 +34,7 @@ from adamshap.gpu.layers import (
     run_rows,
     times_gradients,
 )
+from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
 from adamshap.reference.problem import Adam, refuse
 
@@ -42,6 +46,9 @@ __all__ = [
     "State",
     "Taken",
     "add_norms",
+    "advice",
+    "along_segment",
+    "as_matrix",
     "attribute_step",
     "end_points",
     "first_pass",
@@ -73,6 +80,11 @@ class State:
         """Return, by what it tells, all that a gradient or a step beyond the dtype leaves its mark on."""
         squares = {f"square of the gradient of {name!r}": v for name, v in self.v.items()}
         return squares | {f"params[{name!r}]": p for name, p in self.theta.items()}
+
+    def is_finite(self) -> bool:
+        """Whether all of `suspects` is finite; quicker than to look for what is not. Waits for a device."""
+        ends = [v.max() for v in self.v.values()] + [f() for p in self.theta.values() for f in (p.min, p.max)]
+        return all(math.isfinite(end) for end in ends)
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,15 @@ class Norms:
     row: dict[int, Any]
     col: dict[int, Any]
     square: dict[int, Any]
+
+    def of(self, shop: Workshop, key: str, n: int) -> tuple[Any, Any, Any]:
+        """Return what the passes take for σ of a parameter, as a matrix: norms of its rows and columns, and squares."""
+        layer, kind = key.split(".")
+        row, col = self.row[int(layer)], self.col[int(layer)]
+        if kind == "weight":
+            return row, col, self.square.get(int(layer))
+        # The weight of an input that is always 1: one row of P, whose Σ x² is of rank one.
+        return shop.space.xp.full(1, math.sqrt(n), row.dtype), row, None
 
 
 def like(shop: Workshop, name: str) -> Arrays:
@@ -201,7 +222,7 @@ def attribute_step(
     gap = _gap(shop, rates, state, first.g, batch, question.per_validation) if question.efficient else None
     judge = first.start if question.gradient == "start" else None
     if question.gradient == "path":
-        judge = _along_path(shop, rates, state, first.g, batch, question.nodes[0], each)
+        judge = along_segment(shop, end_points(shop, rates, state, first.g), path_nodes(question.nodes[0]), batch, each)
     gamma = None
     if judge is not None and rule.kind != "sgd" and not question.per_validation:
         gamma = like(shop, "validation gradient")
@@ -336,35 +357,29 @@ def take_step_and_slope(
     """Run the fused pass over every parameter; see `kernels.Passes.attributed`."""
     shop.now("fused pass", slice(0, n))
     for key, g in first.g.items():
-        layer, kind = key.split(".")
-        row = col = square = None
-        if first.norms is not None:
-            row, col = first.norms.row[int(layer)], first.norms.col[int(layer)]
-            square = first.norms.square.get(int(layer)) if kind == "weight" else None
-            if kind == "bias":  # the weight of an input that is always 1: one row of P, whose Σ x² is of rank one
-                row, col = shop.space.xp.full(1, math.sqrt(n), g.dtype), row
+        row, col, square = (None, None, None) if first.norms is None else first.norms.of(shop, key, n)
         shop.passes.attributed(
             rates,
             rule,
             n,
-            _matrix(g),
-            _matrix(state.theta[key]),
-            _matrix(state.m[key]),
-            _matrix(state.v[key]),
+            as_matrix(g),
+            as_matrix(state.theta[key]),
+            as_matrix(state.m[key]),
+            as_matrix(state.v[key]),
             row,
             col,
             square,
-            None if gamma is None else _matrix(gamma[key]),
+            None if gamma is None else as_matrix(gamma[key]),
             blend,
-            _matrix(new.theta[key]),
-            _matrix(new.m[key]),
-            _matrix(new.v[key]),
-            None if point is None else _matrix(point[key]),
-            _matrix(slope[key]),
+            as_matrix(new.theta[key]),
+            as_matrix(new.m[key]),
+            as_matrix(new.v[key]),
+            None if point is None else as_matrix(point[key]),
+            as_matrix(slope[key]),
         )
 
 
-def _matrix(array: Any) -> Any:
+def as_matrix(array: Any) -> Any:
     """Return a weight as it is, and a bias as one row."""
     return array if array.ndim == 2 else array[None, :]
 
@@ -378,19 +393,27 @@ def end_points(shop: Workshop, rates: Rates, state: State, g: Arrays) -> tuple[A
     return idle, new
 
 
-def _along_path(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Judged, count: int, each: float) -> Trace:
-    """Return one trace of the validation samples at every node of the path, node after node, weighted."""
-    xp, ends = shop.space.xp, end_points(shop, rates, state, g)
-    shop.now("forward pass", VALIDATION)
-    n_val = batch.n_val
-    x = xp.concatenate([batch.valid_x] * count)
-    trace = new_trace(shop, "path", n_val * count, x)
-    point = like(shop, "point")
-    for i, (tau, w) in enumerate(path_nodes(count)):
+def along_segment(
+    shop: Workshop, ends: tuple[Arrays, Arrays], nodes: tuple[tuple[float, float], ...], batch: Judged, each: float
+) -> Trace:
+    """Return one trace of the validation samples at every node of a segment, node after node, weighted.
+
+    Parameters
+    ----------
+    ends : tuple of dicts of arrays
+        Parameters where the segment begins (0) and where it ends (1).
+    nodes : tuple of (place, weight)
+    each : float
+        Weight of a validation sample's own loss.
+    """
+    n_val, count, point = batch.n_val, len(nodes), like(shop, "point")
+    x = batch.valid_x if count == 1 else shop.space.xp.concatenate([batch.valid_x] * count)
+    trace = new_trace(shop, "valid", n_val * count, x)
+    for i, (tau, w) in enumerate(nodes):
+        shop.now("pass over the parameters")
         for key, there in point.items():
-            xp.subtract(ends[1][key], ends[0][key], out=there)
-            there *= there.dtype.type(tau)
-            there += ends[0][key]
+            shop.passes.between(tau, ends[0][key], ends[1][key], there)
+        shop.now("forward pass", VALIDATION)
         run_rows(shop, trace.rows(slice(i * n_val, (i + 1) * n_val)), point, batch.valid_y, each * w)
     return trace
 
@@ -431,12 +454,17 @@ def scorer_of(
     if isinstance(slope, float) and (per_validation or pairwise_is_cheaper(shop, len(judge.losses))):
 
         def by_pairs(trace: Trace, out: Any) -> None:
-            dots = pairwise(shop, trace, judge)
-            dots *= dots.dtype.type(slope)
-            if per_validation:
-                out += dots.reshape(len(dots), -1, n_val).sum(axis=1).T
-            else:
-                out[0] += dots.sum(axis=1)
+            def some(low: int, high: int) -> None:
+                rows = slice(low, high)
+                dots = pairwise(shop, trace.rows(rows), judge)
+                dots *= dots.dtype.type(slope)
+                if per_validation:
+                    out[:, rows] += dots.reshape(len(dots), -1, n_val).sum(axis=1).T
+                else:
+                    out[0, rows] += dots.sum(axis=1)
+
+            count, sizes = len(trace.losses), shop.net.sizes
+            in_parts(some, count, 2 * count * len(judge.losses) * (sum(sizes[:-1]) + sum(sizes[1:])))
 
         return by_pairs
 
@@ -487,7 +515,7 @@ def score_rows(
     return totals
 
 
-# --- refusals --------------------------------------------------------------------------------------------------------
+# --- refusals and advice ----------------------------------------------------------------------------------------------
 
 
 def refuse_zero_denominator(shop: Workshop, adam: Adam, state: State, g: Arrays | None) -> None:
@@ -501,3 +529,9 @@ def refuse_zero_denominator(shop: Workshop, adam: Adam, state: State, g: Arrays 
     if count:
         where = "v is 0" if g is None else "v and the gradient are 0"
         refuse("Adam.eps", f"0, with a denominator of 0 at {count} coordinates where {where}", "eps > 0")
+
+
+def advice(adam: Adam, space: Space) -> str:
+    """Return what may help a run that diverged."""
+    wider = "" if space.dtype == np.float64 else ", or dtype='float64'"
+    return f"a smaller lr than {adam.lr}, smaller inputs{wider}"

@@ -17,7 +17,7 @@ from adamshap.gpu.carry import attribute_carrying
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.single import ScoreDtype, Variance, question_of
-from adamshap.gpu.step import Arrays, Judged, State, Taken, attribute_step, like
+from adamshap.gpu.step import Arrays, Judged, State, Taken, advice, attribute_step, like
 from adamshap.reference.problem import (
     CREDITS,
     Adam,
@@ -213,8 +213,7 @@ def attribute(
     def look(at_once: bool = False) -> None:
         bad = ledger.look(state, at_once)
         if bad is not None:
-            wider = "" if space.dtype == np.float64 else ", or dtype='float64'"
-            raise Diverged(*bad, run(), f"a smaller lr than {adam.lr}, smaller inputs{wider}")
+            raise Diverged(*bad, run(), advice(adam, space))
 
     def snapshot() -> Snapshot:
         look(at_once=True)

@@ -43,8 +43,8 @@ def test_json_has_a_row_for_exact_and_one_for_sketched_scores(tmp_path: Path) ->
         assert row["torch_plain_ms"] is None
         assert -1 <= row["pearson_with_exact"] <= 1
         assert row["carry"]["ms"] > 0
-    # By hand: 12 blocks of 6 steps, of 8 samples with 6 + 8 inputs and 8 + 3 gradients, and a sum of 83 parameters.
-    assert report["rows"][-1]["carry"]["kept_mib"] == 4 * 12 * (6 * 8 * (14 + 11) + 83) / 2**20
+    # By hand: 12 blocks of 6 steps, of 8 samples with 8 kept inputs and 8 + 3 gradients, and a sum of 83 parameters.
+    assert report["rows"][-1]["carry"]["kept_mib"] == 4 * 12 * (6 * 8 * (8 + 11) + 83) / 2**20
     assert report["machine"]["device"] == "cpu"
 
 
@@ -81,5 +81,7 @@ def test_the_floor_counts_every_product(rank: Any) -> None:
     if rank is not None:
         assert Sketch(4).pays(100, 10, 20)
         scoring = 4 * (100 * (10 + 20 + 20 + 30) + 2 * (first + second))
-    expected = plain / (plain + 5 * (2 * first + 3 * second) + scoring)
-    np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank)), np.array(expected), 2)
+    judged = 5 * (2 * first + 3 * second)
+    for carry, times in ((False, 1), (True, 2)):
+        expected = plain / (plain + times * (judged + scoring))
+        np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank, carry)), np.array(expected), 2)

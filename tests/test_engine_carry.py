@@ -7,28 +7,148 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import in_each_dtype, on_each_device
+from engine_devices import in_each_dtype, on_device, on_each_device
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import carry, splits
-from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.arrays import Space, pick_space
+from adamshap.gpu.kernels import split_for
 from adamshap.gpu.layers import Workshop
-from adamshap.gpu.rules import rates_of
-from adamshap.gpu.step import Judged, Question, State
+from adamshap.gpu.rules import SPLIT_SLOPES, rates_of, split_rule_of
+from adamshap.gpu.step import Question, State
 from adamshap.reference import Adam, Batch, Network
 from adamshap.reference import carry as reference
-from adamshap.reference.adam import coefficients
+from adamshap.reference.adam import bias_correction, coefficients
 from adamshap.reference.ghost import SlopeInput
 from adamshap.reference.problem import GRADIENTS, Array, Run, RunConfig
-from adamshap.verify.strategies import adams, powers_of_ten, run_configs, step_numbers
+from adamshap.verify.strategies import adams, powers_of_ten, run_configs, seeds, step_numbers
 from adamshap.verify.tolerance import DRAWS, SAFETY, account_bound, assert_within, rounding, unit_roundoff
 
 # --- the split
 
+each_make = pytest.mark.parametrize("make", ["arrays", "device"])
 
+
+def split_of(make: str, space: Space) -> Any:
+    """Return the split in array operations, or the device's own: CUDA kernels or a Numba loop."""
+    return splits.split if make == "arrays" else split_for(space)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A matrix of coordinates, with the samples that its gradient is the sum of."""
+
+    x: Array
+    g: Array
+    m: Array
+    v: Array
+
+    def split(self, adam: Adam, t: int, slope: str, nodes: tuple[int, int]) -> tuple[Array, Array]:
+        """Return the oracle's S and M."""
+        c = coefficients(adam, t, self.m, self.v)
+        split = reference.SPLITS[slope](SlopeInput(c, self.x, self.g, nodes))
+        return split.slope, c.lr * adam.betas[0] / bias_correction(adam.betas[0], t) * split.inverse
+
+    def known(self, adam: Adam, t: int, slope: str, nodes: tuple[int, int]) -> tuple[Array, Array]:
+        """Return S and M by absolute values of parts, with how far they move with each relative change of inputs."""
+        S, M = self.split(adam, t, slope, nodes)
+        of_k = dataclasses.replace(self, m=np.zeros_like(self.m)).split(adam, t, slope, nodes)[0]
+        known = [np.abs(of_k) + np.abs(S - of_k), np.abs(M)]
+        for name, value in vars(self).items():
+            near = dataclasses.replace(self, **{name: value * (1 + STEP)}).split(adam, t, slope, nodes)
+            known = [k + np.abs(a - b) / STEP for k, a, b in zip(known, near, (S, M), strict=True)]
+        return known[0], known[1]
+
+
+STEP = 1e-6
+"""Relative change of an input, for the derivative in it."""
+
+
+def engines_split(
+    make: str, device: Any, dtype: Any, adam: Adam, t: int, slope: str, nodes: Any, exact: bool, p: Point, *more: Array
+) -> tuple[Array, ...]:
+    """Return the engine's product, K and sums, for Γ, θ and K in `more`; Σ x² is of rank one, unless `exact`."""
+    space = pick_space(device, dtype)
+    squares = (p.x**2).sum(axis=0)
+    row, col = np.sqrt(len(p.x)) * np.sqrt(squares.sum(axis=1)), np.sqrt(squares.sum(axis=0) / squares.sum())
+    square = squares / row[:, None] ** 2 / col**2
+    given_ = (on_device(device, np.array(a, dtype)) for a in (p.g, p.m, p.v, row, col, square, *more))
+    g, m, v, row, col, square, gamma, theta, owed = given_
+    square = square if exact else None
+    rule = split_rule_of(slope, nodes, len(p.x))
+    sums = split_of(make, space)(
+        rates_of(adam, t), rule, len(p.x), g, theta, m, v, row, col, square, gamma, GROW, LESS, owed, g
+    )
+    return tuple(np.asarray(space.host(a)) for a in (g, owed, sums))
+
+
+GROW, LESS = 1.5, 0.25
+
+
+@each_make
+@on_each_device
+@in_each_dtype
+@pytest.mark.parametrize("slope", SPLIT_SLOPES)
+@given(
+    seed=seeds,
+    shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 7, 300])),
+    n=st.sampled_from([1, 6]),
+    nodes=st.sampled_from([(1, 3), (2, 4)]),
+    exact=st.booleans(),
+    t=st.sampled_from([1, 3, 50]),
+    adam=st.sampled_from([Adam(0.01, (0.75, 0.5), 0.0625), Adam(0.01, (0.9, 0.99), 1e-3, 0.01)]),
+)
+@settings(max_examples=5)
+def test_what_a_step_owes_is_the_oracles(
+    make: Any,
+    device: Any,
+    dtype: Any,
+    slope: str,
+    seed: int,
+    shape: Any,
+    n: int,
+    nodes: Any,
+    exact: bool,
+    t: int,
+    adam: Adam,
+) -> None:
+    """Γ ⊙ S less what is owed already, K, and the sums, over blocks and their ends, for momentum of both signs."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((n, *shape))
+    if not exact:
+        x = np.sign(x) * np.abs(x[:, :1, :1] * x[:1, :, :1] * x[:1, :1, :])
+    x, m, gamma, theta, before = (
+        np.asarray(a, dtype).astype(float) for a in (x, *generator.standard_normal((4, *shape)))
+    )
+    v = np.asarray(generator.standard_normal(shape) ** 2, dtype).astype(float)
+    point = Point(x, np.asarray(x.sum(axis=0), dtype).astype(float), m, v)
+    S, M = point.split(adam, t, slope, nodes)
+    about_S, about_M = point.known(adam, t, slope, nodes)
+    got = engines_split(make, device, dtype, adam, t, slope, nodes, exact, point, gamma, theta, before)
+    owed = before + GROW * gamma * M
+    about_owed = np.abs(before) + GROW * np.abs(gamma) * about_M
+    terms = 4 * nodes[0] * nodes[1]
+    assert_within(got[1], owed, rounding(about_owed, terms, dtype), "K")
+    about = np.abs(gamma) * about_S + LESS * about_owed
+    assert_within(got[0], gamma * S - LESS * owed, rounding(about, terms, dtype), "product")
+    due, about_due = gamma * M, np.abs(gamma) * about_M
+    sums = [(gamma * S * point.g).sum(), (due * m).sum(), (due * due).sum(), (gamma * theta).sum()]
+    parts = [
+        np.abs(gamma) * about_S * np.abs(point.g),
+        about_due * np.abs(m),
+        2 * np.abs(due) * about_due,
+        np.abs(gamma * theta),
+    ]
+    for name, ours, theirs, size in zip(("⟨ΓS, g⟩", "⟨O, m⟩", "‖O‖²", "⟨Γ, θ⟩"), got[2], sums, parts, strict=True):
+        assert_within(ours, theirs, rounding(size.sum(), terms, dtype), name)
+
+
+@each_make
+@on_each_device
+@in_each_dtype
 @given(
     adam=adams(),
     t=step_numbers,
@@ -38,16 +158,37 @@ from adamshap.verify.tolerance import DRAWS, SAFETY, account_bound, assert_withi
     v=powers_of_ten(-24, 4) | st.just(0.0),
 )
 @example(adam=Adam(eps=1e-8, eps_root=1e-16), t=1, g=1.0, sign=1.0, m=1.0, v=0.0).via("ε = √κ")
-def test_the_even_split_is_the_oracles(adam: Adam, t: int, g: float, sign: float, m: float, v: float) -> None:
-    """Closed forms here, quadrature there."""
-    given_ = [np.array([[number]]) for number in (sign * g, m, v)]
-    c = coefficients(adam, t, given_[1], given_[2])
-    expected = reference.even(SlopeInput(c, given_[0][None], given_[0], (4, 4)))
-    slope, inverse = splits._even(np, rates_of(adam, t), *given_)
-    parts = c.lr * (c.k / reference.denominator(c, given_[0]) + abs(c.mu * reference.excess(c, given_[0])))
+def test_the_even_split_is_the_oracles(
+    make: Any, device: Any, dtype: Any, adam: Adam, t: int, g: float, sign: float, m: float, v: float
+) -> None:
+    """Closed forms here, quadrature there; in float32 as well, where nothing but the result is rounded."""
+    space = pick_space(device, dtype)
+    given_ = [np.array([[number]], dtype) for number in (sign * g, m, v)]
+    wide = [a.astype(float) for a in given_]
+    c = coefficients(adam, t, wide[1], wide[2])
+    expected = reference.even(SlopeInput(c, wide[0][None], wide[0], (4, 4)))
+    zero, one = (np.full((1, 1), number, dtype) for number in (0, 1))
+    g_, m_, v_, gamma, owed = (on_device(device, a) for a in (*given_, one, zero))
+    rates, rule = rates_of(adam, t), split_rule_of("secant", (4, 4), 2)
+    split_of(make, space)(rates, rule, 2, g_, None, m_, v_, None, None, None, gamma, 1.0, 0.0, owed, g_)
+    parts = c.lr * (c.k / reference.denominator(c, wide[0]) + abs(c.mu * reference.excess(c, wide[0])))
     terms = reference.PANEL_NODES * 60  # of the oracle's sum
-    assert_within(slope, expected.slope, rounding(parts, terms), "S")
-    assert_within(inverse, expected.inverse, rounding(expected.inverse, terms), "1/D")
+    assert_within(space.host(g_), expected.slope, rounding(parts, terms) + rounding(parts, 1, dtype), "S")
+    of_m = adam.lr * rates.mu * expected.inverse
+    assert_within(space.host(owed), of_m, rounding(of_m, terms) + rounding(of_m, 1, dtype), "M")
+
+
+@each_make
+@on_each_device
+def test_a_gradient_whose_square_beside_eps_is_nothing_keeps_the_split_finite(make: Any, device: Any) -> None:
+    """There M is μ's part alone, and S k's but for the kink of 1/D at 0."""
+    space, adam = pick_space(device, "float64"), Adam(eps=1.0)
+    g, m, v, gamma, owed = (on_device(device, np.full((1, 1), a)) for a in (1e-310, 1.0, 0.0, 1.0, 0.0))
+    rates, rule = rates_of(adam, 2), split_rule_of("secant", (4, 4), 2)
+    split_of(make, space)(rates, rule, 2, g, None, m, v, None, None, None, gamma, 1.0, 0.0, owed, g)
+    of_k, of_mu = rates.lr * rates.k, rates.lr * rates.mu
+    assert_within(space.host(owed)[0, 0], of_mu, rounding(of_mu, 1), "M")
+    assert_within(space.host(g)[0, 0], of_k, rounding(of_k, 1) + of_mu * rates.root_q / 2, "S")
 
 
 # --- whole runs
@@ -82,7 +223,7 @@ def of_run(run: Run) -> tuple[Any, ...]:
 
 @on_each_device
 @in_each_dtype
-@given(config=run_configs(), slope=st.sampled_from(splits.SPLIT_SLOPES), gradient=st.sampled_from(GRADIENTS))
+@given(config=run_configs(), slope=st.sampled_from(SPLIT_SLOPES), gradient=st.sampled_from(GRADIENTS))
 @settings(max_examples=4)
 def test_a_run_is_the_oracles(device: Any, dtype: Any, config: RunConfig, slope: Any, gradient: Any) -> None:
     # Without sharp corners that float32 would turn another way in one run than in the other.
@@ -162,11 +303,11 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
     zeros = [{name: space.xp.zeros(shape, space.dtype) for name, shape in config.network.shapes.items()} for _ in "mv"]
     state = State(space.reals(config.network.init(config.seed)), *zeros, 1)
     valid = space.real(config.valid.x), space.labels(config.valid.y)
-    x, y = space.real(config.train.x), space.labels(config.train.y)
+    y = space.labels(config.train.y)
     for number, (_, index) in enumerate(config.order()):
         where = space.labels(index)
         new = State(*({k: a.copy() for k, a in group.items()} for group in (state.theta, state.m, state.v)), 0)
-        batch = Judged(x[where], y[where], *valid)
+        batch = carrier.batch(where, y[where], *valid)
         with around() if number > 6 else nullcontext():  # by then all buffers and kernels are made
             carrier.take(number, where, state, batch, Question(variance="rank_one"), new)
         state = State(new.theta, new.m, new.v, state.t + 1)
@@ -216,7 +357,7 @@ def test_what_has_no_meaning_is_refused(options: Any, error: Any, message: str) 
 
 
 @on_each_device
-@pytest.mark.parametrize("slope", splits.SPLIT_SLOPES)
+@pytest.mark.parametrize("slope", SPLIT_SLOPES)
 def test_a_zero_denominator_is_refused(device: Any, slope: Any) -> None:
     batch = Batch(np.zeros((4, 3)), np.array([0, 1, 0, 1]))
     config = dataclasses.replace(problem(), train=batch, adam=Adam(eps=0.0))
