@@ -10,7 +10,7 @@ import numpy as np
 from adamshap.reference.command import report, results, showing
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.folder import DIVERGED, SavedRun
-from adamshap.reference.problem import Array
+from adamshap.reference.problem import Array, Rows
 from adamshap.reference.run_views import figure
 
 STYLE = """
@@ -96,15 +96,15 @@ def _extremes(saved: SavedRun, flips: bool) -> str:
     return note + (inner if pictures.images is not None else f'<div class="two">{inner}</div>')
 
 
-def _cards(saved: SavedRun, members: Array, names: Sequence[str], images: Array) -> str:
-    columns, cards = saved.columns, []
+def _cards(saved: SavedRun, members: Array, names: Sequence[str], images: Array | Rows) -> str:
+    columns, shape, cards = saved.columns, saved.config["dataset"]["image_shape"], []
     true = {flip["index"]: flip["from"] for flip in saved.config["flips"]}
     for row in members:
         index = int(columns["index"][row])
         flip = f"<br>flipped from {escape(true[index])}" if index in true else ""
         label = escape(names[row])
         cards.append(
-            f'<li><img alt="row {index}, {label}" src="{_png(images[index])}"><br><b>{label}</b><br>'
+            f'<li><img alt="row {index}, {label}" src="{_png(images[index].reshape(shape))}"><br><b>{label}</b><br>'
             f"row {index}<br>{columns['score'][row]:+.2e}{flip}</li>"
         )
     return f'<ul class="cards">{"".join(cards)}</ul>'
