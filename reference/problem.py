@@ -841,7 +841,8 @@ def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Itera
 Snapshot = dict[str, Array]
 """All that a run needs to go on, as named NumPy arrays: ``step``, ``settings`` (`run_settings`), ``params/0.weight``,
 ``m/...``, ``v/...``, ``scores``, ``sgd_scores``, ``seen``, ``history/train_loss``, ``history/valid_loss``, and what
-else a trainer has, under names of its own."""
+else a trainer has, under names of its own. Those in ``history/`` have a row for each step, which later ones leave as it
+is."""
 
 Checkpointer = Callable[[int, Callable[[], Snapshot]], None]
 """Is given the number of completed steps, and a function that copies the run's state when it is called."""

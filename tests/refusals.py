@@ -186,11 +186,6 @@ REFUSALS = (
     Refusal("steps", "reference.attribute(NET, Adam(), batch(), batch(), steps=0)", ValueError),
     Refusal("credit", "reference.attribute(NET, Adam(), batch(), batch(), credit='loan')", ValueError),
     Refusal("slope", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='sgd')", ValueError),
-    Refusal(
-        "on_checkpoint",
-        "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', on_checkpoint=print)",
-        ValueError,
-    ),
     Refusal("resume", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', resume={})", ValueError),
     Refusal("slope", "gpu.scores(step(), 'adam')", ValueError),
     Refusal("gradient", "gpu.scores(step(), gradient='end')", ValueError),

@@ -21,7 +21,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child, .word { text-align: left; }
-.word { white-space: normal; overflow-wrap: anywhere; }
+.word { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
 .wide { overflow-x: auto; } .wide svg { width: 100%; min-width: 40rem; height: auto; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; padding: 0; list-style: none; }
 .cards img { width: 5.7rem; height: 5.7rem; object-fit: contain; image-rendering: pixelated; border: 1px solid #ddd; }

@@ -126,10 +126,11 @@ def title_of(saved: SavedRun) -> str:
     flips = f", {len(saved.config['flips'])} with flipped labels" if saved.config["flips"] else ""
     task = f"{len(dataset['classes'])} classes" if dataset["classes"] else "regression"
     sizes = "-".join(map(str, network["sizes"]))
+    credit = "" if options.get("credit", "step") == "step" else f", credit {options['credit']}"
     return (
         f"{dataset['name']}: {saved.status}, {saved.step} of {saved.steps} steps;"
         f" {dataset['train_examples']} training examples{flips}; {dataset['validation_examples']} for validation;"
-        f" {task}; network {sizes}; slope {options['slope']}, gradient {options['gradient']}"
+        f" {task}; network {sizes}; slope {options['slope']}, gradient {options['gradient']}{credit}"
     )
 
 
