@@ -26,10 +26,13 @@ th:first-child, td:first-child, .word { text-align: left; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; padding: 0; list-style: none; }
 .cards img { width: 5.7rem; height: 5.7rem; object-fit: contain; image-rendering: pixelated; border: 1px solid #ddd; }
 .cards li { width: 5.8rem; font-size: .8rem; overflow-wrap: anywhere; }
-.two { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.two { display: flex; flex-wrap: wrap; gap: 0 3rem; } .two > div { min-width: 0; }
 .harmful { color: #b2182b; } .helpful { color: #2166ac; }
 pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
 """
+
+WORDS = {"r_squared": "R²", "rmse": "RMSE"}
+"""How a table names what results.json has under another name."""
 
 
 def page_of(saved: SavedRun) -> str:
@@ -54,7 +57,7 @@ def page_of(saved: SavedRun) -> str:
         parts.append("<p>No scores yet: they come with the first checkpoint.</p>")
     if saved.results is not None and "before" in saved.results:
         before, after = saved.results["before"], saved.results["after"]
-        cells = [(name, _number(before[name]), _number(after[name])) for name in before]
+        cells = [(WORDS.get(name, name), _number(before[name]), _number(after[name])) for name in before]
         parts.append("<h2>Validation</h2>" + _table(("", "before", "after"), cells, words=(0,)))
     parts.append(
         "<p>A positive score means that the example lowered the loss on the validation examples.</p>"
