@@ -21,18 +21,50 @@ class Rows:
 
     Parameters
     ----------
-    source : real array (N, ...)
-        A memory map, say, or other `Rows`; what one row holds is laid out flat, d numbers.
+    source : array (N, ...) of numbers
+        NumPy's, such as a memory map, or other `Rows`; what one row holds is laid out flat, d numbers.
     index : int array (n,), optional
         Which rows of `source`, in which order; all of them where it is not given.
     mean, scale : arrays (d,), optional
-        ``(row - mean) / scale`` is made of each row.
+        Finite, and no scale 0: ``(row - mean) / scale`` is made of each row.
     """
 
     source: Any
     index: npt.NDArray[Any] | None = None
     mean: npt.NDArray[Any] | None = None
     scale: npt.NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        from adamshap.reference.problem import refuse  # where it is used: it imports this module
+
+        if not isinstance(self.source, np.ndarray | Rows):
+            refuse("Rows.source", type(self.source).__name__, "an array of NumPy's, such as a memory map", TypeError)
+        if self.source.dtype.kind not in "biuf":
+            refuse("Rows.source", f"dtype {self.source.dtype}", "real numbers (a float or integer dtype)", TypeError)
+        if len(self.source.shape) < 2 or 0 in self.source.shape:
+            refuse("Rows.source", f"shape {self.source.shape}", "shape (any, any, ...), not empty")
+        count, width = len(self.source), int(np.prod(self.source.shape[1:]))
+        if self.index is not None:
+            index = np.asarray(self.index)
+            if index.dtype.kind not in "iu" or index.ndim != 1 or not len(index):
+                refuse(
+                    "Rows.index", f"dtype {index.dtype} of shape {index.shape}", "integers of shape (any,), not empty"
+                )
+            if index.min() < 0 or index.max() >= count:
+                refuse("Rows.index", f"rows from {index.min()} to {index.max()}", f"rows from 0 to {count - 1}")
+            object.__setattr__(self, "index", index)
+        for name in ("mean", "scale"):
+            if (given := getattr(self, name)) is not None:
+                array = np.asarray(given)
+                if array.dtype.kind not in "iuf" or array.shape != (width,):
+                    refuse(
+                        f"Rows.{name}", f"dtype {array.dtype} of shape {array.shape}", f"numbers of shape ({width},)"
+                    )
+                if not np.isfinite(array).all():
+                    refuse(f"Rows.{name}", "values that are NaN or infinite", "finite numbers only")
+                if name == "scale" and not array.all():
+                    refuse("Rows.scale", "a value of 0", "none, as rows are divided by it")
+                object.__setattr__(self, name, array)
 
     @property
     def shape(self) -> tuple[int, int]:
