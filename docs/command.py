@@ -43,7 +43,8 @@ def _row(parameter: Any) -> str:
     elif parameter.is_flag:
         name, default = parameter.opts[0], None
     else:
-        value = parameter.metavar or parameter.display_type(typer.Context(typer.core.TyperCommand("any"))).strip("<>")
+        kind = parameter.display_type(typer.Context(typer.core.TyperCommand("any"))).strip("<>")
+        value = parameter.metavar or kind.removesuffix(" range").replace("|", "/")  # a "|" would end the cell
         name, default = f"{parameter.opts[0]} {value}", parameter.default
     if isinstance(parameter.show_default, str):
         default = parameter.show_default
