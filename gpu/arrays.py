@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adamshap.reference.problem import one_of, refuse
+from adamshap.reference.problem import Rows, one_of, refuse
 
 __all__ = [
     "DEVICES",
@@ -135,10 +135,10 @@ def pick_space(device: str, dtype: str) -> Space:
 
 
 def is_mapped(array: Any) -> bool:
-    """Whether `array` is a view of a file that is read as needed: NumPy's memory map."""
+    """Whether `array` is read as needed: a view of a file, NumPy's memory map, or `Rows`."""
     while isinstance(array, np.ndarray):
         array = array.base
-    return isinstance(array, mmap)
+    return isinstance(array, mmap | Rows)
 
 
 class NoRoomError(MemoryError):

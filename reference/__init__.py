@@ -8,7 +8,7 @@ the method is one function. `problem` says what a step is; `network`, `adam`, `g
 from adamshap.reference.adam import update
 from adamshap.reference.game import marginals, utility
 from adamshap.reference.ghost import influence, scores
-from adamshap.reference.problem import Adam, AdamState, Batch, Marginals, Network, Progress, Run, RunConfig, Step
+from adamshap.reference.problem import Adam, AdamState, Batch, Marginals, Network, Progress, Rows, Run, RunConfig, Step
 from adamshap.reference.retraining import metagradient, retrained
 from adamshap.reference.run import attribute
 from adamshap.reference.torch_bridge import from_torch
@@ -20,6 +20,7 @@ __all__ = [
     "Marginals",
     "Network",
     "Progress",
+    "Rows",
     "Run",
     "RunConfig",
     "Step",

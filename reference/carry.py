@@ -25,10 +25,13 @@ from adamshap.reference.adam import Coefficients, bias_correction, denominator, 
 from adamshap.reference.problem import (
     GRADIENTS,
     SLOPES,
+    AdamState,
     Array,
     Gradient,
     Params,
+    RunConfig,
     Slope,
+    Snapshot,
     Step,
     one_of,
     quadrature_nodes,
@@ -204,6 +207,41 @@ class Ledger:
         gain = _losses(step, step.params, each=self.per_validation) - _losses(step, after, each=self.per_validation)
         closed = gain - decay - scores.sum(axis=0) - _summed(owed, step.state.m)
         return Entry(index, step, scores + closed / step.n, owed, decay, closed)
+
+    def kept(self, config: RunConfig) -> Snapshot:
+        """Return the entries so far as arrays (steps, ...), from which `restore` makes them again."""
+        steps, judges = len(self.entries), config.valid.n if self.per_validation else 1
+        arrays = {name: np.zeros((steps, judges)) for name in ("decay", "closed")}
+        arrays["scores"] = np.zeros((steps, min(config.batch_size, config.train.n), judges))  # 0 after a smaller batch
+        for name, shape in config.network.shapes.items():
+            arrays |= {f"{group}/{name}": np.zeros((steps, *shape)) for group in ("params", "m", "v")}
+            arrays[f"owed/{name}"] = np.zeros((steps, judges, *shape))
+        for row, entry in enumerate(self.entries):
+            arrays["decay"][row], arrays["closed"][row] = entry.decay, entry.closed
+            arrays["scores"][row, : len(entry.index)] = entry.scores
+            state = entry.step.state
+            for group, named in {"params": entry.step.params, "m": state.m, "v": state.v, "owed": entry.owed}.items():
+                for name, array in named.items():
+                    arrays[f"{group}/{name}"][row] = array
+        return arrays
+
+    def restore(self, config: RunConfig, kept: Snapshot) -> None:
+        """Make the entries again that `kept` was made of, for as many steps."""
+        names = config.network.shapes
+        for row, (_, index) in zip(range(len(kept["decay"])), config.order(), strict=False):
+            groups = ("params", "m", "v", "owed")
+            params, m, v, owed = ({name: kept[f"{group}/{name}"][row].copy() for name in names} for group in groups)
+            state, batch = AdamState(row, m, v), config.train.take(index)
+            step = Step(config.network, params, config.adam, state, batch, config.valid, config.reduction)
+            scores = kept["scores"][row, : len(index)].copy()
+            self.entries.append(Entry(index, step.as_float64(), scores, owed, kept["decay"][row], kept["closed"][row]))
+
+    def own(self, totals: Array) -> Array:
+        """Return, like `totals`, what each sample has from its own steps, without what later ones owe it."""
+        sums = np.zeros_like(totals).reshape(len(totals), -1)
+        for entry in self.entries:
+            sums[entry.index] += entry.scores
+        return sums.reshape(totals.shape)
 
     def settle(self, totals: Array) -> tuple[Array, Array, Array]:
         """Return each sample's total, like `totals`, and each step's share of weight decay and what was closed."""

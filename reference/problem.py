@@ -33,6 +33,8 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from adamshap.reference.rows import Rows, parts
+
 __all__ = [
     "ACTIVATIONS",
     "CREDITS",
@@ -53,6 +55,7 @@ __all__ = [
     "Network",
     "Params",
     "Progress",
+    "Rows",
     "Run",
     "RunConfig",
     "Snapshot",
@@ -199,6 +202,8 @@ CUDA = 2
 
 def _array(field: str, value: Any) -> Any:
     """Return `value` as an array, NumPy's or, on a CUDA device, CuPy's; without a copy where it already is one."""
+    if isinstance(value, Rows):
+        return value
     try:
         if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack_device__"):
             if value.__dlpack_device__()[0] == CUDA:
@@ -224,35 +229,23 @@ def _real_array(field: str, value: object, shape: tuple[int | None, ...]) -> Any
         have == 0 if want is None else have != want for have, want in zip(array.shape, shape, strict=True)
     ):
         refuse(field, f"shape {array.shape}", f"shape {wanted}, not empty")
-    count = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in _parts(array))
+    count = sum(int(part.size - np.count_nonzero(np.isfinite(part))) for part in parts(array))
     if count:
         refuse(field, f"{count} values that are NaN or infinite", "finite numbers only")
     return _read_only(array)
 
 
-NUMBERS_AT_A_TIME = 1 << 20
-"""How much of an array is looked at in one go, so that a memory map need not fit into memory."""
-
-
-def _parts(array: Any) -> Iterator[Any]:
-    """Yield `array` by so many rows that each part is small."""
-    if array.ndim == 0:
-        yield array
-        return
-    rows = max(NUMBERS_AT_A_TIME * len(array) // max(array.size, 1), 1)
-    for start in range(0, len(array), rows):
-        yield array[start : start + rows]
-
-
 def _read_only(array: Any) -> Any:
     if not isinstance(array, np.ndarray):
-        return array  # CuPy's have no such flag
+        return array  # CuPy's and Rows have no such flag
     view = array.view()
     view.flags.writeable = False
     return view
 
 
 def _on_host(array: Any) -> Any:
+    if isinstance(array, Rows):
+        return array[:]
     return array if isinstance(array, np.ndarray) else array.get()
 
 
@@ -449,7 +442,7 @@ class Batch:
 
     Parameters
     ----------
-    x : array (n, d_in)
+    x : array or `Rows` (n, d_in)
         Inputs, finite.
     y : int array (n,), or array (n, d_out)
         Labels for the loss "cross_entropy", real targets for "mse".
@@ -848,7 +841,8 @@ def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Itera
 Snapshot = dict[str, Array]
 """All that a run needs to go on, as named NumPy arrays: ``step``, ``settings`` (`run_settings`), ``params/0.weight``,
 ``m/...``, ``v/...``, ``scores``, ``sgd_scores``, ``seen``, ``history/train_loss``, ``history/valid_loss``, and what
-else a trainer has, under names of its own."""
+else a trainer has, under names of its own. Those in ``history/`` have a row for each step, which later ones leave as it
+is."""
 
 Checkpointer = Callable[[int, Callable[[], Snapshot]], None]
 """Is given the number of completed steps, and a function that copies the run's state when it is called."""
@@ -902,7 +896,7 @@ def run_settings(train: Batch, valid: Batch, **settings: Any) -> str:
 
 def _checksum(array: Any) -> str:
     value = 0
-    for part in _parts(array):
+    for part in parts(array):
         value = zlib.crc32(_on_host(part).tobytes(), value)
     return f"{array.dtype} {array.shape} {value:08x}"
 

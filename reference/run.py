@@ -146,9 +146,6 @@ def attribute(
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
     ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
-    for name, given in (("on_checkpoint", on_checkpoint), ("resume", resume)):
-        if ledger is not None and given is not None:
-            refuse(name, "one with credit 'carry'", "None: the account of the run is kept in memory alone")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
@@ -180,7 +177,7 @@ def attribute(
     def snapshot() -> Snapshot:
         done = state.step
         arrays = {
-            "scores": totals,
+            "scores": totals if ledger is None else ledger.own(totals),
             "sgd_scores": sgd_totals,
             "seen": seen,
             "history/train_loss": train_log[:done],
@@ -188,6 +185,8 @@ def attribute(
         }
         for group, named in (("params", params), ("m", state.m), ("v", state.v)):
             arrays |= {f"{group}/{name}": array for name, array in named.items()}
+        if ledger is not None:
+            arrays |= {f"history/{name}": array for name, array in ledger.kept(config).items()}
         return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
 
     def so_far(done: int) -> Run:
@@ -202,6 +201,8 @@ def attribute(
         for array, name in ((totals, "scores"), (sgd_totals, "sgd_scores"), (seen, "seen")):
             array[...] = kept[name]
         train_log[:done], valid_log[:done] = kept["history/train_loss"], kept["history/valid_loss"]
+        if ledger is not None:
+            ledger.restore(config, {name.removeprefix("history/"): array for name, array in kept.items()})
         params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in initial} for group in ("params", "m", "v"))
         state = AdamState(done, m, v)
 

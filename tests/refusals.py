@@ -14,7 +14,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from adamshap import gpu, reference
-from adamshap.reference import Adam, AdamState, Batch, Network, Step
+from adamshap.reference import Adam, AdamState, Batch, Network, Rows, Step
 from adamshap.reference.command.main import GROUP, build
 
 NET = Network((3, 4, 2))
@@ -73,7 +73,7 @@ class Refusal:
 
 
 NAMES = {
-    **{kind.__name__: kind for kind in (Adam, AdamState, Batch, Network, Step)},
+    **{kind.__name__: kind for kind in (Adam, AdamState, Batch, Network, Rows, Step)},
     **{function.__name__: function for function in (batch, step, long_step, with_param, with_element)},
     **{"np": np, "math": math, "gpu": gpu, "reference": reference, "NET": NET, "PARAMS": PARAMS, "X": X, "Y": Y},
 }
@@ -122,6 +122,17 @@ REFUSALS = (
     Refusal("Batch.x", "Batch(with_element(X, math.inf), Y)", ValueError),
     Refusal("Batch.x", "Batch(X.astype(str), Y)", TypeError),
     Refusal("Batch.x", "Batch(X.astype(complex), Y)", TypeError),
+    Refusal("Batch.x", "Batch(Rows(with_element(X, math.inf)), Y)", ValueError),
+    Refusal("Rows.source", "Rows([[1.0, 2.0]])", TypeError),
+    Refusal("Rows.source", "Rows(X.astype(str))", TypeError),
+    Refusal("Rows.source", "Rows(X[0])", ValueError),
+    Refusal("Rows.source", "Rows(X[:0])", ValueError),
+    Refusal("Rows.index", "Rows(X, Y[:0])", ValueError),
+    Refusal("Rows.index", "Rows(X, [True, False])", ValueError),
+    Refusal("Rows.index", "Rows(X, [0, 5])", ValueError),
+    Refusal("Rows.mean", "Rows(X, mean=X[0, :2])", ValueError),
+    Refusal("Rows.mean", "Rows(X, mean=[0, math.nan, 0])", ValueError),
+    Refusal("Rows.scale", "Rows(X, scale=[1, 1, 0])", ValueError),
     Refusal("Batch.x", "Batch(X.astype(bool), Y)", TypeError),
     Refusal("Batch.x", "Batch(X.astype(object), Y)", TypeError),
     Refusal("Batch.x", "Batch([[1.0, 2.0], [1.0]], Y)", TypeError),
@@ -186,11 +197,6 @@ REFUSALS = (
     Refusal("steps", "reference.attribute(NET, Adam(), batch(), batch(), steps=0)", ValueError),
     Refusal("credit", "reference.attribute(NET, Adam(), batch(), batch(), credit='loan')", ValueError),
     Refusal("slope", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='sgd')", ValueError),
-    Refusal(
-        "on_checkpoint",
-        "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', on_checkpoint=print)",
-        ValueError,
-    ),
     Refusal("resume", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', resume={})", ValueError),
     Refusal("slope", "gpu.scores(step(), 'adam')", ValueError),
     Refusal("gradient", "gpu.scores(step(), gradient='end')", ValueError),

@@ -3,11 +3,15 @@
 import doctest
 import re
 import runpy
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
+import typer
 
 from adamshap.reference import scores
+from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, TERMINATED
+from adamshap.reference.command.main import GROUP, build
 from adamshap.reference.game import exact_game, shapley_values
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -17,6 +21,17 @@ def test_the_worked_example_is_true() -> None:
     result = doctest.testfile(str(DOCS / "worked-example.md"), module_relative=False, optionflags=doctest.FAIL_FAST)
     assert result.attempted > 10
     assert result.failed == 0
+
+
+def test_the_command_page_has_every_option() -> None:
+    """Run ``python docs/command.py`` where this fails."""
+    made = runpy.run_path(str(DOCS / "command.py"))
+    page = (DOCS / "command.md").read_text(encoding="utf-8")
+    assert made["filled"](page) == page
+    commands = typer.main.get_command(build(entry_points(group=GROUP))).commands  # type: ignore[attr-defined]
+    every = {f"{name} {part}".strip() for name, one in commands.items() for part in getattr(one, "commands", [""])}
+    assert set(made["names"](page)) == every
+    assert all(f"| {code} |" in page for code in (0, 1, 2, BROKE_OFF, INTERRUPTED, TERMINATED))
 
 
 def table_rows(text: str) -> dict[str, list[float]]:

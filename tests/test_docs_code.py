@@ -44,6 +44,8 @@ NOT_RUN = {
     "python docs/false_alarms.py": "hours; tests/kit/test_false_alarms.py tries a few seeds",
     "git clone": "fetches what others wrote",
     "ADAMSHAP_LESS=": "needs what the line before fetched",
+    "adamshap claims --quick": "minutes; tests/claims/test_claims_command.py runs a small one",
+    "adamshap bench --json": "half a minute; tests/test_engine_bench.py runs a small one",
     "adamshap vectors check DIR": "answers all vectors anew, half a minute: CI runs it",
 }
 PROGRAMS = {

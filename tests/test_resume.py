@@ -28,6 +28,7 @@ TRAIN, VALID = batch(22, 0), batch(4, 1)
 
 def arrays_of(run: Run) -> dict[str, Array]:
     found = {"scores": run.scores, "sgd_scores": run.sgd_scores, "seen": run.seen, "step": np.array(run.state.step)}
+    found |= {name: getattr(run, name) for name in ("decay", "closed") if getattr(run, name) is not None}
     groups = {"params": run.params, "m": run.state.m, "v": run.state.v, "initial": run.initial_params}
     for group, named in {**groups, "history": run.history}.items():
         found |= {f"{group}/{name}": array for name, array in named.items()}
@@ -56,7 +57,15 @@ def assert_resumes(attribute: Any, tmp_path: Any, options: dict[str, Any], every
     return snapshots
 
 
-@pytest.mark.parametrize("options", [{}, {"per_validation": True, "slope": "secant", "gradient": "path"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"per_validation": True, "slope": "secant", "gradient": "path"},
+        {"credit": "carry", "reduction": "sum"},
+        {"credit": "carry", "per_validation": True, "slope": "frozen", "gradient": "start"},
+    ],
+)
 def test_the_oracle_goes_on_bit_by_bit(tmp_path: Any, options: Any) -> None:
     assert_resumes(oracle.attribute, tmp_path, RUN | options, every=3)
 
@@ -225,12 +234,27 @@ def test_a_carrying_run_stops_too_and_keeps_what_it_has_paid(attribute: Any, opt
     assert not np.delete(error.run.scores, good).any()
 
 
-@pytest.mark.parametrize("attribute", [oracle.attribute, engine.attribute])
 @pytest.mark.parametrize("name", ["on_checkpoint", "resume"])
-def test_a_carrying_run_has_no_checkpoints(attribute: Any, name: str) -> None:
-    given: Any = {"on_checkpoint": lambda _, take: take(), "resume": snapshot_after(attribute, 1)}[name]
+def test_a_carrying_run_of_the_engine_has_no_checkpoints(name: str) -> None:
+    given: Any = {"on_checkpoint": lambda _, take: take(), "resume": snapshot_after(engine.attribute, 1)}[name]
     with pytest.raises(ValueError, match=f"{name}: got one with credit 'carry'; needs None"):
-        attribute(NET, Adam(), TRAIN, VALID, credit="carry", **RUN, **{name: given})
+        engine.attribute(NET, Adam(), TRAIN, VALID, credit="carry", **RUN, **{name: given})
+
+
+def test_a_run_does_not_go_on_with_another_credit() -> None:
+    taken = snapshot_after(oracle.attribute, 2)
+    with pytest.raises(ValueError, match=r"resume: got the names .* needs exactly the names .*'history/owed/0.bias'"):
+        oracle.attribute(NET, Adam(), TRAIN, VALID, credit="carry", resume=taken, **RUN)
+    taken = snapshot_after(oracle.attribute, 2, credit="carry")
+    with pytest.raises(ValueError, match=r"resume: got the names .* needs exactly the names"):
+        oracle.attribute(NET, Adam(), TRAIN, VALID, resume=taken, **RUN)
+
+
+def test_the_state_of_a_carrying_run_has_what_each_step_gave_its_own_samples() -> None:
+    """The rest comes from later steps; after the first there is nothing else."""
+    first = snapshot_after(oracle.attribute, 1, credit="carry")["scores"]
+    alone = oracle.attribute(NET, Adam(), TRAIN, VALID, credit="carry", **RUN | {"steps": 1}).scores
+    np.testing.assert_array_equal(first, alone)
 
 
 @on_each_device

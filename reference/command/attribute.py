@@ -256,7 +256,7 @@ def _go_on(console: Console, path: Path, trainer: Trainer, seconds: float) -> No
         changed = [name for name in config if place.config.get(name) != config[name]]
         if changed:
             raise CommandError(f"--resume: {options.data!r} is not what it was: {', '.join(changed)} changed")
-        snapshot, problems = place.newest()
+        snapshot, problems = place.newest() if training.can_go_on(options, trainer) else (None, [])
         for problem in problems:
             place.note(problem)
             print(f"adamshap: {problem}; an older checkpoint is used", file=sys.stderr)

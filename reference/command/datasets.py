@@ -10,7 +10,8 @@ import numpy as np
 
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.sources import TABLES, Label, Table, Task, number_or_none, read, some
-from adamshap.reference.problem import Array
+from adamshap.reference.problem import Array, Rows
+from adamshap.reference.rows import parts
 
 TaskChoice = Literal["auto", "classification", "regression"]
 
@@ -25,7 +26,7 @@ class Dataset:
     Parameters
     ----------
     name : str
-    x : float64 array (N, d)
+    x : float64 array or `Rows` (N, d)
     y : int64 array (N,), or float64 array (N, k)
         Class of each example, an index into `classes`; or, for a regression, its k targets.
     classes : tuple of str
@@ -40,7 +41,7 @@ class Dataset:
     """
 
     name: str
-    x: Array
+    x: Array | Rows
     y: Array
     classes: tuple[str, ...]
     features: tuple[str, ...]
@@ -93,7 +94,8 @@ def load_valid(valid: str, label: str | None, dataset: Dataset) -> Dataset:
             f" {len(dataset.features)} ({some(dataset.features, 5)}); needs the same ones"
         )
     place = {feature: column for column, feature in enumerate(table.features)}
-    x = table.x[:, [place[feature] for feature in dataset.features]]
+    # All of them judge every step, so they are in memory whatever they come from.
+    x = np.asarray(table.x)[:, [place[feature] for feature in dataset.features]]
     _refuse_not_finite(table.source, x, dataset.features)
     if dataset.task == "regression":
         y = _targets(table)
@@ -144,11 +146,16 @@ def _dataset(table: Table, asked: TaskChoice) -> Dataset:
     return Dataset(table.name, table.x, y, tuple(map(_class_name, kinds)), table.features, shape, (), why)
 
 
-def _refuse_not_finite(source: str, x: Array, features: tuple[str, ...]) -> None:
-    bad = np.argwhere(~np.isfinite(x))
-    if len(bad):
-        row, column = bad[0]
-        raise CommandError(f"{source}: x, row {row}, {features[column]}: got {x[row, column]}; needs finite numbers")
+def _refuse_not_finite(source: str, x: Array | Rows, features: tuple[str, ...]) -> None:
+    before = 0
+    for part in parts(x):
+        bad = np.argwhere(~np.isfinite(part))
+        if len(bad):
+            row, column = bad[0]
+            raise CommandError(
+                f"{source}: x, row {before + row}, {features[column]}: got {part[row, column]}; needs finite numbers"
+            )
+        before += len(part)
 
 
 def _task(table: Table, asked: TaskChoice) -> tuple[Task, str]:

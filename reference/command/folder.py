@@ -7,7 +7,8 @@ config.json         what was asked, and of which data; never changes. Its SHA-25
 environment.json    a list, one entry for each start or resumption: time, versions, machine, what computed
 log.txt             what happened, with the time in UTC
 checkpoints/N.npz   sealed: the `Snapshot` after step N (twelve digits), without its history; the newest two
-history/N.npz       sealed: ``train_loss`` and ``valid_loss`` of the steps after step N, up to the next file's N
+history/N.npz       sealed: the history, ``train_loss``, ``valid_loss`` and what else it has, of the steps after step N,
+                    up to the next file's N
 scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,) and ``step``, as
                     of the newest checkpoint, or of the end
 scores.csv          at the end: the same as a table
@@ -24,7 +25,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,6 +49,8 @@ KEPT = 2
 
 PACKAGES = ("adamshap", "numpy", "autograd", "numba", "threadpoolctl", "cupy-cuda13x", "cupy-cuda12x")
 LOSSES = ("train_loss", "valid_loss")
+IN_HISTORY = "history/"
+"""How the names of a `Snapshot`'s history begin."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +99,7 @@ def read(folder: Path) -> SavedRun:
     results = results_of(folder)
     try:
         columns = checkpoint.read(folder / SCORES, owner)
-        history = _chunks(folder, owner)
+        history = _chunks(folder, owner, names=LOSSES)
     except CheckpointError as error:
         raise CommandError(f"{error}; the run can still go on: {resume_hint(folder)}") from error
     step = int(columns.pop("step"))
@@ -178,9 +181,10 @@ class RunFolder:
         """
         step = int(snapshot["step"])
         if step > self.rows:
-            chunk = {name: snapshot[f"history/{name}"][self.rows :] for name in LOSSES}
+            whole = {name.removeprefix(IN_HISTORY): a for name, a in snapshot.items() if name.startswith(IN_HISTORY)}
+            chunk = {name: array[self.rows :] for name, array in whole.items()}
             checkpoint.write(self.path / HISTORY / _file(self.rows), chunk, self.owner)
-        state = {name: array for name, array in snapshot.items() if not name.startswith("history/")}
+        state = {name: array for name, array in snapshot.items() if not name.startswith(IN_HISTORY)}
         path = self.path / CHECKPOINTS / _file(step)
         checkpoint.write(path, state, self.owner)
         self.rows = step
@@ -216,7 +220,7 @@ class RunFolder:
             for bad in paths[place + 1 :]:  # put aside, not away: it must not count as newest
                 bad.replace(bad.with_suffix(".damaged"))
             self.rows, self.kept = step, paths[: place + 1]
-            return snapshot | {f"history/{name}": array for name, array in history.items()}, problems
+            return snapshot | {IN_HISTORY + name: array for name, array in history.items()}, problems
         if paths:
             raise CommandError(f"--resume: no checkpoint is good: {problems[0]}")
         return None, problems
@@ -343,14 +347,14 @@ def _is_good(path: Path, owner: str) -> bool:
     return True
 
 
-def _chunks(folder: Path, owner: str, most: int | None = None) -> dict[str, Array]:
-    """Return the losses of the first `most` steps, or of all, from the files in ``history/``."""
+def _chunks(folder: Path, owner: str, most: int | None = None, names: Sequence[str] | None = None) -> dict[str, Array]:
+    """Return from the files in ``history/`` the arrays of those `names`, or all, of the first `most` steps, or all."""
     found: dict[str, list[Array]] = {name: [np.empty(0)] for name in LOSSES}
     rows = 0
     while (most is None or rows < most) and (path := folder / HISTORY / _file(rows)).exists():
         chunk = checkpoint.read(path, owner)
-        for name in LOSSES:
-            found[name].append(chunk[name])
+        for name in chunk if names is None else names:
+            found.setdefault(name, []).append(chunk[name])
         rows += len(chunk[LOSSES[0]])
     return {name: np.concatenate(parts)[:most] for name, parts in found.items()}
 

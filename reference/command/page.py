@@ -10,7 +10,7 @@ import numpy as np
 from adamshap.reference.command import report, results, showing
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.folder import DIVERGED, SavedRun
-from adamshap.reference.problem import Array
+from adamshap.reference.problem import Array, Rows
 from adamshap.reference.run_views import figure
 
 STYLE = """
@@ -21,15 +21,18 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child, .word { text-align: left; }
-.word { white-space: normal; overflow-wrap: anywhere; }
+.word { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
 .wide { overflow-x: auto; } .wide svg { width: 100%; min-width: 40rem; height: auto; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; padding: 0; list-style: none; }
 .cards img { width: 5.7rem; height: 5.7rem; object-fit: contain; image-rendering: pixelated; border: 1px solid #ddd; }
 .cards li { width: 5.8rem; font-size: .8rem; overflow-wrap: anywhere; }
-.two { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.two { display: flex; flex-wrap: wrap; gap: 0 3rem; } .two > div { min-width: 0; }
 .harmful { color: #b2182b; } .helpful { color: #2166ac; }
 pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
 """
+
+WORDS = {"r_squared": "R²", "rmse": "RMSE"}
+"""How a table names what results.json has under another name."""
 
 
 def page_of(saved: SavedRun) -> str:
@@ -54,7 +57,7 @@ def page_of(saved: SavedRun) -> str:
         parts.append("<p>No scores yet: they come with the first checkpoint.</p>")
     if saved.results is not None and "before" in saved.results:
         before, after = saved.results["before"], saved.results["after"]
-        cells = [(name, _number(before[name]), _number(after[name])) for name in before]
+        cells = [(WORDS.get(name, name), _number(before[name]), _number(after[name])) for name in before]
         parts.append("<h2>Validation</h2>" + _table(("", "before", "after"), cells, words=(0,)))
     parts.append(
         "<p>A positive score means that the example lowered the loss on the validation examples.</p>"
@@ -96,15 +99,15 @@ def _extremes(saved: SavedRun, flips: bool) -> str:
     return note + (inner if pictures.images is not None else f'<div class="two">{inner}</div>')
 
 
-def _cards(saved: SavedRun, members: Array, names: Sequence[str], images: Array) -> str:
-    columns, cards = saved.columns, []
+def _cards(saved: SavedRun, members: Array, names: Sequence[str], images: Array | Rows) -> str:
+    columns, shape, cards = saved.columns, saved.config["dataset"]["image_shape"], []
     true = {flip["index"]: flip["from"] for flip in saved.config["flips"]}
     for row in members:
         index = int(columns["index"][row])
         flip = f"<br>flipped from {escape(true[index])}" if index in true else ""
         label = escape(names[row])
         cards.append(
-            f'<li><img alt="row {index}, {label}" src="{_png(images[index])}"><br><b>{label}</b><br>'
+            f'<li><img alt="row {index}, {label}" src="{_png(images[index].reshape(shape))}"><br><b>{label}</b><br>'
             f"row {index}<br>{columns['score'][row]:+.2e}{flip}</li>"
         )
     return f'<ul class="cards">{"".join(cards)}</ul>'

@@ -1,12 +1,14 @@
 """From a data set to what is trained on: hold-out for validation, standardised numbers, flipped labels. All seeded."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.problem import Array, Batch
+from adamshap.reference.problem import Array, Batch, Rows
+from adamshap.reference.rows import parts
 
 # Of each class, held out for validation where nothing else is said.
 VALIDATION_SHARE = 0.2
@@ -75,11 +77,11 @@ def prepare(
         train_index, valid_index, judge = np.flatnonzero(~held_out), np.flatnonzero(held_out), dataset
     else:
         train_index, valid_index, judge = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
-    mean, scale, constant = _standard(dataset.name, "feature", dataset.features, dataset.x[train_index])
-    train_x, valid_x = (
-        _standardised(part.name, "feature", part.features, part.x[rows], mean, scale)
-        for part, rows in ((dataset, train_index), (judge, valid_index))
-    )
+    raw_train, raw_valid = Rows(dataset.x, train_index), Rows(judge.x, valid_index)
+    mean, scale, constant = _standard(dataset.name, "feature", dataset.features, raw_train)
+    rows = _standardised(dataset.name, "feature", dataset.features, raw_train, mean, scale)
+    train_x: Any = rows if isinstance(dataset.x, Rows) else rows[:]
+    valid_x = _standardised(judge.name, "feature", judge.features, raw_valid, mean, scale)[:]
     labels, judged = dataset.y[train_index], judge.y[valid_index]
     target_mean = target_scale = None
     if dataset.task == "regression":
@@ -88,7 +90,7 @@ def prepare(
             name = dataset.targets[int(np.flatnonzero(fixed)[0])]
             raise CommandError(f"{dataset.name}: {name!r} is the same in all training examples; needs different values")
         trained_on, judged = (
-            _standardised(part.name, "target", part.targets, y, target_mean, target_scale)
+            _standardised(part.name, "target", part.targets, y, target_mean, target_scale)[:]
             for part, y in ((dataset, labels), (judge, judged))
         )
         flipped = np.zeros(len(labels), bool)
@@ -126,31 +128,41 @@ def flip_labels(y: Array, classes: int, share: float, generator: np.random.Gener
     return flipped, labels
 
 
-def _standard(source: str, kind: str, names: tuple[str, ...], values: Array) -> tuple[Array, Array, Array]:
+def _standard(source: str, kind: str, names: tuple[str, ...], values: Array | Rows) -> tuple[Array, Array, Array]:
     """Return mean, deviation and which of the columns never change."""
+    count, low, high = len(values), *_ends(values)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, scale = values.mean(axis=0), values.std(axis=0)
+        mean = sum(part.sum(axis=0) for part in parts(values)) / count
+        scale = np.sqrt(sum(np.square(part - mean).sum(axis=0) for part in parts(values)) / count)
     # By comparison, not by a zero deviation: the mean of equal numbers may differ from them by a rounding.
-    constant = (values == values[0]).all(axis=0)
-    mean[constant], scale[constant] = values[0, constant], 1.0
+    constant = low == high
+    mean[constant], scale[constant] = low[constant], 1.0
     bad: Array = (scale == 0) | ~np.isfinite(scale) | ~np.isfinite(mean)
-    _refuse_spread(source, kind, names, values, bad)
+    _refuse_spread(source, kind, names, low, high, bad)
     return mean, scale, constant
 
 
-def _standardised(source: str, kind: str, names: tuple[str, ...], values: Array, mean: Array, scale: Array) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):
-        standardised: Array = (values - mean) / scale
-    bad: Array = ~np.all(np.isfinite(standardised), axis=0)
-    _refuse_spread(source, kind, names, values, bad)
-    return standardised
+def _standardised(
+    source: str, kind: str, names: tuple[str, ...], values: Array | Rows, mean: Array, scale: Array
+) -> Rows:
+    ends = _ends(values)
+    # A larger number never becomes a smaller one: if the ends are finite, so is all between them.
+    bad: Array = ~np.isfinite(Rows(np.stack(ends), None, mean, scale)[:]).all(axis=0)
+    _refuse_spread(source, kind, names, *ends, bad)
+    return Rows(values, None, mean, scale)
 
 
-def _refuse_spread(source: str, kind: str, names: tuple[str, ...], values: Array, bad: Array) -> None:
+def _ends(values: Array | Rows) -> tuple[Array, Array]:
+    """Return the least and the greatest number of each column."""
+    ends = [(part.min(axis=0), part.max(axis=0)) for part in parts(values)]
+    low, high = zip(*ends, strict=True)
+    return np.min(low, axis=0), np.max(high, axis=0)
+
+
+def _refuse_spread(source: str, kind: str, names: tuple[str, ...], low: Array, high: Array, bad: Array) -> None:
     if bad.any():
         column = int(np.flatnonzero(bad)[0])
-        low, high = values[:, column].min(), values[:, column].max()
         raise CommandError(
-            f"{source}: {kind} {names[column]!r} goes from {low} to {high}; needs a spread that can be standardised in"
-            " float64"
+            f"{source}: {kind} {names[column]!r} goes from {low[column]} to {high[column]}; needs a spread that can be"
+            " standardised in float64"
         )

@@ -8,7 +8,7 @@ import numpy as np
 from adamshap.reference.command.datasets import label_names, load
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.folder import SavedRun
-from adamshap.reference.problem import Array
+from adamshap.reference.problem import Array, Rows
 from adamshap.reference.run_views import histogram
 
 # Bins of the histogram, about; groups of a regression's targets.
@@ -99,9 +99,9 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The examples' images (N, height, width) by row of the data set; or, where there are none to show, why."""
+    """The examples' images (N, height · width) by row of the data set; or, where there are none to show, why."""
 
-    images: Array | None
+    images: Array | Rows | None
     missing: str = ""
 
 
@@ -116,7 +116,7 @@ def pictures_of(saved: SavedRun) -> Pictures:
         return Pictures(None, f"No pictures: {error}")
     if dataset.image_shape != tuple(shape) or len(dataset.x) != saved.config["dataset"]["examples"]:
         return Pictures(None, f"No pictures: {options['data']!r} is not what it was")
-    return Pictures(dataset.x.reshape(-1, *shape))
+    return Pictures(dataset.x)
 
 
 def title_of(saved: SavedRun) -> str:
@@ -126,10 +126,11 @@ def title_of(saved: SavedRun) -> str:
     flips = f", {len(saved.config['flips'])} with flipped labels" if saved.config["flips"] else ""
     task = f"{len(dataset['classes'])} classes" if dataset["classes"] else "regression"
     sizes = "-".join(map(str, network["sizes"]))
+    credit = "" if options.get("credit", "step") == "step" else f", credit {options['credit']}"
     return (
         f"{dataset['name']}: {saved.status}, {saved.step} of {saved.steps} steps;"
         f" {dataset['train_examples']} training examples{flips}; {dataset['validation_examples']} for validation;"
-        f" {task}; network {sizes}; slope {options['slope']}, gradient {options['gradient']}"
+        f" {task}; network {sizes}; slope {options['slope']}, gradient {options['gradient']}{credit}"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.problem import Array
+from adamshap.reference.problem import Array, Rows
 
 Label = int | float | str
 Task = Literal["classification", "regression"]
@@ -32,7 +32,7 @@ class Table:
     ----------
     name, source : str
         For people, and as errors name it.
-    x : float64 array (N, d)
+    x : float64 array or `Rows` (N, d)
     labels : sequence of N labels (all numbers, or all text), or real array (N, k)
     features : tuple of d str
     image_shape : tuple (height, width), or None
@@ -42,7 +42,7 @@ class Table:
 
     name: str
     source: str
-    x: Array
+    x: Array | Rows
     labels: Sequence[Label] | Array
     features: tuple[str, ...]
     image_shape: tuple[int, int] | None = None
@@ -142,9 +142,9 @@ def _arrays(path: Path, x: Array, y: Array) -> Table:
             raise CommandError(f"{source}: y, row {np.flatnonzero(bad)[0]}: got NaN or infinity as a label")
     image_shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else None
     features = tuple("x[" + ",".join(map(str, place)) + "]" for place in np.ndindex(x.shape[1:]))
-    with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, and is refused as that
-        flat = x.reshape(len(x), -1).astype(np.float64)
-    return Table(path.stem, source, flat, y.tolist() if y.ndim == 1 else y, features, image_shape)
+    rows = Rows(x)
+    table_x = rows if isinstance(x, np.memmap) else rows[:]
+    return Table(path.stem, source, table_x, y.tolist() if y.ndim == 1 else y, features, image_shape)
 
 
 def _read_pair(argument: str, data: str) -> Table:
@@ -155,15 +155,16 @@ def _read_pair(argument: str, data: str) -> Table:
 
 
 def _npy_array(path: Path) -> Array:
+    """Return the array as a memory map: it may be larger than memory."""
     source, needs = repr(str(path)), "needs a .npy file, as numpy.save writes it"
     try:
-        with path.open("rb") as file:
-            array = np.load(file, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise _unreadable(source, error) from error
     except Exception as error:  # as for .npz
         raise _broken(source, error, needs) from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise CommandError(f"{source}: got an archive of arrays; {needs}")
     return array
 
@@ -191,7 +192,11 @@ def _npz_arrays(path: Path) -> tuple[Array, Array]:
 
 def _broken(source: str, error: Exception, needs: str) -> CommandError:
     """Return an error for a file that NumPy does not read; its advice to read such a file without care is left out."""
-    what = "got Python objects, or no NumPy file" if "pickle" in str(error) else f"{type(error).__name__}: {error}"
+    what = (
+        "got Python objects, or no NumPy file"
+        if "pickle" in str(error) or "Python objects" in str(error)
+        else f"{type(error).__name__}: {error}"
+    )
     return CommandError(f"{source}: {what}; {needs}")
 
 

@@ -16,13 +16,24 @@ GROUP = "adamshap.trainers"
 
 @dataclass(frozen=True)
 class Trainer:
-    """A function that trains and attributes, and a phrase that says what it runs on."""
+    """Who trains.
+
+    Parameters
+    ----------
+    description : str
+        A phrase that says what it runs on.
+    attribute : callable
+        Trains and attributes.
+    resumes_carry : bool
+        Whether it gives and takes the state of a run with credit "carry".
+    """
 
     description: str
     attribute: Callable[..., Run]
+    resumes_carry: bool = False
 
 
-ORACLE = Trainer("the oracle on the CPU, float64", attribute)
+ORACLE = Trainer("the oracle on the CPU, float64", attribute, resumes_carry=True)
 
 
 def installed_trainer() -> Trainer:

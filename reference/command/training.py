@@ -33,6 +33,11 @@ def plan(options: Options, dataset: Dataset) -> tuple[Network, Adam]:
         raise CommandError(str(error)) from error
 
 
+def can_go_on(options: Options, trainer: Trainer) -> bool:
+    """Tell whether such a run has checkpoints; one that has none begins anew."""
+    return trainer.resumes_carry or options.credit != "carry"
+
+
 def train(
     options: Options,
     dataset: Dataset,
@@ -54,9 +59,9 @@ def train(
     started = time.perf_counter()
     network, adam = plan(options, dataset)
     epochs, steps = options.length(prepared.train.n)
-    carries = options.credit == "carry"  # what a carrying run has pending is not saved: it has no checkpoints
+    resumes = can_go_on(options, trainer)
     # Overflow is told in words.
-    with np.errstate(all="ignore"), nullcontext() if carries else keeper.listening():
+    with np.errstate(all="ignore"), keeper.listening() if resumes else nullcontext():
         try:
             run = trainer.attribute(
                 network,
@@ -71,12 +76,12 @@ def train(
                 gradient=options.gradient,
                 credit=options.credit,
                 on_step=on_step,
-                on_checkpoint=None if carries else keeper.on_checkpoint,
+                on_checkpoint=keeper.on_checkpoint if resumes else None,
                 resume=resume,
             )
         except (ValueError, TypeError) as error:
             raise CommandError(str(error)) from error
-    if carries:
+    if not resumes:
         keeper.on_checkpoint(run.state.step, lambda: _end_of(run))
     with np.errstate(all="ignore"):
         before = measure(network, run.initial_params, prepared)

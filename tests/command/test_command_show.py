@@ -142,6 +142,15 @@ def test_the_terminal_the_json_and_the_page_say_the_same(here: Path, command: Co
         assert np.array_equal(drawn, np.sort(drawn, axis=None)[np.argsort(np.argsort(-own, axis=None))].reshape(2, 3))
 
 
+def test_the_page_of_a_regression_measures_it_as_the_terminal_does(here: Path, command: Command) -> None:
+    told = command("attribute", "diabetes", *TINY, "--out", "o").stdout
+    assert command("show", "o", "--html", "page.html").exit_code == 0
+    words = Page((here / "page.html").read_text(encoding="utf-8")).words
+    for name in ("loss", "R²", "RMSE"):
+        assert name in told
+        assert name in words
+
+
 def test_a_page_without_the_data_says_so(here: Path, command: Command, run: Path, blobs: Path) -> None:
     blobs.unlink()
     assert command("show", run, "--html", "page.html").exit_code == 0

@@ -69,7 +69,7 @@ class Interfering:
 
 
 def interfere(monkeypatch: pytest.MonkeyPatch, step: int, what: Callable[[], object]) -> None:
-    trainer = Trainer("a test", Interfering(step, what).attribute)
+    trainer = Trainer("a test", Interfering(step, what).attribute, resumes_carry=True)
     monkeypatch.setattr(trainers, "installed_trainer", lambda: trainer)
 
 
@@ -133,6 +133,42 @@ def test_a_signal_saves_and_says_how_to_go_on(
     result = command("attribute", "--resume", "o")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "this run is over" in result.stdout
+
+
+CARRY = (*RUN, "--credit", "carry")
+
+
+def carried(path: Path) -> tuple[object, ...]:
+    with np.load(path / "scores.npz") as scores:
+        return folder.read(path).status, {name: array.tobytes() for name, array in scores.items()}
+
+
+def test_a_carrying_run_goes_on_too(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from two checkpoints, each with the account of the steps since the one before."""
+    interfere(monkeypatch, 0, int)
+    assert command("attribute", *CARRY, "--out", "whole").exit_code == 0
+    began = ("attribute", *CARRY, "--out", "o")
+    for step, arguments in ((5, began), (11, ("attribute", "--resume", "o")), (0, ("attribute", "--resume", "o"))):
+        interfere(monkeypatch, step, lambda: signal.raise_signal(signal.SIGINT))
+        assert command(*arguments).exit_code == (130 if step else 0)
+    assert [path.name for path in sorted((here / "o" / "history").iterdir())] == [f"{n:012d}.npz" for n in (0, 5, 11)]
+    assert carried(here / "o") == carried(here / "whole")
+    assert "credit carry" in command("show", "o").stdout
+
+
+def test_a_carrying_run_without_checkpoints_begins_anew(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the engine's, which was killed before its results were written."""
+    trainer = Trainer("a test", attribute)
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainer)
+    assert command("attribute", *CARRY, "--out", "o").exit_code == 0
+    whole = carried(here / "o")
+    (here / "o" / "results.json").unlink()
+    result = command("attribute", "--resume", "o")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "went on from the beginning" in (here / "o" / "log.txt").read_text()
+    assert carried(here / "o") == whole
 
 
 def test_a_second_signal_stops_at_once(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

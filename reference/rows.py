@@ -1,0 +1,124 @@
+"""Data larger than memory: an array of which a few rows at a time are read and made."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Rows", "parts"]
+
+NUMBERS_AT_A_TIME = 1 << 20
+"""How much of an array is looked at in one go, so that it need not fit into memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """An array (n, d) in float64 that is nowhere as a whole: its rows are made when they are asked for.
+
+    A `Batch` takes it for its inputs. A row is the same whichever others are made with it.
+
+    Parameters
+    ----------
+    source : array (N, ...) of numbers
+        NumPy's, such as a memory map, or other `Rows`; what one row holds is laid out flat, d numbers.
+    index : int array (n,), optional
+        Which rows of `source`, in which order; all of them where it is not given.
+    mean, scale : arrays (d,), optional
+        Finite, and no scale 0: ``(row - mean) / scale`` is made of each row.
+    """
+
+    source: Any
+    index: npt.NDArray[Any] | None = None
+    mean: npt.NDArray[Any] | None = None
+    scale: npt.NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        from adamshap.reference.problem import refuse  # where it is used: it imports this module
+
+        if not isinstance(self.source, np.ndarray | Rows):
+            refuse("Rows.source", type(self.source).__name__, "an array of NumPy's, such as a memory map", TypeError)
+        if self.source.dtype.kind not in "biuf":
+            refuse("Rows.source", f"dtype {self.source.dtype}", "real numbers (a float or integer dtype)", TypeError)
+        if len(self.source.shape) < 2 or 0 in self.source.shape:
+            refuse("Rows.source", f"shape {self.source.shape}", "shape (any, any, ...), not empty")
+        count, width = len(self.source), int(np.prod(self.source.shape[1:]))
+        if self.index is not None:
+            index = np.asarray(self.index)
+            if index.dtype.kind not in "iu" or index.ndim != 1 or not len(index):
+                refuse(
+                    "Rows.index", f"dtype {index.dtype} of shape {index.shape}", "integers of shape (any,), not empty"
+                )
+            if index.min() < 0 or index.max() >= count:
+                refuse("Rows.index", f"rows from {index.min()} to {index.max()}", f"rows from 0 to {count - 1}")
+            object.__setattr__(self, "index", index)
+        for name in ("mean", "scale"):
+            if (given := getattr(self, name)) is not None:
+                array = np.asarray(given)
+                if array.dtype.kind not in "iuf" or array.shape != (width,):
+                    refuse(
+                        f"Rows.{name}", f"dtype {array.dtype} of shape {array.shape}", f"numbers of shape ({width},)"
+                    )
+                if not np.isfinite(array).all():
+                    refuse(f"Rows.{name}", "values that are NaN or infinite", "finite numbers only")
+                if name == "scale" and not array.all():
+                    refuse("Rows.scale", "a value of 0", "none, as rows are divided by it")
+                object.__setattr__(self, name, array)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Counts of rows and of numbers in each, (n, d)."""
+        count = len(self.source) if self.index is None else len(self.index)
+        return count, int(np.prod(self.source.shape[1:]))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows that are made: float64."""
+        return np.dtype(np.float64)
+
+    @property
+    def ndim(self) -> int:
+        """Count of dimensions: 2."""
+        return 2
+
+    @property
+    def size(self) -> int:
+        """Count of all numbers."""
+        return self.shape[0] * self.shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, where: Any) -> npt.NDArray[Any]:
+        found = self.source[where if self.index is None else self.index[where]]
+        # What float64 cannot hold becomes infinite, and is refused as that by those who look at it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            made = np.array(found, np.float64, order="C")  # sums depend on the layout: it is one for all sources
+            made = made.reshape(*made.shape[: made.ndim - len(self.source.shape) + 1], -1)
+            if self.mean is not None:
+                made -= self.mean
+            if self.scale is not None:
+                made /= self.scale
+        return made
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("rows are made when they are asked for: there is no array that is not a copy")
+        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+
+def parts(array: Any) -> Iterator[Any]:
+    """Yield `array` by so many rows that each part is small.
+
+    Parameters
+    ----------
+    array : array (N, ...) or `Rows`
+        One without dimensions is its only part.
+    """
+    if array.ndim == 0:
+        yield array
+        return
+    rows = max(NUMBERS_AT_A_TIME * len(array) // max(array.size, 1), 1)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
