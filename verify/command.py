@@ -15,7 +15,7 @@ def verify_command(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             show_default=False,
             help="The implementation: package.module, package.module:object, or an entry point of the group"
             " adamshap.implementations.",

@@ -34,7 +34,7 @@ def export_command(
 def check_command(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", show_default=False, help="A folder of vectors; the installed one by default."),
+        typer.Argument(metavar="DIR", show_default=False, help="A folder of vectors; the installed one by default."),
     ] = None,
 ) -> None:
     """Verify the checksums of DIR, and that the oracle still gives every expected answer.
