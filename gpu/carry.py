@@ -76,7 +76,7 @@ def attribute_carrying(
         refuse(
             "slope",
             f"'{question.slope}' with credit 'carry'",
-            "one of " + ", ".join(SPLIT_SLOPES) + ": SGD has no momentum",
+            "one of " + ", ".join(SPLIT_SLOPES) + ": the others do not split the step between batch and momentum",
         )
     if question.per_validation:
         refuse("per_validation", "True with credit 'carry'", "False: each validation sample would need its own window")

@@ -24,6 +24,7 @@ from adamshap.gpu.parallel import in_parts, own_threads
 from adamshap.reference.problem import Network
 
 __all__ = [
+    "Norms",
     "Trace",
     "Workshop",
     "backward",
@@ -100,6 +101,15 @@ class Trace:
             [None if d is None else d[which] for d in self.derivatives],
             self.losses[which],
         )
+
+
+@dataclass
+class Norms:
+    """Norms over the batch of a layer's output gradients (P's rows) and inputs (columns), and Σ x² in their units."""
+
+    row: dict[int, Any]
+    col: dict[int, Any]
+    square: dict[int, Any]
 
 
 def new_trace(shop: Workshop, name: str, rows: int, x: Any = None) -> Trace:

@@ -23,6 +23,7 @@ from typing import Any
 
 from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
 from adamshap.gpu.layers import (
+    Norms,
     Trace,
     Workshop,
     gradients,
@@ -32,7 +33,8 @@ from adamshap.gpu.layers import (
     times_gradients,
 )
 from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
-from adamshap.reference.problem import Adam, refuse
+from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
+from adamshap.reference.problem import TWO_TERM, Adam, refuse
 
 __all__ = [
     "First",
@@ -87,6 +89,7 @@ class Question:
     denominator: str = "exact"
     variance: str = "exact"
     score_dtype: str | None = None
+    kind: str = "shapley"
 
 
 @dataclass(frozen=True)
@@ -122,15 +125,6 @@ class Judged:
     def n_val(self) -> int:
         """Number of validation samples."""
         return len(self.valid_x)
-
-
-@dataclass
-class Norms:
-    """Norms over the batch of a layer's output gradients (P's rows) and inputs (columns), and Σ x² in their units."""
-
-    row: dict[int, Any]
-    col: dict[int, Any]
-    square: dict[int, Any]
 
 
 def like(shop: Workshop, name: str) -> Arrays:
@@ -191,30 +185,42 @@ def attribute_step(
     shop.place.step = state.t
     chunks = _chunks(batch.n, micro_batch)
     rates = rates_of(adam, state.t)
-    rule = rule_of(question.slope, question.nodes, batch.n, question.denominator)
+    two = question.slope == TWO_TERM
+    # Where there are two terms, their slopes are made by themselves, and the fused pass has none to make.
+    rule = rule_of("sgd" if two else question.slope, question.nodes, batch.n, question.denominator)
+    low, high = part_of_the_way(question.kind, batch.n) if two else (0.0, 1.0)
     each = 1.0 if question.per_validation else 1 / batch.n_val  # weight of a validation sample's own loss
     start_wanted = with_sgd or question.gradient == "start"
-    first = first_pass(shop, state, batch, weight, each, chunks, start_wanted, rule.needs_spread, question.variance)
+    needs_spread = two or rule.needs_spread
+    first = first_pass(shop, state, batch, weight, each, chunks, start_wanted, needs_spread, question.variance)
     idle_needed = question.gradient in ("midpoint", "path") or question.efficient or rule.kind == "linearized"
-    if idle_needed or rule.kind != "sgd":
+    idle_needed = idle_needed or (two and finds_nothing(question.kind, batch.n, question.nodes[0]))
+    if idle_needed or two or rule.kind != "sgd":
         refuse_zero_denominator(shop, adam, state, None if idle_needed else first.g)
     gap = _gap(shop, rates, state, first.g, batch, question.per_validation) if question.efficient else None
     judge = first.start if question.gradient == "start" else None
     if question.gradient == "path":
-        judge = _along_path(shop, rates, state, first.g, batch, question.nodes[0], each)
+        judge = _along_path(shop, rates, state, first.g, batch, question.nodes[0], each, low, high)
+    terms = None
+    if two and first.norms is not None:
+        terms = like(shop, "first term"), like(shop, "second term")
+        two_slopes(shop, rates, question.kind, question.nodes, batch.n, first.g, state.m, state.v, first.norms, *terms)
     gamma = None
     if judge is not None and rule.kind != "sgd" and not question.per_validation:
         gamma = like(shop, "validation gradient")
         gradients(shop, judge, gamma)
     point = like(shop, "point") if question.gradient == "midpoint" else None
     slope = first.g  # which nothing needs after this pass
-    take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, 0.5, new, point, slope)
+    take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, (low + high) / 2, new, point, slope)
     if judge is None:
         shop.now("forward pass", VALIDATION)
         judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
         run_rows(shop, judge, new.theta if point is None else point, batch.valid_y, each)
-    factor = rates.lr if rule.kind == "sgd" else slope
-    scorers = [scorer_of(shop, question, batch.n, judge, factor, gamma is not None, sketch)]
+    if terms is not None:
+        scorers = [two_term_scorer(shop, question, batch.n, judge, *terms)]
+    else:
+        factor = rates.lr if rule.kind == "sgd" else slope
+        scorers = [scorer_of(shop, question, batch.n, judge, factor, gamma is not None, sketch)]
     if with_sgd and first.start is not None:
         scorers.append(scorer_of(shop, replace(question, gradient="start"), batch.n, first.start, rates.lr))
     groups = batch.n_val if question.per_validation else 1
@@ -378,8 +384,21 @@ def end_points(shop: Workshop, rates: Rates, state: State, g: Arrays) -> tuple[A
     return idle, new
 
 
-def _along_path(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Judged, count: int, each: float) -> Trace:
-    """Return one trace of the validation samples at every node of the path, node after node, weighted."""
+def _along_path(
+    shop: Workshop,
+    rates: Rates,
+    state: State,
+    g: Arrays,
+    batch: Judged,
+    count: int,
+    each: float,
+    low: float,
+    high: float,
+) -> Trace:
+    """Return one trace of the validation samples at every node of the path, node after node, weighted.
+
+    The path is the part from `low` to `high` of the way from A(0) to A(g).
+    """
     xp, ends = shop.space.xp, end_points(shop, rates, state, g)
     shop.now("forward pass", VALIDATION)
     n_val = batch.n_val
@@ -389,7 +408,7 @@ def _along_path(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Ju
     for i, (tau, w) in enumerate(path_nodes(count)):
         for key, there in point.items():
             xp.subtract(ends[1][key], ends[0][key], out=there)
-            there *= there.dtype.type(tau)
+            there *= there.dtype.type(low + tau * (high - low))
             there += ends[0][key]
         run_rows(shop, trace.rows(slice(i * n_val, (i + 1) * n_val)), point, batch.valid_y, each * w)
     return trace
@@ -465,6 +484,17 @@ def scorer_of(
             contract(shop, trace, product, out[v], factors, question.score_dtype)
 
     return one_by_one
+
+
+def two_term_scorer(shop: Workshop, question: Question, n: int, judge: Trace, slope: Arrays, second: Arrays) -> Scorer:
+    """Return `scorer_of` for the two terms of "two_term", whose slopes are overwritten."""
+    own, roots = (scorer_of(shop, question, n, judge, factor) for factor in (slope, second))
+
+    def both(trace: Trace, out: Any) -> None:
+        own(trace, out)
+        roots(roots_of(shop, trace), out)
+
+    return both
 
 
 def score_rows(

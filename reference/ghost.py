@@ -270,8 +270,8 @@ def scores(
     Raises
     ------
     ValueError, TypeError
-        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with another
-        slope; a denominator of 0.
+        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
+        another slope; a denominator of 0.
     """
     one_of("slope", slope, SCORE_SLOPES)
     one_of("gradient", gradient, GRADIENTS)

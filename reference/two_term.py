@@ -33,8 +33,8 @@ OWN_NODES = 4
 left; more than four gain nothing (docs/choose.md)."""
 
 RIDGE = 1e-3
-"""R falls to 0 smoothly where the samples are so equal that f is a multiple of x. Errors of s are magnified in R f(x) by
-1/(2 √δ) = 16 at most."""
+"""R falls to 0 smoothly where the samples are so equal that f is a multiple of x. Errors of s are magnified in R f(x)
+by 1/(2 √δ) = 16 at most."""
 
 
 def signed_root(x: Array) -> Array:
@@ -82,7 +82,9 @@ def arrival_slope(
     """Return s = E[A[Y + x, Y]] for a sample of contribution `own`: Y is 0 for "first", g − x for "last".
 
     For "shapley" k of the N = n − 1 others are there, k uniform on 0 … N: with τ = k/N, Y has mean τ (g − x) and, drawn
-    without replacement, variance τ(1 − τ) N²/(N − 1) ς². It is taken as normal.
+    without replacement, variance τ(1 − τ) N²/(N − 1) ς². It is taken as normal. The normal's rule has ``nodes[1]``
+    nodes at every other place and one fewer between: where g is near 0, places as far from the middle would else ask at
+    the same sums.
     """
     g, others = x.sum(axis=0), len(x) - 1
     if kind == "first":
@@ -90,9 +92,9 @@ def arrival_slope(
     if kind == "last":
         return divided_difference(c, g, g - own)
     total = np.zeros_like(own)
-    for tau, w in zip(*place_rule(len(x), nodes[0]), strict=True):
+    for place, (tau, w) in enumerate(zip(*place_rule(len(x), nodes[0]), strict=True), start=1):
         deviation = np.sqrt(tau * (1 - tau) * others**2 / max(others - 1, 1)) * spread
-        for h, a in zip(*normal_rule(nodes[1]), strict=True):
+        for h, a in zip(*normal_rule(nodes[1] - place % 2), strict=True):
             Y = tau * (g - own) + h * deviation
             total += w * a * divided_difference(c, Y + own, Y)
     return total
