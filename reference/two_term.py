@@ -81,8 +81,8 @@ def arrival_slope(
 ) -> Array:
     """Return s = E[A[Y + x, Y]] for a sample of contribution `own`: Y is 0 for "first", g − x for "last".
 
-    For "shapley" k of the N = n − 1 others are there, k uniform on 0 … N: with τ = k/N, Y has mean τ (g − x) and, drawn
-    without replacement, variance τ(1 − τ) N²/(N − 1) ς². It is taken as normal. The normal's rule has ``nodes[1]``
+    For "shapley" k of the N = n − 1 others are there, k uniform on 0 … N: with τ = k/N, Y has mean τ (g − x) and the
+    variance of `found_variance`. It is taken as normal. The normal's rule has ``nodes[1]``
     nodes at every other place and one fewer between: where g is near 0, places as far from the middle would else ask at
     the same sums.
     """
@@ -93,11 +93,16 @@ def arrival_slope(
         return divided_difference(c, g, g - own)
     total = np.zeros_like(own)
     for place, (tau, w) in enumerate(zip(*place_rule(len(x), nodes[0]), strict=True), start=1):
-        deviation = np.sqrt(tau * (1 - tau) * others**2 / max(others - 1, 1)) * spread
+        deviation = np.sqrt(found_variance(tau, others)) * spread
         for h, a in zip(*normal_rule(nodes[1] - place % 2), strict=True):
             Y = tau * (g - own) + h * deviation
             total += w * a * divided_difference(c, Y + own, Y)
     return total
+
+
+def found_variance(tau: float, others: int) -> float:
+    """Return Var Y/ς² = τ(1 − τ) N²/(N − 1), of τ N drawn without replacement; of a single one nothing is left over."""
+    return tau * (1 - tau) * others**2 / max(others - 1, 1)
 
 
 def normal_rule(count: int) -> tuple[Array, Array]:

@@ -1,6 +1,5 @@
 """The slope "two_term": facts that pin it down, the engine against the oracle, and how near it comes to the truth."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +8,13 @@ from engine_devices import in_each_dtype, on_each_device
 from engine_tolerance import bound, share, utility_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import two_term as engine_two_term
 from adamshap.reference import two_term
-from adamshap.reference.adam import coefficients, divided_difference, update_map
-from adamshap.reference.problem import GRADIENTS, MARGINALS, Adam, AdamState, Array, Batch, Network, Step
+from adamshap.reference.adam import coefficients
+from adamshap.reference.problem import GRADIENTS, MARGINALS, Adam, Array, Step
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import assert_within, rounding
 
