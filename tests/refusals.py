@@ -152,6 +152,8 @@ REFUSALS = (
     Refusal("denominator", "reference.scores(step(), 'linearized', denominator='next')", ValueError),
     Refusal("denominator", "reference.scores(step(), 'secant', denominator='previous')", ValueError),
     Refusal("denominator", "reference.scores(step(), 'linearized', denominator='previous')", ValueError),
+    Refusal("kind", "reference.scores(step(), 'two_term', kind='banzhaf')", ValueError),
+    Refusal("kind", "reference.scores(step(), 'secant', kind='first')", ValueError),
     Refusal("efficient", "reference.scores(step(), efficient='yes')", TypeError),
     Refusal("per_validation", "reference.scores(step(), per_validation=None)", TypeError),
     Refusal("nodes", "reference.scores(step(), nodes=4)", TypeError),
@@ -187,6 +189,10 @@ REFUSALS = (
     Refusal("credit", "reference.attribute(NET, Adam(), batch(), batch(), credit='loan')", ValueError),
     Refusal("slope", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='sgd')", ValueError),
     Refusal(
+        "slope", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='two_term')", ValueError
+    ),
+    Refusal("kind", "reference.attribute(NET, Adam(), batch(), batch(), kind='last')", ValueError),
+    Refusal(
         "on_checkpoint",
         "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', on_checkpoint=print)",
         ValueError,
@@ -197,6 +203,9 @@ REFUSALS = (
     Refusal("denominator", "gpu.scores(step(), 'linearized', denominator='next')", ValueError),
     Refusal("denominator", "gpu.scores(step(), 'secant', denominator='previous')", ValueError),
     Refusal("denominator", "gpu.scores(step(), 'linearized', denominator='previous')", ValueError),
+    Refusal("kind", "gpu.scores(step(), 'two_term', kind='banzhaf')", ValueError),
+    Refusal("kind", "gpu.scores(step(), 'secant', kind='first')", ValueError),
+    Refusal("rank", "gpu.scores(step(), 'two_term', rank=4)", ValueError),
     Refusal("efficient", "gpu.scores(step(), efficient='yes')", TypeError),
     Refusal("per_validation", "gpu.scores(step(), per_validation=None)", TypeError),
     Refusal("nodes", "gpu.scores(step(), nodes=4)", TypeError),
@@ -231,6 +240,9 @@ REFUSALS = (
     Refusal("steps", "gpu.attribute(NET, Adam(), batch(), batch(), steps=0)", ValueError),
     Refusal("credit", "gpu.attribute(NET, Adam(), batch(), batch(), credit='loan')", ValueError),
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='sgd')", ValueError),
+    Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='two_term')", ValueError),
+    Refusal("kind", "gpu.attribute(NET, Adam(), batch(), batch(), kind='last')", ValueError),
+    Refusal("rank", "gpu.attribute(NET, Adam(), batch(), batch(), slope='two_term', rank=4)", ValueError),
     Refusal(
         "on_checkpoint", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', on_checkpoint=print)", ValueError
     ),
@@ -277,6 +289,7 @@ COMMANDS = (
     "adamshap attribute wine --gradient end",
     "adamshap attribute wine --credit loan",
     "adamshap attribute wine --slope sgd --credit carry",
+    "adamshap attribute wine --kind first",
     "adamshap attribute wine --epochs 0",
     "adamshap attribute wine --epochs many",
     "adamshap attribute wine --epochs 1000000000000000",

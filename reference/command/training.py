@@ -70,6 +70,7 @@ def train(
                 slope=options.slope,
                 gradient=options.gradient,
                 credit=options.credit,
+                kind=options.kind,
                 on_step=on_step,
                 on_checkpoint=None if carries else keeper.on_checkpoint,
                 resume=resume,
