@@ -25,6 +25,7 @@ from adamshap.reference.adam import Coefficients, bias_correction, denominator, 
 from adamshap.reference.problem import (
     GRADIENTS,
     SCORE_SLOPES,
+    TWO_TERM,
     Array,
     Gradient,
     Params,
@@ -238,7 +239,7 @@ def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes
         As for `ghost.scores`.
     """
     one_of("slope", slope, SCORE_SLOPES)
-    if slope not in SPLITS:
+    if slope == TWO_TERM or slope not in SPLITS:
         refuse(
             "slope",
             f"'{slope}' with credit 'carry'",

@@ -289,7 +289,10 @@ def scores(
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
     terms = [(x, linearized_previous(step))] if denominator == "previous" else terms_of(step, slope, x, g, nodes, kind)
     gamma = validation_gradients(step, gradient, g, nodes, each=per_validation, part=part_of(slope, kind, step.n))
-    values = sum(dot_products(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms)
+    values: Array = np.sum(
+        [dot_products(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms],
+        axis=0,
+    )
     if efficient:
         values = values + (_gain_of_the_data(step, g, each=per_validation) - values.sum(axis=0)) / step.n
     return values if per_validation else values[:, 0]

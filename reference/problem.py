@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, is_dataclass
 from itertools import islice
-from typing import Any, Literal, NoReturn, TypeVar, get_args
+from typing import Any, Final, Literal, NoReturn, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,7 @@ CREDITS: tuple[str, ...] = get_args(Credit)
 MARGINALS: tuple[str, ...] = get_args(MarginalKind)
 MARGINAL_LOSSES: tuple[str, ...] = get_args(MarginalLoss)
 
-TWO_TERM = "two_term"
+TWO_TERM: Final = "two_term"
 """The one of `SCORE_SLOPES` that is no single slope, and has a `kind`."""
 
 

@@ -206,7 +206,7 @@ def score_bound(
 
 def account_bound(
     config: RunConfig,
-    slope: ScoreSlope = "random_order",
+    slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
     nodes: tuple[int, int] = (4, 4),
     dtype: npt.DTypeLike = np.float64,
@@ -220,7 +220,7 @@ def account_bound(
     ----------
     config : RunConfig
         The run.
-    slope : {"frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+    slope : {"frozen", "linearized", "tangent", "secant", "random_order"}
         As for `attribute`.
     gradient : {"start", "midpoint", "path"}
         As for `attribute`.

@@ -186,8 +186,8 @@ def _plan() -> list[tuple[str, list[tuple[Make, Limits]]]]:
         ],
         "influence": [(_call("influence"), {})] * 36,
     }
-    flags = ({}, {}, {"per_validation": True}, {"efficient": True}, {"nodes": (8, 2)})
-    two_terms = [
+    flags: tuple[dict[str, Any], ...] = ({}, {}, {"per_validation": True}, {"efficient": True}, {"nodes": (8, 2)})
+    two_terms: list[tuple[Make, Limits]] = [
         (_call("scores", slope=TWO_TERM, kind=kind, gradient=gradient, **flag), {})
         for kind in MARGINALS
         for gradient in GRADIENTS
