@@ -33,6 +33,7 @@ from adamshap.reference.problem import (
     Params,
     RunConfig,
     ScoreSlope,
+    Slope,
     Step,
 )
 from adamshap.verify.usual_rounding import usual_rounding
