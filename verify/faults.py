@@ -875,7 +875,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "root-without-sign",
-        "`two_term` with √|x| for sign(x) √|x|",
+        "`two_term` with a second term without x's sign",
         "the sign is lost under the root",
         _with(two_term.signed_root, lambda right: lambda x: np.abs(right(x))),
     ),
