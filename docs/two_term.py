@@ -40,12 +40,12 @@ def main() -> None:
                         found.setdefault((kind, label), {}).setdefault((name, n, lr, t), []).append(r)
             if t == last:
                 break
-    print("| marginal | estimator | mean R | lowest | mean at t = 1 |\n|---|---|---|---|---|")
+    print("| scores for | slope, nodes | mean R | lowest | mean at t = 1 |\n|---|---|---|---|---|")
     for (kind, label), places in found.items():
         means = {place: float(np.mean(values)) for place, values in places.items()}
         at_first = np.mean([mean for (*_, t), mean in means.items() if t == 1])
         row = (np.mean(list(means.values())), min(means.values()), at_first)
-        print(f"| `{kind}` | `{label}` | " + " | ".join(f"{r:.3f}" for r in row) + " |")
+        print(f"| {kind} | `{label}` | " + " | ".join(f"{r:.3f}" for r in row) + " |")
 
 
 if __name__ == "__main__":
