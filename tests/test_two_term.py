@@ -29,7 +29,7 @@ of_each_kind = pytest.mark.parametrize("kind", MARGINALS)
 @on_each_device
 @in_each_dtype
 @given(step=steps(), data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_scores_are_the_oracles(device: Any, dtype: Any, record_error: Any, step: Step, data: st.DataObject) -> None:
     kind, gradient = data.draw(kinds, label="kind"), data.draw(st.sampled_from(GRADIENTS), label="gradient")
     nodes = data.draw(st.sampled_from([(4, 4), (2, 3), (1, 2), (8, 5)]), label="nodes")
@@ -47,7 +47,7 @@ def test_scores_are_the_oracles(device: Any, dtype: Any, record_error: Any, step
 @on_each_device
 @in_each_dtype
 @given(step=steps(max_n=8), kind=kinds, each=st.booleans())
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_efficient_scores(device: Any, dtype: Any, step: Step, kind: Any, each: bool) -> None:
     got = engine.scores(step, "two_term", efficient=True, per_validation=each, kind=kind, device=device, dtype=dtype)
     close = bound(step, "two_term", "midpoint", (4, 4), dtype, per_validation=each, kind=kind)
