@@ -14,6 +14,7 @@ from adamshap.gpu import step as steps
 from adamshap.gpu.arrays import pick_space
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.rules import rates_of, rule_of
+from adamshap.gpu.two_term import two_slopes
 from adamshap.reference.problem import SLOPES, Adam, Network
 
 SIZES, N, T, ROUNDS = (784, 1024, 1024, 10), 64, 10, 15
@@ -55,6 +56,10 @@ def main() -> None:
                 first = steps.First(None, None, g, spread if rule.needs_spread else None, None)
                 fused = partial(steps.take_step_and_slope, shop, rates, rule, N, state, first, None, 0.5, state)
                 print(f"{name} {nodes}: {least_seconds(partial(fused, point, slope)) / adam:.1f}")
+        for kind, nodes in (("first", (4, 4)), ("shapley", (2, 4)), ("shapley", (4, 4))):
+            terms = (steps.like(shop, name) for name in ("first term", "second term"))
+            both = partial(two_slopes, shop, rates, kind, nodes, N, g, m, v, spread, *terms)
+            print(f"two_term {kind} {nodes}: {least_seconds(both) / adam:.0f} more than sgd")
 
 
 if __name__ == "__main__":

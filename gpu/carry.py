@@ -24,7 +24,7 @@ import numpy as np
 from adamshap.gpu.arrays import Space
 from adamshap.gpu.ghost import contract
 from adamshap.gpu.kernels import split_for
-from adamshap.gpu.layers import CACHED, Trace, Workshop, new_trace, row_losses, weights_of, with_gradients
+from adamshap.gpu.layers import CACHED, Trace, Workshop, as_matrix, new_trace, row_losses, weights_of, with_gradients
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import SPLIT_SLOPES, Rates, SplitRule, path_nodes, rates_of, split_rule_of
 from adamshap.gpu.step import (
@@ -35,7 +35,6 @@ from adamshap.gpu.step import (
     State,
     advice,
     along_segment,
-    as_matrix,
     first_pass,
     like,
     refuse_zero_denominator,
@@ -79,7 +78,7 @@ def attribute_carrying(
         refuse(
             "slope",
             f"'{question.slope}' with credit 'carry'",
-            "one of " + ", ".join(SPLIT_SLOPES) + ": SGD has no momentum",
+            "one of " + ", ".join(SPLIT_SLOPES) + ": the others do not split the step between batch and momentum",
         )
     if question.per_validation:
         refuse("per_validation", "True with credit 'carry'", "False: each validation sample would need its own window")

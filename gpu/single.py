@@ -36,7 +36,8 @@ from adamshap.reference.problem import (
     GRADIENTS,
     MARGINAL_LOSSES,
     MARGINALS,
-    SLOPES,
+    SCORE_SLOPES,
+    TWO_TERM,
     Adam,
     AdamState,
     Denominator,
@@ -45,8 +46,9 @@ from adamshap.reference.problem import (
     MarginalLoss,
     Marginals,
     Params,
-    Slope,
+    ScoreSlope,
     Step,
+    check_kind,
     coalition_mask,
     of_kind,
     one_of,
@@ -102,12 +104,13 @@ def update(
 
 def scores(
     step: Step,
-    slope: Slope = "random_order",
+    slope: ScoreSlope = "random_order",
     gradient: Gradient = "midpoint",
     efficient: bool = False,
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     denominator: Denominator = "exact",
+    kind: MarginalKind = "shapley",
     *,
     rank: int | None = None,
     variance: Variance = "exact",
@@ -119,25 +122,31 @@ def scores(
 ) -> Any:
     """Return each training sample's score for this step: ``score_i = ⟨Γ ⊙ S, x_i⟩``.
 
+    With slope "two_term", ``⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩``.
+
     Parameters
     ----------
     step : Step
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S.
     gradient : {"start", "midpoint", "path"}
-        Γ.
+        Γ. With "two_term", "midpoint" and "path" are those of the sample's own part of the step.
     efficient : bool
         Spread what is missing to U(B) − U(∅) equally over the batch.
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
     nodes : tuple of two ints
         (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
+        Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
     denominator : {"exact", "previous"}
         Of "linearized".
+    kind : {"first", "last", "shapley"}
+        Of "two_term": which of `marginals` the scores are made for.
     rank : int, optional
-        Score by a sketch of P of this rank, in the layers that gain by it; None is exact.
+        Score by a sketch of P of this rank, in the layers that gain by it; None is exact, and all that
+        "two_term" has.
     variance : {"exact", "rank_one"}
-        σ² of "random_order": exact at the cost of one more matrix product a layer, or from norms alone.
+        σ² of "random_order" and "two_term": exact at the cost of one more matrix product a layer, or from norms alone.
     micro_batch : int, optional
         So many samples go through the network at a time.
     score_dtype : {"tf32", "float16"}, optional
@@ -157,10 +166,13 @@ def scores(
     Raises
     ------
     ValueError, TypeError
-        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; a denominator of 0.
+        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
+        another slope; a `rank` with "two_term"; a denominator of 0.
     """
     space = pick_space(device, dtype)
-    question = question_of(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, space)
+    question = question_of(
+        slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, space, kind, rank
+    )
     if denominator == "previous":
         if slope != "linearized":
             refuse(
@@ -196,11 +208,16 @@ def question_of(
     variance: str,
     score_dtype: str | None,
     space: Space,
+    kind: str,
+    rank: object,
 ) -> Question:
     """Return the question that these arguments ask in `space`, or refuse them."""
-    one_of("slope", slope, SLOPES)
+    one_of("slope", slope, SCORE_SLOPES)
     one_of("gradient", gradient, GRADIENTS)
     one_of("denominator", denominator, DENOMINATORS)
+    check_kind(slope, kind)
+    if rank is not None and slope == TWO_TERM:
+        refuse("rank", f"{shown(rank)} with slope {slope!r}", "None: both terms are scored exactly")
     one_of("variance", variance, get_args(Variance))
     for name, value in (("efficient", efficient), ("per_validation", per_validation)):
         if not isinstance(value, bool):
@@ -211,7 +228,7 @@ def question_of(
             where = f"{space.dtype} on {'a CUDA device' if space.on_cuda else 'the host'}"
             refuse("score_dtype", f"{score_dtype!r} for {where}", "None, or float32 on a CUDA device")
     nodes = quadrature_nodes(nodes)
-    return Question(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype)
+    return Question(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, kind)
 
 
 def influence(

@@ -26,8 +26,10 @@ import numpy as np
 from adamshap.gpu.arrays import Space
 from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
 from adamshap.gpu.layers import (
+    Norms,
     Trace,
     Workshop,
+    as_matrix,
     gradients,
     new_trace,
     row_losses,
@@ -36,7 +38,8 @@ from adamshap.gpu.layers import (
 )
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
-from adamshap.reference.problem import Adam, refuse
+from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
+from adamshap.reference.problem import TWO_TERM, Adam, refuse
 
 __all__ = [
     "First",
@@ -48,7 +51,6 @@ __all__ = [
     "add_norms",
     "advice",
     "along_segment",
-    "as_matrix",
     "attribute_step",
     "end_points",
     "first_pass",
@@ -99,6 +101,7 @@ class Question:
     denominator: str = "exact"
     variance: str = "exact"
     score_dtype: str | None = None
+    kind: str = "shapley"
 
 
 @dataclass(frozen=True)
@@ -134,24 +137,6 @@ class Judged:
     def n_val(self) -> int:
         """Number of validation samples."""
         return len(self.valid_x)
-
-
-@dataclass
-class Norms:
-    """Norms over the batch of a layer's output gradients (P's rows) and inputs (columns), and Σ x² in their units."""
-
-    row: dict[int, Any]
-    col: dict[int, Any]
-    square: dict[int, Any]
-
-    def of(self, shop: Workshop, key: str, n: int) -> tuple[Any, Any, Any]:
-        """Return what the passes take for σ of a parameter, as a matrix: norms of its rows and columns, and squares."""
-        layer, kind = key.split(".")
-        row, col = self.row[int(layer)], self.col[int(layer)]
-        if kind == "weight":
-            return row, col, self.square.get(int(layer))
-        # The weight of an input that is always 1: one row of P, whose Σ x² is of rank one.
-        return shop.space.xp.full(1, math.sqrt(n), row.dtype), row, None
 
 
 def like(shop: Workshop, name: str) -> Arrays:
@@ -212,30 +197,43 @@ def attribute_step(
     shop.place.step = state.t
     chunks = _chunks(batch.n, micro_batch)
     rates = rates_of(adam, state.t)
-    rule = rule_of(question.slope, question.nodes, batch.n, question.denominator)
+    two = question.slope == TWO_TERM
+    # Where there are two terms, their slopes are made by themselves, and the fused pass has none to make.
+    rule = rule_of("sgd" if two else question.slope, question.nodes, batch.n, question.denominator)
+    low, high = part_of_the_way(question.kind, batch.n) if two else (0.0, 1.0)
     each = 1.0 if question.per_validation else 1 / batch.n_val  # weight of a validation sample's own loss
     start_wanted = with_sgd or question.gradient == "start"
-    first = first_pass(shop, state, batch, weight, each, chunks, start_wanted, rule.needs_spread, question.variance)
+    needs_spread = two or rule.needs_spread
+    first = first_pass(shop, state, batch, weight, each, chunks, start_wanted, needs_spread, question.variance)
     idle_needed = question.gradient in ("midpoint", "path") or question.efficient or rule.kind == "linearized"
-    if idle_needed or rule.kind != "sgd":
+    idle_needed = idle_needed or (two and finds_nothing(question.kind, batch.n, question.nodes[0]))
+    if idle_needed or two or rule.kind != "sgd":
         refuse_zero_denominator(shop, adam, state, None if idle_needed else first.g)
     gap = _gap(shop, rates, state, first.g, batch, question.per_validation) if question.efficient else None
     judge = first.start if question.gradient == "start" else None
     if question.gradient == "path":
-        judge = along_segment(shop, end_points(shop, rates, state, first.g), path_nodes(question.nodes[0]), batch, each)
+        nodes = tuple((low + tau * (high - low), w) for tau, w in path_nodes(question.nodes[0]))
+        judge = along_segment(shop, end_points(shop, rates, state, first.g), nodes, batch, each)
+    terms = None
+    if two and first.norms is not None:
+        terms = like(shop, "first term"), like(shop, "second term")
+        two_slopes(shop, rates, question.kind, question.nodes, batch.n, first.g, state.m, state.v, first.norms, *terms)
     gamma = None
     if judge is not None and rule.kind != "sgd" and not question.per_validation:
         gamma = like(shop, "validation gradient")
         gradients(shop, judge, gamma)
     point = like(shop, "point") if question.gradient == "midpoint" else None
     slope = first.g  # which nothing needs after this pass
-    take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, 0.5, new, point, slope)
+    take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, (low + high) / 2, new, point, slope)
     if judge is None:
         shop.now("forward pass", VALIDATION)
         judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
         run_rows(shop, judge, new.theta if point is None else point, batch.valid_y, each)
-    factor = rates.lr if rule.kind == "sgd" else slope
-    scorers = [scorer_of(shop, question, batch.n, judge, factor, gamma is not None, sketch)]
+    if terms is not None:
+        scorers = [two_term_scorer(shop, question, batch.n, judge, *terms)]
+    else:
+        factor = rates.lr if rule.kind == "sgd" else slope
+        scorers = [scorer_of(shop, question, batch.n, judge, factor, gamma is not None, sketch)]
     if with_sgd and first.start is not None:
         scorers.append(scorer_of(shop, replace(question, gradient="start"), batch.n, first.start, rates.lr))
     groups = batch.n_val if question.per_validation else 1
@@ -379,11 +377,6 @@ def take_step_and_slope(
         )
 
 
-def as_matrix(array: Any) -> Any:
-    """Return a weight as it is, and a bias as one row."""
-    return array if array.ndim == 2 else array[None, :]
-
-
 def end_points(shop: Workshop, rates: Rates, state: State, g: Arrays) -> tuple[Arrays, Arrays]:
     """Return θ − ηλθ − A(0) and θ − ηλθ − A(g), in buffers."""
     new, idle, scratch = like(shop, "end 1"), like(shop, "end 0"), like(shop, "slope")
@@ -493,6 +486,17 @@ def scorer_of(
             contract(shop, trace, product, out[v], factors, question.score_dtype)
 
     return one_by_one
+
+
+def two_term_scorer(shop: Workshop, question: Question, n: int, judge: Trace, slope: Arrays, second: Arrays) -> Scorer:
+    """Return `scorer_of` for the two terms of "two_term", whose slopes are overwritten."""
+    own, roots = (scorer_of(shop, question, n, judge, factor) for factor in (slope, second))
+
+    def both(trace: Trace, out: Any) -> None:
+        own(trace, out)
+        roots(roots_of(shop, trace), out)
+
+    return both
 
 
 def score_rows(

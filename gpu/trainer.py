@@ -28,12 +28,13 @@ from adamshap.reference.problem import (
     Credit,
     Diverged,
     Gradient,
+    MarginalKind,
     Network,
     Progress,
     Reduction,
     Run,
     RunConfig,
-    Slope,
+    ScoreSlope,
     Snapshot,
     check_callable,
     first_not_finite,
@@ -64,11 +65,12 @@ def attribute(
     steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
-    slope: Slope = "random_order",
+    slope: ScoreSlope = "random_order",
     gradient: Gradient = "midpoint",
     credit: Credit = "step",
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
+    kind: MarginalKind = "shapley",
     reduction: Reduction = "mean",
     rank: int | None = None,
     variance: Variance = "rank_one",
@@ -97,24 +99,27 @@ def attribute(
         An epoch's last batch holds what is left.
     seed : int
         Of the parameters, of the order of the samples and of the sketch's first basis.
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
     credit : {"step", "carry"}
         Whether the step that momentum takes without data is left to nobody or credited to the earlier samples that
         the momentum is made of. "carry" keeps the batches of a window of steps (docs/engine.md); it has no
-        `per_validation`, `rank`, `micro_batch` or checkpoints, and on a device each `on_step` waits for its step.
+        `per_validation`, `rank`, `micro_batch`, "two_term" or checkpoints, and on a device each `on_step` waits for its
+        step.
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
     nodes : tuple of two ints
         (path, normal), as for `scores`.
+    kind : {"first", "last", "shapley"}
+        Of "two_term", as for `scores`.
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : int, optional
-        Score by a sketch of this rank, its range kept from step to step; None is exact.
+        Score by a sketch of this rank, its range kept from step to step; None is exact, and all that "two_term" has.
     variance : {"rank_one", "exact"}
-        σ² of "random_order": from norms alone, or exact at the cost of one more matrix product a layer.
+        σ² of "random_order" and "two_term": from norms alone, or exact at the cost of one more matrix product a layer.
     micro_batch : int, optional
         So many samples go through the network at a time, twice each; less memory for batches, the same result.
     carry_window : int, optional
@@ -156,7 +161,9 @@ def attribute(
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     space = pick_space(device, dtype)
-    question = question_of(slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space)
+    question = question_of(
+        slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space, kind, rank
+    )
     if credit == "carry":
         for name, option in (("rank", rank), ("micro_batch", micro_batch)):
             if option is not None:

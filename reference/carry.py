@@ -24,12 +24,14 @@ from adamshap.reference import ghost, network
 from adamshap.reference.adam import Coefficients, bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.problem import (
     GRADIENTS,
-    SLOPES,
+    SCORE_SLOPES,
+    TWO_TERM,
     AdamState,
     Array,
     Gradient,
     Params,
     RunConfig,
+    ScoreSlope,
     Slope,
     Snapshot,
     Step,
@@ -259,14 +261,14 @@ class Ledger:
         return sums.reshape(totals.shape), decay, closed
 
 
-def ledger_of(slope: Slope, gradient: Gradient, per_validation: bool, nodes: tuple[int, int]) -> Ledger:
+def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes: tuple[int, int]) -> Ledger:
     """Return an empty ledger for ``credit="carry"``.
 
     Parameters
     ----------
     slope : {"frozen", "linearized", "tangent", "secant", "random_order"}
-        How Adam's map is split between momentum and batch: "secant" and "frozen" without remainder. "sgd" knows no
-        momentum and is refused.
+        How Adam's map is split between momentum and batch: "secant" and "frozen" without remainder. "sgd" and
+        "two_term" are no such split and are refused.
     gradient : {"start", "midpoint", "path"}
         Where on the segment from θ_t to θ_{t+1}, the step that was walked, the validation gradient is taken.
     per_validation : bool
@@ -274,9 +276,13 @@ def ledger_of(slope: Slope, gradient: Gradient, per_validation: bool, nodes: tup
     nodes : tuple of two ints
         As for `ghost.scores`.
     """
-    one_of("slope", slope, SLOPES)
-    if slope not in SPLITS:
-        refuse("slope", f"'{slope}' with credit 'carry'", "one of " + ", ".join(SPLITS) + ": SGD has no momentum")
+    one_of("slope", slope, SCORE_SLOPES)
+    if slope == TWO_TERM or slope not in SPLITS:
+        refuse(
+            "slope",
+            f"'{slope}' with credit 'carry'",
+            "one of " + ", ".join(SPLITS) + ": the others do not split the step between batch and momentum",
+        )
     one_of("gradient", gradient, GRADIENTS)
     if not isinstance(per_validation, bool | np.bool_):
         refuse("per_validation", repr(per_validation), "True or False", TypeError)

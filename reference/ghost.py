@@ -9,6 +9,7 @@ x_i, g              ``x``, ``g``                    sample i's contribution to t
 S                   ``SLOPE_FUNCTIONS[slope]``      how much of x_i arrives in the update, elementwise
 Γ                   ``GRADIENT_FUNCTIONS[...]``     gradient of the validation loss
 σ²                  ``partial_sum_variance``        n/(n − 1) · max(Σ_i x_i² − g²/n, 0)
+R, f(x_i)           in `two_term`                   slope and function of a second term
 ==================  ==============================  ============================================================
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adamshap.reference import network
+from adamshap.reference import network, two_term
 from adamshap.reference.adam import (
     Coefficients,
     apply_gradient,
@@ -32,13 +33,17 @@ from adamshap.reference.adam import (
 from adamshap.reference.problem import (
     DENOMINATORS,
     GRADIENTS,
-    SLOPES,
+    SCORE_SLOPES,
+    TWO_TERM,
     Array,
     Denominator,
     Gradient,
+    MarginalKind,
     Params,
+    ScoreSlope,
     Slope,
     Step,
+    check_kind,
     float64_step,
     one_of,
     quadrature_nodes,
@@ -165,11 +170,12 @@ def linearized_previous(step: Step) -> Params:
 
 @dataclass(frozen=True)
 class GradientInput:
-    """What Γ is made from: the step, the batch gradient g, the validation samples that judge, and the path's nodes."""
+    """What Γ is made from: the step, the batch gradient g, the path's nodes, and the part of the way that is judged."""
 
     step: Step
     g: Params
     nodes: tuple[int, int]
+    part: tuple[float, float] = (0.0, 1.0)
 
 
 Gradients = Callable[[Params], Params]
@@ -182,8 +188,11 @@ def start(given: GradientInput, gradient_at: Gradients) -> Params:
 
 
 def midpoint(given: GradientInput, gradient_at: Gradients) -> Params:
-    """Return ∇L at θ − η λ θ − (A(0) + A(g))/2, between U(∅)'s point and U(B)'s: second order at `start`'s cost."""
-    return gradient_at(between(given, 0.5))
+    """Return ∇L at θ − η λ θ − (A(0) + A(g))/2, between U(∅)'s point and U(B)'s: second order at `start`'s cost.
+
+    Of a part of the way, in the middle of that part.
+    """
+    return gradient_at(between(given, sum(given.part) / 2))
 
 
 def path(given: GradientInput, gradient_at: Gradients) -> Params:
@@ -192,8 +201,9 @@ def path(given: GradientInput, gradient_at: Gradients) -> Params:
     With `secant`, Σ_i score_i = ⟨mean ∇L, A(g) − A(0)⟩ = U(B) − U(∅), the fundamental theorem of calculus.
     """
     total: Params = {}
+    low, high = given.part
     for tau, w in zip(*unit_interval_rule(given.nodes[0]), strict=True):
-        for name, gradient in gradient_at(between(given, tau)).items():
+        for name, gradient in gradient_at(between(given, low + tau * (high - low))).items():
             total[name] = total.get(name, 0.0) + w * gradient
     return total
 
@@ -220,30 +230,37 @@ def between(given: GradientInput, fraction: float) -> Params:
 
 def scores(
     step: Step,
-    slope: Slope = "random_order",
+    slope: ScoreSlope = "random_order",
     gradient: Gradient = "midpoint",
     efficient: bool = False,
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
     denominator: Denominator = "exact",
+    kind: MarginalKind = "shapley",
 ) -> Array:
     """Return each training sample's score for this step: score_i = ⟨Γ ⊙ S, x_i⟩ (docs/method.md 4).
+
+    With slope "two_term", ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩.
 
     Parameters
     ----------
     step : Step
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
-        S, a function of this module each.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+        S, a function of this module each; "two_term" is a module of its own.
     gradient : {"start", "midpoint", "path"}
-        Γ, likewise.
+        Γ, likewise. With "two_term", "midpoint" and "path" are those of the sample's own part of the step:
+        the first or the last n-th of the way, or, for "shapley", all of it.
     efficient : bool
         Spread what is missing to U(B) − U(∅) equally over the batch, so that the scores sum to it exactly.
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
     nodes : tuple of two ints
         (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
+        Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
     denominator : {"exact", "previous"}
         Of "linearized": "previous" is the formula as secondary sources print the paper's, with v̂_{t−1}.
+    kind : {"first", "last", "shapley"}
+        Of "two_term": which of `marginals` the scores are made for.
 
     Returns
     -------
@@ -253,11 +270,13 @@ def scores(
     Raises
     ------
     ValueError, TypeError
-        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; a denominator of 0.
+        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
+        another slope; a denominator of 0.
     """
-    one_of("slope", slope, SLOPES)
+    one_of("slope", slope, SCORE_SLOPES)
     one_of("gradient", gradient, GRADIENTS)
     one_of("denominator", denominator, DENOMINATORS)
+    check_kind(slope, kind)
     for name, flag in (("efficient", efficient), ("per_validation", per_validation)):
         if not isinstance(flag, bool | np.bool_):
             refuse(name, shown(flag), "True or False", TypeError)
@@ -268,12 +287,32 @@ def scores(
     step = float64_step(step)
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    S = linearized_previous(step) if denominator == "previous" else slopes(step, slope, x, g, nodes)
-    gamma = validation_gradients(step, gradient, g, nodes, each=per_validation)
-    values = dot_products(x, {name: gamma[name] * S[name] for name in x})
+    terms = [(x, linearized_previous(step))] if denominator == "previous" else terms_of(step, slope, x, g, nodes, kind)
+    gamma = validation_gradients(step, gradient, g, nodes, each=per_validation, part=part_of(slope, kind, step.n))
+    values: Array = np.sum(
+        [dot_products(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms],
+        axis=0,
+    )
     if efficient:
         values = values + (_gain_of_the_data(step, g, each=per_validation) - values.sum(axis=0)) / step.n
     return values if per_validation else values[:, 0]
+
+
+def terms_of(
+    step: Step, slope: ScoreSlope, x: Params, g: Params, nodes: tuple[int, int], kind: MarginalKind
+) -> list[tuple[Params, Params]]:
+    """Return what a score is the sum of: (x, S), and for "two_term" (f(x), R) too; see `scores`."""
+    if slope != TWO_TERM:
+        return [(x, slopes(step, slope, x, g, nodes))]
+    c = step_coefficients(step)
+    both = {name: two_term.two_coefficients(kind, c[name], x_i, nodes) for name, x_i in x.items()}
+    first, second = ({name: pair[term] for name, pair in both.items()} for term in (0, 1))
+    return [(x, first), ({name: two_term.signed_root(x_i) for name, x_i in x.items()}, second)]
+
+
+def part_of(slope: ScoreSlope, kind: MarginalKind, n: int) -> tuple[float, float]:
+    """Return the part of the way from A(0) to A(g) that Γ is taken on: all of it, but for "two_term"."""
+    return two_term.part_of_the_way(kind, n) if slope == TWO_TERM else (0.0, 1.0)
 
 
 def slopes(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int]) -> Params:
@@ -282,9 +321,17 @@ def slopes(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int
     return {name: SLOPE_FUNCTIONS[slope](SlopeInput(c[name], x[name], g[name], nodes)) for name in x}
 
 
-def validation_gradients(step: Step, gradient: Gradient, g: Params, nodes: tuple[int, int], *, each: bool) -> Params:
+def validation_gradients(
+    step: Step,
+    gradient: Gradient,
+    g: Params,
+    nodes: tuple[int, int],
+    *,
+    each: bool,
+    part: tuple[float, float] = (0.0, 1.0),
+) -> Params:
     """Return Γ of each parameter with a leading axis: 1 for the mean loss, n_val for `each` sample's own."""
-    given = GradientInput(step, g, nodes)
+    given = GradientInput(step, g, nodes, part)
     return GRADIENT_FUNCTIONS[gradient](given, lambda params: gradient_at(step, params, each=each))
 
 

@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, is_dataclass
 from itertools import islice
-from typing import Any, Literal, NoReturn, TypeVar, get_args
+from typing import Any, Final, Literal, NoReturn, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,9 @@ __all__ = [
     "MARGINALS",
     "MARGINAL_LOSSES",
     "REDUCTIONS",
+    "SCORE_SLOPES",
     "SLOPES",
+    "TWO_TERM",
     "Adam",
     "AdamState",
     "Array",
@@ -63,6 +65,7 @@ __all__ = [
     "batch_order",
     "check_batch",
     "check_callable",
+    "check_kind",
     "coalition_mask",
     "first_not_finite",
     "float64_step",
@@ -89,6 +92,7 @@ Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "identity"]
 Loss = Literal["cross_entropy", "mse"]
 Reduction = Literal["mean", "sum"]
 Slope = Literal["sgd", "frozen", "linearized", "tangent", "secant", "random_order"]
+ScoreSlope = Literal[Slope, "two_term"]
 Gradient = Literal["start", "midpoint", "path"]
 Denominator = Literal["exact", "previous"]
 Credit = Literal["step", "carry"]
@@ -99,11 +103,15 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 LOSSES: tuple[str, ...] = get_args(Loss)
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 SLOPES: tuple[str, ...] = get_args(Slope)
+SCORE_SLOPES: tuple[str, ...] = get_args(ScoreSlope)
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
 CREDITS: tuple[str, ...] = get_args(Credit)
 MARGINALS: tuple[str, ...] = get_args(MarginalKind)
 MARGINAL_LOSSES: tuple[str, ...] = get_args(MarginalLoss)
+
+TWO_TERM: Final = "two_term"
+"""The one of `SCORE_SLOPES` that is no single slope, and has a `kind`."""
 
 
 # --- refusing bad input ----------------------------------------------------------------------------------------------
@@ -164,6 +172,12 @@ def quadrature_nodes(value: object) -> tuple[int, int]:
     if not isinstance(value, tuple | list) or len(value) != 2:
         refuse("nodes", shown(value), "two integers (path, normal)", TypeError)
     return positive_integer("nodes[0]", value[0]), positive_integer("nodes[1]", value[1], minimum=2)
+
+
+def check_kind(slope: str, kind: object) -> None:
+    """Refuse a `kind` that is none, or that only "two_term" could follow."""
+    if one_of("kind", kind, MARGINALS) != "shapley" and slope != TWO_TERM:
+        refuse("kind", f"{kind!r} with slope {slope!r}", f"slope {TWO_TERM!r}, which alone is made for one marginal")
 
 
 def coalition_mask(coalition: object, n: int) -> Array:

@@ -19,15 +19,17 @@ from adamshap.reference.problem import (
     Credit,
     Diverged,
     Gradient,
+    MarginalKind,
     Network,
     Progress,
     Reduction,
     Run,
     RunConfig,
-    Slope,
+    ScoreSlope,
     Snapshot,
     Step,
     check_callable,
+    check_kind,
     first_not_finite,
     logged,
     one_of,
@@ -49,11 +51,12 @@ def attribute(
     steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
-    slope: Slope = "random_order",
+    slope: ScoreSlope = "random_order",
     gradient: Gradient = "midpoint",
     credit: Credit = "step",
     per_validation: bool = False,
     nodes: tuple[int, int] = (4, 4),
+    kind: MarginalKind = "shapley",
     reduction: Reduction = "mean",
     rank: None = None,
     variance: Literal["exact"] = "exact",
@@ -82,25 +85,27 @@ def attribute(
         An epoch's last batch holds what is left.
     seed : int
         Of the parameters and of the order of the samples.
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
     credit : {"step", "carry"}
         "step" leaves the step that momentum takes without data to nobody. "carry" credits it to the earlier samples
         whose gradients the momentum is made of: scores and weight decay's shares then add up to the whole change of the
-        validation loss (docs/method.md 6).
+        validation loss (docs/method.md 6); it has no "two_term".
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
     nodes : tuple of two ints
         (path, normal), as for `scores`.
+    kind : {"first", "last", "shapley"}
+        Of "two_term", as for `scores`.
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : None
         The engine's, as are those that follow, so that one call can be put to both. The oracle has one way of doing
         each thing and refuses the others; here, no sketch.
     variance : {"exact"}
-        Of "random_order".
+        Of "random_order" and "two_term".
     micro_batch : int, optional
         Changes no result, and is not used.
     carry_window : None
@@ -145,6 +150,7 @@ def attribute(
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
+    check_kind(slope, kind)
     ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
@@ -171,6 +177,7 @@ def attribute(
             gradient=gradient,
             per_validation=per_validation,
             nodes=nodes,
+            kind=kind,
             reduction=reduction,
         )
 
@@ -212,7 +219,7 @@ def attribute(
             train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
             scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
             if ledger is None:
-                scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes)
+                scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
             sgd_scores = ghost.scores(step, "sgd", "start", per_validation=per_validation)
             g = batch_gradient(step.as_float64())
             watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}

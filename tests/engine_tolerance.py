@@ -46,13 +46,20 @@ def length(step: Step) -> int:
 
 
 def bound(
-    step: Step, slope: Any, gradient: Any, nodes: tuple[int, int], dtype: Any, *, per_validation: bool = False
+    step: Step,
+    slope: Any,
+    gradient: Any,
+    nodes: tuple[int, int],
+    dtype: Any,
+    *,
+    per_validation: bool = False,
+    kind: Any = "shapley",
 ) -> Array:
     """Return how far scores computed in `dtype` may honestly be from the oracle's."""
-    magnitude = score_magnitude(step, slope, gradient, nodes, per_validation=per_validation)
+    magnitude = score_magnitude(step, slope, gradient, nodes, per_validation=per_validation, kind=kind)
 
     def answer(given: Step) -> Array:
-        return oracle.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation)
+        return oracle.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation, kind=kind)
 
     return rounding(magnitude, length(step), dtype) + spread(answer, step, dtype)
 

@@ -203,7 +203,7 @@ def test_two_steps_by_hand() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"slope": "sgd"}, ValueError, "slope: got 'sgd' with credit 'carry'; needs one of frozen, .*no momentum"),
+        ({"slope": "sgd"}, ValueError, "slope: got 'sgd' with credit 'carry'; needs one of frozen, .*do not split"),
         ({"slope": "steep"}, ValueError, "slope: got 'steep'; needs one of sgd"),
         ({"gradient": "end"}, ValueError, "gradient: got 'end'"),
         ({"credit": "loan"}, ValueError, "credit: got 'loan'; needs one of step, carry"),

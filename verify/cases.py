@@ -26,7 +26,8 @@ from adamshap.reference.problem import (
     GRADIENTS,
     MARGINAL_LOSSES,
     MARGINALS,
-    SLOPES,
+    SCORE_SLOPES,
+    TWO_TERM,
     Adam,
     AdamState,
     Array,
@@ -88,9 +89,20 @@ def case_to_json(step: Step, query: Query) -> Json:
 
 def complete(query: Query) -> Query:
     """Return the call with every option that it leaves open at the contract's default."""
-    parameters = list(inspect.signature(getattr(reference, query.function)).parameters.values())[1:]
-    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    parameters = inspect.signature(getattr(reference, query.function)).parameters
+    names = option_names(query.function, query.options)
+    defaults = {
+        name: parameters[name].default for name in names if parameters[name].default is not inspect.Parameter.empty
+    }
     return Query(query.function, defaults | dict(query.options))
+
+
+def option_names(function: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a call's options; `kind` of `scores` is one where the slope is "two_term"."""
+    names = tuple(inspect.signature(getattr(reference, function)).parameters)[1:]
+    if function == "scores" and options.get("slope") != TWO_TERM:
+        return tuple(name for name in names if name != "kind")
+    return names
 
 
 def answer_to_json(answer: Mapping[str, Array]) -> Json:
@@ -240,7 +252,7 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "loss": _choice(MARGINAL_LOSSES),
     "permutations": positive_integer,
     "seed": lambda name, value: positive_integer(name, value, minimum=0),
-    "slope": _choice(SLOPES),
+    "slope": _choice(SCORE_SLOPES),
     "gradient": _choice(GRADIENTS),
     "denominator": _choice(DENOMINATORS),
     "efficient": _true_or_false,
@@ -251,8 +263,7 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 
 def _query(function: Any, options: Any, n: int) -> Query:
     one_of("function", function, FUNCTIONS)
-    names = tuple(list(inspect.signature(getattr(reference, function)).parameters)[1:])
-    given = _object("options", options, names)
+    given = _object("options", options, option_names(function, options if isinstance(options, dict) else {}))
     return Query(
         function,
         {

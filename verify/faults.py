@@ -15,7 +15,7 @@ import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference import adam, game, ghost, network
+from adamshap.reference import adam, game, ghost, network, two_term
 from adamshap.reference.adam import Coefficients, bias_correction
 from adamshap.reference.problem import AdamState, Array, Batch, Marginals, Network, Params, Step
 from adamshap.verify.implementation import FUNCTIONS, Ask, Implementation, Query
@@ -48,7 +48,7 @@ class Fault:
 
     def implementation(self) -> Implementation:
         """Return the oracle with this mistake."""
-        return Implementation(self.name, frozenset(FUNCTIONS), self.wrap(ORACLE.ask))
+        return Implementation(self.name, frozenset(FUNCTIONS), self.wrap(ORACLE.ask), ORACLE.extras)
 
 
 # --- ways of being wrong ----------------------------------------------------------------------------------------------
@@ -282,7 +282,8 @@ def _momentum_gain(step: Step, query: Query) -> Array:
     g = network.batch_gradient(step)
     gradient, nodes = query.options.get("gradient", "midpoint"), query.options.get("nodes", (4, 4))
     each = bool(query.options.get("per_validation", False))
-    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=each)
+    part = ghost.part_of(query.options.get("slope", "random_order"), query.options.get("kind", "shapley"), step.n)
+    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=each, part=part)
     gain: Array = ghost.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
     return gain if each else gain[:1]  # one number for all samples, or one a column
 
@@ -771,7 +772,8 @@ FAULTS: tuple[Fault, ...] = (
                 step,
                 Query(
                     "scores",
-                    {name: value for name, value in query.options.items() if name != "denominator"} | {"slope": "sgd"},
+                    {name: value for name, value in query.options.items() if name not in ("denominator", "kind")}
+                    | {"slope": "sgd"},
                 ),
             )
         ),
@@ -864,6 +866,42 @@ FAULTS: tuple[Fault, ...] = (
         "`random_order` with the positive half of the normal only",
         "the factor 2 forgotten",
         _random_order_with(lambda sigma, tau: np.sqrt(tau * (1 - tau)) * sigma, weight=0.5),
+    ),
+    Fault(
+        "one-term",
+        "`two_term` without its second term",
+        "a ghost dot product has one slope",
+        _with(two_term.two_coefficients, lambda right: lambda *given: (right(*given)[0], np.zeros_like(given[2][0]))),
+    ),
+    Fault(
+        "root-without-sign",
+        "`two_term` with a second term without x's sign",
+        "the sign is lost under the root",
+        _with(two_term.signed_root, lambda right: lambda x: np.abs(right(x))),
+    ),
+    Fault(
+        "own-spread-with-n-minus-1",
+        "`two_term` with n − 1 for n in the samples' own variance",
+        "numpy's ddof, a sample's variance for a population's",
+        _with(two_term.own_spread, lambda right: lambda x: right(x) * np.sqrt(len(x) / max(len(x) - 1, 1))),
+    ),
+    Fault(
+        "two-term-at-the-middle",
+        "`two_term` with the gradient on all of the way for `first` and `last`",
+        "the same midpoint for all slopes",
+        _with(two_term.part_of_the_way, lambda right: lambda kind, n: (0.0, 1.0)),
+    ),
+    Fault(
+        "two-term-always-shapley",
+        "`two_term` with the slopes of the Shapley value for `first` and `last`",
+        "the kind is handed on to the gradient only",
+        _with(two_term.two_coefficients, lambda right: lambda kind, *given: right("shapley", *given)),
+    ),
+    Fault(
+        "found-with-replacement",
+        "`two_term` with what a sample finds drawn with replacement",
+        "τ N for τ(1 − τ) N²/(N − 1)",
+        _with(two_term.found_variance, lambda right: lambda tau, others: tau * others),
     ),
     # validation gradients, closing, influence
     Fault(

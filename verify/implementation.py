@@ -2,8 +2,8 @@
 
 A candidate is any object or module with some of the functions of `FUNCTIONS`, of the oracle's signatures. What it lacks
 is not offered and not tested. A function may raise ``NotImplementedError("reason")`` for what it does not support; such
-cases are left out, and the reason is reported. It may take options that the oracle does not have: one that names a
-parameter ``micro_batch`` of `scores` is asked with it.
+cases are left out, and the reason is reported. Two options of `scores` are tried only where its signature names them:
+``micro_batch``, and ``kind``, which goes with the slope "two_term".
 """
 
 import importlib
@@ -23,8 +23,8 @@ from adamshap.reference.problem import AdamState, Array, Marginals, Step
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence")
 ENTRY_POINTS = "adamshap.implementations"
 
-EXTRAS = ("micro_batch",)
-"""Options of `scores` that an implementation may have beyond the contract; they change no result."""
+EXTRAS = ("micro_batch", "kind")
+"""Options of `scores` that an implementation says by its signature that it has."""
 
 Answer = dict[str, Array]
 """Named arrays: ``values`` for most functions; ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step`` for `update`."""

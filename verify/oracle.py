@@ -128,7 +128,8 @@ def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
     slope = query.options.get("slope", "random_order")
     gradient = query.options.get("gradient", "midpoint")
     nodes = query.options.get("nodes", (4, 4))
-    size = score_magnitude(step, slope, gradient, nodes, per_validation=each)
+    kind = query.options.get("kind", "shapley")
+    size = score_magnitude(step, slope, gradient, nodes, per_validation=each, kind=kind)
     if query.options.get("denominator", "exact") == "previous":
         size = size * previous_ratio(step)
     if query.options.get("efficient", False):

@@ -17,6 +17,7 @@ from adamshap.reference.problem import (
     MARGINAL_LOSSES,
     MARGINALS,
     SLOPES,
+    TWO_TERM,
     AdamState,
     Array,
     Batch,
@@ -469,6 +470,26 @@ _AGREEMENT: tuple[Property, ...] = (
     ),
 )
 
+_TWO_TERM: tuple[Property, ...] = tuple(
+    replace(
+        _agreement(
+            f"scores-{TWO_TERM}-{kind}",
+            f"Scores with slope '{TWO_TERM}' made for the marginals '{kind}' are the oracle's.",
+            "score_i = ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩",
+            "scores",
+            score_cases(
+                slope=TWO_TERM,
+                kind=kind,
+                per_validation=st.booleans(),
+                efficient=st.booleans(),
+                nodes=st.sampled_from([(4, 4), (8, 2), (2, 3)]),
+            ),
+        ),
+        extra="kind",
+    )
+    for kind in MARGINALS
+)
+
 _METAMORPHIC: tuple[Property, ...] = (
     _metamorphic(
         "equivariance",
@@ -553,6 +574,23 @@ _METAMORPHIC: tuple[Property, ...] = (
 
 _BY_NAME = {one.name: one for one in _METAMORPHIC}
 
+
+def _of_two_terms(name: str, **options: Any) -> Property:
+    """The same of scores with slope "two_term"."""
+    one = _BY_NAME[name]
+    drawn = score_cases(slope=TWO_TERM, kind=st.sampled_from(MARGINALS), **options)
+    sentence = f"{one.sentence[:-1]}, also with slope '{TWO_TERM}'."
+    return replace(one, name=f"{TWO_TERM}-{name}", sentence=sentence, cases=drawn, extra="kind")
+
+
+_METAMORPHIC_OF_TWO_TERMS: tuple[Property, ...] = (
+    _of_two_terms("symmetry"),
+    _of_two_terms("additivity"),
+    _of_two_terms("efficiency", efficient=True),
+    _of_two_terms("rescaling"),
+    _of_two_terms("null-sample", of=steps_with_null_samples(steps()), per_validation=st.booleans()),
+)
+
 _LARGE: tuple[Property, ...] = (
     _large(_BY_NAME["equivariance"], score_cases(large_steps())),
     _large(_BY_NAME["additivity"], score_cases(large_steps())),
@@ -562,4 +600,4 @@ _LARGE: tuple[Property, ...] = (
     _large(_BY_NAME["micro-batch"], score_cases(large_steps(), micro_batch=st.sampled_from([100, 255, 256, 257]))),
 )
 
-PROPERTIES = (*_AGREEMENT, *_METAMORPHIC, *_LARGE)
+PROPERTIES = (*_AGREEMENT, *_TWO_TERM, *_METAMORPHIC, *_METAMORPHIC_OF_TWO_TERMS, *_LARGE)

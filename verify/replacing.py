@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from adamshap import reference
-from adamshap.reference import adam, carry, game, ghost, network, run
+from adamshap.reference import adam, carry, game, ghost, network, run, two_term
 
-MODULES = (reference, adam, carry, network, game, ghost, run)
+MODULES = (reference, adam, carry, network, game, ghost, run, two_term)
 """The oracle's modules that may hold a function under its name."""
 
 TABLES: tuple[dict[str, Any], ...] = (ghost.SLOPE_FUNCTIONS, ghost.GRADIENT_FUNCTIONS, network.ACTIVATION_FUNCTIONS)

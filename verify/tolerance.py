@@ -25,7 +25,18 @@ import numpy.typing as npt
 
 from adamshap.reference import carry, ghost, network
 from adamshap.reference.adam import apply_gradient
-from adamshap.reference.problem import AdamState, Array, Batch, Gradient, Params, RunConfig, Slope, Step
+from adamshap.reference.problem import (
+    AdamState,
+    Array,
+    Batch,
+    Gradient,
+    MarginalKind,
+    Params,
+    RunConfig,
+    ScoreSlope,
+    Slope,
+    Step,
+)
 from adamshap.verify.usual_rounding import usual_rounding
 
 SAFETY = 16.0
@@ -135,14 +146,20 @@ def widening_conditioning(
 
 
 def score_magnitude(
-    step: Step, slope: Slope, gradient: Gradient, nodes: tuple[int, int] = (4, 4), *, per_validation: bool = False
+    step: Step,
+    slope: ScoreSlope,
+    gradient: Gradient,
+    nodes: tuple[int, int] = (4, 4),
+    *,
+    per_validation: bool = False,
+    kind: MarginalKind = "shapley",
 ) -> Array:
-    """Return Σ_j |P_j x_ij| for each sample i: the condition of the score as a dot product.
+    """Return Σ_j |P_j x_ij| for each sample i: the condition of the score as a dot product, or as the sum of two.
 
     Parameters
     ----------
     step : Step
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S.
     gradient : {"start", "midpoint", "path"}
         Γ.
@@ -150,6 +167,8 @@ def score_magnitude(
         (path, normal), as for `scores`.
     per_validation : bool
         For each validation sample's own loss.
+    kind : {"first", "last", "shapley"}
+        Of "two_term".
 
     Returns
     -------
@@ -159,22 +178,24 @@ def score_magnitude(
     step = step.as_float64()
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    S = ghost.slopes(step, slope, x, g, nodes)
-    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=per_validation)
-    values = ghost.dot_products(
-        {name: np.abs(x_i) for name, x_i in x.items()}, {name: np.abs(gamma[name] * S[name]) for name in x}
-    )
+    part = ghost.part_of(slope, kind, step.n)
+    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=per_validation, part=part)
+    values = np.zeros((step.n, len(next(iter(gamma.values())))))
+    for f, coefficient in ghost.terms_of(step, slope, x, g, nodes, kind):
+        P = {name: np.abs(gamma[name] * coefficient[name]) for name in f}
+        values += ghost.dot_products({name: np.abs(f_i) for name, f_i in f.items()}, P)
     return values if per_validation else values[:, 0]
 
 
 def score_bound(
     step: Step,
-    slope: Slope = "random_order",
+    slope: ScoreSlope = "random_order",
     gradient: Gradient = "midpoint",
     nodes: tuple[int, int] = (4, 4),
     dtype: npt.DTypeLike = np.float64,
     *,
     per_validation: bool = False,
+    kind: MarginalKind = "shapley",
 ) -> Array:
     """Return how far scores computed in `dtype` may honestly be from the oracle's.
 
@@ -184,7 +205,7 @@ def score_bound(
     Parameters
     ----------
     step : Step
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S.
     gradient : {"start", "midpoint", "path"}
         Γ.
@@ -194,6 +215,8 @@ def score_bound(
         In which the scores were computed.
     per_validation : bool
         For each validation sample's own loss.
+    kind : {"first", "last", "shapley"}
+        Of "two_term".
 
     Returns
     -------
@@ -202,9 +225,9 @@ def score_bound(
     """
 
     def answer(given: Step) -> Array:
-        return ghost.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation)
+        return ghost.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation, kind=kind)
 
-    magnitude = score_magnitude(step, slope, gradient, nodes, per_validation=per_validation)
+    magnitude = score_magnitude(step, slope, gradient, nodes, per_validation=per_validation, kind=kind)
     return rounding(magnitude, parameter_count(step), dtype) + conditioning(answer, step, dtype)  # type: ignore[no-any-return]
 
 

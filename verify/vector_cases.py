@@ -5,6 +5,7 @@ and are rounded to three digits: so the inputs are the same everywhere, to the l
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -20,6 +21,7 @@ from adamshap.reference.problem import (
     MARGINALS,
     REDUCTIONS,
     SLOPES,
+    TWO_TERM,
     Adam,
     AdamState,
     Array,
@@ -53,10 +55,11 @@ class Planned:
 
 def planned() -> Iterator[Planned]:
     """Yield all vectors; each name is the function and a number, and each seed is used once."""
-    seed = 0
-    for function, queries in _plan().items():
-        for number, (make, limits) in enumerate(queries):
-            seed += 1
+    seed, numbers = 0, Counter[str]()
+    for function, queries in _plan():
+        for make, limits in queries:
+            seed, number = seed + 1, numbers[function]
+            numbers[function] += 1
             step = random_step(seed, **limits)
             yield Planned(f"{function}-{number:03d}", seed, step, make(step, Random(-seed)))
 
@@ -155,9 +158,12 @@ Make = Callable[[Step, Random], Query]
 Limits = dict[str, Any]
 
 
-def _plan() -> dict[str, list[tuple[Make, Limits]]]:
-    """Return, for each function, how to make each of its calls, and limits on the step."""
-    return {
+def _plan() -> list[tuple[str, list[tuple[Make, Limits]]]]:
+    """Return, for one function after another, how to make each of its calls, and limits on the step.
+
+    What is added later stands at the end: a vector's place is its seed.
+    """
+    plan: dict[str, list[tuple[Make, Limits]]] = {
         "update": [(_call("update"), {})] * 40,
         "utility": [(_utility, {})] * 40,
         "marginals": [
@@ -180,6 +186,12 @@ def _plan() -> dict[str, list[tuple[Make, Limits]]]:
         ],
         "influence": [(_call("influence"), {})] * 36,
     }
+    flags: tuple[dict[str, Any], ...] = ({"per_validation": True}, {"efficient": True}, {"nodes": (8, 2)})
+    two_terms: list[tuple[Make, Limits]] = [
+        *((_call("scores", slope=TWO_TERM, kind=k, gradient=g), {}) for k in MARGINALS for g in GRADIENTS),
+        *((_scores(slope=TWO_TERM, kind=k, **flag), {}) for k in MARGINALS for flag in flags),
+    ]
+    return [*plan.items(), ("scores", two_terms)]
 
 
 def _call(function: str, **options: Any) -> Make:

@@ -18,7 +18,7 @@ from adamshap.reference.command.keeping import Keeper
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
 from adamshap.reference.command.trainers import Trainer
-from adamshap.reference.problem import Credit, Diverged, Gradient, Slope, Snapshot
+from adamshap.reference.problem import Credit, Diverged, Gradient, MarginalKind, ScoreSlope, Snapshot
 
 EPOCHS = 5
 """Where neither --epochs nor --steps is given."""
@@ -75,14 +75,24 @@ def attribute_command(
         float, typer.Option(rich_help_panel=TRAINING_PANEL, metavar="RATE", help="Adam's learning rate.")
     ] = 0.001,
     slope: Annotated[
-        Slope,
+        ScoreSlope,
         typer.Option(
             rich_help_panel=SCORES_PANEL,
             metavar="SLOPE",
-            help="How the score follows Adam's update: sgd, frozen, linearized, tangent, secant or random_order, which"
-            " is the closest to the Shapley value.",
+            help="How the score follows Adam's update: sgd, frozen, linearized, tangent, secant, random_order or"
+            " two_term. The last two are the closest to the Shapley value; two_term is closer in the first steps, and"
+            " dearer.",
         ),
     ] = "random_order",
+    kind: Annotated[
+        MarginalKind,
+        typer.Option(
+            rich_help_panel=SCORES_PANEL,
+            metavar="KIND",
+            help="What --slope two_term is made for: first, an example alone; last, leaving it out of its batch; or"
+            " shapley.",
+        ),
+    ] = "shapley",
     gradient: Annotated[
         Gradient,
         typer.Option(
@@ -228,6 +238,7 @@ def attribute_command(
         valid,
         valid_fraction,
         credit,
+        kind,
     )
     dataset, prepared, config = _prepared(options)
     target = results.choose(out, dataset.name)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
-from adamshap.reference.problem import Credit, Gradient, Network, Run, Slope
+from adamshap.reference.problem import Credit, Gradient, MarginalKind, Network, Run, ScoreSlope
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Options:
     steps: int | None
     batch_size: int
     lr: float
-    slope: Slope
+    slope: ScoreSlope
     gradient: Gradient
     flip_labels: float
     seed: int
@@ -29,6 +29,7 @@ class Options:
     valid: str | None
     valid_fraction: float | None
     credit: Credit = "step"
+    kind: MarginalKind = "shapley"
 
     def length(self, count: int) -> tuple[int, int]:
         """Return epochs begun, and steps, of training on `count` examples."""

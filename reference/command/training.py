@@ -75,6 +75,7 @@ def train(
                 slope=options.slope,
                 gradient=options.gradient,
                 credit=options.credit,
+                kind=options.kind,
                 on_step=on_step,
                 on_checkpoint=keeper.on_checkpoint if resumes else None,
                 resume=resume,

@@ -101,6 +101,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "valid": None,
         "valid_fraction": None,
         "credit": "carry",
+        "kind": "shapley",
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))
@@ -373,3 +374,16 @@ def test_pictures_of_names_that_no_font_has(here: Path, command: Command) -> Non
     assert (result.exit_code, result.stderr) == (0, "")
     assert (here / "adamshap-a" / "examples.png").is_file()
     assert pictures.COLUMNS == 10
+
+
+def test_scores_of_two_terms_are_made_for_the_kind_asked_for(here: Path, command: Command, blobs: Path) -> None:
+    options = ("--epochs", "1", "--hidden", "3", "--slope", "two_term", "--kind", "last", "--out", "o")
+    result = command("attribute", blobs, *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    _, arrays, config = _files(here / "o")
+    prepared = prepare(load(str(blobs)), flip=0.0, seed=0)
+    network = Network((6, 3, 2), "tanh", "cross_entropy")
+    asked: Any = {"epochs": 1, "batch_size": 32, "slope": "two_term", "kind": "last"}
+    run = gpu.attribute(network, Adam(lr=0.001), prepared.train, prepared.valid, **asked)
+    assert np.array_equal(arrays["score"], run.scores)
+    assert config["options"]["kind"] == "last"

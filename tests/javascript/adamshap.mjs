@@ -245,6 +245,7 @@ function previousDenominator(step, name, j) {
 }
 
 function scores(step, options) {
+  if (options.slope === "two_term") throw new Unsupported("slope two_term");
   const nodes = { path: pathRule(options.nodes[0]), normal: normalRule(options.nodes[1]) };
   const S = mapEach(step.g, (g, name, j) =>
     options.denominator === "previous"

@@ -77,7 +77,7 @@ def test_it_has_no_dependency() -> None:
 def test_it_passes_the_vectors(node: str) -> None:
     done = run_vectors(node, SCRIPTS)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert done.stdout.endswith(" passed, 0 failed\n")
+    assert done.stdout.endswith(" passed, 0 failed, 18 not supported\n")
     assert int(done.stdout.split()[0]) >= 300
 
 

@@ -16,7 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adamshap.reference.problem import ACTIVATIONS, GRADIENTS, LOSSES, MARGINAL_LOSSES, MARGINALS, REDUCTIONS, SLOPES
+from adamshap.reference.problem import (
+    ACTIVATIONS,
+    GRADIENTS,
+    LOSSES,
+    MARGINAL_LOSSES,
+    MARGINALS,
+    REDUCTIONS,
+    SCORE_SLOPES,
+)
 from adamshap.verify.cases import case_to_json, dumps
 from adamshap.verify.faults import BY_NAME
 from adamshap.verify.implementation import FUNCTIONS
@@ -39,7 +47,7 @@ from adamshap.verify.vector_files import (
 
 ROOT = Path(__file__).parent.parent.parent
 COMMITTED = ROOT / "verify" / "vectors" / "v1"
-VECTORS = read(COMMITTED)
+VECTORS = sorted(read(COMMITTED), key=lambda vector: vector.seed)  # in the order in which they are planned
 SCHEMA = json.loads((COMMITTED / "schema.json").read_text(encoding="utf-8"))
 
 
@@ -122,14 +130,15 @@ def test_every_kind_of_case_is_there() -> None:
         assert {1, 7} <= seen(lambda v: v.step.n, function) or function == "marginals"
     assert seen(lambda v: v.step.state.step) == {0, *COMPLETED}
     assert seen(lambda v: (v.query.options["slope"], v.query.options["gradient"]), "scores") == {
-        (slope, gradient) for slope in SLOPES for gradient in GRADIENTS
+        (slope, gradient) for slope in SCORE_SLOPES for gradient in GRADIENTS
     }
     for option in ("efficient", "per_validation"):
         assert seen(lambda v, option=option: (v.query.options["slope"], v.query.options[option]), "scores") == {
-            (slope, flag) for slope in SLOPES for flag in (True, False)
+            (slope, flag) for slope in SCORE_SLOPES for flag in (True, False)
         }
     assert seen(lambda v: v.query.options["denominator"], "scores") == {"exact", "previous"}
-    assert len(seen(lambda v: v.query.options["nodes"], "scores")) == 5
+    assert len(seen(lambda v: v.query.options["nodes"], "scores")) == 6
+    assert seen(lambda v: v.query.options.get("kind"), "scores") == {None, *MARGINALS}
     assert seen(lambda v: (v.query.options["kind"], v.query.options["loss"]), "marginals") == {
         (kind, loss) for kind in MARGINALS for loss in MARGINAL_LOSSES
     }

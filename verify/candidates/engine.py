@@ -6,7 +6,7 @@ adamshap verify engine --dtype float32
 from typing import Any
 
 from adamshap import gpu
-from adamshap.reference.problem import AdamState, Array, Marginals, Step
+from adamshap.reference.problem import AdamState, Array, MarginalKind, Marginals, Step
 
 
 def _dtype(step: Step) -> Any:
@@ -28,9 +28,9 @@ def marginals(step: Step, **options: Any) -> Marginals:
     return gpu.marginals(step, dtype=_dtype(step), **options)
 
 
-def scores(step: Step, *, micro_batch: int | None = None, **options: Any) -> Array:
+def scores(step: Step, *, micro_batch: int | None = None, kind: MarginalKind = "shapley", **options: Any) -> Array:
     """Return the engine's scores."""
-    return gpu.scores(step, dtype=_dtype(step), micro_batch=micro_batch, **options)
+    return gpu.scores(step, dtype=_dtype(step), micro_batch=micro_batch, kind=kind, **options)
 
 
 def influence(step: Step) -> Array:

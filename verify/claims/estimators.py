@@ -1,8 +1,8 @@
-"""An experiment: can the estimators be bettered where the map shows them weak? See `arrival` for the derivation.
+"""Where the map shows the estimators weak: "two_term", made for each truth, against the slopes that serve all three.
 
-Slopes made for one truth, and a second ghost term, against the estimators that there are. Beside them, in square
-brackets, what no implementation can have without every x_i: the best single slope in least squares, fitted to the very
-x_i, and A(Y + x_i) − A(Y) itself. They show how much is lost to one slope, and how much to the linear Γ.
+Beside them, in square brackets, what no implementation can have without every x_i: the best single slope in least
+squares, fitted to the very x_i, and A(Y + x_i) − A(Y) itself. They show how much is lost to one slope, and how much to
+the linear Γ.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamshap.reference.adam import divided_difference, step_coefficients, update_map
-from adamshap.reference.problem import Adam, Array, Params, Step
+from adamshap.reference.ghost import scores, validation_gradients
+from adamshap.reference.problem import TWO_TERM, Adam, Array, MarginalKind, Params, Step
+from adamshap.reference.two_term import part_of_the_way
 from adamshap.verify.claims import data, fidelity, plots
-from adamshap.verify.claims.arrival import Arrival, arrival_gradient, arrival_scores
 from adamshap.verify.claims.section import Section, Table
 from adamshap.verify.claims.statistics import Record, distinct, pearson, select, spread
-from adamshap.verify.claims.stepping import LINEARIZED, RANDOM_ORDER, TANGENT, estimates_from, label, steps
+from adamshap.verify.claims.stepping import LINEARIZED, NODES, RANDOM_ORDER, TANGENT, estimates_from, label, steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "estimators"
-TITLE = "Experiment: slopes made for one question, and a second ghost term"
-CLAIM = "No claim of the paper: what an arrival's own slope, and a term in sign(x)|x|^½, add to these estimators."
+TITLE = "Two ghost terms, made for one question"
+CLAIM = "No claim of the paper: what slopes made for one marginal, and a second term in sign(x) √|x|, add."
 OLD = (LINEARIZED, TANGENT, RANDOM_ORDER)
-ONE, TWO = "arrival", "arrival, two terms"
 BEST, ITSELF = "[best single slope]", "[A(Y + x) − A(Y)]"
-POWER = 0.5
 
 
 @dataclass(frozen=True)
@@ -70,28 +69,26 @@ def measure(settings: Settings, seed: int) -> list[Record]:
     return records
 
 
-def candidates(step: Step, x: Params, g: Params, truth: Arrival) -> dict[str, Array]:
+def candidates(step: Step, x: Params, g: Params, truth: MarginalKind) -> dict[str, Array]:
     """Return the scores of the candidates for `truth`."""
-    found = {
-        ONE: arrival_scores(step, x, g, truth),
-        TWO: arrival_scores(step, x, g, truth, POWER),
-    }
+    found = {TWO_TERM: scores(step, TWO_TERM, kind=truth)}
     if truth != "shapley":
         found |= with_every_contribution(step, x, g, truth)
     return found
 
 
-def with_every_contribution(step: Step, x: Params, g: Params, truth: Arrival) -> dict[str, Array]:
+def with_every_contribution(step: Step, x: Params, g: Params, truth: MarginalKind) -> dict[str, Array]:
     """Return what the best single slope gives, and the change of the step itself, with Γ as the candidates have it."""
-    gamma, c = arrival_gradient(step, g, truth), step_coefficients(step)
+    c, part = step_coefficients(step), part_of_the_way(truth, step.n)
+    gamma = validation_gradients(step, "midpoint", g, NODES, each=False, part=part)
     best, itself = np.zeros(step.n), np.zeros(step.n)
     for name, x_i in x.items():
         Y = np.zeros_like(x_i) if truth == "first" else g[name] - x_i
         squares = (x_i**2).sum(axis=0)
         slope = (x_i**2 * divided_difference(c[name], Y + x_i, Y)).sum(axis=0) / np.where(squares > 0, squares, 1)
         change = update_map(c[name], Y + x_i) - update_map(c[name], Y)
-        best += (gamma[name] * slope * x_i).reshape(step.n, -1).sum(axis=1)
-        itself += (gamma[name] * change).reshape(step.n, -1).sum(axis=1)
+        best += (gamma[name][0] * slope * x_i).reshape(step.n, -1).sum(axis=1)
+        itself += (gamma[name][0] * change).reshape(step.n, -1).sum(axis=1)
     return {BEST: best, ITSELF: itself}
 
 
@@ -126,7 +123,7 @@ def _mean(records: Sequence[Record], **wanted: object) -> object:
 def _plot(settings: Settings, records: Sequence[Record]) -> "Figure":
     figure, axes = plots.blank(8.0, 3.2, 1, 3, sharey=True)
     chart = select(records, task=settings.tasks[0], n=max(settings.sizes), lr=min(settings.rates))
-    names = [*map(label, OLD), ONE, TWO]
+    names = [*map(label, OLD), TWO_TERM]
     for axis, truth in zip(axes[0], fidelity.TRUTHS, strict=True):
         for name, colour in zip(names, plots.COLOURS, strict=False):
             lost = [
@@ -147,7 +144,7 @@ def _findings(records: Sequence[Record]) -> list[str]:
         rows = select(records, truth=truth, lr=lr)
         places = list(product(*(distinct(rows, key) for key in ("task", "n", "t"))))
         least = {}
-        for name in (*map(label, OLD), ONE, TWO):
+        for name in (*map(label, OLD), TWO_TERM):
             of_name = select(rows, estimator=name)
             means = [spread(r["pearson"] for r in select(of_name, task=task, n=n, t=t)).mean for task, n, t in places]
             least[name] = f"`{name}` {np.mean(means):.3f}, {min(means):.3f}"

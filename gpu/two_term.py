@@ -1,0 +1,223 @@
+"""The slope "two_term": S and R for ``⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩``, elementwise (docs/method.md 4).
+
+=======  ================  =====================================================================
+paper    name              meaning
+=======  ================  =====================================================================
+x̄, ς     ``mean, spread``  of the batch's contributions, made of g and Σ x² alone
+ξ        ``size``          their root mean square
+z        ``z``             |x|/ξ of a node x = x̄ + h ς
+s        ``slopes``        mean of A[Y + x, Y] over the sums Y that a sample may find
+R        ``second``        slope of the second term
+=======  ================  =====================================================================
+
+With r = √z and weights ω = a z² that sum to 1, the regression of s on 1/r is made of pairs of nodes j < k,
+
+    R = Σ ω_j ω_k (1/r_j − 1/r_k)(s_j − s_k) / (Σ ω_j ω_k (1/r_j − 1/r_k)² + δ Σ a z),
+    ω_j ω_k (1/r_j − 1/r_k)  = a_j a_k z_j z_k r_j r_k (r_k − r_j),
+    ω_j ω_k (1/r_j − 1/r_k)² = a_j a_k z_j z_k (r_k − r_j)²,
+
+in which equal slopes cancel to their last digit. The second term's ghost dot product is that of sign(b) √|b| and
+sign(a) √|a|, whose outer product is sign(x) √|x|.
+
+Written with array operations that NumPy and CuPy have alike; on the host in blocks that stay in the cache.
+"""
+
+import math
+from functools import cache
+from itertools import combinations, cycle
+from typing import Any
+
+import numpy as np
+
+from adamshap.gpu.layers import Norms, Trace, Workshop, as_matrix
+from adamshap.gpu.parallel import in_parts
+from adamshap.gpu.passes_numpy import quotient, spread
+from adamshap.gpu.rules import Rates
+
+__all__ = ["arrivals", "finds_nothing", "part_of_the_way", "roots_of", "two_slopes"]
+
+BLOCK = 1 << 13
+"""Elements at a time on the host: two dozen temporaries of so many fit in a core's cache."""
+
+FLOPS_A_NODE = 40
+
+OWN: tuple[tuple[float, float], ...] = tuple(
+    (sign * math.sqrt(3 - side * math.sqrt(6)), (3 + side * math.sqrt(6)) / 12) for side in (1, -1) for sign in (1, -1)
+)
+"""Nodes and weights of a sample's own x: the Gauss–Hermite rule of four."""
+
+RIDGE = 1e-3
+
+Arrays = dict[str, Any]
+
+Arrival = tuple[float, float, float]
+"""(τ, part of ς, weight): what a sample of contribution x finds is τ (g − x) and so much of ς."""
+
+
+def two_slopes(
+    shop: Workshop,
+    rates: Rates,
+    kind: str,
+    nodes: tuple[int, int],
+    n: int,
+    g: Arrays,
+    m: Arrays,
+    v: Arrays,
+    norms: Norms,
+    into_slope: Arrays,
+    into_second: Arrays,
+) -> None:
+    """Write S and R of every parameter, for the state before the step.
+
+    Parameters
+    ----------
+    kind : {"first", "last", "shapley"}
+        Which marginal the slopes are made for.
+    n : int
+        Samples of the batch.
+    norms : Norms
+        For ς.
+    into_slope, into_second : dicts of arrays
+        Written.
+    """
+    shop.now("slopes of two terms", slice(0, n))
+    table = arrivals(kind, n, nodes)
+    for key, whole in g.items():
+        row, col, square = norms.of(shop, key, n)
+        arrays = [as_matrix(a) for a in (whole, m[key], v[key], into_slope[key], into_second[key])]
+        rows, width = arrays[0].shape
+        size = rows if shop.space.on_cuda else max(1, BLOCK // width)
+
+        def some(low: int, high: int, arrays: Any = arrays, given: Any = (row, col, square), size: int = size) -> None:
+            for first in range(low, high, size):
+                part = slice(first, min(first + size, high))
+                g_, m_, v_, slope_, second_ = (a[part] for a in arrays)
+                row_, col_, square_ = given
+                square_ = None if square_ is None else square_[part]
+                deviation = g_ * 0 if n == 1 else spread(n, g_, row_[part], col_, square_) * g_.dtype.type(_share(n))
+                slope_[...], second_[...] = _fit(shop.space.xp, rates, table, n, g_, m_, v_, deviation)
+
+        in_parts(some, rows, FLOPS_A_NODE * len(OWN) * len(table) * rows * width)
+
+
+def part_of_the_way(kind: str, n: int) -> tuple[float, float]:
+    """Return which part of the way from A(0) to A(g) is a sample's own: on average all of it, for "shapley"."""
+    if kind == "shapley":
+        return 0.0, 1.0
+    return (0.0, 1 / n) if kind == "first" else ((n - 1) / n, 1.0)
+
+
+def finds_nothing(kind: str, n: int, path: int) -> bool:
+    """Tell whether some sample may find nothing, so that its change of the step begins at A(0)."""
+    return any(tau == across == 0 for tau, across, _ in arrivals(kind, n, (path, 2))) or n == 1
+
+
+def _share(n: int) -> float:
+    """Return ς/σ: σ² is n/(n − 1) · Σ (x − x̄)², and ς² a 1/n of the sum."""
+    return math.sqrt(n - 1) / n
+
+
+def roots_of(shop: Workshop, trace: Trace) -> Trace:
+    """Return the trace of the second term: signed roots of a and b, whose outer product is x's."""
+    rows = len(trace.losses)
+
+    def signed_root(array: Any, name: str) -> Any:
+        xp, out = shop.space.xp, shop.buffers.get(name, array.shape)
+        xp.sqrt(abs(array), out=out)
+        return xp.copysign(out, array, out=out)
+
+    inputs = [signed_root(a, f"root inputs {layer}") for layer, a in enumerate(trace.inputs)]
+    grads = [signed_root(b, f"root gradients {layer}") for layer, b in enumerate(trace.grads)]
+    return Trace(inputs, grads, [None] * len(trace.derivatives), trace.losses[:rows])
+
+
+@cache
+def arrivals(kind: str, n: int, nodes: tuple[int, int]) -> tuple[Arrival, ...]:
+    """Return what a sample may find.
+
+    Of the N = n − 1 others k are there, each number equally likely. Their sum has variance k (N − k)/(N − 1) ς².
+    The normal has one node fewer at every other place, the first among them.
+    """
+    if kind == "first":
+        return ((0.0, 0.0, 1.0),)
+    if kind == "last":
+        return ((1.0, 0.0, 1.0),)
+    path, normal = nodes
+    rules = [np.polynomial.hermite_e.hermegauss(normal - fewer) for fewer in (1, 0)]
+    table = []
+    for (there, w), (h, a) in zip(_numbers_there(n, path), cycle(rules), strict=False):
+        left = n - 1 - there
+        part = math.sqrt(there * left / max(n - 2, 1))
+        if part == 0:
+            table.append((there / max(n - 1, 1), 0.0, w))
+        else:
+            table += [
+                (there / (n - 1), part * float(h_j), w * float(a_j / a.sum())) for h_j, a_j in zip(h, a, strict=True)
+            ]
+    return tuple(table)
+
+
+def _numbers_there(n: int, count: int) -> list[tuple[float, float]]:
+    """Return nodes and weights of the uniform k = 0 … n − 1: all of them, or a Gauss rule of `count`.
+
+    The polynomials that are orthonormal on the n points themselves are made one from another (Stieltjes's procedure).
+    The zeros of the one of degree `count` are the nodes, and 1/Σ p_j² over those of lower degree the weights. By
+    symmetry about the middle the recurrence has one coefficient, the norm.
+    """
+    if n <= count:
+        return [(float(k), 1 / n) for k in range(n)]
+    middle = (n - 1) / 2
+    points = (np.arange(n) - middle) / middle
+    before, now, norms = np.zeros(n), np.full(n, n**-0.5), [0.0]
+    for _ in range(count - 1):
+        after = points * now - norms[-1] * before
+        norms.append(float(np.linalg.norm(after)))
+        before, now = now, after / norms[-1]
+    beside = norms[1:]
+    zeros = np.linalg.eigvalsh(np.diag(beside, 1) + np.diag(beside, -1)) if beside else np.zeros(1)
+    before, now, total = np.zeros(count), np.full(count, n**-0.5), np.full(count, 1 / n)
+    for norm_before, norm in zip(norms, beside, strict=False):
+        before, now = now, (zeros * now - norm_before * before) / norm
+        total += now**2
+    return [(middle * (1 + z), 1 / (n * w)) for z, w in zip(zeros.tolist(), total.tolist(), strict=True)]
+
+
+def _fit(
+    xp: Any, rates: Rates, table: tuple[Arrival, ...], n: int, g: Any, m: Any, v: Any, deviation: Any
+) -> tuple[Any, Any]:
+    """Return S and R of some elements, `deviation` being ς."""
+    f = g.dtype.type
+    rho, q = xp.sqrt(f(rates.kappa) * v + f(rates.root)), f(rates.root_q)
+    mean = g * f(1 / n)
+    size = xp.hypot(mean, deviation)
+    inverse = xp.where(size > 0, 1 / xp.where(size > 0, size, f(1)), f(0))
+    z, roots, slopes = [], [], []
+    for h, _ in OWN:
+        x = mean + f(h) * deviation
+        slope = xp.zeros_like(g)
+        for tau, across, weight in table:
+            found = f(tau) * (g - x) + f(across) * deviation
+            slope += f(weight) * _divided(xp, rates, rho, m, q * (found + f(0.5) * x), q * (f(0.5) * x))
+        slopes.append(slope)
+        z.append(abs(x) * inverse)
+        roots.append(xp.sqrt(z[-1]))
+    covariance, variance, mean_slope, mean_part = (xp.zeros_like(g) for _ in range(4))
+    for (_, a), z_j, r_j, s_j in zip(OWN, z, roots, slopes, strict=True):
+        mean_slope += f(a) * z_j * z_j * s_j
+        mean_part += f(a) * z_j * r_j
+        variance += f(RIDGE * a) * z_j
+    for j, k in combinations(range(len(OWN)), 2):
+        both, gap = f(OWN[j][1] * OWN[k][1]) * z[j] * z[k], roots[k] - roots[j]
+        covariance += both * roots[j] * roots[k] * gap * (slopes[j] - slopes[k])
+        variance += both * gap * gap
+    second = covariance / xp.where(variance > 0, variance, f(1))
+    return mean_slope - second * mean_part, second * xp.sqrt(size)
+
+
+def _divided(xp: Any, rates: Rates, rho: Any, m: Any, c: Any, d: Any) -> Any:
+    """Return A[a, b] for √q a = c + d and √q b = c − d, in units of the largest of what stands under a root."""
+    f = rho.dtype.type
+    top = xp.maximum(xp.maximum(rho, abs(c) + abs(d)), f(np.finfo(rho.dtype).tiny))
+    T = top + f(rates.eps)
+    rho, mu = rho / top, f(rates.mu * rates.root_q) * (m / T)
+    return quotient(f(rates.k), rho * rho, mu, top / T, f(rates.eps) / T, c / top, d / top) * (f(rates.lr) / T)

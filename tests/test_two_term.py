@@ -1,0 +1,184 @@
+"""The slope "two_term": facts that pin it down, the engine against the oracle, and how near it comes to the truth."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_devices import in_each_dtype, on_each_device
+from engine_tolerance import bound, share, utility_bound
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_diabetes
+
+import adamshap.gpu as engine
+import adamshap.reference as oracle
+from adamshap.gpu import two_term as engine_two_term
+from adamshap.reference import network, two_term
+from adamshap.reference.adam import coefficients, divided_difference, update_map
+from adamshap.reference.problem import GRADIENTS, MARGINALS, Adam, AdamState, Array, Batch, Network, Step
+from adamshap.verify.strategies import steps
+from adamshap.verify.tolerance import assert_within, rounding
+
+kinds = st.sampled_from(MARGINALS)
+of_each_kind = pytest.mark.parametrize("kind", MARGINALS)
+
+
+# --- the engine against the oracle -----------------------------------------------------------------------------------
+
+
+@on_each_device
+@in_each_dtype
+@given(step=steps(), data=st.data())
+@settings(max_examples=20)
+def test_scores_are_the_oracles(device: Any, dtype: Any, record_error: Any, step: Step, data: st.DataObject) -> None:
+    kind, gradient = data.draw(kinds, label="kind"), data.draw(st.sampled_from(GRADIENTS), label="gradient")
+    nodes = data.draw(st.sampled_from([(4, 4), (2, 3), (1, 2), (8, 5)]), label="nodes")
+    each = data.draw(st.booleans(), label="per_validation")
+    micro_batch = data.draw(st.none() | st.integers(1, 40), label="micro_batch")
+    options: Any = {"per_validation": each, "nodes": nodes, "kind": kind}
+    got = engine.scores(step, "two_term", gradient, micro_batch=micro_batch, device=device, dtype=dtype, **options)
+    assert got.dtype == dtype
+    expected = oracle.scores(step, "two_term", gradient, **options)
+    close = bound(step, "two_term", gradient, nodes, dtype, per_validation=each, kind=kind)
+    record_error(f"scores of two terms {dtype}, share of the bound", share(got, expected, close))
+    assert_within(got, expected, close, "score")
+
+
+@on_each_device
+@in_each_dtype
+@given(step=steps(max_n=8), kind=kinds, each=st.booleans())
+@settings(max_examples=5)
+def test_efficient_scores(device: Any, dtype: Any, step: Step, kind: Any, each: bool) -> None:
+    got = engine.scores(step, "two_term", efficient=True, per_validation=each, kind=kind, device=device, dtype=dtype)
+    close = bound(step, "two_term", "midpoint", (4, 4), dtype, per_validation=each, kind=kind)
+    everyone = np.ones(step.n, bool)
+    total = utility_bound(step, everyone, dtype, each=each) + utility_bound(step, ~everyone, dtype, each=each)
+    close = close + (close.sum(axis=0) + total) / step.n
+    expected = oracle.scores(step, "two_term", efficient=True, per_validation=each, kind=kind)
+    assert_within(got, expected, close, "score")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9, 100, 10_000])
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_places_of_arrival_by_two_routes(n: int, count: int) -> None:
+    """Both rules are exact for polynomials of degree 2 count − 1 of the number of others that are there."""
+    tau, weight = two_term.place_rule(n, count)
+    theirs = dict.fromkeys((there / max(n - 1, 1) for there, _ in engine_two_term._numbers_there(n, count)), 0.0)
+    others = np.arange(n) / max(n - 1, 1)
+    for degree in range(2 * min(n, count)):
+        exact = float((others**degree).mean())
+        ours = float((weight * tau**degree).sum())
+        engines = sum(w * (k / max(n - 1, 1)) ** degree for k, w in engine_two_term._numbers_there(n, count))
+        assert_within(np.array([ours, engines]), np.full(2, exact), rounding(np.full(2, 1.0), 100 * n), "moment")
+    assert len(tau) == len(theirs) == min(n, count)
+
+
+# --- exact facts -----------------------------------------------------------------------------------------------------
+
+
+def case(n: int) -> tuple[Any, Array]:
+    """Return Adam's coefficients of five coordinates, and contributions of `n` samples to them."""
+    generator = np.random.default_rng(n)
+    m, v = 0.01 * generator.normal(size=5), 1e-3 * generator.uniform(size=5)
+    return coefficients(Adam(), 3, m, v), 0.1 * generator.normal(size=(n, 5))
+
+
+@of_each_kind
+def test_one_sample_alone_changes_the_step_by_all_of_it(kind: Any) -> None:
+    c, x = case(1)
+    S, R = two_term.two_coefficients(kind, c, x, (4, 4))
+    wanted, empty = update_map(c, x[0]), update_map(c, np.zeros(5))
+    terms = np.abs(wanted) + np.abs(empty) + np.abs(S * x[0])
+    assert_within(S * x[0] + R * two_term.signed_root(x[0]), wanted - empty, rounding(terms, 1000), "change")
+    assert_within(R, np.zeros(5), rounding(np.abs(S) / two_term.RIDGE * np.sqrt(np.abs(x[0])), 100), "R")
+
+
+@of_each_kind
+def test_equal_samples_share_one_slope(kind: Any) -> None:
+    """Then every x is x̄: S x is the exact change where only one sum can be found, and nothing is left for R."""
+    c, x = case(1)
+    equal = np.repeat(x, 6, axis=0)
+    S, R = two_term.two_coefficients(kind, c, equal, (6, 4))
+    found = {"first": [0], "last": [5], "shapley": range(6)}[kind]
+    wanted = np.mean([divided_difference(c, (k + 1) * x[0], k * x[0]) for k in found], axis=0)
+    assert_within(S, wanted, rounding(np.abs(wanted) / two_term.RIDGE, 100), "S")
+    assert_within(R, np.zeros(5), rounding(np.abs(wanted) / two_term.RIDGE * np.sqrt(np.abs(x[0])), 100), "R")
+
+
+@of_each_kind
+def test_where_adam_is_linear_the_slope_is_its_rate(kind: Any) -> None:
+    """With a huge ε the update is linear in the gradient, whoever arrives when."""
+    eps = 1e9
+    c = coefficients(Adam(lr=eps, eps=eps, betas=(0.0, 0.5)), 1, np.zeros(5), np.zeros(5))
+    _, x = case(7)
+    S, R = two_term.two_coefficients(kind, c, x, (4, 4))
+    # Short of linear by a part in ε of the gradients, which the fit magnifies by 1/δ at most.
+    allowed = (np.abs(x).sum() / eps + rounding(1.0, 1000)) / two_term.RIDGE
+    assert_within(S, np.ones(5), np.full(5, allowed), "S")
+    assert_within(R, np.zeros(5), np.full(5, allowed), "R")
+
+
+def test_the_first_step_in_closed_form() -> None:
+    """At t = 1 with ε → 0, A(x) = η sign(x), so that s = η/|x|; of two samples ±c the nodes are c √(3 ± √6), twice.
+
+    The regression then has two points of weight ½, s = (η/c) φ² at φ = (3 ± √6)^(−1/4).
+    """
+    eta, c = 0.001, np.array([0.3, 1e-5])
+    adam = coefficients(Adam(lr=eta, eps=1e-30), 1, np.zeros(2), np.zeros(2))
+    S, R = two_term.two_coefficients("first", adam, np.stack([c, -c]), (4, 4))
+    one, other = (3 + 6**0.5) ** -0.25, (3 - 6**0.5) ** -0.25
+    variance, square = ((one - other) / 2) ** 2, (one**2 + other**2) / 2
+    ratio = variance / (variance + two_term.RIDGE * square) * (one + other)
+    wanted_R, wanted_S = ratio * eta / np.sqrt(c), (square - ratio * (one + other) / 2) * eta / c
+    magnified = rounding(np.array([1.0, 1.0]) / two_term.RIDGE, 100)
+    assert_within(R / wanted_R, np.ones(2), magnified, "R")
+    assert_within(S / wanted_S, np.ones(2), magnified, "S")
+
+
+@of_each_kind
+def test_coefficients_of_samples_without_a_gradient_are_finite(kind: Any) -> None:
+    c, _ = case(1)
+    S, R = two_term.two_coefficients(kind, c, np.zeros((3, 5)), (4, 4))
+    assert np.isfinite(S).all()
+    assert np.isfinite(R).all()
+
+
+@of_each_kind
+@pytest.mark.parametrize("gradient", ["midpoint", "path"])
+def test_the_gradient_is_taken_where_the_sample_moves(kind: Any, gradient: Any) -> None:
+    """A quadratic loss, by a huge ε a linear update, and equal samples: the scores are the exact marginals."""
+    generator = np.random.default_rng(1)
+    net = Network((3, 1), "identity", "mse")
+    train = Batch(*(np.repeat(generator.normal(size=(1, size)), 4, axis=0) for size in (3, 1)))
+    valid = Batch(generator.normal(size=(5, 3)), generator.normal(size=(5, 1)))
+    params, eps = net.init(0), 1e9
+    step = Step(net, params, Adam(lr=eps, eps=eps, betas=(0.0, 0.5)), AdamState.zeros(params), train, valid)
+    exact = oracle.marginals(step, kind)
+    reach = max(float(np.abs(x_i).sum(axis=0).max()) for x_i in network.sample_gradients(step).values())
+    terms = np.abs(exact.values) + abs(exact.total) + network.mean_loss(net, params, valid)
+    close = reach / eps / two_term.RIDGE * terms + rounding(terms, 1000)
+    assert_within(oracle.scores(step, "two_term", gradient, kind=kind), exact.values, close, "score")
+
+
+# --- how near it comes -----------------------------------------------------------------------------------------------
+
+
+@of_each_kind
+def test_it_is_nearer_to_the_marginals_than_random_order(kind: Any) -> None:
+    """Diabetes, six samples, the first three steps of three runs: the mean of Pearson's R is the greater."""
+    x, y = load_diabetes(return_X_y=True)
+    x, y = x / x.std(axis=0), ((y - y.mean()) / y.std())[:, None]
+    near: dict[str, list[float]] = {"two_term": [], "random_order": []}
+    for seed in range(3):
+        valid, *batches = np.split(np.random.default_rng(seed).permutation(len(x)), [30, 36, 42, 48])[:4]
+        net = Network((10, 8, 1), "tanh", "mse")
+        params = net.init(seed)
+        state = AdamState.zeros(params)
+        for some in batches:
+            step = Step(net, params, Adam(), state, Batch(x[some], y[some]), Batch(x[valid], y[valid]))
+            exact = oracle.marginals(step, kind).values
+            ours = {"two_term": oracle.scores(step, "two_term", kind=kind), "random_order": oracle.scores(step)}
+            for slope, values in ours.items():
+                near[slope].append(float(np.corrcoef(values, exact)[0, 1]))
+            params, state = oracle.update(step)
+    assert np.mean(near["two_term"]) > np.mean(near["random_order"])
