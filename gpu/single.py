@@ -108,7 +108,7 @@ def scores(
     gradient: Gradient = "midpoint",
     efficient: bool = False,
     per_validation: bool = False,
-    nodes: tuple[int, int] = (4, 4),
+    nodes: tuple[int, int] | None = None,
     denominator: Denominator = "exact",
     kind: MarginalKind = "shapley",
     *,
@@ -135,9 +135,10 @@ def scores(
         Spread what is missing to U(B) − U(∅) equally over the batch.
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
-    nodes : tuple of two ints
+    nodes : tuple of two ints, optional
         (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
         Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
+        By default (4, 4), for "two_term" (8, 2).
     denominator : {"exact", "previous"}
         Of "linearized".
     kind : {"first", "last", "shapley"}
@@ -203,7 +204,7 @@ def question_of(
     gradient: str,
     efficient: bool,
     per_validation: bool,
-    nodes: tuple[int, int],
+    nodes: tuple[int, int] | None,
     denominator: str,
     variance: str,
     score_dtype: str | None,
@@ -227,7 +228,7 @@ def question_of(
         if not space.on_cuda or space.dtype != np.float32:
             where = f"{space.dtype} on {'a CUDA device' if space.on_cuda else 'the host'}"
             refuse("score_dtype", f"{score_dtype!r} for {where}", "None, or float32 on a CUDA device")
-    nodes = quadrature_nodes(nodes)
+    nodes = quadrature_nodes(nodes, slope)
     return Question(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, kind)
 
 

@@ -69,7 +69,7 @@ def attribute(
     gradient: Gradient = "midpoint",
     credit: Credit = "step",
     per_validation: bool = False,
-    nodes: tuple[int, int] = (4, 4),
+    nodes: tuple[int, int] | None = None,
     kind: MarginalKind = "shapley",
     reduction: Reduction = "mean",
     rank: int | None = None,
@@ -110,7 +110,7 @@ def attribute(
         step.
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
-    nodes : tuple of two ints
+    nodes : tuple of two ints, optional
         (path, normal), as for `scores`.
     kind : {"first", "last", "shapley"}
         Of "two_term", as for `scores`.

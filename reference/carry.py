@@ -261,7 +261,7 @@ class Ledger:
         return sums.reshape(totals.shape), decay, closed
 
 
-def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes: tuple[int, int]) -> Ledger:
+def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes: tuple[int, int] | None) -> Ledger:
     """Return an empty ledger for ``credit="carry"``.
 
     Parameters
@@ -273,7 +273,7 @@ def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes
         Where on the segment from θ_t to θ_{t+1}, the step that was walked, the validation gradient is taken.
     per_validation : bool
         Account for each validation sample's own loss.
-    nodes : tuple of two ints
+    nodes : tuple of two ints, optional
         As for `ghost.scores`.
     """
     one_of("slope", slope, SCORE_SLOPES)
@@ -286,7 +286,7 @@ def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes
     one_of("gradient", gradient, GRADIENTS)
     if not isinstance(per_validation, bool | np.bool_):
         refuse("per_validation", repr(per_validation), "True or False", TypeError)
-    return Ledger(slope, gradient, bool(per_validation), quadrature_nodes(nodes))
+    return Ledger(slope, gradient, bool(per_validation), quadrature_nodes(nodes, slope))
 
 
 def _summed(judged: Params, values: Params) -> Array:

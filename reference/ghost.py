@@ -234,7 +234,7 @@ def scores(
     gradient: Gradient = "midpoint",
     efficient: bool = False,
     per_validation: bool = False,
-    nodes: tuple[int, int] = (4, 4),
+    nodes: tuple[int, int] | None = None,
     denominator: Denominator = "exact",
     kind: MarginalKind = "shapley",
 ) -> Array:
@@ -254,9 +254,10 @@ def scores(
         Spread what is missing to U(B) − U(∅) equally over the batch, so that the scores sum to it exactly.
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
-    nodes : tuple of two ints
+    nodes : tuple of two ints, optional
         (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
         Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
+        By default (4, 4), for "two_term" (8, 2).
     denominator : {"exact", "previous"}
         Of "linearized": "previous" is the formula as secondary sources print the paper's, with v̂_{t−1}.
     kind : {"first", "last", "shapley"}
@@ -280,7 +281,7 @@ def scores(
     for name, flag in (("efficient", efficient), ("per_validation", per_validation)):
         if not isinstance(flag, bool | np.bool_):
             refuse(name, shown(flag), "True or False", TypeError)
-    nodes = quadrature_nodes(nodes)
+    nodes = quadrature_nodes(nodes, slope)
     if denominator == "previous" and slope != "linearized":
         refuse("denominator", f"'previous' with slope '{slope}'", "slope 'linearized', which alone has this variant")
 

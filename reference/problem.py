@@ -167,10 +167,15 @@ def positive_integer(field: str, value: object, minimum: int = 1) -> int:
     return number
 
 
-def quadrature_nodes(value: object) -> tuple[int, int]:
-    """Return ``nodes=(path, normal)`` as two ints; the normal rule needs two nodes to have one beside zero."""
+def quadrature_nodes(value: object, slope: str) -> tuple[int, int]:
+    """Return ``nodes=(path, normal)`` as two ints; the normal rule needs two nodes to have one beside zero.
+
+    None is (4, 4), and for "two_term", which gains more from places than from the normal's nodes, (8, 2).
+    """
+    if value is None:
+        return (8, 2) if slope == TWO_TERM else (4, 4)
     if not isinstance(value, tuple | list) or len(value) != 2:
-        refuse("nodes", shown(value), "two integers (path, normal)", TypeError)
+        refuse("nodes", shown(value), "two integers (path, normal), or None", TypeError)
     return positive_integer("nodes[0]", value[0]), positive_integer("nodes[1]", value[1], minimum=2)
 
 

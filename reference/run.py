@@ -34,6 +34,7 @@ from adamshap.reference.problem import (
     logged,
     one_of,
     positive_integer,
+    quadrature_nodes,
     refuse,
     resumed,
     run_settings,
@@ -55,7 +56,7 @@ def attribute(
     gradient: Gradient = "midpoint",
     credit: Credit = "step",
     per_validation: bool = False,
-    nodes: tuple[int, int] = (4, 4),
+    nodes: tuple[int, int] | None = None,
     kind: MarginalKind = "shapley",
     reduction: Reduction = "mean",
     rank: None = None,
@@ -95,7 +96,7 @@ def attribute(
         validation loss (docs/method.md 6); it has no "two_term".
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
-    nodes : tuple of two ints
+    nodes : tuple of two ints, optional
         (path, normal), as for `scores`.
     kind : {"first", "last", "shapley"}
         Of "two_term", as for `scores`.
@@ -161,7 +162,7 @@ def attribute(
     shape = (train.n, valid.n) if per_validation else (train.n,)
     totals, sgd_totals, seen = np.zeros(shape), np.zeros(shape), np.zeros(train.n, np.int64)
     train_log, valid_log = np.zeros(length), np.zeros(length)
-    settings = ""
+    nodes, settings = quadrature_nodes(nodes, slope), ""
     if resume is not None or on_checkpoint is not None:
         settings = run_settings(
             train,

@@ -94,7 +94,10 @@ def complete(query: Query) -> Query:
     defaults = {
         name: parameters[name].default for name in names if parameters[name].default is not inspect.Parameter.empty
     }
-    return Query(query.function, defaults | dict(query.options))
+    whole = defaults | dict(query.options)
+    if query.function == "scores":
+        whole["nodes"] = quadrature_nodes(whole["nodes"], whole["slope"])
+    return Query(query.function, whole)
 
 
 def option_names(function: str, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -247,6 +250,12 @@ def _choice(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
     return lambda name, value: one_of(name, value, choices)
 
 
+def _nodes(value: Any) -> tuple[int, int]:
+    if value is None:  # in a file nothing is left open
+        refuse("nodes", "null", "two integers [path, normal]", TypeError)
+    return quadrature_nodes(value, "")
+
+
 _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "kind": _choice(MARGINALS),
     "loss": _choice(MARGINAL_LOSSES),
@@ -257,7 +266,7 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "denominator": _choice(DENOMINATORS),
     "efficient": _true_or_false,
     "per_validation": _true_or_false,
-    "nodes": lambda name, value: quadrature_nodes(value),
+    "nodes": lambda name, value: _nodes(value),
 }
 
 

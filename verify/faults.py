@@ -17,7 +17,7 @@ from autograd.extend import defvjp, primitive
 
 from adamshap.reference import adam, game, ghost, network, two_term
 from adamshap.reference.adam import Coefficients, bias_correction
-from adamshap.reference.problem import AdamState, Array, Batch, Marginals, Network, Params, Step
+from adamshap.reference.problem import AdamState, Array, Batch, Marginals, Network, Params, Step, quadrature_nodes
 from adamshap.verify.implementation import FUNCTIONS, Ask, Implementation, Query
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.replacing import replaced
@@ -280,9 +280,10 @@ def _first_and_last(right: Any) -> Any:
 def _momentum_gain(step: Step, query: Query) -> Array:
     """⟨Γ, A(0)⟩ for each column of the scores: what the momentum step does to the loss, to first order."""
     g = network.batch_gradient(step)
-    gradient, nodes = query.options.get("gradient", "midpoint"), query.options.get("nodes", (4, 4))
+    gradient, slope = query.options.get("gradient", "midpoint"), query.options.get("slope", "random_order")
+    nodes = quadrature_nodes(query.options.get("nodes"), slope)
     each = bool(query.options.get("per_validation", False))
-    part = ghost.part_of(query.options.get("slope", "random_order"), query.options.get("kind", "shapley"), step.n)
+    part = ghost.part_of(slope, query.options.get("kind", "shapley"), step.n)
     gamma = ghost.validation_gradients(step, gradient, g, nodes, each=each, part=part)
     gain: Array = ghost.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
     return gain if each else gain[:1]  # one number for all samples, or one a column

@@ -127,7 +127,7 @@ def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
     each = bool(query.options.get("per_validation", False))
     slope = query.options.get("slope", "random_order")
     gradient = query.options.get("gradient", "midpoint")
-    nodes = query.options.get("nodes", (4, 4))
+    nodes = query.options.get("nodes")
     kind = query.options.get("kind", "shapley")
     size = score_magnitude(step, slope, gradient, nodes, per_validation=each, kind=kind)
     if query.options.get("denominator", "exact") == "previous":

@@ -36,6 +36,7 @@ from adamshap.reference.problem import (
     ScoreSlope,
     Slope,
     Step,
+    quadrature_nodes,
 )
 from adamshap.verify.usual_rounding import usual_rounding
 
@@ -149,7 +150,7 @@ def score_magnitude(
     step: Step,
     slope: ScoreSlope,
     gradient: Gradient,
-    nodes: tuple[int, int] = (4, 4),
+    nodes: tuple[int, int] | None = None,
     *,
     per_validation: bool = False,
     kind: MarginalKind = "shapley",
@@ -163,7 +164,7 @@ def score_magnitude(
         S.
     gradient : {"start", "midpoint", "path"}
         Γ.
-    nodes : tuple of two ints
+    nodes : tuple of two ints, optional
         (path, normal), as for `scores`.
     per_validation : bool
         For each validation sample's own loss.
@@ -175,7 +176,7 @@ def score_magnitude(
     array (n,), or (n, n_val) with `per_validation`
         At least the absolute value of the score.
     """
-    step = step.as_float64()
+    step, nodes = step.as_float64(), quadrature_nodes(nodes, slope)
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
     part = ghost.part_of(slope, kind, step.n)
@@ -191,7 +192,7 @@ def score_bound(
     step: Step,
     slope: ScoreSlope = "random_order",
     gradient: Gradient = "midpoint",
-    nodes: tuple[int, int] = (4, 4),
+    nodes: tuple[int, int] | None = None,
     dtype: npt.DTypeLike = np.float64,
     *,
     per_validation: bool = False,
@@ -209,7 +210,7 @@ def score_bound(
         S.
     gradient : {"start", "midpoint", "path"}
         Γ.
-    nodes : tuple of two ints
+    nodes : tuple of two ints, optional
         (path, normal), as for `scores`.
     dtype : dtype
         In which the scores were computed.
@@ -235,7 +236,7 @@ def account_bound(
     config: RunConfig,
     slope: Slope = "random_order",
     gradient: Gradient = "midpoint",
-    nodes: tuple[int, int] = (4, 4),
+    nodes: tuple[int, int] | None = None,
     dtype: npt.DTypeLike = np.float64,
 ) -> float:
     """Return how far a run's account (scores and weight decay's shares) may be from the change of the loss.
@@ -251,7 +252,7 @@ def account_bound(
         As for `attribute`.
     gradient : {"start", "midpoint", "path"}
         As for `attribute`.
-    nodes : tuple of two ints
+    nodes : tuple of two ints, optional
         As for `attribute`.
     dtype : dtype
         In which the account was computed.
@@ -261,7 +262,7 @@ def account_bound(
     float
         In units of the validation loss.
     """
-    params = config.network.init(config.seed)
+    nodes, params = quadrature_nodes(nodes, slope), config.network.init(config.seed)
     state, momentum = AdamState.zeros(params), {name: np.zeros_like(p) for name, p in params.items()}
     magnitude, length = 0.0, 0
     for _, index in config.order():

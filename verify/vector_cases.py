@@ -186,7 +186,7 @@ def _plan() -> list[tuple[str, list[tuple[Make, Limits]]]]:
         ],
         "influence": [(_call("influence"), {})] * 36,
     }
-    flags: tuple[dict[str, Any], ...] = ({"per_validation": True}, {"efficient": True}, {"nodes": (8, 2)})
+    flags: tuple[dict[str, Any], ...] = ({"per_validation": True}, {"efficient": True}, {"nodes": (4, 4)})
     two_terms: list[tuple[Make, Limits]] = [
         *((_call("scores", slope=TWO_TERM, kind=k, gradient=g), {}) for k in MARGINALS for g in GRADIENTS),
         *((_scores(slope=TWO_TERM, kind=k, **flag), {}) for k in MARGINALS for flag in flags),
