@@ -237,9 +237,6 @@ REFUSALS = (
     Refusal("steps", "gpu.attribute(NET, Adam(), batch(), batch(), steps=0)", ValueError),
     Refusal("credit", "gpu.attribute(NET, Adam(), batch(), batch(), credit='loan')", ValueError),
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='sgd')", ValueError),
-    Refusal(
-        "on_checkpoint", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', on_checkpoint=print)", ValueError
-    ),
     Refusal("resume", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', resume={})", ValueError),
     Refusal("carry_window", "gpu.attribute(NET, Adam(), batch(), batch(), carry_window=3)", ValueError),
     Refusal("rank", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', rank=4)", ValueError),
