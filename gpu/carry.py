@@ -15,8 +15,9 @@ K          ``Block.owed``          Σ_{u in the block} β1^{u−first} O_u, a ru
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -45,13 +46,17 @@ from adamshap.gpu.step import (
 from adamshap.reference.problem import (
     AdamState,
     Array,
+    Checkpointer,
     Diverged,
     Progress,
     Run,
     RunConfig,
+    Snapshot,
     first_not_finite,
     positive_integer,
     refuse,
+    resumed,
+    run_settings,
 )
 
 __all__ = ["Carrier", "attribute_carrying"]
@@ -62,6 +67,9 @@ GROWTH = 2.0
 FORGOTTEN = 1e-3
 """β1^k at the end of the window, unless its length is given."""
 
+LOG = ("train_loss", "valid_loss", "decay", "own", "owed")
+"""The columns of `Carrier.log`, as a snapshot's history names them."""
+
 
 def attribute_carrying(
     config: RunConfig,
@@ -69,10 +77,13 @@ def attribute_carrying(
     space: Space,
     window: int | None,
     on_step: Callable[[Progress], None] | None,
+    on_checkpoint: Checkpointer | None,
+    resume: Mapping[str, Array] | None,
 ) -> Run:
     """Train and attribute with ``credit="carry"``; the arguments are those of `trainer.attribute`, checked.
 
-    On a device, `on_step` waits for each step, and without it a number that is not finite is not looked for.
+    On a device, `on_step` and `on_checkpoint` wait for each step, and without them a number that is not finite is not
+    looked for.
     """
     if question.slope not in SPLIT_SLOPES:
         refuse(
@@ -85,13 +96,31 @@ def attribute_carrying(
     window = None if window is None else positive_integer("carry_window", window)
     shop, xp = Workshop.on(config.network, space), space.xp
     order = list(config.order())
+    looks = not space.on_cuda or on_step is not None or on_checkpoint is not None
     initial = space.reals(config.network.init(config.seed))
     zeros = [{name: xp.zeros_like(p) for name, p in initial.items()} for _ in range(2)]
     state = State({name: p.copy() for name, p in initial.items()}, zeros[0], zeros[1], 1)
     spare = State(like(shop, "second theta"), like(shop, "second m"), like(shop, "second v"), 1)
     y, valid = space.labels(config.train.y), (space.real(config.valid.x), space.labels(config.valid.y))
     carrier = Carrier.of(shop, config, len(order), window)
-    sgd_totals, seen = xp.zeros(config.train.n), np.zeros(config.train.n, int)
+    sgd_totals, seen = xp.zeros(config.train.n), np.zeros(config.train.n, np.int64)
+    settings = ""
+    if resume is not None or on_checkpoint is not None:
+        settings = run_settings(
+            config.train,
+            config.valid,
+            trainer=__name__,
+            network=config.network,
+            adam=config.adam,
+            epochs=config.epochs,
+            steps=len(order),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            question=question,
+            reduction=config.reduction,
+            carry_window=[carrier.length, carrier.later],
+            space=[xp.__name__, str(space.dtype)],
+        )
 
     def run(done: int) -> Run:
         log = np.array(space.host(carrier.log))[:done]
@@ -114,14 +143,28 @@ def attribute_carrying(
             truncated=space.host(carrier.truncated),
         )
 
+    def snapshot() -> Snapshot:
+        done = state.t - 1
+        arrays = {"sgd_scores": np.array(space.host(sgd_totals)), "seen": seen.copy()} | carrier.arrays(done)
+        for group, named in (("params", state.theta), ("m", state.m), ("v", state.v)):
+            arrays |= {f"{group}/{name}": np.array(space.host(array)) for name, array in named.items()}
+        return {"step": np.array(done), "settings": np.array(settings)} | arrays
+
+    if resume is not None:
+        kept = resumed(resume, settings, snapshot(), steps=len(order))
+        carrier.restore(kept, [index for _, index in order])
+        theta, m, v = ({n: space.real(kept[f"{g}/{n}"].copy()) for n in initial} for g in ("params", "m", "v"))
+        state = State(theta, m, v, int(kept["step"]) + 1)
+        sgd_totals, seen = xp.array(kept["sgd_scores"]), kept["seen"].copy()
+
     with shop.at_work():
-        for number, (epoch, index) in enumerate(order):
+        for number, (epoch, index) in islice(enumerate(order), state.t - 1, None):
             where = space.labels(index)
             batch = carrier.batch(where, y[where], *valid)
             paid = carrier.totals.copy()
             sgd = carrier.take(number, where, state, batch, question, spare)
             state, spare = State(spare.theta, spare.m, spare.v, state.t + 1), state
-            if on_step is not None or not space.on_cuda:
+            if looks:
                 losses = space.host(carrier.log[number, :2]).tolist()
                 watched = {"train_loss": losses[0], "valid_loss": losses[1]}
                 watched |= {} if state.is_finite() else state.suspects()
@@ -134,7 +177,9 @@ def attribute_carrying(
                     on_step(Progress(number + 1, len(order), epoch, *losses))
             sgd_totals[where] += sgd
             seen[index] += 1
-        carrier.settle()
+            if on_checkpoint is not None:
+                on_checkpoint(number + 1, snapshot)
+        carrier.totals = carrier.settled()
         trace = new_trace(shop, "valid", config.valid.n, valid[0])
         last_loss = float(row_losses(shop, trace, state.theta, valid[1]).mean(dtype="float64"))
     scores, closed = _closed(carrier, space.host(carrier.log), last_loss, [index for _, index in order])
@@ -295,16 +340,67 @@ class Carrier:
         parameters = sum(math.prod(shape) for shape in self.shop.net.shapes.values())
         return itemsize * (self.later + 1) * (self.length * rows + parameters)
 
-    def settle(self) -> None:
-        """Pay all batches that are left, at the end of the run: nothing more will be owed."""
-        later: Arrays | None = None
-        while self.blocks:
-            block = self.blocks.pop()
+    def settled(self) -> Any:
+        """Return the totals with what the waiting batches are owed: all of it, where the run ends here."""
+        totals, later = self.totals.copy(), None
+        for block in reversed(self.blocks):
             if self.length > 1:
                 later = self._with([block], later)
-            self._pay(block, later)
+            self._pay(totals, block, later)
             if self.length == 1:
                 later = self._with([block], later)
+        return totals
+
+    def arrays(self, done: int) -> Snapshot:
+        """Return, for a snapshot after so many steps, what `restore` takes, and the scores as they stand.
+
+        The window's arrays have a row for each block, or for each batch, that may ever be in it; blocks and batches
+        come in order, and rows that nothing is in are 0, as are those of samples that a smaller batch has not.
+        """
+        host, net, dtype = self.shop.space.host, self.shop.net, self.shop.space.dtype
+        steps, count = len(self.log), min(self.config.batch_size, self.config.train.n)
+        blocks = min(self.later + 1, math.ceil(steps / self.length)) if self.config.adam.betas[0] > 0 else 0
+        batches = min(blocks * self.length, steps)
+        log = host(self.log)[:done]
+        found = {"scores": self.settled(), "paid": self.totals, "truncated": self.truncated, "exposed": self.exposed}
+        arrays = {name: np.array(host(array)) for name, array in found.items()}
+        arrays |= {f"history/{name}": column.copy() for name, column in zip(LOG, log.T, strict=True)}
+        for name, shape in net.shapes.items():
+            whole = arrays[f"window/owed/{name}"] = np.zeros((blocks, *shape), dtype)
+            for row, block in enumerate(self.blocks):
+                whole[row] = host(block.owed[name])
+        waiting = [batch for block in self.blocks for batch in block.batches]
+        for place, (name, width) in enumerate(self._kept_widths()):
+            whole = arrays[name] = np.zeros((batches, count, width), dtype)
+            for row, batch in enumerate(waiting):
+                whole[row, : len(batch.where)] = host(batch.arrays[place])
+        return arrays
+
+    def restore(self, kept: Snapshot, indices: list[Array]) -> None:
+        """Go on from a snapshot; `indices` are the samples of each step of the run, from which blocks follow."""
+        space, done = self.shop.space, int(kept["step"])
+        for array, name in ((self.totals, "paid"), (self.truncated, "truncated"), (self.exposed, "exposed")):
+            array[...] = space.xp.asarray(kept[name])
+        for column, name in enumerate(LOG):
+            self.log[:done, column] = space.xp.asarray(kept[f"history/{name}"])
+        self.blocks.clear()
+        if self.config.adam.betas[0] == 0:
+            return
+        oldest = self.length * max(0, done // self.length - self.later)
+        for row, first in enumerate(range(oldest, done, self.length)):
+            owed = {name: space.real(kept[f"window/owed/{name}"][row].copy()) for name in self.shop.net.shapes}
+            batches = []
+            for number in range(first, min(first + self.length, done)):
+                index = indices[number]
+                rows = (kept[name][number - oldest, : len(index)] for name, _ in self._kept_widths())
+                batches.append(Pending(number, space.labels(index), [space.real(array.copy()) for array in rows]))
+            self.blocks.append(Block(first, owed, batches))
+
+    def _kept_widths(self) -> list[tuple[str, int]]:
+        """Return the arrays of a `Pending` in their order: their names in a snapshot, and their widths."""
+        sizes = self.shop.net.sizes
+        inputs = [(f"window/a/{layer}", sizes[layer]) for layer in range(1, self.shop.net.depth)]
+        return inputs + [(f"window/b/{layer}", width) for layer, width in enumerate(sizes[1:])]
 
     def _current(self, number: int) -> Block:
         if not self.blocks or number - self.blocks[-1].first == self.length:
@@ -322,7 +418,7 @@ class Carrier:
             self.exposed[batch.where] += (1 - beta1) * beta1 ** (number - batch.number) * self._size(trace)
             self.unused.append(batch.arrays)
 
-        self._pay(oldest, self._with([oldest, *others] if self.length > 1 else others, None), leaves)
+        self._pay(self.totals, oldest, self._with([oldest, *others] if self.length > 1 else others, None), leaves)
         self.blocks.popleft()
 
     def _with(self, blocks: list[Block], later: Arrays | None) -> Arrays:
@@ -347,8 +443,14 @@ class Carrier:
             in_parts(some, flat.size, 2 * FLOPS_OF_A_COPY * flat.size * len(parts))
         return total
 
-    def _pay(self, block: Block, owed: Arrays | None, leaves: Callable[[Pending, Trace], None] | None = None) -> None:
-        """Pay a block's batches from what it and those after it owe; call `leaves` with each batch and its trace.
+    def _pay(
+        self,
+        totals: Any,
+        block: Block,
+        owed: Arrays | None,
+        leaves: Callable[[Pending, Trace], None] | None = None,
+    ) -> None:
+        """Pay into `totals` what a block and those after it owe its batches; call `leaves` with each and its trace.
 
         A block of one step owes nothing to its own batch: `owed` is what those after it owe.
         """
@@ -359,7 +461,7 @@ class Carrier:
             if owed is not None:
                 out = space.xp.zeros(len(batch.where), space.dtype)
                 contract(self.shop, trace, owed, out)
-                self.totals[batch.where] += (1 - beta1) * beta1 ** (first - batch.number - 1) * out
+                totals[batch.where] += (1 - beta1) * beta1 ** (first - batch.number - 1) * out
             if leaves is not None:
                 leaves(batch, trace)
 

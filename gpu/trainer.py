@@ -106,7 +106,7 @@ def attribute(
     credit : {"step", "carry"}
         Whether the step that momentum takes without data is left to nobody or credited to the earlier samples that
         the momentum is made of. "carry" keeps the batches of a window of steps (docs/engine.md); it has no
-        `per_validation`, `rank`, `micro_batch`, "two_term" or checkpoints, and on a device each `on_step` waits for its
+        `per_validation`, `rank`, `micro_batch` or "two_term"; on a device `on_step` and `on_checkpoint` wait for each
         step.
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
@@ -168,10 +168,7 @@ def attribute(
         for name, option in (("rank", rank), ("micro_batch", micro_batch)):
             if option is not None:
                 refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
-        for name, given in (("on_checkpoint", on_checkpoint), ("resume", resume)):
-            if given is not None:
-                refuse(name, "one with credit 'carry'", "None: a window of batches is kept in memory alone")
-        return attribute_carrying(config, question, space, carry_window, on_step)
+        return attribute_carrying(config, question, space, carry_window, on_step, on_checkpoint, resume)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     where_to = "CUDA" if space.on_cuda else "the CPU"

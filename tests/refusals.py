@@ -249,9 +249,6 @@ REFUSALS = (
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='two_term')", ValueError),
     Refusal("kind", "gpu.attribute(NET, Adam(), batch(), batch(), kind='last')", ValueError),
     Refusal("rank", "gpu.attribute(NET, Adam(), batch(), batch(), slope='two_term', rank=4)", ValueError),
-    Refusal(
-        "on_checkpoint", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', on_checkpoint=print)", ValueError
-    ),
     Refusal("resume", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', resume={})", ValueError),
     Refusal("carry_window", "gpu.attribute(NET, Adam(), batch(), batch(), carry_window=3)", ValueError),
     Refusal("rank", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', rank=4)", ValueError),

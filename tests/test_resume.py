@@ -1,17 +1,35 @@
 """Runs that stop and go on: to the same bits, from every step; and runs that come upon numbers that are not finite."""
 
+import dataclasses
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import on_each_device
+from engine_devices import in_each_dtype, on_each_device
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import trainer
+from adamshap.gpu.rules import SPLIT_SLOPES
 from adamshap.reference import checkpoint
-from adamshap.reference.problem import Adam, Array, Batch, Diverged, Network, Progress, Run, Snapshot, batch_order
+from adamshap.reference.problem import (
+    GRADIENTS,
+    Adam,
+    Array,
+    Batch,
+    Diverged,
+    Network,
+    Progress,
+    Run,
+    RunConfig,
+    Snapshot,
+    batch_order,
+)
+from adamshap.verify.strategies import run_configs
 
 NET = Network((6, 8, 3))
 RUN: dict[str, Any] = {"epochs": 2, "batch_size": 5, "seed": 1}
@@ -28,7 +46,8 @@ TRAIN, VALID = batch(22, 0), batch(4, 1)
 
 def arrays_of(run: Run) -> dict[str, Array]:
     found = {"scores": run.scores, "sgd_scores": run.sgd_scores, "seen": run.seen, "step": np.array(run.state.step)}
-    found |= {name: getattr(run, name) for name in ("decay", "closed") if getattr(run, name) is not None}
+    accounts = ("decay", "closed", "truncated")
+    found |= {name: getattr(run, name) for name in accounts if getattr(run, name) is not None}
     groups = {"params": run.params, "m": run.state.m, "v": run.state.v, "initial": run.initial_params}
     for group, named in {**groups, "history": run.history}.items():
         found |= {f"{group}/{name}": array for name, array in named.items()}
@@ -36,24 +55,30 @@ def arrays_of(run: Run) -> dict[str, Array]:
 
 
 def assert_same(run: Run, other: Run) -> None:
-    ours, theirs = arrays_of(run), arrays_of(other)
+    assert_equal(arrays_of(run), arrays_of(other))
+
+
+def assert_equal(ours: dict[str, Array], theirs: dict[str, Array]) -> None:
     assert list(ours) == list(theirs)
     for name, array in ours.items():
         assert array.dtype == theirs[name].dtype, name
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
-def assert_resumes(attribute: Any, tmp_path: Any, options: dict[str, Any], every: int = 1) -> list[Snapshot]:
-    snapshots: list[Snapshot] = []
-    whole = attribute(NET, Adam(), TRAIN, VALID, on_checkpoint=lambda _, take: snapshots.append(take()), **options)
+def assert_resumes(
+    attribute: Any, tmp_path: Any, options: dict[str, Any], every: int = 1, adam: Adam | None = None
+) -> list[Snapshot]:
+    adam, snapshots = adam or Adam(), list[Snapshot]()
+    whole = attribute(NET, adam, TRAIN, VALID, on_checkpoint=lambda _, take: snapshots.append(take()), **options)
     assert [int(snapshot["step"]) for snapshot in snapshots] == list(range(1, STEPS + 1))
     for snapshot in snapshots[::every]:
         checkpoint.write(tmp_path / "c.npz", snapshot, "0" * checkpoint.DIGEST)
         read = checkpoint.read(tmp_path / "c.npz", "0" * checkpoint.DIGEST)
         told: list[Progress] = []
-        assert_same(attribute(NET, Adam(), TRAIN, VALID, resume=read, on_step=told.append, **options), whole)
+        assert_same(attribute(NET, adam, TRAIN, VALID, resume=read, on_step=told.append, **options), whole)
         assert [progress.step for progress in told] == list(range(int(snapshot["step"]) + 1, STEPS + 1))
-    assert_same(attribute(NET, Adam(), TRAIN, VALID, **options), whole)
+        assert_equal(read, snapshot)  # is the caller's still
+    assert_same(attribute(NET, adam, TRAIN, VALID, **options), whole)
     return snapshots
 
 
@@ -80,8 +105,95 @@ def test_the_engine_goes_on_bit_by_bit(tmp_path: Any, dtype: str, options: Any) 
     assert bool(bases) == ("rank" in options)  # the sketch's warm bases are part of the state
 
 
+@in_each_dtype
+@pytest.mark.parametrize(
+    ("beta1", "options"),
+    [
+        pytest.param(0.9, {"carry_window": None, "reduction": "sum"}, id="window of the whole run, two blocks"),
+        pytest.param(0.95, {"slope": "secant", "gradient": "path"}, id="of one unfinished block"),
+        pytest.param(0.8, {"carry_window": 1, "variance": "exact"}, id="shorter than a block, of three steps"),
+        pytest.param(0.8, {"carry_window": 5, "slope": "frozen", "gradient": "start"}, id="of two blocks"),
+        pytest.param(0.5, {"carry_window": 3, "slope": "tangent"}, id="of three blocks of one step"),
+        pytest.param(0.0, {"slope": "linearized"}, id="without momentum"),
+    ],
+)
+def test_the_engine_goes_on_with_a_carrying_run(tmp_path: Any, dtype: str, beta1: float, options: Any) -> None:
+    """From every step: in a block, at its end, and after what has left the window was paid."""
+    options = RUN | options | {"credit": "carry", "dtype": dtype, "device": "cpu"}
+    adam = Adam(0.01, (beta1, 0.99), weight_decay=0.1)
+    snapshots = assert_resumes(engine.attribute, tmp_path, options, adam=adam)
+    lost = snapshots[-1]["truncated"].any()
+    assert lost == (options.get("carry_window") is not None)
+
+
 def test_the_engine_goes_on_bit_by_bit_on_cupy(tmp_path: Any, cupy_on_cpu: Any) -> None:
     assert_resumes(engine.attribute, tmp_path, RUN | {"rank": 1, "device": "cuda"}, every=4)
+    carrying = RUN | {"credit": "carry", "carry_window": 1, "device": "cuda"}
+    assert_resumes(engine.attribute, tmp_path, carrying, every=4, adam=Adam(betas=(0.8, 0.99)))
+
+
+@in_each_dtype
+@given(
+    config=run_configs(),
+    beta1=st.none() | st.floats(0.1, 0.75),  # small enough for a short run to be longer than its window
+    window=st.none() | st.integers(1, 3),
+    slope=st.sampled_from(SPLIT_SLOPES),
+    gradient=st.sampled_from(GRADIENTS),
+    share=st.floats(0, 1),
+)
+@settings(max_examples=25)
+def test_wherever_a_carrying_run_stops_it_goes_on_through_the_same_states(
+    dtype: Any, config: RunConfig, beta1: float | None, window: int | None, slope: Any, gradient: Any, share: float
+) -> None:
+    betas = config.adam.betas if beta1 is None else (beta1, 0.99)
+    adam = dataclasses.replace(config.adam, betas=betas, eps=max(config.adam.eps, 1e-3))  # no denominator is 0
+    config = dataclasses.replace(config, adam=adam, epochs=3)
+    options: dict[str, Any] = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    options |= {"credit": "carry", "carry_window": window, "slope": slope, "gradient": gradient, "dtype": dtype}
+    states: list[Snapshot] = []
+    whole = engine.attribute(**options, device="cpu")
+    engine.attribute(**options, device="cpu", on_checkpoint=lambda _, take: states.append(take()))
+    stop = round(share * (len(states) - 1))
+    event("truncated" if whole.truncated.any() else "all paid")
+    later: list[Snapshot] = []
+    run = engine.attribute(
+        **options, device="cpu", resume=states[stop], on_checkpoint=lambda _, take: later.append(take())
+    )
+    assert_same(run, whole)
+    for ours, theirs in zip(later, states[stop + 1 :], strict=True):
+        assert_equal(ours, theirs)
+
+
+@in_each_dtype
+def test_the_scores_in_a_carrying_state_are_those_of_the_run_that_ends_there(dtype: Any) -> None:
+    """But for what its steps leave open."""
+    options: dict[str, Any] = {"credit": "carry", "dtype": dtype, "device": "cpu"}
+    for step in (6, 8, STEPS):  # with blocks of six steps, as the whole run's
+        scores = snapshot_after(engine.attribute, step, **options)["scores"].copy()
+        ended = engine.attribute(NET, Adam(), TRAIN, VALID, **RUN | {"steps": step}, **options)
+        batches = [index for _, index in batch_order(TRAIN.n, **RUN)]
+        for index, closed in zip(batches[:step], ended.closed, strict=True):
+            scores[index] += closed / len(index)
+        np.testing.assert_array_equal(scores, ended.scores)
+
+
+def test_a_state_copies_the_window_once() -> None:
+    generator = np.random.default_rng(0)
+    train = Batch(generator.standard_normal((400, 4)), generator.integers(0, 3, 400))
+    peaks: list[tuple[int, int]] = []
+
+    def take_it(number: int, take: Callable[[], Snapshot]) -> None:
+        if number >= 8:
+            tracemalloc.start()
+            taken = take()
+            peaks.append((tracemalloc.get_traced_memory()[1], sum(array.nbytes for array in taken.values())))
+            tracemalloc.stop()
+
+    net, valid = Network((4, 64, 64, 3)), train.take(np.arange(8))
+    engine.attribute(net, Adam(), train, valid, batch_size=50, epochs=2, credit="carry", on_checkpoint=take_it)
+    assert len(peaks) == 9
+    for peak, held in peaks[1:]:  # the first has made the buffers
+        assert held <= peak < 1.5 * held
 
 
 # --- states that are refused -----------------------------------------------------------------------------------------
@@ -234,20 +346,53 @@ def test_a_carrying_run_stops_too_and_keeps_what_it_has_paid(attribute: Any, opt
     assert not np.delete(error.run.scores, good).any()
 
 
-@pytest.mark.parametrize("name", ["on_checkpoint", "resume"])
-def test_a_carrying_run_of_the_engine_has_no_checkpoints(name: str) -> None:
-    given: Any = {"on_checkpoint": lambda _, take: take(), "resume": snapshot_after(engine.attribute, 1)}[name]
-    with pytest.raises(ValueError, match=f"{name}: got one with credit 'carry'; needs None"):
-        engine.attribute(NET, Adam(), TRAIN, VALID, credit="carry", **RUN, **{name: given})
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: {k: a for k, a in s.items() if k != "exposed"}, r"resume: got the names .* needs .*'exposed'"),
+        (lambda s: s | {"window/b/1": s["window/b/1"][1:]}, r"\['window/b/1'\]: got float32 of shape \(9, 5, 3\)"),
+        (lambda s: s | {"window/a/1": s["window/a/1"].astype(float)}, r"\['window/a/1'\]: got float64 of shape"),
+        (
+            lambda s: s | {"window/owed/0.bias": np.full_like(s["window/owed/0.bias"], np.inf)},
+            r"\['window/owed/0.bias'\]: got values that are NaN",
+        ),
+        (lambda s: s | {"history/own": s["history/own"][:-1]}, r"resume\['history/own'\]: got float64 of shape \(3,\)"),
+        (lambda s: s | {"paid": np.full(22, np.nan)}, r"resume\['paid'\]: got values that are NaN or infinite"),
+    ],
+)
+def test_a_state_that_is_none_of_a_carrying_run_is_refused(change: Any, says: str) -> None:
+    options: dict[str, Any] = {"credit": "carry", "device": "cpu", "dtype": "float32"}
+    snapshot = snapshot_after(engine.attribute, 4, **options)
+    with pytest.raises(ValueError, match=says):
+        engine.attribute(NET, Adam(), TRAIN, VALID, resume=change(snapshot), **RUN, **options)
 
 
-def test_a_run_does_not_go_on_with_another_credit() -> None:
-    taken = snapshot_after(oracle.attribute, 2)
-    with pytest.raises(ValueError, match=r"resume: got the names .* needs exactly the names .*'history/owed/0.bias'"):
-        oracle.attribute(NET, Adam(), TRAIN, VALID, credit="carry", resume=taken, **RUN)
-    taken = snapshot_after(oracle.attribute, 2, credit="carry")
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"carry_window": 3}, "differs in carry_window"),
+        ({"seed": 2}, "differs in seed"),
+        ({"gradient": "path"}, "differs in question"),
+    ],
+)
+def test_a_carrying_run_goes_on_with_its_own_window_only(changed: Any, says: str) -> None:
+    options: dict[str, Any] = RUN | {"credit": "carry", "device": "cpu", "carry_window": 9}
+    states: list[Snapshot] = []
+    engine.attribute(NET, Adam(), TRAIN, VALID, on_checkpoint=lambda _, take: states.append(take()), **options)
+    with pytest.raises(ValueError, match=rf"resume: got the state of another run, which {says};"):
+        engine.attribute(NET, Adam(), TRAIN, VALID, resume=states[4], **(options | changed))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "owed"), [(oracle.attribute, "history/owed/0.bias"), (engine.attribute, "window/owed/0.bias")]
+)
+def test_a_run_does_not_go_on_with_another_credit(attribute: Any, owed: str) -> None:
+    taken = snapshot_after(attribute, 2)
+    with pytest.raises(ValueError, match=f"resume: got the names .* needs exactly the names .*'{owed}'"):
+        attribute(NET, Adam(), TRAIN, VALID, credit="carry", resume=taken, **RUN)
+    taken = snapshot_after(attribute, 2, credit="carry")
     with pytest.raises(ValueError, match=r"resume: got the names .* needs exactly the names"):
-        oracle.attribute(NET, Adam(), TRAIN, VALID, resume=taken, **RUN)
+        attribute(NET, Adam(), TRAIN, VALID, resume=taken, **RUN)
 
 
 def test_the_state_of_a_carrying_run_has_what_each_step_gave_its_own_samples() -> None:

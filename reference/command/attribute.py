@@ -107,7 +107,7 @@ def attribute_command(
             rich_help_panel=SCORES_PANEL,
             metavar="CREDIT",
             help="Whom the step belongs to that momentum takes alone: step, nobody; carry, the earlier examples that"
-            " it is made of, so that scores add up to the whole change of the validation loss; without checkpoints.",
+            " it is made of, so that scores add up to the whole change of the validation loss.",
         ),
     ] = "step",
     flip_labels: Annotated[
@@ -267,7 +267,7 @@ def _go_on(console: Console, path: Path, trainer: Trainer, seconds: float) -> No
         changed = [name for name in config if place.config.get(name) != config[name]]
         if changed:
             raise CommandError(f"--resume: {options.data!r} is not what it was: {', '.join(changed)} changed")
-        snapshot, problems = place.newest() if training.can_go_on(options, trainer) else (None, [])
+        snapshot, problems = place.newest()
         for problem in problems:
             place.note(problem)
             print(f"adamshap: {problem}; an older checkpoint is used", file=sys.stderr)

@@ -24,16 +24,13 @@ class Trainer:
         A phrase that says what it runs on.
     attribute : callable
         Trains and attributes.
-    resumes_carry : bool
-        Whether it gives and takes the state of a run with credit "carry".
     """
 
     description: str
     attribute: Callable[..., Run]
-    resumes_carry: bool = False
 
 
-ORACLE = Trainer("the oracle on the CPU, float64", attribute, resumes_carry=True)
+ORACLE = Trainer("the oracle on the CPU, float64", attribute)
 
 
 def installed_trainer() -> Trainer:

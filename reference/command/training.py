@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import roc_auc
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.network import mean_loss, outputs
-from adamshap.reference.problem import Adam, Diverged, Loss, Network, Params, Progress, Run, Snapshot, first_not_finite
+from adamshap.reference.problem import Adam, Diverged, Loss, Network, Params, Progress, Snapshot, first_not_finite
 
 
 def plan(options: Options, dataset: Dataset) -> tuple[Network, Adam]:
@@ -31,11 +30,6 @@ def plan(options: Options, dataset: Dataset) -> tuple[Network, Adam]:
         return Network((dataset.x.shape[1], *options.hidden, width), "tanh", loss), Adam(lr=options.lr)
     except (ValueError, TypeError) as error:
         raise CommandError(str(error)) from error
-
-
-def can_go_on(options: Options, trainer: Trainer) -> bool:
-    """Tell whether such a run has checkpoints; one that has none begins anew."""
-    return trainer.resumes_carry or options.credit != "carry"
 
 
 def train(
@@ -59,9 +53,8 @@ def train(
     started = time.perf_counter()
     network, adam = plan(options, dataset)
     epochs, steps = options.length(prepared.train.n)
-    resumes = can_go_on(options, trainer)
     # Overflow is told in words.
-    with np.errstate(all="ignore"), keeper.listening() if resumes else nullcontext():
+    with np.errstate(all="ignore"), keeper.listening():
         try:
             run = trainer.attribute(
                 network,
@@ -77,13 +70,11 @@ def train(
                 credit=options.credit,
                 kind=options.kind,
                 on_step=on_step,
-                on_checkpoint=keeper.on_checkpoint if resumes else None,
+                on_checkpoint=keeper.on_checkpoint,
                 resume=resume,
             )
         except (ValueError, TypeError) as error:
             raise CommandError(str(error)) from error
-    if not resumes:
-        keeper.on_checkpoint(run.state.step, lambda: _end_of(run))
     with np.errstate(all="ignore"):
         before = measure(network, run.initial_params, prepared)
         after = measure(network, run.params, prepared)
@@ -95,15 +86,6 @@ def train(
         detection = Detection(*(roc_auc(-scores, prepared.flipped) for scores in (run.scores, run.sgd_scores)))
     seconds = time.perf_counter() - started
     return Findings(options, dataset, prepared, network, trainer.description, run, before, after, detection, seconds)
-
-
-def _end_of(run: Run) -> Snapshot:
-    """Return what the last checkpoint of a run holds, for a folder that is complete."""
-    groups = {"params": run.params, "m": run.state.m, "v": run.state.v}
-    named = {f"{group}/{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
-    losses = {f"history/{name}": run.history[name] for name in ("train_loss", "valid_loss")}
-    scores = {"scores": run.scores, "sgd_scores": run.sgd_scores, "seen": run.seen}
-    return {"step": np.array(run.state.step), "settings": np.array("")} | named | losses | scores
 
 
 def measure(network: Network, params: Params, prepared: Prepared) -> Quality | Fit:
