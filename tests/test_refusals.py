@@ -152,7 +152,10 @@ for who in (reference, gpu):
         f"denominator {one}": (scored(who, "denominator"), NOT_A_CHOICE),
         f"efficient {one}": (scored(who, "efficient"), NOT_A_FLAG),
         f"per_validation {one}": (scored(who, "per_validation"), NOT_A_FLAG),
-        f"nodes {one}": (scored(who, "nodes"), THINGS | st.integers() | st.tuples(NOT_A_COUNT, st.just(4))),
+        f"nodes {one}": (
+            scored(who, "nodes"),
+            THINGS.filter(lambda thing: thing is not None) | st.integers() | st.tuples(NOT_A_COUNT, st.just(4)),
+        ),
         f"step {one}": (who.scores, NOT_A_THING),
         f"network {one}": (attributed(who, "network"), NOT_A_THING),
         f"adam {one}": (attributed(who, "adam"), NOT_A_THING),

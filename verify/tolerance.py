@@ -130,12 +130,20 @@ def widening_conditioning(
 
     Parameters
     ----------
-    answer, step, dtype, seed, draws
+    answer : callable
+        From a step to an array, in float64.
+    step : Step
+    dtype : dtype
         As for `conditioning`.
+    seed : int
+        Of the random changes.
+    draws : int
+        How many there are.
 
     Yields
     ------
     array like the answer's
+        The largest change of each number so far, times `SAFETY`.
     """
     generator = np.random.default_rng(seed)
     base, size = np.asarray(answer(step)), unit_roundoff(dtype)
