@@ -12,12 +12,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from adamshap.reference import Adam, AdamState, Batch, Network, Step
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, ghost
 from adamshap.reference.problem import Array
 from adamshap.verify.faults import FAULTS, Fault
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer
 from adamshap.verify.oracle import ORACLE, bounds, expected
-from adamshap.verify.tolerance import rounding, unit_roundoff
+from adamshap.verify.replacing import replaced
+from adamshap.verify.tolerance import parameter_count, rounding, score_magnitude, unit_roundoff
 
 QUERIES = (
     Query("update"),
@@ -112,3 +113,36 @@ def test_what_underflows_is_rounding_and_no_mistake() -> None:
     smallest = float(np.finfo(np.float32).smallest_subnormal)
     assert smallest / 2 < rounding(0.0, 1, np.float32) < 1e-30
     assert rounding(0.0, 1, np.float64) < 1e-300
+
+
+def one_of_two_is_nothing() -> Step:
+    """A batch of two of which one has no gradient: τ g and h s are equal at τ = ½, h = 1, and v = 0."""
+    net = Network((1, 1, 1), "relu", "mse", bias=False)
+    params = {"0.weight": np.array([[0.27]]), "1.weight": np.array([[-0.46]])}
+    train = Batch(np.array([[0.12], [-0.13]]), np.array([[0.64], [0.1]]))
+    return Step(
+        net, params, Adam(lr=0.1), AdamState.zeros(params), train, Batch(np.array([[0.12]]), np.array([[-0.13]]))
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_rounding_of_a_variance_is_no_mistake(dtype: str) -> None:
+    """Where it is all that is left: another order of Σ (x − g/n)² is as right, and so is Σ x² − g²/n."""
+    step, query = (
+        one_of_two_is_nothing(),
+        Query("scores", {"slope": "random_order", "gradient": "start", "nodes": (1, 2)}),
+    )
+    wanted, bound = expected(step, query)["values"], bounds(step, query, dtype)["values"]
+    right = ghost.partial_sum_variance
+    u = unit_roundoff(dtype)
+    moved = []
+    for factor in (1 - u, 1 + u, 1 + 2 * u):
+        with replaced("partial_sum_variance", right, lambda x, g, by=factor: right(x, g) * by):
+            moved.append(np.abs(expected(step, query)["values"] - wanted))
+    assert (np.max(moved, axis=0) <= bound).all()
+    # Beyond what the sum of terms and changes of the inputs explain.
+    magnitude = score_magnitude(step, "random_order", "start", (1, 2))
+    assert (np.max(moved, axis=0) > rounding(magnitude, parameter_count(step), dtype)).any()
+    if dtype == "float64":  # float32 has not a digit left here
+        with replaced("partial_sum_variance", right, lambda x, g: right(x, g) / 2):  # n/(n − 1) forgotten
+            assert (np.abs(expected(step, query)["values"] - wanted) > bound).any()
