@@ -1,14 +1,15 @@
 """The slope "two_term": S and R for ``⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩``, elementwise (docs/method.md 4).
 
-=======  ================  =====================================================================
-paper    name              meaning
-=======  ================  =====================================================================
-x̄, ς     ``mean, spread``  of the batch's contributions, made of g and Σ x² alone
-ξ        ``size``          their root mean square
-z        ``z``             |x|/ξ of a node x = x̄ + h ς
-s        ``slopes``        mean of A[Y + x, Y] over the sums Y that a sample may find
-R        ``second``        slope of the second term
-=======  ================  =====================================================================
+========  =================  ======================================================
+paper     name               meaning
+========  =================  ======================================================
+S, R      ``into_slope,``    slopes of the first and of the second term
+          ``into_second``
+h_j, a_j  ``OWN``            nodes and weights of a sample's own x
+τ         ``arrivals``       part of the others that is there, and what they come to
+ς²        no name            Σ (x − x̄)²/n, of which σ² is n²/(n − 1) as much
+δ         ``RIDGE``          of the regression
+========  =================  ======================================================
 
 The second term's ghost dot product is that of sign(b) √|b| and sign(a) √|a|, whose outer product is sign(x) √|x|.
 
@@ -27,7 +28,7 @@ from adamshap.gpu.layers import Norms, Trace, Workshop, as_matrix
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Arrival, FitRule, Rates
 
-__all__ = ["arrivals", "finds_nothing", "part_of_the_way", "roots_of", "two_slopes"]
+__all__ = ["arrivals", "finds_nothing", "fit_rule_of", "part_of_the_way", "roots_of", "two_slopes"]
 
 FLOPS_OF_A_NODE = 140
 """What a divided difference costs an element, as products cost them."""
@@ -69,7 +70,7 @@ def two_slopes(
         Written.
     """
     shop.now("slopes of two terms", slice(0, n))
-    fit, rule = fit_for(shop.space), rule_of_fit(kind, n, nodes)
+    fit, rule = fit_for(shop.space), fit_rule_of(kind, n, nodes)
     differences = len(rule.own) * len(rule.arrivals)
     for key, whole in g.items():
         row, col, square = norms.of(shop, key, n)
@@ -86,7 +87,7 @@ def two_slopes(
 
 
 @cache
-def rule_of_fit(kind: str, n: int, nodes: tuple[int, int]) -> FitRule:
+def fit_rule_of(kind: str, n: int, nodes: tuple[int, int]) -> FitRule:
     """Return what the pass needs to know: ς² is a 1/n of Σ (x − x̄)², of which σ² is n/(n − 1)."""
     return FitRule(OWN, arrivals(kind, n, nodes), math.sqrt(n - 1) / n, RIDGE)
 
