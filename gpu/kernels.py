@@ -175,11 +175,11 @@ class Fit(Protocol):
 
 
 def fit_for(space: Space) -> Fit:
-    """Return the fit for the arrays of `space`; on a device it is made of array operations."""
+    """Return the fit for the arrays of `space`."""
     if space.on_cuda:
-        from adamshap.gpu import fits
+        from adamshap.gpu import fits_cuda
 
-        return fits.fit
+        return fits_cuda.fit
     return _host_fit()
 
 

@@ -13,7 +13,7 @@ h_j, a_j  ``OWN``            nodes and weights of a sample's own x
 
 The second term's ghost dot product is that of sign(b) √|b| and sign(a) √|a|, whose outer product is sign(x) √|x|.
 
-The elementwise work is a pass of its own (`kernels.Fit`): a Numba loop, or array operations.
+The elementwise work is a pass of its own (`kernels.Fit`): a Numba loop, a CUDA kernel, or array operations.
 """
 
 import math
