@@ -56,7 +56,7 @@ def main() -> None:
                 first = steps.First(None, None, g, spread if rule.needs_spread else None, None)
                 fused = partial(steps.take_step_and_slope, shop, rates, rule, N, state, first, None, 0.5, state)
                 print(f"{name} {nodes}: {least_seconds(partial(fused, point, slope)) / adam:.1f}")
-        for kind, nodes in (("first", (4, 4)), ("shapley", (2, 4)), ("shapley", (4, 4))):
+        for kind, nodes in (("first", (4, 4)), ("shapley", (2, 4)), ("shapley", (4, 4)), ("shapley", (8, 2))):
             terms = (steps.like(shop, name) for name in ("first term", "second term"))
             both = partial(two_slopes, shop, rates, kind, nodes, N, g, m, v, spread, *terms)
             print(f"two_term {kind} {nodes}: {least_seconds(both) / adam:.0f} more than sgd")

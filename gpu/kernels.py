@@ -4,9 +4,9 @@ from functools import cache
 from typing import Any, Protocol, cast
 
 from adamshap.gpu.arrays import Space
-from adamshap.gpu.rules import Rates, Rule, SplitRule
+from adamshap.gpu.rules import FitRule, Rates, Rule, SplitRule
 
-__all__ = ["Passes", "Split", "passes_for", "split_for"]
+__all__ = ["Fit", "Passes", "Split", "fit_for", "passes_for", "split_for"]
 
 
 class Passes(Protocol):
@@ -140,6 +140,58 @@ def _host_split() -> Split:
 
         return splits.split
     return splits_numba.split
+
+
+class Fit(Protocol):
+    """The pass of "two_term" over one parameter, or over some of its rows. Arrays are as `Passes` has them."""
+
+    def __call__(
+        self,
+        rates: Rates,
+        rule: FitRule,
+        n: int,
+        g: Any,
+        m: Any,
+        v: Any,
+        row: Any,
+        col: Any,
+        square: Any,
+        slope: Any,
+        second: Any,
+    ) -> None:
+        """Write the slopes of both terms, S and R.
+
+        Parameters
+        ----------
+        n : int
+            Samples of the batch.
+        g, m, v : arrays (d_out, d_in)
+            The batch's gradient and the state before the step.
+        row, col, square
+            As in `Passes.attributed`; `row` and `col` are always there.
+        slope, second : arrays (d_out, d_in)
+            Written; none may be an input.
+        """
+
+
+def fit_for(space: Space) -> Fit:
+    """Return the fit for the arrays of `space`."""
+    if space.on_cuda:
+        from adamshap.gpu import fits_cuda
+
+        return fits_cuda.fit
+    return _host_fit()
+
+
+@cache
+def _host_fit() -> Fit:
+    try:
+        from adamshap.gpu import fits_numba
+    except ImportError:
+        from adamshap.gpu import fits
+
+        return fits.fit
+    return fits_numba.fit
 
 
 def passes_for(space: Space) -> Passes:

@@ -53,19 +53,27 @@ SCALE = """
     T G = big * inverse, S = spread * inverse, rho2 = (rho * inverse) * (rho * inverse);
     T f_m = most * tail, f_e = eps * tail, mu2 = mu * m * tail * root_q * T(2);
 """
-NODE = """
-    {{
-        T c = T({tau!r}) * G, d = T({along!r}) * G + T({across!r}) * S;
-        T a = c + d, b = c - d, ab = a * b;
-        T aa = rho2 + a * a, bb = rho2 + b * b;
+QUOTIENT = """
+        T aa = rho2 + a * a, bb = rho2 + b * b, ab = a * b;
         T r_a = sqrt(aa), r_b = sqrt(bb);
         T R = r_a + r_b + T(1e-30), U = r_a * r_b + abs(ab);
         T X = ab > T(0) ? rho2 * (aa + b * b) : U;
         U = ab > T(0) ? U : T(1);
-        T part = k * (f_e * R + f_m * rho2) - mu2 * c;
-        s += T({weight!r}) * (part * U + k * f_m * X) / (R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e));
+        T above = (k * (f_e * R + f_m * rho2) - of_mu) * U + k * f_m * X;
+        T below = R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e);
+"""
+NODE = (
+    """
+    {{
+        T c = T({tau!r}) * G, d = T({along!r}) * G + T({across!r}) * S;
+        T a = c + d, b = c - d, of_mu = mu2 * c;
+"""
+    + QUOTIENT
+    + """
+        s += T({weight!r}) * above / below;
     }}
 """
+)
 RATES = ", ".join(f"T {name}" for name in Rates.__dataclass_fields__)
 OUTSIDE = "T new_theta, T new_m, T new_v"
 ACTIVATIONS = {

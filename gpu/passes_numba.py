@@ -150,6 +150,26 @@ def safe_root(one, rho, size, tiny):  # type: ignore[no-untyped-def]
     return top * math.sqrt(x * x + y * y)
 
 
+@numba.njit(error_model="numpy", fastmath=FAST)
+def deviation(zero, g, norm, inverse, col, inverse_col, square, share, unbias):  # type: ignore[no-untyped-def]
+    """Return σ of one element, as `passes_numpy.spread` does."""
+    own = g * inverse * inverse_col
+    left = square - own * own * share
+    return norm * col * math.sqrt((left if left > zero else zero) * unbias)
+
+
+@numba.njit(error_model="numpy", fastmath=FAST)
+def quotient(zero, one, least, k, rho2, f_m, f_e, a, b, of_mu):  # type: ignore[no-untyped-def]
+    """Return numerator and denominator of A[a, b], as `passes_numpy.quotient` has it; `of_mu` is μ's part of it."""
+    aa, bb, ab = rho2 + a * a, rho2 + b * b, a * b
+    r_a, r_b = math.sqrt(aa), math.sqrt(bb)
+    R, U = r_a + r_b + least, r_a * r_b + abs(ab)
+    X = rho2 * (aa + b * b) if ab > zero else U
+    U = U if ab > zero else one
+    own = k * (f_e * R + f_m * rho2) - of_mu
+    return own * U + k * f_m * X, R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e)
+
+
 @cache
 def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
     """Return the loops compiled for one dtype; every constant is of that dtype, or the loop would widen to double."""
@@ -247,9 +267,9 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                             for e in range(width):
                                 w[S + e] = share
                         for e in range(width):
-                            own = g_[e] * inverse * inverses_[e]
-                            left = w[S + e] - own * own * share
-                            w[S + e] = root_q * norm * col_[e] * math.sqrt((left if left > zero else zero) * unbias)
+                            w[S + e] = root_q * deviation(
+                                zero, g_[e], norm, inverse, col_[e], inverses_[e], w[S + e], share, unbias
+                            )
                     for e in range(width):
                         rho, big, s = math.sqrt(kappa * v_[e] + under), root_q * g_[e], w[S + e]
                         top = rho if rho > abs(big) else abs(big)
@@ -286,14 +306,8 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                             f_m, f_e, rho2 = w[FM + e], w[FE + e], w[K + e]
                             c, d = tau * w[G + e], along * w[G + e] + across * w[S + e]
                             a, b = c + d, c - d
-                            aa, bb, ab = rho2 + a * a, rho2 + b * b, a * b
-                            r_a, r_b = math.sqrt(aa), math.sqrt(bb)
-                            R, U = r_a + r_b + least, r_a * r_b + abs(ab)
-                            X = rho2 * (aa + b * b) if ab > zero else U
-                            U = U if ab > zero else one
-                            own = k * (f_e * R + f_m * rho2) - w[MU + e] * c
-                            below = R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e)
-                            w[OUT + e] += weight * (own * U + k * f_m * X) / below
+                            above, below = quotient(zero, one, least, k, rho2, f_m, f_e, a, b, w[MU + e] * c)
+                            w[OUT + e] += weight * above / below
                     for e in range(width):
                         w[OUT + e] *= w[TAIL + e]
                 if gamma.size > 0:

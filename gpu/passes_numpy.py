@@ -120,24 +120,23 @@ def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, r
     total = np.zeros_like(g)
     for tau, along, across, weight in rule.nodes:
         c, d = f(tau) * G, f(along) * G + f(across) * s
-        total += f(weight) * quotient(f(rates.k), kappa, mu, f_m, f_e, c, d)
+        total += f(weight) * quotient(f(rates.k), kappa, mu, f_m, f_e, c + d, c - d, c + c)
     return total * (f(rates.lr) / T)
 
 
-def quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, c: Any, d: Any) -> Any:
-    """Return A[a, b] in units of η/T, for a and b that are c ± d in units of M/√q: κ in units of M², μ of T/√q.
+def quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, a: Any, b: Any, both: Any) -> Any:
+    """Return A[a, b] in units of η/T, for a, b and a + b in units of M/√q: κ in units of M², μ of T/√q.
 
     Of NumPy's arrays or CuPy's, which NumPy's functions hand on.
     """
     f = kappa.dtype.type
-    a, b = c + d, c - d
     aa, ab = a * a, a * b
     r_a, r_b = np.sqrt(kappa + aa), np.sqrt(kappa + b * b)
     R, U = r_a + r_b + f(1e-30), r_a * r_b + abs(ab)
     one_sign = ab > 0
     X = np.where(one_sign, kappa * (r_b * r_b + aa), U)
     U = np.where(one_sign, U, f(1))
-    k_part = k * (f_e * R + f_m * kappa) - mu * (c + c)
+    k_part = k * (f_e * R + f_m * kappa) - mu * both
     return (k_part * U + k * f_m * X) / (R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e))
 
 

@@ -29,6 +29,8 @@ __all__ = [
     "LITTLE",
     "SMALL_ANGLE",
     "SPLIT_SLOPES",
+    "Arrival",
+    "FitRule",
     "Node",
     "Rates",
     "Rule",
@@ -208,3 +210,23 @@ def even_nodes(dtype: Any) -> tuple[tuple[float, float], ...]:
     With N nodes Gauss–Legendre errs by 5.8⁻²ᴺ, times (2N)² as the nearest pole, at 1, may be triple.
     """
     return path_nodes(12 if np.dtype(dtype) == np.float64 else 7)
+
+
+# --- two slopes for one marginal -------------------------------------------------------------------------------------
+
+Arrival = tuple[float, float, float]
+"""(τ, part of ς, weight): what a sample of contribution x finds is τ (g − x) and so much of ς."""
+
+
+@dataclass(frozen=True)
+class FitRule:
+    """How the two slopes of "two_term" are made (`fits`).
+
+    ``own`` are nodes and weights of the normal that a sample's own x is taken from, ``arrivals`` what it may find,
+    ``share`` is ς/σ, and ``ridge`` δ.
+    """
+
+    own: tuple[tuple[float, float], ...]
+    arrivals: tuple[Arrival, ...]
+    share: float
+    ridge: float

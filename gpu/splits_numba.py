@@ -14,7 +14,7 @@ from typing import Any, cast
 import numba
 import numpy as np
 
-from adamshap.gpu.passes_numba import BLOCK, FAST, compiled, nothing, safe_root
+from adamshap.gpu.passes_numba import BLOCK, FAST, compiled, deviation, nothing, safe_root
 from adamshap.gpu.rules import LITTLE, SMALL_ANGLE, Rates, SplitRule, even_nodes
 
 __all__ = ["split"]
@@ -158,9 +158,9 @@ def _kernel(real: Any) -> Callable[..., Any]:
                             for e in range(width):
                                 w[S + e] = share
                         for e in range(width):
-                            own = g_[e] * inverse * inverses_[e]
-                            left = w[S + e] - own * own * share
-                            w[S + e] = root_q * norm * col_[e] * math.sqrt((left if left > zero else zero) * unbias)
+                            w[S + e] = root_q * deviation(
+                                zero, g_[e], norm, inverse, col_[e], inverses_[e], w[S + e], share, unbias
+                            )
                     for e in range(width):
                         rho, big, s = math.sqrt(kappa * v_[e] + under), root_q * g_[e], w[S + e]
                         top = rho if rho > abs(big) else abs(big)

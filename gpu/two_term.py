@@ -1,45 +1,37 @@
 """The slope "two_term": S and R for ``⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩``, elementwise (docs/method.md 4).
 
-=======  ================  =====================================================================
-paper    name              meaning
-=======  ================  =====================================================================
-x̄, ς     ``mean, spread``  of the batch's contributions, made of g and Σ x² alone
-ξ        ``size``          their root mean square
-z        ``z``             |x|/ξ of a node x = x̄ + h ς
-s        ``slopes``        mean of A[Y + x, Y] over the sums Y that a sample may find
-R        ``second``        slope of the second term
-=======  ================  =====================================================================
+========  =================  ======================================================
+paper     name               meaning
+========  =================  ======================================================
+S, R      ``into_slope,``    slopes of the first and of the second term
+          ``into_second``
+h_j, a_j  ``OWN``            nodes and weights of a sample's own x
+τ         ``arrivals``       part of the others that is there, and what they come to
+ς²        no name            Σ (x − x̄)²/n, of which σ² is n²/(n − 1) as much
+δ         ``RIDGE``          of the regression
+========  =================  ======================================================
 
-With r = √z and weights ω = a z² that sum to 1, the regression of s on 1/r is made of pairs of nodes j < k,
+The second term's ghost dot product is that of sign(b) √|b| and sign(a) √|a|, whose outer product is sign(x) √|x|.
 
-    R = Σ ω_j ω_k (1/r_j − 1/r_k)(s_j − s_k) / (Σ ω_j ω_k (1/r_j − 1/r_k)² + δ Σ a z),
-    ω_j ω_k (1/r_j − 1/r_k)  = a_j a_k z_j z_k r_j r_k (r_k − r_j),
-    ω_j ω_k (1/r_j − 1/r_k)² = a_j a_k z_j z_k (r_k − r_j)²,
-
-in which equal slopes cancel to their last digit. The second term's ghost dot product is that of sign(b) √|b| and
-sign(a) √|a|, whose outer product is sign(x) √|x|.
-
-Written with array operations that NumPy and CuPy have alike; on the host in blocks that stay in the cache.
+The elementwise work is a pass of its own (`kernels.Fit`): a Numba loop, a CUDA kernel, or array operations.
 """
 
 import math
 from functools import cache
-from itertools import combinations, cycle
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.kernels import fit_for
 from adamshap.gpu.layers import Norms, Trace, Workshop, as_matrix
 from adamshap.gpu.parallel import in_parts
-from adamshap.gpu.passes_numpy import quotient, spread
-from adamshap.gpu.rules import Rates
+from adamshap.gpu.rules import Arrival, FitRule, Rates
 
-__all__ = ["arrivals", "finds_nothing", "part_of_the_way", "roots_of", "two_slopes"]
+__all__ = ["arrivals", "finds_nothing", "fit_rule_of", "part_of_the_way", "roots_of", "two_slopes"]
 
-BLOCK = 1 << 13
-"""Elements at a time on the host: two dozen temporaries of so many fit in a core's cache."""
-
-FLOPS_A_NODE = 40
+FLOPS_OF_A_NODE = 140
+"""What a divided difference costs an element, as products cost them."""
 
 OWN: tuple[tuple[float, float], ...] = tuple(
     (sign * math.sqrt(3 - side * math.sqrt(6)), (3 + side * math.sqrt(6)) / 12) for side in (1, -1) for sign in (1, -1)
@@ -49,9 +41,6 @@ OWN: tuple[tuple[float, float], ...] = tuple(
 RIDGE = 1e-3
 
 Arrays = dict[str, Any]
-
-Arrival = tuple[float, float, float]
-"""(τ, part of ς, weight): what a sample of contribution x finds is τ (g − x) and so much of ς."""
 
 
 def two_slopes(
@@ -81,23 +70,26 @@ def two_slopes(
         Written.
     """
     shop.now("slopes of two terms", slice(0, n))
-    table = arrivals(kind, n, nodes)
+    fit, rule = fit_for(shop.space), fit_rule_of(kind, n, nodes)
+    differences = len(rule.own) * len(rule.arrivals)
     for key, whole in g.items():
         row, col, square = norms.of(shop, key, n)
         arrays = [as_matrix(a) for a in (whole, m[key], v[key], into_slope[key], into_second[key])]
-        rows, width = arrays[0].shape
-        size = rows if shop.space.on_cuda else max(1, BLOCK // width)
 
-        def some(low: int, high: int, arrays: Any = arrays, given: Any = (row, col, square), size: int = size) -> None:
-            for first in range(low, high, size):
-                part = slice(first, min(first + size, high))
-                g_, m_, v_, slope_, second_ = (a[part] for a in arrays)
-                row_, col_, square_ = given
-                square_ = None if square_ is None else square_[part]
-                deviation = g_ * 0 if n == 1 else spread(n, g_, row_[part], col_, square_) * g_.dtype.type(_share(n))
-                slope_[...], second_[...] = _fit(shop.space.xp, rates, table, n, g_, m_, v_, deviation)
+        def some(low: int, high: int, arrays: Any = arrays, given: Any = (row, col, square)) -> None:
+            part = slice(low, high)
+            g_, m_, v_, slope, second = (a[part] for a in arrays)
+            row, col, square = given
+            square = None if square is None else square[part]
+            fit(rates, rule, n, g_, m_, v_, row[part], col, square, slope, second)
 
-        in_parts(some, rows, FLOPS_A_NODE * len(OWN) * len(table) * rows * width)
+        in_parts(some, len(arrays[0]), FLOPS_OF_A_NODE * differences * arrays[0].size)
+
+
+@cache
+def fit_rule_of(kind: str, n: int, nodes: tuple[int, int]) -> FitRule:
+    """Return what the pass needs to know: ς² is a 1/n of Σ (x − x̄)², of which σ² is n/(n − 1)."""
+    return FitRule(OWN, arrivals(kind, n, nodes), math.sqrt(n - 1) / n, RIDGE)
 
 
 def part_of_the_way(kind: str, n: int) -> tuple[float, float]:
@@ -110,11 +102,6 @@ def part_of_the_way(kind: str, n: int) -> tuple[float, float]:
 def finds_nothing(kind: str, n: int, path: int) -> bool:
     """Tell whether some sample may find nothing, so that its change of the step begins at A(0)."""
     return any(tau == across == 0 for tau, across, _ in arrivals(kind, n, (path, 2))) or n == 1
-
-
-def _share(n: int) -> float:
-    """Return ς/σ: σ² is n/(n − 1) · Σ (x − x̄)², and ς² a 1/n of the sum."""
-    return math.sqrt(n - 1) / n
 
 
 def roots_of(shop: Workshop, trace: Trace) -> Trace:
@@ -180,44 +167,3 @@ def _numbers_there(n: int, count: int) -> list[tuple[float, float]]:
         before, now = now, (zeros * now - norm_before * before) / norm
         total += now**2
     return [(middle * (1 + z), 1 / (n * w)) for z, w in zip(zeros.tolist(), total.tolist(), strict=True)]
-
-
-def _fit(
-    xp: Any, rates: Rates, table: tuple[Arrival, ...], n: int, g: Any, m: Any, v: Any, deviation: Any
-) -> tuple[Any, Any]:
-    """Return S and R of some elements, `deviation` being ς."""
-    f = g.dtype.type
-    rho, q = xp.sqrt(f(rates.kappa) * v + f(rates.root)), f(rates.root_q)
-    mean = g * f(1 / n)
-    size = xp.hypot(mean, deviation)
-    inverse = xp.where(size > 0, 1 / xp.where(size > 0, size, f(1)), f(0))
-    z, roots, slopes = [], [], []
-    for h, _ in OWN:
-        x = mean + f(h) * deviation
-        slope = xp.zeros_like(g)
-        for tau, across, weight in table:
-            found = f(tau) * (g - x) + f(across) * deviation
-            slope += f(weight) * _divided(xp, rates, rho, m, q * (found + f(0.5) * x), q * (f(0.5) * x))
-        slopes.append(slope)
-        z.append(abs(x) * inverse)
-        roots.append(xp.sqrt(z[-1]))
-    covariance, variance, mean_slope, mean_part = (xp.zeros_like(g) for _ in range(4))
-    for (_, a), z_j, r_j, s_j in zip(OWN, z, roots, slopes, strict=True):
-        mean_slope += f(a) * z_j * z_j * s_j
-        mean_part += f(a) * z_j * r_j
-        variance += f(RIDGE * a) * z_j
-    for j, k in combinations(range(len(OWN)), 2):
-        both, gap = f(OWN[j][1] * OWN[k][1]) * z[j] * z[k], roots[k] - roots[j]
-        covariance += both * roots[j] * roots[k] * gap * (slopes[j] - slopes[k])
-        variance += both * gap * gap
-    second = covariance / xp.where(variance > 0, variance, f(1))
-    return mean_slope - second * mean_part, second * xp.sqrt(size)
-
-
-def _divided(xp: Any, rates: Rates, rho: Any, m: Any, c: Any, d: Any) -> Any:
-    """Return A[a, b] for √q a = c + d and √q b = c − d, in units of the largest of what stands under a root."""
-    f = rho.dtype.type
-    top = xp.maximum(xp.maximum(rho, abs(c) + abs(d)), f(np.finfo(rho.dtype).tiny))
-    T = top + f(rates.eps)
-    rho, mu = rho / top, f(rates.mu * rates.root_q) * (m / T)
-    return quotient(f(rates.k), rho * rho, mu, top / T, f(rates.eps) / T, c / top, d / top) * (f(rates.lr) / T)

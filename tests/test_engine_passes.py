@@ -39,9 +39,10 @@ def test_the_loops_are_found_in_numbas_cache_by_the_next_process() -> None:
     """A loop that closes over a compiled function has another key in each process, and is compiled in each."""
     from numba.core.dispatcher import Dispatcher
 
-    from adamshap.gpu import passes_numba, splits_numba
+    from adamshap.gpu import fits_numba, passes_numba, splits_numba
 
-    for name, made in (passes_numba._kernels(np.float32) | {"split": splits_numba._kernel(np.float32)}).items():
+    others = {"split": splits_numba._kernel(np.float32), "fit": fits_numba._kernel(np.float32)}
+    for name, made in (passes_numba._kernels(np.float32) | others).items():
         closed_over = [cell.cell_contents for cell in made.py_func.__closure__ or ()]
         assert not any(isinstance(value, Dispatcher) for value in closed_over), name
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import in_each_dtype, on_each_device
+from engine_devices import CUDA, in_each_dtype, on_device, on_each_device
 from engine_tolerance import bound, share, utility_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,11 +12,15 @@ from sklearn.datasets import load_diabetes
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
+from adamshap.gpu import fits
 from adamshap.gpu import two_term as engine_two_term
+from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.kernels import fit_for
+from adamshap.gpu.rules import rates_of
 from adamshap.reference import network, two_term
 from adamshap.reference.adam import coefficients, divided_difference, update_map
 from adamshap.reference.problem import GRADIENTS, MARGINALS, Adam, AdamState, Array, Batch, Network, Step
-from adamshap.verify.strategies import steps
+from adamshap.verify.strategies import adams, powers_of_ten, seeds, step_numbers, steps
 from adamshap.verify.tolerance import assert_within, rounding
 
 kinds = st.sampled_from(MARGINALS)
@@ -71,6 +75,132 @@ def test_places_of_arrival_by_two_routes(n: int, count: int) -> None:
         engines = sum(w * (k / max(n - 1, 1)) ** degree for k, w in engine_two_term._numbers_there(n, count))
         assert_within(np.array([ours, engines]), np.full(2, exact), rounding(np.full(2, 1.0), 100 * n), "moment")
     assert len(tau) == len(theirs) == min(n, count)
+
+
+# --- the pass, coordinate by coordinate ------------------------------------------------------------------------------
+
+each_make = pytest.mark.parametrize(
+    ("make", "device"),
+    [
+        pytest.param("arrays", "cpu", id="arrays"),
+        pytest.param("device", "cpu", id="loop"),
+        pytest.param("device", *CUDA.values, id=CUDA.id, marks=CUDA.marks),
+    ],
+)
+
+
+def engines_fit(
+    make: str, device: Any, dtype: Any, adam: Adam, t: int, kind: Any, nodes: Any, exact: bool, x: Array, *state: Array
+) -> tuple[Array, ...]:
+    """Return the engine's S and R for contributions `x` (n, …) and m, v in `state`; Σ x² is of rank one, or `exact`."""
+    space, n = pick_space(device, dtype), len(x)
+    squares = (x**2).sum(axis=0)
+    row, col = np.sqrt(n * squares.sum(axis=1)), np.sqrt(squares.sum(axis=0) / squares.sum())
+    square = squares / row[:, None] ** 2 / col**2
+    given_ = [on_device(device, np.array(a, dtype)) for a in (x.sum(axis=0), *state, row, col, square)]
+    given_[-1] = given_[-1] if exact else None
+    slope, second = (space.xp.full_like(given_[0], np.nan) for _ in range(2))
+    fit = fits.fit if make == "arrays" else fit_for(space)
+    fit(rates_of(adam, t), engine_two_term.fit_rule_of(kind, n, nodes), n, *given_, slope, second)
+    return tuple(np.asarray(space.host(a)) for a in (slope, second))
+
+
+def sizes_of_the_fit(kind: Any, adam: Adam, t: int, nodes: Any, x: Array, m: Array, v: Array) -> tuple[Array, Array]:
+    """Return what the rounding errors of S and R are relative to.
+
+    First their own: an error of s_j of u times its two parts, k's and μ's, is one of R of at most u ‖s‖/(2 √(δ Σωφ²)),
+    by Cauchy and Schwarz, with the norm of the weights ω. Then how far they move with each contribution, with m and v,
+    and with ς², which the engine makes as a difference, right to a part u of Σ x².
+    """
+    c, k_alone = coefficients(adam, t, m, v), coefficients(adam, t, np.zeros_like(m), v)
+    spread = two_term.own_spread(x)
+    own = np.stack([x.mean(axis=0) + h * spread for h in two_term.normal_rule(two_term.OWN_NODES)[0]])
+    a = two_term.normal_rule(two_term.OWN_NODES)[1].reshape(-1, 1, 1)
+    size = np.hypot(x.mean(axis=0), spread)
+    z = np.abs(own) / size
+    s, of_k = (
+        np.stack([two_term.arrival_slope(kind, c_, x, x_j, spread, nodes) for x_j in own]) for c_ in (c, k_alone)
+    )
+    norm = np.sqrt((a * z**2 * (np.abs(of_k) + np.abs(s - of_k)) ** 2).sum(axis=0))
+    magnified = norm / (2 * np.sqrt(two_term.RIDGE * (a * z).sum(axis=0)))
+    known = [norm + magnified * (a * z**1.5).sum(axis=0), magnified * np.sqrt(size)]
+    changed = [np.where(np.arange(len(x)) == i, 1 + STEP, 1.0).reshape(-1, 1, 1) for i in range(len(x))]
+    near = [(x * factor, m, v) for factor in changed] + [(x, m * (1 + STEP), v), (x, m, v * (1 + STEP))]
+    if len(x) > 1:
+        near.append((x.mean(axis=0) + (x - x.mean(axis=0)) * (1 + STEP * (size / spread) ** 2), m, v))
+    exact = two_term.two_coefficients(kind, c, x, nodes)
+    for x_, m_, v_ in near:
+        moved = two_term.two_coefficients(kind, coefficients(adam, t, m_, v_), x_, nodes)
+        known = [k + np.abs(one - other) / STEP for k, one, other in zip(known, moved, exact, strict=True)]
+    return known[0], known[1]
+
+
+STEP = 1e-6
+"""Relative change of an input, for the derivative in it."""
+
+
+@each_make
+@in_each_dtype
+@of_each_kind
+@given(
+    seed=seeds,
+    shape=st.tuples(st.integers(1, 2), st.sampled_from([1, 7, 300])),
+    n=st.sampled_from([1, 2, 6, 9]),
+    nodes=st.sampled_from([(1, 2), (4, 3), (8, 2)]),
+    exact=st.booleans(),
+    scale=powers_of_ten(-12, 2),
+    common=st.sampled_from([0.0, 1.0, 10.0]),
+    old=st.sampled_from([0.0, 1e-3, 1.0, 1e3]),
+    t=step_numbers,
+    adam=adams(),
+)
+@settings(max_examples=8)
+def test_both_slopes_are_the_oracles(
+    make: Any,
+    device: Any,
+    dtype: Any,
+    kind: Any,
+    seed: int,
+    shape: tuple[int, int],
+    n: int,
+    nodes: Any,
+    exact: bool,
+    scale: float,
+    common: float,
+    old: float,
+    t: int,
+    adam: Adam,
+) -> None:
+    """Over blocks and their ends, for momentum of both signs, large and small beside the gradients or none at all."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((n, *shape)) + common
+    if not exact:
+        x = np.sign(x) * np.abs(x[:1, :, :1] * x[:1, :1, :])
+        x[1:2] = -x[:1]  # samples that are all equal have no ς, but for √u
+    m, v = generator.standard_normal((2, *shape))
+    x, m, v = (np.asarray(a, dtype).astype(float) for a in (scale * x, old * scale * m, (old * scale * v) ** 2))
+    S, R = two_term.two_coefficients(kind, coefficients(adam, t, m, v), x, nodes)
+    about = sizes_of_the_fit(kind, adam, t, nodes, x, m, v)
+    got = engines_fit(make, device, dtype, adam, t, kind, nodes, exact, x, m, v)
+    terms = two_term.OWN_NODES * nodes[0] * nodes[1]
+    for name, ours, theirs, size in zip("SR", got, (S, R), about, strict=True):
+        assert_within(ours, theirs, rounding(size, terms, dtype), name)
+
+
+@each_make
+@in_each_dtype
+def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(make: Any, device: Any, dtype: Any) -> None:
+    """Where σ is 1 to the last digit, a node of a sample's own x is 0; with v = 0, so is all under a root."""
+    space, h = pick_space(device, dtype), np.asarray(engine_two_term.OWN[2][0], dtype)
+    square = np.full((1, 64), (1 + h * h) / 2, dtype) * (1 + np.finfo(dtype).eps * np.arange(-32, 32, dtype=dtype))
+    arrays = (np.broadcast_to(a, square.shape) for a in (h, np.zeros_like(h), np.zeros_like(h)))
+    norms = (np.ones(shape, dtype) for shape in square.shape)
+    given_ = [on_device(device, np.array(a, dtype)) for a in (*arrays, *norms, square)]
+    rates, rule = rates_of(Adam(betas=(0.0, 0.0), eps=1e-30), 1), engine_two_term.fit_rule_of("first", 2, (1, 2))
+    slope, second = (space.xp.empty_like(given_[0]) for _ in range(2))
+    (fits.fit if make == "arrays" else fit_for(space))(rates, rule, 2, *given_, slope, second)
+    assert np.isfinite(space.host(slope)).all()
+    assert np.isfinite(space.host(second)).all()
 
 
 # --- exact facts -----------------------------------------------------------------------------------------------------
