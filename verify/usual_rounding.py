@@ -63,7 +63,7 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
         return off(right_variance(x, g), len(x) / (len(x) - 1) * (x**2).sum(axis=0))
 
     def rounded_spread(x: Array) -> Array:
-        return np.sqrt(off(right_spread(x) ** 2, (x**2).mean(axis=0)))  # type: ignore[no-any-return]
+        return np.sqrt(off(right_spread(x) ** 2, (x**2).mean(axis=0)))
 
     def rounded_places(n: int, count: int) -> tuple[Array, Array]:
         tau, weights = right_places(n, count)
