@@ -44,6 +44,10 @@ class Rows:
         if len(self.source.shape) < 2 or 0 in self.source.shape:
             refuse("Rows.source", f"shape {self.source.shape}", "shape (any, any, ...), not empty")
         count, width = len(self.source), int(np.prod(self.source.shape[1:]))
+        for name in ("index", "mean", "scale"):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, np.ndarray | list | tuple):  # a bytearray is not numbers
+                refuse(f"Rows.{name}", type(given).__name__, "an array of NumPy's or a list, or None", TypeError)
         if self.index is not None:
             index = np.asarray(self.index)
             if index.dtype.kind not in "iu" or index.ndim != 1 or not len(index):

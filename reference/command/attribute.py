@@ -89,7 +89,7 @@ def attribute_command(
         typer.Option(
             rich_help_panel=SCORES_PANEL,
             metavar="KIND",
-            help="What --slope two_term is made for: first, an example alone; last, leaving it out of its batch; or"
+            help="What the slope two_term is made for: first, an example alone; last, leaving it out of its batch; or"
             " shapley.",
         ),
     ] = "shapley",
