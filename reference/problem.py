@@ -28,11 +28,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, is_dataclass
 from itertools import islice
-from typing import Any, Final, Literal, NoReturn, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from adamshap.reference.refusal import refuse
 from adamshap.reference.rows import Rows, parts
 
 __all__ = [
@@ -117,11 +118,6 @@ TWO_TERM: Final = "two_term"
 # --- refusing bad input ----------------------------------------------------------------------------------------------
 
 MOST_LETTERS = 200
-
-
-def refuse(field: str, got: object, needs: str, error: type[Exception] = ValueError) -> NoReturn:
-    """Raise `error` with the one form that every refusal has: the field, what it got, what it needs."""
-    raise error(f"{field}: got {got}; needs {needs}")
 
 
 def shown(value: object) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adamshap.reference.refusal import refuse
+
 __all__ = ["Rows", "parts"]
 
 NUMBERS_AT_A_TIME = 1 << 20
@@ -35,8 +37,6 @@ class Rows:
     scale: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        from adamshap.reference.problem import refuse  # where it is used: it imports this module
-
         if not isinstance(self.source, np.ndarray | Rows):
             refuse("Rows.source", type(self.source).__name__, "an array of NumPy's, such as a memory map", TypeError)
         if self.source.dtype.kind not in "biuf":

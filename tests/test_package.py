@@ -23,6 +23,17 @@ def test_every_package_is_installed() -> None:
     assert version("adamshap") == PROJECT["project"]["version"]
 
 
+def test_the_engine_may_import_nothing_of_the_oracle_but_the_problem() -> None:
+    """A module that the import contract forgets could be shared unseen."""
+    contract = PROJECT["tool"]["importlinter"]["contracts"][1]
+    assert contract["source_modules"] == ["adamshap.gpu"]
+    modules = {path.stem for path in (ROOT / "reference").glob("*.py")} | {
+        init.parent.name for init in (ROOT / "reference").glob("*/__init__.py")
+    }
+    allowed = {"__init__", "problem"}
+    assert {f"adamshap.reference.{name}" for name in modules - allowed} <= set(contract["forbidden_modules"])
+
+
 def test_the_oracle_needs_only_the_base_dependencies() -> None:
     """Extras are imported when used, not before."""
     heavy = ("sklearn", "matplotlib", "pandas", "pyarrow", "numba", "cupy", "torch", "jax", "hypothesis", "scipy")

@@ -20,6 +20,8 @@ from adamshap.gpu.rules import rates_of
 from adamshap.reference import network, two_term
 from adamshap.reference.adam import coefficients, divided_difference, update_map
 from adamshap.reference.problem import GRADIENTS, MARGINALS, Adam, AdamState, Array, Batch, Network, Step
+from adamshap.verify.implementation import Query
+from adamshap.verify.oracle import bounds, expected
 from adamshap.verify.strategies import adams, powers_of_ten, seeds, step_numbers, steps
 from adamshap.verify.tolerance import assert_within, rounding
 
@@ -36,7 +38,7 @@ of_each_kind = pytest.mark.parametrize("kind", MARGINALS)
 @settings(max_examples=20)
 def test_scores_are_the_oracles(device: Any, dtype: Any, record_error: Any, step: Step, data: st.DataObject) -> None:
     kind, gradient = data.draw(kinds, label="kind"), data.draw(st.sampled_from(GRADIENTS), label="gradient")
-    nodes = data.draw(st.sampled_from([(4, 4), (2, 3), (1, 2), (8, 5)]), label="nodes")
+    nodes = data.draw(st.sampled_from([(8, 2), (4, 4), (2, 3), (1, 2), (8, 5)]), label="nodes")
     each = data.draw(st.booleans(), label="per_validation")
     micro_batch = data.draw(st.none() | st.integers(1, 40), label="micro_batch")
     options: Any = {"per_validation": each, "nodes": nodes, "kind": kind}
@@ -54,7 +56,7 @@ def test_scores_are_the_oracles(device: Any, dtype: Any, record_error: Any, step
 @settings(max_examples=5)
 def test_efficient_scores(device: Any, dtype: Any, step: Step, kind: Any, each: bool) -> None:
     got = engine.scores(step, "two_term", efficient=True, per_validation=each, kind=kind, device=device, dtype=dtype)
-    close = bound(step, "two_term", "midpoint", (4, 4), dtype, per_validation=each, kind=kind)
+    close = bound(step, "two_term", "midpoint", (8, 2), dtype, per_validation=each, kind=kind)
     everyone = np.ones(step.n, bool)
     total = utility_bound(step, everyone, dtype, each=each) + utility_bound(step, ~everyone, dtype, each=each)
     close = close + (close.sum(axis=0) + total) / step.n
@@ -201,6 +203,51 @@ def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(make
     (fits.fit if make == "arrays" else fit_for(space))(rates, rule, 2, *given_, slope, second)
     assert np.isfinite(space.host(slope)).all()
     assert np.isfinite(space.host(second)).all()
+
+
+X = [0.1257302210933933, -0.1321048632913019, 0.6404226504432821, 0.10490011715303971, -0.535669373161111]
+X += [0.36159505490948474, 1.3040000451301372, 0.9470809631292422, -0.7037352358069926]
+WEIGHTS = [0.2739233746429086, -0.4604265724722594, -0.9180529521276106, -0.9669447289429418, 0.6265404784005448]
+WEIGHTS += [0.8255111575126648]
+
+
+def first_step() -> Step:
+    """Nine samples for eight places of arrival, with v = 0.
+
+    At the first place, τ = 4e-5, a sample finds next to nothing; and some node is near g, so that g − x is small too.
+    """
+    net, params = Network((1, 6), "relu", "cross_entropy", bias=False), {"0.weight": np.array([WEIGHTS]).T}
+    train, valid = (
+        Batch(np.array([X]).T, np.array([3, 5, 1, 4, 4, 0, 2, 5, 3])),
+        Batch(np.array([X[:1]]), np.array([3])),
+    )
+    return Step(net, params, Adam(lr=0.1), AdamState.zeros(params), train, valid)
+
+
+def second_step() -> Step:
+    """The like for two classes, where v is small."""
+    net, params = Network((1, 2), "relu", "cross_entropy", bias=False), {"0.weight": np.array([WEIGHTS[:2]]).T}
+    m = {"0.weight": np.array([[1.257302210933933e-06], [-1.321048632913019e-06]])}
+    v = {"0.weight": np.array([[4.008245109412008e-10], [1.3569086466461502e-10]])}
+    train, valid = (
+        Batch(10 * np.array([X]).T, np.array([1, 1, 0, 1, 1, 0, 0, 1, 1])),
+        Batch(np.array([X[:1]]), np.array([1])),
+    )
+    return Step(net, params, Adam(lr=0.1), AdamState(1, m, v), train, valid, "sum")
+
+
+SMALL_SUMS = Query("scores", {"slope": "two_term", "kind": "shapley", "gradient": "start", "nodes": (8, 2)})
+
+
+@pytest.mark.parametrize("make", ["arrays", "loop"])
+@pytest.mark.parametrize("step", [first_step(), second_step()], ids=["first", "second"])
+@in_each_dtype
+def test_small_sums_of_others_keep_their_digits(make: str, step: Step, dtype: Any, monkeypatch: Any) -> None:
+    if make == "arrays":
+        monkeypatch.setattr(engine_two_term, "fit_for", lambda space: fits.fit)
+    got = engine.scores(step, "two_term", "start", kind="shapley", nodes=(8, 2), device="cpu", dtype=dtype)
+    wanted, close = expected(step, SMALL_SUMS)["values"], bounds(step, SMALL_SUMS, dtype)["values"]
+    assert_within(got, wanted, close, "score")
 
 
 # --- exact facts -----------------------------------------------------------------------------------------------------

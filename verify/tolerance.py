@@ -7,8 +7,9 @@ A result may differ from the oracle's for three honest reasons.
    cancel, the result may be off by much of itself.
 2. *Conditioning.* Rounding errors made earlier act like small relative changes of the inputs. Where the method itself
    is steep (v = 0, tiny ε: Adam's update is nearly the gradient's sign) they are amplified. How much is measured: the
-   oracle answers again for inputs changed by relative u at random, and for derivatives and bias corrections that have
-   been rounded as they are in every library (`usual_rounding`), and the spread of the answers counts.
+   oracle answers again for inputs changed by relative u at random, and for derivatives, bias corrections, variances and
+   places of arrival that have been rounded as they are in every library (`usual_rounding`), and the spread of the
+   answers counts.
 
 3. *Underflow.* What is smaller than the smallest normal number of the dtype is rounded absolutely, and by libraries
    that flush such numbers to zero it is lost: each term of a sum may be off by that number.
