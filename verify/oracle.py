@@ -21,6 +21,9 @@ ORACLE: Implementation = implementation(reference, "adamshap.reference")
 REMEMBERED = 1000
 """Calls whose bounds are kept: a quick profile's, in both dtypes; each with its step, of some ten kilobytes."""
 
+DOT_PRODUCTS = ("scores", "influence")
+"""Functions that answer with dot products."""
+
 _remembered: dict[bytes, "_Widening"] = {}
 
 
@@ -35,17 +38,17 @@ def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -
     Rounding of the answer's own terms, and the spread of the oracle's answers to inputs changed by relative u(dtype),
     `draws` times. The arrays cannot be written to.
     """
-    return dict(_remembering(step, query, dtype, draws)[draws])
+    return dict(_remembering(step, query, dtype, draws)[draws + 1])
 
 
 def expected_and_bounds(step: Step, query: Query, dtype: npt.DTypeLike) -> tuple[Answer, Iterator[Answer]]:
-    """Return the oracle's answer, and bounds from rounding alone, then with the spread of one draw, of two, and so on.
+    """Return the oracle's answer, and bounds: for the least that is rounded, for all of it, then with 1, 2 … draws.
 
     They never shrink, and the last are `bounds`: who is within an early one is within the last, and most of the work
     is the draws'. Remembered as far as they were asked for: one seed's cases are put to many candidates.
     """
     known = _remembering(step, query, dtype, DRAWS)
-    return dict(known.expected), (dict(known[place]) for place in range(DRAWS + 1))
+    return dict(known.expected), (dict(known[place]) for place in range(DRAWS + 2))
 
 
 def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> "_Widening":
@@ -93,8 +96,14 @@ def _digest(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> bytes
 
 
 def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike, draws: int) -> Iterator[Answer]:
-    magnitudes = _magnitudes(step.as_float64(), query)
     length = parameter_count(step) + step.n + step.n_val
+    # A dot product's terms sum to no less than its own size, which is known already.
+    least = {
+        name: np.abs(array) if query.function in DOT_PRODUCTS else np.zeros_like(array)
+        for name, array in answers.items()
+    }
+    yield {name: rounding(size, length, dtype) for name, size in least.items()}
+    magnitudes = _magnitudes(step.as_float64(), query)
     rounded = {
         name: np.array(np.broadcast_to(rounding(magnitudes[name], length, dtype), array.shape))
         for name, array in answers.items()

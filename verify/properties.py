@@ -210,8 +210,10 @@ def _efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DTyp
     everybody = np.ones(case.step.n, bool)
     total, empty = (ask(case.step, Query("utility", {"coalition": mask}))["values"] for mask in (everybody, ~everybody))
     values = ask(case.step, case.query)["values"]
+    # What is missing is spread over scores which may be much larger than what they then sum to.
+    plain = ask(case.step, Query("scores", dict(case.query.options) | {"efficient": False}))["values"]
     # A utility is the difference of two losses, which are of the order of one nat, or one unit squared.
-    size = np.abs(values).sum() + abs(total) + abs(empty) + 1 + _outputs_scale(case.step)
+    size = sum(float(np.abs(part).sum()) for part in (values, plain, total, empty)) + 1 + _outputs_scale(case.step)
     bound = rounding(size, parameter_count(case.step) + case.step.n, dtype)
     return compare(case, {"sum": values.sum()[None]}, {"sum": np.array([total - empty])}, {"sum": np.array([bound])})
 

@@ -5,16 +5,15 @@ A result may differ from the oracle's for three honest reasons.
 1. *Rounding.* A sum of `length` terms, each with a relative error of a few u, is off by about u √length times the sum
    of the terms' absolute values (errors of random sign). That sum is the result's own condition: where the terms
    cancel, the result may be off by much of itself.
-2. *Conditioning.* Rounding errors made earlier act like small relative changes of the inputs. Where the method itself
-   is steep (v = 0, tiny ε: Adam's update is nearly the gradient's sign) they are amplified. How much is measured: the
-   oracle answers again for inputs changed by relative u at random, and for derivatives, bias corrections, variances and
-   places of arrival that have been rounded as they are in every library (`usual_rounding`), and the spread of the
-   answers counts.
-
+2. *Conditioning.* Rounding errors made earlier act like small relative changes of the inputs, and of what is computed
+   on the way. Where the method itself is steep (v = 0, tiny ε: Adam's update is nearly the gradient's sign) they are
+   amplified. How much is measured: the oracle answers again for inputs changed by some u at random, and with products,
+   derivatives, bias corrections, variances and places of arrival rounded as they are in every library
+   (`usual_rounding`), and the spread of the answers counts.
 3. *Underflow.* What is smaller than the smallest normal number of the dtype is rounded absolutely, and by libraries
    that flush such numbers to zero it is lost: each term of a sum may be off by that number.
 
-A bound is the sum of the three, times `SAFETY`.
+A bound is the sum of the three, with `SAFETY` u for u.
 """
 
 from collections import deque
@@ -44,6 +43,10 @@ from adamshap.verify.usual_rounding import usual_rounding
 SAFETY = 16.0
 """The constant in front of u that a count of operations would give: a term of a score goes through some ten roundings,
 and a spread measured by a few draws can miss the largest by a small factor."""
+
+DRAWN = 8.0
+"""The part of `SAFETY` that is in the errors that are drawn, in units of u: the oracle answers in float64, where errors
+of one u would often be rounded away. It leaves a factor of two for what few draws miss."""
 
 DRAWS = 6
 """Perturbed answers for each measured spread."""
@@ -94,7 +97,7 @@ def conditioning(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Array:
-    """Return how far `answer` moves when inputs change by relative u(dtype) and libraries' own rounding.
+    """Return how far `answer` moves when inputs change by relative u(dtype) and by libraries' own rounding.
 
     Parameters
     ----------
@@ -111,7 +114,7 @@ def conditioning(
     Returns
     -------
     array like the answer's
-        The largest change of each number, times `SAFETY`.
+        The largest change of each number when errors are of `DRAWN` u, times `SAFETY` / `DRAWN`.
     """
     (last,) = deque(widening_conditioning(answer, step, dtype, seed=seed, draws=draws), maxlen=1)
     return last
@@ -147,12 +150,12 @@ def widening_conditioning(
         The largest change of each number so far, times `SAFETY`.
     """
     generator = np.random.default_rng(seed)
-    base, size = np.asarray(answer(step)), unit_roundoff(dtype)
+    base, size = np.asarray(answer(step)), DRAWN * unit_roundoff(dtype)
     moved = np.zeros_like(base)
     for _ in range(draws):
         with usual_rounding(size, generator):
             moved = np.maximum(moved, np.abs(np.asarray(answer(perturbed(step, size, generator))) - base))
-        yield SAFETY * moved
+        yield SAFETY / DRAWN * moved
 
 
 def score_magnitude(
@@ -310,15 +313,15 @@ def parameter_count(step: Step) -> int:
 
 
 def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
-    """Return `step` with every real input changed by a relative ±`size`, with random signs; zeros stay zero.
+    """Return `step` with every real input changed by a relative `size` times a standard normal number; zeros stay zero.
 
     Parameters
     ----------
     step : Step
     size : float
-        Relative change.
+        Standard deviation of the relative changes: of one size, two that act against each other would do nothing.
     generator : numpy.random.Generator
-        Of the signs.
+        Of the changes.
 
     Returns
     -------
@@ -327,7 +330,7 @@ def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
     """
 
     def change(array: Array) -> Array:
-        return array * (1 + size * generator.choice((-1.0, 1.0), array.shape))
+        return array * (1 + size * generator.standard_normal(array.shape))
 
     def change_all(arrays: Params) -> Params:
         return {name: change(array) for name, array in arrays.items()}

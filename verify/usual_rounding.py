@@ -7,11 +7,18 @@ change of the inputs shows it. Bias correction is such a difference too: for β2
 part in 1700 in float32, in which optax computes it. The oracle itself avoids these differences (`reference.network`,
 `reference.adam.bias_correction`), so that what they cost can be measured with it.
 
+A layer's product is a sum too, off by about u times the sum of its terms' absolute values, forwards and backwards, in
+each sample by an error of its own. Changes of the weights, which all samples share, do not show that: where first a
+unit's terms cancel and then the batch's, the common factor leaves the second cancellation as it was.
+
 The variance of a batch's contributions is Σ x² − g²/n to most, off by u Σ x². Where it is not, it still is off by a
 relative u of its own. No change of the inputs shows that where a single sample makes both it and g: they change
 together. At a node τ g − h s, where the two cancel, this error is all that is left; and with v = 0 Adam's map is steep
 there. So it is at 0, near which a Gauss rule of almost as many nodes as places has one of its nodes: solvers give
 nodes of [0, 1] to an absolute u.
+
+Errors are drawn with sizes of their own, not only signs: where one acts alike to either side of 0, or two act against
+each other, equal sizes would hide what they do.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +26,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+from autograd.extend import defvjp, primitive
 
 from adamshap.reference import adam, ghost, network, two_term
 from adamshap.reference.problem import Array
@@ -26,27 +34,63 @@ from adamshap.verify.replacing import replaced
 
 _SATURATING = ("tanh", "sigmoid", "silu", "gelu")
 
+Errors = Callable[[tuple[int, ...]], Array]
+"""From a shape to random errors, relative ones."""
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _rounded_product(weight: Array, a: Array, errors: Errors) -> Array:
+    """Return a Wᵀ as `network._linear` does, each sum off by an error times the sum of its terms' absolute values."""
+    return _rounded_sums("ni,oi->no" if weight.ndim == 2 else "ni,noi->no", a, weight, errors)
+
+
+def _rounded_sums(indices: str, first: Array, second: Array, errors: Errors) -> Array:
+    sums, sizes = (np.einsum(indices, *pair) for pair in ((first, second), (np.abs(first), np.abs(second))))
+    return sums + errors(sums.shape) * sizes  # type: ignore[no-any-return]
+
+
+def _weight_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable[[Array], Array]:
+    return lambda b: _rounded_sums("no,ni->oi" if weight.ndim == 2 else "no,ni->noi", b, a, errors)
+
+
+def _input_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable[[Array], Array]:
+    return lambda b: _rounded_sums("no,oi->ni" if weight.ndim == 2 else "no,noi->ni", b, weight, errors)
+
+
+defvjp(_rounded_product, _weight_back, _input_back, argnums=(0, 1))
+
 
 @contextmanager
 def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None]:
-    """Within, the oracle's derivatives and bias corrections are off by an absolute ±`size`, with signs of their own.
+    """Within, the oracle is off as libraries are, by errors of about `size`, each drawn by itself.
 
-    And variances over a batch by ±`size` Σ x², and places of arrival by ±`size` where they are no counts.
+    Derivatives of losses and activations and bias corrections by an absolute error; a layer's products by one times
+    the sum of their terms' absolute values, variances over a batch by one times Σ x², a GELU by one times its
+    argument; places of arrival, where they are no counts, by an absolute one.
 
     Parameters
     ----------
     size : float
-        The error: u of the candidate's dtype.
+        The errors' standard deviation: u of the candidate's dtype.
     generator : numpy.random.Generator
-        Of the signs.
+        Of the errors.
     """
 
-    def noise(z: Any) -> Any:
-        # A term whose value is 0 and whose derivative is ±size.
-        fixed = network._constant(z)
-        return size * generator.choice((-1.0, 1.0), fixed.shape) * (z - fixed)
+    def errors(shape: tuple[int, ...]) -> Array:
+        return size * generator.standard_normal(shape)
 
-    def rounded(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def rounded_linear(weight: Any, bias: Any, a: Any) -> Any:
+        z = _rounded_product(weight, a, errors)
+        return z if bias is None else z + bias
+
+    def noise(z: Any) -> Any:
+        # A term whose value is 0 and whose derivative is an error.
+        fixed = network._constant(z)
+        return errors(fixed.shape) * (z - fixed)
+
+    def rounded(name: str, activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        if name == "gelu":
+            return lambda z: activation(z) + noise(z) + errors(z.shape) * network._constant(z)
         return lambda z: activation(z) + noise(z)
 
     def rounded_cross_entropy(logits: Any, labels: Array) -> Any:
@@ -57,7 +101,7 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
     def rounded_correction(beta: float, t: int) -> float:
         # β = 0 leaves nothing to round; and of what is left, never all.
         right = right_correction(beta, t)
-        return max(right + size * generator.choice((-1.0, 1.0)), right / 2) if beta else right
+        return max(right + float(errors(())), right / 2) if beta else right
 
     def rounded_variance(x: Array, g: Array) -> Array:
         return off(right_variance(x, g), len(x) / (len(x) - 1) * (x**2).sum(axis=0))
@@ -67,21 +111,22 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
 
     def rounded_places(n: int, count: int) -> tuple[Array, Array]:
         tau, weights = right_places(n, count)
-        noise = size * generator.choice((-1.0, 1.0), tau.shape)
-        return (np.maximum(tau + noise, 0.0) if n > count else tau), weights
+        return (np.maximum(tau + errors(tau.shape), 0.0) if n > count else tau), weights
 
     def off(variance: Array, squares: Array) -> Array:
-        return np.maximum(variance + size * generator.choice((-1.0, 1.0), squares.shape) * squares, 0.0)
+        moved: Array = np.maximum(variance + errors(squares.shape) * squares, 0.0)
+        return moved
 
     right_correction, right_cross_entropy = adam.bias_correction, network._cross_entropy
     right_variance, right_spread, right_places = ghost.partial_sum_variance, two_term.own_spread, two_term.place_rule
     with ExitStack() as stack:
         stack.enter_context(replaced("bias_correction", right_correction, rounded_correction))
         stack.enter_context(replaced("_cross_entropy", right_cross_entropy, rounded_cross_entropy))
+        stack.enter_context(replaced("_linear", network._linear, rounded_linear))
         stack.enter_context(replaced("partial_sum_variance", right_variance, rounded_variance))
         stack.enter_context(replaced("own_spread", right_spread, rounded_spread))
         stack.enter_context(replaced("place_rule", right_places, rounded_places))
         for name in _SATURATING:
             right = network.ACTIVATION_FUNCTIONS[name]
-            stack.enter_context(replaced(name, right, rounded(right)))
+            stack.enter_context(replaced(name, right, rounded(name, right)))
         yield

@@ -79,7 +79,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bounds_widen_with_every_draw_up_to_the_whole() -> None:
     wanted, widening = oracle.expected_and_bounds(STEP, QUERY, np.float64)
     found = [bound["values"] for bound in widening]
-    assert len(found) == DRAWS + 1
+    assert len(found) == DRAWS + 2
     assert all(np.all(later >= earlier) for earlier, later in itertools.pairwise(found))
     assert np.all(found[-1] > found[0])
     np.testing.assert_array_equal(found[-1], oracle.bounds(STEP, QUERY, np.float64)["values"])
@@ -95,5 +95,5 @@ def test_what_the_candidate_writes_to_its_step_afterwards_does_not_show() -> Non
     for array in params.values():
         array[...] = 0.0
     assert not any(array.any() for array in own.params.values())
-    *_, last = itertools.islice(widening, 3)
+    *_, last = itertools.islice(widening, 4)
     np.testing.assert_array_equal(last["values"], before)
