@@ -12,13 +12,26 @@ from functools import cache
 import numpy as np
 import pytest
 
-from adamshap.reference import Adam, AdamState, Batch, Network, Step, ghost
+from adamshap import gpu
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, ghost, network
 from adamshap.reference.problem import Array
 from adamshap.verify.faults import FAULTS, Fault
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer
 from adamshap.verify.oracle import ORACLE, bounds, expected
+from adamshap.verify.properties import in_dtype
 from adamshap.verify.replacing import replaced
-from adamshap.verify.tolerance import parameter_count, rounding, score_magnitude, unit_roundoff
+from adamshap.verify.tolerance import (
+    DRAWN,
+    DRAWS,
+    SAFETY,
+    conditioning,
+    parameter_count,
+    perturbed,
+    rounding,
+    score_magnitude,
+    unit_roundoff,
+)
+from adamshap.verify.usual_rounding import usual_rounding
 
 QUERIES = (
     Query("update"),
@@ -146,3 +159,55 @@ def test_the_rounding_of_a_variance_is_no_mistake(dtype: str) -> None:
     if dtype == "float64":  # float32 has not a digit left here
         with replaced("partial_sum_variance", right, lambda x, g: right(x, g) / 2):  # n/(n − 1) forgotten
             assert (np.abs(expected(step, query)["values"] - wanted) > bound).any()
+
+
+def test_errors_that_act_alike_to_either_side_have_sizes_of_their_own() -> None:
+    """A node near 0 moves either way, and Adam's map falls both ways: errors of one size would give one answer."""
+    step = one_of_two_is_nothing()
+    m, v = ({name: np.full_like(p, size) for name, p in step.params.items()} for size in (0.1, 0.0))
+    step = dataclasses.replace(step, adam=Adam(betas=(0.9, 0.0)), state=AdamState(10, m, v))
+    base, moved = ghost.scores(step, "random_order", "start", nodes=(1, 2)), []
+    generator = np.random.default_rng(0)
+    for _ in range(DRAWS):
+        with usual_rounding(unit_roundoff(np.float32), generator):
+            moved.append(np.abs(ghost.scores(step, "random_order", "start", nodes=(1, 2)) - base).max())
+    assert min(moved) > 0
+    assert max(moved) > 2 * min(moved)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_no_draw_is_rounded_away(dtype: str) -> None:
+    """The oracle answers in float64, where an error of one u may leave a number as it was."""
+    step, query = (
+        dataclasses.replace(one_of_two_is_nothing(), adam=Adam(betas=(0.9, 0.0))),
+        Query("scores", {"slope": "random_order", "gradient": "start", "nodes": (1, 2)}),
+    )
+    least = rounding(score_magnitude(step, "random_order", "start", (1, 2)), parameter_count(step), dtype)
+    for seed in range(20):
+        spread = conditioning(lambda given: expected(given, query)["values"], step, dtype, seed=seed, draws=1)
+        assert (spread > least)[0]
+
+
+def cancelling_twice() -> Step:
+    """In each sample the hidden unit's gradient cancels up to a thousandth, and then the two samples' do."""
+    net, size = Network((1, 1, 2, 1), "identity", "mse", bias=False), 1e-3
+    params = {
+        "0.weight": np.array([[1e-9]]),  # so that the other layers find nothing
+        "1.weight": np.array([[0.61], [0.83]]),
+        "2.weight": np.array([[0.83 * (1 + size), -0.61]]),
+    }
+    x = np.array([[0.37], [0.91]])
+    y = network.outputs(net, params, x) - np.array([[0.91 * (1 + size)], [-0.37]])
+    valid = Batch(np.array([[1.3]]), np.array([[0.4]]))
+    return in_dtype(Step(net, params, Adam(eps=1e-30), AdamState.zeros(params), Batch(x, y), valid), np.float32)
+
+
+def test_what_rounds_in_each_sample_by_itself_is_no_mistake() -> None:
+    """Two losses of digits multiply. Changes of the weights, which the samples share, only make them add up."""
+    step, query = cancelling_twice(), Query("scores", {"slope": "frozen", "gradient": "start"})
+    wanted, bound = expected(step, query)["values"], bounds(step, query, np.float32)["values"]
+    off = np.abs(gpu.scores(step, "frozen", "start", device="cpu", dtype="float32") - wanted)
+    assert (off <= bound).all()
+    generator, size = np.random.default_rng(0), DRAWN * unit_roundoff(np.float32)
+    shared = [expected(perturbed(step.as_float64(), size, generator), query)["values"] for _ in range(DRAWS)]
+    assert (off > SAFETY / DRAWN * np.max(np.abs(np.array(shared) - wanted), axis=0)).any()

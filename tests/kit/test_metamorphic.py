@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from adamshap.reference import Step, network
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, network
 from adamshap.verify.checking import Outcome, check
 from adamshap.verify.faults import BY_NAME
 from adamshap.verify.implementation import Implementation, Query, implementation
 from adamshap.verify.oracle import ORACLE
-from adamshap.verify.properties import PROPERTIES
+from adamshap.verify.properties import PROPERTIES, Case, Disagreement, asker
 from adamshap.verify.strategies import large_steps, null_samples, steps, steps_with_null_samples
 
 PROPERTY = {one.name: one for one in PROPERTIES}
@@ -139,3 +139,38 @@ def test_a_change_of_the_input_after_the_call_is_seen() -> None:
     outcome = outcome_of(candidate, "inputs-untouched")
     assert outcome.finding is not None
     assert "changed its input after it had answered" in outcome.finding.sentence
+
+
+# --- efficiency -------------------------------------------------------------------------------------------------------
+
+
+def test_efficient_scores_may_be_made_of_larger_ones() -> None:
+    """What is missing is minus nearly all of them: they round as they are, not as the small rest."""
+    net = Network((2, 2), bias=False)
+    step = Step(
+        net,
+        {"0.weight": np.array([[0.3, -0.4], [0.1, 0.2]])},
+        Adam(lr=1e-5, betas=(0.0, 0.0), eps=1e-10),
+        AdamState.zeros({"0.weight": np.zeros((2, 2))}),
+        *(Batch(np.array([row]), np.array([0])) for row in ([1.0, 0.5], [0.3, 0.8])),
+    )
+    options = {"slope": "linearized", "gradient": "start", "efficient": True}
+    case = Case(step, Query("scores", options))
+
+    def added_last(given: Step, query: Query) -> Any:
+        answer = ORACLE.ask(given, query)
+        if query.options.get("efficient"):
+            raw = ORACLE.ask(given, Query("scores", dict(query.options) | {"efficient": False}))
+            answer = (1 + np.finfo(np.float64).eps) * raw - (raw - answer)
+        return answer
+
+    ask = asker(Implementation("mine", frozenset({"scores", "utility"}), added_last, frozenset()))
+    assert PROPERTY["efficiency"].check(ask, case, np.float64) < 1
+    wrong = asker(Implementation("mine", frozenset({"scores", "utility"}), halved, frozenset()))
+    with pytest.raises(Disagreement):
+        PROPERTY["efficiency"].check(wrong, case, np.float64)
+
+
+def halved(step: Step, query: Query) -> Any:
+    answer = ORACLE.ask(step, query)
+    return answer / 2 if query.options.get("efficient") else answer
