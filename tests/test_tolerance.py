@@ -1,6 +1,7 @@
 """The tolerance lets rounding pass and nothing else: it is small where the problem is well conditioned."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -140,7 +141,27 @@ def usual_tanh_scores(step: Step) -> Array:
     return step.adam.lr / step.n * (gradients @ gradients.mean(axis=0))
 
 
-USUAL = [(confident_step(18.0), usual_softmax_scores), (saturated_step(9.0), usual_tanh_scores)]
+def silent_step(depth: float) -> Step:
+    """One GELU unit with 1 + erf of about exp(−depth²/2); the weight behind it is so small that only values matter."""
+    net = Network((1, 1, 1), "gelu", "mse", bias=False)
+    params = {"0.weight": np.array([[-depth]]), "1.weight": np.array([[1e-9]])}
+    batch = Batch(np.array([[1.0], [1.1]]), np.array([[0.2], [0.1]]))
+    return Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
+
+
+def usual_gelu_scores(step: Step) -> Array:
+    """SGD's scores of the weight behind one GELU unit, by way of 1 + erf as PyTorch computes it."""
+    x, y, (w,), (v,) = step.train.x[:, 0], step.train.y[:, 0], *(p[0] for p in step.params.values())
+    a = w * x * 0.5 * (1 + np.array([math.erf(z / math.sqrt(2)) for z in w * x]))
+    gradients = 2 * (v * a - y) * a
+    return step.adam.lr / step.n * gradients * gradients.mean()
+
+
+USUAL = [
+    (confident_step(18.0), usual_softmax_scores),
+    (saturated_step(9.0), usual_tanh_scores),
+    (silent_step(5.0), usual_gelu_scores),
+]
 
 
 @pytest.mark.parametrize(("step", "usual"), USUAL)
