@@ -2,6 +2,7 @@
 
     python docs/false_alarms.py --seeds 1000                      # hours; stop and start it as you like
     python docs/false_alarms.py mypackage.mine --seeds 20 --file mine.json
+    python docs/false_alarms.py --first 1000 --seeds 100          # these hundred
     python docs/false_alarms.py --seeds 0                         # only print what the file holds
 
 An alarm on a right implementation is a defect of the kit's tolerance. Each seed draws new cases for every property.
@@ -101,9 +102,9 @@ def write(file: Path, record: dict[str, Any]) -> None:
     os.replace(half, file)
 
 
-def jobs(record: dict[str, Any], targets: list[str], dtypes: tuple[str, ...], seeds: int) -> Iterator[Job]:
+def jobs(record: dict[str, Any], targets: list[str], dtypes: tuple[str, ...], seeds: range) -> Iterator[Job]:
     """Yield what is not in the record yet, seed by seed."""
-    for seed in range(seeds):
+    for seed in seeds:
         pairs = tuple(
             (target, dtype)
             for target, dtype in itertools.product(targets, dtypes)
@@ -133,7 +134,8 @@ def main() -> None:
     """Try seeds until they or the minutes are used up, and print what the file then holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=list(TARGETS), metavar="TARGET", help="as for adamshap verify")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this many")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
+    parser.add_argument("--first", type=int, default=0, help="the first of them: 0 unless given")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: both")
     parser.add_argument("--only", action="append", default=[], metavar="PROPERTY", help="this property only")
     parser.add_argument("--file", type=Path, default=Path("false-alarms.json"), help="where results are gathered")
@@ -144,7 +146,8 @@ def main() -> None:
     for target in given.targets:
         load(target)
     record = read(given.file, source(), only)
-    waiting = jobs(record, given.targets, tuple(given.dtype or DTYPES), given.seeds)
+    seeds = range(given.first, given.first + given.seeds)
+    waiting = jobs(record, given.targets, tuple(given.dtype or DTYPES), seeds)
     end = time.monotonic() + 60 * given.minutes
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         running: dict[Any, Job] = {}

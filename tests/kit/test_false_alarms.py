@@ -60,6 +60,9 @@ def test_an_alarm_is_kept_and_seeds_are_not_tried_twice(tmp_path: Path) -> None:
     assert "print(candidate.scores(step, slope='sgd'" in alarm["reproduce"]
     again = run("--seeds", "1")
     assert (again.returncode, again.stdout) == (1, first.stdout)
+    run("--first", "2", "--seeds", "2")
+    record = json.loads((tmp_path / "false-alarms.json").read_text(encoding="utf-8"))
+    assert sorted(record["runs"]["wrong float64"]["seeds"]) == [0, 2, 3]
     record["source"] = "other code"
     (tmp_path / "false-alarms.json").write_text(json.dumps(record), encoding="utf-8")
     assert "of other code" in run("--seeds", "2").stderr
