@@ -35,8 +35,8 @@ def expected(step: Step, query: Query) -> Answer:
 def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -> Answer:
     """Return, for each array of the answer, how far an honest implementation in `dtype` may be from the oracle's.
 
-    Rounding of the answer's own terms, and the spread of the oracle's answers to inputs changed by relative u(dtype),
-    `draws` times. The arrays cannot be written to.
+    Rounding of the answer's own terms, and the spread of the oracle's answers over `draws` draws of changed inputs and
+    of libraries' own rounding (`conditioning`). The arrays cannot be written to.
     """
     return dict(_remembering(step, query, dtype, draws)[draws + 1])
 

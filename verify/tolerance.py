@@ -97,7 +97,7 @@ def conditioning(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Array:
-    """Return how far `answer` moves when inputs change by relative u(dtype) and by libraries' own rounding.
+    """Return how far `answer` may move with inputs off by some u(dtype) and with libraries' own rounding.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def widening_conditioning(
     Yields
     ------
     array like the answer's
-        The largest change of each number so far, times `SAFETY`.
+        The largest change of each number so far, times `SAFETY` / `DRAWN`.
     """
     generator = np.random.default_rng(seed)
     base, size = np.asarray(answer(step)), DRAWN * unit_roundoff(dtype)

@@ -71,7 +71,7 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
     Parameters
     ----------
     size : float
-        The errors' standard deviation: u of the candidate's dtype.
+        The errors' standard deviation: some u of the candidate's dtype.
     generator : numpy.random.Generator
         Of the errors.
     """
