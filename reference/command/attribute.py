@@ -199,8 +199,8 @@ def attribute_command(
             rich_help_panel=DATA_PANEL,
             metavar="HOW",
             show_default="refused",
-            help="Missing values in a .csv, .tsv or .parquet: mean fills in the column's mean in DATA, drop leaves the"
-            " row out.",
+            help="Missing values in a .csv, .tsv or .parquet: mean fills in the column's mean over the training"
+            " examples, drop leaves the row out.",
         ),
     ] = None,
     sep: Annotated[
@@ -340,7 +340,11 @@ def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
         None if options.valid is None else datasets.load_valid(options.valid, options.label, dataset, options.reading)
     )
     share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
-    prepared = preparation.prepare(dataset, flip=options.flip_labels, seed=options.seed, share=share, valid=judge)
+    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "valid": judge}
+    prepared = preparation.prepare(dataset, **asked)
+    if judge is None and options.missing == "mean":
+        dataset = datasets.refilled(dataset, prepared.train_index)
+        prepared = preparation.prepare(dataset, **asked)  # the same split
     prepared = _numbered_as_in_files(prepared, dataset, judge)
     if judge is not None:
         dataset = replace(dataset, notes=(*dataset.notes, *judge.notes))

@@ -106,7 +106,7 @@ def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
             f"{sheet.where(row)}, column {label!r}: got {sheet.columns[label].shown(row)}, no label; needs one, or"
             " --missing drop, which leaves such rows out (a class of this name needs another name)"
         )
-    rows, means = None, {}
+    rows, means, gaps = None, {}, None
     if reading.missing == "drop":
         kept = ~(lacks | np.isnan(x).any(axis=1))
         if not kept.any():
@@ -117,10 +117,21 @@ def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
             labels = [labels[row] for row in rows]
     elif reading.missing == "mean":
         means = _means(sheet, features, x) if fitted is None else fitted.means
-        _fill(sheet, features, x, means, notes)
+        gaps = np.isnan(x)
+        _fill(features, x, gaps, means, notes)
     found: list[Label] = [value for value in labels if value is not None]
     return Table(
-        sheet.name, sheet.source, x, found, tuple(features), None, None, rows, tuple(notes), Fitted(categories, means)
+        sheet.name,
+        sheet.source,
+        x,
+        found,
+        tuple(features),
+        None,
+        None,
+        rows,
+        tuple(notes),
+        Fitted(categories, means),
+        gaps,
     )
 
 
@@ -208,8 +219,7 @@ def _means(sheet: Sheet, features: list[str], x: Array) -> dict[str, float]:
     return dict(zip(features, means.tolist(), strict=True))
 
 
-def _fill(sheet: Sheet, features: list[str], x: Array, means: dict[str, float], notes: list[str]) -> None:
-    gaps = np.isnan(x)
+def _fill(features: list[str], x: Array, gaps: Array, means: dict[str, float], notes: list[str]) -> None:
     for at in np.flatnonzero(gaps.any(axis=0)):
         if features[at] in means:  # else the training data lacks the feature, which is refused where they are compared
             x[gaps[:, at], at] = means[features[at]]

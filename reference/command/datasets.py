@@ -58,6 +58,8 @@ class Dataset:
         Facts about the reading of the files that the user should know.
     fitted : Fitted
         Categories and means that a validation file takes over.
+    gaps : bool array (N, d), or None
+        Values that were missing, and are the mean of all others.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Dataset:
     rows: Array | None = None
     notes: tuple[str, ...] = ()
     fitted: Fitted = field(default_factory=Fitted)
+    gaps: Array | None = None
 
     @property
     def task(self) -> Task:
@@ -147,6 +150,29 @@ def load_valid(valid: str, label: str | None, dataset: Dataset, reading: Reading
     return replace(dataset, name=table.name, x=x, y=y, rows=table.rows, notes=_of_file(valid, notes))
 
 
+def refilled(dataset: Dataset, rows: Array) -> Dataset:
+    """Return `dataset` with its missing values filled in by the means of the examples `rows` alone.
+
+    Held-out examples must not have a part in what is trained on.
+
+    Raises
+    ------
+    CommandError
+        Where a feature has no value in all of `rows`.
+    """
+    gaps = dataset.gaps
+    if gaps is None or not gaps.any():
+        return dataset
+    known = np.where(gaps, np.nan, dataset.x)[rows]
+    empty = np.flatnonzero(np.isnan(known).all(axis=0))
+    if len(empty):
+        raise CommandError(
+            f"{dataset.name}: {dataset.features[empty[0]]!r} has no value in all training examples; --missing mean"
+            " needs one, --drop leaves a column out"
+        )
+    return replace(dataset, x=np.where(gaps, np.nanmean(known, axis=0), dataset.x))
+
+
 def _of_file(data: str, notes: Iterable[str]) -> tuple[str, ...]:
     """Return `notes` with the file's name, which is the same from any folder."""
     return tuple(f"{os.path.basename(data)}: {note}" for note in notes)
@@ -163,7 +189,7 @@ def _dataset(table: Table, asked: TaskChoice, held_out: bool) -> Dataset:
     """Return the data set, if it is one that can be split and trained on."""
     _refuse_not_finite(table.source, table.x, table.features)
     task, why = _task(table, asked)
-    notes, rest = table.notes, (table.rows, table.fitted)
+    notes = table.notes
     if task == "regression":
         y = _targets(table)
         if held_out and len(y) < 3:
@@ -188,9 +214,8 @@ def _dataset(table: Table, asked: TaskChoice, held_out: bool) -> Dataset:
         pair = twice(kinds)
         if pair:
             notes = (*notes, f"{pair[0]!r} and {pair[1]!r} are two classes, as they are spelled")
-    return Dataset(
-        table.name, table.x, y, tuple(kinds), table.features, table.image_shape, names, why, rest[0], notes, rest[1]
-    )
+    read = (table.rows, notes, table.fitted, table.gaps)
+    return Dataset(table.name, table.x, y, tuple(kinds), table.features, table.image_shape, names, why, *read)
 
 
 def _refuse_not_finite(source: str, x: Array | Rows, features: tuple[str, ...]) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from adamshap.reference.command import arrays, columns, parquet, text_table
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.command.spelling import some
 from adamshap.reference.command.table import TABLES, TEXT_TABLES, Fitted, Reading, Table
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
@@ -82,18 +81,19 @@ def check_options(files: list[str], label: str | None, reading: Reading) -> None
     ------
     CommandError
     """
-    given = {
-        "--label": (label, TABLES),
-        "--sep": (reading.sep, TEXT_TABLES),
-        "--decimal": (reading.decimal, TEXT_TABLES),
-        "--one-hot": (some(reading.one_hot), TABLES),
-        "--drop": (some(reading.drop), TABLES),
-        "--missing": (reading.missing, TABLES),
-    }
-    for option, (value, kinds) in given.items():
-        if value and not any(file.lower().endswith(kinds) for file in files):
-            got = value if option in ("--one-hot", "--drop") else repr(value)
-            raise CommandError(f"{option}: got {got} with {files[0]!r}; needs a file with columns: {', '.join(kinds)}")
+    given = (
+        ("--label", label, TABLES),
+        ("--sep", reading.sep, TEXT_TABLES),
+        ("--decimal", reading.decimal, TEXT_TABLES),
+        ("--missing", reading.missing, TABLES),
+        *(("--one-hot", column, TABLES) for column in reading.one_hot),
+        *(("--drop", column, TABLES) for column in reading.drop),
+    )
+    for option, value, kinds in given:
+        if value is not None and not any(file.lower().endswith(kinds) for file in files):
+            raise CommandError(
+                f"{option}: got {value!r} with {files[0]!r}; needs a file with columns: {', '.join(kinds)}"
+            )
 
 
 def absolute(data: str) -> str:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 Label = int | float | str
 Decimal = Literal[".", ","]
@@ -68,7 +68,7 @@ def marks(cells: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 def advice(cell: str, column: str, decimal: Decimal) -> str:
     """Return what is needed in place of a cell that is no number."""
-    other = cast(Decimal, "," if decimal == "." else ".")
+    other: Decimal = "," if decimal == "." else "."
     if number_or_none(cell, other) is not None and not _THOUSANDS[other].fullmatch(cell):
         return f"needs a number with the decimal mark {decimal!r}, or --decimal {other}"
     grouped = _GROUPED.fullmatch(cell)

@@ -65,6 +65,8 @@ class Table:
     notes : tuple of str
         Facts about the reading that the user should know.
     fitted : Fitted
+    gaps : bool array (N, d), or None
+        Values that were missing, and are the mean of all others.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Table:
     rows: Array | None = None
     notes: tuple[str, ...] = ()
     fitted: Fitted = field(default_factory=Fitted)
+    gaps: Array | None = None
 
 
 class Column(Protocol):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from adamshap.reference.command.datasets import Dataset, load
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.sources import BUNDLED
+from adamshap.reference.command.table import Reading
 
 Refused = Callable[..., None]
 
@@ -49,9 +50,9 @@ def _names(dataset: Dataset) -> list[str]:
     return [dataset.classes[label] for label in dataset.y]
 
 
-def _is_a_dataset_or_refused(path: Path) -> None:
+def _is_a_dataset_or_refused(path: Path, reading: Reading | None = None) -> None:
     try:
-        dataset = load(str(path))
+        dataset = load(str(path), reading=reading)
     except CommandError:
         return
     assert dataset.x.shape == (len(dataset.y), len(dataset.features))
@@ -164,15 +165,37 @@ GOOD_CSV = b'a,b,label\n1,2,x\n3,4,"y"\n5,6,x\n7,8,y\n'
 GOOD_NPZ = _npz_bytes(x=np.arange(8.0).reshape(4, 2), y=np.array([0, 1, 0, 1]))
 
 
-@given(st.binary())
-@example(b"")
-@example(b"\xff\xfe")
-@example(b"label,a\n\x00,1\n\x00,1\n")
-@example(b'label,a\n"x,1\n')
-@example(b"label,a\n" + b"x" * 200_000 + b",1\n")
-def test_any_bytes_as_csv(scratch: Path, content: bytes) -> None:
+READINGS = st.builds(
+    Reading,
+    st.sampled_from([None, ",", ";", " ", "a"]),
+    st.sampled_from([None, ".", ","]),
+    st.sampled_from([(), ("a",), ("b", "a")]),
+    st.sampled_from([(), ("b",), ("",)]),
+    st.sampled_from([None, "mean", "drop"]),
+)
+
+
+@given(st.binary(), READINGS)
+@example(b"", Reading())
+@example(b"\xff\xfe", Reading())
+@example(b"label,a\n\x00,1\n\x00,1\n", Reading())
+@example(b'label,a\n"x,1\n', Reading())
+@example(b"label,a\n" + b"x" * 200_000 + b",1\n", Reading())
+def test_any_bytes_as_csv(scratch: Path, content: bytes, reading: Reading) -> None:
     (scratch / "any.csv").write_bytes(content)
-    _is_a_dataset_or_refused(scratch / "any.csv")
+    _is_a_dataset_or_refused(scratch / "any.csv", reading)
+
+
+CELLS = st.sampled_from(
+    ["1", "2", "1,5", "2.5", "1.000", "x", "y", "", "NA", "True", "false", "007", '"', "2024-01-31", "inf"]
+)
+
+
+@given(st.lists(st.lists(CELLS, min_size=2, max_size=4), max_size=6), st.sampled_from(",;\t| "), READINGS)
+def test_any_cells_as_csv(scratch: Path, rows: list[list[str]], separator: str, reading: Reading) -> None:
+    lines = [separator.join(row) for row in [["a", "b", "label"], *rows]]
+    (scratch / "any.csv").write_text("\n".join(lines))
+    _is_a_dataset_or_refused(scratch / "any.csv", reading)
 
 
 @given(st.binary())

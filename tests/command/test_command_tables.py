@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from adamshap.reference.command.datasets import load, load_valid
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.table import Reading
+from adamshap.verify.tolerance import assert_within, rounding
 
 pandas = pytest.importorskip("pandas", reason="extra `tables`: pandas")
 pytest.importorskip("pyarrow", reason="extra `tables`: pyarrow")
@@ -320,6 +321,27 @@ def test_missing_values_have_the_mean_of_the_training_data(suffix: str) -> None:
     valid = load_valid("v" + suffix, None, dataset, reading)
     assert valid.x.tolist() == [[0, 1, 0, 6], [0, 0, 1, 1], [0.25, 0.25, 0.5, 2]]
     assert "missing values in 2 of 3 rows" in "".join(valid.notes)
+
+
+@pytest.mark.usefixtures("here")
+def test_held_out_examples_have_no_part_in_the_mean(command: Command, refused: Refused) -> None:
+    generator = np.random.default_rng(5)
+    table = pandas.DataFrame({"a": generator.normal(size=30), "b": np.arange(30.0), "label": list("xyz") * 10})
+    table.loc[::4, "a"] = np.nan
+    table.to_csv("d.csv", index=False)
+    assert command("attribute", "d.csv", *TINY, "--missing", "mean", "--out", "o").exit_code == 0
+    config = json.loads(Path("o/config.json").read_text())
+    train = pandas.read_csv("o/scores.csv")["index"]
+    values = table["a"][train]
+    # Of the values with their mean in the gaps, mean and squares are known without filling them in.
+    mean, scale = values.mean(), values.std(ddof=0) * np.sqrt(values.count() / len(values))
+    found = config["standardisation"]
+    assert_within(found["mean"][0], mean, rounding(np.abs(values).max(), 30), "mean")
+    assert_within(found["scale"][0], scale, rounding(np.abs(values).max(), 30), "scale")
+    assert found["mean"][0] != table["a"].mean()
+    table.loc[~table.index.isin(config["dataset"]["validation_index"]), "b"] = np.nan
+    table.to_csv("d.csv", index=False)
+    refused(("attribute", "d.csv", *TINY, "--missing", "mean"), "'b' has no value in all training examples", "--drop")
 
 
 @pytest.mark.usefixtures("here")
