@@ -11,7 +11,6 @@ from adamshap.reference.command.spelling import (
     class_name,
     in_order,
     matched,
-    numbers_of,
     quoted,
     respelled,
     some,
@@ -23,18 +22,12 @@ from adamshap.reference.problem import Array
 MOST_CATEGORIES = 1000
 
 
-def check_label(source: str, columns: Sequence[str], label: str) -> None:
-    """Refuse a file without the label column."""
+def check_label(source: str, columns: Sequence[str], label: str, hint: str = "") -> None:
+    """Refuse a file without the label column; `hint` says what else may be wrong."""
     if not columns:
         raise CommandError(f"{source}: the file is empty; needs a header and one row for each example")
-    if label in columns:
-        return
-    hint = ""
-    if any(numbers_of([column]) for column in columns):
-        hint = f"; if line 1 is an example, the file needs a header before it, with {label!r} among its names"
-    elif len(columns) == 1:
-        hint = "; line 1 holds the names of all columns, and --sep what separates them"
-    raise CommandError(f"{source}: no column {label!r} for the labels; --label names one of {some(columns)}{hint}")
+    if label not in columns:
+        raise CommandError(f"{source}: no column {label!r} for the labels; --label names one of {some(columns)}{hint}")
 
 
 def check_names(source: str, columns: Sequence[str], label: str, reading: Reading) -> None:

@@ -99,8 +99,9 @@ def load(
     label : str, optional
         The label column of a table; by default "label".
     task : {"auto", "classification", "regression"}
-        "auto": text and booleans are classes, several targets for an example are a regression's, and so is what a
-        bundled data set is made for. Numbers are classes, unless they look like a quantity: then it must be said.
+        "auto": text and booleans are classes, fractions in an array (N, k) are a regression's targets, and a bundled
+        data set has its own task. Numbers are classes, unless they look like a quantity, and whole numbers (N, k) may
+        be either: then it must be said.
     reading : Reading, optional
         How a table is read.
     held_out : bool

@@ -5,6 +5,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
+from adamshap.reference.problem import shown
+
 Label = int | float | str
 Decimal = Literal[".", ","]
 
@@ -29,9 +31,9 @@ _DATE = re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}([T ].*)?|\d{1,2}([-/.])\d{1,2}
 
 
 def some(names: Sequence[str], most: int = 20) -> str:
-    """Return the first names, quoted, and how many more there are."""
+    """Return the first names, quoted and cut where they are long, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+    return ", ".join(map(shown, names[:most])) + more
 
 
 def quoted(name: str) -> str:

@@ -24,7 +24,7 @@ from adamshap.reference.command.spelling import (
     some,
 )
 from adamshap.reference.command.table import Column, Reading, Sheet, unreadable
-from adamshap.reference.problem import Array
+from adamshap.reference.problem import Array, shown
 
 SEPARATORS = (",", ";", "\t", "|")
 # Rows that decide what the separator is.
@@ -70,7 +70,7 @@ class Cells:
 
     def shown(self, row: int) -> str:
         """Return a value as errors show it."""
-        return repr(self.cells[row])
+        return shown(self.cells[row])
 
     def _number(self, row: int, cell: str, truth: bool) -> float:
         if cell in MISSING:
@@ -79,7 +79,7 @@ class Cells:
         value = number_or_none(cell, self.decimal) if value is None else value
         if value is None:
             needs = advice(cell, self.name, self.decimal)
-            raise CommandError(f"{self.where(row)}, column {self.name!r}: got {cell!r}; {needs}")
+            raise CommandError(f"{self.where(row)}, column {self.name!r}: got {shown(cell)}; {needs}")
         return value
 
 
@@ -132,7 +132,7 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
             f"{source}: got bytes that are no UTF-8 text ({error}); needs UTF-8, for example:"
             " iconv -f LATIN1 -t UTF-8 OLD.csv > NEW.csv"
         ) from error
-    columns.check_label(source, names, label)
+    columns.check_label(source, names, label, _hint(names, label))
     _check_lengths(source, names, numbers, rows)
     names, cells = _without_empty(names, rows)
     columns.check_names(source, names, label, reading)
@@ -235,6 +235,13 @@ def _without_empty(names: list[str], rows: list[list[str]]) -> tuple[list[str], 
     cells: list[list[str]] = list(map(list, zip(*rows, strict=True))) if rows else [[] for _ in names]
     kept = [(name, column) for name, column in zip(names, cells, strict=True) if name or any(column) or not rows]
     return [name for name, _ in kept], [column for _, column in kept]
+
+
+def _hint(names: list[str], label: str) -> str:
+    """Return what may be wrong with a header that lacks `label`."""
+    if any(numbers_of([name]) for name in names):
+        return f"; if line 1 is an example, the file needs a header before it, with {label!r} among its names"
+    return "" if len(names) > 1 else "; line 1 holds the names of all columns, and --sep what separates them"
 
 
 def _refuse_example_as_header(source: str, names: list[str], label: str, cells: list[list[str]]) -> None:

@@ -141,6 +141,19 @@ def test_files_of_other_kinds(refused: Refused, data: str, words: list[str]) -> 
     refused(("attribute", data), repr(data), *words)
 
 
+def test_a_refusal_of_a_long_cell_is_short(here: Path, command: Command) -> None:
+    for content in (PLAIN.replace("1", "x" * 100_000), "x" * 100_000):
+        write(str(here / "d.csv"), content)
+        assert 0 < len(command("attribute", "d.csv").stderr) < 500
+
+
+def test_hints_about_lines_are_for_text(here: Path, refused: Refused, command: Command) -> None:
+    pandas.DataFrame({"1": [1, 2]}).to_parquet(here / "d.parquet")
+    refused(("attribute", "d.parquet"), "no column 'label'", "names one of '1'\n")
+    (here / "d.csv").write_text("a\n1\n2\n")
+    assert "--sep" in command("attribute", "d.csv").stderr
+
+
 @pytest.mark.usefixtures("here")
 def test_a_first_line_that_is_an_example_is_no_header() -> None:
     for label in ("1", "setosa"):
