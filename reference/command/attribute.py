@@ -152,8 +152,8 @@ def attribute_command(
         typer.Option(
             rich_help_panel=DATA_PANEL,
             metavar="TASK",
-            help="What labels are: classification, regression or auto: then text is classes, fractions in a y (N, k) are"
-            " quantities, and numbers are classes, unless they look like quantities: then you are asked to say.",
+            help="What labels are: classification, regression or auto: then text is classes, fractions in a y (N, k)"
+            " are quantities, and numbers are classes, unless they look like quantities: then you are asked to say.",
         ),
     ] = "auto",
     valid: Annotated[

@@ -14,6 +14,7 @@ from adamshap.reference.command.spelling import (
     quoted,
     respelled,
     some,
+    twice,
 )
 from adamshap.reference.command.table import Column, Fitted, Reading, Sheet, Table
 from adamshap.reference.problem import Array
@@ -168,6 +169,9 @@ def _one_hot(
                 f"{sheet.source}, column {name!r}: got no value at all; --drop {quoted(name)} leaves it out"
             )
         known = tuple(names)
+        pair = twice(names)
+        if pair:
+            notes.append(f"column {name!r}: {pair[0]!r} and {pair[1]!r} are two categories, as they are spelled")
     same = matched(names, known)
     unknown = [value for value in names if value not in same]
     other = respelled(unknown, known)

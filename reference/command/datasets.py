@@ -171,12 +171,15 @@ def refilled(dataset: Dataset, rows: Array) -> Dataset:
             f"{dataset.name}: {dataset.features[empty[0]]!r} has no value in all training examples; --missing mean"
             " needs one, --drop leaves a column out"
         )
-    return replace(dataset, x=np.where(gaps, np.nanmean(known, axis=0), dataset.x))
+    with np.errstate(over="ignore"):  # refused with the spread
+        means = np.nanmean(known, axis=0)
+    return replace(dataset, x=np.where(gaps, means, dataset.x))
 
 
 def _of_file(data: str, notes: Iterable[str]) -> tuple[str, ...]:
-    """Return `notes` with the file's name, which is the same from any folder."""
-    return tuple(f"{os.path.basename(data)}: {note}" for note in notes)
+    """Return `notes` with the name of the (first) file, which is the same from any folder."""
+    name = os.path.basename(data.split(",")[0] if data.lower().endswith(".npy") else data)
+    return tuple(f"{name}: {note}" for note in notes)
 
 
 def label_names(labels: Array, classes: Sequence[str]) -> list[str]:

@@ -197,7 +197,7 @@ def _head(file: TextIO, separator: str) -> list[list[str]]:
     """Return the header and the first rows, divided by `separator`; nothing where it cannot divide them."""
     try:
         rows = islice(csv.reader(file, delimiter=separator, strict=True, skipinitialspace=separator != " "), FIRST_ROWS)
-        return [[cell.strip() for cell in row] for row in rows if row]
+        return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
     except csv.Error:
         return []
 

@@ -53,6 +53,7 @@ def write(name: str, content: str | bytes) -> None:
         ("d.csv", PLAIN.replace("\n", "\r\n"), 1.0, ""),
         ("d.csv", PLAIN.replace("\n", "\r"), 1.0, ""),
         ("d.csv", "\n,,\n" + PLAIN, 1.0, ""),
+        ("d.csv", "\n;;\n" + COMMAS, 1.5, "columns are separated by ';'"),
         ("d.csv", PLAIN.rstrip(), 1.0, ""),
         ("d.csv", PLAIN.replace("\n", ",\n"), 1.0, ""),
         ("d.csv", PLAIN.replace("\n", ",,\n"), 1.0, ""),
@@ -404,6 +405,10 @@ def test_a_category_that_the_training_data_lack() -> None:
     valid = load_valid("v.csv", None, dataset, reading)
     assert valid.x.tolist() == [[0, 0, 0, 1], [0, 0, 1, 2]]
     assert "'pink' (1 of 2 rows) is no category of the training data" in "".join(valid.notes)
+    write("both.csv", COLOURS.replace(",,", ",4,").replace("green", "Red"))
+    assert load("both.csv", reading=reading).notes == (
+        "both.csv: column 'colour': 'Red' and 'red' are two categories, as they are spelled",
+    )
     write("v.csv", "colour,b,label\nRed,1,x\n")
     with pytest.raises(CommandError, match="'Red', the training data 'red'; needs one spelling"):
         load_valid("v.csv", None, dataset, reading)
@@ -546,7 +551,13 @@ def test_arrays_that_are_refused(here: Path, refused: Refused, arrays: dict[str,
     ("shape", "image"), [((8, 8, 3), None), ((8, 6, 1), (8, 6)), ((1, 8, 6), (8, 6)), ((2, 2, 2, 2), None)]
 )
 @pytest.mark.usefixtures("here")
-def test_images_with_channels(command: Command, shape: tuple[int, ...], image: tuple[int, int] | None) -> None:
+def test_images_with_channels(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    shape: tuple[int, ...],
+    image: tuple[int, int] | None,
+) -> None:
     x = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
     np.save("x.npy", x)
     np.save("y.npy", np.arange(20) % 2)
@@ -557,6 +568,11 @@ def test_images_with_channels(command: Command, shape: tuple[int, ...], image: t
     assert bool(dataset.notes) == (image is None)
     assert command("attribute", "x.npy,y.npy", *TINY, "--out", "o").exit_code == 0
     assert Path("o/examples.png").exists() == (image is not None)
+    folder = Path("o").absolute()
+    (folder / "results.json").unlink()  # as if killed just before it
+    monkeypatch.chdir(tmp_path)
+    done = command("attribute", "--resume", folder)
+    assert done.exit_code == 0, done.stderr
 
 
 @pytest.mark.usefixtures("here")
