@@ -302,6 +302,7 @@ def _targets(table: Table) -> Array:
     for row, label in enumerate(table.labels):
         value = number_or_none(label) if isinstance(label, str) else float(label)
         if value is None or not math.isfinite(value):
+            row = row if table.rows is None else int(table.rows[row])
             raise CommandError(f"{table.source}: label, row {row}: got {label!r}; a regression needs a finite number")
         values.append(value)
     return np.array(values)[:, None]

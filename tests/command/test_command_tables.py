@@ -382,6 +382,13 @@ def test_rows_with_missing_values_are_left_out_and_the_others_keep_their_numbers
 
 
 @pytest.mark.usefixtures("here")
+def test_a_row_of_the_file_is_named_where_others_are_left_out() -> None:
+    write("d.csv", "a,label\n1,1\n,2\n3,x\n4,4\n")
+    with pytest.raises(CommandError, match="label, row 2: got 'x'"):
+        load("d.csv", task="regression", reading=Reading(missing="drop"))
+
+
+@pytest.mark.usefixtures("here")
 def test_columns_are_left_out_of_both_files() -> None:
     write("d.csv", PLAIN)
     write("v.csv", "b,label\n9,x\n")
