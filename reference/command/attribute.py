@@ -10,13 +10,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from adamshap.reference.command import datasets, folder, preparation, report, results, trainers, training
+from adamshap.reference.command import datasets, folder, preparation, report, results, sources, trainers, training
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, CommandError
 from adamshap.reference.command.job import Options
 from adamshap.reference.command.keeping import Keeper
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
+from adamshap.reference.command.spelling import Decimal
+from adamshap.reference.command.table import Missing
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.problem import Credit, Diverged, Gradient, MarginalKind, ScoreSlope, Snapshot
 
@@ -36,8 +38,8 @@ def attribute_command(
         typer.Argument(
             metavar="DATA",
             show_default=False,
-            help="digits, breast_cancer, wine or diabetes; or a file: .npz with the arrays x and y (x may be images),"
-            " .csv with a header, or .parquet, with a label column and numbers; or two, x.npy,y.npy.",
+            help="digits, breast_cancer, wine or diabetes; or a file: .npz with the arrays x and y (x may be images);"
+            " .csv or .tsv with a header, or .parquet, with a label column and numbers; or two, x.npy,y.npy.",
         ),
     ] = None,
     hidden: Annotated[
@@ -142,7 +144,7 @@ def attribute_command(
             rich_help_panel=DATA_PANEL,
             metavar="COLUMN",
             show_default="label",
-            help="The label or target column of a .csv or .parquet.",
+            help="The label or target column of a .csv, .tsv or .parquet.",
         ),
     ] = None,
     task: Annotated[
@@ -150,8 +152,8 @@ def attribute_command(
         typer.Option(
             rich_help_panel=DATA_PANEL,
             metavar="TASK",
-            help="What labels are: classification, regression or auto: then text is classes, several targets (N, k) are"
-            " quantities, and numbers are classes, unless they look like quantities: then you are asked to say.",
+            help="What labels are: classification, regression or auto: then text is classes, fractions in a y (N, k)"
+            " are quantities, and numbers are classes, unless they look like quantities: then you are asked to say.",
         ),
     ] = "auto",
     valid: Annotated[
@@ -170,6 +172,53 @@ def attribute_command(
             metavar="F",
             show_default=str(preparation.VALIDATION_SHARE),
             help="Share of DATA, of each class, held out for validation, 0 < F < 1.",
+        ),
+    ] = None,
+    one_hot: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=DATA_PANEL,
+            metavar="COLUMN",
+            show_default="none",
+            help="A column of categories in a .csv, .tsv or .parquet: each becomes a feature COLUMN=CATEGORY of 0 and"
+            " 1. May be given more than once.",
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=DATA_PANEL,
+            metavar="COLUMN",
+            show_default="none",
+            help="A column of a .csv, .tsv or .parquet to leave out. May be given more than once.",
+        ),
+    ] = None,
+    missing: Annotated[
+        Missing | None,
+        typer.Option(
+            rich_help_panel=DATA_PANEL,
+            metavar="HOW",
+            show_default="refused",
+            help="Missing values in a .csv, .tsv or .parquet: mean fills in the column's mean over the training"
+            " examples, drop leaves the row out.",
+        ),
+    ] = None,
+    sep: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=DATA_PANEL,
+            metavar="CHARACTER",
+            show_default="recognised",
+            help="What separates the columns of a .csv or .tsv; tab for a tab.",
+        ),
+    ] = None,
+    decimal: Annotated[
+        Decimal | None,
+        typer.Option(
+            rich_help_panel=DATA_PANEL,
+            metavar="MARK",
+            show_default="recognised",
+            help="The decimal mark of the numbers in a .csv or .tsv: . or ,",
         ),
     ] = None,
     as_json: Annotated[
@@ -239,7 +288,13 @@ def attribute_command(
         valid_fraction,
         credit,
         kind,
+        _separator(sep),
+        decimal,
+        tuple(one_hot or ()),
+        tuple(drop or ()),
+        missing,
     )
+    sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
     dataset, prepared, config = _prepared(options)
     target = results.choose(out, dataset.name)
     path = results.make(target, config, results.columns_of(prepared, None))
@@ -278,15 +333,33 @@ def _go_on(console: Console, path: Path, trainer: Trainer, seconds: float) -> No
 
 
 def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
-    dataset = datasets.load(options.data, options.label, options.task)
+    dataset = datasets.load(options.data, options.label, options.task, options.reading, held_out=options.valid is None)
     if options.flip_labels and dataset.task == "regression":
         raise CommandError(f"--flip-labels: got {options.flip_labels} for a regression; needs classes")
-    judge = None if options.valid is None else datasets.load_valid(options.valid, options.label, dataset)
+    judge = (
+        None if options.valid is None else datasets.load_valid(options.valid, options.label, dataset, options.reading)
+    )
     share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
-    prepared = preparation.prepare(dataset, flip=options.flip_labels, seed=options.seed, share=share, valid=judge)
+    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "valid": judge}
+    prepared = preparation.prepare(dataset, **asked)
+    if judge is None and options.missing == "mean":
+        dataset = datasets.refilled(dataset, prepared.train_index)
+        prepared = preparation.prepare(dataset, **asked)  # the same split
+    prepared = _numbered_as_in_files(prepared, dataset, judge)
+    if judge is not None:
+        dataset = replace(dataset, notes=(*dataset.notes, *judge.notes))
     network, _ = training.plan(options, dataset)
     placed = replace(options, data=absolute(options.data), valid=options.valid and absolute(options.valid))
     return dataset, prepared, results.config_of(placed, dataset, prepared, network)
+
+
+def _numbered_as_in_files(prepared: Prepared, dataset: Dataset, judge: Dataset | None) -> Prepared:
+    """Return `prepared` with the rows of the files, of which some were left out."""
+    train, valid = (
+        index if part.rows is None else part.rows[index]
+        for part, index in ((dataset, prepared.train_index), (judge or dataset, prepared.valid_index))
+    )
+    return replace(prepared, train_index=train, valid_index=valid)
 
 
 def _run(
@@ -336,7 +409,8 @@ def _refuse_other_options(context: typer.Context) -> None:
 
 def _options(path: Path, config: Mapping[str, Any]) -> Options:
     try:
-        return Options(**{**config["options"], "hidden": tuple(config["options"]["hidden"])})
+        given = config["options"]
+        return Options(**given | {name: tuple(given[name]) for name in ("hidden", "one_hot", "drop")})
     except (KeyError, TypeError) as error:
         raise CommandError(f"--resume: {str(path / folder.CONFIG)!r} holds no options of this version") from error
 
@@ -349,3 +423,12 @@ def _widths(hidden: str) -> tuple[int, ...]:
     if any(width < 1 for width in widths):
         raise CommandError(f"--hidden: got {hidden!r}; needs whole numbers of at least 1, separated by commas: 64,64")
     return widths
+
+
+def _separator(sep: str | None) -> str | None:
+    if sep is None:
+        return None
+    character = {"tab": "\t", "\\t": "\t", "space": " "}.get(sep, sep)
+    if len(character) != 1 or character in '"\r\n\0':
+        raise CommandError(f"--sep: got {sep!r}; needs one character, such as ';', or tab")
+    return character

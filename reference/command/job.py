@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
+from adamshap.reference.command.spelling import Decimal
+from adamshap.reference.command.table import Missing, Reading
 from adamshap.reference.problem import Credit, Gradient, MarginalKind, Network, Run, ScoreSlope
 
 
@@ -30,6 +32,16 @@ class Options:
     valid_fraction: float | None
     credit: Credit = "step"
     kind: MarginalKind = "shapley"
+    sep: str | None = None
+    decimal: Decimal | None = None
+    one_hot: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    missing: Missing | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """Options that decide how a table is read."""
+        return Reading(self.sep, self.decimal, self.one_hot, self.drop, self.missing)
 
     def length(self, count: int) -> tuple[int, int]:
         """Return epochs begun, and steps, of training on `count` examples."""

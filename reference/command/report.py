@@ -26,7 +26,7 @@ MOST_CLASSES = 20
 
 
 def announce(console: Console, options: Options, dataset: Dataset, prepared: Prepared, computed_by: str) -> None:
-    """Say what is about to be trained, on what, and by what."""
+    """Say what is about to be trained, on what, and by what, and how the files were read."""
     regression = dataset.task == "regression"
     kinds = len(dataset.targets) if regression else len(dataset.classes)
     sizes = "-".join(map(str, (dataset.x.shape[1], *options.hidden, kinds)))
@@ -42,7 +42,7 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
         lines.append(f"Classes: {', '.join(named)}{more}")
     what = "Features and targets are" if regression else "Features are"
     lines.append(f"{what} standardised by mean and deviation of the training examples, which config.json holds.")
-    for line in lines:
+    for line in (*lines, *dataset.notes):
         console.print(line, markup=False, highlight=False)
 
 

@@ -223,6 +223,7 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
             "features": list(dataset.features),
             "task": dataset.task,
             "task_known": dataset.why,
+            "notes": list(dataset.notes),
             "classes": list(dataset.classes),
             "targets": list(dataset.targets),
             "image_shape": dataset.image_shape,

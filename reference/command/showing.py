@@ -111,7 +111,8 @@ def pictures_of(saved: SavedRun) -> Pictures:
     if shape is None:
         return Pictures(None)
     try:
-        dataset = load(options["data"], options["label"], options["task"])
+        # Pictures never come from a table, whose columns have options.
+        dataset = load(options["data"], options["label"], options["task"], held_out=options["valid"] is None)
     except CommandError as error:
         return Pictures(None, f"No pictures: {error}")
     if dataset.image_shape != tuple(shape) or len(dataset.x) != saved.config["dataset"]["examples"]:

@@ -102,6 +102,11 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "valid_fraction": None,
         "credit": "carry",
         "kind": "shapley",
+        "sep": None,
+        "decimal": None,
+        "one_hot": [],
+        "drop": [],
+        "missing": None,
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,11 @@ def test_all_forms_of_file_hold_the_same_data(here: Path) -> None:
         (pandas.Series(["x", "y"] * 12, dtype="category"), ("x", "y")),
         (pandas.Series([0, 1] * 12, dtype="Int8"), ("0", "1")),
         (pandas.Series([0.0, 1.0] * 12), ("0", "1")),
-        (pandas.Series([False, True] * 12), ("0", "1")),
+        (pandas.Series([False, True] * 12), ("False", "True")),
+        (pandas.Series([False, True] * 12, dtype="boolean"), ("False", "True")),
+        (pandas.Series([2**53, 2**53 + 1] * 12), ("9007199254740992", "9007199254740993")),
+        (pandas.Series(["007", "7"] * 12), ("007", "7")),
+        (pandas.Series([Decimal("7"), Decimal("7.5")] * 12), ("7", "7.5")),
     ],
 )
 @pytest.mark.usefixtures("here")
@@ -86,7 +91,13 @@ def test_parquet_types(label: Any, classes: tuple[str, ...]) -> None:
         (frame(label=NAMES, when=pandas.Timestamp(0)), ["column 'when'", "datetime64", "needs numbers"]),
         (frame(label=pandas.Timestamp(0)), ["column 'label'", "needs numbers or text"]),
         (frame(label=[np.inf, *range(23)]), ["column 'label'", "NaN or infinity"]),
-        (frame(label=NAMES, d=[*range(23), None]), ["x, row 23, d", "nan"]),
+        (frame(label=NAMES, d=[*range(23), None]), ["row 23, column 'd'", "no value", "--missing mean"]),
+        (frame(label=NAMES, d=[*range(23), np.inf]), ["row 23, column 'd'", "inf", "finite"]),
+        (frame(label=NAMES, d=NAMES), ["column 'd'", "--one-hot d", "--drop d"]),
+        (frame(label=NAMES, d=pandas.Categorical(NAMES)), ["dtype category", "--one-hot d", "--drop d"]),
+        (frame(label=NAMES, d=[[1, 2]] * 24), ["column 'd'", "needs numbers", "--drop d"]),
+        (frame(label=NAMES, when=pandas.Timestamp(0)), ["days since", "--drop when"]),
+        (frame(label=["x", "", *["y"] * 22]), ["row 1, column 'label'", "no label"]),
     ],
 )
 def test_parquet_refusals(refused: Refused, here: Path, table: Any, words: list[str]) -> None:
@@ -250,7 +261,8 @@ def test_a_validation_file_judges_and_everything_else_is_trained_on(here: Path, 
         ({"label": NAMES, "d": 1.0}, ["4 features", "'d'"]),
         ({"label": "fox"}, ["'fox'", "classes of the training data", "'cat', 'dog', 'eel'"]),
         ({"label": NAMES, "a": 1e308 * (-1.0) ** np.arange(24)}, ["'a' goes from -1e+308"]),
-        ({"label": NAMES, "a": [np.nan] * 24}, ["x, row 0, a", "nan"]),
+        ({"label": NAMES, "a": [np.nan] * 24}, ["'v.parquet', row 0, column 'a'", "no value"]),
+        ({"label": np.array(["Cat", "dog", "eel"])[np.arange(24) % 3]}, ["'Cat' may be 'cat'", "one spelling"]),
     ],
 )
 def test_validation_files_that_are_refused(

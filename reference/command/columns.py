@@ -1,0 +1,227 @@
+"""From the columns of a file to a table of numbers: labels, categories, columns left out and missing values."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.spelling import (
+    Label,
+    class_name,
+    in_order,
+    matched,
+    quoted,
+    respelled,
+    some,
+    twice,
+)
+from adamshap.reference.command.table import Column, Fitted, Reading, Sheet, Table
+from adamshap.reference.problem import Array
+
+# More categories than this are names or numbers of the examples.
+MOST_CATEGORIES = 1000
+
+
+def check_label(source: str, columns: Sequence[str], label: str, hint: str = "") -> None:
+    """Refuse a file without the label column; `hint` says what else may be wrong."""
+    if not columns:
+        raise CommandError(f"{source}: the file is empty; needs a header and one row for each example")
+    if label not in columns:
+        raise CommandError(f"{source}: no column {label!r} for the labels; --label names one of {some(columns)}{hint}")
+
+
+def check_names(source: str, columns: Sequence[str], label: str, reading: Reading) -> None:
+    """Refuse columns that cannot be told apart, or that are the label alone."""
+    kept = [column for column in columns if column not in reading.drop]
+    for number, column in enumerate(columns, start=1):
+        if column in kept and (not column or column == "Unnamed: 0"):
+            what = "has no name; needs names for all" if not column else f"is {column!r}, pandas' row numbers"
+            raise CommandError(
+                f"{source}: column {number} {what} (from pandas: save with index=False; --drop {quoted(column)} leaves"
+                " it out)"
+            )
+    doubles = [column for column, count in Counter(kept).items() if count > 1]
+    if doubles:
+        raise CommandError(f"{source}: got {some(doubles)} more than once; needs column names that differ")
+    if label in reading.drop:
+        raise CommandError(f"--drop: got {label!r}, the label column; needs a column of features")
+    if len(kept) == 1:
+        raise CommandError(f"{source}: got only the label column; needs at least one column of numbers")
+
+
+def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None = None) -> Table:
+    """Return the table of numbers that `sheet` holds.
+
+    Parameters
+    ----------
+    sheet : Sheet
+        Its names are checked.
+    label : str
+        The label column.
+    reading : Reading
+    fitted : Fitted, optional
+        Categories and means of the training data, for a validation file.
+
+    Raises
+    ------
+    CommandError
+        Where a column holds no numbers, or a value is missing, and `reading` does not say what to do about it.
+    """
+    if fitted is None:
+        _check_options(sheet, label, reading)
+    labels = sheet.columns[label].labels()
+    features: list[str] = []
+    parts: list[Array] = []
+    categories: dict[str, tuple[str, ...]] = {}
+    notes = list(sheet.notes)
+    for name, column in sheet.columns.items():
+        if name == label or name in reading.drop:
+            continue
+        if name in reading.one_hot:
+            known = None if fitted is None else fitted.categories.get(name)
+            part, categories[name] = _one_hot(sheet, name, column, known, notes)
+            features += [f"{name}={category}" for category in categories[name]]
+        else:
+            part = _numbers(sheet, name, column)[:, None]
+            features.append(name)
+        # A row without a value is NaN in all features of its column, so the first that is NaN names the place.
+        if reading.missing is None and np.isnan(part[:, 0]).any():
+            raise _no_value(sheet, name, column, int(np.flatnonzero(np.isnan(part[:, 0]))[0]))
+        parts.append(part)
+    doubles = [feature for feature, count in Counter(features).items() if count > 1]
+    if doubles:
+        raise CommandError(f"{sheet.source}: got the features {some(doubles)} more than once; needs names that differ")
+    x = np.concatenate(parts, axis=1)
+    lacks = np.array([value is None for value in labels])
+    if lacks.any() and reading.missing != "drop":
+        row = int(np.flatnonzero(lacks)[0])
+        raise CommandError(
+            f"{sheet.where(row)}, column {label!r}: got {sheet.columns[label].shown(row)}, no label; needs one, or"
+            " --missing drop, which leaves such rows out (a class of this name needs another name)"
+        )
+    rows, means, gaps = None, {}, None
+    if reading.missing == "drop":
+        kept = ~(lacks | np.isnan(x).any(axis=1))
+        if not kept.any():
+            raise CommandError(f"--missing drop: {sheet.source} has no row without missing values; needs some")
+        if not kept.all():
+            notes.append(f"{(~kept).sum()} of {len(kept)} rows have missing values and are left out")
+            rows, x = np.flatnonzero(kept), x[kept]
+            labels = [labels[row] for row in rows]
+    elif reading.missing == "mean":
+        means = _means(sheet, features, x) if fitted is None else fitted.means
+        gaps = np.isnan(x)
+        _fill(features, x, gaps, means, notes)
+    found: list[Label] = [value for value in labels if value is not None]
+    return Table(
+        sheet.name,
+        sheet.source,
+        x,
+        found,
+        tuple(features),
+        None,
+        None,
+        rows,
+        tuple(notes),
+        Fitted(categories, means),
+        gaps,
+    )
+
+
+def _check_options(sheet: Sheet, label: str, reading: Reading) -> None:
+    for option, names in (("--drop", reading.drop), ("--one-hot", reading.one_hot)):
+        unknown = [name for name in names if name not in sheet.columns]
+        if unknown:
+            raise CommandError(
+                f"{option}: got {some(unknown)}; needs columns of {sheet.source}: {some(list(sheet.columns))}"
+            )
+    if label in reading.one_hot:
+        raise CommandError(f"--one-hot: got {label!r}, the label column; needs a column of features")
+    both = [name for name in reading.one_hot if name in reading.drop]
+    if both:
+        raise CommandError(f"--one-hot: got {some(both)} with --drop; needs one of the two")
+
+
+def _numbers(sheet: Sheet, name: str, column: Column) -> Array:
+    numbers = column.numbers()
+    infinite = np.flatnonzero(np.isinf(numbers))
+    if len(infinite):
+        row = int(infinite[0])
+        raise CommandError(f"{sheet.where(row)}, column {name!r}: got {column.shown(row)}; needs a finite number")
+    return numbers
+
+
+def _one_hot(
+    sheet: Sheet, name: str, column: Column, known: tuple[str, ...] | None, notes: list[str]
+) -> tuple[Array, tuple[str, ...]]:
+    """Return a column of 0 and 1 for each category, and the categories; rows without a value are NaN."""
+    values = [None if value is None else class_name(value) for value in column.labels()]
+    names = in_order(value for value in values if value is not None)
+    if known is None:
+        if len(names) > MOST_CATEGORIES:
+            raise CommandError(
+                f"--one-hot: column {name!r} of {sheet.source} has {len(names)} categories; needs at most"
+                f" {MOST_CATEGORIES}; --drop {quoted(name)} leaves it out"
+            )
+        if not names:
+            raise CommandError(
+                f"{sheet.source}, column {name!r}: got no value at all; --drop {quoted(name)} leaves it out"
+            )
+        known = tuple(names)
+        pair = twice(names)
+        if pair:
+            notes.append(f"column {name!r}: {pair[0]!r} and {pair[1]!r} are two categories, as they are spelled")
+    same = matched(names, known)
+    unknown = [value for value in names if value not in same]
+    other = respelled(unknown, known)
+    if other:
+        raise CommandError(
+            f"--valid: {sheet.source}, column {name!r}: got the category {other[0]!r}, the training data {other[1]!r};"
+            " needs one spelling"
+        )
+    if unknown:
+        count = sum(value in unknown for value in values)
+        notes.append(
+            f"column {name!r}: {some(unknown, 5)} ({count} of {len(values)} rows) is no category of the"
+            " training data; all features of the column are 0 there"
+        )
+    place = {category: number for number, category in enumerate(known)}
+    part = np.zeros((len(values), len(known)))
+    for row, value in enumerate(values):
+        if value is None:
+            part[row] = np.nan
+        elif value in same:
+            part[row, place[same[value]]] = 1.0
+    return part, known
+
+
+def _no_value(sheet: Sheet, name: str, column: Column, row: int) -> CommandError:
+    return CommandError(
+        f"{sheet.where(row)}, column {name!r}: got {column.shown(row)}, no value; needs a number, or --missing mean,"
+        " which fills in the column's mean, or --missing drop, which leaves such rows out"
+    )
+
+
+def _means(sheet: Sheet, features: list[str], x: Array) -> dict[str, float]:
+    empty = np.flatnonzero(np.isnan(x).all(axis=0))
+    if len(empty):
+        name = features[int(empty[0])]
+        raise CommandError(f"{sheet.source}, column {name!r}: got no value at all; --drop {quoted(name)} leaves it out")
+    with np.errstate(over="ignore"):
+        means = np.nanmean(x, axis=0)
+    if not np.isfinite(means).all():
+        name = features[int(np.flatnonzero(~np.isfinite(means))[0])]
+        raise CommandError(f"{sheet.source}, column {name!r}: its mean is beyond float64; needs smaller numbers")
+    return dict(zip(features, means.tolist(), strict=True))
+
+
+def _fill(features: list[str], x: Array, gaps: Array, means: dict[str, float], notes: list[str]) -> None:
+    for at in np.flatnonzero(gaps.any(axis=0)):
+        if features[at] in means:  # else the training data lacks the feature, which is refused where they are compared
+            x[gaps[:, at], at] = means[features[at]]
+    if gaps.any():
+        rows, columns = int(gaps.any(axis=1).sum()), [features[at] for at in np.flatnonzero(gaps.any(axis=0))]
+        notes.append(
+            f"missing values in {rows} of {len(x)} rows are the mean of the training data in {some(columns, 5)}"
+        )

@@ -1,0 +1,121 @@
+"""What every kind of file is read into: columns, and then a table of numbers with a label for each row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.spelling import Decimal, Label
+from adamshap.reference.problem import Array, Rows
+
+Task = Literal["classification", "regression"]
+Missing = Literal["mean", "drop"]
+
+TEXT_TABLES = (".csv", ".tsv")
+TABLES = (*TEXT_TABLES, ".parquet")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Options of the command that decide how a .csv, .tsv or .parquet file is read.
+
+    Parameters
+    ----------
+    sep : str, optional
+        The separator of a .csv or .tsv; recognised where it is not given.
+    decimal : {".", ","}, optional
+        The decimal mark of a .csv or .tsv; recognised where it is not given.
+    one_hot, drop : tuple of str
+        Columns of categories, and columns to leave out.
+    missing : {"mean", "drop"}, optional
+        Fill a missing value with the column's mean, or leave its row out; by default it is refused.
+    """
+
+    sep: str | None = None
+    decimal: Decimal | None = None
+    one_hot: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    missing: Missing | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a validation file takes from the training data: categories of a column, and means of features."""
+
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    means: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The content of a file or a bundled data set, before its labels are taken for classes or quantities.
+
+    Parameters
+    ----------
+    name, source : str
+        For people, and as errors name it.
+    x : float64 array or `Rows` (N, d)
+    labels : sequence of N labels (all numbers, or all text), or real array (N, k)
+    features : tuple of d str
+    image_shape : tuple (height, width), or None
+    task : {"classification", "regression"}, or None
+        The task of the data set, where it is known.
+    rows : int array (N,), or None
+        Rows of the file, where some are left out.
+    notes : tuple of str
+        Facts about the reading that the user should know.
+    fitted : Fitted
+    gaps : bool array (N, d), or None
+        Values that were missing, and are the mean of all others.
+    """
+
+    name: str
+    source: str
+    x: Array | Rows
+    labels: Sequence[Label] | Array
+    features: tuple[str, ...]
+    image_shape: tuple[int, int] | None = None
+    task: Task | None = None
+    rows: Array | None = None
+    notes: tuple[str, ...] = ()
+    fitted: Fitted = field(default_factory=Fitted)
+    gaps: Array | None = None
+
+
+class Column(Protocol):
+    """A column of a file, one value a row."""
+
+    def labels(self) -> list[Label | None]:
+        """Return the values as labels or categories; None where one is missing."""
+
+    def numbers(self) -> Array:
+        """Return the values as float64; NaN where one is missing."""
+
+    def shown(self, row: int) -> str:
+        """Return a value as errors show it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """The columns of a file.
+
+    Parameters
+    ----------
+    name, source : str
+        For people, and as errors name it.
+    columns : dict of str to Column
+    where : callable
+        ``where(row)`` is the row's place in the file, as errors name it.
+    notes : tuple of str
+    """
+
+    name: str
+    source: str
+    columns: dict[str, Column]
+    where: Callable[[int], str]
+    notes: tuple[str, ...] = ()
+
+
+def unreadable(source: str, error: OSError) -> CommandError:
+    """Return the error for a file that cannot be opened or read."""
+    return CommandError(f"cannot read {source}: {error.strerror or error}")
