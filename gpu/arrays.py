@@ -25,6 +25,7 @@ __all__ = [
     "NoRoomError",
     "Place",
     "Space",
+    "arithmetic_of",
     "cuda_is_usable",
     "is_mapped",
     "pick_space",
@@ -73,6 +74,19 @@ def describe() -> str:
         return f"the engine on {device_name()}, float32"
     loops = "Numba" if find_spec("numba") else "NumPy; the extra `cpu` makes it faster"
     return f"the engine on the CPU ({loops}), float32"
+
+
+def arithmetic_of(space: "Space", parts: int) -> dict[str, Any]:
+    """Return what the last digits of the engine's results depend on, for `run_settings`; `parts` are those of a run."""
+    if space.on_cuda:
+        device = space.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        return {"cupy": space.xp.__version__, "device": device}
+    if find_spec("numba") is None:
+        return {"parts": parts, "numba": None}
+    import numba
+    from llvmlite.binding import get_host_cpu_name
+
+    return {"parts": parts, "numba": numba.__version__, "processor": get_host_cpu_name()}
 
 
 @dataclass(frozen=True)
