@@ -38,14 +38,20 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64")
 
 
-@cache
 def cuda_is_usable() -> bool:
     """Tell whether CuPy is installed and finds a device, real or emulated."""
+    return not _why_not_cuda()
+
+
+@cache
+def _why_not_cuda() -> str:
     try:
         import cupy
     except ImportError:
-        return False
-    return bool(cupy.is_available())
+        return "where CuPy is not installed or finds no device"
+    except OSError as error:
+        return f"where CuPy cannot make the folder of its cache, which CUPY_CACHE_DIR names ({error})"
+    return "" if cupy.is_available() else "where CuPy is not installed or finds no device"
 
 
 EMULATED = "CuPy on CPU"
@@ -137,7 +143,7 @@ def pick_space(device: str, dtype: str) -> Space:
     if device == "cuda" and not cuda_is_usable():
         refuse(
             "device",
-            "'cuda' where CuPy is not installed or finds no device",
+            f"'cuda' {_why_not_cuda()}",
             "'cpu', or CuPy with a CUDA device (the extra 'gpu')",
             RuntimeError,
         )

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numba
 import numpy as np
@@ -132,9 +132,20 @@ def nothing(dtype: Any) -> Any:
 
 
 def compiled(signature: Any, sums: bool = False) -> Callable[[Any], Any]:
-    """Return the decorator that compiles a loop; with `sums`, the compiler may add in another order."""
+    """Return the decorator that compiles a loop; with `sums`, the compiler may add in another order.
+
+    Where no folder takes Numba's cache (RuntimeError), or the disk is full, each process compiles anew.
+    """
     fast = FAST | ({"reassoc"} if sums else set())
-    return cast(Callable[[Any], Any], numba.njit(signature, nogil=True, cache=True, error_model="numpy", fastmath=fast))
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fast}
+
+    def compile_loop(loop: Any) -> Any:
+        try:
+            return numba.njit(signature, cache=True, **options)(loop)
+        except (RuntimeError, OSError):
+            return numba.njit(signature, **options)(loop)
+
+    return compile_loop
 
 
 if hasattr(os, "register_at_fork"):  # a process forks when nothing is being compiled: its child could never go on
