@@ -137,7 +137,7 @@ def compiled(signature: Any, sums: bool = False) -> Callable[[Any], Any]:
     Where no folder takes Numba's cache (RuntimeError), or the disk is full, each process compiles anew.
     """
     fast = FAST | ({"reassoc"} if sums else set())
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fast}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fast}
 
     def compile_loop(loop: Any) -> Any:
         try:

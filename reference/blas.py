@@ -62,7 +62,7 @@ def arithmetic() -> dict[str, Any]:
     build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     libraries = [library.info() for library in blas().lib_controllers]
     own = [library for library in libraries if "numpy" in library["filepath"]] or libraries
-    found = {
+    found: dict[str, Any] = {
         "numpy": np.__version__,
         "blas": [build.get("name"), build.get("version"), *(library.get("architecture") for library in own)],
         "loops": np.lib.introspect.opt_func_info(func_name="^exp$", signature="float(32|64)"),
