@@ -25,6 +25,7 @@ __all__ = [
     "NoRoomError",
     "Place",
     "Space",
+    "arithmetic_of",
     "cuda_is_usable",
     "is_mapped",
     "pick_space",
@@ -37,14 +38,20 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "float64")
 
 
-@cache
 def cuda_is_usable() -> bool:
     """Tell whether CuPy is installed and finds a device, real or emulated."""
+    return not _why_not_cuda()
+
+
+@cache
+def _why_not_cuda() -> str:
     try:
         import cupy
     except ImportError:
-        return False
-    return bool(cupy.is_available())
+        return "where CuPy is not installed or finds no device"
+    except OSError as error:
+        return f"where CuPy cannot make the folder of its cache, which CUPY_CACHE_DIR names ({error})"
+    return "" if cupy.is_available() else "where CuPy is not installed or finds no device"
 
 
 EMULATED = "CuPy on CPU"
@@ -73,6 +80,19 @@ def describe() -> str:
         return f"the engine on {device_name()}, float32"
     loops = "Numba" if find_spec("numba") else "NumPy; the extra `cpu` makes it faster"
     return f"the engine on the CPU ({loops}), float32"
+
+
+def arithmetic_of(space: "Space", parts: int) -> dict[str, Any]:
+    """Return what the last digits of the engine's results depend on, for `run_settings`; `parts` are those of a run."""
+    if space.on_cuda:
+        device = space.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        return {"cupy": space.xp.__version__, "device": device}
+    if find_spec("numba") is None:
+        return {"parts": parts, "numba": None}
+    import numba
+    from llvmlite.binding import get_host_cpu_name
+
+    return {"parts": parts, "numba": numba.__version__, "processor": get_host_cpu_name()}
 
 
 @dataclass(frozen=True)
@@ -123,7 +143,7 @@ def pick_space(device: str, dtype: str) -> Space:
     if device == "cuda" and not cuda_is_usable():
         refuse(
             "device",
-            "'cuda' where CuPy is not installed or finds no device",
+            f"'cuda' {_why_not_cuda()}",
             "'cpu', or CuPy with a CUDA device (the extra 'gpu')",
             RuntimeError,
         )

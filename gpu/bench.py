@@ -328,14 +328,15 @@ class _Run:
         config = RunConfig(shop.net, Adam(), train, valid, epochs=1, batch_size=case.n, seed=0)
         longest = 10**6  # steps: more than are taken, so that the window ends
         default, carrier = (Carrier.of(shop, config, longest, window) for window in (None, 1))
-        where = space.labels(np.arange(case.n))
+        index = np.arange(case.n)
+        where = space.labels(index)
         new = State(steps.like(shop, "other theta"), steps.like(shop, "other m"), steps.like(shop, "other v"), 0)
         taken = 0
 
         def block() -> None:
             nonlocal taken, new
             for _ in range(carrier.length):
-                carrier.take(taken, where, self.state, self.batch, self.question, new)
+                carrier.take(taken, index, where, self.state, self.batch, self.question, new)
                 self.state, new = State(new.theta, new.m, new.v, self.state.t + 1), self.state
                 taken += 1
 

@@ -22,11 +22,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from adamshap.gpu.arrays import Space
+from adamshap.gpu.arrays import Space, arithmetic_of
+from adamshap.gpu.data import Data
 from adamshap.gpu.ghost import contract
 from adamshap.gpu.kernels import split_for
 from adamshap.gpu.layers import CACHED, Trace, Workshop, as_matrix, new_trace, row_losses, weights_of, with_gradients
-from adamshap.gpu.parallel import in_parts
+from adamshap.gpu.parallel import in_parts, parts_of
 from adamshap.gpu.rules import SPLIT_SLOPES, Rates, SplitRule, path_nodes, rates_of, split_rule_of
 from adamshap.gpu.step import (
     Arrays,
@@ -53,6 +54,7 @@ from adamshap.reference.problem import (
     RunConfig,
     Snapshot,
     first_not_finite,
+    logged,
     positive_integer,
     refuse,
     resumed,
@@ -76,11 +78,14 @@ def attribute_carrying(
     question: Question,
     space: Space,
     window: int | None,
+    about: str,
     on_step: Callable[[Progress], None] | None,
     on_checkpoint: Checkpointer | None,
     resume: Mapping[str, Array] | None,
 ) -> Run:
     """Train and attribute with ``credit="carry"``; the arguments are those of `trainer.attribute`, checked.
+
+    `about` is what the log says of the run.
 
     On a device, `on_step` and `on_checkpoint` wait for each step, and without them a number that is not finite is not
     looked for.
@@ -94,26 +99,26 @@ def attribute_carrying(
     if question.per_validation:
         refuse("per_validation", "True with credit 'carry'", "False: each validation sample would need its own window")
     window = None if window is None else positive_integer("carry_window", window)
-    shop, xp = Workshop.on(config.network, space), space.xp
-    order = list(config.order())
+    on_step, steps, parts = logged(on_step, about), config.length, parts_of(resume)
+    shop, xp = Workshop.on(config.network, space, parts), space.xp
     looks = not space.on_cuda or on_step is not None or on_checkpoint is not None
     initial = space.reals(config.network.init(config.seed))
     zeros = [{name: xp.zeros_like(p) for name, p in initial.items()} for _ in range(2)]
     state = State({name: p.copy() for name, p in initial.items()}, zeros[0], zeros[1], 1)
     spare = State(like(shop, "second theta"), like(shop, "second m"), like(shop, "second v"), 1)
-    y, valid = space.labels(config.train.y), (space.real(config.valid.x), space.labels(config.valid.y))
-    carrier = Carrier.of(shop, config, len(order), window)
+    carrier = Carrier.of(shop, config, steps, window)
     sgd_totals, seen = xp.zeros(config.train.n), np.zeros(config.train.n, np.int64)
     settings = ""
     if resume is not None or on_checkpoint is not None:
         settings = run_settings(
             config.train,
             config.valid,
+            arithmetic_of(space, parts),
             trainer=__name__,
             network=config.network,
             adam=config.adam,
             epochs=config.epochs,
-            steps=len(order),
+            steps=steps,
             batch_size=config.batch_size,
             seed=config.seed,
             question=question,
@@ -133,7 +138,7 @@ def attribute_carrying(
             sgd_scores=space.host(sgd_totals),
             seen=seen,
             history={
-                "epoch": np.array([epoch for epoch, _ in order[:done]], np.int64),
+                "epoch": np.arange(done) // config.per_epoch,
                 "train_loss": log[:, 0],
                 "valid_loss": log[:, 1],
             },
@@ -151,18 +156,17 @@ def attribute_carrying(
         return {"step": np.array(done), "settings": np.array(settings)} | arrays
 
     if resume is not None:
-        kept = resumed(resume, settings, snapshot(), steps=len(order))
-        carrier.restore(kept, [index for _, index in order])
+        kept = resumed(resume, settings, snapshot(), steps=steps)
+        carrier.restore(kept)
         theta, m, v = ({n: space.real(kept[f"{g}/{n}"].copy()) for n in initial} for g in ("params", "m", "v"))
         state = State(theta, m, v, int(kept["step"]) + 1)
         sgd_totals, seen = xp.array(kept["sgd_scores"]), kept["seen"].copy()
 
     with shop.at_work():
-        for number, (epoch, index) in islice(enumerate(order), state.t - 1, None):
+        for number, (epoch, index) in islice(enumerate(config.order()), state.t - 1, None):
             where = space.labels(index)
-            batch = carrier.batch(where, y[where], *valid)
             paid = carrier.totals.copy()
-            sgd = carrier.take(number, where, state, batch, question, spare)
+            sgd = carrier.take(number, index, where, state, carrier.data.batch(index, where), question, spare)
             state, spare = State(spare.theta, spare.m, spare.v, state.t + 1), state
             if looks:
                 losses = space.host(carrier.log[number, :2]).tolist()
@@ -172,30 +176,31 @@ def attribute_carrying(
                 if bad is not None:
                     # What past samples are owed by now cannot be told: the scores are those paid before the step.
                     carrier.totals = paid
-                    raise Diverged(number + 1, len(order), *bad, run(number), advice(config.adam, space))
+                    raise Diverged(number + 1, steps, *bad, run(number), advice(config.adam, space))
                 if on_step is not None:
-                    on_step(Progress(number + 1, len(order), epoch, *losses))
+                    on_step(Progress(number + 1, steps, epoch, *losses))
             sgd_totals[where] += sgd
             seen[index] += 1
             if on_checkpoint is not None:
                 on_checkpoint(number + 1, snapshot)
         carrier.totals = carrier.settled()
-        trace = new_trace(shop, "valid", config.valid.n, valid[0])
-        last_loss = float(row_losses(shop, trace, state.theta, valid[1]).mean(dtype="float64"))
-    scores, closed = _closed(carrier, space.host(carrier.log), last_loss, [index for _, index in order])
-    return replace(run(len(order)), scores=scores, closed=closed)
+        data = carrier.data
+        trace = new_trace(shop, "valid", config.valid.n, data.valid_x)
+        last_loss = float(row_losses(shop, trace, state.theta, data.valid_y).mean(dtype="float64"))
+    scores, closed = _closed(carrier, space.host(carrier.log), last_loss)
+    return replace(run(steps), scores=scores, closed=closed)
 
 
-def _closed(carrier: "Carrier", log: Array, last_loss: float, indices: list[Array]) -> tuple[Array, Array]:
+def _closed(carrier: "Carrier", log: Array, last_loss: float) -> tuple[Array, Array]:
     """Return the scores with what each step leaves open, and what was lost at windows' ends, in equal parts."""
     losses, decay, own, owed = np.append(log[:, 1], last_loss), log[:, 2], log[:, 3], log[:, 4]
     closed = losses[:-1] - losses[1:] - decay - own - owed
     scores = np.array(carrier.shop.space.host(carrier.totals))
-    sizes = np.array([len(index) for index in indices])
+    sizes = np.array([len(index) for _, index in carrier.config.order()])
     if carrier.loses:
         # All that was owed, and was not paid: the rest of the account.
         closed = closed + (owed.sum() + own.sum() - scores.sum()) * (sizes / sizes.sum())
-    for index, share in zip(indices, closed / sizes, strict=True):
+    for (_, index), share in zip(carrier.config.order(), closed / sizes, strict=True):
         scores[index] += share
     return scores, closed
 
@@ -205,12 +210,13 @@ def _closed(carrier: "Carrier", log: Array, last_loss: float, indices: list[Arra
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch that is still owed: its step, where its samples are, and what its gradients are made of.
+    """A batch that is still owed: its step, its samples (``where`` in the space), and what its gradients are made of.
 
     ``arrays`` are the inputs a of every layer but the first, which the training samples themselves are, and then all b.
     """
 
     number: int
+    index: Array
     where: Any
     arrays: list[Any]
 
@@ -236,8 +242,8 @@ class Carrier:
         How many whole blocks after its own a batch is credited from.
     loses : bool
         Whether the run is longer than that, so that something is lost.
-    x : array (N, d_in)
-        Inputs of the training samples.
+    data : Data
+        Where batches come from; a memory map's rows are read again when they are paid.
     totals, truncated : arrays (N,)
         Scores, and a bound on what each of them lacks, in the space.
     log : array (steps, 5)
@@ -253,7 +259,7 @@ class Carrier:
     length: int
     later: int
     loses: bool
-    x: Any
+    data: Data
     totals: Any
     truncated: Any
     exposed: Any
@@ -269,24 +275,16 @@ class Carrier:
         length = min(max(1, int(math.log(GROWTH) / rate)), steps)
         later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
         loses = beta1 > 0 and (later + 1) * length < steps
-        x, log = shop.space.real(config.train.x), xp.zeros((steps, 5))
-        return cls(shop, config, length, later, loses, x, xp.zeros(count), xp.zeros(count), xp.zeros(count), log)
+        data = Data.of(shop, config.train, config.valid, min(config.batch_size, count))
+        log = xp.zeros((steps, 5))
+        return cls(shop, config, length, later, loses, data, xp.zeros(count), xp.zeros(count), xp.zeros(count), log)
 
-    def batch(self, where: Any, y: Any, valid_x: Any, valid_y: Any) -> Judged:
-        """Return the samples at `where` beside the validation samples, in one array that the next batch overwrites."""
-        n_val = len(valid_x)
-        both = self.shop.buffers.get("batch", (n_val + len(where), self.x.shape[1]))
-        both[:n_val] = valid_x
-        self._inputs(where, both[n_val:])
-        return Judged(both[n_val:], y, both[:n_val], valid_y, both)
+    def take(
+        self, number: int, index: Array, where: Any, state: State, batch: Judged, question: Question, new: State
+    ) -> Any:
+        """Take step `number`, add its samples' own scores to the totals, and return SGD's.
 
-    def _inputs(self, where: Any, out: Any) -> Any:
-        # NumPy buffers the output of a take that checks its indices; these are a permutation's.
-        unchecked = {} if self.shop.space.on_cuda else {"mode": "clip"}
-        return self.shop.space.xp.take(self.x, where, axis=0, out=out, **unchecked)
-
-    def take(self, number: int, where: Any, state: State, batch: Judged, question: Question, new: State) -> Any:
-        """Take step `number` of the samples at `where`, add their own scores to the totals, and return SGD's.
+        The samples are those at `index`, which is `where` in the space.
 
         What a batch is paid later is the whole block's K less what was in it at the batch's own step, which is
         subtracted here, in the same contraction as the batch's own scores.
@@ -328,7 +326,7 @@ class Carrier:
             if self.loses:
                 self.truncated += self.exposed * xp.sqrt(size)
                 self.exposed *= beta1
-            block.batches.append(Pending(number, where, self._kept(trace)))
+            block.batches.append(Pending(number, index, where, self._kept(trace)))
             if len(block.batches) == self.length and len(self.blocks) > self.later:
                 self._pay_oldest(number)
         return sgd
@@ -376,8 +374,8 @@ class Carrier:
                 whole[row, : len(batch.where)] = host(batch.arrays[place])
         return arrays
 
-    def restore(self, kept: Snapshot, indices: list[Array]) -> None:
-        """Go on from a snapshot; `indices` are the samples of each step of the run, from which blocks follow."""
+    def restore(self, kept: Snapshot) -> None:
+        """Go on from a snapshot."""
         space, done = self.shop.space, int(kept["step"])
         for array, name in ((self.totals, "paid"), (self.truncated, "truncated"), (self.exposed, "exposed")):
             array[...] = space.xp.asarray(kept[name])
@@ -387,13 +385,16 @@ class Carrier:
         if self.config.adam.betas[0] == 0:
             return
         oldest = self.length * max(0, done // self.length - self.later)
+        indices = [index for _, index in islice(self.config.order(), oldest, done)]
         for row, first in enumerate(range(oldest, done, self.length)):
             owed = {name: space.real(kept[f"window/owed/{name}"][row].copy()) for name in self.shop.net.shapes}
             batches = []
             for number in range(first, min(first + self.length, done)):
-                index = indices[number]
+                index = indices[number - oldest]
                 rows = (kept[name][number - oldest, : len(index)] for name, _ in self._kept_widths())
-                batches.append(Pending(number, space.labels(index), [space.real(array.copy()) for array in rows]))
+                batches.append(
+                    Pending(number, index, space.labels(index), [space.real(array.copy()) for array in rows])
+                )
             self.blocks.append(Block(first, owed, batches))
 
     def _kept_widths(self) -> list[tuple[str, int]]:
@@ -482,7 +483,8 @@ class Carrier:
     def _trace(self, batch: Pending) -> Trace:
         """Return a pending batch's trace, with its first inputs in a buffer."""
         count, depth = len(batch.where), self.shop.net.depth
-        first = self._inputs(batch.where, self.shop.buffers.get("pending inputs", (count, self.x.shape[1])))
+        first = self.shop.buffers.get("pending inputs", (count, self.shop.net.sizes[0]))
+        self.data.inputs(batch.index, batch.where, first)
         nothing = [None] * (depth - 1)
         losses = self.shop.buffers.get("pending losses", (count,))  # which nobody asks for
         return Trace([first, *batch.arrays[: depth - 1]], batch.arrays[depth - 1 :], nothing, losses)

@@ -61,11 +61,12 @@ class Workshop:
     buffers: Buffers
     shapes: Mapping[str, tuple[int, ...]]
     place: Place = field(default_factory=Place)
+    parts: int | None = None
 
     @classmethod
-    def on(cls, net: Network, space: Space) -> "Workshop":
-        """Return a workshop with no buffers yet."""
-        return cls(net, space, passes_for(space), Buffers(space), net.shapes)
+    def on(cls, net: Network, space: Space, parts: int | None = None) -> "Workshop":
+        """Return a workshop with no buffers yet, that shares out work into `parts` (None: one a processor)."""
+        return cls(net, space, passes_for(space), Buffers(space), net.shapes, parts=parts)
 
     def loss(self, z: Any, y: Any, weight: Any) -> Any:
         """Return each row's loss and turn the network's output `z` into the gradient of ``weight · ℓ`` in it."""
@@ -85,7 +86,7 @@ class Workshop:
             if self.space.on_cuda:
                 yield
                 return
-            with own_threads():
+            with own_threads(self.parts):
                 yield
 
 

@@ -5,88 +5,95 @@ samples, the gradient and the fused pass by output units, the contraction by sam
 of such a stretch from end to end, products and elementwise work alike. BLAS's own threads would share out each product
 alone, and wait for the next one by spinning, on the very core that the elementwise work is meant to use.
 
-Needs threadpoolctl to keep BLAS to one thread; without it BLAS keeps its threads and the rest runs on one core.
+Where the parts begin and end decides the last digits of a result: BLAS has other loops for other shapes. So a run has a
+fixed number of parts, which its checkpoints record. The threads of whichever machine it is on take one after another.
 """
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
-__all__ = ["cpu_threads", "in_parts", "own_threads"]
+from adamshap.reference.problem import one_blas_thread, recorded_arithmetic
+
+__all__ = ["cpu_threads", "in_parts", "own_threads", "parts_of"]
 
 FLOPS_WORTH_A_THREAD = 1 << 24
 """Some 200 µs of one core: below, handing work to a thread and waiting for it costs more than it saves."""
 
+MOST_PARTS = 1 << 12
+
 _here = threading.local()
-_lock = threading.Lock()
-_taken = False
 
 
-@cache
 def cpu_threads() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def own_threads() -> Iterator[None]:
-    """Keep BLAS to one thread and let `in_parts` use threads.
+def parts_of(resume: object) -> int:
+    """Return the number of parts of a run: as many as the snapshot `resume` records, else one a processor."""
+    recorded = recorded_arithmetic(resume).get("parts")
+    return recorded if type(recorded) is int and 1 <= recorded <= MOST_PARTS else cpu_threads()
 
-    The first to ask sets this for the whole process and undoes it when it is done, in its own thread, as OpenBLAS wants
-    it. Whoever asks meanwhile has the use of it, and goes on with BLAS's threads if the first is done before.
-    """
-    global _taken
-    controller = _blas()
-    with _lock:
-        first = not _taken and controller is not None and cpu_threads() > 1
-        _taken = _taken or first
-    if not first:
-        yield
-        return
-    try:
-        with controller.limit(limits=1, user_api="blas"):
+
+@contextmanager
+def own_threads(parts: int | None = None) -> Iterator[None]:
+    """Keep BLAS to one thread and let `in_parts` share out this thread's work, into `parts` (None: one a processor)."""
+    before = getattr(_here, "parts", 1)
+    with one_blas_thread():
+        _here.parts = cpu_threads() if parts is None else parts
+        try:
             yield
-    finally:
-        _taken = False
+        finally:
+            _here.parts = before
 
 
 def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> None:
     """Call ``function(low, high)`` on parts of ``range(rows)``, side by side where `flops` make it worth it."""
-    parts = min(cpu_threads(), rows, int(flops / FLOPS_WORTH_A_THREAD)) if _taken else 1
-    if parts < 2 or getattr(_here, "inside", False):
+    parts = min(getattr(_here, "parts", 1), rows, int(flops / FLOPS_WORTH_A_THREAD))
+    if parts < 2:
         function(0, rows)
         return
-    bounds = [rows * i // parts for i in range(parts + 1)]
-    others = [_threads().submit(_part, function, low, high) for low, high in pairwise(bounds[1:])]
+    left = deque(pairwise([rows * i // parts for i in range(parts + 1)]))
+
+    def take() -> None:
+        before, _here.parts = getattr(_here, "parts", 1), 1  # what is called from here does not share out again
+        try:
+            while (part := _next(left)) is not None:
+                function(*part)
+        except BaseException:
+            left.clear()
+            raise
+        finally:
+            _here.parts = before
+
+    others = [_threads().submit(take) for _ in range(min(parts, cpu_threads()) - 1)]
     try:
-        _part(function, 0, bounds[1])
+        take()
     finally:
         for other in others:
             other.result()
 
 
-def _part(function: Callable[[int, int], None], low: int, high: int) -> None:
-    _here.inside = True  # what is called from here does not share out again
+def _next(left: deque[tuple[int, int]]) -> tuple[int, int] | None:
     try:
-        function(low, high)
-    finally:
-        _here.inside = False
+        return left.popleft()  # not asked first whether anything is left: another thread may be faster
+    except IndexError:
+        return None
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cpu_threads() - 1, thread_name_prefix="adamshap")
+    return ThreadPoolExecutor(max(cpu_threads() - 1, 1), thread_name_prefix="adamshap")
 
 
-@cache
-def _blas() -> Any:
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return None
-    return ThreadpoolController()
+_forget = _threads.cache_clear  # a forked child does not have the threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

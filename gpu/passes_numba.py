@@ -7,12 +7,14 @@ counts from the end, keeps the compiler from vector code. The formulas and their
 """
 
 import math
+import os
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 
 from adamshap.gpu import passes_numpy
 from adamshap.gpu.parallel import in_parts
@@ -130,9 +132,28 @@ def nothing(dtype: Any) -> Any:
 
 
 def compiled(signature: Any, sums: bool = False) -> Callable[[Any], Any]:
-    """Return the decorator that compiles a loop; with `sums`, the compiler may add in another order."""
+    """Return the decorator that compiles a loop; with `sums`, the compiler may add in another order.
+
+    Where no folder takes Numba's cache (RuntimeError), or the disk is full, each process compiles anew.
+    """
     fast = FAST | ({"reassoc"} if sums else set())
-    return cast(Callable[[Any], Any], numba.njit(signature, nogil=True, cache=True, error_model="numpy", fastmath=fast))
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fast}
+
+    def compile_loop(loop: Any) -> Any:
+        try:
+            return numba.njit(signature, cache=True, **options)(loop)
+        except (RuntimeError, OSError):
+            return numba.njit(signature, **options)(loop)
+
+    return compile_loop
+
+
+if hasattr(os, "register_at_fork"):  # a process forks when nothing is being compiled: its child could never go on
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 # --- the loops -------------------------------------------------------------------------------------------------------

@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.arrays import DeviceName, DtypeName, Space, is_mapped, pick_space
+from adamshap.gpu.arrays import DeviceName, DtypeName, Space, arithmetic_of, pick_space
 from adamshap.gpu.carry import attribute_carrying
+from adamshap.gpu.data import Data
 from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.layers import Workshop
+from adamshap.gpu.parallel import parts_of
 from adamshap.gpu.single import ScoreDtype, Variance, question_of
-from adamshap.gpu.step import Arrays, Judged, State, Taken, advice, attribute_step, like
+from adamshap.gpu.step import Arrays, State, Taken, advice, attribute_step, like
 from adamshap.reference.problem import (
     CREDITS,
     Adam,
@@ -164,22 +165,22 @@ def attribute(
     question = question_of(
         slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space, kind, rank
     )
+    where_to = "CUDA" if space.on_cuda else "the CPU"
+    about = f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where_to}, {dtype}"
     if credit == "carry":
         for name, option in (("rank", rank), ("micro_batch", micro_batch)):
             if option is not None:
                 refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
-        return attribute_carrying(config, question, space, carry_window, on_step, on_checkpoint, resume)
+        return attribute_carrying(config, question, space, carry_window, about, on_step, on_checkpoint, resume)
     sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-    where_to = "CUDA" if space.on_cuda else "the CPU"
-    on_step = logged(
-        on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where_to}, {dtype}"
-    )
-    shop = Workshop.on(network, space)
+    on_step = logged(on_step, about)
+    parts = parts_of(resume)
+    shop = Workshop.on(network, space, parts)
     initial = space.reals(network.init(seed))
     state = State({name: p.copy() for name, p in initial.items()}, _zeros(shop), _zeros(shop), 1)
     spare = _spare(shop, chunk is not None and chunk < min(batch_size, train.n))
-    data = _Data.of(shop, train, valid, min(batch_size, train.n))
+    data = Data.of(shop, train, valid, min(batch_size, train.n))
     shape = (train.n, valid.n) if per_validation else (train.n,)
     ledger = _Ledger.of(space, config.length, config.per_epoch, shape, on_step)
     settings = ""
@@ -187,6 +188,7 @@ def attribute(
         settings = run_settings(
             train,
             valid,
+            arithmetic_of(space, parts),
             trainer=__name__,
             network=network,
             adam=adam,
@@ -286,43 +288,6 @@ def _bases(shop: Workshop, rank: int, groups: int) -> Arrays:
         for layer, (d_in, _) in enumerate(pairwise(shop.net.sizes))
         for group in range(groups)
     }
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Both data sets in the space, and one array in which a batch's inputs follow the validation inputs.
-
-    A memory map stays where it is: only the rows of a batch are read.
-    """
-
-    shop: Workshop
-    x: Any
-    y: Any
-    valid_x: Any
-    valid_y: Any
-    together: Any
-
-    @classmethod
-    def of(cls, shop: Workshop, train: Batch, valid: Batch, largest: int) -> "_Data":
-        space = shop.space
-        together = shop.buffers.get("batch", (valid.n + largest, shop.net.sizes[0]))
-        together[: valid.n] = space.real(valid.x)
-        x = train.x if is_mapped(train.x) else space.real(train.x)
-        y = train.y if is_mapped(train.y) else space.labels(train.y)
-        return cls(shop, x, y, together[: valid.n], space.labels(valid.y), together)
-
-    def batch(self, index: Array, where: Any) -> Judged:
-        """Return the samples at `index`, which is `where` in the space."""
-        n_val, space = len(self.valid_x), self.shop.space
-        both = self.together[: n_val + len(index)]
-        if is_mapped(self.x):
-            both[n_val:] = space.real(self.x[index])
-        else:
-            # NumPy buffers the output of a take that checks its indices; these are a permutation's.
-            unchecked = {} if space.on_cuda else {"mode": "clip"}
-            space.xp.take(self.x, where, axis=0, out=both[n_val:], **unchecked)
-        y = space.labels(self.y[index]) if is_mapped(self.y) else self.y[where]
-        return Judged(both[n_val:], y, self.valid_x, self.valid_y, both)
 
 
 @dataclass

@@ -173,10 +173,14 @@ def walked_gradient(step: Step, after: Params, gradient: Gradient, nodes: tuple[
 
 @dataclass(frozen=True)
 class Entry:
-    """What the run's end needs to know of a step: its own scores, and Γ ⊙ M, by which it pays the momentum."""
+    """What the run's end needs to know of a step: its own scores, and Γ ⊙ M, by which it pays the momentum.
+
+    Its batch is read again by `index`, as data may be larger than memory.
+    """
 
     index: Array
-    step: Step
+    params: Params
+    state: AdamState
     scores: Array
     owed: Params
     decay: Array
@@ -187,6 +191,7 @@ class Entry:
 class Ledger:
     """The steps of a run in order, and how they are judged; every array has the judges J in its last axis or first."""
 
+    config: RunConfig
     slope: Slope
     gradient: Gradient
     per_validation: bool
@@ -208,10 +213,18 @@ class Ledger:
         decay = rate * _summed(gamma, step.params)
         gain = _losses(step, step.params, each=self.per_validation) - _losses(step, after, each=self.per_validation)
         closed = gain - decay - scores.sum(axis=0) - _summed(owed, step.state.m)
-        return Entry(index, step, scores + closed / step.n, owed, decay, closed)
+        return Entry(index, step.params, step.state, scores + closed / step.n, owed, decay, closed)
 
-    def kept(self, config: RunConfig) -> Snapshot:
+    def _step(self, entry: Entry) -> Step:
+        """Return the step of an entry."""
+        config = self.config
+        batch = config.train.take(entry.index)
+        step = Step(config.network, entry.params, config.adam, entry.state, batch, config.valid, config.reduction)
+        return step.as_float64()
+
+    def kept(self) -> Snapshot:
         """Return the entries so far as arrays (steps, ...), from which `restore` makes them again."""
+        config = self.config
         steps, judges = len(self.entries), config.valid.n if self.per_validation else 1
         arrays = {name: np.zeros((steps, judges)) for name in ("decay", "closed")}
         arrays["scores"] = np.zeros((steps, min(config.batch_size, config.train.n), judges))  # 0 after a smaller batch
@@ -221,22 +234,23 @@ class Ledger:
         for row, entry in enumerate(self.entries):
             arrays["decay"][row], arrays["closed"][row] = entry.decay, entry.closed
             arrays["scores"][row, : len(entry.index)] = entry.scores
-            state = entry.step.state
-            for group, named in {"params": entry.step.params, "m": state.m, "v": state.v, "owed": entry.owed}.items():
+            state = entry.state
+            for group, named in {"params": entry.params, "m": state.m, "v": state.v, "owed": entry.owed}.items():
                 for name, array in named.items():
                     arrays[f"{group}/{name}"][row] = array
         return arrays
 
-    def restore(self, config: RunConfig, kept: Snapshot) -> None:
+    def restore(self, kept: Snapshot) -> None:
         """Make the entries again that `kept` was made of, for as many steps."""
-        names = config.network.shapes
-        for row, (_, index) in zip(range(len(kept["decay"])), config.order(), strict=False):
+        names = self.config.network.shapes
+        for row, (_, index) in zip(range(len(kept["decay"])), self.config.order(), strict=False):
             groups = ("params", "m", "v", "owed")
             params, m, v, owed = ({name: kept[f"{group}/{name}"][row].copy() for name in names} for group in groups)
-            state, batch = AdamState(row, m, v), config.train.take(index)
-            step = Step(config.network, params, config.adam, state, batch, config.valid, config.reduction)
-            scores = kept["scores"][row, : len(index)].copy()
-            self.entries.append(Entry(index, step.as_float64(), scores, owed, kept["decay"][row], kept["closed"][row]))
+            scores, accounts = (
+                kept["scores"][row, : len(index)].copy(),
+                (kept[name][row] for name in ("decay", "closed")),
+            )
+            self.entries.append(Entry(index, params, AdamState(row, m, v), scores, owed, *accounts))
 
     def own(self, totals: Array) -> Array:
         """Return, like `totals`, what each sample has from its own steps, without what later ones owe it."""
@@ -249,11 +263,11 @@ class Ledger:
         """Return each sample's total, like `totals`, and each step's share of weight decay and what was closed."""
         sums = np.zeros_like(totals).reshape(len(totals), -1)
         carried: Params = {}
+        beta1 = self.config.adam.betas[0]
         for entry in reversed(self.entries):
             sums[entry.index] += entry.scores
-            beta1 = entry.step.adam.betas[0]
             if carried:
-                x = network.sample_gradients(entry.step)
+                x = network.sample_gradients(self._step(entry))
                 sums[entry.index] += (1 - beta1) * ghost.dot_products(x, carried)
             carried = {name: beta1 * carried.get(name, 0.0) + owed for name, owed in entry.owed.items()}
         shares = (np.array([getattr(entry, name) for entry in self.entries]) for name in ("decay", "closed"))
@@ -261,11 +275,15 @@ class Ledger:
         return sums.reshape(totals.shape), decay, closed
 
 
-def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes: tuple[int, int] | None) -> Ledger:
+def ledger_of(
+    config: RunConfig, slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes: tuple[int, int] | None
+) -> Ledger:
     """Return an empty ledger for ``credit="carry"``.
 
     Parameters
     ----------
+    config : RunConfig
+        The run.
     slope : {"frozen", "linearized", "tangent", "secant", "random_order"}
         How Adam's map is split between momentum and batch: "secant" and "frozen" without remainder. "sgd" and
         "two_term" are no such split and are refused.
@@ -286,7 +304,7 @@ def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes
     one_of("gradient", gradient, GRADIENTS)
     if not isinstance(per_validation, bool | np.bool_):
         refuse("per_validation", repr(per_validation), "True or False", TypeError)
-    return Ledger(slope, gradient, bool(per_validation), quadrature_nodes(nodes, slope))
+    return Ledger(config, slope, gradient, bool(per_validation), quadrature_nodes(nodes, slope))
 
 
 def _summed(judged: Params, values: Params) -> Array:

@@ -24,6 +24,7 @@ import json
 import logging
 import math
 import operator
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, is_dataclass
@@ -33,6 +34,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from adamshap.reference.blas import arithmetic, one_blas_thread
 from adamshap.reference.refusal import refuse
 from adamshap.reference.rows import Rows, parts
 
@@ -72,9 +74,11 @@ __all__ = [
     "float64_step",
     "logged",
     "of_kind",
+    "one_blas_thread",
     "one_of",
     "positive_integer",
     "quadrature_nodes",
+    "recorded_arithmetic",
     "refuse",
     "resumed",
     "run_settings",
@@ -893,16 +897,25 @@ def first_not_finite(arrays: Mapping[str, Any]) -> tuple[str, float] | None:
     return None
 
 
-def run_settings(train: Batch, valid: Batch, **settings: Any) -> str:
+ARITHMETIC = "arithmetic"
+"""The name in a run's settings of what its last digits depend on."""
+
+
+def run_settings(train: Batch, valid: Batch, own_arithmetic: Mapping[str, Any] | None = None, **settings: Any) -> str:
     """Return as text all that decides what a run computes: a state made with other settings is none of this run.
+
+    Under `ARITHMETIC` it also says what decides the last digits alone.
 
     Parameters
     ----------
     train, valid : Batch
         Enter by shape, dtype and checksum.
+    own_arithmetic : mapping, optional
+        What the last digits depend on besides NumPy and BLAS.
     **settings
         Plain values and the contract's dataclasses.
     """
+    settings[ARITHMETIC] = arithmetic() | dict(own_arithmetic or {})
     plain = {name: asdict(value) if is_dataclass(value) else value for name, value in settings.items()}  # type: ignore[arg-type]
     for name, batch in (("train", train), ("valid", valid)):
         plain[name] = {part: _checksum(getattr(batch, part)) for part in ("x", "y")}
@@ -933,6 +946,11 @@ def resumed(
         Of the whole run.
     optional : mapping from name to array
         What a snapshot may have besides.
+
+    Warns
+    -----
+    UserWarning
+        The snapshot was computed with other versions or on another kind of processor, so that last digits may differ.
     """
     if not isinstance(resume, Mapping):
         refuse("resume", type(resume).__name__, "a mapping from name to array", TypeError)
@@ -941,8 +959,9 @@ def resumed(
     if any(name not in resume for name in needed) or any(name not in (*needed, *optional) for name in resume):
         refuse("resume", f"the names {sorted(map(str, resume))}", f"exactly the names {needed}")
     theirs, step = np.asarray(resume["settings"]), np.asarray(resume["step"])
-    if theirs.shape != () or str(theirs) != settings:
-        refuse("resume", f"the state of another run, {_difference(str(theirs), settings)}", "one of this run")
+    differ = _difference(str(theirs), settings) if theirs.shape == () else NO_SETTINGS
+    if differ:
+        refuse("resume", f"the state of another run, {differ}", "one of this run")
     if step.shape != () or step.dtype.kind != "i" or not 0 <= step <= steps:
         refuse("resume['step']", shown(step), f"an integer from 0 to {steps}")
     found: Snapshot = {"step": step, "settings": theirs}
@@ -955,14 +974,39 @@ def resumed(
         if not np.isfinite(have).all():
             refuse(f"resume[{name!r}]", "values that are NaN or infinite", "finite numbers only")
         found[name] = have
+    before, now = recorded_arithmetic(resume), recorded_arithmetic({"settings": settings})
+    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    if changed:
+        warnings.warn(
+            f"resume: the state was computed with another {', '.join(changed)}; the run continues, and its last digits "
+            "may differ from those of an uninterrupted run",
+            stacklevel=3,
+        )
     return found
 
 
+NO_SETTINGS = "without settings"
+
+
 def _difference(theirs: str, ours: str) -> str:
-    """Say in which of the settings two runs differ."""
+    """Say in which of the settings two runs differ; "" where it is in none but the arithmetic."""
+    one, other = _parsed(theirs), _parsed(ours)
+    if not one:
+        return NO_SETTINGS
+    names = [name for name in one | other if name != ARITHMETIC and one.get(name) != other.get(name)]
+    return f"which differs in {', '.join(names)}" if names else ""
+
+
+def recorded_arithmetic(resume: object) -> dict[str, Any]:
+    """Return what the last digits of the run depended on that the snapshot `resume` is of; {} if it does not say."""
+    settings = resume.get("settings", "") if isinstance(resume, Mapping) else ""
+    found = _parsed(str(settings)).get(ARITHMETIC)
+    return found if isinstance(found, dict) else {}
+
+
+def _parsed(settings: str) -> dict[str, Any]:
     try:
-        one, other = json.loads(theirs), json.loads(ours)
-        names = [name for name in other if one.get(name) != other[name]]
-    except (ValueError, AttributeError):
-        return "without settings"
-    return f"which differs in {', '.join(names)}"
+        found = json.loads(settings)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -32,6 +32,7 @@ from adamshap.reference.problem import (
     check_kind,
     first_not_finite,
     logged,
+    one_blas_thread,
     one_of,
     positive_integer,
     quadrature_nodes,
@@ -152,7 +153,7 @@ def attribute(
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
     check_kind(slope, kind)
-    ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
+    ledger = carry.ledger_of(config, slope, gradient, per_validation, nodes) if credit == "carry" else None
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
@@ -194,7 +195,7 @@ def attribute(
         for group, named in (("params", params), ("m", state.m), ("v", state.v)):
             arrays |= {f"{group}/{name}": array for name, array in named.items()}
         if ledger is not None:
-            arrays |= {f"history/{name}": array for name, array in ledger.kept(config).items()}
+            arrays |= {f"history/{name}": array for name, array in ledger.kept().items()}
         return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
 
     def so_far(done: int) -> Run:
@@ -210,37 +211,38 @@ def attribute(
             array[...] = kept[name]
         train_log[:done], valid_log[:done] = kept["history/train_loss"], kept["history/valid_loss"]
         if ledger is not None:
-            ledger.restore(config, {name.removeprefix("history/"): array for name, array in kept.items()})
+            ledger.restore({name.removeprefix("history/"): array for name, array in kept.items()})
         params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in initial} for group in ("params", "m", "v"))
         state = AdamState(done, m, v)
 
-    for number, (epoch, index) in islice(enumerate(config.order(), start=1), state.step, None):
-        step = Step(network, params, adam, state, train.take(index), valid, reduction)
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at, and told
-            train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
-            scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
-            if ledger is None:
-                scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
-            sgd_scores = ghost.scores(step, "sgd", "start", per_validation=per_validation)
-            g = batch_gradient(step.as_float64())
-            watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
-            watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
-            bad = first_not_finite(watched | {"scores": scores, "sgd_scores": sgd_scores})
-            if bad is None:
-                new_params, new_state = apply_gradient(step.as_float64(), g)
-                bad = first_not_finite({f"params[{name!r}]": p for name, p in new_params.items()})
-        if bad is not None:
-            advice = f"a smaller lr than {adam.lr}, or smaller inputs"
-            raise Diverged(number, length, *bad, so_far(number - 1), advice)
-        if ledger is not None:
-            ledger.enter(index, step, new_params)
-        totals[index] += scores
-        sgd_totals[index] += sgd_scores
-        seen[index] += 1
-        params, state = new_params, new_state
-        train_log[number - 1], valid_log[number - 1] = train_loss, valid_loss
-        if on_step is not None:
-            on_step(Progress(number, length, epoch, train_loss, valid_loss))
-        if on_checkpoint is not None:
-            on_checkpoint(number, snapshot)
-    return so_far(length)
+    with one_blas_thread():
+        for number, (epoch, index) in islice(enumerate(config.order(), start=1), state.step, None):
+            step = Step(network, params, adam, state, train.take(index), valid, reduction)
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at, and told
+                train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
+                scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
+                if ledger is None:
+                    scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
+                sgd_scores = ghost.scores(step, "sgd", "start", per_validation=per_validation)
+                g = batch_gradient(step.as_float64())
+                watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
+                watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
+                bad = first_not_finite(watched | {"scores": scores, "sgd_scores": sgd_scores})
+                if bad is None:
+                    new_params, new_state = apply_gradient(step.as_float64(), g)
+                    bad = first_not_finite({f"params[{name!r}]": p for name, p in new_params.items()})
+            if bad is not None:
+                advice = f"a smaller lr than {adam.lr}, or smaller inputs"
+                raise Diverged(number, length, *bad, so_far(number - 1), advice)
+            if ledger is not None:
+                ledger.enter(index, step, new_params)
+            totals[index] += scores
+            sgd_totals[index] += sgd_scores
+            seen[index] += 1
+            params, state = new_params, new_state
+            train_log[number - 1], valid_log[number - 1] = train_loss, valid_loss
+            if on_step is not None:
+                on_step(Progress(number, length, epoch, train_loss, valid_loss))
+            if on_checkpoint is not None:
+                on_checkpoint(number, snapshot)
+        return so_far(length)

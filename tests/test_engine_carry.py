@@ -302,14 +302,12 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
     config, space = carrier.config, carrier.shop.space
     zeros = [{name: space.xp.zeros(shape, space.dtype) for name, shape in config.network.shapes.items()} for _ in "mv"]
     state = State(space.reals(config.network.init(config.seed)), *zeros, 1)
-    valid = space.real(config.valid.x), space.labels(config.valid.y)
-    y = space.labels(config.train.y)
     for number, (_, index) in enumerate(config.order()):
         where = space.labels(index)
         new = State(*({k: a.copy() for k, a in group.items()} for group in (state.theta, state.m, state.v)), 0)
-        batch = carrier.batch(where, y[where], *valid)
+        batch = carrier.data.batch(index, where)
         with around() if number > 6 else nullcontext():  # by then all buffers and kernels are made
-            carrier.take(number, where, state, batch, Question(variance="rank_one"), new)
+            carrier.take(number, index, where, state, batch, Question(variance="rank_one"), new)
         state = State(new.theta, new.m, new.v, state.t + 1)
         after_each()
 

@@ -23,6 +23,7 @@ from adamshap.gpu.arrays import Buffers, Space, pick_space, within_memory
 from adamshap.gpu.ghost import Sketch, contract
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.step import Judged, Question, State, attribute_step, plain_step
+from adamshap.reference import blas
 from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Params, Progress, Run, Step
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import DRAWS, SAFETY, assert_within, rounding, score_magnitude, unit_roundoff
@@ -116,29 +117,31 @@ def test_a_run_is_the_oracles(device: Any, dtype: Any, micro_batch: Any, options
         np.testing.assert_array_equal(got.initial_params[name], p.astype(dtype))
 
 
-def test_blas_gets_its_threads_back_whoever_is_done_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "cpu_threads", lambda: 2)
-    controller = parallel._blas()  # of the libraries that were there when the engine first looked, NumPy's among them
+def test_blas_has_one_thread_until_the_last_user_is_done() -> None:
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in blas.blas().info()]
 
-    def blas() -> list[int]:
-        return [pool["num_threads"] for pool in controller.info()]
-
-    before, inside, first_is_done = blas(), threading.Event(), threading.Event()
+    inside, first_is_done = threading.Event(), threading.Event()
+    seen: list[list[int]] = []
 
     def second() -> None:
         with parallel.own_threads():
             inside.set()
             first_is_done.wait(60)
+            seen.append(threads())
 
-    with parallel.own_threads():
-        assert set(blas()) == {1}
-        other = threading.Thread(target=second)
-        other.start()
-        inside.wait(60)
-    assert blas() == before
-    first_is_done.set()
-    other.join()
-    assert blas() == before
+    with blas.blas().limit(limits=2, user_api="blas"):
+        before = threads()
+        with blas.one_blas_thread():  # as the oracle asks for it
+            assert set(threads()) == {1}
+            other = threading.Thread(target=second)
+            other.start()
+            inside.wait(60)
+        first_is_done.set()
+        other.join()
+        assert seen == [[1] * len(before)]
+        assert threads() == before
+    assert set(before) == {2}
 
 
 def test_an_error_in_a_thread_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from adamshap import gpu
 from adamshap.reference import Adam, Batch, Network, Progress, Run, attribute
+from adamshap.reference.problem import CREDITS
 from adamshap.reference.run_views import BINS, histogram
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -81,11 +82,12 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, method: str, package
 # --- logging ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("credit", CREDITS)
 @pytest.mark.parametrize("trainer", [attribute, gpu.attribute], ids=["oracle", "engine"])
-def test_coarse_events_are_logged(trainer: Callable[..., Run], caplog: pytest.LogCaptureFixture) -> None:
+def test_coarse_events_are_logged(trainer: Callable[..., Run], credit: str, caplog: pytest.LogCaptureFixture) -> None:
     told: list[Progress] = []
     with caplog.at_level(logging.INFO, logger="adamshap"):
-        run = run_of(trainer, on_step=told.append)
+        run = run_of(trainer, on_step=told.append, credit=credit)
     lines = [record.getMessage() for record in caplog.records]
     assert {record.name for record in caplog.records} == {"adamshap"}
     assert len(told) == 6

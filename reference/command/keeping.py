@@ -64,6 +64,11 @@ class Keeper:
                 EXIT_CODES[self.asked],
             )
 
+    def warn(self, text: str) -> None:
+        """Write a warning to the log and to the terminal."""
+        self.place.note(text)
+        print(f"adamshap: {text}", file=sys.stderr)
+
     def _cannot_save(self, step: int, error: OSError) -> None:
         """Say it once: the training goes on, older checkpoints are as they were, and room may be made meanwhile."""
         reason = error.strerror or str(error)

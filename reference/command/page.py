@@ -76,7 +76,7 @@ def _plots(saved: SavedRun) -> str:
     history = saved.history if len(saved.history["train_loss"]) else {}
     try:
         figure(saved.columns["score"], saved.columns["sgd_score"], history).savefig(text, format="svg")
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # matplotlib without a folder for its cache
         raise CommandError(f"--html: {error}") from error
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace("<svg", '<svg role="img" aria-label="Scores and losses"', 1)

@@ -92,9 +92,13 @@ def write(place: RunFolder, findings: Findings) -> list[str]:
     _write_scores(place, dataset, columns_of(findings.prepared, run), run.state.step)
     if dataset.image_shape is not None:
         try:
-            checkpoint.write_whole(place.path / "examples.png", draw(findings))
+            picture = draw(findings)
         except ImportError as error:
             notes.append(f'No examples.png, for want of matplotlib ({error}): pip install "adamshap[demo]"')
+        except OSError as error:
+            notes.append(f"No examples.png: matplotlib finds no folder for its cache; set MPLCONFIGDIR ({error})")
+        else:
+            checkpoint.write_whole(place.path / "examples.png", picture)
     detection = findings.detection
     _write_end(
         place,

@@ -1,6 +1,7 @@
 """From prepared data to findings: builds the network, has it trained and attributed, and measures it."""
 
 import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -54,7 +55,8 @@ def train(
     network, adam = plan(options, dataset)
     epochs, steps = options.length(prepared.train.n)
     # Overflow is told in words.
-    with np.errstate(all="ignore"), keeper.listening():
+    with np.errstate(all="ignore"), keeper.listening(), warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: keeper.warn(str(message))
         try:
             run = trainer.attribute(
                 network,

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_helpers import Command
+from command_helpers import TINY, Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import RUN, outcome
 from typer.testing import CliRunner
 
-from adamshap.reference import Progress, checkpoint
+from adamshap.reference import Progress, checkpoint, problem
 from adamshap.reference.checkpoint import DIGEST, CheckpointError
 from adamshap.reference.command import folder, trainers
 from adamshap.reference.command.errors import CommandError
@@ -399,3 +399,18 @@ def test_whatever_is_damaged_a_run_goes_on_rightly_or_says_why_not(
         done = int(snapshot["step"])
         assert done in (STEPS - 1, STEPS - 2)
         assert len(snapshot["history/train_loss"]) == done
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_run_that_other_versions_began_continues_and_says_so(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("attribute", "wine", *TINY, "--out", "o").exit_code == 0
+    (here / "o" / "results.json").unlink()  # the last file of all: as if killed just before it
+    ours = problem.arithmetic()
+    monkeypatch.setattr(problem, "arithmetic", lambda: ours | {"numpy": "1.0"})
+    done = command("attribute", "--resume", "o")
+    assert done.exit_code == 0, done.output
+    said = "resume: the state was computed with another numpy; the run continues, and its last digits may differ"
+    assert f"adamshap: {said}" in done.output
+    assert said in (here / "o" / "log.txt").read_text()

@@ -127,8 +127,13 @@ def sanitizer_libraries() -> list[str]:
 def cache_folder() -> Path:
     """Return the cache, made if need be: ``ADAMSHAP_CPU_DEVICE_CACHE``, or a folder in the user's cache."""
     named = os.environ.get(CACHE_VARIABLE)
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     folder = Path(named) if named else user_cache / "adamshap" / "cpu_device"
+    if not named and str(user_cache).startswith("~"):
+        raise UnavailableError(
+            f"CuPy on CPU keeps what it compiles in the user's cache, and no home folder is known; name a folder in "
+            f"{CACHE_VARIABLE}"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
