@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.command.sources import TABLES, Label, Table, Task, number_or_none, read, some
+from adamshap.reference.command.sources import EPS, TABLES, Label, Table, Task, number_or_none, read, some
 from adamshap.reference.problem import Array, Rows
 from adamshap.reference.rows import parts
 
@@ -38,6 +38,8 @@ class Dataset:
         What a regression's targets are called; empty for a classification.
     why : str
         What says that this is a classification, or a regression.
+    x_eps, y_eps : float, or array (d,) or (k,)
+        As of `sources.Table`.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
     targets: tuple[str, ...] = ()
     why: str = ""
+    x_eps: Array | float = EPS
+    y_eps: Array | float = EPS
 
     @property
     def task(self) -> Task:
@@ -106,9 +110,8 @@ def load_valid(valid: str, label: str | None, dataset: Dataset) -> Dataset:
             )
     else:
         y = _known_classes(table, dataset.classes)
-    return Dataset(
-        table.name, x, y, dataset.classes, dataset.features, dataset.image_shape, dataset.targets, dataset.why
-    )
+    as_trained = dataset.classes, dataset.features, dataset.image_shape, dataset.targets, dataset.why
+    return Dataset(table.name, x, y, *as_trained, y_eps=table.y_eps)
 
 
 def label_names(labels: Array, classes: Sequence[str]) -> list[str]:
@@ -128,7 +131,7 @@ def _dataset(table: Table, asked: TaskChoice) -> Dataset:
         if len(y) < 3:
             raise CommandError(f"{table.source}: got {len(y)} examples; needs three, to train on and to validate")
         names = ("target",) if y.shape[1] == 1 else tuple(f"target[{at}]" for at in range(y.shape[1]))
-        return Dataset(table.name, table.x, y, (), table.features, shape, names, why)
+        return Dataset(table.name, table.x, y, (), table.features, shape, names, why, table.x_eps, table.y_eps)
     labels = _flat_labels(table)
     counts = Counter(labels)
     kinds = sorted(counts)  # all numbers, or all text
@@ -143,7 +146,8 @@ def _dataset(table: Table, asked: TaskChoice) -> Dataset:
         )
     index = {kind: number for number, kind in enumerate(kinds)}
     y = np.array([index[kind] for kind in labels], np.int64)
-    return Dataset(table.name, table.x, y, tuple(map(_class_name, kinds)), table.features, shape, (), why)
+    classes = tuple(map(_class_name, kinds))
+    return Dataset(table.name, table.x, y, classes, table.features, shape, (), why, table.x_eps)
 
 
 def _refuse_not_finite(source: str, x: Array | Rows, features: tuple[str, ...]) -> None:

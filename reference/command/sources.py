@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ Task = Literal["classification", "regression"]
 # Above this, a float no longer tells neighbouring integers apart: such labels are names.
 EXACT_INTEGERS = 2.0**53
 TABLES = (".csv", ".parquet")
+EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class Table:
     image_shape : tuple (height, width), or None
     task : {"classification", "regression"}, or None
         What the data set is made for, where that is known.
+    x_eps, y_eps : float, or array (d,) or (k,)
+        `eps_of` the dtype in which the file has the columns, or the targets.
     """
 
     name: str
@@ -47,6 +50,13 @@ class Table:
     features: tuple[str, ...]
     image_shape: tuple[int, int] | None = None
     task: Task | None = None
+    x_eps: Array | float = EPS
+    y_eps: Array | float = EPS
+
+
+def eps_of(dtype: np.dtype[Any]) -> float:
+    """Return the relative rounding of numbers of `dtype`: 0 for integers."""
+    return max(float(np.finfo(dtype).eps), EPS) if dtype.kind == "f" else 0.0
 
 
 def read(argument: str, data: str, label: str | None = None) -> Table:
@@ -135,6 +145,7 @@ def _arrays(path: Path, x: Array, y: Array) -> Table:
             f"{source}: y: got shape {y.shape} of dtype {y.dtype}; needs one label for each row of x, ({len(x)},),"
             f" or numbers ({len(x)}, targets) for a regression"
         )
+    eps = eps_of(x.dtype), eps_of(y.dtype)
     if y.dtype.kind == "f":
         y = y.astype(np.float64)
         bad = ~np.isfinite(y.reshape(len(y), -1)).all(axis=1)
@@ -144,7 +155,7 @@ def _arrays(path: Path, x: Array, y: Array) -> Table:
     features = tuple("x[" + ",".join(map(str, place)) + "]" for place in np.ndindex(x.shape[1:]))
     rows = Rows(x)
     table_x = rows if isinstance(x, np.memmap) else rows[:]
-    return Table(path.stem, source, table_x, y.tolist() if y.ndim == 1 else y, features, image_shape)
+    return Table(path.stem, source, table_x, y.tolist() if y.ndim == 1 else y, features, image_shape, None, *eps)
 
 
 def _read_pair(argument: str, data: str) -> Table:
@@ -324,12 +335,20 @@ def _read_parquet(path: Path, label: str) -> Table:
             raise CommandError(f"{source}, column {label!r}: got NaN or infinity as a label")
     elif not all(isinstance(value, str) for value in labels):
         raise CommandError(f"{source}, column {label!r}: got dtype {frame[label].dtype}; needs numbers or text")
-    x = np.empty((len(frame), len(features)))
+    x, eps = np.empty((len(frame), len(features))), np.empty(len(features))
     for at, column in enumerate(features):
         if not pandas.api.types.is_numeric_dtype(frame[column]) or frame[column].dtype.kind == "c":
             raise CommandError(f"{source}, column {column!r}: got dtype {frame[column].dtype}; needs numbers")
         x[:, at] = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)  # refused later, by its row
-    return Table(path.stem, source, x, labels, tuple(features))
+        eps[at] = _eps_in_pandas(frame[column].dtype)
+    numbers = pandas.api.types.is_numeric_dtype(frame[label])
+    y_eps = _eps_in_pandas(frame[label].dtype) if numbers else EPS
+    return Table(path.stem, source, x, labels, tuple(features), x_eps=eps, y_eps=y_eps)
+
+
+def _eps_in_pandas(dtype: Any) -> float:
+    """Return `eps_of` a dtype of numbers, which may be one of pandas' own such as Float32."""
+    return eps_of(np.dtype(getattr(dtype, "numpy_dtype", dtype)))
 
 
 def _unreadable(source: str, error: OSError) -> CommandError:
