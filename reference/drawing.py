@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 __all__ = ["import_matplotlib", "plain_style"]
 
@@ -50,6 +51,6 @@ def plain_style() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # settings that are deprecated, and letters that the font lacks
-        style = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+        style: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
         with matplotlib.rc_context(style):
             yield

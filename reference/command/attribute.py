@@ -83,7 +83,7 @@ def attribute_command(
             metavar="SLOPE",
             help="How the score follows Adam's update: sgd, frozen, linearized, tangent, secant, random_order or"
             " two_term. The last two are the closest to the Shapley value; two_term is closer in the first steps, and"
-            " dearer.",
+            " more expensive.",
         ),
     ] = "random_order",
     kind: Annotated[
@@ -108,8 +108,8 @@ def attribute_command(
         typer.Option(
             rich_help_panel=SCORES_PANEL,
             metavar="CREDIT",
-            help="Whom the step belongs to that momentum takes alone: step, nobody; carry, the earlier examples that"
-            " it is made of, so that scores add up to the whole change of the validation loss.",
+            help="Who is credited with the part of a step that momentum takes: step, nobody; carry, the earlier"
+            " examples that the momentum comes from, so that scores add up to the whole change of the validation loss.",
         ),
     ] = "step",
     flip_labels: Annotated[
@@ -126,7 +126,7 @@ def attribute_command(
             rich_help_panel=TRAINING_PANEL,
             metavar="N",
             min=0,
-            help="Of the hold-out, the flips, the network and the batches.",
+            help="Seed for the split, the label flips, the initialisation and the batch order.",
         ),
     ] = 0,
     out: Annotated[
