@@ -89,10 +89,28 @@ def test_the_command_draws_the_same_everywhere(tmp_path: Path, plain: bytes, env
 
 def test_what_keeps_matplotlib_from_being_imported_costs_sentences(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff\xfe")
-    shown = run_of_the_command(tmp_path, MATPLOTLIBRC="matplotlibrc")
+    shown = run_of_the_command(tmp_path, MATPLOTLIBRC="matplotlibrc", TMPDIR=str(tmp_path))
     for what in ("No examples.png", "No plots", "No pictures"):
         assert f"{what}: matplotlib failed (UnicodeDecodeError: " in shown
     assert not (tmp_path / "o" / "examples.png").exists()
+
+
+CLAIMS = """
+import sys
+from adamshap.reference.command import main
+sys.argv[1:] = ["claims", "--only", "nothing"]
+try:
+    main.main()
+except SystemExit as end:
+    print(end.code)
+"""
+
+
+def test_the_claims_draw_before_they_measure_and_under_every_backend(tmp_path: Path) -> None:
+    assert run(CLAIMS, tmp_path, MPLBACKEND="no such backend") == "2\n"
+    (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff\xfe")
+    assert run(CLAIMS, tmp_path, MATPLOTLIBRC="matplotlibrc", TMPDIR=str(tmp_path)) == "2\n"
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("adamshap-traceback-")]
 
 
 # --- from Python -----------------------------------------------------------------------------------------------------
