@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -27,7 +27,7 @@ from adamshap.gpu.layers import Workshop, gradients, new_trace, run_rows, times_
 from adamshap.gpu.parallel import cpu_threads
 from adamshap.gpu.rules import rates_of, rule_of
 from adamshap.gpu.step import Arrays, Judged, Question, State
-from adamshap.reference.problem import Adam, Batch, Network, RunConfig
+from adamshap.reference.problem import Adam, Batch, Gradient, Network, RunConfig, Slope
 
 __all__ = ["CASES", "Case", "bench_command", "measure"]
 
@@ -54,16 +54,16 @@ CASES = (
 
 def bench_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    against: Annotated[str | None, typer.Option(help="'torch': time PyTorch's plain step too.")] = None,
-    slope: Annotated[str, typer.Option(help="Slope of the scores.")] = "random_order",
-    gradient: Annotated[str, typer.Option(help="Where the validation gradient is taken.")] = "midpoint",
+    against: Annotated[Literal["torch"] | None, typer.Option(help="'torch': time PyTorch's plain step too.")] = None,
+    slope: Annotated[Slope, typer.Option(help="Slope of the scores.")] = "random_order",
+    gradient: Annotated[Gradient, typer.Option(help="Where the validation gradient is taken.")] = "midpoint",
     rank: Annotated[int, typer.Option(min=1, help="Rank of the low-rank variant.")] = 16,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
 ) -> None:
     """Measure what attribution costs beside plain training, and where the time goes."""
-    if against not in (None, "torch"):
-        raise typer.BadParameter(f"got {against!r}; needs 'torch'", param_hint="--against")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise typer.BadParameter(f"got {str(out)!r}, whose folder does not exist", param_hint="--out")
     rows = [row for case in CASES for row in measure(case, slope, gradient, rank, device, against)]
     report = {"rows": rows, "machine": machine(device)}
     text = json.dumps(report, indent=1)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adamshap.reference.drawing import import_matplotlib
 from adamshap.reference.problem import Array, Run
 
 if TYPE_CHECKING:
@@ -50,10 +51,9 @@ def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figu
     ImportError
         Without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f'a plot needs matplotlib ({error}): pip install "adamshap[demo]"') from error
+    import_matplotlib()
+    from matplotlib.figure import Figure
+
     # L is a mean over the validation samples, and a score is linear in its gradient: the mean is the score.
     score, sgd = (s.mean(axis=1) if s.ndim == 2 else s for s in (scores, sgd_scores))
     drawn = Figure(figsize=(11, 3.2), layout="constrained")

@@ -1,16 +1,19 @@
 """The pages of docs/ that hold code are run, and what the tables claim is tried on a smaller case."""
 
 import doctest
+import json
 import re
 import runpy
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
+import pytest
 import typer
+from typer.testing import CliRunner
 
 from adamshap.reference import scores
-from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, TERMINATED
+from adamshap.reference.command.errors import BROKE_OFF, INTERNAL, INTERRUPTED, TERMINATED
 from adamshap.reference.command.main import GROUP, build
 from adamshap.reference.game import exact_game, shapley_values
 
@@ -31,7 +34,7 @@ def test_the_command_page_has_every_option() -> None:
     commands = typer.main.get_command(build(entry_points(group=GROUP))).commands  # type: ignore[attr-defined]
     every = {f"{name} {part}".strip() for name, one in commands.items() for part in getattr(one, "commands", [""])}
     assert set(made["names"](page)) == every
-    assert all(f"| {code} |" in page for code in (0, 1, 2, BROKE_OFF, INTERRUPTED, TERMINATED))
+    assert all(f"| {code} |" in page for code in (0, 1, 2, BROKE_OFF, INTERNAL, INTERRUPTED, TERMINATED))
 
 
 def table_rows(text: str) -> dict[str, list[float]]:
@@ -54,6 +57,38 @@ def test_the_decision_table_says_what_was_measured() -> None:
             min(pair) for pair in zip(*(table[re.sub(r" \(.*paper's\)", "", label)] for table in measured), strict=True)
         ]
         assert numbers[:-1] == worse, label
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_fidelity_with_the_marginals_is_what_the_page_shows(n: int) -> None:
+    """The tables of ``first`` and ``last``, computed anew; those of the Shapley value take minutes."""
+    fidelity = runpy.run_path(str(DOCS / "fidelity.py"), run_name="fidelity")
+    everybody = np.ones(n, bool)
+    found: dict[str, dict[str, list[str]]] = {"first": {}, "last": {}}
+    for step in fidelity["steps_of_a_run"](n):
+        game = exact_game(step)
+        alone = np.array([game(member) for member in np.eye(n, dtype=bool)]) - game(~everybody)
+        without = game(everybody) - np.array([game(~member) for member in np.eye(n, dtype=bool)])
+        for slope, gradient, nodes in fidelity["ESTIMATORS"]:
+            estimate = scores(step, slope, gradient, nodes=nodes)
+            name = fidelity["label"]((slope, gradient, nodes))
+            for kind, exact in (("first", alone), ("last", without)):
+                shown = fidelity["decimals"](fidelity["pearson"](estimate, exact))
+                found[kind].setdefault(name, []).append(shown)
+    parts = (DOCS / "fidelity.md").read_text(encoding="utf-8").split("### ")
+    for kind, rows in found.items():
+        (part,) = (part for part in parts if part.startswith(f"n = {n}: R with `{kind}`\n"))
+        assert table_rows(part) == {name: list(map(float, row)) for name, row in rows.items()}
+
+
+def test_all_ten_digits_that_hurt_most_have_a_flipped_label(tmp_path: Path) -> None:
+    """What README.md and docs/index.md say below the picture."""
+    application = build(entry_points(group=GROUP))
+    options = ["attribute", "digits", "--flip-labels", "0.1", "--out", str(tmp_path / "o"), "--json"]
+    result = CliRunner().invoke(application, options, catch_exceptions=False)
+    harmful = json.loads(result.stdout)["harmful"]
+    assert len(harmful) == 10
+    assert all(example["flipped"] for example in harmful)
 
 
 def test_random_order_is_close_to_the_shapley_value_on_digits() -> None:

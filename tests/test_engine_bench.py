@@ -1,6 +1,7 @@
 """The command bench: its JSON, its tables, its refusals; what it measures depends on the machine and is not tested."""
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from adamshap.gpu import bench
 from adamshap.gpu.ghost import Sketch
+from adamshap.reference.command.main import GROUP, build
 from adamshap.verify.claims import cost
 
 app = typer.Typer()
@@ -56,10 +58,25 @@ def test_tables_and_torch() -> None:
     assert "PyTorch's plain step" in result.output
 
 
-def test_an_unknown_peer_is_refused() -> None:
-    result = CliRunner().invoke(app, ["--against", "abacus"])
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--against", "is not one of 'torch'"),
+        ("--slope", "is not one of 'sgd'"),
+        ("--gradient", "is not one of 'start'"),
+        ("--device", "is not one of 'auto'"),
+        ("--out", "whose folder does not exist"),
+    ],
+)
+def test_options_are_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str, words: str
+) -> None:
+    monkeypatch.setattr(bench, "CASES", ())
+    value = str(tmp_path / "no" / "file") if option == "--out" else "abacus"
+    result = CliRunner().invoke(build(entry_points(group=GROUP)), ["bench", option, value])
     assert result.exit_code == 2
-    assert "needs 'torch'" in result.output
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_the_claim_about_cost_is_made_of_its_rows() -> None:

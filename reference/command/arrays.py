@@ -6,7 +6,7 @@ import numpy as np
 
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import MISSING, some
-from adamshap.reference.command.table import Table, unreadable
+from adamshap.reference.command.table import Table, eps_of, unreadable
 from adamshap.reference.problem import Array, Rows
 
 
@@ -39,6 +39,7 @@ def _table(path: Path, x: Array, y: Array) -> Table:
             f"{source}: y: got shape {y.shape} of dtype {y.dtype}; needs one label for each row of x, ({len(x)},),"
             f" or numbers ({len(x)}, targets) for a regression"
         )
+    eps = eps_of(x.dtype), eps_of(y.dtype)
     if y.dtype.kind == "f":
         y = y.astype(np.float64)
         bad = ~np.isfinite(y.reshape(len(y), -1)).all(axis=1)
@@ -57,7 +58,7 @@ def _table(path: Path, x: Array, y: Array) -> Table:
     rows = Rows(x)
     table_x = rows if isinstance(x, np.memmap) else rows[:]
     labels = y.tolist() if y.ndim == 1 else y
-    return Table(path.stem, source, table_x, labels, features, image, notes=notes)
+    return Table(path.stem, source, table_x, labels, features, image, notes=notes, x_eps=eps[0], y_eps=eps[1])
 
 
 def _image(shape: tuple[int, ...]) -> tuple[tuple[int, int] | None, tuple[str, ...]]:

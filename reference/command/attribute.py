@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +13,9 @@ from rich.console import Console
 
 from adamshap.reference.command import datasets, folder, preparation, report, results, sources, trainers, training
 from adamshap.reference.command.datasets import Dataset
-from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, CommandError
-from adamshap.reference.command.job import Options
+from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, TRACEBACKS, CommandError, one_line
+from adamshap.reference.command.folder import RunFolder
+from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.keeping import Keeper
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
@@ -83,7 +85,7 @@ def attribute_command(
             metavar="SLOPE",
             help="How the score follows Adam's update: sgd, frozen, linearized, tangent, secant, random_order or"
             " two_term. The last two are the closest to the Shapley value; two_term is closer in the first steps, and"
-            " dearer.",
+            " more expensive.",
         ),
     ] = "random_order",
     kind: Annotated[
@@ -108,8 +110,8 @@ def attribute_command(
         typer.Option(
             rich_help_panel=SCORES_PANEL,
             metavar="CREDIT",
-            help="Whom the step belongs to that momentum takes alone: step, nobody; carry, the earlier examples that"
-            " it is made of, so that scores add up to the whole change of the validation loss.",
+            help="Who is credited with the part of a step that momentum takes: step, nobody; carry, the earlier"
+            " examples that the momentum comes from, so that scores add up to the whole change of the validation loss.",
         ),
     ] = "step",
     flip_labels: Annotated[
@@ -126,7 +128,7 @@ def attribute_command(
             rich_help_panel=TRAINING_PANEL,
             metavar="N",
             min=0,
-            help="Of the hold-out, the flips, the network and the batches.",
+            help="Seed for the split, the label flips, the initialisation and the batch order.",
         ),
     ] = 0,
     out: Annotated[
@@ -301,9 +303,11 @@ def attribute_command(
     place = folder.open_to_write(path, trainer.description)
     keeper = Keeper(place, prepared, checkpoint_seconds)
     try:
-        _run(console, options, dataset, prepared, trainer, keeper, None)
+        with one_line(path):
+            _run(console, options, dataset, prepared, trainer, keeper, None)
     except BaseException:
-        if not keeper.taken and folder.results_of(path) is None:  # refused before the first step: nothing to keep
+        # Refused before the first step: nothing to keep.
+        if not (keeper.taken or folder.results_of(path) is not None or (path / TRACEBACKS).exists()):
             folder.discard(path)
         raise
     finally:
@@ -314,22 +318,28 @@ def _go_on(console: Console, path: Path, trainer: Trainer, seconds: float) -> No
     path = Path(os.path.abspath(path))
     place = folder.open_to_write(path, trainer.description)
     try:
-        if folder.results_of(path) is not None:
-            console.print(f"{path}: this run is over, there is nothing to go on with", markup=False, soft_wrap=True)
-            return
-        options = _options(path, place.config)
-        dataset, prepared, config = _prepared(options)
-        changed = [name for name in config if place.config.get(name) != config[name]]
-        if changed:
-            raise CommandError(f"--resume: {options.data!r} is not what it was: {', '.join(changed)} changed")
-        snapshot, problems = place.newest()
-        for problem in problems:
-            place.note(problem)
-            print(f"adamshap: {problem}; an older checkpoint is used", file=sys.stderr)
-        place.note("went on from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
-        _run(console, options, dataset, prepared, trainer, Keeper(place, prepared, seconds), snapshot)
+        with one_line(path):
+            _go_on_in(place, console, trainer, seconds)
     finally:
         place.close()
+
+
+def _go_on_in(place: RunFolder, console: Console, trainer: Trainer, seconds: float) -> None:
+    path = place.path
+    if folder.results_of(path) is not None:
+        console.print(f"{path}: this run is over, there is nothing to go on with", markup=False, soft_wrap=True)
+        return
+    options = _options(path, place.config)
+    dataset, prepared, config = _prepared(options)
+    changed = [name for name in config if place.config.get(name) != config[name]]
+    if changed:
+        raise CommandError(f"--resume: {options.data!r} is not what it was: {', '.join(changed)} changed")
+    snapshot, problems = place.newest()
+    for problem in problems:
+        place.note(problem)
+        print(f"adamshap: {problem}; an older checkpoint is used", file=sys.stderr)
+    place.note("went on from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
+    _run(console, options, dataset, prepared, trainer, Keeper(place, prepared, seconds), snapshot)
 
 
 def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
@@ -376,10 +386,12 @@ def _run(
     try:
         with report.progress_bar(console, options.length(prepared.train.n)[0]) as on_step:
             findings = training.train(options, dataset, prepared, trainer, on_step, keeper, resume)
-        notes = results.write(place, findings)
+        with _writing(place):
+            results.write(place, findings)
     except Diverged as error:
         place.note(str(error))
-        results.write_broken(place, dataset, prepared, error)
+        with _writing(place):
+            results.write_broken(place, dataset, prepared, error)
         raise CommandError(
             f"training broke off: {error}; the scores of the steps before are in {place.path}", BROKE_OFF
         ) from error
@@ -387,12 +399,23 @@ def _run(
         if not keeper.taken and resume is None:
             raise
         raise CommandError(f"interrupted; to go on: {folder.resume_hint(place.path)}", INTERRUPTED) from None
+    place.note("finished")
+    _show(console, place, findings, results.write_picture(place, findings))
+
+
+@contextmanager
+def _writing(place: RunFolder) -> Iterator[None]:
+    """Say in one line that the results could not be written; the newest checkpoint has all of them."""
+    try:
+        yield
     except OSError as error:
         hint = folder.resume_hint(place.path)
         raise CommandError(
             f"cannot write to {str(place.path)!r}: {error.strerror or error}; to go on: {hint}"
         ) from error
-    place.note("finished")
+
+
+def _show(console: Console, place: RunFolder, findings: Findings, notes: list[str]) -> None:
     report.show(console, findings, place.path, notes)
     if console.quiet:
         print(results.as_json(results.summary(folder.read(place.path), report.EXAMPLES) | {"notes": notes}))

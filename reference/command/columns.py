@@ -16,7 +16,7 @@ from adamshap.reference.command.spelling import (
     some,
     twice,
 )
-from adamshap.reference.command.table import Column, Fitted, Reading, Sheet, Table
+from adamshap.reference.command.table import EPS, Column, Fitted, Reading, Sheet, Table
 from adamshap.reference.problem import Array
 
 # More categories than this are names or numbers of the examples.
@@ -73,6 +73,7 @@ def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
     labels = sheet.columns[label].labels()
     features: list[str] = []
     parts: list[Array] = []
+    eps: list[float] = []
     categories: dict[str, tuple[str, ...]] = {}
     notes = list(sheet.notes)
     for name, column in sheet.columns.items():
@@ -89,6 +90,7 @@ def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
         if reading.missing is None and np.isnan(part[:, 0]).any():
             raise _no_value(sheet, name, column, int(np.flatnonzero(np.isnan(part[:, 0]))[0]))
         parts.append(part)
+        eps += [0.0 if name in reading.one_hot else column.eps] * part.shape[1]
     doubles = [feature for feature, count in Counter(features).items() if count > 1]
     if doubles:
         raise CommandError(f"{sheet.source}: got the features {some(doubles)} more than once; needs names that differ")
@@ -126,6 +128,9 @@ def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
         tuple(notes),
         Fitted(categories, means),
         gaps,
+        # A gap is filled in with a mean, which is rounded as float64 whatever the column is.
+        np.array(eps) if gaps is None else np.where(gaps.any(axis=0), np.maximum(eps, EPS), eps),
+        sheet.columns[label].eps,
     )
 
 
@@ -209,11 +214,18 @@ def _means(sheet: Sheet, features: list[str], x: Array) -> dict[str, float]:
         name = features[int(empty[0])]
         raise CommandError(f"{sheet.source}, column {name!r}: got no value at all; --drop {quoted(name)} leaves it out")
     with np.errstate(over="ignore"):
-        means = np.nanmean(x, axis=0)
+        means = column_means(x)
     if not np.isfinite(means).all():
         name = features[int(np.flatnonzero(~np.isfinite(means))[0])]
         raise CommandError(f"{sheet.source}, column {name!r}: its mean is beyond float64; needs smaller numbers")
     return dict(zip(features, means.tolist(), strict=True))
+
+
+def column_means(x: Array) -> Array:
+    """Return the mean of each column's values that are not missing; of equal values, exactly that value."""
+    base = np.nanmin(x, axis=0)
+    means: Array = base + np.nanmean(x - base, axis=0)
+    return means
 
 
 def _fill(features: list[str], x: Array, gaps: Array, means: dict[str, float], notes: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from adamshap.reference.command.columns import column_means
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.sources import read
 from adamshap.reference.command.spelling import (
@@ -23,7 +24,7 @@ from adamshap.reference.command.spelling import (
     some,
     twice,
 )
-from adamshap.reference.command.table import TABLES, Fitted, Reading, Table, Task
+from adamshap.reference.command.table import EPS, TABLES, Fitted, Reading, Table, Task
 from adamshap.reference.problem import Array, Rows
 from adamshap.reference.rows import parts
 
@@ -60,6 +61,8 @@ class Dataset:
         Categories and means that a validation file takes over.
     gaps : bool array (N, d), or None
         Values that were missing, and are the mean of all others.
+    x_eps, y_eps : float, or array (d,) or (k,)
+        As of `table.Table`.
     """
 
     name: str
@@ -74,6 +77,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
     fitted: Fitted = field(default_factory=Fitted)
     gaps: Array | None = None
+    x_eps: Array | float = EPS
+    y_eps: Array | float = EPS
 
     @property
     def task(self) -> Task:
@@ -148,7 +153,7 @@ def load_valid(valid: str, label: str | None, dataset: Dataset, reading: Reading
             )
     else:
         y = _known_classes(table, dataset.classes, notes)
-    return replace(dataset, name=table.name, x=x, y=y, rows=table.rows, notes=_of_file(valid, notes))
+    return replace(dataset, name=table.name, x=x, y=y, rows=table.rows, notes=_of_file(valid, notes), y_eps=table.y_eps)
 
 
 def refilled(dataset: Dataset, rows: Array) -> Dataset:
@@ -172,7 +177,7 @@ def refilled(dataset: Dataset, rows: Array) -> Dataset:
             " needs one, --drop leaves a column out"
         )
     with np.errstate(over="ignore"):  # refused with the spread
-        means = np.nanmean(known, axis=0)
+        means = column_means(known)
     return replace(dataset, x=np.where(gaps, means, dataset.x))
 
 
@@ -218,7 +223,7 @@ def _dataset(table: Table, asked: TaskChoice, held_out: bool) -> Dataset:
         pair = twice(kinds)
         if pair:
             notes = (*notes, f"{pair[0]!r} and {pair[1]!r} are two classes, as they are spelled")
-    read = (table.rows, notes, table.fitted, table.gaps)
+    read = (table.rows, notes, table.fitted, table.gaps, table.x_eps, table.y_eps)
     return Dataset(table.name, table.x, y, tuple(kinds), table.features, table.image_shape, names, why, *read)
 
 

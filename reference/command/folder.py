@@ -12,8 +12,9 @@ history/N.npz       sealed: the history, ``train_loss``, ``valid_loss`` and what
 scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,) and ``step``, as
                     of the newest checkpoint, or of the end
 scores.csv          at the end: the same as a table
-examples.png        at the end: for images
-results.json        at the end, the last of all: ``status`` "finished" or "diverged", the step, and what came of it
+results.json        at the end, after the scores: ``status`` "finished" or "diverged", the step, and what came of it
+examples.png        at the end, for images: after the results, which must not depend on a picture
+traceback.txt       after an internal error: its traceback; later ones are added
 ==================  ==================================================================================================
 
 Sealed files are `checkpoint`'s: ``numpy.load(path, allow_pickle=False)`` reads them, and their last bytes tell whether

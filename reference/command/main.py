@@ -10,17 +10,26 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, TERMINATED, CommandError
+from adamshap.reference.command.errors import (
+    BROKE_OFF,
+    INTERNAL,
+    INTERRUPTED,
+    TERMINATED,
+    CommandError,
+    internal_error,
+    one_line,
+)
 
 GROUP = "adamshap.commands"
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 a check failed, or a fault of the program (with a traceback); 2 wrong usage or bad input;"
-    f" {BROKE_OFF} the run came upon numbers that are not finite; {INTERRUPTED} Ctrl-C; {TERMINATED} SIGTERM."
+    f"Exit codes: 0 done; 1 a check failed; 2 wrong usage or bad input; {BROKE_OFF} the run came upon numbers that are"
+    f" not finite; {INTERNAL} internal error (the message names the file with its traceback); {INTERRUPTED} Ctrl-C;"
+    f" {TERMINATED} SIGTERM."
 )
 
 
 class _OneLineErrors(TyperGroup):
-    """A group of commands whose errors are one line on stderr: the user's (exit code 2) and Ctrl-C (130)."""
+    """A group of commands whose errors are one line on stderr, with the exit codes of `EXIT_CODES`."""
 
     def main(self, args: Sequence[str] | None = None, **settings: Any) -> NoReturn:  # type: ignore[override]
         settings["standalone_mode"] = False  # so that the errors come out, and are shown here
@@ -33,11 +42,10 @@ class _OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
-            return super().invoke(ctx)
+            with one_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise CommandError("interrupted", INTERRUPTED) from None
-        except MemoryError as error:
-            raise CommandError(f"not enough memory: {error}") from error
 
 
 def _fail(error: CommandError | typer.TyperException) -> NoReturn:
@@ -106,10 +114,12 @@ def _flowing(text: str | None) -> str | None:
 
 
 def _add_broken(app: typer.Typer, point: EntryPoint, error: Exception) -> None:
-    message = f"the command '{point.name}' cannot be loaded ({point.value}): {type(error).__name__}: {error}"
+    message = f"the command '{point.name}' cannot be loaded ({point.value})"
 
     def report() -> None:
-        raise CommandError(message)
+        if isinstance(error, ImportError):  # a package is missing, which the user can install
+            raise CommandError(f"{message}: {type(error).__name__}: {error}") from error
+        raise internal_error(error, during=message)
 
     anything = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(

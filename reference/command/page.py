@@ -8,8 +8,9 @@ from html import escape
 import numpy as np
 
 from adamshap.reference.command import report, results, showing
-from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.folder import DIVERGED, SavedRun
+from adamshap.reference.drawing import plain_style
 from adamshap.reference.problem import Array, Rows
 from adamshap.reference.run_views import figure
 
@@ -35,21 +36,19 @@ WORDS = {"r_squared": "R²", "rmse": "RMSE"}
 """How a table names what results.json has under another name."""
 
 
-def page_of(saved: SavedRun) -> str:
-    """Return the page of `saved`.
-
-    Raises
-    ------
-    CommandError
-        Without matplotlib.
-    """
+def page_of(saved: SavedRun) -> tuple[str, list[str]]:
+    """Return the page of `saved`, and why it lacks pictures, where it does: sentences that are in the page too."""
+    notes: list[str] = []
     dataset, flips = saved.config["dataset"], bool(saved.config["flips"])
     parts = [f"<h1>adamshap: {escape(str(dataset['name']))}</h1>", f"<p>{escape(showing.title_of(saved))}</p>"]
     if saved.status == DIVERGED and saved.results is not None:
         parts.append(f'<p class="harmful">{escape(saved.results["message"])}</p>')
     if saved.step:
-        parts.append(_plots(saved))
-        parts.append(_extremes(saved, flips))
+        try:
+            parts.append(_plots(saved))
+        except Exception as error:  # matplotlib, its settings, its fonts and its cache are beyond us
+            notes.append(f"No plots: {why_no_picture(error)}")
+        parts.append(_extremes(saved, flips, notes))
         title, heads, rows = showing.group_rows(saved)
         if rows:
             parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
@@ -63,51 +62,64 @@ def page_of(saved: SavedRun) -> str:
         "<p>A positive score means that the example lowered the loss on the validation examples.</p>"
         f"<details><summary>What was asked</summary><pre>{escape(results.as_json(saved.config))}</pre></details>"
     )
-    return (
+    parts[2:2] = [f"<p>{escape(note)}</p>" for note in notes]
+    page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>adamshap: {escape(str(dataset['name']))}</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+    return page, notes
 
 
 def _plots(saved: SavedRun) -> str:
     text = io.StringIO()
     history = saved.history if len(saved.history["train_loss"]) else {}
-    try:
+    with plain_style():
         figure(saved.columns["score"], saved.columns["sgd_score"], history).savefig(text, format="svg")
-    except (ImportError, OSError) as error:  # matplotlib without a folder for its cache
-        raise CommandError(f"--html: {error}") from error
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace("<svg", '<svg role="img" aria-label="Scores and losses"', 1)
     return f'<div class="wide">{drawn}</div>'
 
 
-def _extremes(saved: SavedRun, flips: bool) -> str:
+def _extremes(saved: SavedRun, flips: bool, notes: list[str]) -> str:
     names, pictures = showing.names_of(saved), showing.pictures_of(saved)
+    if pictures.missing:
+        notes.append(pictures.missing)
     order = np.argsort(saved.columns["score"], kind="stable")
     count = min(report.EXAMPLES, len(order) // 2)
-    parts = []
-    for kind, members in (("helpful", order[::-1][:count]), ("harmful", order[:count])):
-        head = f'<h2 class="{kind}">Most {kind} examples</h2>'
-        if pictures.images is not None:
-            parts.append(head + _cards(saved, members, names, pictures.images))
-        else:
-            parts.append(f"<div>{head}{_rows(saved, members, names, flips)}</div>")
-    note = f"<p>{escape(pictures.missing)}</p>" if pictures.missing else ""
-    inner = "\n".join(parts)
-    return note + (inner if pictures.images is not None else f'<div class="two">{inner}</div>')
+    kinds = (("helpful", order[::-1][:count]), ("harmful", order[:count]))
+    heads = [f'<h2 class="{kind}">Most {kind} examples</h2>' for kind, _ in kinds]
+    drawn = None if pictures.images is None else _drawn(saved, pictures.images, [m for _, m in kinds], notes)
+    if drawn is not None:
+        cards = zip(heads, (_cards(saved, members, names, drawn) for _, members in kinds), strict=True)
+        return "\n".join(head + part for head, part in cards)
+    tables = zip(heads, (_rows(saved, members, names, flips) for _, members in kinds), strict=True)
+    inner = "\n".join(f"<div>{head}{part}</div>" for head, part in tables)
+    return f'<div class="two">{inner}</div>'
 
 
-def _cards(saved: SavedRun, members: Array, names: Sequence[str], images: Array | Rows) -> str:
-    columns, shape, cards = saved.columns, saved.config["dataset"]["image_shape"], []
+def _drawn(saved: SavedRun, images: Array | Rows, groups: Sequence[Array], notes: list[str]) -> dict[int, str] | None:
+    """Return the pictures of the examples by their row of the data set; None, and a note, where none can be drawn."""
+    wanted = [int(saved.columns["index"][row]) for members in groups for row in members]
+    arrays = {index: images[index].reshape(saved.config["dataset"]["image_shape"]) for index in wanted}
+    try:
+        with plain_style():
+            return {index: _png(image) for index, image in arrays.items()}
+    except Exception as error:  # as for the plots
+        notes.append(f"No pictures: {why_no_picture(error)}")
+        return None
+
+
+def _cards(saved: SavedRun, members: Array, names: Sequence[str], drawn: dict[int, str]) -> str:
+    columns, cards = saved.columns, []
     true = {flip["index"]: flip["from"] for flip in saved.config["flips"]}
     for row in members:
         index = int(columns["index"][row])
         flip = f"<br>flipped from {escape(true[index])}" if index in true else ""
         label = escape(names[row])
         cards.append(
-            f'<li><img alt="row {index}, {label}" src="{_png(images[index].reshape(shape))}"><br><b>{label}</b><br>'
+            f'<li><img alt="row {index}, {label}" src="{drawn[index]}"><br><b>{label}</b><br>'
             f"row {index}<br>{columns['score'][row]:+.2e}{flip}</li>"
         )
     return f'<ul class="cards">{"".join(cards)}</ul>'

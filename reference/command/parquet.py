@@ -12,7 +12,7 @@ import numpy as np
 from adamshap.reference.command import columns
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import MISSING, Label, categories_or_nothing, quoted, some
-from adamshap.reference.command.table import Column, Reading, Sheet, unreadable
+from adamshap.reference.command.table import EPS, Column, Reading, Sheet, eps_of, unreadable
 from adamshap.reference.problem import Array
 
 
@@ -52,6 +52,12 @@ class Series:
     def shown(self, row: int) -> str:
         """Return a value as errors show it."""
         return repr(_without_missing(self.values.iloc[row : row + 1])[0])
+
+    @property
+    def eps(self) -> float:
+        """Return `table.eps_of` the dtype of the column, which may be one of pandas' own such as Float32."""
+        dtype = getattr(self.values.dtype, "numpy_dtype", self.values.dtype)
+        return eps_of(np.dtype(dtype)) if dtype.kind in "biuf" else EPS
 
     def _label(self, value: Any) -> Label | None:
         if value is None or (isinstance(value, str) and value in MISSING):

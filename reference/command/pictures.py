@@ -1,12 +1,12 @@
 """A picture of the most helpful and the most harmful training images."""
 
 import io
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adamshap.reference.command.job import Findings
+from adamshap.reference.drawing import plain_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,11 @@ def draw(findings: Findings) -> bytes:
     ImportError
         Without matplotlib.
     """
+    with plain_style():
+        return _drawn(findings)
+
+
+def _drawn(findings: Findings) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,10 +43,8 @@ def draw(findings: Findings) -> bytes:
         part.suptitle(title, fontsize=10, fontweight="bold")
         for place, member in enumerate(members, start=1):
             _draw_example(part.add_subplot(1, count, place), findings, member)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class name with letters that the font lacks: drawn as boxes
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
     return picture.getvalue()
 
 

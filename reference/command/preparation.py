@@ -7,11 +7,18 @@ import numpy as np
 
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.table import EPS
 from adamshap.reference.problem import Array, Batch, Rows
 from adamshap.reference.rows import parts
 
 # Of each class, held out for validation where nothing else is said.
 VALIDATION_SHARE = 0.2
+
+
+TINIEST = float(np.finfo(np.float64).smallest_subnormal)
+ROUNDINGS = 4
+"""Roundings that a value may have been through. A number scaled and shifted, a x + b, has had four: of x, a, a x, and
+the sum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +37,12 @@ class Prepared:
     mean, scale : arrays (d,)
         ``(x - mean) / scale`` is what the network is given.
     constant : bool array (d,)
-        Features that never change in the training part: their scale is 1, so that they become 0 and say nothing.
+        Features that never change in the training part, or by no more than rounding: they become 0, or as good as 0,
+        and say nothing.
     target_mean, target_scale : arrays (k,), or None
         The same of a regression's targets.
+    valid_constant : bool
+        Whether all targets that a regression is validated on are the same but for rounding: nothing to explain.
     """
 
     train_index: Array
@@ -46,6 +56,7 @@ class Prepared:
     constant: Array
     target_mean: Array | None = None
     target_scale: Array | None = None
+    valid_constant: bool = False
 
 
 def prepare(
@@ -78,17 +89,21 @@ def prepare(
     else:
         train_index, valid_index, judge = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
     raw_train, raw_valid = Rows(dataset.x, train_index), Rows(judge.x, valid_index)
-    mean, scale, constant = _standard(dataset.name, "feature", dataset.features, raw_train)
+    mean, scale, constant = _standard(dataset.name, "feature", dataset.features, raw_train, dataset.x_eps)
     rows = _standardised(dataset.name, "feature", dataset.features, raw_train, mean, scale)
     train_x: Any = rows if isinstance(dataset.x, Rows) else rows[:]
     valid_x = _standardised(judge.name, "feature", judge.features, raw_valid, mean, scale)[:]
     labels, judged = dataset.y[train_index], judge.y[valid_index]
     target_mean = target_scale = None
+    valid_constant = False
     if dataset.task == "regression":
-        target_mean, target_scale, fixed = _standard(dataset.name, "target", dataset.targets, labels)
+        target_mean, target_scale, fixed = _standard(dataset.name, "target", dataset.targets, labels, dataset.y_eps)
         if fixed.any():
             name = dataset.targets[int(np.flatnonzero(fixed)[0])]
-            raise CommandError(f"{dataset.name}: {name!r} is the same in all training examples; needs different values")
+            raise CommandError(
+                f"{dataset.name}: {name!r} is the same in all training examples, to rounding; needs different values"
+            )
+        valid_constant = bool(_constant(judged, judge.y_eps).all())
         trained_on, judged = (
             _standardised(part.name, "target", part.targets, y, target_mean, target_scale)[:]
             for part, y in ((dataset, labels), (judge, judged))
@@ -97,7 +112,7 @@ def prepare(
     else:
         flipped, trained_on = flip_labels(labels, len(dataset.classes), flip, np.random.default_rng(flip_seed))
     train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, judged)
-    fitted = (mean, scale, constant, target_mean, target_scale)
+    fitted = (mean, scale, constant, target_mean, target_scale, valid_constant)
     return Prepared(train_index, valid_index, train, valid_batch, labels, flipped, *fitted)
 
 
@@ -128,18 +143,58 @@ def flip_labels(y: Array, classes: int, share: float, generator: np.random.Gener
     return flipped, labels
 
 
-def _standard(source: str, kind: str, names: tuple[str, ...], values: Array | Rows) -> tuple[Array, Array, Array]:
-    """Return mean, deviation and which of the columns never change."""
+def is_constant(low: Array, high: Array, eps: Array | float, whole: Array | bool = False) -> Array:
+    """Return whether values from `low` to `high` are one number but for rounding.
+
+    A value that went through k = `ROUNDINGS` roundings is v (1 + δ), |δ| ≤ k u with u = ε/2, so two such values of one
+    v differ by at most 2 k u |v| = k ε |v|. Below the normal numbers the spacing of the values stands for ε |v|. The
+    count of values does not matter: the bound holds for each of them.
+
+    Parameters
+    ----------
+    low, high : arrays (d,)
+    eps : array (d,), or float
+        ε of the dtype that the values were stored in, `numpy.finfo`'s; 0 where nothing was rounded, as with integers.
+    whole : bool array (d,)
+        Columns of whole numbers only. Up to 2/ε a float holds each of them as it is: ids and counts have no rounding.
+    """
+    size = np.maximum(np.abs(low), np.abs(high))
+    with np.errstate(over="ignore", under="ignore"):
+        exact = np.equal(eps, 0) | (np.asarray(whole) & (size * eps <= 2))
+        unit = np.where(exact, 0.0, np.maximum(size * eps, TINIEST))
+        found: Array = high - low <= ROUNDINGS * unit
+    return found
+
+
+def _standard(
+    source: str, kind: str, names: tuple[str, ...], values: Array | Rows, eps: Array | float
+) -> tuple[Array, Array, Array]:
+    """Return mean, deviation and which of the columns never change but for rounding."""
     count, low, high = len(values), *_ends(values)
+    size = np.maximum(np.abs(low), np.abs(high))
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = sum(part.sum(axis=0) for part in parts(values)) / count
-        scale = np.sqrt(sum(np.square(part - mean).sum(axis=0) for part in parts(values)) / count)
-    # By comparison, not by a zero deviation: the mean of equal numbers may differ from them by a rounding.
-    constant = low == high
-    mean[constant], scale[constant] = low[constant], 1.0
+        # A sum of n values may be off by n ε of its size. Where this could show beside the spread, at large offsets,
+        # the differences from the least value are summed, which are exact.
+        base = np.where(high - low < np.sqrt(EPS) * count * size, low, 0.0)
+        rest = sum((part - base).sum(axis=0) for part in parts(values)) / count
+        scale = np.sqrt(sum(np.square(part - base - rest).sum(axis=0) for part in parts(values)) / count)
+        mean = base + rest
+    constant = _constant(values, eps)
+    # Rounding beside a large number is itself no small number: it is measured by that number.
+    mean[constant], scale[constant] = low[constant], np.where(low == high, 1.0, np.maximum(size, 1.0))[constant]
     bad: Array = (scale == 0) | ~np.isfinite(scale) | ~np.isfinite(mean)
     _refuse_spread(source, kind, names, low, high, bad)
     return mean, scale, constant
+
+
+def _constant(values: Array | Rows, eps: Array | float) -> Array:
+    """Return which of the columns are one number but for rounding, as `is_constant` says."""
+    low, high = _ends(values)
+    found = is_constant(low, high, eps)
+    if (found & (low != high)).any():
+        whole = np.all([(part == np.rint(part)).all(axis=0) for part in parts(values)], axis=0)
+        found = is_constant(low, high, eps, whole)
+    return found
 
 
 def _standardised(

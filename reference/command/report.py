@@ -17,6 +17,7 @@ from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.results import columns_of
+from adamshap.reference.command.sources import some
 from adamshap.reference.problem import Array, Progress
 
 # Examples in each of the two tables.
@@ -42,6 +43,9 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
         lines.append(f"Classes: {', '.join(named)}{more}")
     what = "Features and targets are" if regression else "Features are"
     lines.append(f"{what} standardised by mean and deviation of the training examples, which config.json holds.")
+    constant = [dataset.features[at] for at in np.flatnonzero(prepared.constant)]
+    if constant:
+        lines.append(f"Constant in the training examples, and of no use: {some(constant, MOST_CLASSES)}.")
     for line in (*lines, *dataset.notes):
         console.print(line, markup=False, highlight=False)
 

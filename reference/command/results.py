@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from adamshap.reference import checkpoint
-from adamshap.reference.command import folder
+from adamshap.reference.command import folder, pictures
 from adamshap.reference.command.datasets import Dataset, label_names
-from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.errors import CommandError, why_no_picture
 from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFolder, SavedRun
 from adamshap.reference.command.job import Findings, Options
-from adamshap.reference.command.pictures import draw
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
 from adamshap.reference.problem import Array, Diverged, Network, Run, Snapshot
 
 T = TypeVar("T")
 
+PICTURE = "examples.png"
 COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen")
 
 
@@ -85,20 +85,10 @@ def place(target: Path, fill: Callable[[Path], T]) -> tuple[Path, T]:
         raise _unwritable(target, error) from error
 
 
-def write(place: RunFolder, findings: Findings) -> list[str]:
-    """Write the results of `findings` to the run's folder, and return what the user should know about them."""
-    dataset, run = findings.dataset, findings.run
-    notes = []
-    _write_scores(place, dataset, columns_of(findings.prepared, run), run.state.step)
-    if dataset.image_shape is not None:
-        try:
-            picture = draw(findings)
-        except ImportError as error:
-            notes.append(f'No examples.png, for want of matplotlib ({error}): pip install "adamshap[demo]"')
-        except OSError as error:
-            notes.append(f"No examples.png: matplotlib finds no folder for its cache; set MPLCONFIGDIR ({error})")
-        else:
-            checkpoint.write_whole(place.path / "examples.png", picture)
+def write(place: RunFolder, findings: Findings) -> None:
+    """Write the results of `findings` to the run's folder, but for pictures."""
+    run = findings.run
+    _write_scores(place, findings.dataset, columns_of(findings.prepared, run), run.state.step)
     detection = findings.detection
     _write_end(
         place,
@@ -111,7 +101,24 @@ def write(place: RunFolder, findings: Findings) -> list[str]:
             "seconds": findings.seconds,
         },
     )
-    return notes
+
+
+def write_picture(place: RunFolder, findings: Findings) -> list[str]:
+    """Write the picture of the examples, where they are images, and return what the user should know about it.
+
+    The results are written before: a picture that cannot be drawn costs a sentence, and nothing else.
+    """
+    if findings.dataset.image_shape is None:
+        return []
+    try:
+        picture = pictures.draw(findings)
+    except Exception as error:  # matplotlib, its settings, its fonts and its cache are beyond us
+        return [f"No {PICTURE}: {why_no_picture(error, place.path)}"]
+    try:
+        checkpoint.write_whole(place.path / PICTURE, picture)
+    except OSError as error:
+        return [f"No {PICTURE}: cannot write it ({error.strerror or error})"]
+    return []
 
 
 def write_broken(place: RunFolder, dataset: Dataset, prepared: Prepared, error: Diverged) -> None:
@@ -247,7 +254,8 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
         ],
         "standardisation": {
             "note": "The network is given (x - mean) / scale, both of the training examples."
-            " Constant features have scale 1: they become 0 in training.",
+            " Constant features become 0 in training, those that change by rounding as good as 0. Their scale is 1, or"
+            " with rounding their size, if that is larger.",
             "constant_features": constant,
             "mean": prepared.mean.tolist(),
             "scale": prepared.scale.tolist(),

@@ -45,12 +45,13 @@ def show_command(
         more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
         print(results.as_json(results.summary(saved, report.EXAMPLES) | more))
     elif html is not None:
-        text = page.page_of(saved)
+        text, notes = page.page_of(saved)
         try:
             checkpoint.write_whole(html, text.encode())
         except OSError as error:
             raise CommandError(f"--html: cannot write to {str(html)!r}: {error.strerror or error}") from error
-        console.print(f"Written: {html}", markup=False, highlight=False, soft_wrap=True)
+        for line in (*notes, f"Written: {html}"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
         _print(console, saved)
 

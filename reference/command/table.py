@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import Decimal, Label
@@ -13,6 +15,7 @@ Missing = Literal["mean", "drop"]
 
 TEXT_TABLES = (".csv", ".tsv")
 TABLES = (*TEXT_TABLES, ".parquet")
+EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Table:
     fitted : Fitted
     gaps : bool array (N, d), or None
         Values that were missing, and are the mean of all others.
+    x_eps, y_eps : float, or array (d,) or (k,)
+        `eps_of` the dtype in which the file has the columns, or the targets.
     """
 
     name: str
@@ -80,6 +85,13 @@ class Table:
     notes: tuple[str, ...] = ()
     fitted: Fitted = field(default_factory=Fitted)
     gaps: Array | None = None
+    x_eps: Array | float = EPS
+    y_eps: Array | float = EPS
+
+
+def eps_of(dtype: np.dtype[Any]) -> float:
+    """Return the relative rounding of numbers of `dtype`: 0 for integers."""
+    return max(float(np.finfo(dtype).eps), EPS) if dtype.kind == "f" else 0.0
 
 
 class Column(Protocol):
@@ -93,6 +105,10 @@ class Column(Protocol):
 
     def shown(self, row: int) -> str:
         """Return a value as errors show it."""
+
+    @property
+    def eps(self) -> float:
+        """Return `eps_of` the dtype in which the file has the values."""
 
 
 @dataclass(frozen=True, eq=False)

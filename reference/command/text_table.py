@@ -23,7 +23,7 @@ from adamshap.reference.command.spelling import (
     numbers_of,
     some,
 )
-from adamshap.reference.command.table import Column, Reading, Sheet, unreadable
+from adamshap.reference.command.table import EPS, Column, Reading, Sheet, unreadable
 from adamshap.reference.problem import Array, shown
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -71,6 +71,11 @@ class Cells:
     def shown(self, row: int) -> str:
         """Return a value as errors show it."""
         return shown(self.cells[row])
+
+    @property
+    def eps(self) -> float:
+        """Return the relative rounding of numbers of text: they are read as float64."""
+        return EPS
 
     def _number(self, row: int, cell: str, truth: bool) -> float:
         if cell in MISSING:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 
 from adamshap.reference.command.datasets import Dataset
-from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
 from adamshap.reference.command.keeping import Keeper
 from adamshap.reference.command.preparation import Prepared
@@ -18,19 +17,10 @@ from adamshap.reference.problem import Adam, Diverged, Loss, Network, Params, Pr
 
 
 def plan(options: Options, dataset: Dataset) -> tuple[Network, Adam]:
-    """Return the network and the optimiser that `options` ask for.
-
-    Raises
-    ------
-    CommandError
-        Where the contract refuses an option.
-    """
-    try:
-        width = len(dataset.classes) or len(dataset.targets)
-        loss: Loss = "mse" if dataset.task == "regression" else "cross_entropy"
-        return Network((dataset.x.shape[1], *options.hidden, width), "tanh", loss), Adam(lr=options.lr)
-    except (ValueError, TypeError) as error:
-        raise CommandError(str(error)) from error
+    """Return the network and the optimiser that `options` ask for."""
+    width = len(dataset.classes) or len(dataset.targets)
+    loss: Loss = "mse" if dataset.task == "regression" else "cross_entropy"
+    return Network((dataset.x.shape[1], *options.hidden, width), "tanh", loss), Adam(lr=options.lr)
 
 
 def train(
@@ -47,7 +37,7 @@ def train(
     Raises
     ------
     CommandError
-        Where the contract refuses an option or the checkpoint, or the run is interrupted.
+        Where the run is interrupted.
     Diverged
         Where training ends in numbers that are not finite.
     """
@@ -57,26 +47,23 @@ def train(
     # Overflow is told in words.
     with np.errstate(all="ignore"), keeper.listening(), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: keeper.warn(str(message))
-        try:
-            run = trainer.attribute(
-                network,
-                adam,
-                prepared.train,
-                prepared.valid,
-                epochs=epochs,
-                steps=steps,
-                batch_size=options.batch_size,
-                seed=options.seed,
-                slope=options.slope,
-                gradient=options.gradient,
-                credit=options.credit,
-                kind=options.kind,
-                on_step=on_step,
-                on_checkpoint=keeper.on_checkpoint,
-                resume=resume,
-            )
-        except (ValueError, TypeError) as error:
-            raise CommandError(str(error)) from error
+        run = trainer.attribute(
+            network,
+            adam,
+            prepared.train,
+            prepared.valid,
+            epochs=epochs,
+            steps=steps,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            slope=options.slope,
+            gradient=options.gradient,
+            credit=options.credit,
+            kind=options.kind,
+            on_step=on_step,
+            on_checkpoint=keeper.on_checkpoint,
+            resume=resume,
+        )
     with np.errstate(all="ignore"):
         before = measure(network, run.initial_params, prepared)
         after = measure(network, run.params, prepared)
@@ -97,5 +84,5 @@ def measure(network: Network, params: Params, prepared: Prepared) -> Quality | F
     if prepared.target_scale is None:
         return Quality(loss, float((np.argmax(answers, axis=1) == valid.y).mean()))
     wrong, spread = answers - valid.y, valid.y - valid.y.mean(axis=0)
-    explained = float(1 - np.sum(wrong**2) / np.sum(spread**2)) if spread.any() else None
+    explained = None if prepared.valid_constant else float(1 - np.sum(wrong**2) / np.sum(spread**2))
     return Fit(loss, explained, float(np.sqrt(np.mean((wrong * prepared.target_scale) ** 2))))

@@ -19,6 +19,7 @@ from adamshap.reference.command import folder, pictures, results, trainers
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.preparation import prepare
 from adamshap.reference.network import mean_loss, outputs
+from adamshap.reference.refusal import refuse
 
 Refused = Callable[..., None]
 
@@ -214,7 +215,7 @@ def test_scores_that_are_not_finite(command: Command, monkeypatch: pytest.Monkey
 
 def test_what_the_contract_refuses_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     def engine(*arguments: Any, **options: Any) -> Run:
-        raise TypeError("seed: got a moon; needs a number")
+        refuse("seed", "a moon", "a number", TypeError)
 
     monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
     refused(("attribute", "wine", *TINY), "adamshap: seed: got a moon; needs a number\n")

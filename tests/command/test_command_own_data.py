@@ -357,3 +357,13 @@ def test_a_table_of_one_row(here: Path) -> None:
     np.savez(here / "d.npz", x=X[:2], y=X[:2])
     with pytest.raises(CommandError, match="2 examples; needs three"):
         datasets.load("d.npz")
+
+
+def test_constant_features_are_named_before_the_training(here: Path, command: Command) -> None:
+    rows = [f"0.3,{0.1 + 0.2 if number % 3 else 0.3!r},{number},{number % 2}" for number in range(40)]
+    (here / "a.csv").write_text("one,[two],three,label\n" + "\n".join(rows) + "\n")
+    told = " ".join(command("attribute", "a.csv", *TINY, "--out", "o").stdout.split())
+    assert "Constant in the training examples, and of no use: 'one', '[two]'." in told
+    config = json.loads((here / "o" / "config.json").read_text())
+    assert config["standardisation"]["constant_features"] == ["one", "[two]"]
+    assert "Constant" not in command("attribute", "wine", *TINY).stdout

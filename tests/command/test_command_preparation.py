@@ -1,5 +1,8 @@
 """Split, standardisation and flips: what is held out, what the network is given, which labels change and how."""
 
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +12,20 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from sklearn.preprocessing import StandardScaler
 
-from adamshap.reference.command.datasets import Dataset
+from adamshap.reference import Network
+from adamshap.reference.command.datasets import Dataset, load, load_valid
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.command.preparation import VALIDATION_SHARE, flip_labels, hold_out, prepare
+from adamshap.reference.command.job import Fit
+from adamshap.reference.command.preparation import (
+    ROUNDINGS,
+    VALIDATION_SHARE,
+    Prepared,
+    flip_labels,
+    hold_out,
+    is_constant,
+    prepare,
+)
+from adamshap.reference.command.training import measure
 
 # A test of chance that fails by chance once in a million runs; the seeds are fixed.
 CHANCE = 1e-6
@@ -105,3 +119,137 @@ def test_a_spread_beyond_float64_is_refused(values: tuple[float, float]) -> None
     x = np.tile(np.array(values), 10)[:, None]
     with pytest.raises(CommandError, match=r"feature 'f0' goes from .* needs a spread"):
         prepare(_dataset(x, np.repeat([0, 1], 10)), flip=0.0, seed=0)
+
+
+# --- constant but for rounding ---------------------------------------------------------------------------------------
+
+COUNT = 40
+CLASSES = np.arange(COUNT) % 2
+FLOAT64, FLOAT32 = np.float64, np.float32
+
+
+def _alternating(*values: float) -> np.ndarray[Any, Any]:
+    """Return a column of `values` in turn, each of them in both classes."""
+    return np.array(values)[np.arange(COUNT) // 2 % len(values)]
+
+
+def _ulps(value: float, count: int, dtype: type = FLOAT64) -> float:
+    """Return the number that is `count` steps of `dtype` above `value`."""
+    return float(dtype(value) + count * np.spacing(dtype(value)))
+
+
+ROUNDED = {
+    "the sum that everybody knows": (FLOAT64, [0.3, 0.1 + 0.2]),
+    "a difference": (FLOAT64, [0.1, 1 - 0.9]),
+    "a sum of ten": (FLOAT64, [1.0, sum([0.1] * 10)]),
+    "Celsius, Fahrenheit and back": (FLOAT64, [36.6, (36.6 * 1.8 + 32 - 32) / 1.8, (36.6 * 9 / 5 + 32 - 32) * 5 / 9]),
+    "negative": (FLOAT64, [-0.3, -0.1 - 0.2]),
+    "at a large size": (FLOAT64, [3e20, _ulps(3e20, 2)]),
+    "below the normal numbers": (FLOAT64, [0.0, 5e-324]),
+    "float32": (FLOAT32, [0.7, 0.1 * 7 + 3e-8]),
+    "float32 at a large size": (FLOAT32, [1013.25, _ulps(1013.25, 3, FLOAT32)]),
+    "integers that float64 must round": (FLOAT64, [2.0**60, _ulps(2.0**60, 1)]),
+}
+REAL = {
+    "a clock": (FLOAT64, list(1.7e9 + np.linspace(-1, 1, 5))),
+    "a clock that ticks once": (FLOAT64, [1.7e9, 1.7e9 + 1e-5]),
+    "identities": (FLOAT64, list(2.0**53 - np.arange(1.0, 4.0))),
+    "neighbouring identities": (FLOAT64, [2.0**53 - 1, 2.0**53]),
+    "identities as integers beyond float64's": (np.int64, [2**60, 2**60 + 256]),
+    "identities in float32": (FLOAT32, [2.0**24 - 1, 2.0**24]),
+    "0.3 and its like, in float64": (FLOAT64, [0.3, float(np.float32(0.3))]),
+    "as far apart as rounding cannot bring them": (FLOAT64, [1.5, _ulps(1.5, 2 * ROUNDINGS)]),
+    "tiny": (FLOAT64, [1e-150, 2e-150]),
+    "booleans": (np.bool_, [False, True]),
+}
+
+
+@pytest.fixture
+def prepared_of(tmp_path: Path) -> Callable[..., Prepared]:
+    """Return a function that prepares a file of one column of noise and one of the given values."""
+
+    def prepared(dtype: type, values: list[float], form: str) -> Prepared:
+        column = np.array(values).astype(dtype)[np.arange(COUNT) // 2 % len(values)]
+        noise = np.random.default_rng(0).normal(size=COUNT).astype(dtype)
+        if form == "parquet":
+            pandas = pytest.importorskip("pandas", reason="extra `tables`: pandas")
+            frame = pandas.DataFrame({"noise": np.arange(COUNT) * 0.7, "x": column, "label": CLASSES})
+            frame.to_parquet(tmp_path / "a.parquet")
+            return prepare(load(str(tmp_path / "a.parquet")), flip=0.0, seed=0)
+        x = np.stack([noise, column], axis=1)
+        np.savez(tmp_path / "a.npz", x=x, y=CLASSES)
+        np.save(tmp_path / "x.npy", x)
+        np.save(tmp_path / "y.npy", CLASSES)
+        data = f"{tmp_path}/x.npy,{tmp_path}/y.npy" if form == "npy" else f"{tmp_path}/a.npz"
+        return prepare(load(data), flip=0.0, seed=0)
+
+    return prepared
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet"])
+@pytest.mark.parametrize("name", ROUNDED)
+def test_constant_but_for_rounding_is_constant(prepared_of: Callable[..., Prepared], name: str, form: str) -> None:
+    dtype, values = ROUNDED[name]
+    prepared = prepared_of(dtype, values, form)
+    assert prepared.constant[1]
+    # What the network sees of it is rounding, beside inputs of size 1.
+    for part in (prepared.train, prepared.valid):
+        assert (np.abs(np.asarray(part.x)[:, 1]) <= ROUNDINGS * np.finfo(dtype).eps).all()
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet"])
+@pytest.mark.parametrize("name", REAL)
+def test_a_small_spread_at_a_large_offset_is_not_lost(
+    prepared_of: Callable[..., Prepared], name: str, form: str
+) -> None:
+    dtype, values = REAL[name]
+    prepared = prepared_of(dtype, values, form)
+    assert not prepared.constant[1]
+    x = np.asarray(prepared.train.x)[:, 1]
+    raw = np.array(values).astype(dtype).astype(np.float64)
+    # All its values are told apart, in their order; its deviation is 1 and its mean 0, as far as float64 can hold it.
+    assert len(np.unique(x)) == len(np.unique(raw))
+    half_a_step = np.spacing(np.abs(raw).max()) / 2 / prepared.scale[1]
+    rounding = COUNT * np.finfo(np.float64).eps
+    assert abs(x.mean()) <= half_a_step + rounding
+    assert abs(np.sqrt(np.square(x - x.mean()).mean()) - 1) <= rounding
+
+
+POSITIVE = st.fractions(Fraction(1, 10**6), 10**6, max_denominator=10**6)
+
+
+@given(POSITIVE, POSITIVE, POSITIVE, st.integers(1, 100), st.sampled_from([FLOAT64, FLOAT32]))
+def test_four_roundings_make_no_spread_and_more_than_they_can_does(
+    x: Fraction, a: Fraction, b: Fraction, further: int, dtype: type
+) -> None:
+    """A x + b, every number and every result rounded, is the same as the exact one, rounded once."""
+    computed = float(dtype(float(a)) * dtype(float(x)) + dtype(float(b)))
+    exact = float(dtype(float(a * x + b)))
+    low, high = np.array([min(computed, exact)]), np.array([max(computed, exact)])
+    eps = float(np.finfo(dtype).eps)
+    assert is_constant(low, high, eps).all()
+    assert is_constant(-high, -low, eps).all()
+    apart = low + (ROUNDINGS + further) * eps * np.maximum(high, low) * 2
+    assert not is_constant(low, apart, eps).any()
+    assert not is_constant(-apart, -low, eps).any()
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_targets_that_are_constant_but_for_rounding_are_refused(tmp_path: Path, name: str) -> None:
+    dtype, values = ROUNDED[name]
+    y = np.array(values).astype(dtype)[np.arange(COUNT) % len(values)]
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(COUNT, 2)), y=y)
+    with pytest.raises(CommandError, match="'target' is the same in all training examples, to rounding; needs"):
+        prepare(load(str(tmp_path / "a.npz"), None, "regression"), flip=0.0, seed=0)
+
+
+def test_nothing_is_explained_of_validation_targets_that_are_constant_but_for_rounding(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, COUNT, 1))
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.savez(tmp_path / "b.npz", x=x, y=_alternating(0.3, 0.1 + 0.2)[:, None])
+    dataset = load(str(tmp_path / "a.npz"))
+    prepared = prepare(dataset, flip=0.0, seed=0, valid=load_valid(str(tmp_path / "b.npz"), None, dataset))
+    network = Network((1, 1), loss="mse")
+    fit = measure(network, network.init(0), prepared)
+    assert isinstance(fit, Fit)
+    assert fit.r_squared is None

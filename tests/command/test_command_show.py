@@ -203,7 +203,20 @@ def test_pages_that_are_refused(
     refused(("show", "d", *options), *words)
 
 
-def test_a_page_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
-    monkeypatch.setattr(folder, "read", lambda path: saved())
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    refused(("show", "d", "--html", "p.html"), 'pip install "adamshap[demo]"')
+def test_a_page_without_matplotlib_has_a_sentence_and_all_tables(
+    monkeypatch: pytest.MonkeyPatch, here: Path, command: Command, run: Path
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = command("show", run, "--html", "p.html")
+    assert result.exit_code == 0
+    page = Page((here / "p.html").read_text(encoding="utf-8"))
+    for what in ("No plots", "No pictures"):
+        sentence = next(line for line in result.stdout.splitlines() if line.startswith(f"{what}: "))
+        assert 'pip install "adamshap[demo]"' in sentence
+        assert sentence in page.words
+    assert result.stdout.endswith("Written: p.html\n")
+    assert page.links == []
+    for example in json.loads(command("show", run, "--json").stdout)["harmful"]:
+        assert f"{example['score']:+.2e}" in page.words

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from adamshap.reference.command import results
-from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.errors import CommandError, why_no_picture
+from adamshap.reference.drawing import plain_style
 
 
 def claims_command(
@@ -32,15 +33,20 @@ def claims_command(
 
     Writes index.html, a page that needs nothing from outside; results.json with every number; results.md and figures.
     """
+    # Before NumPy's threads start in the processes: one a process, which are side by side already.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["MPLBACKEND"] = "agg"  # the processes too import matplotlib, and none of them shows anything
     try:
-        for needed in ("sklearn", "matplotlib"):
-            importlib.import_module(needed)
+        importlib.import_module("sklearn")
+        with plain_style():
+            plots = importlib.import_module("adamshap.verify.claims.plots")
+            plots.svg(plots.blank(1, 1)[0])  # what keeps matplotlib from drawing shows now, not after half an hour
     except ImportError as error:
         raise CommandError(
             f'claims needs scikit-learn and matplotlib ({error}): pip install "adamshap[demo]"'
         ) from error
-    # Before NumPy's threads start in the processes: one a process, which are side by side already.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    except Exception as error:
+        raise CommandError(f"claims cannot draw figures: {why_no_picture(error)}") from error
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -63,10 +69,11 @@ def claims_command(
             workers=workers or cpu_threads(),
             on_done=lambda name, _: bar.advance(rows[name]),
         )
-    found = suite.sections(settings, records)
     command = "adamshap claims" + (" --quick" if quick else "") + "".join(f" --only {name}" for name in only or ())
-    report = page.to_json(command, settings, records, found)
-    folder, _ = results.place(target, lambda folder: page.write(folder, found, report))
+    with plain_style():
+        found = suite.sections(settings, records)
+        report = page.to_json(command, settings, records, found)
+        folder, _ = results.place(target, lambda folder: page.write(folder, found, report))
     for section in found:
         console.print(f"[bold]{section.title}[/]")
         for finding in section.findings:

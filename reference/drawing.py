@@ -1,0 +1,56 @@
+"""matplotlib for figures that are written to files: imported whatever ``MPLBACKEND`` says, and in its own style.
+
+A figure that is only written needs no backend, but ``import matplotlib`` fails where ``MPLBACKEND`` names one that is
+not installed: a notebook sets it for all of its child processes.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+__all__ = ["import_matplotlib", "plain_style"]
+
+BACKEND = "MPLBACKEND"
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib, with the backend that ``MPLBACKEND`` names where that is one.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    """
+    wanted = None if "matplotlib" in sys.modules else os.environ.pop(BACKEND, None)
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(f'a plot needs matplotlib ({error}): pip install "adamshap[demo]"') from error
+    finally:
+        if wanted is not None:
+            os.environ[BACKEND] = wanted
+    if wanted:
+        with suppress(ValueError):  # no backend: matplotlib finds one, should the user's program ask for it
+            matplotlib.rcParams["backend"] = wanted
+
+
+@contextmanager
+def plain_style() -> Iterator[None]:
+    """Draw in matplotlib's own style, whatever the user's matplotlibrc or program has set, such as ``text.usetex``.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    """
+    import_matplotlib()
+    import matplotlib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # settings that are deprecated, and letters that the font lacks
+        style: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+        with matplotlib.rc_context(style):
+            yield
