@@ -17,7 +17,7 @@ from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.results import columns_of
-from adamshap.reference.command.sources import some
+from adamshap.reference.command.spelling import some
 from adamshap.reference.problem import Array, Progress
 
 # Examples in each of the two tables.

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_helpers import TINY
 
 import adamshap.gpu
 import adamshap.reference
-from adamshap.reference.command import page, results
 from adamshap.verify.cpu_device import toolchain
 from adamshap.verify.cpu_device.errors import UnavailableError
 
@@ -95,25 +93,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_loop(monkeypatch: pytest.Monkey
     assert compiled("int64(int64)")(lambda x: x + 1)(2) == 3
 
 
-# --- matplotlib, and CuPy on the CPU ---------------------------------------------------------------------------------
-
-
-def no_folder(*_: Any) -> bytes:
-    raise OSError("Matplotlib requires access to a writable cache directory")
-
-
-def test_pictures_are_left_out_where_matplotlib_has_no_folder(
-    here: Path, command: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results, "draw", no_folder)
-    done = command("attribute", "digits", *TINY, "--out", "run")
-    assert done.exit_code == 0, done.output
-    assert "No examples.png: matplotlib finds no folder for its cache; set MPLCONFIGDIR" in done.output
-    assert (here / "run" / "results.json").exists()
-    monkeypatch.setattr(page, "figure", no_folder)
-    done = command("show", "run", "--html", "run.html")
-    assert (done.exit_code, done.exception) != (0, None)
-    assert "--html: Matplotlib requires access to a writable cache directory" in done.output
+# --- CuPy on the CPU ------------------------------------------------------------------------------------------------
 
 
 def test_cupy_on_the_cpu_asks_for_a_folder_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
