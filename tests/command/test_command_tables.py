@@ -460,7 +460,7 @@ def test_options_about_columns_need_columns(refused: Refused, data: str, option:
         (COLOURS.replace("red", ""), Reading(one_hot=("colour",)), "line 2, column 'colour': got '', no value"),
         ("c,c=r,label\nr,2,x\ns,4,y\n", Reading(one_hot=("c",)), "'c=r' more than once"),
         ("c,label\n" + "".join(f"n{k},x\n" for k in range(1001)), Reading(one_hot=("c",)), "1001 categories"),
-        ("a,label\n1e308,x\n1.7e308,x\n,y\n", Reading(missing="mean"), "mean is beyond float64"),
+        ("a,label\n-1.7e308,x\n1.7e308,x\n,y\n", Reading(missing="mean"), "mean is beyond float64"),
     ],
 )
 @pytest.mark.usefixtures("here")
