@@ -529,11 +529,7 @@ def charge(
         def part(arrays: Arrays) -> Any:
             return as_matrix(arrays[key][units])
 
-        row = col = square = None
-        if first.norms is not None:
-            row, col, square = first.norms.of(shop, key, n)
-            row, col = (row[units], col) if key.endswith("weight") else (row, col[units])
-            square = None if square is None else square[units]
+        row, col, root = (None, None, None) if first.norms is None else first.norms.of(key, n, units)
         sums[key, units.start] = split(
             rates,
             rule,
@@ -544,7 +540,7 @@ def charge(
             part(state.v),
             row,
             col,
-            square,
+            root,
             as_matrix(gamma),
             grow,
             less,

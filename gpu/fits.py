@@ -47,7 +47,7 @@ def fit(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     slope: Any,
     second: Any,
 ) -> None:
@@ -56,7 +56,8 @@ def fit(
     for first in range(0, len(g), size):
         part = slice(first, first + size)
         g_, f = g[part], g.dtype.type
-        sigma = g_ * 0 if n == 1 else spread(n, g_, row[part], col, None if square is None else square[part])
+        row_, root_ = (None if x is None else x[part] for x in (row, root))
+        sigma = g_ * 0 if n == 1 else spread(n, g_, row_, col, root_)
         slope[part], second[part] = _fit(rates, rule, n, g_, m[part], v[part], sigma * f(rule.share))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from adamshap.gpu.passes_cuda import QUOTIENT, SCALE, SPREAD
+from adamshap.gpu.passes_cuda import QUOTIENT, SCALE, SPREAD, two_factors
 from adamshap.gpu.rules import FitRule, Rates
 
 __all__ = ["fit"]
@@ -60,7 +60,7 @@ NUMBERS = ("lr", "mu", "k", "kappa", "under", "root_q", "eps", "tiny", "share", 
 def _fitted(count: int) -> Any:
     nodes = NODES.replace("COUNT", str(count)).replace("QUOTIENT", QUOTIENT)
     body = "T rho = sqrt(kappa * v + under);" + SPREAD + SCALE + BEFORE + nodes
-    inputs = ["T g, T m, T v, T row, T col, T square, raw T own, raw T arrivals, int32 places"]
+    inputs = ["T g, T m, T v, T row, T col, raw T own, raw T arrivals, int32 places"]
     inputs += [f"T {name}" for name in NUMBERS]
     return cupy.ElementwiseKernel(", ".join(inputs), "T slope, T second", body, "adamshap_fit")
 
@@ -79,7 +79,7 @@ def fit(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     slope: Any,
     second: Any,
 ) -> None:
@@ -92,9 +92,7 @@ def fit(
         g,
         m,
         v,
-        row[:, None],
-        col[None, :],
-        f(each) if square is None else square,
+        *two_factors(row, col, root, g.dtype),
         own,
         arrivals,
         np.int32(len(rule.arrivals)),

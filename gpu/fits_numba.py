@@ -32,15 +32,16 @@ def fit(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     slope: Any,
     second: Any,
 ) -> None:
     """Write S and R; see `kernels.Fit`."""
     dtype = g.dtype
-    square = nothing(dtype) if square is None else square
+    root = nothing(dtype) if root is None else root
+    row, col = (nothing(dtype).reshape(-1) if x is None else x for x in (row, col))
     numbers, (own, arrivals) = _numbers(rates, rule, n, dtype), _tables(rule, dtype)
-    _kernel(dtype.type)(0, len(g), numbers, own, arrivals, g, m, v, row, col, square, slope, second)
+    _kernel(dtype.type)(0, len(g), numbers, own, arrivals, g, m, v, row, col, root, slope, second)
 
 
 @lru_cache(maxsize=8)  # of a step, for every parameter
@@ -66,30 +67,27 @@ def _kernel(real: Any) -> Callable[..., Any]:
     write = numba.types.Array(scalar, 2, "C")
 
     @compiled(numba.void(whole, whole, read[1], *[read[2]] * 5, *[read[1]] * 2, read[2], write, write))
-    def fit(low, high, p, own, arrivals, g, m, v, row, col, square, slope, second):  # type: ignore[no-untyped-def]
+    def fit(low, high, p, own, arrivals, g, m, v, row, col, root, slope, second):  # type: ignore[no-untyped-def]
         lr, mu, k, kappa, under, root_q, eps = p[0], p[1], p[2], p[3], p[4], p[5], p[6]
         share, unbias, tiny, of_sigma, ridge = p[7], p[8], p[9], p[10], p[11]
         columns = g.shape[1]
         w = np.zeros(19 * BLOCK, real)
         before = np.zeros((len(own), 3, BLOCK), real)  # z, √z and s of the nodes so far
-        inverses = np.zeros(columns, real)
-        for j in range(columns):
-            inverses[j] = one / col[j] if col[j] > tiny else zero
         for i in range(low, high):
-            norm, inverse_norm = row[i], one / row[i] if row[i] > tiny else zero
             for start in range(0, columns, BLOCK):
                 width = min(BLOCK, columns - start)
                 part = slice(start, start + width)
-                g_, m_, v_, col_, inverses_ = g[i, part], m[i, part], v[i, part], col[part], inverses[part]
-                if square.size > 0:
-                    square_ = square[i, part]
+                g_, m_, v_ = g[i, part], m[i, part], v[i, part]
+                if root.size > 0:
+                    root_ = root[i, part]
                     for e in range(width):
-                        w[S + e] = square_[e]
+                        w[S + e] = root_[e]
                 else:
+                    norm, col_ = row[i], col[part]
                     for e in range(width):
-                        w[S + e] = share
+                        w[S + e] = norm * col_[e]
                 for e in range(width):
-                    s = deviation(zero, g_[e], norm, inverse_norm, col_[e], inverses_[e], w[S + e], share, unbias)
+                    s = deviation(zero, one, g_[e], w[S + e], share, unbias)
                     mean, apart = share * g_[e], of_sigma * s
                     most = abs(mean) if abs(mean) > apart else apart
                     most = most if most > tiny else tiny

@@ -39,7 +39,7 @@ def split(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     gamma: Any,
     grow: float,
     less: float,
@@ -55,7 +55,8 @@ def split(
         g_, m_, gamma_ = g[part], m[part], gamma[part]
         sigma = None
         if rule.needs_spread:
-            sigma = spread(n, g_, row[part], col, None if square is None else square[part])
+            row_, root_ = (None if x is None else x[part] for x in (row, root))
+            sigma = spread(n, g_, row_, col, root_)
         slope, share = _split(xp, rates, rule, g_, m_, v[part], sigma)
         slope *= gamma_
         share *= gamma_
