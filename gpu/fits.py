@@ -100,4 +100,5 @@ def _divided(rates: Rates, rho: Any, m: Any, a: Any, b: Any) -> Any:
     T = top + f(rates.eps)
     rho, mu = rho / top, f(rates.mu * rates.root_q) * (m / T)
     a, b = a / top, b / top
-    return quotient(f(rates.k), rho * rho, mu, top / T, f(rates.eps) / T, a, b, a + b) * (f(rates.lr) / T)
+    f_e = np.maximum(f(rates.eps) / T, f(np.finfo(rho.dtype).tiny))  # D where κ and a sum are 0
+    return quotient(f(rates.k), rho * rho, mu, top / T, f_e, a, b, a + b) * (f(rates.lr) / T)

@@ -2,7 +2,7 @@
 
 As in `passes_cuda`, ``T`` is the dtype. What a sample may find depends on the batch's size, and is much: it is not
 unrolled into the source but read from an array, the same number by all threads. The formulas and their derivation stand
-in `fits`, and why `tiny` is added in `fits_numba`.
+in `fits`, and what `tiny` is for in `fits_numba`.
 """
 
 from functools import cache, lru_cache
@@ -22,6 +22,7 @@ BEFORE = """
     T size = sqrt(x0 * x0 + y0 * y0), by = size > T(0) ? T(1) / size : T(0);
     T phi = T(0), up = T(0), down = T(0);
     S *= of_sigma;
+    f_e = max(f_e, tiny);
 """
 NODES = """
     T z[COUNT], root[COUNT], found[COUNT];
@@ -33,7 +34,7 @@ NODES = """
             T b = tau * rest + across, a = tau * G + (T(1) - tau) * x + across;
             T of_mu = T(0.5) * mu2 * (a + b);
             QUOTIENT
-            sum += arrivals[3 * node + 2] * above / (below + tiny);
+            sum += arrivals[3 * node + 2] * above / (scale * max(D_a, D_b) + tiny) / min(D_a, D_b);
         }
         T z_j = abs(x0 * by + h * (y0 * by)), r_j = sqrt(z_j);
         s += a_j * z_j * z_j * sum;

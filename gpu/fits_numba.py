@@ -3,7 +3,8 @@
 As in `passes_numba`, what the nodes need of a block of elements is kept in scratch, and the nodes are taken one after
 another, each in a loop over the block: vector code. What stands under a root is divided by the largest of √κ, √q |g|
 and √q σ, once for each element and not for each node. A sample's own x may be tiny beside that, and what it finds
-nothing: `tiny` keeps the denominator, a product of four factors, from underflowing to 0.
+nothing: `tiny` keeps the denominator from underflowing to 0. Where κ is 0 and one of two sums is nothing, D is ε there,
+and A[a, b] the ratio of a small numerator to it: so ε/T is at least `tiny`, and the smaller D divides last.
 
 The pairs of the regression are taken as their nodes come: each new one with all before it. The formulas and their
 derivation stand in `fits`.
@@ -107,7 +108,8 @@ def _kernel(real: Any) -> Callable[..., Any]:
                     w[S + e] = of_sigma * s * inverse
                     w[K + e] = rho * rho
                     w[FM + e] = top * tail
-                    w[FE + e] = eps * tail
+                    part_of_eps = eps * tail
+                    w[FE + e] = part_of_eps if part_of_eps > tiny else tiny
                     w[MU + e] = mu * m_[e] * tail * root_q
                     w[TAIL + e] = lr * tail
                     w[SLOPE + e] = zero
@@ -130,10 +132,11 @@ def _kernel(real: Any) -> Callable[..., Any]:
                             apart = across * w[S + e]
                             b = tau * w[REST + e] + apart
                             a = tau * w[G + e] + left * w[X + e] + apart  # b + x; g itself where all others are there
-                            above, below = quotient(
+                            above, scale, D_a, D_b = quotient(
                                 zero, one, least, k, w[K + e], w[FM + e], w[FE + e], a, b, w[MU + e] * (a + b)
                             )
-                            w[OUT + e] += weight * above / (below + tiny)
+                            larger, smaller = (D_a, D_b) if D_a > D_b else (D_b, D_a)
+                            w[OUT + e] += weight * above / (scale * larger + tiny) / smaller
                     for e in range(width):
                         z, s = w[Z + e], w[OUT + e]
                         w[SLOPE + e] += a_j * z * z * s

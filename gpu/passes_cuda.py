@@ -75,7 +75,7 @@ QUOTIENT = """
         T X = ab > T(0) ? rho2 * (aa + b * b) : U;
         U = ab > T(0) ? U : T(1);
         T above = (k * (f_e * R + f_m * rho2) - of_mu) * U + k * f_m * X;
-        T below = R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e);
+        T scale = R * U, D_a = f_m * r_a + f_e, D_b = f_m * r_b + f_e;
 """
 NODE = (
     """
@@ -85,7 +85,7 @@ NODE = (
 """
     + QUOTIENT
     + """
-        s += T({weight!r}) * above / below;
+        s += T({weight!r}) * above / (scale * D_a * D_b);
     }}
 """
 )

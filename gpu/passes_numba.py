@@ -200,14 +200,17 @@ def deviation(zero, one, g, root, share, unbias):  # type: ignore[no-untyped-def
 
 @numba.njit(error_model="numpy", fastmath=FAST)
 def quotient(zero, one, least, k, rho2, f_m, f_e, a, b, of_mu):  # type: ignore[no-untyped-def]
-    """Return numerator and denominator of A[a, b], as `passes_numpy.quotient` has it; `of_mu` is μ's part of it."""
+    """Return A[a, b]'s numerator and the three factors of its denominator, as in `passes_numpy.quotient`.
+
+    `of_mu` is μ's part of the numerator; the last two factors are D(a) and D(b).
+    """
     aa, bb, ab = rho2 + a * a, rho2 + b * b, a * b
     r_a, r_b = math.sqrt(aa), math.sqrt(bb)
     R, U = r_a + r_b + least, r_a * r_b + abs(ab)
     X = rho2 * (aa + b * b) if ab > zero else U
     U = U if ab > zero else one
     own = k * (f_e * R + f_m * rho2) - of_mu
-    return own * U + k * f_m * X, R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e)
+    return own * U + k * f_m * X, R * U, f_m * r_a + f_e, f_m * r_b + f_e
 
 
 @cache
@@ -339,8 +342,8 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                             f_m, f_e, rho2 = w[FM + e], w[FE + e], w[K + e]
                             c, d = tau * w[G + e], along * w[G + e] + across * w[S + e]
                             a, b = c + d, c - d
-                            above, below = quotient(zero, one, least, k, rho2, f_m, f_e, a, b, w[MU + e] * c)
-                            w[OUT + e] += weight * above / below
+                            above, scale, D_a, D_b = quotient(zero, one, least, k, rho2, f_m, f_e, a, b, w[MU + e] * c)
+                            w[OUT + e] += weight * above / (scale * D_a * D_b)
                     for e in range(width):
                         w[OUT + e] *= w[TAIL + e]
                 if gamma.size > 0:

@@ -145,7 +145,9 @@ def quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, a: Any, b: Any, bo
     X = np.where(one_sign, kappa * (r_b * r_b + aa), U)
     U = np.where(one_sign, U, f(1))
     k_part = k * (f_e * R + f_m * kappa) - mu * both
-    return (k_part * U + k * f_m * X) / (R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e))
+    D_a, D_b = f_m * r_a + f_e, f_m * r_b + f_e
+    # One after the other, the larger first: where κ and b are 0, D_b is ε, and the product of all four underflows.
+    return (k_part * U + k * f_m * X) / (R * U * np.maximum(D_a, D_b)) / np.minimum(D_a, D_b)
 
 
 def spread(n: int, g: Any, row: Any, col: Any, root: Any) -> Any:
