@@ -62,7 +62,7 @@ def split(
         share *= gamma_
         pairs = [(slope, g_), (share, m_), (share, share)] + ([] if theta is None else [(gamma_, theta[part])])
         for number, (a, b) in enumerate(pairs):
-            sums[number] += (a * b).sum(dtype="float64")
+            sums[number] += (a.astype("float64") * b).sum()
         if owed is not None:
             f, sum_ = g.dtype.type, owed[part]
             share *= f(grow)

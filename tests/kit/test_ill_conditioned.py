@@ -146,18 +146,18 @@ def test_the_rounding_of_a_variance_is_no_mistake(dtype: str) -> None:
         Query("scores", {"slope": "random_order", "gradient": "start", "nodes": (1, 2)}),
     )
     wanted, bound = expected(step, query)["values"], bounds(step, query, dtype)["values"]
-    right = ghost.partial_sum_variance
+    right = ghost.partial_sum_deviation
     u = unit_roundoff(dtype)
     moved = []
     for factor in (1 - u, 1 + u, 1 + 2 * u):
-        with replaced("partial_sum_variance", right, lambda x, g, by=factor: right(x, g) * by):
+        with replaced("partial_sum_deviation", right, lambda x, g, by=factor: right(x, g) * np.sqrt(by)):
             moved.append(np.abs(expected(step, query)["values"] - wanted))
     assert (np.max(moved, axis=0) <= bound).all()
     # Beyond what the sum of terms and changes of the inputs explain.
     magnitude = score_magnitude(step, "random_order", "start", (1, 2))
     assert (np.max(moved, axis=0) > rounding(magnitude, parameter_count(step), dtype)).any()
     if dtype == "float64":  # float32 has not a digit left here
-        with replaced("partial_sum_variance", right, lambda x, g: right(x, g) / 2):  # n/(n − 1) forgotten
+        with replaced("partial_sum_deviation", right, lambda x, g: right(x, g) / np.sqrt(2)):  # n/(n − 1) forgotten
             assert (np.abs(expected(step, query)["values"] - wanted) > bound).any()
 
 
