@@ -29,10 +29,13 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.kernels import Scaling
-from adamshap.gpu.layers import CACHED, Trace, Workshop
+from adamshap.gpu.layers import Trace, Workshop
 from adamshap.gpu.parallel import in_parts
 
 __all__ = ["Norms", "add_norms", "scaling_of"]
+
+UNITS = 128
+"""Rows of a weight matrix whose Σ x² are computed at a time: few enough for a block to each thread."""
 
 
 @dataclass
@@ -83,7 +86,7 @@ def _roots(shop: Workshop, a: Any, b: Any, out: Any) -> Any:
     ends = [passes.ranges(x) for x in (b, a)]
     squares = [passes.scaled_squares(x, top, scaling) for x, (top, _) in zip((b, a), ends, strict=True)]
     count = len(out)
-    block = count if shop.space.on_cuda else max(CACHED // a.shape[1], 1)
+    block = count if shop.space.on_cuda else UNITS
 
     def some(low: int, high: int) -> None:
         for first in range(low * block, min(high * block, count), block):
