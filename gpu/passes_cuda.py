@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 
 from adamshap.gpu.kernels import Scaling
-from adamshap.gpu.passes_numpy import UNRESOLVED, least_squares
+from adamshap.gpu.passes_numpy import UNRESOLVED
 from adamshap.gpu.rules import Rates, Rule
 
 __all__ = [
@@ -111,7 +111,8 @@ ACTIVATIONS = {
 }
 
 ROOTS = """
-    if (square < least && low_b * low_a < least) {
+    T small_b = low_b / top_b * scale, small_a = low_a / top_a * scale;
+    if (square < least && small_b * small_b * (small_a * small_a) < least) {
         ptrdiff_t row = i / d_in, column = i % d_in;
         T most = T(0), total = T(0);
         for (ptrdiff_t k = 0; k < n; ++k) {
@@ -229,7 +230,7 @@ def _scaled_squares() -> Any:
 @cache
 def _roots() -> Any:
     inputs = "T square, T top_b, T low_b, T top_a, T low_a, raw T b, raw T a, int32 n, int32 d_out, int32 d_in"
-    return cupy.ElementwiseKernel(inputs + ", T least, T back, T root_n", "T root", ROOTS, "adamshap_roots")
+    return cupy.ElementwiseKernel(inputs + ", T scale, T least, T back, T root_n", "T root", ROOTS, "adamshap_roots")
 
 
 @cache
@@ -325,9 +326,8 @@ def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
 def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
     """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `kernels.Passes.roots`."""
     part, b = square[units], b[:, units]
-    low_b, low_a = (least_squares(*ends, scaling) for ends in (of_b, of_a))
-    ends = (of_b[0][units, None], low_b[units, None], of_a[0], low_a)
-    numbers = _typed(square.dtype, scaling.least, scaling.back, scaling.root_n)
+    ends = (*(end[units, None] for end in of_b), *of_a)
+    numbers = _typed(square.dtype, scaling.scale, scaling.least, scaling.back, scaling.root_n)
     _roots()(part, *ends, b, a, *map(np.int32, (len(a), *part.shape)), *numbers, part)
 
 

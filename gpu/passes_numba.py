@@ -138,10 +138,8 @@ def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
 
 def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
     """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `kernels.Passes.roots`."""
-    numbers = np.array([scaling.least, scaling.back, scaling.root_n], square.dtype)
-    least = [passes_numpy.least_squares(*ends, scaling) for ends in (of_b, of_a)]
-    kernel = _kernels(square.dtype.type)["roots"]
-    kernel(units.start, units.stop, numbers, b, a, of_b[0], of_a[0], *least, square)
+    numbers = np.array([scaling.scale, scaling.least, scaling.back, scaling.root_n], square.dtype)
+    _kernels(square.dtype.type)["roots"](units.start, units.stop, numbers, b, a, *of_b, *of_a, square)
 
 
 def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
@@ -423,15 +421,18 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                 out[i, j] = y * y
 
     @loop(read[1], read[2], read[2], *[read[1]] * 4, write[2])
-    def roots(low, high, p, b, a, top_b, top_a, low_b, low_a, square):  # type: ignore[no-untyped-def]
-        least_, back, root_n = p[0], p[1], p[2]
+    def roots(low, high, p, b, a, top_b, low_b, top_a, low_a, square):  # type: ignore[no-untyped-def]
+        scale, least_, back, root_n = p[0], p[1], p[2], p[3]
         lost = np.empty(square.shape[1], np.int64)
         for i in range(low, high):
-            square_, top, lowest, count = square[i], top_b[i], low_b[i], 0
+            square_, top, count = square[i], top_b[i], 0
+            lowest = low_b[i] / top * scale
             for j in range(len(square_)):
-                if square_[j] < least_ and lowest * low_a[j] < least_:
-                    lost[count] = j
-                    count += 1
+                if square_[j] < least_:
+                    small = low_a[j] / top_a[j] * scale
+                    if lowest * lowest * (small * small) < least_:
+                        lost[count] = j
+                        count += 1
             for j in range(len(square_)):
                 larger, smaller = (top, top_a[j]) if top > top_a[j] else (top_a[j], top)
                 square_[j] = math.sqrt(square_[j]) * back * larger * (smaller * root_n)

@@ -34,7 +34,6 @@ __all__ = [
     "attributed",
     "between",
     "column_norms",
-    "least_squares",
     "quotient",
     "ranges",
     "roots",
@@ -235,21 +234,17 @@ def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
     return scaled
 
 
-def least_squares(top: Any, low: Any, scaling: Scaling) -> Any:
-    """Return what the smallest entry of each column that is not 0 is in `scaled_squares`.
-
-    Of NumPy's arrays or CuPy's, which NumPy's functions hand on.
-    """
-    return np.square(low / np.where(top > 0, top, top.dtype.type(1)) * top.dtype.type(scaling.scale))
-
-
 def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
     """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `kernels.Passes.roots`."""
     f, part, b = square.dtype.type, square[units], b[:, units]
     top_b, top_a = of_b[0][units, None], of_a[0]
-    low_b, low_a = least_squares(of_b[0], of_b[1], scaling)[units], least_squares(*of_a, scaling)
     row, col = np.nonzero(part < f(scaling.least))
-    lost = low_b[row] * low_a[col] < f(scaling.least)
+    small_b, small_a = (
+        low[where] / np.where(top[where] > 0, top[where], f(1)) * f(scaling.scale)
+        for (top, low), where in (((of_b[0][units], of_b[1][units]), row), (of_a, col))
+    )
+    lost = (small_b < math.inf) & (small_a < math.inf)
+    lost[lost] = np.square(small_b[lost]) * np.square(small_a[lost]) < f(scaling.least)
     np.sqrt(part, out=part)
     part *= f(scaling.back)
     part *= np.maximum(top_b, top_a)
