@@ -83,8 +83,8 @@ def _roots(shop: Workshop, a: Any, b: Any, out: Any) -> Any:
     """Write √Σ b² a² of every weight and return it; in blocks that are the same for any number of threads."""
     xp, passes = shop.space.xp, shop.passes
     scaling = scaling_of(len(a), a.dtype)
-    ends = [passes.ranges(x) for x in (b, a)]
-    squares = [passes.scaled_squares(x, top, scaling) for x, (top, _) in zip((b, a), ends, strict=True)]
+    of_b, of_a = passes.ranges(b), passes.ranges(a)
+    squares = passes.scaled_squares(b, of_b[0], scaling), passes.scaled_squares(a, of_a[0], scaling)
     count = len(out)
     block = count if shop.space.on_cuda else UNITS
 
@@ -92,7 +92,7 @@ def _roots(shop: Workshop, a: Any, b: Any, out: Any) -> Any:
         for first in range(low * block, min(high * block, count), block):
             units = slice(first, min(first + block, count))
             xp.matmul(squares[0][:, units].T, squares[1], out=out[units])
-            passes.roots(out, units, b, a, *ends, scaling)
+            passes.roots(out, units, b, a, of_b, of_a, scaling)
 
     in_parts(some, -(-count // block), 2 * len(a) * out.size)
     return out
