@@ -46,7 +46,7 @@ def main() -> None:
     state = steps.State(theta, m, v, T)
     rows = {layer: np.full(width, 1e-3, np.float32) for layer, width in enumerate(SIZES[1:])}
     columns = {layer: np.ones(width, np.float32) for layer, width in enumerate(SIZES[:-1])}
-    spread = steps.Norms(rows, columns, {})
+    spread = steps.Norms(rows, columns)
     with shop.at_work():
         adam = least_seconds(lambda: steps.take_step(shop, rates, state, g, state))
         print(f"Adam alone: {1e9 * adam / sum(a.size for a in g.values()):.1f} ns a parameter")

@@ -292,7 +292,7 @@ class _Run:
         product: Arrays = {name: a.copy() for name, a in slope.items()}
         out, sketch = shop.space.xp.zeros(n, shop.space.dtype), Sketch(rank)
         factors = sketch.factors(shop, product, n)
-        norms = steps.Norms({}, {}, {})
+        norms = steps.Norms()
         steps.add_norms(shop, norms, trace, "rank_one")
         first = steps.First(trace, None, g, norms if rule.needs_spread else None, None)
 
@@ -305,7 +305,7 @@ class _Run:
             "forward and backward": lambda: run_rows(shop, trace, self.state.theta, batch.y, 1 / n),
             "gradient": lambda: gradients(shop, trace, g),
             "Adam alone": lambda: steps.take_step(shop, rates, self.state, g, self.state),
-            "norms for σ²": lambda: steps.add_norms(shop, steps.Norms({}, {}, {}), trace, "rank_one"),
+            "norms for σ²": lambda: steps.add_norms(shop, steps.Norms(), trace, "rank_one"),
             "fused pass, Adam included": lambda: steps.take_step_and_slope(
                 shop, rates, rule, n, self.state, first, None, 0.5, self.state, point, slope
             ),

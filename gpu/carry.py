@@ -497,11 +497,19 @@ class Carrier:
         def some(low: int, high: int) -> None:
             for a, b in zip(trace.inputs, trace.grads, strict=True):
                 a, b = a[low:high], b[low:high]
-                inner = space.xp.einsum("no,no->n", a, a) + a.dtype.type(self.shop.net.bias)
-                total[low:high] += space.xp.einsum("no,no->n", b, b) * inner
+                norm = row_norms(space.xp, a)
+                norm = space.xp.hypot(norm, a.dtype.type(1)) if self.shop.net.bias else norm
+                total[low:high] = space.xp.hypot(total[low:high], row_norms(space.xp, b) * norm)
 
         in_parts(some, len(total), 2 * FLOPS_OF_A_COPY * sum(a.size for a in (*trace.inputs, *trace.grads)))
-        return space.xp.sqrt(total)
+        return total
+
+
+def row_norms(xp: Any, x: Any) -> Any:
+    """Return the Euclidean norm of each row, in units of its largest entry: no square over- or underflows."""
+    top = abs(x).max(axis=1)
+    scaled = x / xp.where(top > 0, top, x.dtype.type(1))[:, None]
+    return top * xp.sqrt(xp.einsum("no,no->n", scaled, scaled))
 
 
 FLOPS_OF_A_COPY = 60
@@ -531,11 +539,7 @@ def charge(
         def part(arrays: Arrays) -> Any:
             return as_matrix(arrays[key][units])
 
-        row = col = square = None
-        if first.norms is not None:
-            row, col, square = first.norms.of(shop, key, n)
-            row, col = (row[units], col) if key.endswith("weight") else (row, col[units])
-            square = None if square is None else square[units]
+        row, col, root = (None, None, None) if first.norms is None else first.norms.of(key, n, units)
         sums[key, units.start] = split(
             rates,
             rule,
@@ -546,7 +550,7 @@ def charge(
             part(state.v),
             row,
             col,
-            square,
+            root,
             as_matrix(gamma),
             grow,
             less,

@@ -47,7 +47,7 @@ def fit(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     slope: Any,
     second: Any,
 ) -> None:
@@ -56,7 +56,8 @@ def fit(
     for first in range(0, len(g), size):
         part = slice(first, first + size)
         g_, f = g[part], g.dtype.type
-        sigma = g_ * 0 if n == 1 else spread(n, g_, row[part], col, None if square is None else square[part])
+        row_, root_ = (None if x is None else x[part] for x in (row, root))
+        sigma = g_ * 0 if n == 1 else spread(n, g_, row_, col, root_)
         slope[part], second[part] = _fit(rates, rule, n, g_, m[part], v[part], sigma * f(rule.share))
 
 
@@ -99,4 +100,5 @@ def _divided(rates: Rates, rho: Any, m: Any, a: Any, b: Any) -> Any:
     T = top + f(rates.eps)
     rho, mu = rho / top, f(rates.mu * rates.root_q) * (m / T)
     a, b = a / top, b / top
-    return quotient(f(rates.k), rho * rho, mu, top / T, f(rates.eps) / T, a, b, a + b) * (f(rates.lr) / T)
+    f_e = np.maximum(f(rates.eps) / T, f(np.finfo(rho.dtype).tiny))  # D where κ and a sum are 0
+    return quotient(f(rates.k), rho * rho, mu, top / T, f_e, a, b, a + b) * (f(rates.lr) / T)

@@ -2,7 +2,7 @@
 
 As in `passes_cuda`, ``T`` is the dtype. What a sample may find depends on the batch's size, and is much: it is not
 unrolled into the source but read from an array, the same number by all threads. The formulas and their derivation stand
-in `fits`, and why `tiny` is added in `fits_numba`.
+in `fits`, and what `tiny` is for in `fits_numba`.
 """
 
 from functools import cache, lru_cache
@@ -11,7 +11,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from adamshap.gpu.passes_cuda import QUOTIENT, SCALE, SPREAD
+from adamshap.gpu.passes_cuda import QUOTIENT, SCALE, SPREAD, two_factors
 from adamshap.gpu.rules import FitRule, Rates
 
 __all__ = ["fit"]
@@ -22,6 +22,7 @@ BEFORE = """
     T size = sqrt(x0 * x0 + y0 * y0), by = size > T(0) ? T(1) / size : T(0);
     T phi = T(0), up = T(0), down = T(0);
     S *= of_sigma;
+    f_e = max(f_e, tiny);
 """
 NODES = """
     T z[COUNT], root[COUNT], found[COUNT];
@@ -33,7 +34,7 @@ NODES = """
             T b = tau * rest + across, a = tau * G + (T(1) - tau) * x + across;
             T of_mu = T(0.5) * mu2 * (a + b);
             QUOTIENT
-            sum += arrivals[3 * node + 2] * above / (below + tiny);
+            sum += arrivals[3 * node + 2] * above / (scale * max(D_a, D_b) + tiny) / min(D_a, D_b);
         }
         T z_j = abs(x0 * by + h * (y0 * by)), r_j = sqrt(z_j);
         s += a_j * z_j * z_j * sum;
@@ -60,7 +61,7 @@ NUMBERS = ("lr", "mu", "k", "kappa", "under", "root_q", "eps", "tiny", "share", 
 def _fitted(count: int) -> Any:
     nodes = NODES.replace("COUNT", str(count)).replace("QUOTIENT", QUOTIENT)
     body = "T rho = sqrt(kappa * v + under);" + SPREAD + SCALE + BEFORE + nodes
-    inputs = ["T g, T m, T v, T row, T col, T square, raw T own, raw T arrivals, int32 places"]
+    inputs = ["T g, T m, T v, T row, T col, raw T own, raw T arrivals, int32 places"]
     inputs += [f"T {name}" for name in NUMBERS]
     return cupy.ElementwiseKernel(", ".join(inputs), "T slope, T second", body, "adamshap_fit")
 
@@ -79,7 +80,7 @@ def fit(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     slope: Any,
     second: Any,
 ) -> None:
@@ -92,9 +93,7 @@ def fit(
         g,
         m,
         v,
-        row[:, None],
-        col[None, :],
-        f(each) if square is None else square,
+        *two_factors(row, col, root, g.dtype),
         own,
         arrivals,
         np.int32(len(rule.arrivals)),

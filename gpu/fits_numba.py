@@ -3,7 +3,8 @@
 As in `passes_numba`, what the nodes need of a block of elements is kept in scratch, and the nodes are taken one after
 another, each in a loop over the block: vector code. What stands under a root is divided by the largest of √κ, √q |g|
 and √q σ, once for each element and not for each node. A sample's own x may be tiny beside that, and what it finds
-nothing: `tiny` keeps the denominator, a product of four factors, from underflowing to 0.
+nothing: `tiny` keeps the denominator from underflowing to 0. Where κ is 0 and one of two sums is nothing, D is ε there,
+and A[a, b] the ratio of a small numerator to it: so ε/T is at least `tiny`, and the smaller D divides last.
 
 The pairs of the regression are taken as their nodes come: each new one with all before it. The formulas and their
 derivation stand in `fits`.
@@ -32,15 +33,16 @@ def fit(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     slope: Any,
     second: Any,
 ) -> None:
     """Write S and R; see `kernels.Fit`."""
     dtype = g.dtype
-    square = nothing(dtype) if square is None else square
+    root = nothing(dtype) if root is None else root
+    row, col = (nothing(dtype).reshape(-1) if x is None else x for x in (row, col))
     numbers, (own, arrivals) = _numbers(rates, rule, n, dtype), _tables(rule, dtype)
-    _kernel(dtype.type)(0, len(g), numbers, own, arrivals, g, m, v, row, col, square, slope, second)
+    _kernel(dtype.type)(0, len(g), numbers, own, arrivals, g, m, v, row, col, root, slope, second)
 
 
 @lru_cache(maxsize=8)  # of a step, for every parameter
@@ -66,30 +68,27 @@ def _kernel(real: Any) -> Callable[..., Any]:
     write = numba.types.Array(scalar, 2, "C")
 
     @compiled(numba.void(whole, whole, read[1], *[read[2]] * 5, *[read[1]] * 2, read[2], write, write))
-    def fit(low, high, p, own, arrivals, g, m, v, row, col, square, slope, second):  # type: ignore[no-untyped-def]
+    def fit(low, high, p, own, arrivals, g, m, v, row, col, root, slope, second):  # type: ignore[no-untyped-def]
         lr, mu, k, kappa, under, root_q, eps = p[0], p[1], p[2], p[3], p[4], p[5], p[6]
         share, unbias, tiny, of_sigma, ridge = p[7], p[8], p[9], p[10], p[11]
         columns = g.shape[1]
         w = np.zeros(19 * BLOCK, real)
         before = np.zeros((len(own), 3, BLOCK), real)  # z, √z and s of the nodes so far
-        inverses = np.zeros(columns, real)
-        for j in range(columns):
-            inverses[j] = one / col[j] if col[j] > tiny else zero
         for i in range(low, high):
-            norm, inverse_norm = row[i], one / row[i] if row[i] > tiny else zero
             for start in range(0, columns, BLOCK):
                 width = min(BLOCK, columns - start)
                 part = slice(start, start + width)
-                g_, m_, v_, col_, inverses_ = g[i, part], m[i, part], v[i, part], col[part], inverses[part]
-                if square.size > 0:
-                    square_ = square[i, part]
+                g_, m_, v_ = g[i, part], m[i, part], v[i, part]
+                if root.size > 0:
+                    root_ = root[i, part]
                     for e in range(width):
-                        w[S + e] = square_[e]
+                        w[S + e] = root_[e]
                 else:
+                    norm, col_ = row[i], col[part]
                     for e in range(width):
-                        w[S + e] = share
+                        w[S + e] = norm * col_[e]
                 for e in range(width):
-                    s = deviation(zero, g_[e], norm, inverse_norm, col_[e], inverses_[e], w[S + e], share, unbias)
+                    s = deviation(zero, one, g_[e], w[S + e], share, unbias)
                     mean, apart = share * g_[e], of_sigma * s
                     most = abs(mean) if abs(mean) > apart else apart
                     most = most if most > tiny else tiny
@@ -109,7 +108,8 @@ def _kernel(real: Any) -> Callable[..., Any]:
                     w[S + e] = of_sigma * s * inverse
                     w[K + e] = rho * rho
                     w[FM + e] = top * tail
-                    w[FE + e] = eps * tail
+                    part_of_eps = eps * tail
+                    w[FE + e] = part_of_eps if part_of_eps > tiny else tiny
                     w[MU + e] = mu * m_[e] * tail * root_q
                     w[TAIL + e] = lr * tail
                     w[SLOPE + e] = zero
@@ -132,10 +132,11 @@ def _kernel(real: Any) -> Callable[..., Any]:
                             apart = across * w[S + e]
                             b = tau * w[REST + e] + apart
                             a = tau * w[G + e] + left * w[X + e] + apart  # b + x; g itself where all others are there
-                            above, below = quotient(
+                            above, scale, D_a, D_b = quotient(
                                 zero, one, least, k, w[K + e], w[FM + e], w[FE + e], a, b, w[MU + e] * (a + b)
                             )
-                            w[OUT + e] += weight * above / (below + tiny)
+                            larger, smaller = (D_a, D_b) if D_a > D_b else (D_b, D_a)
+                            w[OUT + e] += weight * above / (scale * larger + tiny) / smaller
                     for e in range(width):
                         z, s = w[Z + e], w[OUT + e]
                         w[SLOPE + e] += a_j * z * z * s

@@ -1,12 +1,34 @@
 """The passes that are not matrix products: CUDA kernels, Numba loops, or NumPy where Numba is missing."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
 
 from adamshap.gpu.arrays import Space
 from adamshap.gpu.rules import FitRule, Rates, Rule, SplitRule
 
-__all__ = ["Fit", "Passes", "Split", "fit_for", "passes_for", "split_for"]
+__all__ = ["Fit", "Passes", "Scaling", "Split", "fit_for", "passes_for", "split_for"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How the entries of a column are scaled before they are squared (`norms`).
+
+    Parameters
+    ----------
+    scale : float
+        What the largest entry of a column becomes.
+    least : float
+        A sum of products of squares that is at least this has lost nothing that counts to underflow.
+    back, root_n : float
+        Their product brings the root of such a sum back to the columns' own scale. `root_n` is √n, and the root times
+        `back` is at most 1.
+    """
+
+    scale: float
+    least: float
+    back: float
+    root_n: float
 
 
 class Passes(Protocol):
@@ -26,7 +48,7 @@ class Passes(Protocol):
         v: Any,
         row: Any,
         col: Any,
-        square: Any,
+        root: Any,
         gamma: Any,
         blend: float,
         new_theta: Any,
@@ -44,9 +66,9 @@ class Passes(Protocol):
         g, theta, m, v : arrays (d_out, d_in)
             The batch's gradient and the state before the step.
         row, col : arrays (d_out,), (d_in,), or None
-            Norms over the batch of the output gradients' and of the inputs' columns, for σ.
-        square : array (d_out, d_in), or None
-            Σ x_i² in units of ``row² col²``; None is the rank-one product, 1/n.
+            For σ: their product is √Σ x_i² of rank one.
+        root : array (d_out, d_in), or None
+            √Σ x_i² itself; `row` and `col` are None then.
         gamma : array (d_out, d_in), or None
             Validation gradient that the slope is multiplied by.
         blend : float
@@ -66,6 +88,26 @@ class Passes(Protocol):
 
     def column_norms(self, x: Any) -> Any:
         """Return the Euclidean norm of each column."""
+
+    def ranges(self, x: Any) -> tuple[Any, Any]:
+        """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+
+    def scaled_squares(self, x: Any, top: Any, scaling: Scaling) -> Any:
+        """Return the squares of `x` with its columns divided by `top` and multiplied by ``scaling.scale``."""
+
+    def roots(self, square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+        """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows.
+
+        Parameters
+        ----------
+        square : array (d_out, d_in)
+        units : slice
+            The rows.
+        b, a : arrays (n, d_out), (n, d_in)
+        of_b, of_a : tuples of arrays
+            Their `ranges`.
+        scaling : Scaling
+        """
 
     def row_dot(self, b: Any, z: Any, p: Any, out: Any) -> None:
         """Add ⟨b_i, z_i + p⟩ to ``out[i]``; `p` may be None."""
@@ -88,7 +130,7 @@ class Split(Protocol):
         v: Any,
         row: Any,
         col: Any,
-        square: Any,
+        root: Any,
         gamma: Any,
         grow: float,
         less: float,
@@ -105,7 +147,7 @@ class Split(Protocol):
             Samples of the batch.
         g, theta, m, v : arrays (d_out, d_in)
             The batch's gradient and the state before the step; θ may be None.
-        row, col, square
+        row, col, root
             As in `Passes.attributed`.
         gamma : array (d_out, d_in)
             Γ, the validation gradient on the walked step.
@@ -155,7 +197,7 @@ class Fit(Protocol):
         v: Any,
         row: Any,
         col: Any,
-        square: Any,
+        root: Any,
         slope: Any,
         second: Any,
     ) -> None:
@@ -167,8 +209,8 @@ class Fit(Protocol):
             Samples of the batch.
         g, m, v : arrays (d_out, d_in)
             The batch's gradient and the state before the step.
-        row, col, square
-            As in `Passes.attributed`; `row` and `col` are always there.
+        row, col, root
+            As in `Passes.attributed`.
         slope, second : arrays (d_out, d_in)
             Written; none may be an input.
         """

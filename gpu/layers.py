@@ -12,7 +12,6 @@ b       ``Trace.grads``     per layer (rows, d_out), weighted
 ======  ==================  =======================================
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ from adamshap.reference.problem import Network
 
 __all__ = [
     "CACHED",
-    "Norms",
     "Trace",
     "Workshop",
     "as_matrix",
@@ -107,24 +105,6 @@ class Trace:
             [None if d is None else d[which] for d in self.derivatives],
             self.losses[which],
         )
-
-
-@dataclass
-class Norms:
-    """Norms over the batch of a layer's output gradients (P's rows) and inputs (columns), and Σ x² in their units."""
-
-    row: dict[int, Any]
-    col: dict[int, Any]
-    square: dict[int, Any]
-
-    def of(self, shop: "Workshop", key: str, n: int) -> tuple[Any, Any, Any]:
-        """Return what the passes take for σ of a parameter, as a matrix: norms of its rows and columns, and squares."""
-        layer, kind = key.split(".")
-        row, col = self.row[int(layer)], self.col[int(layer)]
-        if kind == "weight":
-            return row, col, self.square.get(int(layer))
-        # The weight of an input that is always 1: one row of P, whose Σ x² is of rank one.
-        return shop.space.xp.full(1, math.sqrt(n), row.dtype), row, None
 
 
 def as_matrix(array: Any) -> Any:

@@ -8,11 +8,26 @@ from functools import cache
 from typing import Any
 
 import cupy
+import numpy as np
 
+from adamshap.gpu.kernels import Scaling
 from adamshap.gpu.passes_numpy import UNRESOLVED
 from adamshap.gpu.rules import Rates, Rule
 
-__all__ = ["activate", "adam", "attributed", "between", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
+__all__ = [
+    "activate",
+    "adam",
+    "attributed",
+    "between",
+    "column_norms",
+    "ranges",
+    "roots",
+    "row_dot",
+    "scale_by_derivative",
+    "scaled_squares",
+    "two_factors",
+    "whitening",
+]
 
 # CUDA has no T-typed literals: T(…) makes each constant one, or float kernels would compute in double.
 ADAM = """
@@ -40,9 +55,9 @@ CLOSED = {
 SPREAD = """
     T spread = T(0);
     {
-        T own = g * (row > tiny ? T(1) / row : T(0)) * (col > tiny ? T(1) / col : T(0));
-        T left = max(square - own * own * share, T(0));
-        spread = root_q * (row * col * sqrt(left * unbias));
+        T whole = row * col, own = g / (whole > T(0) ? whole : T(1));
+        T left = max(T(1) - own * own * share, T(0));
+        spread = root_q * (whole * sqrt(left * unbias));
     }
 """
 SCALE = """
@@ -60,7 +75,7 @@ QUOTIENT = """
         T X = ab > T(0) ? rho2 * (aa + b * b) : U;
         U = ab > T(0) ? U : T(1);
         T above = (k * (f_e * R + f_m * rho2) - of_mu) * U + k * f_m * X;
-        T below = R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e);
+        T scale = R * U, D_a = f_m * r_a + f_e, D_b = f_m * r_b + f_e;
 """
 NODE = (
     """
@@ -70,7 +85,7 @@ NODE = (
 """
     + QUOTIENT
     + """
-        s += T({weight!r}) * above / below;
+        s += T({weight!r}) * above / (scale * D_a * D_b);
     }}
 """
 )
@@ -94,6 +109,25 @@ ACTIVATIONS = {
     """,
     "identity": "a = x;",
 }
+
+ROOTS = """
+    T small_b = low_b / top_b * scale, small_a = low_a / top_a * scale;
+    if (square < least && small_b * small_b * (small_a * small_a) < least) {
+        ptrdiff_t row = i / d_in, column = i % d_in;
+        T most = T(0), total = T(0);
+        for (ptrdiff_t k = 0; k < n; ++k) {
+            T size = abs(b[k * d_out + row] * a[k * d_in + column]);
+            most = size > most ? size : most;
+        }
+        for (ptrdiff_t k = 0; k < n; ++k) {
+            T x = b[k * d_out + row] * a[k * d_in + column] / (most > T(0) ? most : T(1));
+            total += x * x;
+        }
+        root = most * sqrt(total);
+    } else {
+        root = sqrt(square) * back * max(top_b, top_a) * (min(top_b, top_a) * root_n);
+    }
+"""
 
 # One thread, for a matrix of some tens of rows: G = L Lᵀ with a unit diagonal put before it, then W = D L⁻ᵀ.
 WHITENING = """
@@ -147,9 +181,7 @@ def _attributed(rule: Rule, with_gamma: bool, with_point: bool) -> Any:
     else:
         body += CLOSED[rule.kind]
     body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
-    inputs = (
-        "T g, T theta, T m, T v, T row, T col, T square, T gamma, " + RATES + ", T tiny, T share, T unbias, T blend"
-    )
+    inputs = "T g, T theta, T m, T v, T row, T col, T gamma, " + RATES + ", T tiny, T share, T unbias, T blend"
     outputs = OUTSIDE + ", T slope" + (", T point" if with_point else "")
     body += WRITE + ("slope = s * gamma;" if with_gamma else "slope = s;")  # last, as it may be written over g
     return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_{rule.kind}")
@@ -179,6 +211,29 @@ def _square_sums() -> Any:
 
 
 @cache
+def _largest() -> Any:
+    return cupy.ReductionKernel("T x", "T y", "abs(x)", "max(a, b)", "y = a", "T(0)", "adamshap_largest")
+
+
+@cache
+def _smallest() -> Any:
+    each = "abs(x) > T(0) ? abs(x) : T(INFINITY)"
+    return cupy.ReductionKernel("T x", "T y", each, "min(a, b)", "y = a", "T(INFINITY)", "adamshap_smallest")
+
+
+@cache
+def _scaled_squares() -> Any:
+    body = "T y = x / (top > T(0) ? top : T(1)) * scale; square = y * y;"
+    return cupy.ElementwiseKernel("T x, T top, T scale", "T square", body, "adamshap_scaled_squares")
+
+
+@cache
+def _roots() -> Any:
+    inputs = "T square, T top_b, T low_b, T top_a, T low_a, raw T b, raw T a, int32 n, int32 d_out, int32 d_in"
+    return cupy.ElementwiseKernel(inputs + ", T scale, T least, T back, T root_n", "T root", ROOTS, "adamshap_roots")
+
+
+@cache
 def _row_dot() -> Any:
     return cupy.ReductionKernel("T b, T z, T p", "T s", "b * (z + p)", "a + b", "s = a", "0", "adamshap_row_dot")
 
@@ -203,7 +258,7 @@ def attributed(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     gamma: Any,
     blend: float,
     new_theta: Any,
@@ -214,18 +269,14 @@ def attributed(
 ) -> None:
     """Take Adam's step and make the slope, both in one launch; see `kernels.Passes.attributed`."""
     unbias = n / (n - 1) if n > 1 else 0.0
-    zero, share, *numbers = _typed(
-        g.dtype, 0.0, 1 / n, *vars(rates).values(), cupy.finfo(g.dtype).tiny, 1 / n, unbias, blend
-    )
+    numbers = _typed(g.dtype, *vars(rates).values(), cupy.finfo(g.dtype).tiny, 1 / n, unbias, blend)
     _attributed(rule, gamma is not None, point is not None)(
         g,
         theta,
         m,
         v,
-        zero if row is None else row[:, None],
-        zero if col is None else col[None, :],
-        share if square is None else square,
-        zero if gamma is None else gamma,
+        *two_factors(row, col, root, g.dtype),
+        g.dtype.type(0) if gamma is None else gamma,
         *numbers,
         new_theta,
         new_m,
@@ -255,8 +306,36 @@ def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
 
 
 def column_norms(x: Any) -> Any:
-    """Return the Euclidean norm of each column; squares are added in double precision, where none is lost."""
-    return cupy.sqrt(_square_sums()(x, axis=0)).astype(x.dtype)
+    """Return the Euclidean norm of each column; float32's squares, added in double, are not lost."""
+    if x.dtype != cupy.float64:
+        return cupy.sqrt(_square_sums()(x, axis=0)).astype(x.dtype)
+    top = abs(x).max(axis=0)
+    return top * cupy.sqrt(_square_sums()(x / cupy.where(top > 0, top, 1.0), axis=0))
+
+
+def ranges(x: Any) -> tuple[Any, Any]:
+    """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+    return _largest()(x, axis=0), _smallest()(x, axis=0)
+
+
+def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
+    """Return the squares of `x` with its columns divided by `top` and multiplied by ``scaling.scale``."""
+    return _scaled_squares()(x, top, x.dtype.type(scaling.scale))
+
+
+def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+    """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `kernels.Passes.roots`."""
+    part, b = square[units], b[:, units]
+    ends = (*(end[units, None] for end in of_b), *of_a)
+    numbers = _typed(square.dtype, scaling.scale, scaling.least, scaling.back, scaling.root_n)
+    _roots()(part, *ends, b, a, *map(np.int32, (len(a), *part.shape)), *numbers, part)
+
+
+def two_factors(row: Any, col: Any, root: Any, dtype: Any) -> tuple[Any, Any]:
+    """Return √Σx² as two factors that a kernel multiplies: norms, or `root` and 1, or zeros where there are neither."""
+    if root is not None:
+        return root, dtype.type(1)
+    return (dtype.type(0), dtype.type(0)) if row is None else (row[:, None], col[None, :])
 
 
 def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:

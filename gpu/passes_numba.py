@@ -17,10 +17,23 @@ import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
 from adamshap.gpu import passes_numpy
+from adamshap.gpu.kernels import Scaling
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Rates, Rule
 
-__all__ = ["activate", "adam", "attributed", "between", "column_norms", "row_dot", "scale_by_derivative", "whitening"]
+__all__ = [
+    "activate",
+    "adam",
+    "attributed",
+    "between",
+    "column_norms",
+    "ranges",
+    "roots",
+    "row_dot",
+    "scale_by_derivative",
+    "scaled_squares",
+    "whitening",
+]
 
 whitening = passes_numpy.whitening
 
@@ -48,7 +61,7 @@ def attributed(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     gamma: Any,
     blend: float,
     new_theta: Any,
@@ -59,7 +72,7 @@ def attributed(
 ) -> None:
     """Take Adam's step and make the slope, both in one pass; see `kernels.Passes.attributed`."""
     dtype = g.dtype
-    matrices = [a.reshape(g.shape) if a is not None else nothing(dtype) for a in (square, gamma, point)]
+    matrices = [a.reshape(g.shape) if a is not None else nothing(dtype) for a in (root, gamma, point)]
     norms = [a if a is not None else nothing(dtype).reshape(-1) for a in (row, col)]
     kernel = _kernels(dtype.type)["attributed"]
     numbers, table = _numbers(rates, n, blend, dtype), _node_table(rule, dtype)
@@ -99,11 +112,36 @@ def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
 
 
 def column_norms(x: Any) -> Any:
-    """Return the Euclidean norm of each column; squares are added in double precision, where none is lost."""
+    """Return the Euclidean norm of each column; float32's squares, added in double, are not lost."""
+    if x.dtype == np.float64:
+        return passes_numpy.column_norms(x)
     sums = np.zeros(x.shape[1])
     kernel = _kernels(x.dtype.type)["square_sums"]
     in_parts(lambda low, high: kernel(low, high, x, sums), len(sums), 8 * x.size)
     return np.sqrt(sums).astype(x.dtype)
+
+
+def ranges(x: Any) -> tuple[Any, Any]:
+    """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+    top, low = np.zeros(x.shape[1], x.dtype), np.full(x.shape[1], math.inf, x.dtype)
+    kernel = _kernels(x.dtype.type)["ranges"]
+    in_parts(lambda first, last: kernel(first, last, x, top, low), len(top), 8 * x.size)
+    return top, low
+
+
+def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
+    """Return the squares of `x` with its columns divided by `top` and multiplied by ``scaling.scale``."""
+    out, unit = np.empty_like(x), np.where(top > 0, top, x.dtype.type(1))
+    kernel = _kernels(x.dtype.type)["scaled_squares"]
+    scale = np.full(1, scaling.scale, x.dtype)
+    in_parts(lambda low, high: kernel(low, high, x, unit, scale, out), len(x), 8 * x.size)
+    return out
+
+
+def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+    """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `kernels.Passes.roots`."""
+    numbers = np.array([scaling.scale, scaling.least, scaling.back, scaling.root_n], square.dtype)
+    _kernels(square.dtype.type)["roots"](units.start, units.stop, numbers, b, a, *of_b, *of_a, square)
 
 
 def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
@@ -172,30 +210,33 @@ def safe_root(one, rho, size, tiny):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(error_model="numpy", fastmath=FAST)
-def deviation(zero, g, norm, inverse, col, inverse_col, square, share, unbias):  # type: ignore[no-untyped-def]
+def deviation(zero, one, g, root, share, unbias):  # type: ignore[no-untyped-def]
     """Return σ of one element, as `passes_numpy.spread` does."""
-    own = g * inverse * inverse_col
-    left = square - own * own * share
-    return norm * col * math.sqrt((left if left > zero else zero) * unbias)
+    own = g / (root if root > zero else one)
+    left = one - own * own * share
+    return root * math.sqrt((left if left > zero else zero) * unbias)
 
 
 @numba.njit(error_model="numpy", fastmath=FAST)
 def quotient(zero, one, least, k, rho2, f_m, f_e, a, b, of_mu):  # type: ignore[no-untyped-def]
-    """Return numerator and denominator of A[a, b], as `passes_numpy.quotient` has it; `of_mu` is μ's part of it."""
+    """Return A[a, b]'s numerator and the three factors of its denominator, as in `passes_numpy.quotient`.
+
+    `of_mu` is μ's part of the numerator; the last two factors are D(a) and D(b).
+    """
     aa, bb, ab = rho2 + a * a, rho2 + b * b, a * b
     r_a, r_b = math.sqrt(aa), math.sqrt(bb)
     R, U = r_a + r_b + least, r_a * r_b + abs(ab)
     X = rho2 * (aa + b * b) if ab > zero else U
     U = U if ab > zero else one
     own = k * (f_e * R + f_m * rho2) - of_mu
-    return own * U + k * f_m * X, R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e)
+    return own * U + k * f_m * X, R * U, f_m * r_a + f_e, f_m * r_b + f_e
 
 
 @cache
 def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
     """Return the loops compiled for one dtype; every constant is of that dtype, or the loop would widen to double."""
     zero, one, two = real(0), real(1), real(2)
-    half, least = real(0.5), real(1e-30)
+    half, least, infinite = real(0.5), real(1e-30), real(math.inf)
     root_half, root_two_pi = real(math.sqrt(0.5)), real(math.sqrt(2 * math.pi))
     G, K, S, FM, FE, MU, TAIL, OUT, POINT, THETA, M, V = (BLOCK * slot for slot in range(12))
     scalar = numba.from_dtype(np.dtype(real))
@@ -239,7 +280,7 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
         v,
         row,
         col,
-        square,
+        root,
         gamma,
         point,
         new_theta,
@@ -252,10 +293,6 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
         share, unbias, blend, tiny = p[13], p[14], p[15], p[16]
         columns = g.shape[1]
         w = np.zeros(12 * BLOCK, real)
-        inverses = np.zeros(columns, real)
-        if spread:
-            for j in range(columns):
-                inverses[j] = one / col[j] if col[j] > tiny else zero
         for i in range(low, high):
             for start in range(0, columns, BLOCK):
                 width = min(BLOCK, columns - start)
@@ -278,19 +315,16 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                         w[OUT + e] = lr * k / (math.sqrt(previous * v_[e] + under) + eps)
                 else:
                     if spread:
-                        norm, inverse = row[i], one / row[i] if row[i] > tiny else zero
-                        col_, inverses_ = col[part], inverses[part]
-                        if square.size > 0:
-                            square_ = square[i, part]
+                        if root.size > 0:
+                            root_ = root[i, part]
                             for e in range(width):
-                                w[S + e] = square_[e]
+                                w[S + e] = root_[e]
                         else:
+                            norm, col_ = row[i], col[part]
                             for e in range(width):
-                                w[S + e] = share
+                                w[S + e] = norm * col_[e]
                         for e in range(width):
-                            w[S + e] = root_q * deviation(
-                                zero, g_[e], norm, inverse, col_[e], inverses_[e], w[S + e], share, unbias
-                            )
+                            w[S + e] = root_q * deviation(zero, one, g_[e], w[S + e], share, unbias)
                     for e in range(width):
                         rho, big, s = math.sqrt(kappa * v_[e] + under), root_q * g_[e], w[S + e]
                         top = rho if rho > abs(big) else abs(big)
@@ -327,8 +361,8 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                             f_m, f_e, rho2 = w[FM + e], w[FE + e], w[K + e]
                             c, d = tau * w[G + e], along * w[G + e] + across * w[S + e]
                             a, b = c + d, c - d
-                            above, below = quotient(zero, one, least, k, rho2, f_m, f_e, a, b, w[MU + e] * c)
-                            w[OUT + e] += weight * above / below
+                            above, scale, D_a, D_b = quotient(zero, one, least, k, rho2, f_m, f_e, a, b, w[MU + e] * c)
+                            w[OUT + e] += weight * above / (scale * D_a * D_b)
                     for e in range(width):
                         w[OUT + e] *= w[TAIL + e]
                 if gamma.size > 0:
@@ -388,6 +422,52 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                 y0 = np.float64(x0[j])
                 sums[j] += y0 * y0
 
+    @loop(read[2], write[1], write[1])
+    def ranges(low, high, x, top, least_):  # type: ignore[no-untyped-def]
+        top, least_ = top[low:high], least_[low:high]
+        for i in range(len(x)):
+            x_ = x[i, low:high]
+            for j in range(len(top)):
+                size = abs(x_[j])
+                some = size if size > zero else infinite
+                top[j] = size if size > top[j] else top[j]
+                least_[j] = some if some < least_[j] else least_[j]
+
+    @loop(read[2], read[1], read[1], write[2])
+    def scaled_squares(low, high, x, top, scale, out):  # type: ignore[no-untyped-def]
+        by = scale[0]
+        for i in range(low, high):
+            for j in range(x.shape[1]):
+                y = x[i, j] / top[j] * by
+                out[i, j] = y * y
+
+    @loop(read[1], read[2], read[2], *[read[1]] * 4, write[2])
+    def roots(low, high, p, b, a, top_b, low_b, top_a, low_a, square):  # type: ignore[no-untyped-def]
+        scale, least_, back, root_n = p[0], p[1], p[2], p[3]
+        lost = np.empty(square.shape[1], np.int64)
+        for i in range(low, high):
+            square_, top, count = square[i], top_b[i], 0
+            lowest = low_b[i] / top * scale
+            for j in range(len(square_)):
+                if square_[j] < least_:
+                    small = low_a[j] / top_a[j] * scale
+                    if lowest * lowest * (small * small) < least_:
+                        lost[count] = j
+                        count += 1
+            for j in range(len(square_)):
+                larger, smaller = (top, top_a[j]) if top > top_a[j] else (top_a[j], top)
+                square_[j] = math.sqrt(square_[j]) * back * larger * (smaller * root_n)
+            for j in lost[:count]:
+                most = zero
+                for k in range(len(a)):
+                    size = abs(b[k, i] * a[k, j])
+                    most = size if size > most else most
+                unit, total = most if most > zero else one, zero
+                for k in range(len(a)):
+                    x = b[k, i] * a[k, j] / unit
+                    total += x * x
+                square_[j] = most * math.sqrt(total)
+
     @loop(read[2], read[2], read[1], write[1], sums=True)
     def row_dot(low, high, b, z, p, out):  # type: ignore[no-untyped-def]
         for i in range(low, high):
@@ -396,5 +476,5 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                 total += b[i, j] * (z[i, j] + p[j])
             out[i] += total
 
-    loops = (adam, attributed, between, relu, gelu, gate, times, square_sums, row_dot)
+    loops = (adam, attributed, between, relu, gelu, gate, times, square_sums, ranges, scaled_squares, roots, row_dot)
     return {made.__name__: made for made in loops}

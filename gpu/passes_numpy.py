@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.kernels import Scaling
 from adamshap.gpu.rules import Rates, Rule
 
 __all__ = [
@@ -34,11 +35,17 @@ __all__ = [
     "between",
     "column_norms",
     "quotient",
+    "ranges",
+    "roots",
     "row_dot",
     "scale_by_derivative",
+    "scaled_squares",
     "spread",
     "whitening",
 ]
+
+AGAIN = 1 << 16
+"""Products of entries that are made at a time where roots are computed again."""
 
 UNRESOLVED = 1e-14  # of a Gram matrix in double with a diagonal of ones
 
@@ -63,7 +70,7 @@ def attributed(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     gamma: Any,
     blend: float,
     new_theta: Any,
@@ -77,7 +84,7 @@ def attributed(
     rho = np.sqrt(f(rates.kappa) * v + f(rates.root))
     idle = f(rates.lr) * (f(rates.mu) * m) / (rho + f(rates.eps))  # A(0)
     moved = _step(rates, g, m, v)
-    result = _slope(rates, rule, n, g, m, v, rho, row, col, square)
+    result = _slope(rates, rule, n, g, m, v, rho, row, col, root)
     if gamma is not None:
         result = result * gamma
     if point is not None:
@@ -99,7 +106,7 @@ def _root(rho: Any, scaled: Any) -> Any:
     return top * np.sqrt((rho / top) ** 2 + (scaled / top) ** 2)
 
 
-def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, row: Any, col: Any, square: Any) -> Any:
+def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, row: Any, col: Any, root: Any) -> Any:
     f = g.dtype.type
     if rule.kind == "sgd":
         return np.full_like(g, rates.lr)
@@ -111,7 +118,7 @@ def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, r
         return f(rates.lr) * f(rates.k) / (np.sqrt(f(rates.previous) * v + f(rates.root)) + f(rates.eps))
     tiny = np.finfo(g.dtype).tiny
     G = f(rates.root_q) * g
-    s = f(rates.root_q) * spread(n, g, row, col, square) if rule.needs_spread else np.zeros_like(g)
+    s = f(rates.root_q) * spread(n, g, row, col, root) if rule.needs_spread else np.zeros_like(g)
     M = np.maximum(np.maximum(np.maximum(rho, abs(G)), s), tiny)
     T = M + f(rates.eps)
     rho, G, s, f_m, f_e = rho / M, G / M, s / M, M / T, f(rates.eps) / T
@@ -137,24 +144,22 @@ def quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, a: Any, b: Any, bo
     X = np.where(one_sign, kappa * (r_b * r_b + aa), U)
     U = np.where(one_sign, U, f(1))
     k_part = k * (f_e * R + f_m * kappa) - mu * both
-    return (k_part * U + k * f_m * X) / (R * U * (f_m * r_a + f_e) * (f_m * r_b + f_e))
+    D_a, D_b = f_m * r_a + f_e, f_m * r_b + f_e
+    # One after the other, the larger first: where κ and b are 0, D_b is ε, and the product of all four underflows.
+    return (k_part * U + k * f_m * X) / (R * U * np.maximum(D_a, D_b)) / np.minimum(D_a, D_b)
 
 
-def spread(n: int, g: Any, row: Any, col: Any, square: Any) -> Any:
-    """Return σ; `row` and `col` are norms, and `square` is Σx² in units of their squares (rank one: 1/n).
+def spread(n: int, g: Any, row: Any, col: Any, root: Any) -> Any:
+    """Return σ = R √((1 − (g/R)²/n) n/(n − 1)), where R = √Σx² is `root` or, of rank one, the product of the norms.
 
     Of NumPy's arrays or CuPy's, which NumPy's functions hand on.
     """
     f = g.dtype.type
-    own = g * _inverse(row)[:, None] * _inverse(col)[None, :]
-    left = np.maximum((f(1 / n) if square is None else square) - own * own * f(1 / n), f(0))
-    return row[:, None] * col[None, :] * np.sqrt(left * f(n / (n - 1)))
-
-
-def _inverse(norm: Any) -> Any:
-    """Return 1/norm, and 0 where that would overflow."""
-    usable = norm > np.finfo(norm.dtype).tiny
-    return np.where(usable, 1 / np.where(usable, norm, norm.dtype.type(1)), norm.dtype.type(0))
+    root = row[:, None] * col[None, :] if root is None else root
+    with np.errstate(over="ignore"):  # of rank one, the product may be far below g
+        own = g / np.where(root > 0, root, f(1))
+        left = np.maximum(f(1) - own * own * f(1 / n), f(0))
+    return root * np.sqrt(left * f(n / (n - 1)))
 
 
 def between(tau: float, a: Any, b: Any, out: Any) -> None:
@@ -205,8 +210,50 @@ def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
 
 
 def column_norms(x: Any) -> Any:
-    """Return the Euclidean norm of each column; squares are added in double precision, where none is lost."""
-    return np.sqrt(np.einsum("no,no->o", x, x, dtype=np.float64)).astype(x.dtype)
+    """Return the Euclidean norm of each column; float32's squares, added in double, are not lost."""
+    return _norms(x) if x.dtype == np.float64 else _norms(x.astype(np.float64)).astype(x.dtype)
+
+
+def _norms(x: Any) -> Any:
+    """Return the Euclidean norm of each column, in units of its largest entry."""
+    top = abs(x).max(axis=0)
+    return top * np.sqrt(np.square(x / np.where(top > 0, top, x.dtype.type(1))).sum(axis=0))
+
+
+def ranges(x: Any) -> tuple[Any, Any]:
+    """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+    size = abs(x)
+    return size.max(axis=0), np.where(size > 0, size, x.dtype.type(math.inf)).min(axis=0)
+
+
+def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
+    """Return the squares of `x` with its columns divided by `top` and multiplied by ``scaling.scale``."""
+    scaled = x / np.where(top > 0, top, x.dtype.type(1))
+    scaled *= x.dtype.type(scaling.scale)
+    scaled *= scaled
+    return scaled
+
+
+def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+    """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `kernels.Passes.roots`."""
+    f, part, b = square.dtype.type, square[units], b[:, units]
+    top_b, top_a = of_b[0][units, None], of_a[0]
+    row, col = np.nonzero(part < f(scaling.least))
+    small_b, small_a = (
+        low[where] / np.where(top[where] > 0, top[where], f(1)) * f(scaling.scale)
+        for (top, low), where in (((of_b[0][units], of_b[1][units]), row), (of_a, col))
+    )
+    lost = (small_b < math.inf) & (small_a < math.inf)
+    lost[lost] = np.square(small_b[lost]) * np.square(small_a[lost]) < f(scaling.least)
+    np.sqrt(part, out=part)
+    part *= f(scaling.back)
+    part *= np.maximum(top_b, top_a)
+    part *= np.minimum(top_b, top_a) * f(scaling.root_n)
+    row, col = row[lost], col[lost]
+    some = max(AGAIN // len(a), 1)
+    for first in range(0, len(row), some):
+        here = row[first : first + some], col[first : first + some]
+        part[here] = _norms(b[:, here[0]] * a[:, here[1]])
 
 
 def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:

@@ -147,7 +147,8 @@ def scores(
         Score by a sketch of P of this rank, in the layers that gain by it; None is exact, and all that
         "two_term" has.
     variance : {"exact", "rank_one"}
-        σ² of "random_order" and "two_term": exact at the cost of one more matrix product a layer, or from norms alone.
+        σ² of "random_order" and "two_term": exact at the cost of one more matrix product a layer, or from norms alone,
+        which is far off where a single input is far larger than the others (docs/choose.md).
     micro_batch : int, optional
         So many samples go through the network at a time.
     score_dtype : {"tf32", "float16"}, optional

@@ -39,7 +39,7 @@ def split(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     gamma: Any,
     grow: float,
     less: float,
@@ -55,13 +55,14 @@ def split(
         g_, m_, gamma_ = g[part], m[part], gamma[part]
         sigma = None
         if rule.needs_spread:
-            sigma = spread(n, g_, row[part], col, None if square is None else square[part])
+            row_, root_ = (None if x is None else x[part] for x in (row, root))
+            sigma = spread(n, g_, row_, col, root_)
         slope, share = _split(xp, rates, rule, g_, m_, v[part], sigma)
         slope *= gamma_
         share *= gamma_
         pairs = [(slope, g_), (share, m_), (share, share)] + ([] if theta is None else [(gamma_, theta[part])])
         for number, (a, b) in enumerate(pairs):
-            sums[number] += (a * b).sum(dtype="float64")
+            sums[number] += (a.astype("float64") * b).sum()
         if owed is not None:
             f, sum_ = g.dtype.type, owed[part]
             share *= f(grow)

@@ -9,7 +9,7 @@ from typing import Any
 
 import cupy
 
-from adamshap.gpu.passes_cuda import SPREAD
+from adamshap.gpu.passes_cuda import SPREAD, two_factors
 from adamshap.gpu.rules import LITTLE, SMALL_ANGLE, Rates, SplitRule, even_nodes
 
 __all__ = ["split"]
@@ -99,7 +99,7 @@ def _weighed(rule: SplitRule, dtype: Any) -> Any:
     else:
         body += CLOSED[rule.kind]
     numbers = [*(f"T {name}" for name in NUMBERS), *(f"float64 wide_{name}" for name in NUMBERS)]
-    inputs = ["T g, T m, T v, T row, T col, T square, T gamma", *numbers, "T tiny, T share, T unbias"]
+    inputs = ["T g, T m, T v, T row, T col, T gamma", *numbers, "T tiny, T share, T unbias"]
     return cupy.ElementwiseKernel(", ".join(inputs), "T slope, T due", body + WRITE, f"adamshap_split_{rule.kind}")
 
 
@@ -124,7 +124,7 @@ def split(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     gamma: Any,
     grow: float,
     less: float,
@@ -133,20 +133,18 @@ def split(
 ) -> Any:
     """Split, weigh with Γ, add up what is owed and what it amounts to; see `kernels.Split`."""
     f, wide = g.dtype.type, [getattr(rates, name) for name in NUMBERS]
-    zero, each, unbias = f(0), f(1 / n), f(n / (n - 1) if n > 1 else 0.0)
+    unbias = f(n / (n - 1) if n > 1 else 0.0)
     slope, due = cupy.empty_like(g), cupy.empty_like(g)
     _weighed(rule, g.dtype)(
         g,
         m,
         v,
-        zero if row is None else row[:, None],
-        zero if col is None else col[None, :],
-        each if square is None else square,
+        *two_factors(row, col, root, g.dtype),
         gamma,
         *map(f, wide),
         *wide,
         f(cupy.finfo(g.dtype).tiny),
-        each,
+        f(1 / n),
         unbias,
         slope,
         due,

@@ -32,7 +32,7 @@ def split(
     v: Any,
     row: Any,
     col: Any,
-    square: Any,
+    root: Any,
     gamma: Any,
     grow: float,
     less: float,
@@ -41,11 +41,11 @@ def split(
 ) -> Any:
     """Split, weigh with Γ, add up what is owed and what it amounts to; see `kernels.Split`."""
     dtype, sums = g.dtype, np.zeros(4)
-    square, theta, owed = (nothing(dtype) if a is None else a for a in (square, theta, owed))
+    root, theta, owed = (nothing(dtype) if a is None else a for a in (root, theta, owed))
     row, col = (nothing(dtype).reshape(-1) if a is None else a for a in (row, col))
     numbers, wide = _numbers(rates, n, grow, less, dtype), _numbers(rates, n, grow, less, np.dtype(np.float64))
     how = (numbers, wide, _table(rule, dtype), KINDS[rule.kind], rule.needs_spread)
-    _kernel(dtype.type)(0, len(g), *how, g, theta, m, v, row, col, square, gamma, owed, product, sums)
+    _kernel(dtype.type)(0, len(g), *how, g, theta, m, v, row, col, root, gamma, owed, product, sums)
     return sums
 
 
@@ -118,17 +118,13 @@ def _kernel(real: Any) -> Callable[..., Any]:
 
     @compiled(numba.void(whole, whole, *how, *[read[2]] * 4, *[read[1]] * 2, *[read[2]] * 2, write, write, total))
     def split(  # type: ignore[no-untyped-def]
-        low, high, p, wide, nodes, kind, spread, g, theta, m, v, row, col, square, gamma, owed, product, sums
+        low, high, p, wide, nodes, kind, spread, g, theta, m, v, row, col, root, gamma, owed, product, sums
     ):
         lr, mu, k, kappa, under, root_q, eps = p[0], p[1], p[2], p[3], p[4], p[5], p[6]
         share, unbias, tiny, grow, less = p[7], p[8], p[9], p[10], p[11]
         columns = g.shape[1]
         w = np.zeros(9 * BLOCK, real)
         d = np.ones(8 * BLOCK if kind == 3 else 0)
-        inverses = np.zeros(columns, real)
-        if spread:
-            for j in range(columns):
-                inverses[j] = one / col[j] if col[j] > tiny else zero
         for i in range(low, high):
             for start in range(0, columns, BLOCK):
                 width = min(BLOCK, columns - start)
@@ -148,19 +144,16 @@ def _kernel(real: Any) -> Callable[..., Any]:
                         w[SHARE + e] = lr * mu * inverse
                 elif kind == 2:
                     if spread:
-                        norm, inverse = row[i], one / row[i] if row[i] > tiny else zero
-                        col_, inverses_ = col[part], inverses[part]
-                        if square.size > 0:
-                            square_ = square[i, part]
+                        if root.size > 0:
+                            root_ = root[i, part]
                             for e in range(width):
-                                w[S + e] = square_[e]
+                                w[S + e] = root_[e]
                         else:
+                            norm, col_ = row[i], col[part]
                             for e in range(width):
-                                w[S + e] = share
+                                w[S + e] = norm * col_[e]
                         for e in range(width):
-                            w[S + e] = root_q * deviation(
-                                zero, g_[e], norm, inverse, col_[e], inverses_[e], w[S + e], share, unbias
-                            )
+                            w[S + e] = root_q * deviation(zero, one, g_[e], w[S + e], share, unbias)
                     for e in range(width):
                         rho, big, s = math.sqrt(kappa * v_[e] + under), root_q * g_[e], w[S + e]
                         top = rho if rho > abs(big) else abs(big)

@@ -11,7 +11,7 @@ paper   name                   meaning
 g       ``g``                  gradient of the whole batch
 Γ       ``gamma``              validation gradient
 S, P    ``slope``              slope; P takes its place
-σ²      ``Norms``              variance of the sum of a random half, by norms and squares
+σ²      ``norms.Norms``        variance of the sum of a random half, by norms
 w       ``weight``             1/n or 1: what a sample's gradient counts in the batch's
 ======  =====================  ==========================================================
 """
@@ -26,7 +26,6 @@ import numpy as np
 from adamshap.gpu.arrays import Space
 from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
 from adamshap.gpu.layers import (
-    Norms,
     Trace,
     Workshop,
     as_matrix,
@@ -36,6 +35,7 @@ from adamshap.gpu.layers import (
     run_rows,
     times_gradients,
 )
+from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
 from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
@@ -277,7 +277,7 @@ def first_pass(
 ) -> First:
     """Run the batch through the network, in chunks, and the validation samples beside it where Γ at θ is wanted."""
     g = like(shop, "gradient")
-    norms = Norms({}, {}, {}) if spread_wanted else None
+    norms = Norms() if spread_wanted else None
     start = trace = None
     if start_wanted and batch.together is not None and len(chunks) == 1:
         shop.now("forward pass", slice(0, batch.n))
@@ -309,33 +309,6 @@ def _run_chunk(shop: Workshop, state: State, batch: Judged, weight: float, chunk
     return trace
 
 
-def add_norms(shop: Workshop, norms: Norms, trace: Trace, variance: str) -> None:
-    """Add a chunk's norms, and Σ x² in units of their squares, to those of the chunks before it."""
-    xp, passes = shop.space.xp, shop.passes
-    for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
-        row, col = passes.column_norms(b), passes.column_norms(a)
-        before = (norms.row.get(layer), norms.col.get(layer))
-        norms.row[layer] = row if before[0] is None else xp.hypot(before[0], row)
-        norms.col[layer] = col if before[1] is None else xp.hypot(before[1], col)
-        if variance == "exact":
-            b, a = _in_units(xp, b, norms.row[layer]), _in_units(xp, a, norms.col[layer])
-            square = shop.buffers.get(f"squares {layer}", (len(norms.row[layer]), len(norms.col[layer])))
-            if before[0] is None:
-                xp.matmul(b.T, a, out=square)
-            else:  # what stands there is in the smaller units of the chunks before
-                square *= _in_units(xp, before[0], norms.row[layer])[:, None]
-                square *= _in_units(xp, before[1], norms.col[layer])[None, :]
-                square += xp.matmul(b.T, a)
-            norms.square[layer] = square
-
-
-def _in_units(xp: Any, x: Any, norm: Any) -> Any:
-    """Return (x / norm)², and 0 where the norm is 0."""
-    x = x / xp.where(norm > 0, norm, norm.dtype.type(1))
-    x *= x
-    return x
-
-
 # --- the pass over the parameters ------------------------------------------------------------------------------------
 
 
@@ -355,7 +328,7 @@ def take_step_and_slope(
     """Run the fused pass over every parameter; see `kernels.Passes.attributed`."""
     shop.now("fused pass", slice(0, n))
     for key, g in first.g.items():
-        row, col, square = (None, None, None) if first.norms is None else first.norms.of(shop, key, n)
+        row, col, root = (None, None, None) if first.norms is None else first.norms.of(key, n)
         shop.passes.attributed(
             rates,
             rule,
@@ -366,7 +339,7 @@ def take_step_and_slope(
             as_matrix(state.v[key]),
             row,
             col,
-            square,
+            root,
             None if gamma is None else as_matrix(gamma[key]),
             blend,
             as_matrix(new.theta[key]),

@@ -74,7 +74,7 @@ def attribute(
     kind: MarginalKind = "shapley",
     reduction: Reduction = "mean",
     rank: int | None = None,
-    variance: Variance = "rank_one",
+    variance: Variance = "exact",
     micro_batch: int | None = None,
     carry_window: int | None = None,
     score_dtype: ScoreDtype | None = None,
@@ -119,8 +119,8 @@ def attribute(
         As for `Step`.
     rank : int, optional
         Score by a sketch of this rank, its range kept from step to step; None is exact, and all that "two_term" has.
-    variance : {"rank_one", "exact"}
-        σ² of "random_order" and "two_term": from norms alone, or exact at the cost of one more matrix product a layer.
+    variance : {"exact", "rank_one"}
+        σ² of "random_order" and "two_term", as for `scores`.
     micro_batch : int, optional
         So many samples go through the network at a time, twice each; less memory for batches, the same result.
     carry_window : int, optional

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.kernels import fit_for
-from adamshap.gpu.layers import Norms, Trace, Workshop, as_matrix
+from adamshap.gpu.layers import Trace, Workshop, as_matrix
+from adamshap.gpu.norms import Norms
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Arrival, FitRule, Rates
 
@@ -73,15 +74,15 @@ def two_slopes(
     fit, rule = fit_for(shop.space), fit_rule_of(kind, n, nodes)
     differences = len(rule.own) * len(rule.arrivals)
     for key, whole in g.items():
-        row, col, square = norms.of(shop, key, n)
+        row, col, root = norms.of(key, n)
         arrays = [as_matrix(a) for a in (whole, m[key], v[key], into_slope[key], into_second[key])]
 
-        def some(low: int, high: int, arrays: Any = arrays, given: Any = (row, col, square)) -> None:
+        def some(low: int, high: int, arrays: Any = arrays, given: Any = (row, col, root)) -> None:
             part = slice(low, high)
             g_, m_, v_, slope, second = (a[part] for a in arrays)
-            row, col, square = given
-            square = None if square is None else square[part]
-            fit(rates, rule, n, g_, m_, v_, row[part], col, square, slope, second)
+            row, col, root = given
+            row, root = (None if x is None else x[part] for x in (row, root))
+            fit(rates, rule, n, g_, m_, v_, row, col, root, slope, second)
 
         in_parts(some, len(arrays[0]), FLOPS_OF_A_NODE * differences * arrays[0].size)
 

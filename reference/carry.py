@@ -99,7 +99,7 @@ def in_random_order(given: ghost.SlopeInput) -> Split:
     """
     if len(given.x) == 1:
         return even(given)
-    c, sigma = given.c, np.sqrt(ghost.partial_sum_variance(given.x, given.g))
+    c, sigma = given.c, ghost.partial_sum_deviation(given.x, given.g)
     slope, inverse = np.zeros_like(given.g), np.zeros_like(given.g)
     for tau, w in zip(*ghost.unit_interval_rule(given.nodes[0]), strict=True):
         s, arrived = math.sqrt(tau * (1 - tau)) * sigma, replace(c, mu=tau * c.mu)

@@ -8,7 +8,7 @@ paper / method 4    name                            meaning
 x_i, g              ``x``, ``g``                    sample i's contribution to the batch gradient; Σ_i x_i
 S                   ``SLOPE_FUNCTIONS[slope]``      how much of x_i arrives in the update, elementwise
 Γ                   ``GRADIENT_FUNCTIONS[...]``     gradient of the validation loss
-σ²                  ``partial_sum_variance``        n/(n − 1) · max(Σ_i x_i² − g²/n, 0)
+σ                   ``partial_sum_deviation``       √(n/(n − 1) · max(Σ_i x_i² − g²/n, 0))
 R, f(x_i)           in `two_term`                   slope and function of a second term
 ==================  ==============================  ============================================================
 """
@@ -50,6 +50,7 @@ from adamshap.reference.problem import (
     refuse,
     shown,
 )
+from adamshap.reference.squares import in_units
 
 # --- slopes, of one parameter ----------------------------------------------------------------------------------------
 
@@ -103,7 +104,7 @@ def random_order(given: SlopeInput) -> Array:
     """
     if len(given.x) == 1:
         return secant(given)
-    sigma = np.sqrt(partial_sum_variance(given.x, given.g))
+    sigma = partial_sum_deviation(given.x, given.g)
     slope = np.zeros_like(given.g)
     for tau, w in zip(*unit_interval_rule(given.nodes[0]), strict=True):
         s = math.sqrt(tau * (1 - tau)) * sigma
@@ -122,13 +123,15 @@ SLOPE_FUNCTIONS: dict[str, Callable[[SlopeInput], Array]] = {
 }
 
 
-def partial_sum_variance(x: Array, g: Array) -> Array:
-    """Return σ² = n/(n − 1) · max(Σ_i x_i² − g²/n, 0): the variance of a random prefix's sum is τ(1 − τ) σ².
+def partial_sum_deviation(x: Array, g: Array) -> Array:
+    """Return σ = √(n/(n − 1) · max(Σ_i x_i² − g²/n, 0)): the variance of a random prefix's sum is τ(1 − τ) σ².
 
-    Written Σ_i (x_i − g/n)², which is the same and never negative.
+    Written √(n/(n − 1) Σ_i (x_i − g/n)²), which is the same and never negative.
     """
     n = len(x)
-    return n / (n - 1) * ((x - g / n) ** 2).sum(axis=0)  # type: ignore[no-any-return]
+    scaled, unit = in_units(x - g / n)
+    sigma: Array = unit * np.sqrt(n / (n - 1) * (scaled**2).sum(axis=0))
+    return sigma
 
 
 def unit_interval_rule(count: int) -> tuple[Array, Array]:

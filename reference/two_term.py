@@ -27,6 +27,7 @@ import numpy as np
 
 from adamshap.reference.adam import Coefficients, divided_difference
 from adamshap.reference.problem import Array, MarginalKind
+from adamshap.reference.squares import in_units
 
 OWN_NODES = 4
 """Of a sample's own x. With two or three, nodes on both sides of a mean of 0 have the same |x|, and only one term is
@@ -73,7 +74,9 @@ def two_coefficients(kind: MarginalKind, c: Coefficients, x: Array, nodes: tuple
 
 def own_spread(x: Array) -> Array:
     """Return ς = √(Σ_i (x_i − x̄)²/n), the deviation of the batch's contributions: they are all there are."""
-    return np.sqrt(((x - x.mean(axis=0)) ** 2).mean(axis=0))  # type: ignore[no-any-return]
+    scaled, unit = in_units(x - x.mean(axis=0))
+    spread: Array = unit * np.sqrt((scaled**2).mean(axis=0))
+    return spread
 
 
 def arrival_slope(

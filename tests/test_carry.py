@@ -70,7 +70,7 @@ def test_random_order_is_the_mean_over_a_normal_prefix() -> None:
     """Where all is smooth (ε = 10), S and the inverse are the means of the derivative and of 1/D, by other nodes."""
     given_ = split_input(eps=10.0, nodes=(24, 25))
     split, c, g = carry.in_random_order(given_), given_.c, given_.g
-    sigma = np.sqrt(ghost.partial_sum_variance(given_.x, g))
+    sigma = ghost.partial_sum_deviation(given_.x, g)
     slope, inverse = np.zeros(5), np.zeros(5)
     h, a = np.polynomial.hermite_e.hermegauss(40)
     for tau, w in zip(*ghost.unit_interval_rule(30), strict=True):

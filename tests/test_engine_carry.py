@@ -73,14 +73,14 @@ def engines_split(
     """Return the engine's product, K and sums, for Γ, θ and K in `more`; Σ x² is of rank one, unless `exact`."""
     space = pick_space(device, dtype)
     squares = (p.x**2).sum(axis=0)
-    row, col = np.sqrt(len(p.x)) * np.sqrt(squares.sum(axis=1)), np.sqrt(squares.sum(axis=0) / squares.sum())
-    square = squares / row[:, None] ** 2 / col**2
-    given_ = (on_device(device, np.array(a, dtype)) for a in (p.g, p.m, p.v, row, col, square, *more))
-    g, m, v, row, col, square, gamma, theta, owed = given_
-    square = square if exact else None
+    row, col = np.sqrt(squares.sum(axis=1)), np.sqrt(squares.sum(axis=0) / squares.sum())
+    norms = (None, None, np.sqrt(squares)) if exact else (row, col, None)
+    arrays = (p.g, p.m, p.v, *norms, *more)
+    given_ = (None if a is None else on_device(device, np.array(a, dtype)) for a in arrays)
+    g, m, v, row, col, root, gamma, theta, owed = given_
     rule = split_rule_of(slope, nodes, len(p.x))
     sums = split_of(make, space)(
-        rates_of(adam, t), rule, len(p.x), g, theta, m, v, row, col, square, gamma, GROW, LESS, owed, g
+        rates_of(adam, t), rule, len(p.x), g, theta, m, v, row, col, root, gamma, GROW, LESS, owed, g
     )
     return tuple(np.asarray(space.host(a)) for a in (g, owed, sums))
 
@@ -283,6 +283,25 @@ def test_what_a_window_loses_is_bounded_and_closed(device: Any, dtype: Any, beta
     assert (got.truncated.max() > 0) == (beta1 > 0)
     if window is None:
         assert got.truncated.max() < carry.FORGOTTEN * np.abs(expected.scores).sum()
+
+
+@on_each_device
+@in_each_dtype
+@pytest.mark.parametrize("window", [1, None])
+def test_one_large_entry_leaves_the_other_scores_and_the_bound_right(device: Any, dtype: Any, window: Any) -> None:
+    """One entry whose square is beyond the dtype, of a sample whose units saturate."""
+    config = problem(0.5)
+    x = config.train.x.copy()
+    x[3, 1] = {"float32": 1e22, "float64": 1e200}[dtype]
+    config = dataclasses.replace(
+        config, network=Network((3, 4, 3), "tanh"), adam=Adam(0.01, (0.5, 0.99)), train=Batch(x, config.train.y)
+    )
+    expected = oracle.attribute(**options_of(config))
+    got = engine.attribute(**options_of(config), variance="exact", carry_window=window, device=device, dtype=dtype)
+    rounded = account_bound(config, dtype=dtype) + spread(config, expected, dtype)[0]
+    assert np.isfinite(got.truncated).all()
+    shared = got.truncated.sum() * got.seen / got.seen.sum()
+    assert_within(got.scores, expected.scores, got.truncated + shared + rounded, "score")
 
 
 def test_a_windows_memory_does_not_grow_with_the_run() -> None:

@@ -461,7 +461,6 @@ WHAT = r"(a temporary array|buffer '[a-z 0-9]+' of [\d,]+ bytes)"
         "forward pass of the validation samples",
         "forward pass of samples 20 to 39 of the batch",
         "gradient of samples 40 to 49 of the batch",
-        "fused pass of samples 0 to 49 of the batch",
         "validation gradient of the validation samples",
         "sketch of the validation samples",
         "contraction of samples 40 to 49 of the batch",

@@ -97,10 +97,10 @@ def engines_fit(
     """Return the engine's S and R for contributions `x` (n, …) and m, v in `state`; Σ x² is of rank one, or `exact`."""
     space, n = pick_space(device, dtype), len(x)
     squares = (x**2).sum(axis=0)
-    row, col = np.sqrt(n * squares.sum(axis=1)), np.sqrt(squares.sum(axis=0) / squares.sum())
-    square = squares / row[:, None] ** 2 / col**2
-    given_ = [on_device(device, np.array(a, dtype)) for a in (x.sum(axis=0), *state, row, col, square)]
-    given_[-1] = given_[-1] if exact else None
+    row, col = np.sqrt(squares.sum(axis=1)), np.sqrt(squares.sum(axis=0) / squares.sum())
+    norms = (None, None, np.sqrt(squares)) if exact else (row, col, None)
+    arrays = (x.sum(axis=0), *state, *norms)
+    given_ = [None if a is None else on_device(device, np.array(a, dtype)) for a in arrays]
     slope, second = (space.xp.full_like(given_[0], np.nan) for _ in range(2))
     fit = fits.fit if make == "arrays" else fit_for(space)
     fit(rates_of(adam, t), engine_two_term.fit_rule_of(kind, n, nodes), n, *given_, slope, second)
@@ -194,10 +194,11 @@ def test_both_slopes_are_the_oracles(
 def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(make: Any, device: Any, dtype: Any) -> None:
     """Where σ is 1 to the last digit, a node of a sample's own x is 0; with v = 0, so is all under a root."""
     space, h = pick_space(device, dtype), np.asarray(engine_two_term.OWN[2][0], dtype)
-    square = np.full((1, 64), (1 + h * h) / 2, dtype) * (1 + np.finfo(dtype).eps * np.arange(-32, 32, dtype=dtype))
-    arrays = (np.broadcast_to(a, square.shape) for a in (h, np.zeros_like(h), np.zeros_like(h)))
-    norms = (np.ones(shape, dtype) for shape in square.shape)
-    given_ = [on_device(device, np.array(a, dtype)) for a in (*arrays, *norms, square)]
+    root = np.full((1, 64), np.sqrt((1 + h * h) / 2), dtype)
+    root *= 1 + np.finfo(dtype).eps * np.arange(-32, 32, dtype=dtype)
+    arrays = (np.broadcast_to(a, root.shape) for a in (h, np.zeros_like(h), np.zeros_like(h)))
+    held, of_squares = [on_device(device, np.array(a, dtype)) for a in arrays], on_device(device, root)
+    given_ = [*held, None, None, of_squares]
     rates, rule = rates_of(Adam(betas=(0.0, 0.0), eps=1e-30), 1), engine_two_term.fit_rule_of("first", 2, (1, 2))
     slope, second = (space.xp.empty_like(given_[0]) for _ in range(2))
     (fits.fit if make == "arrays" else fit_for(space))(rates, rule, 2, *given_, slope, second)

@@ -370,7 +370,7 @@ def _random_order_with(spread: Callable[[Array, float], Array], weight: float = 
     def wrong(given: ghost.SlopeInput) -> Array:
         if len(given.x) == 1:
             return ghost.secant(given)
-        sigma = np.sqrt(ghost.partial_sum_variance(given.x, given.g))
+        sigma = ghost.partial_sum_deviation(given.x, given.g)
         slope = np.zeros_like(given.g)
         for tau, w in zip(*ghost.unit_interval_rule(given.nodes[0]), strict=True):
             s = spread(sigma, tau)
@@ -836,13 +836,13 @@ FAULTS: tuple[Fault, ...] = (
         "variance-uncentred",
         "`random_order` with Σ x_i² for the variance",
         "the mean is not subtracted",
-        _with(ghost.partial_sum_variance, lambda _: lambda x, g: (x**2).sum(axis=0) * len(x) / (len(x) - 1)),
+        _with(ghost.partial_sum_deviation, lambda right: lambda x, g: right(x, np.zeros_like(g))),
     ),
     Fault(
         "variance-with-replacement",
         "`random_order` without the factor n/(n − 1)",
         "drawn with replacement",
-        _with(ghost.partial_sum_variance, lambda right: lambda x, g: right(x, g) * (len(x) - 1) / len(x)),
+        _with(ghost.partial_sum_deviation, lambda right: lambda x, g: right(x, g) * np.sqrt((len(x) - 1) / len(x))),
     ),
     Fault(
         "spread-constant",

@@ -17,6 +17,12 @@ together. At a node τ g − h s, where the two cancel, this error is all that i
 there. So it is at 0, near which a Gauss rule of almost as many nodes as places has one of its nodes: solvers give
 nodes of [0, 1] to an absolute u.
 
+Where a difference of numbers near 1 is far below u, no library has an error of u: tanh and softmax round to exactly 1
+there, and the difference to exactly 0. Some approximations of tanh reach 1 only at |z| = 20 in float32, where 1 − tanh²
+is 2e-17, far below u² = 4e-15. So no error is drawn where the derivative is below the cube of the errors' size. In the
+derivative of a unit whose input is 1e22, an error of u would be one of 1e15 in the gradient, and the bound would let
+everything through.
+
 Errors are drawn with sizes of their own, not only signs: where one acts alike to either side of 0, or two act against
 each other, equal sizes would hide what they do.
 """
@@ -26,10 +32,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
 
 from adamshap.reference import adam, ghost, network, two_term
 from adamshap.reference.problem import Array
+from adamshap.reference.squares import in_units
 from adamshap.verify.replacing import replaced
 
 _SATURATING = ("tanh", "sigmoid", "silu", "gelu")
@@ -83,47 +91,59 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
         z = _rounded_product(weight, a, errors)
         return z if bias is None else z + bias
 
-    def noise(z: Any) -> Any:
-        # A term whose value is 0 and whose derivative is an error.
+    def noise(z: Any, derivative: Array) -> Any:
+        # A term whose value is 0 and whose derivative is an error, but for derivatives that vanish.
         fixed = network._constant(z)
-        return errors(fixed.shape) * (z - fixed)
+        return errors(fixed.shape) * (np.abs(derivative) >= size**3) * (z - fixed)
 
     def rounded(name: str, activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        if name == "gelu":
-            return lambda z: activation(z) + noise(z) + errors(z.shape) * network._constant(z)
-        return lambda z: activation(z) + noise(z)
+        def with_errors(z: Any) -> Any:
+            fixed = network._constant(z)
+            right = activation(z)
+            result = right + noise(z, elementwise_grad(activation)(fixed))
+            if name == "gelu":
+                visible = np.abs(network._constant(right)) >= size**3 * np.abs(fixed)
+                result = result + errors(fixed.shape) * visible * fixed
+            return result
+
+        return with_errors
 
     def rounded_cross_entropy(logits: Any, labels: Array) -> Any:
         # Of softmax − onehot only the label's own component is a difference.
         own = np.arange(logits.shape[1]) == labels[:, None]
-        return right_cross_entropy(logits, labels) + noise(logits[own])
+        losses = right_cross_entropy(logits, labels)
+        return losses + noise(logits[own], np.expm1(-network._constant(losses)))
 
     def rounded_correction(beta: float, t: int) -> float:
         # β = 0 leaves nothing to round; and of what is left, never all.
         right = right_correction(beta, t)
         return max(right + float(errors(())), right / 2) if beta else right
 
-    def rounded_variance(x: Array, g: Array) -> Array:
-        return off(right_variance(x, g), len(x) / (len(x) - 1) * (x**2).sum(axis=0))
+    def rounded_deviation(x: Array, g: Array) -> Array:
+        return off(right_deviation(x, g), x, len(x) / (len(x) - 1))
 
     def rounded_spread(x: Array) -> Array:
-        return np.sqrt(off(right_spread(x) ** 2, (x**2).mean(axis=0)))
+        return off(right_spread(x), x, 1 / len(x))
 
     def rounded_places(n: int, count: int) -> tuple[Array, Array]:
         tau, weights = right_places(n, count)
         return (np.maximum(tau + errors(tau.shape), 0.0) if n > count else tau), weights
 
-    def off(variance: Array, squares: Array) -> Array:
-        moved: Array = np.maximum(variance + errors(squares.shape) * squares, 0.0)
-        return moved
+    def off(deviation: Array, x: Array, factor: float) -> Array:
+        # In units of the largest x, whose squares may be beyond float64.
+        scaled, unit = in_units(x)
+        squares = factor * (scaled**2).sum(axis=0)
+        moved: Array = np.maximum((deviation / unit) ** 2 + errors(squares.shape) * squares, 0.0)
+        return unit * np.sqrt(moved)
 
     right_correction, right_cross_entropy = adam.bias_correction, network._cross_entropy
-    right_variance, right_spread, right_places = ghost.partial_sum_variance, two_term.own_spread, two_term.place_rule
+    right_deviation, right_spread = ghost.partial_sum_deviation, two_term.own_spread
+    right_places = two_term.place_rule
     with ExitStack() as stack:
         stack.enter_context(replaced("bias_correction", right_correction, rounded_correction))
         stack.enter_context(replaced("_cross_entropy", right_cross_entropy, rounded_cross_entropy))
         stack.enter_context(replaced("_linear", network._linear, rounded_linear))
-        stack.enter_context(replaced("partial_sum_variance", right_variance, rounded_variance))
+        stack.enter_context(replaced("partial_sum_deviation", right_deviation, rounded_deviation))
         stack.enter_context(replaced("own_spread", right_spread, rounded_spread))
         stack.enter_context(replaced("place_rule", right_places, rounded_places))
         for name in _SATURATING:

@@ -8,17 +8,19 @@ that are such differences.
 import dataclasses
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 
 from adamshap import gpu
+from adamshap.gpu import norms
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, ghost, network
 from adamshap.reference.problem import Array
 from adamshap.verify.faults import FAULTS, Fault
-from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer
+from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer, implementation
 from adamshap.verify.oracle import ORACLE, bounds, expected
-from adamshap.verify.properties import in_dtype
+from adamshap.verify.properties import PROPERTIES, Case, Disagreement, asker, in_dtype
 from adamshap.verify.replacing import replaced
 from adamshap.verify.tolerance import (
     DRAWN,
@@ -146,18 +148,18 @@ def test_the_rounding_of_a_variance_is_no_mistake(dtype: str) -> None:
         Query("scores", {"slope": "random_order", "gradient": "start", "nodes": (1, 2)}),
     )
     wanted, bound = expected(step, query)["values"], bounds(step, query, dtype)["values"]
-    right = ghost.partial_sum_variance
+    right = ghost.partial_sum_deviation
     u = unit_roundoff(dtype)
     moved = []
     for factor in (1 - u, 1 + u, 1 + 2 * u):
-        with replaced("partial_sum_variance", right, lambda x, g, by=factor: right(x, g) * by):
+        with replaced("partial_sum_deviation", right, lambda x, g, by=factor: right(x, g) * np.sqrt(by)):
             moved.append(np.abs(expected(step, query)["values"] - wanted))
     assert (np.max(moved, axis=0) <= bound).all()
     # Beyond what the sum of terms and changes of the inputs explain.
     magnitude = score_magnitude(step, "random_order", "start", (1, 2))
     assert (np.max(moved, axis=0) > rounding(magnitude, parameter_count(step), dtype)).any()
     if dtype == "float64":  # float32 has not a digit left here
-        with replaced("partial_sum_variance", right, lambda x, g: right(x, g) / 2):  # n/(n − 1) forgotten
+        with replaced("partial_sum_deviation", right, lambda x, g: right(x, g) / np.sqrt(2)):  # n/(n − 1) forgotten
             assert (np.abs(expected(step, query)["values"] - wanted) > bound).any()
 
 
@@ -211,3 +213,67 @@ def test_what_rounds_in_each_sample_by_itself_is_no_mistake() -> None:
     generator, size = np.random.default_rng(0), DRAWN * unit_roundoff(np.float32)
     shared = [expected(perturbed(step.as_float64(), size, generator), query)["values"] for _ in range(DRAWS)]
     assert (off > SAFETY / DRAWN * np.max(np.abs(np.array(shared) - wanted), axis=0)).any()
+
+
+def saturated(large: float) -> Step:
+    """One entry of one sample's input is so large that its hidden units saturate, and its gradient there is 0."""
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    x[2, 1] = large
+    network = Network((3, 4, 2), "tanh")
+    params, batch = network.init(0), Batch(x, np.array([0, 1, 0, 1, 1]))
+    return in_dtype(Step(network, params, Adam(), AdamState.zeros(params), batch, batch), np.float32)
+
+
+class InFloat32:
+    """The engine on the host."""
+
+    @staticmethod
+    def scores(step: Step, **options: Any) -> Array:
+        return gpu.scores(step, **options, variance="exact", device="cpu", dtype="float32")  # type: ignore[no-any-return]
+
+
+def squares_in_units_of_norms(_: Any, a: Array, b: Array, out: Array) -> Array:
+    """Return √Σ x² from squares that underflow where another sample's entry makes up the norm of its column."""
+    squares = []
+    for x in (b, a):
+        norm = np.sqrt((x.astype(np.float64) ** 2).sum(axis=0)).astype(x.dtype)
+        squares.append((norm, (x / np.where(norm > 0, norm, x.dtype.type(1))) ** 2))
+    (row, of_b), (col, of_a) = squares
+    out[...] = row[:, None] * col * np.sqrt(of_b.T @ of_a)
+    return out
+
+
+@pytest.mark.parametrize(
+    "name", ["scores-random_order-start", "scores-random_order-midpoint", "scores-two_term-shapley"]
+)
+@pytest.mark.parametrize("large", [1e22, 1e30, 1e36])
+def test_squares_that_underflow_are_seen(monkeypatch: pytest.MonkeyPatch, large: float, name: str) -> None:
+    """The other samples' scores are off by some percent then: within a bound that has errors of u times that entry."""
+    slope, last = name.split("-")[1:]
+    options = {"slope": slope, "gradient": "midpoint" if slope == "two_term" else last}
+    (one,) = (one for one in PROPERTIES if one.name == name)
+    ask, case = asker(implementation(InFloat32, "engine")), Case(saturated(large), Query("scores", options))
+    one.check(ask, case, np.float32)
+    monkeypatch.setattr(norms, "_roots", squares_in_units_of_norms)
+    with pytest.raises(Disagreement):
+        one.check(ask, case, np.float32)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "silu", "gelu"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_error_of_a_derivative_is_drawn_where_libraries_make_it(activation: str, dtype: str) -> None:
+    """A unit that is nearly saturated has one, a unit that is far beyond has none."""
+    net, size = Network((1, 1, 1), activation, "mse", bias=False), DRAWN * unit_roundoff(dtype)
+    params = {name: np.ones(shape) for name, shape in net.shapes.items()}
+
+    def moved(z: float) -> float:
+        batch = Batch(np.array([[-z]]), np.array([[0.5]]))
+        step = Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
+        right = network.batch_gradient(step)["0.weight"]
+        with usual_rounding(size, np.random.default_rng(0)):
+            off = network.batch_gradient(step)["0.weight"] - right
+        return float(np.abs(off).max())
+
+    nearly = -0.5 * np.log(unit_roundoff(dtype))  # where 1 − tanh² is about 4 u
+    assert moved(nearly / 2 if activation == "gelu" else nearly) > size / 10
+    assert moved(1e22) == 0
