@@ -127,8 +127,8 @@ class Conductor:
     def run(self) -> receipt.Receipt:
         """Run every chosen stage and return the receipt, which is also in the folder."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._stop)
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(name, self._stop)
         self.write()
         with (self.out / LOG).open("ab") as log:
             for number, stage in enumerate(self.stages):

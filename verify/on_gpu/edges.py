@@ -1,7 +1,8 @@
 """What only a real card can get wrong: two streams at a time, memory that runs out, and more than 2³¹ elements.
 
 A kernel on a large array is compared with the same kernel on some of its rows: each element depends on its own inputs
-alone, so the bits must be the same. A reduction is compared with a sum on the host, a whole step with its micro-batches.
+alone, so the bits must be the same. A reduction is compared with a sum on the host, a whole step with its
+micro-batches.
 """
 
 from functools import partial
@@ -116,10 +117,9 @@ def _full_card(setting: Setting, report: Reporter) -> None:
 def _expect_no_room(problem: Step) -> None:
     try:
         gpu.scores(problem, device="cuda", dtype="float32")
-    except NoRoomError as error:
-        assert "no room for" in str(error) and "micro_batch" in str(error), error
-    else:
-        raise AssertionError("a call without room for its arrays went on")
+    except NoRoomError:
+        return
+    raise AssertionError("a call without room for its arrays went on")
 
 
 # --- more than 2³¹ elements -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 It is built from its sizes, with random parameters: the values do not change how long a step takes.
 """
 
+import importlib
 import statistics
 import sys
 import time
@@ -12,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
-__all__ = ["SMALL", "TINY", "Sizes", "attach_ghostsuite", "build", "seconds_of", "step_of", "tokens_of"]
+__all__ = ["SMALL", "TINY", "Sizes", "attach_ghostsuite", "build", "loss_of", "seconds_of", "step_of", "tokens_of"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Block(nn.Module):
         n, length, width = x.shape
         parts = self.attend(self.norm_1(x)).split(width, dim=2)
         q, k, v = (part.view(n, length, self.heads, width // self.heads).transpose(1, 2) for part in parts)
-        found = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        found = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.project(found.transpose(1, 2).reshape(n, length, width))
-        after: Tensor = x + self.down(F.gelu(self.up(self.norm_2(x)), approximate="tanh"))
+        after: Tensor = x + self.down(functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
         return after
 
 
@@ -91,15 +92,28 @@ def tokens_of(sizes: Sizes, n: int, device: str) -> tuple[Tensor, Tensor]:
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 
+def loss_of(model: Model) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the mean loss as a function of inputs and targets (n, T)."""
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+    return loss
+
+
 def step_of(
-    model: Callable[[Tensor], Tensor], optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, bf16: bool
+    loss_of_batch: Callable[[Tensor, Tensor], Any],
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    bf16: bool,
 ) -> Callable[[], None]:
     """Return a plain training step, under bf16 autocast or in float32."""
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+            loss = loss_of_batch(x, y)
         loss.backward()
         optimiser.step()
 
@@ -109,18 +123,17 @@ def step_of(
 def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, bf16: bool) -> Callable[[], None]:
     """Return a training step with GhostSuite's gradient dot products against one validation sample."""
     sys.path.insert(0, checkout)
-    from ghostEngines import GradDotProdEngine  # type: ignore[import-not-found]
-
+    ghost_engines: Any = importlib.import_module("ghostEngines")
     model, optimiser = build(sizes, device)
-    engine: Any = GradDotProdEngine(module=model, val_batch_size=1, loss_reduction="mean")
+    engine = ghost_engines.GradDotProdEngine(module=model, val_batch_size=1, loss_reduction="mean")
     engine.attach(optimiser)
-    x, y = tokens_of(sizes, sizes.n + 1, device)
+    loss_of_batch, (x, y) = loss_of(model), tokens_of(sizes, sizes.n + 1, device)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         engine.attach_train_batch(X_train=x[:-1], Y_train=y[:-1], iter_num=0, batch_idx=0)
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+            loss: Any = loss_of_batch(x, y)
         loss.backward()
         engine.aggregate_and_log()
         engine.dot_product_log.clear()
@@ -131,7 +144,7 @@ def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, bf16: bool) -> C
     return step
 
 
-def seconds_of(step: Callable[[], None], device: str, rounds: int) -> float:
+def seconds_of(step: Callable[[], object], device: str, rounds: int) -> float:
     """Return the median time of a step after the first three."""
 
     def wait() -> None:

@@ -12,6 +12,7 @@ from adamshap.verify import receipt
 from adamshap.verify.on_gpu.child import Reporter
 from adamshap.verify.on_gpu.conductor import folder_of
 from adamshap.verify.on_gpu.plan import Setting, Task
+from adamshap.verify.on_gpu.wheels import MACHINE, WHEELS
 
 __all__ = ["tasks"]
 
@@ -20,9 +21,9 @@ SMI_FIELDS = (
     "power.limit,temperature.gpu,compute_mode,ecc.mode.current,mig.mode.current,pcie.link.gen.current"
 )
 LIBRARIES = (
-    "adamshap autograd cupy-cuda13x hypothesis numba numpy nvidia-cublas nvidia-cuda-nvrtc nvidia-cuda-runtime pytest rich "
-    "threadpoolctl torch triton typer"
-).split()
+    *("adamshap", *MACHINE, *WHEELS),
+    *("nvidia-cublas", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "triton"),
+)
 ATTRIBUTES = ("name", "major", "minor", "multiProcessorCount", "totalGlobalMem", "l2CacheSize", "sharedMemPerBlock")
 
 

@@ -1,5 +1,6 @@
 """The properties on the card, smallest first; then the engine's own tests; then more random cases while time lasts."""
 
+import ast
 import os
 from functools import partial
 from pathlib import Path
@@ -20,16 +21,17 @@ SHRINK_SECONDS = 5.0
 CALL_SECONDS = 30.0
 
 TESTS = ("test_engine_*.py", "test_two_term.py")
-NOT_HERE = "not test_benchmark"  # the stage before has measured it
-REHEARSED = ("test_engine_scores.py", "test_influence and float32")
-"""The file and the tests of it that a rehearsal runs: they report errors as all do."""
+BENCHMARK = "test_benchmark"
+"""A test that the throughput stage stands for."""
+REHEARSED = "test_engine_scores.py::test_influence"
+"""The test that a rehearsal runs: it reports an error, as most do."""
 
 
 def tasks(setting: Setting) -> list[Task]:
     """Return the stage's tasks."""
     by_cost = sorted(PROPERTIES, key=lambda one: one.cost)
     found = _round(by_cost, "once" if setting.rehearsal else "quick", required=True)
-    found += [Task(f"tests, {file.name}", partial(_tests, file, setting), fresh=True) for file in _files(setting)]
+    found += [Task(f"tests, {test}", partial(_test, test, setting), fresh=True) for test in _tests_in(setting)]
     if not setting.rehearsal:
         found += _round(by_cost, "ci", required=False) + _round(by_cost, "thorough", required=False)
     return found
@@ -60,35 +62,41 @@ def _try(one: Property, dtype: str, profile: str, report: Reporter) -> None:
         report.failed(f"{one.name}, {dtype}, {profile}", f"{outcome.status}: {outcome.unsupported}")
 
 
-def _files(setting: Setting) -> list[Path]:
+def _tests_in(setting: Setting) -> list[str]:
+    """Return the names of the checkout's tests that take a device, or need a real one; those of short files first."""
     if not setting.checkout:
         return []
-    folder = Path(setting.checkout) / "tests"
-    if setting.rehearsal:
-        return [folder / REHEARSED[0]]
-    # The smallest file first.
-    return sorted((file for pattern in TESTS for file in folder.glob(pattern)), key=lambda file: file.stat().st_size)
+    folder, found = Path(setting.checkout) / "tests", []
+    files = [file for pattern in TESTS for file in folder.glob(pattern)]
+    for file in sorted(files, key=lambda file: file.stat().st_size):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and node.name != BENCHMARK:
+                takes = {argument.arg for argument in node.args.args}
+                if "device" in takes or "pytest.mark.gpu" in text:
+                    found.append(f"{file.name}::{node.name}")
+    return [test for test in found if test == REHEARSED] if setting.rehearsal else found
 
 
-def _tests(file: Path, setting: Setting, report: Reporter) -> None:
-    """Run the tests of one file that use the card, in this process."""
+def _test(name: str, setting: Setting, report: Reporter) -> None:
+    """Run one of the checkout's tests on the card, in this process."""
     import pytest
 
     os.chdir(setting.checkout)
-    chosen = ["-k", f"cupy-on-cpu and {REHEARSED[1]}"] if setting.rehearsal else ["-m", "gpu", "-k", NOT_HERE]
+    chosen = ["-k", "cupy-on-cpu and float32"] if setting.rehearsal else ["-m", "gpu"]
     # Warnings of the libraries of that machine are no errors of ours.
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-W", "default", "--tb", "short"]
-    recorder = _Recorder(file.name, report)
-    status = pytest.main([str(file), *options, *chosen], plugins=[recorder])
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise RuntimeError(f"pytest ended with {status!r} on {file.name}; see the log")
+    options = ["-q", "-p", "no:cacheprovider", "-W", "default", "--tb", "short"]
+    recorder = _Recorder(report)
+    status = pytest.main([f"tests/{name}", *options, *chosen], plugins=[recorder])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"pytest ended with {status!r}; see the log")
 
 
 class _Recorder:
     """Passes on what pytest reports of each test, and the errors that tests recorded."""
 
-    def __init__(self, file: str, report: Reporter) -> None:
-        self.file, self.report = file, report
+    def __init__(self, report: Reporter) -> None:
+        self.report = report
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Pass on one test's result."""

@@ -73,7 +73,7 @@ def _seconds(run: Callable[[], Any], rounds: int = 10) -> float:
         stop.synchronize()
         if number >= 2:
             taken.append(cupy.cuda.get_elapsed_time(start, stop) / 1e3)
-    return max(statistics.median(taken), 1e-9)
+    return max(float(statistics.median(taken)), 1e-9)
 
 
 def _copies(elements: int, report: Reporter) -> None:
@@ -155,9 +155,11 @@ def _language_model(setting: Setting, mode: str, dtype: str, report: Reporter) -
     x, y = gpt.tokens_of(sizes, sizes.n, device)
     # A rehearsal does not run PyTorch's compiler for devices: only its tracing of the model.
     backend = "eager" if setting.rehearsal else "inductor"
-    forward: Any = torch.compile(model, backend=backend) if mode == "compiled" else model
+    loss: Any = gpt.loss_of(model)
+    if mode == "compiled":
+        loss = torch.compile(loss, backend=backend)
     began = time.perf_counter()
-    seconds = gpt.seconds_of(gpt.step_of(forward, optimiser, x, y, dtype != "float32"), device, rounds)
+    seconds = gpt.seconds_of(gpt.step_of(loss, optimiser, x, y, dtype != "float32"), device, rounds)
     name = f"{GPT}, plain {mode}, {dtype}"
     report.rate(f"{name}, step, ms", 1e3 * seconds)
     report.rate(f"{name}, tokens/s", x.numel() / seconds)
@@ -175,7 +177,7 @@ def _ghostsuite(setting: Setting, dtype: str, report: Reporter) -> None:
     # GhostSuite does not know an output layer that shares its weight.
     untied = replace(sizes, tied=False)
     model, optimiser = gpt.build(untied, device)
-    plain = gpt.step_of(model, optimiser, *gpt.tokens_of(untied, untied.n, device), dtype != "float32")
+    plain = gpt.step_of(gpt.loss_of(model), optimiser, *gpt.tokens_of(untied, untied.n, device), dtype != "float32")
     name = f"{GPT}, output layer not tied, {dtype}"
     report.rate(f"{name}, plain step, ms", 1e3 * gpt.seconds_of(plain, device, rounds))
     ghost = gpt.attach_ghostsuite(setting.ghostsuite, untied, device, dtype != "float32")

@@ -30,10 +30,10 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x8
 def commands(folder: Path, sources: Path) -> Iterator[list[str]]:
     """Yield the calls of pip that fill `folder`, with this project's sources in `sources`."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    yield [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(sources)]
+    yield [*pip, "wheel", "-qq", "--no-deps", "--wheel-dir", str(folder), str(sources)]
     where = ["--python-version", PYTHON, "--implementation", "cp", "--only-binary", ":all:"]
     where += [part for platform in PLATFORMS for part in ("--platform", platform)]
-    yield [*pip, "download", "--quiet", "--no-deps", *where, "--dest", str(folder), *WHEELS]
+    yield [*pip, "download", "-qq", "--no-deps", *where, "--dest", str(folder), *WHEELS]
 
 
 def main(arguments: list[str] | None = None) -> int:
