@@ -17,7 +17,10 @@ COMPLETE, FAILED, PARTIAL = 0, 1, 3
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        parser.error(f"--out: got {str(options.out)!r}, which is not empty; needs a new folder for this run's results")
     with tempfile.TemporaryDirectory(prefix="adamshap-on-gpu-") as scratch:
         checkout = options.checkout or _checkout()
         setting = Setting(

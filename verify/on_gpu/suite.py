@@ -14,7 +14,7 @@ from adamshap.verify.on_gpu.plan import Setting, Task
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.reproduction import snippet
 
-__all__ = ["tasks"]
+__all__ = ["tasks", "tests_in"]
 
 DTYPES = ("float32", "float64")
 SHRINK_SECONDS = 5.0
@@ -31,7 +31,7 @@ def tasks(setting: Setting) -> list[Task]:
     """Return the stage's tasks."""
     by_cost = sorted(PROPERTIES, key=lambda one: one.cost)
     found = _round(by_cost, "once" if setting.rehearsal else "quick", required=True)
-    found += [Task(f"tests, {test}", partial(_test, test, setting), fresh=True) for test in _tests_in(setting)]
+    found += [Task(f"tests, {test}", partial(_test, test, setting), fresh=True) for test in tests_in(setting)]
     if not setting.rehearsal:
         found += _round(by_cost, "ci", required=False) + _round(by_cost, "thorough", required=False)
     return found
@@ -62,7 +62,7 @@ def _try(one: Property, dtype: str, profile: str, report: Reporter) -> None:
         report.failed(f"{one.name}, {dtype}, {profile}", f"{outcome.status}: {outcome.unsupported}")
 
 
-def _tests_in(setting: Setting) -> list[str]:
+def tests_in(setting: Setting) -> list[str]:
     """Return the names of the checkout's tests that take a device, or need a real one; those of short files first."""
     if not setting.checkout:
         return []
