@@ -242,9 +242,7 @@ def verified_line(receipt: Receipt | None) -> str:
         return "not yet verified on a GPU"
     if receipt.verifies:
         return f"verified on a GPU: {receipt.date}, {receipt.machine.card}"
-    reasons = [f"without a complete {', '.join(receipt.missing)}"] if receipt.partial else []
-    reasons += [f"with {len(receipt.failed)} failed checks"] if receipt.failed else []
-    return (
-        f"not yet verified on a GPU: the newest receipt ({receipt.date}, {receipt.machine.card}) is "
-        f"{' and '.join(reasons)}"
-    )
+    reasons = [f"lacks {', '.join(receipt.missing)}"] if receipt.partial else []
+    reasons += [f"has failed checks ({len(receipt.failed)})"] if receipt.failed else []
+    which = f"{receipt.date}, {receipt.machine.card}"
+    return f"not yet verified on a GPU: the newest receipt ({which}) {' and '.join(reasons)}"
