@@ -36,6 +36,8 @@ def is_well(report: Reporter) -> None:
 
 def reports_failures(report: Reporter) -> None:
     report.failed("a check", "what was wrong")
+    report.error("no error", float("nan"))
+    report.note("a row", {"median": float("inf"), "all": [1.0, float("nan")]})
 
 
 def tasks(setting: Setting) -> list[Task]:

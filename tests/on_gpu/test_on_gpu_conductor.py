@@ -38,7 +38,7 @@ def conducted(
 def test_a_task_that_fails_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome, found = conducted(tmp_path, monkeypatch, "broken_stage", seconds=45, task_seconds=4)
     failed = outcome.failed
-    assert set(failed) == {"raises", "exits", "is_killed", "leaves", "hangs", "a check", "more"}
+    assert set(failed) == {"raises", "exits", "is_killed", "leaves", "hangs", "a check", "no error", "more"}
     assert failed["raises"].startswith("Traceback")
     assert failed["raises"].rstrip().endswith("the reason")
     assert "SystemExit" in failed["exits"]
@@ -46,6 +46,8 @@ def test_a_task_that_fails_costs_itself_alone(tmp_path: Path, monkeypatch: pytes
     assert failed["leaves"] == "its process ended with exit status 7"
     assert failed["hangs"] == failed["more"] == "took longer than 4 s"
     assert failed["a check"] == "what was wrong"
+    assert failed["no error"] == "it is nan, which is no number"
+    assert outcome.notes["a row"] == {"median": "inf", "all": [1.0, "nan"]}
     assert (outcome.status, outcome.required_done, outcome.required) == ("failed", 7, 7)
     assert (found.largest_errors, found.throughput) == ({"an error": 0.25}, {"a speed, 1/s": 2.0})
     assert found.failed == [f"broken: {name}" for name in failed]

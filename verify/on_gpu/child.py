@@ -7,6 +7,7 @@ shared pipe as lines of JSON; a line is short enough that the system writes it w
 import ctypes
 import importlib
 import json
+import math
 import os
 import re
 import signal
@@ -52,7 +53,7 @@ class Reporter:
         """Send an event, with its long texts cut where a line could not hold them."""
         event = {"process": os.getpid(), **event}
         limit = LONGEST_LINE
-        while len(line := json.dumps(event).encode() + b"\n") > LONGEST_LINE:
+        while len(line := json.dumps(event, allow_nan=False).encode() + b"\n") > LONGEST_LINE:
             limit //= 2
             if limit < 16:
                 raise ValueError(f"event: got one of {len(line)} bytes; needs at most {LONGEST_LINE}")
@@ -61,15 +62,21 @@ class Reporter:
 
     def note(self, name: str, value: Any) -> None:
         """Report something that is neither an error nor a speed."""
-        self.send(kind="note", name=name, value=value)
+        self.send(kind="note", name=name, value=_plain(value))
 
     def error(self, name: str, value: float) -> None:
         """Report an error that a property found; the receipt keeps the largest of each name."""
-        self.send(kind="error", name=name, value=float(value))
+        self._number("error", name, value)
 
     def rate(self, name: str, value: float) -> None:
         """Report a measured value; its name ends with its unit."""
-        self.send(kind="rate", name=name, value=float(value))
+        self._number("rate", name, value)
+
+    def _number(self, kind: str, name: str, value: float) -> None:
+        if math.isfinite(value):
+            self.send(kind=kind, name=name, value=float(value))
+        else:
+            self.failed(name, f"it is {value}, which is no number")
 
     def machine(self, facts: Mapping[str, str]) -> None:
         """Report the facts of the machine that the receipt holds."""
@@ -140,6 +147,15 @@ def _work(given: Mapping[str, Any], setting: Setting, report: Reporter) -> int:
         if task.fresh:
             return RESTART
     return 0
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with texts for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shortened(text: str, limit: int) -> str:

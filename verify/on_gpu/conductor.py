@@ -301,7 +301,7 @@ class Conductor:
             "stages": [asdict(outcome) for outcome in self.outcomes],
             "imported": dict(sorted(self.imported.items())),
         }
-        receipt.write_text(self.out / RUN, json.dumps(content, indent=1, allow_nan=True) + "\n")
+        receipt.write_text(self.out / RUN, json.dumps(content, indent=1, allow_nan=False) + "\n")
         self._written = time.monotonic()
         if with_receipt:
             file = receipt.write(self.out, self.receipt())
@@ -319,17 +319,13 @@ class Conductor:
             machine=self.machine,
             source=self.source,
             passed=sum(outcome.passed for outcome in self.outcomes),
-            largest_errors={name: e for outcome in self.outcomes for name, e in _finite(outcome.errors)},
-            throughput={name: value for outcome in self.outcomes for name, value in _finite(outcome.rates)},
+            largest_errors={name: error for outcome in self.outcomes for name, error in outcome.errors.items()},
+            throughput={name: value for outcome in self.outcomes for name, value in outcome.rates.items()},
             stages=stages,
             partial=any(status in ("cut short", "not run") for status in stages.values()),
             failed=[f"{outcome.name}: {name}" for outcome in self.outcomes for name in outcome.failed],
             rehearsal=self.setting.rehearsal,
         )
-
-
-def _finite(values: Mapping[str, float]) -> list[tuple[str, float]]:
-    return [(name, value) for name, value in values.items() if 0 <= value < float("inf")]
 
 
 def _pipe_of_numbers() -> int:
