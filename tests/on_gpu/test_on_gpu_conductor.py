@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE, children_of, wait_for
 
 from adamshap.gpu import arrays
 from adamshap.verify import cpu_device, receipt
@@ -70,6 +72,29 @@ def test_a_stage_that_cannot_start_is_cut_short(tmp_path: Path, monkeypatch: pyt
     assert (outcome.status, outcome.why) == ("cut short", "no process could start; see run.log")
     assert found.partial
     assert "No module named 'no_such_stage'" in (tmp_path / "out" / "run.log").read_text()
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_task_that_hangs_ends_with_the_conductor(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, str(HERE / "hanging_stage.py"), str(out)]
+    conductor = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(HERE)})
+
+    def has_begun() -> bool:
+        return bool((out / RUN).exists() and json.loads((out / RUN).read_text())["stages"][0]["tasks"])
+
+    try:
+        wait_for(has_begun, "the task has not begun")
+        (child,) = children_of(conductor.pid)
+        conductor.send_signal(number)
+        assert conductor.wait(PATIENCE) == (0 if number == signal.SIGTERM else -number)
+        wait_for(lambda: not children_of(conductor.pid), f"process {child} goes on")
+    finally:
+        for left in children_of(conductor.pid):
+            os.kill(left, signal.SIGKILL)
+    stage = json.loads((out / RUN).read_text())["stages"][0]
+    assert stage["status"] == ("cut short" if number == signal.SIGTERM else "running")
 
 
 def test_time_that_a_stage_leaves_goes_to_the_later_ones() -> None:
