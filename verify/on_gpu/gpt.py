@@ -79,10 +79,10 @@ class Model(nn.Module):
         return logits
 
 
-def build(sizes: Sizes, device: str) -> tuple[Model, torch.optim.Optimizer]:
-    """Return a model with its Adam."""
+def build(sizes: Sizes, device: str, dtype: torch.dtype = torch.float32) -> tuple[Model, torch.optim.Optimizer]:
+    """Return a model, with parameters of `dtype`, and its Adam."""
     torch.manual_seed(0)
-    model = Model(sizes).to(device)
+    model = Model(sizes).to(device, dtype)
     return model, torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
 
@@ -120,11 +120,14 @@ def step_of(
     return step
 
 
-def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, bf16: bool) -> Callable[[], None]:
-    """Return a training step with GhostSuite's gradient dot products against one validation sample."""
+def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, dtype: torch.dtype) -> Callable[[], None]:
+    """Return a training step with GhostSuite's gradient dot products against one validation sample.
+
+    Its products of captured arrays need one dtype, which autocast does not give: the parameters have it.
+    """
     sys.path.insert(0, checkout)
     ghost_engines: Any = importlib.import_module("ghostEngines")
-    model, optimiser = build(sizes, device)
+    model, optimiser = build(sizes, device, dtype)
     engine = ghost_engines.GradDotProdEngine(module=model, val_batch_size=1, loss_reduction="mean")
     engine.attach(optimiser)
     loss_of_batch, (x, y) = loss_of(model), tokens_of(sizes, sizes.n + 1, device)
@@ -132,8 +135,7 @@ def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, bf16: bool) -> C
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         engine.attach_train_batch(X_train=x[:-1], Y_train=y[:-1], iter_num=0, batch_idx=0)
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            loss: Any = loss_of_batch(x, y)
+        loss: Any = loss_of_batch(x, y)
         loss.backward()
         engine.aggregate_and_log()
         engine.dot_product_log.clear()

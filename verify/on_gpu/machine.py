@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,13 +47,20 @@ def _cupy(setting: Setting, report: Reporter) -> None:
     facts: dict[str, Any] = {name: properties[name] for name in ATTRIBUTES if name in properties}
     facts["name"] = facts["name"].decode()
     facts["devices"] = cupy.cuda.runtime.getDeviceCount()
-    if not setting.rehearsal:
-        facts["free memory, total memory"] = list(cupy.cuda.runtime.memGetInfo())
-        facts["NVRTC"] = list(cupy.cuda.nvrtc.getVersion())
-        facts["cuBLAS"] = cupy.cuda.cublas.getVersion(cupy.cuda.device.get_cublas_handle())
-    facts["accelerators"] = [int(kind) for kind in cupy._core.get_reduction_accelerators()]
+    facts["free memory, total memory"] = _known(lambda: list(cupy.cuda.runtime.memGetInfo()))
+    facts["NVRTC"] = _known(lambda: list(cupy.cuda.nvrtc.getVersion()))
+    facts["cuBLAS"] = _known(lambda: cupy.cuda.cublas.getVersion(cupy.cuda.device.get_cublas_handle()))
+    facts["accelerators"] = _known(lambda: [int(kind) for kind in cupy._core.get_reduction_accelerators()])
     facts["CUPY_TF32"] = os.environ.get("CUPY_TF32", "")
     report.note("CuPy", facts)
+
+
+def _known(fact: Callable[[], Any]) -> Any:
+    """Return a fact that a run can do without, or why it is not known."""
+    try:
+        return fact()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _smi(report: Reporter) -> None:

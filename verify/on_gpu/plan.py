@@ -91,9 +91,9 @@ class Stage:
 
 STAGES = (
     Stage("machine", "the card, the driver, the libraries, the sources", 20, 30),
-    Stage("smoke", "every kernel, layer and slope against the oracle", 100, 60),
-    Stage("throughput", "what attribution costs on this card", 220, 120),
-    Stage("suite", "the properties, then the engine's tests", 220, 90, processes=14),
+    Stage("smoke", "every kernel, layer and slope against the oracle", 100, 60, processes=4),
+    Stage("throughput", "what attribution costs on this card", 240, 150),
+    Stage("suite", "the properties, then the engine's tests", 200, 90, processes=14),
     Stage("repeat", "the same call gives the same bits", 40, 40),
     Stage("edges", "two streams, no memory left, more than 2^31 elements", 80, 60),
 )
