@@ -47,6 +47,9 @@ NOT_RUN = {
     "ADAMSHAP_LESS=": "needs what the line before fetched",
     "adamshap claims --quick": "minutes; tests/claims/test_claims_command.py runs a small one",
     "adamshap bench --json": "half a minute; tests/test_engine_bench.py runs a small one",
+    "python -m adamshap.verify.on_gpu": "needs a card, or a network; tests/on_gpu rehearses it",
+    "python3 -m pip install": "installs",
+    "PYTHONPATH=site python3 -m adamshap.verify.on_gpu": "needs a card; tests/on_gpu rehearses it",
     "adamshap vectors check DIR": "answers all vectors anew, half a minute: CI runs it",
 }
 PROGRAMS = {

@@ -25,7 +25,7 @@ from adamshap.reference.adam import bias_correction, coefficients
 from adamshap.reference.ghost import SlopeInput
 from adamshap.reference.problem import GRADIENTS, Array, Run, RunConfig
 from adamshap.verify.strategies import adams, powers_of_ten, run_configs, seeds, step_numbers
-from adamshap.verify.tolerance import DRAWS, SAFETY, account_bound, assert_within, rounding, unit_roundoff
+from adamshap.verify.tolerance import account_bound, assert_within, rounding, run_conditioning
 
 # --- the split
 
@@ -198,25 +198,6 @@ def options_of(config: RunConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)} | {"credit": "carry"}
 
 
-def spread(config: RunConfig, base: Run, dtype: Any, **options: Any) -> Array:
-    """Return how far the oracle's scores and shares move with the samples, relatively by u, and products' rounding."""
-    generator, moved = np.random.default_rng(1), []
-    for _ in range(DRAWS):
-        near = {
-            name: Batch(*(_near(part, unit_roundoff(dtype), generator) for part in (batch.x, batch.y)))
-            for name, batch in (("train", config.train), ("valid", config.valid))
-        }
-        run = oracle.attribute(**{**options_of(config), **near}, **options)
-        moved.append([np.abs(a - b).max() for a, b in zip(of_run(run), of_run(base), strict=True)])
-    longest = max(*config.network.sizes, config.train.n, config.valid.n)
-    products = 2 * config.network.depth * longest * len(base.history["epoch"])
-    return SAFETY * np.sqrt(products) * np.max(moved, axis=0)
-
-
-def _near(array: Array, size: float, generator: np.random.Generator) -> Array:
-    return array if array.dtype.kind == "i" else array * (1 + size * generator.choice((-1.0, 1.0), array.shape))
-
-
 def of_run(run: Run) -> tuple[Any, ...]:
     return run.scores, run.sgd_scores, run.decay, run.closed
 
@@ -234,7 +215,7 @@ def test_a_run_is_the_oracles(device: Any, dtype: Any, config: RunConfig, slope:
         **options_of(config), **options, variance="exact", carry_window=100, device=device, dtype=dtype
     )
     bound = account_bound(config, slope, gradient, dtype=dtype)
-    moved = spread(config, expected, dtype, **options)
+    moved = run_conditioning(lambda near: of_run(oracle.attribute(**options_of(near), **options)), config, dtype)
     for name, ours, theirs, close in zip(
         ("scores", "sgd_scores", "decay", "closed"), of_run(got), of_run(expected), moved, strict=True
     ):
@@ -264,8 +245,9 @@ def answer(beta1: float) -> tuple[RunConfig, Run]:
 @cache
 def known_to(beta1: float, dtype: Any) -> Any:
     """Return how far the scores of `answer` are known in `dtype`."""
-    config, expected = answer(beta1)
-    return account_bound(config, dtype=dtype) + spread(config, expected, dtype)[0]
+    config, _ = answer(beta1)
+    moved = run_conditioning(lambda near: of_run(oracle.attribute(**options_of(near))), config, dtype)
+    return account_bound(config, dtype=dtype) + moved[0]
 
 
 @on_each_device

@@ -69,6 +69,8 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("passed", 0),
     ("largest_errors", {"x": -1.0}),
     ("throughput", {"x": "fast"}),
+    ("stages", {"smoke": "fine"}),
+    ("failed", [1]),
 ]
 
 
@@ -82,6 +84,61 @@ def test_bad_values_are_refused_by_receipt_and_schema(tmp_path: Path, schema: An
     (tmp_path / "bad.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"bad\.json: no receipt"):
         receipt.read(tmp_path / "bad.json")
+
+
+# What agrees with the schema alone, or with the rest of the receipt alone.
+CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("partial", {"partial": True}),
+    ("partial", {"partial": True, "stages": {"smoke": "failed"}}),
+    ("partial", {"stages": {"smoke": "passed", "suite": "cut short"}}),
+    ("partial", {"stages": {"smoke": "passed", "suite": "not run"}}),
+    ("rehearsal", {"rehearsal": True}),
+    ("rehearsal", {"machine": dataclasses.replace(MACHINE, card=receipt.EMULATED)}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), CONTRADICTIONS)
+def test_contradictions_are_refused(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"Receipt\.{name}"):
+        a_receipt(**changes)
+    file = receipt.write(tmp_path, a_receipt())
+    machine = changes.get("machine", MACHINE)
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes | {"machine": dataclasses.asdict(machine)}))
+    with pytest.raises(ValueError, match="no receipt"):
+        receipt.read(file)
+
+
+PARTIAL: dict[str, Any] = {"stages": {"smoke": "passed", "suite": "cut short", "edges": "not run"}, "partial": True}
+
+
+def test_a_partial_receipt_comes_back_and_follows_the_schema(tmp_path: Path, schema: Any) -> None:
+    partial = a_receipt(**PARTIAL, passed=0)
+    file = receipt.write(tmp_path, partial)
+    assert receipt.read(file) == partial
+    assert partial.missing == ["suite", "edges"]
+    jsonschema.validate(json.loads(file.read_text()), schema)
+
+
+def test_only_a_whole_receipt_without_failures_verifies() -> None:
+    assert a_receipt().verifies
+    assert a_receipt(stages={"smoke": "passed"}).verifies
+    assert not a_receipt(**PARTIAL).verifies
+    assert not a_receipt(stages={"smoke": "failed"}, failed=["smoke: update"]).verifies
+
+
+def test_a_rehearsals_receipt_is_refused_by_reader_and_schema(tmp_path: Path, schema: Any) -> None:
+    machine = dataclasses.replace(MACHINE, card=receipt.EMULATED)
+    file = receipt.write(tmp_path, a_receipt(machine=machine, rehearsal=True))
+    assert file.name.startswith("rehearsal-")
+    with pytest.raises(ValueError, match="comes from a rehearsal on CuPy on CPU; needs a run on a real GPU"):
+        receipt.read(file)
+    content = json.loads(file.read_text())
+    for honest in ({"rehearsal": False}, {"machine": dataclasses.asdict(MACHINE)}):  # one of its two marks taken off
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(content | honest, schema)
+        file.write_text(json.dumps(content | honest))
+        with pytest.raises(ValueError, match="no receipt"):
+            receipt.read(file)
 
 
 def test_an_error_that_is_no_number_is_refused() -> None:
@@ -108,6 +165,13 @@ def test_the_newest_receipt_is_the_one_of_the_latest_date(tmp_path: Path) -> Non
     assert newest.date == "2026-10-01"
 
 
+def test_the_newest_receipt_is_one_that_verifies_if_any_does(tmp_path: Path) -> None:
+    receipt.write(tmp_path, a_receipt(date="2026-10-01", **PARTIAL))
+    assert receipt.newest(tmp_path) == a_receipt(date="2026-10-01", **PARTIAL)
+    receipt.write(tmp_path, a_receipt(date="2026-02-01"))
+    assert receipt.newest(tmp_path) == a_receipt(date="2026-02-01")
+
+
 def test_the_hash_is_of_names_and_contents_of_sources(source: Path) -> None:
     before = receipt.source_hash(source)
     (source / "notes.txt").write_text("no source")
@@ -128,11 +192,20 @@ def test_a_receipt_of_other_code_is_stale(source: Path) -> None:
     assert reason is not None
     assert "2026-05-31, Made-up GPU 80GB" in reason
     assert receipt.why_stale(None, source) == "not yet verified on a GPU: there is no receipt"
+    partial = a_receipt(source=receipt.source_hash(source), **PARTIAL)
+    assert receipt.why_stale(partial, source) == receipt.verified_line(partial)
 
 
 def test_only_a_receipt_says_verified() -> None:
     assert receipt.verified_line(None) == "not yet verified on a GPU"
     assert receipt.verified_line(a_receipt()) == "verified on a GPU: 2026-05-31, Made-up GPU 80GB"
+    assert receipt.verified_line(a_receipt(**PARTIAL)) == (
+        "not yet verified on a GPU: the newest receipt (2026-05-31, Made-up GPU 80GB) lacks suite, edges"
+    )
+    found = a_receipt(stages={"smoke": "failed"}, failed=["smoke: update", "smoke: slope sgd"])
+    assert receipt.verified_line(found) == (
+        "not yet verified on a GPU: the newest receipt (2026-05-31, Made-up GPU 80GB) has failed checks (2)"
+    )
 
 
 def test_cupy_on_the_cpu_has_no_receipt(cupy_on_cpu: Any) -> None:

@@ -8,7 +8,6 @@ from engine_devices import CUDA, in_each_dtype, on_device, on_each_device
 from engine_tolerance import bound, share, utility_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_diabetes
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
@@ -344,6 +343,8 @@ def test_the_gradient_is_taken_where_the_sample_moves(kind: Any, gradient: Any) 
 @of_each_kind
 def test_it_is_nearer_to_the_marginals_than_random_order(kind: Any) -> None:
     """Diabetes, six samples, the first three steps of three runs: the mean of Pearson's R is the greater."""
+    from sklearn.datasets import load_diabetes  # here, as the tests of a device also run on machines without it
+
     x, y = load_diabetes(return_X_y=True)
     x, y = x / x.std(axis=0), ((y - y.mean()) / y.std())[:, None]
     near: dict[str, list[float]] = {"two_term": [], "random_order": []}

@@ -17,8 +17,8 @@ from adamshap.verify.implementation import Implementation, Misbehaviour, Unsuppo
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
 from adamshap.verify.random_cases import random_cases
 
-PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
-"""Random cases for each property whose cases are of the ordinary size."""
+PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
+"""Random cases for each property whose cases are of the ordinary size; "once" is for rehearsals."""
 
 EVIDENCE = 10
 """Random cases of a failed property that the diagnosis is made from."""

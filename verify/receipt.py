@@ -1,7 +1,9 @@
 """The receipt of a run on a real GPU: what ran where, on which code, and how far off it was.
 
-`pytest -m gpu --receipt docs/gpu-receipts/` writes one. Nothing else lets this project say "verified on a GPU", and it
-says so of the code whose hash it holds. Its format is `receipt.schema.json`, beside this file.
+`python -m adamshap.verify.on_gpu` and `pytest -m gpu --receipt docs/gpu-receipts/` write one. Only a whole receipt lets
+this project say "verified on a GPU", and only about the code whose hash it holds. A receipt is *partial* where a stage
+is missing or was cut short. A rehearsal without a GPU writes one too, which `read` refuses. The format is
+`receipt.schema.json`, beside this file.
 """
 
 import dataclasses
@@ -17,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "EMULATED",
     "SCHEMA_FILE",
+    "STATUSES",
     "Machine",
     "Receipt",
     "newest",
@@ -27,11 +31,18 @@ __all__ = [
     "verified_line",
     "why_stale",
     "write",
+    "write_text",
 ]
 
 SCHEMA_FILE = Path(__file__).with_name("receipt.schema.json")
 SOURCE_SUFFIXES = (".py", ".cu", ".cuh", ".h")
 HASH = re.compile(r"[0-9a-f]{64}")
+
+EMULATED = "CuPy on CPU"
+"""The name of the device that CuPy has where it runs on the CPU: `cpu_device.DEVICE_NAME`."""
+
+STATUSES = ("passed", "failed", "cut short", "not run")
+"""How a stage can end; the last two make a receipt partial."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One run of the whole suite on a real GPU, all of it passed.
+    """One run on a real GPU, or a rehearsal of one.
 
     Parameters
     ----------
@@ -61,11 +72,19 @@ class Receipt:
     source : str
         `source_hash` of the engine's folder.
     passed : int
-        Number of tests, at least one.
+        Number of checks that passed, at least one unless the receipt is partial.
     largest_errors : dict of float
-        For each property, the largest error that it saw, in the property's own unit.
+        For each property, the largest error found, in the property's own unit.
     throughput : dict of float
-        What the benchmark measured, by name.
+        Measured values by name; each name ends with its unit where it has one.
+    stages : dict of str
+        How each stage of the run ended, one of `STATUSES`; empty for a run of pytest, which has no stages.
+    partial : bool
+        Whether a stage was cut short or did not run.
+    failed : list of str
+        The checks that failed.
+    rehearsal : bool
+        Whether CuPy ran on the CPU.
     """
 
     date: str
@@ -74,6 +93,10 @@ class Receipt:
     passed: int
     largest_errors: dict[str, float] = field(default_factory=dict)
     throughput: dict[str, float] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    partial: bool = False
+    failed: list[str] = field(default_factory=list)
+    rehearsal: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -84,12 +107,35 @@ class Receipt:
             raise TypeError(f"Receipt.machine: got {type(self.machine).__name__}; needs a Machine")
         if not isinstance(self.source, str) or HASH.fullmatch(self.source) is None:
             raise ValueError(f"Receipt.source: got {self.source!r}; needs 64 hexadecimal digits")
-        if not isinstance(self.passed, int) or self.passed < 1:
-            raise ValueError(f"Receipt.passed: got {self.passed!r}; needs at least one test that passed")
         for name in ("largest_errors", "throughput"):
             for key, value in getattr(self, name).items():
                 if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                     raise ValueError(f"Receipt.{name}[{key!r}]: got {value!r}; needs a finite number of at least 0")
+        for key, status in self.stages.items():
+            if status not in STATUSES:
+                raise ValueError(f"Receipt.stages[{key!r}]: got {status!r}; needs one of {', '.join(STATUSES)}")
+        missing = bool(self.missing)
+        if self.partial is not missing:
+            raise ValueError(f"Receipt.partial: got {self.partial!r}; needs {missing}, by the stages {self.stages}")
+        if not isinstance(self.passed, int) or self.passed < (0 if self.partial else 1):
+            raise ValueError(f"Receipt.passed: got {self.passed!r}; needs at least one check that passed")
+        if not isinstance(self.failed, list) or not all(isinstance(name, str) for name in self.failed):
+            raise ValueError(f"Receipt.failed: got {self.failed!r}; needs a list of names")
+        emulated = self.machine.card.startswith(EMULATED)
+        if self.rehearsal is not emulated:
+            raise ValueError(
+                f"Receipt.rehearsal: got {self.rehearsal!r}; needs {emulated}, as the card is {self.machine.card!r}"
+            )
+
+    @property
+    def missing(self) -> list[str]:
+        """The stages that were cut short or did not run."""
+        return [name for name, status in self.stages.items() if status in STATUSES[2:]]
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the code was verified: on a real GPU, with every stage, without a failure."""
+        return not (self.partial or self.failed or self.rehearsal)
 
 
 def source_hash(folder: Path) -> str:
@@ -100,22 +146,25 @@ def source_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def this_machine() -> Machine:
+def this_machine(*, rehearsal: bool = False) -> Machine:
     """Return the facts of the CUDA device that CuPy uses.
+
+    Parameters
+    ----------
+    rehearsal : bool
+        Accept CuPy on the CPU.
 
     Raises
     ------
     RuntimeError
-        Where CuPy runs on the CPU: no receipt can come from that.
+        Where CuPy runs on the CPU, except in a rehearsal: no receipt can come from that.
     """
     import cupy
 
-    from adamshap.verify.cpu_device import DEVICE_NAME
-
     runtime = cupy.cuda.runtime
     card = runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    if card == DEVICE_NAME:
-        raise RuntimeError(f"a receipt needs a real GPU: this is {DEVICE_NAME}")
+    if card.startswith(EMULATED) and not rehearsal:
+        raise RuntimeError(f"a receipt needs a real GPU: this is {EMULATED}")
     return Machine(
         card=card,
         driver=_version(runtime.driverGetVersion()),
@@ -135,37 +184,54 @@ def write(folder: Path, receipt: Receipt) -> Path:
     A receipt of the same day, card and code is replaced.
     """
     card = re.sub(r"[^a-z0-9]+", "-", receipt.machine.card.lower()).strip("-")
-    file = folder / f"{receipt.date}-{card}-{receipt.source[:8]}.json"
+    rehearsal = "rehearsal-" if receipt.rehearsal else ""
+    file = folder / f"{rehearsal}{receipt.date}-{card}-{receipt.source[:8]}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(receipt), indent=2, sort_keys=True) + "\n")
-    os.replace(unfinished, file)
+    write_text(file, json.dumps(dataclasses.asdict(receipt), indent=2, sort_keys=True) + "\n")
     return file
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write `text` to `file` as a whole or not at all: a process killed meanwhile leaves the old content."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, file)
+
+
 def read(file: Path) -> Receipt:
-    """Return the receipt in `file`; an error names the file."""
+    """Return the receipt of a run on a real GPU in `file`; an error names the file.
+
+    Raises
+    ------
+    ValueError
+        Where it is no receipt, or that of a rehearsal.
+    """
     try:
-        content: Mapping[str, Any] = json.loads(file.read_text())
-        return Receipt(**{**content, "machine": Machine(**content["machine"])})
+        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = Receipt(**{**content, "machine": Machine(**content["machine"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: no receipt: {error}") from error
+    if found.rehearsal:
+        raise ValueError(f"{file}: no receipt: it comes from a rehearsal on {EMULATED}; needs a run on a real GPU")
+    return found
 
 
 def newest(folder: Path) -> Receipt | None:
-    """Return the receipt of the latest date in `folder`; None where there is none."""
+    """Return the receipt of the latest date in `folder`, one that verifies if any does; None where there is none."""
     receipts = [read(file) for file in sorted(folder.glob("*.json"))]
-    return max(receipts, key=lambda receipt: receipt.date, default=None)
+    return max(receipts, key=lambda receipt: (receipt.verifies, receipt.date), default=None)
 
 
 def why_stale(receipt: Receipt | None, source_folder: Path) -> str | None:
     """Return why `receipt` does not cover the code in `source_folder`; None if it does."""
     if receipt is None:
         return "not yet verified on a GPU: there is no receipt"
+    if not receipt.verifies:
+        return verified_line(receipt)
     if receipt.source != source_hash(source_folder):
         return (
             f"the newest GPU receipt ({receipt.date}, {receipt.machine.card}) is of other code than today's "
-            f"{source_folder.name}/: run pytest -m gpu --receipt on a GPU"
+            f"{source_folder.name}/: run python -m adamshap.verify.on_gpu on a GPU"
         )
     return None
 
@@ -174,4 +240,9 @@ def verified_line(receipt: Receipt | None) -> str:
     """Return the README's line: what was verified, in the only words that may be used."""
     if receipt is None:
         return "not yet verified on a GPU"
-    return f"verified on a GPU: {receipt.date}, {receipt.machine.card}"
+    if receipt.verifies:
+        return f"verified on a GPU: {receipt.date}, {receipt.machine.card}"
+    reasons = [f"lacks {', '.join(receipt.missing)}"] if receipt.partial else []
+    reasons += [f"has failed checks ({len(receipt.failed)})"] if receipt.failed else []
+    which = f"{receipt.date}, {receipt.machine.card}"
+    return f"not yet verified on a GPU: the newest receipt ({which}) {' and '.join(reasons)}"

@@ -17,7 +17,8 @@ A bound is the sum of the three, with `SAFETY` u for u.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -295,6 +296,39 @@ def account_bound(
         length += parameter_count(step) * (step.n + step.n_val)
         params = after
     return float(rounding(magnitude, length, dtype))
+
+
+def run_conditioning(
+    answer: Callable[[RunConfig], Sequence[Array]], config: RunConfig, dtype: npt.DTypeLike = np.float64
+) -> list[float]:
+    """Return how far each array of a run's answer moves with the samples, relatively by u, and with products' rounding.
+
+    Parameters
+    ----------
+    answer : callable
+        From a run's configuration to arrays, in float64.
+    config : RunConfig
+    dtype : dtype
+        Whose u is meant.
+
+    Returns
+    -------
+    list of float
+        For each array, the largest change of any of its numbers, for the number of products in a whole run.
+    """
+    generator, base, size = np.random.default_rng(1), answer(config), unit_roundoff(dtype)
+
+    def near(array: Array) -> Array:
+        return array if array.dtype.kind == "i" else array * (1 + size * generator.choice((-1.0, 1.0), array.shape))
+
+    moved = []
+    for _ in range(DRAWS):
+        train, valid = (Batch(near(batch.x), near(batch.y)) for batch in (config.train, config.valid))
+        changed = answer(replace(config, train=train, valid=valid))
+        moved.append([float(np.abs(a - b).max()) for a, b in zip(changed, base, strict=True)])
+    longest = max(*config.network.sizes, config.train.n, config.valid.n)
+    products = 2 * config.network.depth * longest * len(list(config.order()))
+    return [float(SAFETY * np.sqrt(products) * largest) for largest in np.max(moved, axis=0)]
 
 
 def parameter_count(step: Step) -> int:
