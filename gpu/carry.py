@@ -79,11 +79,13 @@ def attribute_carrying(
     on_step: Callable[[Progress], None] | None,
     on_checkpoint: Checkpointer | None,
     resume: Mapping[str, Array] | None,
+    *,
+    patiently: bool = False,
 ) -> Run:
     """Train and attribute with ``credit="carry"``; the arguments are those of `trainer.attribute`, checked.
 
-    On a device, `on_step` and `on_checkpoint` wait for each step, and without them a number that is not finite is not
-    looked for.
+    On a device, `on_step` and `on_checkpoint` wait for each step. Without them numbers that are not finite show at the
+    run's end; the run is then repeated, `patiently` waiting for each step, to find where they came from.
     """
     if question.slope not in SPLIT_SLOPES:
         refuse(
@@ -96,7 +98,7 @@ def attribute_carrying(
     window = None if window is None else positive_integer("carry_window", window)
     shop, xp = Workshop.on(config.network, space), space.xp
     order = list(config.order())
-    looks = not space.on_cuda or on_step is not None or on_checkpoint is not None
+    looks = patiently or not space.on_cuda or on_step is not None or on_checkpoint is not None
     initial = space.reals(config.network.init(config.seed))
     zeros = [{name: xp.zeros_like(p) for name, p in initial.items()} for _ in range(2)]
     state = State({name: p.copy() for name, p in initial.items()}, zeros[0], zeros[1], 1)
@@ -150,6 +152,10 @@ def attribute_carrying(
             arrays |= {f"{group}/{name}": np.array(space.host(array)) for name, array in named.items()}
         return {"step": np.array(done), "settings": np.array(settings)} | arrays
 
+    def valid_loss() -> float:
+        trace = new_trace(shop, "valid", config.valid.n, valid[0])
+        return float(row_losses(shop, trace, state.theta, valid[1]).mean(dtype="float64"))
+
     if resume is not None:
         kept = resumed(resume, settings, snapshot(), steps=len(order))
         carrier.restore(kept, [index for _, index in order])
@@ -161,17 +167,19 @@ def attribute_carrying(
         for number, (epoch, index) in islice(enumerate(order), state.t - 1, None):
             where = space.labels(index)
             batch = carrier.batch(where, y[where], *valid)
-            paid = carrier.totals.copy()
+            before = carrier.totals.copy(), carrier.truncated.copy()
             sgd = carrier.take(number, where, state, batch, question, spare)
             state, spare = State(spare.theta, spare.m, spare.v, state.t + 1), state
             if looks:
-                losses = space.host(carrier.log[number, :2]).tolist()
-                watched = {"train_loss": losses[0], "valid_loss": losses[1]}
-                watched |= {} if state.is_finite() else state.suspects()
-                bad = first_not_finite(watched | {"scores": carrier.totals})
+                row = dict(zip(LOG, space.host(carrier.log[number]).tolist(), strict=True))
+                losses = [row[name] for name in LOG[:2]]
+                suspects = {} if state.is_finite() else state.suspects()
+                ending = {"final valid_loss": valid_loss()} if number + 1 == len(order) else {}
+                named = dict(zip(LOG[:2], losses, strict=True)) | suspects | ending
+                bad = first_not_finite(named | {"scores": carrier.totals, "sgd_scores": sgd} | row)
                 if bad is not None:
                     # What past samples are owed by now cannot be told: the scores are those paid before the step.
-                    carrier.totals = paid
+                    carrier.totals, carrier.truncated = before
                     raise Diverged(number + 1, len(order), *bad, run(number), advice(config.adam, space))
                 if on_step is not None:
                     on_step(Progress(number + 1, len(order), epoch, *losses))
@@ -179,20 +187,24 @@ def attribute_carrying(
             seen[index] += 1
             if on_checkpoint is not None:
                 on_checkpoint(number + 1, snapshot)
-        carrier.totals = carrier.settled()
-        trace = new_trace(shop, "valid", config.valid.n, valid[0])
-        last_loss = float(row_losses(shop, trace, state.theta, valid[1]).mean(dtype="float64"))
-    scores, closed = _closed(carrier, space.host(carrier.log), last_loss, [index for _, index in order])
+        settled, last_loss = space.host(carrier.settled()), valid_loss()
+    indices = [index for _, index in order]
+    scores, closed = _closed(settled, carrier.loses, space.host(carrier.log), last_loss, indices)
+    bad = first_not_finite({"scores": scores, "sgd_scores": sgd_totals, "closed": closed})
+    if bad is not None and not looks:
+        return attribute_carrying(config, question, space, window, on_step, on_checkpoint, resume, patiently=True)
+    if bad is not None:
+        raise Diverged(len(order) + 1, len(order), *bad, run(len(order)), advice(config.adam, space))
     return replace(run(len(order)), scores=scores, closed=closed)
 
 
-def _closed(carrier: "Carrier", log: Array, last_loss: float, indices: list[Array]) -> tuple[Array, Array]:
+def _closed(settled: Array, loses: bool, log: Array, last_loss: float, indices: list[Array]) -> tuple[Array, Array]:
     """Return the scores with what each step leaves open, and what was lost at windows' ends, in equal parts."""
     losses, decay, own, owed = np.append(log[:, 1], last_loss), log[:, 2], log[:, 3], log[:, 4]
     closed = losses[:-1] - losses[1:] - decay - own - owed
-    scores = np.array(carrier.shop.space.host(carrier.totals))
+    scores = np.array(settled)
     sizes = np.array([len(index) for index in indices])
-    if carrier.loses:
+    if loses:
         # All that was owed, and was not paid: the rest of the account.
         closed = closed + (owed.sum() + own.sum() - scores.sum()) * (sizes / sizes.sum())
     for index, share in zip(indices, closed / sizes, strict=True):

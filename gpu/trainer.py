@@ -251,10 +251,9 @@ def attribute(
     with shop.at_work():
         for number, (_, index) in islice(enumerate(config.order(), start=1), ledger.done, None):
             take(index)
-            look()
+            look(at_once=number == config.length)
             if on_checkpoint is not None:
                 on_checkpoint(number, snapshot)
-    look(at_once=True)
     return run()
 
 
@@ -370,7 +369,9 @@ class _Ledger:
         return cls(space, steps, per_epoch, np.zeros(shape), np.zeros(shape), seen, np.zeros((steps, 2)), on_step)
 
     def look(self, state: State, at_once: bool = False) -> tuple[int, int, str, float] | None:
-        """Add and tell what is pending, if it is time, and return where something is not finite, if anything is.
+        """Add and report the pending steps, if it is time, and return where something is not finite, if anything is.
+
+        `state` is that after the last pending step, which is added only if the state is finite.
 
         Returns
         -------
@@ -380,11 +381,14 @@ class _Ledger:
         due = at_once or time.monotonic() - self.last >= pace
         if self.space.on_cuda and not due and sum(taken.scores.nbytes for _, taken in self.pending) < BYTES_PENDING:
             return None
+        if due:
+            self.last = time.monotonic()
+        left = len(self.pending)
         for index, losses, scores, sgd_scores in self._fetched():
+            left -= 1
             bad = first_not_finite(dict(zip(LOSSES_TOLD, losses, strict=True)))
-            if bad is None and not self.space.on_cuda:  # at each step where that costs next to nothing
-                overflowed = any(not np.isfinite(v.max()) for v in state.v.values())
-                bad = first_not_finite(state.suspects()) if overflowed else None
+            if bad is None and left == 0:
+                bad = None if state.is_finite() else first_not_finite(state.suspects())
             bad = bad or first_not_finite({"scores": scores, "sgd_scores": sgd_scores})
             if bad is not None:
                 return self.done + 1, self.steps, *bad
@@ -395,11 +399,6 @@ class _Ledger:
             self.done += 1
             if self.on_step is not None:
                 self.on_step(Progress(self.done, self.steps, (self.done - 1) // self.per_epoch, *losses))
-        if due:
-            self.last = time.monotonic()
-            bad = first_not_finite(state.suspects())
-            if bad is not None:
-                return self.done, self.steps, *bad
         return None
 
     def _fetched(self) -> Iterator[tuple[Array, list[float], Array, Array]]:

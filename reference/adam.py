@@ -166,9 +166,15 @@ def update(step: Step) -> tuple[Params, AdamState]:
 
 def apply_gradient(step: Step, g: Params) -> tuple[Params, AdamState]:
     """Return parameters and state after the step with the batch gradient `g`, as `update` does."""
+    params, m, v = moved(step, g)
+    return params, AdamState(step.state.step + 1, m, v)
+
+
+def moved(step: Step, g: Params) -> tuple[Params, Params, Params]:
+    """Return θ⁺, m⁺ and v⁺ after the step with the batch gradient `g`, which may be not finite."""
     beta1, beta2 = step.adam.betas
     start, coefficients_ = decayed(step), step_coefficients(step)
     params = {name: start[name] - update_map(coefficients_[name], g[name]) for name in start}
     m = {name: beta1 * step.state.m[name] + (1 - beta1) * g[name] for name in start}
     v = {name: beta2 * step.state.v[name] + (1 - beta2) * g[name] ** 2 for name in start}
-    return params, AdamState(step.state.step + 1, m, v)
+    return params, m, v

@@ -182,6 +182,11 @@ class Entry:
     decay: Array
     closed: Array
 
+    def numbers(self) -> Params:
+        """Return the arrays that the run's accounts are made of, keyed by their names in error messages."""
+        owed = {f"what is owed through {name!r}": array for name, array in self.owed.items()}
+        return {"decay": self.decay, "closed": self.closed, "scores": self.scores} | owed
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -193,11 +198,9 @@ class Ledger:
     nodes: tuple[int, int]
     entries: list[Entry] = field(default_factory=list)
 
-    def enter(self, index: Array, step: Step, after: Params) -> None:
-        """Write down a step of the samples `index` that ended at the parameters `after`."""
-        self.entries.append(self._entry(index, step.as_float64(), after))
-
-    def _entry(self, index: Array, step: Step, after: Params) -> Entry:
+    def entry(self, index: Array, step: Step, after: Params) -> Entry:
+        """Return the entry of a step of the samples `index` that ended at the parameters `after`."""
+        step = step.as_float64()
         x = network.sample_gradients(step)
         g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
         S, M = splits(step, self.slope, x, g, self.nodes)
@@ -256,7 +259,8 @@ class Ledger:
                 x = network.sample_gradients(entry.step)
                 sums[entry.index] += (1 - beta1) * ghost.dot_products(x, carried)
             carried = {name: beta1 * carried.get(name, 0.0) + owed for name, owed in entry.owed.items()}
-        shares = (np.array([getattr(entry, name) for entry in self.entries]) for name in ("decay", "closed"))
+        rows = (len(self.entries), sums.shape[1])  # also where there is no entry yet
+        shares = (np.reshape([getattr(entry, name) for entry in self.entries], rows) for name in ("decay", "closed"))
         decay, closed = (share if self.per_validation else share[:, 0] for share in shares)
         return sums.reshape(totals.shape), decay, closed
 

@@ -869,18 +869,21 @@ class Diverged(FloatingPointError):
     Parameters
     ----------
     step, steps : int
-        The step at which that was found, counted from 1, and how many there should have been.
+        The step at which that was found, counted from 1, and how many there should have been; ``steps + 1`` where it
+        was found after the last.
     tensor : str
-        What was not finite.
+        The name of what was not finite.
     run : Run
-        The run without that step: all scores up to it. ``params`` and ``state`` are as the step left them, which may
-        be not finite.
+        The run without that step: scores, ``seen`` and ``history`` of the steps before it, all finite. Only ``params``
+        and ``state`` are as the step left them (on a device, as the steps computed meanwhile left them) and may be not
+        finite. With ``credit="carry"``, the engine's scores are those paid by then, without ``closed``.
     advice : str
         What may help.
     """
 
     def __init__(self, step: int, steps: int, tensor: str, value: float, run: Run, advice: str) -> None:
-        super().__init__(f"{tensor}: got {value} at step {step} of {steps}; needs finite numbers: {advice} may help")
+        where = f"at step {step} of {steps}" if step <= steps else f"after the last of {steps} steps"
+        super().__init__(f"{tensor}: got {value} {where}; needs finite numbers: {advice} may help")
         self.step, self.steps, self.tensor, self.run = step, steps, tensor, run
 
 
