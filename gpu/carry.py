@@ -38,7 +38,7 @@ from adamshap.gpu.step import (
     along_segment,
     first_pass,
     like,
-    refuse_zero_denominator,
+    refuse_division_by_zero,
     score_rows,
     scorer_of,
     take_step,
@@ -52,6 +52,7 @@ from adamshap.reference.problem import (
     Run,
     RunConfig,
     Snapshot,
+    adam_in,
     first_not_finite,
     positive_integer,
     refuse,
@@ -304,13 +305,14 @@ class Carrier:
         subtracted here, in the same contraction as the batch's own scores.
         """
         shop, config, xp = self.shop, self.config, self.shop.space.xp
-        beta1, rates = config.adam.betas[0], rates_of(config.adam, state.t)
+        beta1, adam = config.adam.betas[0], adam_in(config.adam, shop.space.dtype)
+        rates = rates_of(adam, state.t)
         weight = 1 / batch.n if config.reduction == "mean" else 1.0
         spread_wanted = question.slope == "random_order" and batch.n > 1
         whole = [slice(0, batch.n)]
         first = first_pass(shop, state, batch, weight, 1 / batch.n_val, whole, True, spread_wanted, question.variance)
         at_rest = question.slope in ("linearized", "secant") or batch.n == 1
-        refuse_zero_denominator(shop, config.adam, state, None if at_rest else first.g)
+        refuse_division_by_zero(shop, adam, state, None if at_rest else first.g)
         trace, start = cast(Trace, first.trace), cast(Trace, first.start)  # of a batch that is run as a whole
         take_step(shop, rates, state, first.g, new)
         scorer = scorer_of(shop, Question("sgd", "start"), batch.n, start, rates.lr)

@@ -28,7 +28,7 @@ from adamshap.gpu.step import (
     attribute_step,
     like,
     plain_step,
-    refuse_zero_denominator,
+    refuse_division_by_zero,
     take_step,
 )
 from adamshap.reference.problem import (
@@ -48,6 +48,7 @@ from adamshap.reference.problem import (
     Params,
     ScoreSlope,
     Step,
+    adam_in,
     check_kind,
     coalition_mask,
     of_kind,
@@ -94,10 +95,10 @@ def update(
     """
     case = _Case.of(step, device, dtype)
     shop, new = case.shop, case.fresh()
-    if step.adam.eps == 0:
-        refuse_zero_denominator(shop, step.adam, case.state, case.gradient())
+    if case.adam.eps == 0:
+        refuse_division_by_zero(shop, case.adam, case.state, case.gradient())
     with shop.at_work():
-        plain_step(shop, step.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
+        plain_step(shop, case.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
     theta, m, v = ({key: shop.space.out(a, device_arrays) for key, a in d.items()} for d in (new.theta, new.m, new.v))
     return theta, AdamState(step.state.step + 1, m, v)
 
@@ -187,7 +188,7 @@ def scores(
     with case.shop.at_work():
         taken = attribute_step(
             case.shop,
-            step.adam,
+            case.adam,
             case.state,
             case.batch,
             case.weight,
@@ -255,7 +256,7 @@ def influence(
     case = _Case.of(step, device, dtype)
     question = Question("tangent", "after")
     with case.shop.at_work():
-        taken = attribute_step(case.shop, step.adam, case.state, case.batch, case.weight, question, case.fresh())
+        taken = attribute_step(case.shop, case.adam, case.state, case.batch, case.weight, question, case.fresh())
     return case.shop.space.out(taken.scores, device_arrays)
 
 
@@ -280,7 +281,7 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
     case = _Case.of(step, device, dtype)
     with case.shop.at_work():
-        return _Game.of(case, step.adam, "exact").value(mask)
+        return _Game.of(case, "exact").value(mask)
 
 
 def marginals(
@@ -327,7 +328,7 @@ def marginals(
     case, n = _Case.of(step, device, dtype), step.n
     error = np.zeros(n)
     with case.shop.at_work():
-        game = _Game.of(case, step.adam, loss)
+        game = _Game.of(case, loss)
         empty, total = game.value(np.zeros(n, bool)), game.value(np.ones(n, bool))
         if sampled:
             values, error = _sampled_shapley(game, n, permutations // 2, seed)
@@ -345,6 +346,7 @@ class _Case:
     """A step brought into a space."""
 
     shop: Workshop
+    adam: Adam
     state: State
     batch: Judged
     weight: float
@@ -357,6 +359,7 @@ class _Case:
         train, valid = ((space.real(b.x), space.labels(b.y)) for b in (step.train, step.valid))
         return cls(
             Workshop.on(step.net, space),
+            adam_in(adam_in(step.adam, step.dtype), space.dtype),
             State(theta, m, v, step.state.step + 1),
             Judged(*train, *valid),
             1 / step.n if step.reduction == "mean" else 1.0,
@@ -385,13 +388,12 @@ class _Game:
     """The utility of coalitions of one batch."""
 
     case: _Case
-    adam: Adam
     rates: Rates
     trace: Trace
     base: float | Arrays  # L(θ), or ∇L(θ) for the first-order loss
 
     @classmethod
-    def of(cls, case: _Case, adam: Adam, loss: str) -> "_Game":
+    def of(cls, case: _Case, loss: str) -> "_Game":
         shop, batch = case.shop, case.batch
         judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
         run_rows(shop, judge, case.state.theta, batch.valid_y, 1 / batch.n_val)
@@ -399,7 +401,7 @@ class _Game:
         if loss == "first_order":
             base = like(shop, "validation gradient")
             gradients(shop, judge, base)
-        return cls(case, adam, rates_of(adam, case.state.t), case.trace(), base)
+        return cls(case, rates_of(case.adam, case.state.t), case.trace(), base)
 
     def value(self, coalition: Any) -> float:
         """Return U(S), or U₁(S)."""
@@ -407,7 +409,7 @@ class _Game:
         mask = shop.space.real(coalition.astype(np.float64))[:, None]
         g = like(shop, "coalition")
         gradients(shop, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
-        refuse_zero_denominator(shop, self.adam, state, g)
+        refuse_division_by_zero(shop, self.case.adam, state, g)
         new = self.case.fresh()
         if isinstance(self.base, float):
             take_step(shop, self.rates, state, g, new)

@@ -36,6 +36,7 @@ from adamshap.reference.problem import (
     RunConfig,
     ScoreSlope,
     Snapshot,
+    adam_in,
     check_callable,
     first_not_finite,
     logged,
@@ -161,6 +162,7 @@ def attribute(
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     space = pick_space(device, dtype)
+    held = adam_in(adam, space.dtype)
     question = question_of(
         slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space, kind, rank
     )
@@ -233,7 +235,7 @@ def attribute(
         weight = 1 / batch.n if reduction == "mean" else 1.0
         new = state if spare is None else spare
         taken = attribute_step(
-            shop, adam, state, batch, weight, question, new, micro_batch=chunk, sketch=sketch, with_sgd=True
+            shop, held, state, batch, weight, question, new, micro_batch=chunk, sketch=sketch, with_sgd=True
         )
         spare = None if spare is None else state
         state = State(new.theta, new.m, new.v, state.t + 1)

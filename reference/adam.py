@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adamshap.reference.network import batch_gradient
-from adamshap.reference.problem import Adam, AdamState, Array, Params, Step, float64_step, refuse
+from adamshap.reference.problem import Adam, AdamState, Array, Params, Step, float64_step, refuse_zero_denominator
 
 
 def bias_correction(beta: float, t: int) -> float:
@@ -79,15 +79,16 @@ def denominator(c: Coefficients, g: Array) -> Array:
     Raises
     ------
     ValueError
-        Where D is 0 (ε = 0, and both κ and g are 0): there Adam divides by zero and no update exists.
+        Where D is 0 (ε, κ and g are 0, as the step's dtype holds them): no update exists there.
     """
     D: Array = root(c, g) + c.eps
-    if not np.all(D):
-        count = int(D.size - np.count_nonzero(D))
-        refuse(
-            "Adam.eps", f"0, with a denominator of 0 at {count} coordinates where v and the gradient are 0", "eps > 0"
-        )
+    refuse_zero_denominator(zeros(D), "v and the gradient are 0")
     return D
+
+
+def zeros(D: Array) -> int:
+    """Return how many denominators are 0, or below the smallest normal number and so as good as that."""
+    return int(np.count_nonzero(np.finfo(D.dtype).smallest_normal > D))
 
 
 def update_map(c: Coefficients, g: Array) -> Array:

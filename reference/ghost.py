@@ -29,6 +29,7 @@ from adamshap.reference.adam import (
     divided_difference,
     step_coefficients,
     update_map,
+    zeros,
 )
 from adamshap.reference.problem import (
     DENOMINATORS,
@@ -48,6 +49,7 @@ from adamshap.reference.problem import (
     one_of,
     quadrature_nodes,
     refuse,
+    refuse_zero_denominator,
     shown,
 )
 
@@ -159,8 +161,7 @@ def linearized_previous(step: Step) -> Params:
     slopes = {}
     for name, c in step_coefficients(step).items():
         D = np.sqrt(step.state.v[name] / correction + step.adam.eps_root) + step.adam.eps
-        if not np.all(D):
-            refuse("Adam.eps", "0 where v is 0", "eps > 0")
+        refuse_zero_denominator(zeros(D), "v is 0")
         slopes[name] = c.lr * c.k / D
     return slopes
 

@@ -26,7 +26,7 @@ import math
 import operator
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from itertools import islice
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -63,6 +63,7 @@ __all__ = [
     "RunConfig",
     "Snapshot",
     "Step",
+    "adam_in",
     "batch_order",
     "check_batch",
     "check_callable",
@@ -76,6 +77,7 @@ __all__ = [
     "positive_integer",
     "quadrature_nodes",
     "refuse",
+    "refuse_zero_denominator",
     "resumed",
     "run_settings",
     "shown",
@@ -364,6 +366,11 @@ class Adam:
         ε_root, added inside the root, to v̂ (optax), at least 0.
     weight_decay : float
         λ, decoupled as in AdamW: ``θ`` loses ``η λ θ``; at least 0.
+
+    Notes
+    -----
+    A step has these numbers as its dtype holds them. An ε or ε_root below the dtype's smallest normal number, 1.2e-38
+    in float32, counts as 0; a number beyond the dtype's largest is refused.
     """
 
     lr: float = 1e-3
@@ -384,6 +391,34 @@ class Adam:
                 refuse(f"Adam.betas[{i}]", number, "a number in [0, 1)")
             betas.append(number)
         object.__setattr__(self, "betas", tuple(betas))
+
+
+def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
+    """Return Adam's settings as `dtype` holds them: ε and ε_root below its smallest normal number are 0.
+
+    What is smaller has few digits, and processors and libraries may flush it to 0. The other settings keep all digits;
+    the smaller the others are, the less they do, and nothing is divided by them.
+    """
+    limits, name = np.finfo(dtype), np.dtype(dtype).name
+    most, least = float(limits.max), float(limits.smallest_normal)
+    for field in ("lr", "eps", "eps_root", "weight_decay"):
+        if getattr(adam, field) > most:
+            refuse(f"Adam.{field}", getattr(adam, field), f"at most {most:.2g}, the largest number of {name}")
+    if adam.lr * adam.weight_decay > most:
+        got = f"{adam.weight_decay} with lr {adam.lr}"
+        refuse("Adam.weight_decay", got, f"a product with lr of at most {most:.2g}, the largest number of {name}")
+    flushed = {field: 0.0 for field in ("eps", "eps_root") if getattr(adam, field) < least}
+    return replace(adam, **flushed)
+
+
+def refuse_zero_denominator(count: int, where: str) -> None:
+    """Refuse Adam's division by 0 at `count` coordinates, if there are any; `where` says what is 0 there."""
+    if count:
+        refuse(
+            "Adam.eps",
+            f"0, or less than the dtype holds, with a denominator of 0 at {count} coordinates where {where}",
+            "eps > 0, in float32 at least 1.2e-38",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -556,21 +591,29 @@ class Step:
         """Number of validation samples."""
         return self.valid.n
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the step is taken in: float32 where θ, m or v has fewer bits than float64, whatever the data's dtype."""
+        arrays = [a for group in (self.params, self.state.m, self.state.v) for a in group.values()]
+        narrow = any(a.dtype.kind == "f" and a.dtype.itemsize < 8 for a in arrays)
+        return np.dtype(np.float32 if narrow else np.float64)
+
     def as_float64(self) -> "Step":
         """Return this step with every real array in float64 and all of them NumPy's.
 
         Returns
         -------
         Step
-            Itself, where it already is so.
+            Itself, where it already is so. Adam's settings stay as this step's `dtype` holds them.
         """
+        adam = adam_in(self.adam, self.dtype)
         groups = (self.params, self.state.m, self.state.v)
         batches = (self.train, self.valid)
         reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
         labels = [b.y for b in batches]
         reals += [y for y in labels if y.ndim == 2]
         if all(a.dtype == np.float64 for a in reals) and all(isinstance(a, np.ndarray) for a in (*reals, *labels)):
-            return self
+            return self if adam == self.adam else replace(self, adam=adam)
         params, m, v = ({name: _on_host(a).astype(np.float64) for name, a in group.items()} for group in groups)
         train, valid = (
             Batch(
@@ -579,7 +622,7 @@ class Step:
             for b in batches
         )
         state = AdamState(self.state.step, m, v)
-        return Step(self.net, params, self.adam, state, train, valid, self.reduction)
+        return Step(self.net, params, adam, state, train, valid, self.reduction)
 
 
 def float64_step(step: object) -> Step:

@@ -113,7 +113,7 @@ def config_of(run: Run) -> RunConfig:
         refuse("run.config", None, "the RunConfig that the run was made of, to train again")
     params = config.network.init(config.seed)
     step = Step(config.network, params, config.adam, AdamState.zeros(params), config.train, config.valid).as_float64()
-    return replace(config, train=step.train, valid=step.valid)
+    return replace(config, adam=step.adam, train=step.train, valid=step.valid)
 
 
 def batches_of(config: RunConfig) -> list[Array]:
