@@ -104,7 +104,8 @@ def attribute_carrying(
     zeros = [{name: xp.zeros_like(p) for name, p in initial.items()} for _ in range(2)]
     state = State({name: p.copy() for name, p in initial.items()}, zeros[0], zeros[1], 1)
     spare = State(like(shop, "second theta"), like(shop, "second m"), like(shop, "second v"), 1)
-    y, valid = space.labels(config.train.y), (space.real(config.valid.x), space.labels(config.valid.y))
+    y = space.targets("train.y", config.train.y)
+    valid = space.held("valid.x", config.valid.x), space.targets("valid.y", config.valid.y)
     carrier = Carrier.of(shop, config, len(order), window)
     sgd_totals, seen = xp.zeros(config.train.n), np.zeros(config.train.n, np.int64)
     settings = ""
@@ -282,7 +283,7 @@ class Carrier:
         length = min(max(1, int(math.log(GROWTH) / rate)), steps)
         later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
         loses = beta1 > 0 and (later + 1) * length < steps
-        x, log = shop.space.real(config.train.x), xp.zeros((steps, 5))
+        x, log = shop.space.held("train.x", config.train.x), xp.zeros((steps, 5))
         return cls(shop, config, length, later, loses, x, xp.zeros(count), xp.zeros(count), xp.zeros(count), log)
 
     def batch(self, where: Any, y: Any, valid_x: Any, valid_y: Any) -> Judged:

@@ -17,6 +17,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 __all__ = ["cpu_threads", "in_parts", "own_threads"]
 
 FLOPS_WORTH_A_THREAD = 1 << 24
@@ -73,7 +75,8 @@ def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> N
 def _part(function: Callable[[int, int], None], low: int, high: int) -> None:
     _here.inside = True  # what is called from here does not share out again
     try:
-        function(low, high)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in `Workshop.at_work`; each thread has its own
+            function(low, high)
     finally:
         _here.inside = False
 

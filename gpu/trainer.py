@@ -46,6 +46,7 @@ from adamshap.reference.problem import (
     resumed,
     run_settings,
     shown,
+    true_or_false,
 )
 
 __all__ = ["attribute"]
@@ -161,6 +162,7 @@ def attribute(
         refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
+    per_validation = true_or_false("per_validation", per_validation)
     space = pick_space(device, dtype)
     held = adam_in(adam, space.dtype)
     question = question_of(
@@ -171,7 +173,7 @@ def attribute(
             if option is not None:
                 refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
         return attribute_carrying(config, question, space, carry_window, on_step, on_checkpoint, resume)
-    sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
+    sketch = None if rank is None else Sketch(positive_integer("rank", rank), config.seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     where_to = "CUDA" if space.on_cuda else "the CPU"
     on_step = logged(
@@ -192,13 +194,13 @@ def attribute(
             trainer=__name__,
             network=network,
             adam=adam,
-            epochs=epochs,
+            epochs=config.epochs,
             steps=config.length,
-            batch_size=batch_size,
-            seed=seed,
+            batch_size=config.batch_size,
+            seed=config.seed,
             question=question,
             reduction=reduction,
-            rank=rank,
+            rank=None if sketch is None else sketch.rank,
             micro_batch=chunk,
             space=[space.xp.__name__, str(space.dtype)],
         )
@@ -307,10 +309,10 @@ class _Data:
     def of(cls, shop: Workshop, train: Batch, valid: Batch, largest: int) -> "_Data":
         space = shop.space
         together = shop.buffers.get("batch", (valid.n + largest, shop.net.sizes[0]))
-        together[: valid.n] = space.real(valid.x)
-        x = train.x if is_mapped(train.x) else space.real(train.x)
-        y = train.y if is_mapped(train.y) else space.labels(train.y)
-        return cls(shop, x, y, together[: valid.n], space.labels(valid.y), together)
+        together[: valid.n] = space.held("valid.x", valid.x)
+        x = train.x if is_mapped(train.x) else space.held("train.x", train.x)
+        y = train.y if is_mapped(train.y) else space.targets("train.y", train.y)
+        return cls(shop, x, y, together[: valid.n], space.targets("valid.y", valid.y), together)
 
     def batch(self, index: Array, where: Any) -> Judged:
         """Return the samples at `index`, which is `where` in the space."""

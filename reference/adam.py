@@ -27,7 +27,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from adamshap.reference.network import batch_gradient
-from adamshap.reference.problem import Adam, AdamState, Array, Params, Step, float64_step, refuse_zero_denominator
+from adamshap.reference.problem import (
+    Adam,
+    AdamState,
+    Array,
+    Params,
+    Step,
+    float64_step,
+    refuse_overflow,
+    refuse_zero_denominator,
+)
 
 
 def bias_correction(beta: float, t: int) -> float:
@@ -160,9 +169,23 @@ def update(step: Step) -> tuple[Params, AdamState]:
         θ⁺ = θ − A(g) − η λ θ (docs/method.md 1).
     state : AdamState
         m⁺ = β1 m + (1 − β1) g and v⁺ = β2 v + (1 − β2) g², one step further.
+
+    Raises
+    ------
+    ValueError
+        A denominator of 0; results that float64 does not hold.
     """
     step = float64_step(step)
-    return apply_gradient(step, batch_gradient(step))
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
+        params, m, v = moved(step, batch_gradient(step))
+    refuse_overflow(named_results(params, m, v), np.float64)
+    return params, AdamState(step.state.step + 1, m, v)
+
+
+def named_results(params: Params, m: Params, v: Params) -> Params:
+    """Return the arrays of a step's result, keyed by their names in error messages."""
+    groups = {"gradient of": m, "squared gradient of": v, "new": params}
+    return {f"{group} {name!r}": array for group, named in groups.items() for name, array in named.items()}
 
 
 def apply_gradient(step: Step, g: Params) -> tuple[Params, AdamState]:

@@ -38,6 +38,7 @@ from adamshap.reference.problem import (
     one_of,
     quadrature_nodes,
     refuse,
+    true_or_false,
 )
 
 # --- the split of one parameter's update -----------------------------------------------------------------------------
@@ -288,9 +289,7 @@ def ledger_of(slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes
             "one of " + ", ".join(SPLITS) + ": the others do not split the step between batch and momentum",
         )
     one_of("gradient", gradient, GRADIENTS)
-    if not isinstance(per_validation, bool | np.bool_):
-        refuse("per_validation", repr(per_validation), "True or False", TypeError)
-    return Ledger(slope, gradient, bool(per_validation), quadrature_nodes(nodes, slope))
+    return Ledger(slope, gradient, true_or_false("per_validation", per_validation), quadrature_nodes(nodes, slope))
 
 
 def _summed(judged: Params, values: Params) -> Array:

@@ -24,7 +24,18 @@ import numpy as np
 
 from adamshap.reference.adam import apply_gradient, bias_correction
 from adamshap.reference.network import loss_gradient, mean_loss, sample_losses
-from adamshap.reference.problem import AdamState, Array, Batch, Params, Run, RunConfig, Step, positive_integer, refuse
+from adamshap.reference.problem import (
+    AdamState,
+    Array,
+    Batch,
+    Params,
+    Run,
+    RunConfig,
+    Step,
+    positive_integer,
+    refuse,
+    shown,
+)
 
 State = tuple[Params, AdamState]
 
@@ -53,6 +64,9 @@ def retrained(run: Run, samples: Sequence[int] | Array) -> Array:
     """
     config = config_of(run)
     count = config.train.n
+    a_number = isinstance(samples, np.ndarray) and samples.ndim == 0
+    if a_number or isinstance(samples, str | bytes) or not isinstance(samples, Sequence | np.ndarray):
+        refuse("samples", shown(samples), "a sequence of samples' numbers", TypeError)
     chosen = [positive_integer(f"samples[{i}]", sample, minimum=0) for i, sample in enumerate(samples)]
     for i, sample in enumerate(chosen):
         if sample >= count:

@@ -11,6 +11,8 @@ from adamshap.reference.adam import moved
 from adamshap.reference.network import batch_gradient, mean_loss
 from adamshap.reference.problem import (
     CREDITS,
+    GRADIENTS,
+    SCORE_SLOPES,
     Adam,
     AdamState,
     Array,
@@ -40,6 +42,7 @@ from adamshap.reference.problem import (
     resumed,
     run_settings,
     shown,
+    true_or_false,
 )
 
 
@@ -146,12 +149,15 @@ def attribute(
         "dtype": (dtype, ("float64",)),
     }
     for name, (value, choices) in only_choices.items():
-        if value not in choices:
+        if not (value is None or isinstance(value, str)) or value not in choices:
             refuse(name, shown(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
+    one_of("slope", slope, SCORE_SLOPES)
+    one_of("gradient", gradient, GRADIENTS)
     one_of("credit", credit, CREDITS)
+    per_validation = true_or_false("per_validation", per_validation)
     check_kind(slope, kind)
     ledger = carry.ledger_of(slope, gradient, per_validation, nodes) if credit == "carry" else None
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
@@ -171,10 +177,10 @@ def attribute(
             trainer="adamshap.reference",
             network=network,
             adam=adam,
-            epochs=epochs,
+            epochs=config.epochs,
             steps=length,
-            batch_size=batch_size,
-            seed=seed,
+            batch_size=config.batch_size,
+            seed=config.seed,
             slope=slope,
             gradient=gradient,
             per_validation=per_validation,
@@ -216,18 +222,19 @@ def attribute(
         state = AdamState(done, m, v)
 
     for number, (epoch, index) in islice(enumerate(config.order(), start=1), state.step, None):
-        step = Step(network, params, adam, state, train.take(index), valid, reduction)
+        step = Step(network, params, adam, state, train.take(index), valid, reduction).as_float64()
         with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
             train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
             scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
             if ledger is None:
-                scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
-            sgd_scores = ghost.scores(step, "sgd", "start", per_validation=per_validation)
-            g = batch_gradient(step.as_float64())
+                how = (slope, gradient, False, per_validation, nodes)
+                scores = ghost.unchecked_scores(step, *how, kind=kind)
+            sgd_scores = ghost.unchecked_scores(step, "sgd", "start", False, per_validation, nodes)
+            g = batch_gradient(step)
             watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
             watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
             watched |= {"scores": scores, "sgd_scores": sgd_scores}
-            new_params, m, v = moved(step.as_float64(), g)
+            new_params, m, v = moved(step, g)
             watched |= {f"params[{name!r}]": p for name, p in new_params.items()}
             bad, entry = first_not_finite(watched), None
             if ledger is not None and bad is None:
