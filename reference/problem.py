@@ -166,7 +166,7 @@ def true_or_false(field: str, value: object) -> bool:
     return bool(value)
 
 
-def positive_integer(field: str, value: object, minimum: int = 1, maximum: int = sys.maxsize) -> int:
+def positive_integer(field: str, value: object, minimum: int = 1, maximum: int | None = sys.maxsize) -> int:
     """Return `value` as an int from `minimum` to `maximum`; booleans and floats are refused."""
     if isinstance(value, bool | np.bool_):
         refuse(field, shown(value), f"an integer of at least {minimum}", TypeError)
@@ -176,7 +176,7 @@ def positive_integer(field: str, value: object, minimum: int = 1, maximum: int =
         refuse(field, shown(value), f"an integer of at least {minimum}", TypeError)
     if number < minimum:
         refuse(field, shown(number), f"an integer of at least {minimum}")
-    if number > maximum:
+    if maximum is not None and number > maximum:
         refuse(field, shown(number), f"an integer of at most {maximum}")
     return number
 
@@ -758,8 +758,8 @@ class RunConfig:
         for field in ("train", "valid"):
             check_batch(field, getattr(self, field), self.network)
         one_of("reduction", self.reduction, REDUCTIONS)
-        for field in ("epochs", "batch_size"):
-            object.__setattr__(self, field, positive_integer(field, getattr(self, field)))
+        object.__setattr__(self, "epochs", positive_integer("epochs", self.epochs, maximum=None))  # see below
+        object.__setattr__(self, "batch_size", positive_integer("batch_size", self.batch_size))
         object.__setattr__(self, "seed", seed_of(self.seed))
         if self.steps is not None:
             object.__setattr__(self, "steps", positive_integer("steps", self.steps))

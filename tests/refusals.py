@@ -196,7 +196,6 @@ REFUSALS = (
     Refusal("Adam.weight_decay", "reference.update(narrow(adam=Adam(lr=1e3, weight_decay=1e37)))", ValueError),
     Refusal("Step.train.x", "gpu.scores(step(train=Batch(1e39 * X, Y)), dtype='float32')", ValueError),
     Refusal("step", "gpu.update(step(net=LINEAR, train=Batch(1e30 * X, Y)), dtype='float32')", ValueError),
-    Refusal("step", "reference.update(step(net=LINEAR, train=Batch(1e300 * X, Y)))", ValueError),
     Refusal("slope", "reference.scores(step(), 'adam')", ValueError),
     Refusal("gradient", "reference.scores(step(), gradient='end')", ValueError),
     Refusal("denominator", "reference.scores(step(), 'linearized', denominator='next')", ValueError),
