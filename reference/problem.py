@@ -454,8 +454,8 @@ def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
     if adam.lr * adam.weight_decay > most:
         got = f"{adam.weight_decay} with lr {adam.lr}"
         refuse("Adam.weight_decay", got, f"a product with lr of at most {most:.2g}, the largest number of {name}")
-    flushed = {field: 0.0 for field in ("eps", "eps_root") if getattr(adam, field) < least}
-    return replace(adam, **flushed)
+    eps, eps_root = (value if value >= least else 0.0 for value in (adam.eps, adam.eps_root))
+    return replace(adam, eps=eps, eps_root=eps_root)
 
 
 def refuse_zero_denominator(count: int, where: str) -> None:

@@ -17,6 +17,6 @@ def refuse_masked(field: str, value: Any) -> None:
     parts = (value, *value) if isinstance(value, list | tuple) else (value,)
     masked = [part for part in parts if isinstance(part, np.ma.MaskedArray)]
     if masked:
-        hidden = sum(int(np.ma.count_masked(part)) for part in masked)
+        hidden = sum(int(np.count_nonzero(np.ma.getmaskarray(part))) for part in masked)
         got = f"a masked array with {hidden} values masked, which would count as they are"
         refuse(field, got, "a plain array: leave such rows out, or fill them (`filled`)", TypeError)

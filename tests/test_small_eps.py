@@ -158,3 +158,18 @@ def test_betas_next_to_1_need_no_refusal(betas: Any, t: int) -> None:
 def test_a_learning_rate_that_the_dtype_holds_as_0_is_0(device: Any) -> None:
     found = gpu.scores(step(Adam(lr=1e-50), v=1e-6), device=device)
     np.testing.assert_array_equal(found, gpu.scores(step(Adam(lr=0.0), v=1e-6), device=device))
+
+
+@pytest.mark.parametrize("slope", ["secant", "tangent", "random_order"])
+@on_each_device
+def test_an_eps_that_vanishes_beside_the_gradient_still_divides(device: Any, slope: Any) -> None:
+    """ε over the largest number under the root underflows, while ε itself is held."""
+    base = step(Adam(eps=1e-33))
+    x = 1e15 * np.random.default_rng(1).normal(size=(5, 3))
+    net = Network((3, 2))
+    params = net.init(0)
+    data = Batch(x, base.train.y)
+    given = Step(net, params, base.adam, AdamState.zeros(params), data, Batch(x / 1e15, data.y))
+    given, query = in_dtype(given, "float32"), Query("scores", {"slope": slope, "gradient": "start"})
+    found = gpu.scores(given, slope, "start", device=device)
+    assert_within(found, expected(given, query)["values"], bounds(given, query, "float32")["values"], "scores")
