@@ -17,7 +17,7 @@ it is a `ValueError` or a `TypeError`; the command prints one line and ends with
 ## From Python
 
 `NET`, `X`, `Y`, `batch()` and `step(...)` are a small network, five samples, and a step over them that is in order but
-for what is given.
+for what is given; `narrow(...)` is such a step with parameters in float32, `run()` a run over them.
 
 | call | is refused with |
 |---|---|

@@ -114,6 +114,16 @@ class Space:
             return np.require(host, self.dtype, ["C", "A"])
         return self.xp.ascontiguousarray(self.xp.asarray(value, dtype=self.dtype))
 
+    def held(self, field: str, value: Any) -> Any:
+        """Return `value` as `real` does, and refuse values beyond the dtype: they would become infinite."""
+        with np.errstate(over="ignore"):
+            array = self.real(value)
+        if array.dtype.itemsize < value.dtype.itemsize:
+            count = int(array.size - self.xp.count_nonzero(self.xp.isfinite(array)))
+            if count:
+                refuse(field, f"{count} values beyond {self.dtype}", "smaller values, or a wider dtype")
+        return array
+
     def labels(self, value: Any) -> Any:
         """Return labels (n,) as integers, or targets (n, d_out) as real numbers, in this space."""
         if value.ndim == 2:
@@ -123,9 +133,13 @@ class Space:
             return np.ascontiguousarray(host, dtype=np.int64)
         return self.xp.ascontiguousarray(self.xp.asarray(value, dtype=np.int64))
 
-    def reals(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every array of a mapping as `real` does."""
-        return {name: self.real(array) for name, array in arrays.items()}
+    def targets(self, field: str, value: Any) -> Any:
+        """Return labels or targets as `labels` does, and refuse targets beyond the dtype."""
+        return self.held(field, value) if value.ndim == 2 else self.labels(value)
+
+    def reals(self, arrays: Mapping[str, Any], field: str = "") -> dict[str, Any]:
+        """Return every array of a mapping as `held` does, under the name of the mapping."""
+        return {name: self.held(f"{field}[{name!r}]", array) for name, array in arrays.items()}
 
     def host(self, array: Any) -> Any:
         """Return `array` as NumPy's; this waits for the device."""

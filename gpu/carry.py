@@ -39,7 +39,7 @@ from adamshap.gpu.step import (
     along_segment,
     first_pass,
     like,
-    refuse_zero_denominator,
+    refuse_division_by_zero,
     score_rows,
     scorer_of,
     take_step,
@@ -53,6 +53,7 @@ from adamshap.reference.problem import (
     Run,
     RunConfig,
     Snapshot,
+    adam_in,
     first_not_finite,
     logged,
     positive_integer,
@@ -82,13 +83,15 @@ def attribute_carrying(
     on_step: Callable[[Progress], None] | None,
     on_checkpoint: Checkpointer | None,
     resume: Mapping[str, Array] | None,
+    *,
+    patiently: bool = False,
 ) -> Run:
     """Train and attribute with ``credit="carry"``; the arguments are those of `trainer.attribute`, checked.
 
     `about` is what the log says of the run.
 
-    On a device, `on_step` and `on_checkpoint` wait for each step, and without them a number that is not finite is not
-    looked for.
+    On a device, `on_step` and `on_checkpoint` wait for each step. Without them numbers that are not finite show at the
+    run's end; the run is then repeated, `patiently` waiting for each step, to find where they came from.
     """
     if question.slope not in SPLIT_SLOPES:
         refuse(
@@ -101,7 +104,7 @@ def attribute_carrying(
     window = None if window is None else positive_integer("carry_window", window)
     on_step, steps, parts = logged(on_step, about), config.length, parts_of(resume)
     shop, xp = Workshop.on(config.network, space, parts), space.xp
-    looks = not space.on_cuda or on_step is not None or on_checkpoint is not None
+    looks = patiently or not space.on_cuda or on_step is not None or on_checkpoint is not None
     initial = space.reals(config.network.init(config.seed))
     zeros = [{name: xp.zeros_like(p) for name, p in initial.items()} for _ in range(2)]
     state = State({name: p.copy() for name, p in initial.items()}, zeros[0], zeros[1], 1)
@@ -155,6 +158,11 @@ def attribute_carrying(
             arrays |= {f"{group}/{name}": np.array(space.host(array)) for name, array in named.items()}
         return {"step": np.array(done), "settings": np.array(settings)} | arrays
 
+    def valid_loss() -> float:
+        data = carrier.data
+        trace = new_trace(shop, "valid", config.valid.n, data.valid_x)
+        return float(row_losses(shop, trace, state.theta, data.valid_y).mean(dtype="float64"))
+
     if resume is not None:
         kept = resumed(resume, settings, snapshot(), steps=steps)
         carrier.restore(kept)
@@ -165,17 +173,19 @@ def attribute_carrying(
     with shop.at_work():
         for number, (epoch, index) in islice(enumerate(config.order()), state.t - 1, None):
             where = space.labels(index)
-            paid = carrier.totals.copy()
+            before = carrier.totals.copy(), carrier.truncated.copy()
             sgd = carrier.take(number, index, where, state, carrier.data.batch(index, where), question, spare)
             state, spare = State(spare.theta, spare.m, spare.v, state.t + 1), state
             if looks:
-                losses = space.host(carrier.log[number, :2]).tolist()
-                watched = {"train_loss": losses[0], "valid_loss": losses[1]}
-                watched |= {} if state.is_finite() else state.suspects()
-                bad = first_not_finite(watched | {"scores": carrier.totals})
+                row = dict(zip(LOG, space.host(carrier.log[number]).tolist(), strict=True))
+                losses = [row[name] for name in LOG[:2]]
+                suspects = {} if state.is_finite() else state.suspects()
+                ending = {"final valid_loss": valid_loss()} if number + 1 == steps else {}
+                named = dict(zip(LOG[:2], losses, strict=True)) | suspects | ending
+                bad = first_not_finite(named | {"scores": carrier.totals, "sgd_scores": sgd} | row)
                 if bad is not None:
                     # What past samples are owed by now cannot be told: the scores are those paid before the step.
-                    carrier.totals = paid
+                    carrier.totals, carrier.truncated = before
                     raise Diverged(number + 1, steps, *bad, run(number), advice(config.adam, space))
                 if on_step is not None:
                     on_step(Progress(number + 1, steps, epoch, *losses))
@@ -183,24 +193,27 @@ def attribute_carrying(
             seen[index] += 1
             if on_checkpoint is not None:
                 on_checkpoint(number + 1, snapshot)
-        carrier.totals = carrier.settled()
-        data = carrier.data
-        trace = new_trace(shop, "valid", config.valid.n, data.valid_x)
-        last_loss = float(row_losses(shop, trace, state.theta, data.valid_y).mean(dtype="float64"))
-    scores, closed = _closed(carrier, space.host(carrier.log), last_loss)
+        settled, last_loss = space.host(carrier.settled()), valid_loss()
+    scores, closed = _closed(config, settled, carrier.loses, space.host(carrier.log), last_loss)
+    bad = first_not_finite({"scores": scores, "sgd_scores": sgd_totals, "closed": closed})
+    if bad is not None and not looks:
+        callbacks = (on_step, on_checkpoint)
+        return attribute_carrying(config, question, space, window, about, *callbacks, resume, patiently=True)
+    if bad is not None:
+        raise Diverged(steps + 1, steps, *bad, run(steps), advice(config.adam, space))
     return replace(run(steps), scores=scores, closed=closed)
 
 
-def _closed(carrier: "Carrier", log: Array, last_loss: float) -> tuple[Array, Array]:
+def _closed(config: RunConfig, settled: Array, loses: bool, log: Array, last_loss: float) -> tuple[Array, Array]:
     """Return the scores with what each step leaves open, and what was lost at windows' ends, in equal parts."""
     losses, decay, own, owed = np.append(log[:, 1], last_loss), log[:, 2], log[:, 3], log[:, 4]
     closed = losses[:-1] - losses[1:] - decay - own - owed
-    scores = np.array(carrier.shop.space.host(carrier.totals))
-    sizes = np.array([len(index) for _, index in carrier.config.order()])
-    if carrier.loses:
+    scores = np.array(settled)
+    sizes = np.array([len(index) for _, index in config.order()])
+    if loses:
         # All that was owed, and was not paid: the rest of the account.
         closed = closed + (owed.sum() + own.sum() - scores.sum()) * (sizes / sizes.sum())
-    for (_, index), share in zip(carrier.config.order(), closed / sizes, strict=True):
+    for (_, index), share in zip(config.order(), closed / sizes, strict=True):
         scores[index] += share
     return scores, closed
 
@@ -290,13 +303,14 @@ class Carrier:
         subtracted here, in the same contraction as the batch's own scores.
         """
         shop, config, xp = self.shop, self.config, self.shop.space.xp
-        beta1, rates = config.adam.betas[0], rates_of(config.adam, state.t)
+        beta1, adam = config.adam.betas[0], adam_in(config.adam, shop.space.dtype)
+        rates = rates_of(adam, state.t)
         weight = 1 / batch.n if config.reduction == "mean" else 1.0
         spread_wanted = question.slope == "random_order" and batch.n > 1
         whole = [slice(0, batch.n)]
         first = first_pass(shop, state, batch, weight, 1 / batch.n_val, whole, True, spread_wanted, question.variance)
         at_rest = question.slope in ("linearized", "secant") or batch.n == 1
-        refuse_zero_denominator(shop, config.adam, state, None if at_rest else first.g)
+        refuse_division_by_zero(shop, adam, state, None if at_rest else first.g)
         trace, start = cast(Trace, first.trace), cast(Trace, first.start)  # of a batch that is run as a whole
         take_step(shop, rates, state, first.g, new)
         scorer = scorer_of(shop, Question("sgd", "start"), batch.n, start, rates.lr)

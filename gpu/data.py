@@ -30,10 +30,10 @@ class Data:
         """Return the data of a run whose largest batch has so many samples."""
         space = shop.space
         together = shop.buffers.get("batch", (valid.n + largest, shop.net.sizes[0]))
-        together[: valid.n] = space.real(valid.x)
-        x = train.x if is_mapped(train.x) else space.real(train.x)
-        y = train.y if is_mapped(train.y) else space.labels(train.y)
-        return cls(shop, x, y, together[: valid.n], space.labels(valid.y), together)
+        together[: valid.n] = space.held("valid.x", valid.x)
+        x = train.x if is_mapped(train.x) else space.held("train.x", train.x)
+        y = train.y if is_mapped(train.y) else space.targets("train.y", train.y)
+        return cls(shop, x, y, together[: valid.n], space.targets("valid.y", valid.y), together)
 
     def batch(self, index: Array, where: Any) -> Judged:
         """Return the samples at `index`, which is `where` in the space; the next batch overwrites them."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from adamshap.gpu.arrays import Buffers, Place, Space, within_memory
 from adamshap.gpu.kernels import Passes, passes_for
 from adamshap.gpu.parallel import in_parts, own_threads
@@ -79,8 +81,11 @@ class Workshop:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Return the context in which steps are taken: on the host, with the engine's own threads."""
-        with within_memory(self.place):
+        """Return the context in which steps are taken: on the host, with the engine's own threads.
+
+        Overflow is no warning here: the results are checked.
+        """
+        with within_memory(self.place), np.errstate(over="ignore", invalid="ignore"):
             if self.space.on_cuda:
                 yield
                 return

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
+
 from adamshap.reference.problem import one_blas_thread, recorded_arithmetic
 
 __all__ = ["cpu_threads", "in_parts", "own_threads", "parts_of"]
@@ -64,8 +66,9 @@ def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> N
     def take() -> None:
         before, _here.parts = getattr(_here, "parts", 1), 1  # what is called from here does not share out again
         try:
-            while (part := _next(left)) is not None:
-                function(*part)
+            with np.errstate(over="ignore", invalid="ignore"):  # as in `Workshop.at_work`; each thread has its own
+                while (part := _next(left)) is not None:
+                    function(*part)
         except BaseException:
             left.clear()
             raise

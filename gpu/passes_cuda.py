@@ -66,7 +66,7 @@ SCALE = """
     T most = max(max(max(rho, abs(big)), spread), tiny);
     T inverse = T(1) / most, tail = T(1) / (most + eps);
     T G = big * inverse, S = spread * inverse, rho2 = (rho * inverse) * (rho * inverse);
-    T f_m = most * tail, f_e = eps * tail, mu2 = mu * m * tail * root_q * T(2);
+    T f_m = most * tail, f_e = max(eps * tail, tiny), mu2 = mu * m * tail * root_q * T(2);
 """
 QUOTIENT = """
         T aa = rho2 + a * a, bb = rho2 + b * b, ab = a * b;

@@ -336,7 +336,8 @@ def _kernels(real: Any) -> dict[str, Callable[..., Any]]:
                         w[S + e] = s * inverse
                         w[K + e] = rho * rho
                         w[FM + e] = top * tail
-                        w[FE + e] = eps * tail
+                        little = eps * tail
+                        w[FE + e] = little if little > tiny else tiny
                         w[MU + e] = mu * m_[e] * tail * root_q * two
                         w[TAIL + e] = lr * tail
                         w[OUT + e] = zero

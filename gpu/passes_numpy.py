@@ -121,7 +121,8 @@ def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, r
     s = f(rates.root_q) * spread(n, g, row, col, root) if rule.needs_spread else np.zeros_like(g)
     M = np.maximum(np.maximum(np.maximum(rho, abs(G)), s), tiny)
     T = M + f(rates.eps)
-    rho, G, s, f_m, f_e = rho / M, G / M, s / M, M / T, f(rates.eps) / T
+    rho, G, s, f_m = rho / M, G / M, s / M, M / T
+    f_e = np.maximum(f(rates.eps) / T, tiny)  # beside a huge gradient ε/T underflows, and D(0) with it
     kappa = rho * rho
     mu = f(rates.mu) * m / T * f(rates.root_q)
     total = np.zeros_like(g)

@@ -106,6 +106,11 @@ class Rule:
         """Whether σ takes part."""
         return any(across for _, _, across, _ in self.nodes)
 
+    @property
+    def meets_rest(self) -> bool:
+        """Whether a denominator is that of no gradient at all, D(0)."""
+        return self.kind in ("linearized", "previous") or SECANT in self.nodes
+
 
 TANGENT: Node = (1.0, 0.0, 0.0, 1.0)  # a = b = g
 SECANT: Node = (0.5, 0.5, 0.0, 1.0)  # a = g, b = 0

@@ -28,7 +28,7 @@ from adamshap.gpu.step import (
     attribute_step,
     like,
     plain_step,
-    refuse_zero_denominator,
+    refuse_division_by_zero,
     take_step,
 )
 from adamshap.reference.problem import (
@@ -48,14 +48,19 @@ from adamshap.reference.problem import (
     Params,
     ScoreSlope,
     Step,
+    adam_in,
     check_kind,
     coalition_mask,
     of_kind,
     one_of,
+    permutations_of,
     positive_integer,
     quadrature_nodes,
     refuse,
+    refuse_overflow,
+    seed_of,
     shown,
+    true_or_false,
 )
 
 __all__ = ["ScoreDtype", "Variance", "influence", "marginals", "question_of", "scores", "update", "utility"]
@@ -89,15 +94,19 @@ def update(
 
     Raises
     ------
-    ValueError
-        ε = 0 where v and the gradient are 0.
+    ValueError, TypeError
+        A bad argument; ε = 0 where v and the gradient are 0; results that `dtype` does not hold.
     """
+    device_arrays = true_or_false("device_arrays", device_arrays)
     case = _Case.of(step, device, dtype)
     shop, new = case.shop, case.fresh()
-    if step.adam.eps == 0:
-        refuse_zero_denominator(shop, step.adam, case.state, case.gradient())
     with shop.at_work():
-        plain_step(shop, step.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
+        if case.adam.eps == 0:
+            refuse_division_by_zero(shop, case.adam, case.state, case.gradient())
+        plain_step(shop, case.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
+    groups = {"gradient of": new.m, "squared gradient of": new.v, "new": new.theta}
+    named = {f"{group} {key!r}": array for group, arrays in groups.items() for key, array in arrays.items()}
+    refuse_overflow(named, shop.space.dtype)
     theta, m, v = ({key: shop.space.out(a, device_arrays) for key, a in d.items()} for d in (new.theta, new.m, new.v))
     return theta, AdamState(step.state.step + 1, m, v)
 
@@ -169,8 +178,10 @@ def scores(
     ------
     ValueError, TypeError
         An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
-        another slope; a `rank` with "two_term"; a denominator of 0.
+        another slope; a `rank` with "two_term"; a denominator of 0; results that `dtype` does not hold.
     """
+    of_kind("step", step, Step)
+    device_arrays = true_or_false("device_arrays", device_arrays)
     space = pick_space(device, dtype)
     question = question_of(
         slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, space, kind, rank
@@ -188,7 +199,7 @@ def scores(
     with case.shop.at_work():
         taken = attribute_step(
             case.shop,
-            step.adam,
+            case.adam,
             case.state,
             case.batch,
             case.weight,
@@ -197,6 +208,7 @@ def scores(
             micro_batch=size,
             sketch=sketch,
         )
+    refuse_overflow({"scores": taken.scores}, case.shop.space.dtype)
     return case.shop.space.out(taken.scores, device_arrays)
 
 
@@ -221,9 +233,7 @@ def question_of(
     if rank is not None and slope == TWO_TERM:
         refuse("rank", f"{shown(rank)} with slope {slope!r}", "None: both terms are scored exactly")
     one_of("variance", variance, get_args(Variance))
-    for name, value in (("efficient", efficient), ("per_validation", per_validation)):
-        if not isinstance(value, bool):
-            refuse(name, shown(value), "True or False", TypeError)
+    efficient, per_validation = true_or_false("efficient", efficient), true_or_false("per_validation", per_validation)
     if score_dtype is not None:
         one_of("score_dtype", score_dtype, get_args(ScoreDtype))
         if not space.on_cuda or space.dtype != np.float32:
@@ -252,11 +262,18 @@ def influence(
     -------
     array (n,)
         Minus the derivative of L(θ⁺) in the weight; positive means that more of the sample would lower the loss.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument; a denominator of 0; results that `dtype` does not hold.
     """
+    device_arrays = true_or_false("device_arrays", device_arrays)
     case = _Case.of(step, device, dtype)
     question = Question("tangent", "after")
     with case.shop.at_work():
-        taken = attribute_step(case.shop, step.adam, case.state, case.batch, case.weight, question, case.fresh())
+        taken = attribute_step(case.shop, case.adam, case.state, case.batch, case.weight, question, case.fresh())
+    refuse_overflow({"influence": taken.scores}, case.shop.space.dtype)
     return case.shop.space.out(taken.scores, device_arrays)
 
 
@@ -277,11 +294,18 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
     -------
     float
         In units of the validation loss; positive where it fell.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument; a denominator of 0; a result that `dtype` does not hold.
     """
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
     case = _Case.of(step, device, dtype)
     with case.shop.at_work():
-        return _Game.of(case, step.adam, "exact").value(mask)
+        value = _Game.of(case, "exact").value(mask)
+    refuse_overflow({"utility": value}, case.shop.space.dtype)
+    return value
 
 
 def marginals(
@@ -317,18 +341,21 @@ def marginals(
     -------
     Marginals
         ``values`` (n,), ``empty`` = U(∅), ``total`` = U(B), ``standard_error`` (n,).
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument; a denominator of 0; results that `dtype` does not hold.
     """
+    of_kind("step", step, Step)
     one_of("kind", kind, MARGINALS)
     one_of("loss", loss, MARGINAL_LOSSES)
     sampled = kind == "shapley" and step.n > ALL_COALITIONS_UP_TO
-    if sampled:
-        if positive_integer("permutations", permutations, minimum=4) % 2:
-            refuse("permutations", permutations, "an even number, as each is used with its reverse")
-        positive_integer("seed", seed, minimum=0)
+    permutations, seed = permutations_of(permutations), seed_of(seed)
     case, n = _Case.of(step, device, dtype), step.n
     error = np.zeros(n)
     with case.shop.at_work():
-        game = _Game.of(case, step.adam, loss)
+        game = _Game.of(case, loss)
         empty, total = game.value(np.zeros(n, bool)), game.value(np.ones(n, bool))
         if sampled:
             values, error = _sampled_shapley(game, n, permutations // 2, seed)
@@ -338,6 +365,7 @@ def marginals(
             values = np.array([game.value(alone) - empty for alone in np.eye(n, dtype=bool)])
         else:
             values = np.array([total - game.value(~alone) for alone in np.eye(n, dtype=bool)])
+    refuse_overflow({"values": values, "empty": empty, "total": total}, case.shop.space.dtype)
     return Marginals(values, empty, total, error)
 
 
@@ -346,6 +374,7 @@ class _Case:
     """A step brought into a space."""
 
     shop: Workshop
+    adam: Adam
     state: State
     batch: Judged
     weight: float
@@ -354,10 +383,15 @@ class _Case:
     def of(cls, step: Step, device: str, dtype: str) -> "_Case":
         of_kind("step", step, Step)
         space = pick_space(device, dtype)
-        theta, m, v = (space.reals(group) for group in (step.params, step.state.m, step.state.v))
-        train, valid = ((space.real(b.x), space.labels(b.y)) for b in (step.train, step.valid))
+        groups = {"Step.params": step.params, "Step.state.m": step.state.m, "Step.state.v": step.state.v}
+        theta, m, v = (space.reals(group, field) for field, group in groups.items())
+        train, valid = (
+            (space.held(f"Step.{field}.x", batch.x), space.targets(f"Step.{field}.y", batch.y))
+            for field, batch in (("train", step.train), ("valid", step.valid))
+        )
         return cls(
             Workshop.on(step.net, space),
+            adam_in(adam_in(step.adam, step.dtype), space.dtype),
             State(theta, m, v, step.state.step + 1),
             Judged(*train, *valid),
             1 / step.n if step.reduction == "mean" else 1.0,
@@ -386,13 +420,12 @@ class _Game:
     """The utility of coalitions of one batch."""
 
     case: _Case
-    adam: Adam
     rates: Rates
     trace: Trace
     base: float | Arrays  # L(θ), or ∇L(θ) for the first-order loss
 
     @classmethod
-    def of(cls, case: _Case, adam: Adam, loss: str) -> "_Game":
+    def of(cls, case: _Case, loss: str) -> "_Game":
         shop, batch = case.shop, case.batch
         judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
         run_rows(shop, judge, case.state.theta, batch.valid_y, 1 / batch.n_val)
@@ -400,7 +433,7 @@ class _Game:
         if loss == "first_order":
             base = like(shop, "validation gradient")
             gradients(shop, judge, base)
-        return cls(case, adam, rates_of(adam, case.state.t), case.trace(), base)
+        return cls(case, rates_of(case.adam, case.state.t), case.trace(), base)
 
     def value(self, coalition: Any) -> float:
         """Return U(S), or U₁(S)."""
@@ -408,7 +441,7 @@ class _Game:
         mask = shop.space.real(coalition.astype(np.float64))[:, None]
         g = like(shop, "coalition")
         gradients(shop, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
-        refuse_zero_denominator(shop, self.adam, state, g)
+        refuse_division_by_zero(shop, self.case.adam, state, g)
         new = self.case.fresh()
         if isinstance(self.base, float):
             take_step(shop, self.rates, state, g, new)

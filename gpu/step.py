@@ -39,7 +39,7 @@ from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
 from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
-from adamshap.reference.problem import TWO_TERM, Adam, refuse
+from adamshap.reference.problem import TWO_TERM, Adam, refuse_zero_denominator
 
 __all__ = [
     "First",
@@ -56,7 +56,7 @@ __all__ = [
     "first_pass",
     "like",
     "plain_step",
-    "refuse_zero_denominator",
+    "refuse_division_by_zero",
     "score_rows",
     "scorer_of",
     "take_step",
@@ -79,13 +79,17 @@ class State:
     t: int
 
     def suspects(self) -> Arrays:
-        """Return, by what it tells, all that a gradient or a step beyond the dtype leaves its mark on."""
+        """Return the arrays that show an overflow, keyed by their names in error messages."""
         squares = {f"square of the gradient of {name!r}": v for name, v in self.v.items()}
         return squares | {f"params[{name!r}]": p for name, p in self.theta.items()}
 
     def is_finite(self) -> bool:
-        """Whether all of `suspects` is finite; quicker than to look for what is not. Waits for a device."""
-        ends = [v.max() for v in self.v.values()] + [f() for p in self.theta.values() for f in (p.min, p.max)]
+        """Whether `suspects` are all finite, and not so large that their squares overflow. Waits for a device.
+
+        One reading of each array: quicker than `first_not_finite`, which says what is wrong where this is False.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            ends = [v.max() for v in self.v.values()] + [np.vdot(p, p) for p in self.theta.values()]
         return all(math.isfinite(end) for end in ends)
 
 
@@ -205,10 +209,10 @@ def attribute_step(
     start_wanted = with_sgd or question.gradient == "start"
     needs_spread = two or rule.needs_spread
     first = first_pass(shop, state, batch, weight, each, chunks, start_wanted, needs_spread, question.variance)
-    idle_needed = question.gradient in ("midpoint", "path") or question.efficient or rule.kind == "linearized"
+    idle_needed = question.gradient in ("midpoint", "path") or question.efficient or rule.meets_rest
     idle_needed = idle_needed or (two and finds_nothing(question.kind, batch.n, question.nodes[0]))
     if idle_needed or two or rule.kind != "sgd":
-        refuse_zero_denominator(shop, adam, state, None if idle_needed else first.g)
+        refuse_division_by_zero(shop, adam, state, None if idle_needed else first.g)
     gap = _gap(shop, rates, state, first.g, batch, question.per_validation) if question.efficient else None
     judge = first.start if question.gradient == "start" else None
     if question.gradient == "path":
@@ -495,17 +499,20 @@ def score_rows(
 # --- refusals and advice ----------------------------------------------------------------------------------------------
 
 
-def refuse_zero_denominator(shop: Workshop, adam: Adam, state: State, g: Arrays | None) -> None:
-    """Refuse ε = 0 where v is 0 and, if `g` is given, the gradient is too; looks at arrays only where ε is 0."""
+def refuse_division_by_zero(shop: Workshop, adam: Adam, state: State, g: Arrays | None) -> None:
+    """Refuse ε = 0 where κ is 0 and, if `g` is given, √q g is too; looks at arrays only where ε is 0.
+
+    All as the dtype holds it; `adam` is from `adam_in`.
+    """
     if adam.eps > 0 or adam.eps_root > 0:
         return
-    count = 0
+    rates, f, count = rates_of(adam, state.t), shop.space.dtype.type, 0
     for key, v in state.v.items():
-        zero = v == 0
-        count += int(shop.space.xp.count_nonzero(zero if g is None else zero & (g[key] == 0)))
-    if count:
-        where = "v is 0" if g is None else "v and the gradient are 0"
-        refuse("Adam.eps", f"0, with a denominator of 0 at {count} coordinates where {where}", "eps > 0")
+        zero = f(rates.kappa) * v == 0
+        if g is not None:
+            zero &= abs(f(rates.root_q) * g[key]) < np.finfo(f).smallest_normal
+        count += int(shop.space.xp.count_nonzero(zero))
+    refuse_zero_denominator(count, "v is 0" if g is None else "v and the gradient are 0")
 
 
 def advice(adam: Adam, space: Space) -> str:

@@ -37,6 +37,7 @@ from adamshap.reference.problem import (
     RunConfig,
     ScoreSlope,
     Snapshot,
+    adam_in,
     check_callable,
     first_not_finite,
     logged,
@@ -46,6 +47,7 @@ from adamshap.reference.problem import (
     resumed,
     run_settings,
     shown,
+    true_or_false,
 )
 
 __all__ = ["attribute"]
@@ -161,7 +163,9 @@ def attribute(
         refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
+    per_validation = true_or_false("per_validation", per_validation)
     space = pick_space(device, dtype)
+    held = adam_in(adam, space.dtype)
     question = question_of(
         slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space, kind, rank
     )
@@ -172,7 +176,7 @@ def attribute(
             if option is not None:
                 refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
         return attribute_carrying(config, question, space, carry_window, about, on_step, on_checkpoint, resume)
-    sketch = None if rank is None else Sketch(positive_integer("rank", rank), seed)
+    sketch = None if rank is None else Sketch(positive_integer("rank", rank), config.seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     on_step = logged(on_step, about)
     parts = parts_of(resume)
@@ -192,13 +196,13 @@ def attribute(
             trainer=__name__,
             network=network,
             adam=adam,
-            epochs=epochs,
+            epochs=config.epochs,
             steps=config.length,
-            batch_size=batch_size,
-            seed=seed,
+            batch_size=config.batch_size,
+            seed=config.seed,
             question=question,
             reduction=reduction,
-            rank=rank,
+            rank=None if sketch is None else sketch.rank,
             micro_batch=chunk,
             space=[space.xp.__name__, str(space.dtype)],
         )
@@ -235,7 +239,7 @@ def attribute(
         weight = 1 / batch.n if reduction == "mean" else 1.0
         new = state if spare is None else spare
         taken = attribute_step(
-            shop, adam, state, batch, weight, question, new, micro_batch=chunk, sketch=sketch, with_sgd=True
+            shop, held, state, batch, weight, question, new, micro_batch=chunk, sketch=sketch, with_sgd=True
         )
         spare = None if spare is None else state
         state = State(new.theta, new.m, new.v, state.t + 1)
@@ -253,10 +257,9 @@ def attribute(
     with shop.at_work():
         for number, (_, index) in islice(enumerate(config.order(), start=1), ledger.done, None):
             take(index)
-            look()
+            look(at_once=number == config.length)
             if on_checkpoint is not None:
                 on_checkpoint(number, snapshot)
-    look(at_once=True)
     return run()
 
 
@@ -335,7 +338,9 @@ class _Ledger:
         return cls(space, steps, per_epoch, np.zeros(shape), np.zeros(shape), seen, np.zeros((steps, 2)), on_step)
 
     def look(self, state: State, at_once: bool = False) -> tuple[int, int, str, float] | None:
-        """Add and tell what is pending, if it is time, and return where something is not finite, if anything is.
+        """Add and report the pending steps, if it is time, and return where something is not finite, if anything is.
+
+        `state` is that after the last pending step, which is added only if the state is finite.
 
         Returns
         -------
@@ -345,11 +350,14 @@ class _Ledger:
         due = at_once or time.monotonic() - self.last >= pace
         if self.space.on_cuda and not due and sum(taken.scores.nbytes for _, taken in self.pending) < BYTES_PENDING:
             return None
+        if due:
+            self.last = time.monotonic()
+        left = len(self.pending)
         for index, losses, scores, sgd_scores in self._fetched():
+            left -= 1
             bad = first_not_finite(dict(zip(LOSSES_TOLD, losses, strict=True)))
-            if bad is None and not self.space.on_cuda:  # at each step where that costs next to nothing
-                overflowed = any(not np.isfinite(v.max()) for v in state.v.values())
-                bad = first_not_finite(state.suspects()) if overflowed else None
+            if bad is None and left == 0:
+                bad = None if state.is_finite() else first_not_finite(state.suspects())
             bad = bad or first_not_finite({"scores": scores, "sgd_scores": sgd_scores})
             if bad is not None:
                 return self.done + 1, self.steps, *bad
@@ -360,11 +368,6 @@ class _Ledger:
             self.done += 1
             if self.on_step is not None:
                 self.on_step(Progress(self.done, self.steps, (self.done - 1) // self.per_epoch, *losses))
-        if due:
-            self.last = time.monotonic()
-            bad = first_not_finite(state.suspects())
-            if bad is not None:
-                return self.done, self.steps, *bad
         return None
 
     def _fetched(self) -> Iterator[tuple[Array, list[float], Array, Array]]:

@@ -27,7 +27,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from adamshap.reference.network import batch_gradient
-from adamshap.reference.problem import Adam, AdamState, Array, Params, Step, float64_step, refuse
+from adamshap.reference.problem import (
+    Adam,
+    AdamState,
+    Array,
+    Params,
+    Step,
+    float64_step,
+    refuse_overflow,
+    refuse_zero_denominator,
+)
 
 
 def bias_correction(beta: float, t: int) -> float:
@@ -79,15 +88,16 @@ def denominator(c: Coefficients, g: Array) -> Array:
     Raises
     ------
     ValueError
-        Where D is 0 (ε = 0, and both κ and g are 0): there Adam divides by zero and no update exists.
+        Where D is 0 (ε, κ and g are 0, as the step's dtype holds them): no update exists there.
     """
     D: Array = root(c, g) + c.eps
-    if not np.all(D):
-        count = int(D.size - np.count_nonzero(D))
-        refuse(
-            "Adam.eps", f"0, with a denominator of 0 at {count} coordinates where v and the gradient are 0", "eps > 0"
-        )
+    refuse_zero_denominator(zeros(D), "v and the gradient are 0")
     return D
+
+
+def zeros(D: Array) -> int:
+    """Return how many denominators are 0, or below the smallest normal number and so as good as that."""
+    return int(np.count_nonzero(np.finfo(D.dtype).smallest_normal > D))
 
 
 def update_map(c: Coefficients, g: Array) -> Array:
@@ -159,16 +169,36 @@ def update(step: Step) -> tuple[Params, AdamState]:
         θ⁺ = θ − A(g) − η λ θ (docs/method.md 1).
     state : AdamState
         m⁺ = β1 m + (1 − β1) g and v⁺ = β2 v + (1 − β2) g², one step further.
+
+    Raises
+    ------
+    ValueError
+        A denominator of 0; results that float64 does not hold.
     """
     step = float64_step(step)
-    return apply_gradient(step, batch_gradient(step))
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
+        params, m, v = moved(step, batch_gradient(step))
+    refuse_overflow(named_results(params, m, v), np.float64)
+    return params, AdamState(step.state.step + 1, m, v)
+
+
+def named_results(params: Params, m: Params, v: Params) -> Params:
+    """Return the arrays of a step's result, keyed by their names in error messages."""
+    groups = {"gradient of": m, "squared gradient of": v, "new": params}
+    return {f"{group} {name!r}": array for group, named in groups.items() for name, array in named.items()}
 
 
 def apply_gradient(step: Step, g: Params) -> tuple[Params, AdamState]:
     """Return parameters and state after the step with the batch gradient `g`, as `update` does."""
+    params, m, v = moved(step, g)
+    return params, AdamState(step.state.step + 1, m, v)
+
+
+def moved(step: Step, g: Params) -> tuple[Params, Params, Params]:
+    """Return θ⁺, m⁺ and v⁺ after the step with the batch gradient `g`, which may be not finite."""
     beta1, beta2 = step.adam.betas
     start, coefficients_ = decayed(step), step_coefficients(step)
     params = {name: start[name] - update_map(coefficients_[name], g[name]) for name in start}
     m = {name: beta1 * step.state.m[name] + (1 - beta1) * g[name] for name in start}
     v = {name: beta2 * step.state.v[name] + (1 - beta2) * g[name] ** 2 for name in start}
-    return params, AdamState(step.state.step + 1, m, v)
+    return params, m, v

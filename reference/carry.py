@@ -38,6 +38,7 @@ from adamshap.reference.problem import (
     one_of,
     quadrature_nodes,
     refuse,
+    true_or_false,
 )
 
 # --- the split of one parameter's update -----------------------------------------------------------------------------
@@ -186,6 +187,11 @@ class Entry:
     decay: Array
     closed: Array
 
+    def numbers(self) -> Params:
+        """Return the arrays that the run's accounts are made of, keyed by their names in error messages."""
+        owed = {f"what is owed through {name!r}": array for name, array in self.owed.items()}
+        return {"decay": self.decay, "closed": self.closed, "scores": self.scores} | owed
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -198,11 +204,9 @@ class Ledger:
     nodes: tuple[int, int]
     entries: list[Entry] = field(default_factory=list)
 
-    def enter(self, index: Array, step: Step, after: Params) -> None:
-        """Write down a step of the samples `index` that ended at the parameters `after`."""
-        self.entries.append(self._entry(index, step.as_float64(), after))
-
-    def _entry(self, index: Array, step: Step, after: Params) -> Entry:
+    def entry(self, index: Array, step: Step, after: Params) -> Entry:
+        """Return the entry of a step of the samples `index` that ended at the parameters `after`."""
+        step = step.as_float64()
         x = network.sample_gradients(step)
         g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
         S, M = splits(step, self.slope, x, g, self.nodes)
@@ -270,7 +274,8 @@ class Ledger:
                 x = network.sample_gradients(self._step(entry))
                 sums[entry.index] += (1 - beta1) * ghost.dot_products(x, carried)
             carried = {name: beta1 * carried.get(name, 0.0) + owed for name, owed in entry.owed.items()}
-        shares = (np.array([getattr(entry, name) for entry in self.entries]) for name in ("decay", "closed"))
+        rows = (len(self.entries), sums.shape[1])  # also where there is no entry yet
+        shares = (np.reshape([getattr(entry, name) for entry in self.entries], rows) for name in ("decay", "closed"))
         decay, closed = (share if self.per_validation else share[:, 0] for share in shares)
         return sums.reshape(totals.shape), decay, closed
 
@@ -302,9 +307,9 @@ def ledger_of(
             "one of " + ", ".join(SPLITS) + ": the others do not split the step between batch and momentum",
         )
     one_of("gradient", gradient, GRADIENTS)
-    if not isinstance(per_validation, bool | np.bool_):
-        refuse("per_validation", repr(per_validation), "True or False", TypeError)
-    return Ledger(config, slope, gradient, bool(per_validation), quadrature_nodes(nodes, slope))
+    return Ledger(
+        config, slope, gradient, true_or_false("per_validation", per_validation), quadrature_nodes(nodes, slope)
+    )
 
 
 def _summed(judged: Params, values: Params) -> Array:

@@ -36,9 +36,11 @@ from adamshap.reference.problem import (
     Step,
     coalition_mask,
     float64_step,
+    of_kind,
     one_of,
-    positive_integer,
-    refuse,
+    permutations_of,
+    refuse_overflow,
+    seed_of,
 )
 
 Game = Callable[[Array], float]
@@ -61,8 +63,17 @@ def utility(step: Step, coalition: Any) -> float:
     -------
     float
         In units of the validation loss; positive where it fell.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad coalition; a denominator of 0; a result that float64 does not hold.
     """
-    return exact_game(step)(coalition_mask(coalition, step.n))
+    mask = coalition_mask(coalition, of_kind("step", step, Step).n)
+    with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
+        value = exact_game(step)(mask)
+    refuse_overflow({"utility": value}, np.float64)
+    return value
 
 
 def coalition_gradient(x: Params, coalition: Array) -> Params:
@@ -130,9 +141,23 @@ def marginals(
     -------
     Marginals
         ``values`` (n,), ``empty`` = U(∅), ``total`` = U(B), ``standard_error`` (n,).
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown name; a bad number of permutations; a denominator of 0; results that float64 does not hold.
     """
+    of_kind("step", step, Step)
     one_of("kind", kind, MARGINALS)
     one_of("loss", loss, MARGINAL_LOSSES)
+    permutations, seed = permutations_of(permutations), seed_of(seed)
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
+        found = _marginals(step, kind, loss, permutations, seed)
+    refuse_overflow({"values": found.values, "empty": found.empty, "total": found.total}, np.float64)
+    return found
+
+
+def _marginals(step: Step, kind: MarginalKind, loss: MarginalLoss, permutations: int, seed: int) -> Marginals:
     game = exact_game(step) if loss == "exact" else first_order_game(step)
     n = step.n
     nobody, everybody = np.zeros(n, bool), np.ones(n, bool)
@@ -186,10 +211,8 @@ def sampled_shapley_values(game: Game, n: int, *, permutations: int, seed: int) 
     -------
     values, standard_error : array (n,)
     """
-    if positive_integer("permutations", permutations, minimum=4) % 2:
-        refuse("permutations", permutations, "an even number, since orders come in pairs")
     pairs = permutations // 2
-    generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
+    generator = np.random.default_rng(seed)
     samples = np.empty((pairs, n))
     for pair in range(pairs):
         order = generator.permutation(n)

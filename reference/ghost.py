@@ -22,13 +22,14 @@ import numpy as np
 from adamshap.reference import network, two_term
 from adamshap.reference.adam import (
     Coefficients,
-    apply_gradient,
     bias_correction,
     decayed,
     denominator,
     divided_difference,
+    moved,
     step_coefficients,
     update_map,
+    zeros,
 )
 from adamshap.reference.problem import (
     DENOMINATORS,
@@ -48,7 +49,9 @@ from adamshap.reference.problem import (
     one_of,
     quadrature_nodes,
     refuse,
-    shown,
+    refuse_overflow,
+    refuse_zero_denominator,
+    true_or_false,
 )
 from adamshap.reference.squares import in_units
 
@@ -162,8 +165,7 @@ def linearized_previous(step: Step) -> Params:
     slopes = {}
     for name, c in step_coefficients(step).items():
         D = np.sqrt(step.state.v[name] / correction + step.adam.eps_root) + step.adam.eps
-        if not np.all(D):
-            refuse("Adam.eps", "0 where v is 0", "eps > 0")
+        refuse_zero_denominator(zeros(D), "v is 0")
         slopes[name] = c.lr * c.k / D
     return slopes
 
@@ -275,20 +277,35 @@ def scores(
     ------
     ValueError, TypeError
         An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
-        another slope; a denominator of 0.
+        another slope; a denominator of 0; results that float64 does not hold.
     """
     one_of("slope", slope, SCORE_SLOPES)
     one_of("gradient", gradient, GRADIENTS)
     one_of("denominator", denominator, DENOMINATORS)
     check_kind(slope, kind)
-    for name, flag in (("efficient", efficient), ("per_validation", per_validation)):
-        if not isinstance(flag, bool | np.bool_):
-            refuse(name, shown(flag), "True or False", TypeError)
+    efficient, per_validation = true_or_false("efficient", efficient), true_or_false("per_validation", per_validation)
     nodes = quadrature_nodes(nodes, slope)
     if denominator == "previous" and slope != "linearized":
         refuse("denominator", f"'previous' with slope '{slope}'", "slope 'linearized', which alone has this variant")
 
     step = float64_step(step)
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
+        values = unchecked_scores(step, slope, gradient, efficient, per_validation, nodes, denominator, kind)
+    refuse_overflow({"scores": values}, np.float64)
+    return values
+
+
+def unchecked_scores(
+    step: Step,
+    slope: ScoreSlope,
+    gradient: Gradient,
+    efficient: bool,
+    per_validation: bool,
+    nodes: tuple[int, int],
+    denominator: Denominator = "exact",
+    kind: MarginalKind = "shapley",
+) -> Array:
+    """Return `scores` of a step in float64 and of valid options, finite or not."""
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
     terms = [(x, linearized_previous(step))] if denominator == "previous" else terms_of(step, slope, x, g, nodes, kind)
@@ -371,12 +388,20 @@ def influence(step: Step) -> Array:
     -------
     array (n,)
         Minus the derivative of L(θ⁺) in the weight; positive means that more of the sample would lower the loss.
+
+    Raises
+    ------
+    ValueError
+        A denominator of 0; results that float64 does not hold.
     """
     step = float64_step(step)
-    x = network.sample_gradients(step)
-    g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    after, _ = apply_gradient(step, g)
-    gamma = network.loss_gradient(step.net, after, step.valid)
-    c = step_coefficients(step)
-    P = {name: (gamma[name] * divided_difference(c[name], g[name], g[name]))[None] for name in x}
-    return dot_products(x, P)[:, 0]
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
+        x = network.sample_gradients(step)
+        g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+        after, _, _ = moved(step, g)
+        gamma = network.loss_gradient(step.net, after, step.valid)
+        c = step_coefficients(step)
+        P = {name: (gamma[name] * divided_difference(c[name], g[name], g[name]))[None] for name in x}
+        values = dot_products(x, P)[:, 0]
+    refuse_overflow({"influence": values}, np.float64)
+    return values

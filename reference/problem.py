@@ -24,18 +24,19 @@ import json
 import logging
 import math
 import operator
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from itertools import islice
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, NoReturn, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.blas import arithmetic, one_blas_thread
-from adamshap.reference.refusal import refuse
+from adamshap.reference.refusal import refuse, refuse_masked
 from adamshap.reference.rows import Rows, parts
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "RunConfig",
     "Snapshot",
     "Step",
+    "adam_in",
     "batch_order",
     "check_batch",
     "check_callable",
@@ -76,13 +78,18 @@ __all__ = [
     "of_kind",
     "one_blas_thread",
     "one_of",
+    "permutations_of",
     "positive_integer",
     "quadrature_nodes",
     "recorded_arithmetic",
     "refuse",
+    "refuse_overflow",
+    "refuse_zero_denominator",
     "resumed",
     "run_settings",
+    "seed_of",
     "shown",
+    "true_or_false",
 ]
 
 
@@ -122,6 +129,8 @@ TWO_TERM: Final = "two_term"
 # --- refusing bad input ----------------------------------------------------------------------------------------------
 
 MOST_LETTERS = 200
+MOST_STEPS = 1 << 40  # of a run, and permutations of a batch: more would take centuries
+MOST_SEEDS = (1 << 128) - 1
 
 
 def shown(value: object) -> str:
@@ -154,8 +163,15 @@ def check_callable(field: str, value: object) -> None:
         refuse(field, shown(value), "a function, or None", TypeError)
 
 
-def positive_integer(field: str, value: object, minimum: int = 1) -> int:
-    """Return `value` as an int of at least `minimum`; booleans and floats are refused."""
+def true_or_false(field: str, value: object) -> bool:
+    """Return `value` as a bool, if it is one of Python's or of NumPy's."""
+    if not isinstance(value, bool | np.bool_):
+        refuse(field, shown(value), "True or False", TypeError)
+    return bool(value)
+
+
+def positive_integer(field: str, value: object, minimum: int = 1, maximum: int | None = sys.maxsize) -> int:
+    """Return `value` as an int from `minimum` to `maximum`; booleans and floats are refused."""
     if isinstance(value, bool | np.bool_):
         refuse(field, shown(value), f"an integer of at least {minimum}", TypeError)
     try:
@@ -164,6 +180,21 @@ def positive_integer(field: str, value: object, minimum: int = 1) -> int:
         refuse(field, shown(value), f"an integer of at least {minimum}", TypeError)
     if number < minimum:
         refuse(field, shown(number), f"an integer of at least {minimum}")
+    if maximum is not None and number > maximum:
+        refuse(field, shown(number), f"an integer of at most {maximum}")
+    return number
+
+
+def seed_of(value: object) -> int:
+    """Return `value` as a seed of NumPy's: an integer of up to 128 bits, and not negative."""
+    return positive_integer("seed", value, minimum=0, maximum=MOST_SEEDS)
+
+
+def permutations_of(value: object) -> int:
+    """Return `value` as a number of permutations: even, as orders come in pairs, and two pairs for a standard error."""
+    number = positive_integer("permutations", value, minimum=4, maximum=MOST_STEPS)
+    if number % 2:
+        refuse("permutations", number, "an even number, since orders come in pairs")
     return number
 
 
@@ -187,11 +218,12 @@ def check_kind(slope: str, kind: object) -> None:
 
 def coalition_mask(coalition: object, n: int) -> Array:
     """Return `coalition` as a boolean mask of shape (n,)."""
-    mask: Array = _on_host(_array("coalition", coalition))
+    needs = f"a boolean mask of shape ({n},)"
+    mask: Array = _on_host(_array("coalition", coalition, needs))
     if mask.dtype != np.bool_:
-        refuse("coalition", f"dtype {mask.dtype}", f"a boolean mask of shape ({n},)", TypeError)
+        refuse("coalition", f"dtype {mask.dtype}", needs, TypeError)
     if mask.shape != (n,):
-        refuse("coalition", f"shape {mask.shape}", f"a boolean mask of shape ({n},)")
+        refuse("coalition", f"shape {mask.shape}", needs)
     return mask
 
 
@@ -219,10 +251,13 @@ CUDA = 2
 """DLPack's number for the memory of a CUDA device."""
 
 
-def _array(field: str, value: Any) -> Any:
+REAL = "real numbers (a float or integer dtype)"
+LABELS = "integer labels of shape (n,), or real targets of shape (n, d_out)"
+
+
+def _array(field: str, value: Any, needs: str = REAL) -> Any:
     """Return `value` as an array, NumPy's or, on a CUDA device, CuPy's; without a copy where it already is one."""
-    if isinstance(value, Rows):
-        return value
+    refuse_masked(field, value)
     try:
         if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack_device__"):
             if value.__dlpack_device__()[0] == CUDA:
@@ -231,19 +266,33 @@ def _array(field: str, value: Any) -> Any:
                 return value if isinstance(value, cupy.ndarray) else cupy.from_dlpack(value)
             # Torch tensors and their like: DLPack shares their memory, and refuses what would be wrong (autograd).
             return np.from_dlpack(value)
-        return np.asarray(value)
-    except (ValueError, TypeError, BufferError, RuntimeError) as error:
-        raise TypeError(
-            f"{field}: got {type(value).__name__} that is no array here ({error}); needs an array of numbers"
-        ) from error
+        array = np.asarray(value)
+    except MemoryError:
+        raise
+    except Exception as error:  # another library's, of any kind
+        name, why = type(value).__name__, " ".join(str(error).split())
+        raise TypeError(f"{field}: got {name} that is no array here ({why}); needs {needs}") from error
+    if array.dtype == object:
+        _refuse_objects(field, value, array, needs)
+    return array
 
 
-def _real_array(field: str, value: object, shape: tuple[int | None, ...]) -> Any:
+def _refuse_objects(field: str, value: Any, array: Array, needs: str) -> NoReturn:
+    name = type(value).__name__
+    if hasattr(value, "toarray"):
+        refuse(field, f"{name}, a sparse matrix", f"{needs}, such as its `toarray()`", TypeError)
+    if hasattr(value, "to_numpy"):
+        hint = "such as its `to_numpy(float)`, or for labels `to_numpy(int)`"
+        refuse(field, f"{name} of dtype object", f"{needs}, {hint}", TypeError)
+    refuse(field, f"dtype object of shape {array.shape}" if array.ndim else name, needs, TypeError)
+
+
+def _real_array(field: str, value: object, shape: tuple[int | None, ...], needs: str = REAL) -> Any:
     """Return `value` as a finite real array of `shape` (None: any length, but not 0), read-only, not copied."""
-    array = _array(field, value)
+    array = value if isinstance(value, Rows) else _array(field, value, needs)
     wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
     if array.dtype.kind not in "iuf":
-        refuse(field, f"dtype {array.dtype}", "real numbers (a float or integer dtype)", TypeError)
+        refuse(field, f"dtype {array.dtype}", needs, TypeError)
     if array.ndim != len(shape) or any(
         have == 0 if want is None else have != want for have, want in zip(array.shape, shape, strict=True)
     ):
@@ -274,7 +323,8 @@ def _named_arrays(field: str, value: object, shapes: Mapping[str, tuple[int, ...
         refuse(field, type(value).__name__, "a mapping from parameter name to array", TypeError)
     if set(value) != set(shapes):
         refuse(field, f"the names {sorted(map(str, value))}", f"exactly the names {list(shapes)}")
-    return {name: _real_array(f"{field}[{name!r}]", value[name], shape) for name, shape in shapes.items()}
+    arrays = {name: _array(f"{field}[{name!r}]", value[name]) for name in shapes}
+    return {name: _real_array(f"{field}[{name!r}]", arrays[name], shape) for name, shape in shapes.items()}
 
 
 # --- what a step is made of ------------------------------------------------------------------------------------------
@@ -313,8 +363,7 @@ class Network:
         object.__setattr__(self, "sizes", sizes)
         one_of("Network.activation", self.activation, ACTIVATIONS)
         one_of("Network.loss", self.loss, LOSSES)
-        if not isinstance(self.bias, bool):
-            refuse("Network.bias", shown(self.bias), "True or False", TypeError)
+        object.__setattr__(self, "bias", true_or_false("Network.bias", self.bias))
 
     @property
     def depth(self) -> int:
@@ -344,7 +393,7 @@ class Network:
         dict of arrays
             One a parameter, with the names and shapes of `shapes`.
         """
-        generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
+        generator = np.random.default_rng(seed_of(seed))
         bounds = {layer: 1 / math.sqrt(d_in) for layer, d_in in enumerate(self.sizes[:-1])}
         return {
             name: generator.uniform(-bounds[int(name.split(".")[0])], bounds[int(name.split(".")[0])], shape)
@@ -368,6 +417,11 @@ class Adam:
         ε_root, added inside the root, to v̂ (optax), at least 0.
     weight_decay : float
         λ, decoupled as in AdamW: ``θ`` loses ``η λ θ``; at least 0.
+
+    Notes
+    -----
+    A step has these numbers as its dtype holds them. An ε or ε_root below the dtype's smallest normal number, 1.2e-38
+    in float32, counts as 0; a number beyond the dtype's largest is refused.
     """
 
     lr: float = 1e-3
@@ -388,6 +442,34 @@ class Adam:
                 refuse(f"Adam.betas[{i}]", number, "a number in [0, 1)")
             betas.append(number)
         object.__setattr__(self, "betas", tuple(betas))
+
+
+def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
+    """Return Adam's settings as `dtype` holds them: ε and ε_root below its smallest normal number are 0.
+
+    What is smaller has few digits, and processors and libraries may flush it to 0. The other settings keep all digits;
+    the smaller the others are, the less they do, and nothing is divided by them.
+    """
+    limits, name = np.finfo(dtype), np.dtype(dtype).name
+    most, least = float(limits.max), float(limits.smallest_normal)
+    for field in ("lr", "eps", "eps_root", "weight_decay"):
+        if getattr(adam, field) > most:
+            refuse(f"Adam.{field}", getattr(adam, field), f"at most {most:.2g}, the largest number of {name}")
+    if adam.lr * adam.weight_decay > most:
+        got = f"{adam.weight_decay} with lr {adam.lr}"
+        refuse("Adam.weight_decay", got, f"a product with lr of at most {most:.2g}, the largest number of {name}")
+    eps, eps_root = (value if value >= least else 0.0 for value in (adam.eps, adam.eps_root))
+    return replace(adam, eps=eps, eps_root=eps_root)
+
+
+def refuse_zero_denominator(count: int, where: str) -> None:
+    """Refuse Adam's division by 0 at `count` coordinates, if there are any; `where` says what is 0 there."""
+    if count:
+        refuse(
+            "Adam.eps",
+            f"0, or less than the dtype holds, with a denominator of 0 at {count} coordinates where {where}",
+            "eps > 0, in float32 at least 1.2e-38",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -452,7 +534,10 @@ class AdamState:
         AdamState
             Of step 0, with moments of 0.
         """
-        return cls(0, *({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2)))
+        if not isinstance(params, Mapping):
+            refuse("params", type(params).__name__, "a mapping from parameter name to array", TypeError)
+        arrays = {name: _array(f"params[{name!r}]", p) for name, p in params.items()}
+        return cls(0, *({name: np.zeros_like(p) for name, p in arrays.items()} for _ in range(2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -472,18 +557,13 @@ class Batch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", _real_array("Batch.x", self.x, (None, None)))
-        y = _array("Batch.y", self.y)
+        y = self.y if isinstance(self.y, Rows) else _array("Batch.y", self.y, LABELS)
         if y.ndim == 1:
             if y.dtype.kind not in "iu":
-                refuse(
-                    "Batch.y",
-                    f"dtype {y.dtype} of shape {y.shape}",
-                    "integer labels of shape (n,), or real targets of shape (n, d_out)",
-                    TypeError,
-                )
+                refuse("Batch.y", f"dtype {y.dtype} of shape {y.shape}", LABELS, TypeError)
             y = _read_only(y)
         else:
-            y = _real_array("Batch.y", y, (None, None))
+            y = _real_array("Batch.y", y, (None, None), LABELS)
         if len(y) != len(self.x):
             refuse("Batch.y", f"{len(y)} rows", f"as many as Batch.x, {len(self.x)}")
         object.__setattr__(self, "y", y)
@@ -506,7 +586,15 @@ class Batch:
         Batch
             Those samples.
         """
-        return Batch(self.x[index], self.y[index])
+        where = _array("index", index, f"integers, or a mask of shape ({self.n},)")
+        if where.ndim != 1 or where.dtype.kind not in "iub" or (where.dtype.kind == "b" and len(where) != self.n):
+            got = f"dtype {where.dtype} of shape {where.shape}"
+            refuse("index", got, f"integers of shape (any,), or a mask of shape ({self.n},)", TypeError)
+        if not (where.any() if where.dtype.kind == "b" else len(where)):
+            refuse("index", "no sample", "at least one")
+        if where.dtype.kind != "b" and not -self.n <= where.min() <= where.max() < self.n:
+            refuse("index", f"samples from {where.min()} to {where.max()}", f"samples from {-self.n} to {self.n - 1}")
+        return Batch(self.x[where], self.y[where])
 
 
 @dataclass(frozen=True, eq=False)
@@ -560,21 +648,29 @@ class Step:
         """Number of validation samples."""
         return self.valid.n
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the step is taken in: float32 where θ, m or v has fewer bits than float64, whatever the data's dtype."""
+        arrays = [a for group in (self.params, self.state.m, self.state.v) for a in group.values()]
+        narrow = any(a.dtype.kind == "f" and a.dtype.itemsize < 8 for a in arrays)
+        return np.dtype(np.float32 if narrow else np.float64)
+
     def as_float64(self) -> "Step":
         """Return this step with every real array in float64 and all of them NumPy's.
 
         Returns
         -------
         Step
-            Itself, where it already is so.
+            Itself, where it already is so. Adam's settings stay as this step's `dtype` holds them.
         """
+        adam = adam_in(self.adam, self.dtype)
         groups = (self.params, self.state.m, self.state.v)
         batches = (self.train, self.valid)
         reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
         labels = [b.y for b in batches]
         reals += [y for y in labels if y.ndim == 2]
         if all(a.dtype == np.float64 for a in reals) and all(isinstance(a, np.ndarray) for a in (*reals, *labels)):
-            return self
+            return self if adam == self.adam else replace(self, adam=adam)
         params, m, v = ({name: _on_host(a).astype(np.float64) for name, a in group.items()} for group in groups)
         train, valid = (
             Batch(
@@ -583,7 +679,7 @@ class Step:
             for b in batches
         )
         state = AdamState(self.state.step, m, v)
-        return Step(self.net, params, self.adam, state, train, valid, self.reduction)
+        return Step(self.net, params, adam, state, train, valid, self.reduction)
 
 
 def float64_step(step: object) -> Step:
@@ -666,8 +762,9 @@ class RunConfig:
         for field in ("train", "valid"):
             check_batch(field, getattr(self, field), self.network)
         one_of("reduction", self.reduction, REDUCTIONS)
-        for field, minimum in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            object.__setattr__(self, field, positive_integer(field, getattr(self, field), minimum))
+        object.__setattr__(self, "epochs", positive_integer("epochs", self.epochs, maximum=None))  # see below
+        object.__setattr__(self, "batch_size", positive_integer("batch_size", self.batch_size))
+        object.__setattr__(self, "seed", seed_of(self.seed))
         if self.steps is not None:
             object.__setattr__(self, "steps", positive_integer("steps", self.steps))
         if self.length > MOST_STEPS:
@@ -837,10 +934,6 @@ def _log_epoch(last: Progress) -> None:
     )
 
 
-MOST_STEPS = 1 << 40
-"""Of a run: more would take centuries."""
-
-
 def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:
     """Yield (epoch, sample indices) for each step of a run: every epoch a new permutation, its last batch the rest.
 
@@ -848,7 +941,7 @@ def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Itera
     """
     count = positive_integer("count", count)
     batch_size = positive_integer("batch_size", batch_size)
-    generator = np.random.default_rng(positive_integer("seed", seed, minimum=0))
+    generator = np.random.default_rng(seed_of(seed))
     for epoch in range(positive_integer("epochs", epochs)):
         order = generator.permutation(count)
         for start in range(0, count, batch_size):
@@ -873,18 +966,21 @@ class Diverged(FloatingPointError):
     Parameters
     ----------
     step, steps : int
-        The step at which that was found, counted from 1, and how many there should have been.
+        The step at which that was found, counted from 1, and how many there should have been; ``steps + 1`` where it
+        was found after the last.
     tensor : str
-        What was not finite.
+        The name of what was not finite.
     run : Run
-        The run without that step: all scores up to it. ``params`` and ``state`` are as the step left them, which may
-        be not finite.
+        The run without that step: scores, ``seen`` and ``history`` of the steps before it, all finite. Only ``params``
+        and ``state`` are as the step left them (on a device, as the steps computed meanwhile left them) and may be not
+        finite. With ``credit="carry"``, the engine's scores are those paid by then, without ``closed``.
     advice : str
         What may help.
     """
 
     def __init__(self, step: int, steps: int, tensor: str, value: float, run: Run, advice: str) -> None:
-        super().__init__(f"{tensor}: got {value} at step {step} of {steps}; needs finite numbers: {advice} may help")
+        where = f"at step {step} of {steps}" if step <= steps else f"after the last of {steps} steps"
+        super().__init__(f"{tensor}: got {value} {where}; needs finite numbers: {advice} may help")
         self.step, self.steps, self.tensor, self.run = step, steps, tensor, run
 
 
@@ -895,6 +991,15 @@ def first_not_finite(arrays: Mapping[str, Any]) -> tuple[str, float] | None:
         if bad.any():
             return name, float(array[bad][0] if np.ndim(array) else array)
     return None
+
+
+def refuse_overflow(found: Mapping[str, Any], dtype: npt.DTypeLike) -> None:
+    """Refuse a step whose results, keyed by their names, `dtype` does not hold."""
+    bad = first_not_finite(found)
+    if bad is not None:
+        wider = "" if np.dtype(dtype) == np.float64 else ", or dtype='float64'"
+        got = f"a step with {bad[1]} in its {bad[0]}, beyond {np.dtype(dtype).name}"
+        refuse("step", got, f"finite results: smaller inputs or a smaller lr{wider} may help")
 
 
 ARITHMETIC = "arithmetic"
@@ -958,7 +1063,8 @@ def resumed(
     needed = ["step", "settings", *(name for name in like if name not in ("step", "settings"))]
     if any(name not in resume for name in needed) or any(name not in (*needed, *optional) for name in resume):
         refuse("resume", f"the names {sorted(map(str, resume))}", f"exactly the names {needed}")
-    theirs, step = np.asarray(resume["settings"]), np.asarray(resume["step"])
+    given = {name: _kept(name, resume[name]) for name in resume}
+    theirs, step = given["settings"], given["step"]
     differ = _difference(str(theirs), settings) if theirs.shape == () else NO_SETTINGS
     if differ:
         refuse("resume", f"the state of another run, {differ}", "one of this run")
@@ -967,7 +1073,7 @@ def resumed(
     found: Snapshot = {"step": step, "settings": theirs}
     for name in (name for name in (*needed[2:], *optional) if name in resume):
         array = like[name] if name in like else optional[name]
-        have = np.asarray(resume[name])
+        have = given[name]
         shape = (int(step), *array.shape[1:]) if name.startswith("history/") else array.shape
         if have.shape != shape or have.dtype != array.dtype:
             refuse(f"resume[{name!r}]", f"{have.dtype} of shape {have.shape}", f"{array.dtype} of shape {shape}")
@@ -986,6 +1092,17 @@ def resumed(
 
 
 NO_SETTINGS = "without settings"
+
+
+def _kept(name: str, value: object) -> Array:
+    field = f"resume[{name!r}]"
+    refuse_masked(field, value)
+    try:
+        return np.asarray(value)
+    except Exception as error:  # another library's, of any kind
+        refuse(
+            field, f"{type(value).__name__} that is no array ({' '.join(str(error).split())})", "an array", TypeError
+        )
 
 
 def _difference(theirs: str, ours: str) -> str:

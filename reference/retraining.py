@@ -24,7 +24,18 @@ import numpy as np
 
 from adamshap.reference.adam import apply_gradient, bias_correction
 from adamshap.reference.network import loss_gradient, mean_loss, sample_losses
-from adamshap.reference.problem import AdamState, Array, Batch, Params, Run, RunConfig, Step, positive_integer, refuse
+from adamshap.reference.problem import (
+    AdamState,
+    Array,
+    Batch,
+    Params,
+    Run,
+    RunConfig,
+    Step,
+    positive_integer,
+    refuse,
+    shown,
+)
 
 State = tuple[Params, AdamState]
 
@@ -53,6 +64,9 @@ def retrained(run: Run, samples: Sequence[int] | Array) -> Array:
     """
     config = config_of(run)
     count = config.train.n
+    a_number = isinstance(samples, np.ndarray) and samples.ndim == 0
+    if a_number or isinstance(samples, str | bytes) or not isinstance(samples, Sequence | np.ndarray):
+        refuse("samples", shown(samples), "a sequence of samples' numbers", TypeError)
     chosen = [positive_integer(f"samples[{i}]", sample, minimum=0) for i, sample in enumerate(samples)]
     for i, sample in enumerate(chosen):
         if sample >= count:
@@ -113,7 +127,7 @@ def config_of(run: Run) -> RunConfig:
         refuse("run.config", None, "the RunConfig that the run was made of, to train again")
     params = config.network.init(config.seed)
     step = Step(config.network, params, config.adam, AdamState.zeros(params), config.train, config.valid).as_float64()
-    return replace(config, train=step.train, valid=step.valid)
+    return replace(config, adam=step.adam, train=step.train, valid=step.valid)
 
 
 def batches_of(config: RunConfig) -> list[Array]:

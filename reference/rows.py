@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.refusal import refuse
+from adamshap.reference.refusal import refuse, refuse_masked
 
 __all__ = ["Rows", "parts"]
 
@@ -37,6 +37,8 @@ class Rows:
     scale: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("source", "index", "mean", "scale"):
+            refuse_masked(f"Rows.{name}", getattr(self, name))
         if not isinstance(self.source, np.ndarray | Rows):
             refuse("Rows.source", type(self.source).__name__, "an array of NumPy's, such as a memory map", TypeError)
         if self.source.dtype.kind not in "biuf":
@@ -49,7 +51,7 @@ class Rows:
             if given is not None and not isinstance(given, np.ndarray | list | tuple):  # a bytearray is not numbers
                 refuse(f"Rows.{name}", type(given).__name__, "an array of NumPy's or a list, or None", TypeError)
         if self.index is not None:
-            index = np.asarray(self.index)
+            index = _of_numbers("Rows.index", self.index)
             if index.dtype.kind not in "iu" or index.ndim != 1 or not len(index):
                 refuse(
                     "Rows.index", f"dtype {index.dtype} of shape {index.shape}", "integers of shape (any,), not empty"
@@ -59,7 +61,7 @@ class Rows:
             object.__setattr__(self, "index", index)
         for name in ("mean", "scale"):
             if (given := getattr(self, name)) is not None:
-                array = np.asarray(given)
+                array = _of_numbers(f"Rows.{name}", given)
                 if array.dtype.kind not in "iuf" or array.shape != (width,):
                     refuse(
                         f"Rows.{name}", f"dtype {array.dtype} of shape {array.shape}", f"numbers of shape ({width},)"
@@ -110,6 +112,13 @@ class Rows:
         if copy is False:
             raise ValueError("rows are made when they are asked for: there is no array that is not a copy")
         return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+
+def _of_numbers(field: str, value: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:  # rows of different lengths
+        refuse(field, f"a list that is no array ({' '.join(str(error).split())})", "numbers", type(error))
 
 
 def parts(array: Any) -> Iterator[Any]:

@@ -7,10 +7,12 @@ from typing import Any, Literal
 import numpy as np
 
 from adamshap.reference import carry, ghost
-from adamshap.reference.adam import apply_gradient
+from adamshap.reference.adam import moved
 from adamshap.reference.network import batch_gradient, mean_loss
 from adamshap.reference.problem import (
     CREDITS,
+    GRADIENTS,
+    SCORE_SLOPES,
     Adam,
     AdamState,
     Array,
@@ -21,6 +23,7 @@ from adamshap.reference.problem import (
     Gradient,
     MarginalKind,
     Network,
+    Params,
     Progress,
     Reduction,
     Run,
@@ -40,6 +43,7 @@ from adamshap.reference.problem import (
     resumed,
     run_settings,
     shown,
+    true_or_false,
 )
 
 
@@ -146,12 +150,15 @@ def attribute(
         "dtype": (dtype, ("float64",)),
     }
     for name, (value, choices) in only_choices.items():
-        if value not in choices:
+        if not (value is None or isinstance(value, str)) or value not in choices:
             refuse(name, shown(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
+    one_of("slope", slope, SCORE_SLOPES)
+    one_of("gradient", gradient, GRADIENTS)
     one_of("credit", credit, CREDITS)
+    per_validation = true_or_false("per_validation", per_validation)
     check_kind(slope, kind)
     ledger = carry.ledger_of(config, slope, gradient, per_validation, nodes) if credit == "carry" else None
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
@@ -171,10 +178,10 @@ def attribute(
             trainer="adamshap.reference",
             network=network,
             adam=adam,
-            epochs=epochs,
+            epochs=config.epochs,
             steps=length,
-            batch_size=batch_size,
-            seed=seed,
+            batch_size=config.batch_size,
+            seed=config.seed,
             slope=slope,
             gradient=gradient,
             per_validation=per_validation,
@@ -198,7 +205,7 @@ def attribute(
             arrays |= {f"history/{name}": array for name, array in ledger.kept().items()}
         return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
 
-    def so_far(done: int) -> Run:
+    def so_far(done: int, params: Params, state: AdamState) -> Run:
         history: dict[str, Array] = {"epoch": np.arange(done) // config.per_epoch}
         history |= {"train_loss": train_log[:done], "valid_loss": valid_log[:done]}
         sums, decay, closed = (totals, None, None) if ledger is None else ledger.settle(totals)
@@ -217,32 +224,36 @@ def attribute(
 
     with one_blas_thread():
         for number, (epoch, index) in islice(enumerate(config.order(), start=1), state.step, None):
-            step = Step(network, params, adam, state, train.take(index), valid, reduction)
-            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at, and told
+            step = Step(network, params, adam, state, train.take(index), valid, reduction).as_float64()
+            with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
                 train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
                 scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
                 if ledger is None:
-                    scores = ghost.scores(step, slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
-                sgd_scores = ghost.scores(step, "sgd", "start", per_validation=per_validation)
-                g = batch_gradient(step.as_float64())
+                    how = (slope, gradient, False, per_validation, nodes)
+                    scores = ghost.unchecked_scores(step, *how, kind=kind)
+                sgd_scores = ghost.unchecked_scores(step, "sgd", "start", False, per_validation, nodes)
+                g = batch_gradient(step)
                 watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
                 watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
-                bad = first_not_finite(watched | {"scores": scores, "sgd_scores": sgd_scores})
-                if bad is None:
-                    new_params, new_state = apply_gradient(step.as_float64(), g)
-                    bad = first_not_finite({f"params[{name!r}]": p for name, p in new_params.items()})
+                watched |= {"scores": scores, "sgd_scores": sgd_scores}
+                new_params, m, v = moved(step, g)
+                watched |= {f"params[{name!r}]": p for name, p in new_params.items()}
+                bad, entry = first_not_finite(watched), None
+                if ledger is not None and bad is None:
+                    entry = ledger.entry(index, step, new_params)
+                    bad = first_not_finite(entry.numbers())
             if bad is not None:
-                advice = f"a smaller lr than {adam.lr}, or smaller inputs"
-                raise Diverged(number, length, *bad, so_far(number - 1), advice)
-            if ledger is not None:
-                ledger.enter(index, step, new_params)
+                broken = so_far(number - 1, new_params, AdamState.unchecked(number, m, v))
+                raise Diverged(number, length, *bad, broken, f"a smaller lr than {adam.lr}, or smaller inputs")
+            if ledger is not None and entry is not None:
+                ledger.entries.append(entry)
             totals[index] += scores
             sgd_totals[index] += sgd_scores
             seen[index] += 1
-            params, state = new_params, new_state
+            params, state = new_params, AdamState(number, m, v)
             train_log[number - 1], valid_log[number - 1] = train_loss, valid_loss
             if on_step is not None:
                 on_step(Progress(number, length, epoch, train_loss, valid_loss))
             if on_checkpoint is not None:
                 on_checkpoint(number, snapshot)
-        return so_far(length)
+        return so_far(length, params, state)

@@ -14,10 +14,11 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from adamshap import gpu, reference
-from adamshap.reference import Adam, AdamState, Batch, Network, Rows, Step
+from adamshap.reference import Adam, AdamState, Batch, Network, Rows, Run, Step
 from adamshap.reference.command.main import GROUP, build
 
 NET = Network((3, 4, 2))
+LINEAR = Network((3, 4, 2), "identity")
 PARAMS = NET.init(0)
 X, Y = np.ones((5, 3)), np.array([0, 1, 0, 1, 1])
 
@@ -41,6 +42,15 @@ def step(**changes: Any) -> Step:
 def long_step() -> Step:
     """Return a step of too many samples to count all coalitions."""
     return step(train=Batch(np.ones((13, 3)), np.arange(13) % 2))
+
+
+def narrow(**changes: Any) -> Step:
+    """Return a step whose parameters are in float32."""
+    return step(params={name: array.astype(np.float32) for name, array in PARAMS.items()}, **changes)
+
+
+def run() -> Run:
+    return reference.attribute(NET, Adam(), batch(), batch(), epochs=1)
 
 
 def with_param(name: str, value: Any) -> dict[str, Any]:
@@ -74,8 +84,18 @@ class Refusal:
 
 NAMES = {
     **{kind.__name__: kind for kind in (Adam, AdamState, Batch, Network, Rows, Step)},
-    **{function.__name__: function for function in (batch, step, long_step, with_param, with_element)},
-    **{"np": np, "math": math, "gpu": gpu, "reference": reference, "NET": NET, "PARAMS": PARAMS, "X": X, "Y": Y},
+    **{function.__name__: function for function in (batch, step, narrow, long_step, run, with_param, with_element)},
+    **{
+        "np": np,
+        "math": math,
+        "gpu": gpu,
+        "reference": reference,
+        "NET": NET,
+        "LINEAR": LINEAR,
+        "PARAMS": PARAMS,
+        "X": X,
+        "Y": Y,
+    },
 }
 """What a call may use."""
 
@@ -136,6 +156,10 @@ REFUSALS = (
     Refusal("Batch.x", "Batch(X.astype(bool), Y)", TypeError),
     Refusal("Batch.x", "Batch(X.astype(object), Y)", TypeError),
     Refusal("Batch.x", "Batch([[1.0, 2.0], [1.0]], Y)", TypeError),
+    Refusal("Batch.x", "Batch(np.ma.masked_equal(X, 1), Y)", TypeError),
+    Refusal("Batch.y", "Batch(X, np.ma.masked_equal(Y, 1))", TypeError),
+    Refusal("Rows.source", "Rows(np.ma.masked_equal(X, 1))", TypeError),
+    Refusal("Rows.index", "Rows(X, np.ma.masked_equal(Y, 1))", TypeError),
     Refusal("Batch.y", "Batch(X, Y.astype(float))", TypeError),
     Refusal("Batch.y", "Batch(X, Y.astype(bool))", TypeError),
     Refusal("Batch.y", "Batch(X, Y[:4])", ValueError),
@@ -158,6 +182,20 @@ REFUSALS = (
     Refusal("coalition", "reference.utility(step(), np.ones(4, bool))", ValueError),
     Refusal("coalition", "reference.utility(step(), [0, 1, 2])", TypeError),
     Refusal("Adam.eps", "reference.utility(step(adam=Adam(eps=0.0)), np.zeros(5, bool))", ValueError),
+    Refusal("coalition", "reference.utility(step(), np.ma.masked_equal(Y, 1))", TypeError),
+    Refusal("Step.params['0.bias']", "step(params=with_param('0.bias', np.ma.zeros(4)))", TypeError),
+    Refusal("AdamState.m['a']", "AdamState(1, {'a': np.ma.array(X)}, {'a': X})", TypeError),
+    Refusal("params", "AdamState.zeros(3)", TypeError),
+    Refusal("index", "batch().take([5])", ValueError),
+    Refusal("index", "batch().take(0.5)", TypeError),
+    Refusal("Adam.eps", "gpu.scores(step(adam=Adam(eps=1e-46)), dtype='float32')", ValueError),
+    Refusal("Adam.eps", "reference.scores(narrow(adam=Adam(eps=1e-46)))", ValueError),
+    Refusal("Adam.eps", "reference.scores(narrow(adam=Adam(eps=0.0, eps_root=1e-50)))", ValueError),
+    Refusal("Adam.eps", "reference.scores(step(adam=Adam(eps=0.0)), 'secant', 'start')", ValueError),
+    Refusal("Adam.lr", "reference.scores(narrow(adam=Adam(lr=1e39)))", ValueError),
+    Refusal("Adam.weight_decay", "reference.update(narrow(adam=Adam(lr=1e3, weight_decay=1e37)))", ValueError),
+    Refusal("Step.train.x", "gpu.scores(step(train=Batch(1e39 * X, Y)), dtype='float32')", ValueError),
+    Refusal("step", "gpu.update(step(net=LINEAR, train=Batch(1e30 * X, Y)), dtype='float32')", ValueError),
     Refusal("slope", "reference.scores(step(), 'adam')", ValueError),
     Refusal("gradient", "reference.scores(step(), gradient='end')", ValueError),
     Refusal("denominator", "reference.scores(step(), 'linearized', denominator='next')", ValueError),
@@ -175,6 +213,13 @@ REFUSALS = (
     Refusal("permutations", "reference.marginals(long_step(), 'shapley', permutations=2)", ValueError),
     Refusal("permutations", "reference.marginals(long_step(), 'shapley', permutations=5)", ValueError),
     Refusal("seed", "reference.marginals(long_step(), 'shapley', permutations=4, seed=-1)", ValueError),
+    Refusal("permutations", "reference.marginals(step(), permutations=10**400)", ValueError),
+    Refusal("run", "reference.retrained(3, [0])", TypeError),
+    Refusal("samples", "reference.retrained(run(), 3)", TypeError),
+    Refusal("samples[0]", "reference.retrained(run(), [5])", ValueError),
+    Refusal("samples[0]", "reference.retrained(run(), [0.5])", TypeError),
+    Refusal("run", "reference.metagradient(3)", TypeError),
+    Refusal("step", "reference.marginals(5, 'shapley')", TypeError),
     Refusal("step", "reference.scores(3)", TypeError),
     Refusal("step", "reference.update(3)", TypeError),
     Refusal("step", "reference.influence(3)", TypeError),
@@ -222,6 +267,7 @@ REFUSALS = (
     Refusal("permutations", "gpu.marginals(long_step(), 'shapley', permutations=2)", ValueError),
     Refusal("permutations", "gpu.marginals(long_step(), 'shapley', permutations=5)", ValueError),
     Refusal("seed", "gpu.marginals(long_step(), 'shapley', permutations=4, seed=-1)", ValueError),
+    Refusal("step", "gpu.marginals(5, 'shapley')", TypeError),
     Refusal("step", "gpu.scores(3)", TypeError),
     Refusal("step", "gpu.update(3)", TypeError),
     Refusal("step", "gpu.influence(3)", TypeError),
@@ -253,6 +299,8 @@ REFUSALS = (
     Refusal("carry_window", "gpu.attribute(NET, Adam(), batch(), batch(), carry_window=3)", ValueError),
     Refusal("rank", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', rank=4)", ValueError),
     Refusal("rank", "reference.attribute(NET, Adam(), batch(), batch(), rank=4)", ValueError),
+    Refusal("rank", "reference.attribute(NET, Adam(), batch(), batch(), rank=np.zeros(3))", ValueError),
+    Refusal("device_arrays", "gpu.scores(step(), device_arrays='yes')", TypeError),
     Refusal("dtype", "reference.attribute(NET, Adam(), batch(), batch(), dtype='float32')", ValueError),
     Refusal("device", "reference.attribute(NET, Adam(), batch(), batch(), device='cuda')", ValueError),
     Refusal("rank", "gpu.scores(step(), rank=0)", ValueError),

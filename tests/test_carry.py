@@ -220,7 +220,9 @@ def test_what_has_no_meaning_is_refused(options: Any, error: Any, message: str) 
 
 def test_a_zero_denominator_is_refused() -> None:
     batch = Batch(np.zeros((2, 2)), np.array([0, 1]))
-    with pytest.raises(ValueError, match=r"Adam.eps: got 0, with a denominator of 0 at \d+ coordinates"):
+    with pytest.raises(
+        ValueError, match=r"Adam.eps: got 0, or less than the dtype holds, with a denominator of 0 at \d+ coordinates"
+    ):
         attribute(Network((2, 2)), Adam(eps=0.0), batch, batch, slope="secant", credit="carry")
 
 

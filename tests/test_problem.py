@@ -1,12 +1,15 @@
 """The contract keeps what it is given as it came, and fixes names, shapes and the order of samples."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from refusals import X, Y, step
+from refusals import NET, PARAMS, X, Y, batch, step
 
-from adamshap.reference import Batch, Network, scores
+from adamshap import gpu, reference
+from adamshap.reference import Adam, AdamState, Batch, Network, Rows, scores
 from adamshap.reference.problem import batch_order
 
 
@@ -62,3 +65,167 @@ def test_batches_cover_every_epoch_once_and_the_last_holds_the_rest() -> None:
     again = list(batch_order(10, batch_size=4, epochs=3, seed=1))
     assert all((a[1] == b[1]).all() for a, b in zip(order, again, strict=True))
     assert any((a[1] != b[1]).any() for a, b in zip(order[:3], order[3:6], strict=True))
+
+
+# --- arrays of other kinds: used as they are, or refused -------------------------------------------------------------
+
+MASKED = np.ma.masked_equal(np.arange(15.0).reshape(5, 3), 3)
+
+
+def snapshot() -> dict[str, Any]:
+    kept: list[Any] = []
+    reference.attribute(NET, Adam(), batch(), batch(), epochs=1, on_checkpoint=lambda _, take: kept.append(take()))
+    return kept[0]
+
+
+MASKED_CALLS: dict[str, Callable[[], Any]] = {
+    "Batch.x": lambda: Batch(MASKED, Y),
+    "Batch.y": lambda: Batch(X, np.ma.masked_equal(Y, 1)),
+    "Batch.y: got a masked array with 0 values": lambda: Batch(X, np.ma.array(Y)),
+    "Batch.x: got a masked array with 1 values": lambda: Batch(list(MASKED), Y),
+    "Rows.source": lambda: Rows(MASKED),
+    "Rows.index": lambda: Rows(X, np.ma.masked_equal(Y, 1)),
+    "Rows.mean": lambda: Rows(X, mean=MASKED[1]),
+    "Rows.scale": lambda: Rows(X, scale=MASKED[1]),
+    "index": lambda: batch().take(np.ma.masked_equal(Y, 1)),
+    "Step.params['0.bias']": lambda: step(params=PARAMS | {"0.bias": np.ma.zeros(4)}),
+    "AdamState.m['0.bias']": lambda: AdamState(1, PARAMS | {"0.bias": np.ma.zeros(4)}, PARAMS),
+    "AdamState.v['0.bias']": lambda: AdamState(1, PARAMS, PARAMS | {"0.bias": np.ma.zeros(4)}),
+    "coalition": lambda: reference.utility(step(), np.ma.masked_equal(Y == 1, True)),
+    "resume['seen']": lambda: reference.attribute(
+        NET, Adam(), batch(), batch(), epochs=1, resume=(kept := snapshot()) | {"seen": np.ma.array(kept["seen"])}
+    ),
+    "samples[1]": lambda: reference.retrained(
+        reference.attribute(NET, Adam(), batch(), batch(), epochs=1), np.ma.masked_equal(Y, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("field", MASKED_CALLS)
+def test_a_mask_is_never_dropped(field: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        MASKED_CALLS[field]()
+    assert str(caught.value).startswith(field)
+    assert "masked" in str(caught.value)
+
+
+def foreign(name: str) -> Any:
+    """Return an array of some other library."""
+    library, kind = name.split()
+    table = np.arange(15.0).reshape(5, 3)
+    if library == "scipy":
+        sparse = pytest.importorskip("scipy.sparse", reason="extra `demo`: scikit-learn")
+        return getattr(sparse, kind)(table)
+    if library == "pandas":
+        pandas = pytest.importorskip("pandas", reason="extra `tables`: pandas")
+        frame = pandas.DataFrame(table)
+        return {
+            "numbers": frame,
+            "missing": frame.mask(frame == 3),
+            "nullable": frame.astype("Int64").mask(frame == 3),
+            "mixed": frame.assign(more=["x"] * 5),
+            "labels": pandas.Series(Y, index=[3, 1, 0, 2, 4]),
+            "absent": pandas.Series(Y, dtype="Int64").mask(Y == 1),
+            "categories": pandas.Series(list("ababa"), dtype="category"),
+        }[kind]
+    if library == "torch":
+        torch = pytest.importorskip("torch", reason="extra `peers`: torch")
+        return {
+            "half": lambda: torch.ones(5, 3, dtype=torch.float16),
+            "bfloat16": lambda: torch.ones(5, 3, dtype=torch.bfloat16),
+            "meta": lambda: torch.ones(5, 3, device="meta"),
+            "sparse": lambda: torch.eye(5, 3).to_sparse(),
+            "grads": lambda: [torch.ones(3, requires_grad=True)] * 5,
+        }[kind]()
+    kinds = {"matrix": table.view(np.matrix), "big-endian": table.astype(">f8"), "backwards": table[::-1]}
+    kinds |= {"records": np.rec.fromarrays([table[:, 0], table[:, 1]])}
+    return kinds[kind]
+
+
+@pytest.mark.parametrize(
+    "name", ["pandas numbers", "torch half", "numpy matrix", "numpy big-endian", "numpy backwards"]
+)
+def test_numbers_of_other_libraries_are_used_as_they_are(name: str) -> None:
+    given = foreign(name)
+    plain = np.ascontiguousarray(given, np.float64)
+    batch_, same = Batch(given, Y), Batch(plain, Y)
+    assert type(batch_.x) is np.ndarray
+    for module in (reference, gpu):
+        np.testing.assert_array_equal(module.scores(step(train=batch_)), module.scores(step(train=same)))
+
+
+def test_labels_are_taken_in_their_order_whatever_their_index() -> None:
+    np.testing.assert_array_equal(Batch(X, foreign("pandas labels")).y, Y)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("scipy csr_matrix", "a sparse matrix; needs .* such as its `toarray"),
+        ("scipy csr_array", "a sparse matrix; needs .* such as its `toarray"),
+        ("pandas missing", "1 values that are NaN"),
+        ("pandas nullable", "DataFrame of dtype object; needs .*`to_numpy"),
+        ("pandas mixed", "DataFrame of dtype object; needs .*`to_numpy"),
+        ("torch bfloat16", "Tensor that is no array here .*; needs real numbers"),
+        ("torch meta", "Tensor that is no array here .*; needs real numbers"),
+        ("torch sparse", "Tensor that is no array here .*; needs real numbers"),
+        ("torch grads", "list that is no array here .*detach.*; needs real numbers"),
+        ("numpy records", "dtype .*f0.*; needs real numbers"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_refused(name: str, says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^Batch\.x: got .*{says}"):
+        Batch(foreign(name), Y)
+
+
+@pytest.mark.parametrize("name", ["pandas absent", "pandas categories"])
+def test_what_are_no_labels_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=r"^Batch\.y: got .*; needs integer labels"):
+        Batch(X, foreign(name))
+
+
+# --- numbers beyond the dtype ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda who, given: who.update(given),
+        lambda who, given: who.scores(given),
+        lambda who, given: who.influence(given),
+        lambda who, given: who.marginals(given),
+        lambda who, given: who.utility(given, [True] * 5),
+    ],
+)
+def test_results_beyond_the_dtype_are_the_steps_fault_and_no_numbers(call: Any) -> None:
+    net = Network((3, 2), loss="mse")
+    params = net.init(0)
+    for who, most, wider in ((reference, 1e300, ""), (gpu, 1e38, ", or dtype='float64'")):
+        data = Batch(np.full((5, 3), most), np.zeros((5, 2)))
+        given = step(net=net, params=params, state=AdamState.zeros(params), train=data, valid=data)
+        with pytest.raises(ValueError, match=rf"^step: got a step with .* beyond float.*lr{wider} may help$"):
+            call(who, given)
+
+
+@pytest.mark.parametrize("field", ["train.x", "valid.x", "train.y", "valid.y"])
+@pytest.mark.parametrize("credit", ["step", "carry"])
+def test_data_beyond_the_engines_dtype_are_refused(field: str, credit: Any) -> None:
+    net = Network((3, 2), loss="mse")
+    params = net.init(0)
+    data = {name: {"x": X.copy(), "y": np.zeros((5, 2))} for name in ("train", "valid")}
+    batch_name, part = field.split(".")
+    data[batch_name][part][2, 1] = 1e39
+    train, valid = (Batch(**data[name]) for name in ("train", "valid"))
+    with pytest.raises(ValueError, match=rf"^Step\.{field}: got 1 values beyond float32; needs smaller values"):
+        gpu.scores(step(net=net, params=params, state=AdamState.zeros(params), train=train, valid=valid))
+    with pytest.raises(ValueError, match=rf"^{field}: got 1 values beyond float32; needs smaller values"):
+        gpu.attribute(net, Adam(), train, valid, epochs=1, credit=credit)
+
+
+@pytest.mark.parametrize("field", ["params", "m", "v"])
+def test_a_state_beyond_the_engines_dtype_is_refused(field: str) -> None:
+    named = {name: {key: p**2 for key, p in PARAMS.items()} for name in ("params", "m", "v")}
+    named[field]["0.bias"] = np.full(4, 1e39)
+    where = "params" if field == "params" else f"state.{field}"
+    with pytest.raises(ValueError, match=rf"^Step\.{where}\['0\.bias'\]: got 4 values beyond float32"):
+        gpu.scores(step(params=named["params"], state=AdamState(1, named["m"], named["v"])))

@@ -203,7 +203,9 @@ class Enough(Exception):
     """The step that was waited for."""
 
 
-def snapshot_after(attribute: Any, step: int, net: Network = NET, train: Batch = TRAIN, **options: Any) -> Snapshot:
+def snapshot_after(
+    attribute: Any, step: int, net: Network = NET, train: Batch = TRAIN, adam: Adam | None = None, **options: Any
+) -> Snapshot:
     kept: list[Snapshot] = []
 
     def stop(number: int, take: Callable[[], Snapshot]) -> None:
@@ -212,7 +214,7 @@ def snapshot_after(attribute: Any, step: int, net: Network = NET, train: Batch =
             raise Enough
 
     with np.errstate(all="ignore"), pytest.raises(Enough):
-        attribute(net, Adam(), train, VALID, on_checkpoint=stop, **RUN, **options)
+        attribute(net, adam or Adam(), train, VALID, on_checkpoint=stop, **RUN, **options)
     return kept[0]
 
 
@@ -404,11 +406,12 @@ def test_the_state_of_a_carrying_run_has_what_each_step_gave_its_own_samples() -
 
 @on_each_device
 def test_a_learning_rate_beyond_reason_stops_the_run(device: Any) -> None:
-    for attribute, options in ((engine.attribute, {"device": device}), (oracle.attribute, {})):
-        error, _ = broken(attribute, NET, Adam(lr=1e308), TRAIN, **options)
+    cases: Any = ((engine.attribute, 3e38, {"device": device}), (oracle.attribute, 1e308, {}))
+    for attribute, lr, options in cases:
+        error, _ = broken(attribute, NET, Adam(lr=lr), TRAIN, **options)
         assert error.step == 1
         assert np.isfinite(error.run.scores).all()
-        assert "a smaller lr than 1e+308" in str(error)
+        assert f"a smaller lr than {lr}" in str(error)
 
 
 @on_each_device
@@ -424,3 +427,62 @@ def test_nothing_is_added_after_the_step_that_broke(device: Any, monkeypatch: py
     before = snapshot_after(engine.attribute, BREAKS_AT - 1, net=LINEAR, train=train, device=device)
     good = np.concatenate(LAST_GOOD_BATCHES)  # in the first epoch: no sample of these is in the step that broke
     np.testing.assert_array_equal(error.run.scores[good], before["scores"][good])
+
+
+@pytest.mark.parametrize("credit", ["step", "carry"])
+@pytest.mark.parametrize("steps", [2, None])
+@pytest.mark.parametrize(
+    ("attribute", "options", "growth"),
+    [
+        pytest.param(oracle.attribute, {}, 1e180, id="oracle"),
+        pytest.param(engine.attribute, {"device": "cpu", "dtype": "float64"}, 1e180, id="engine-float64"),
+        pytest.param(engine.attribute, {"device": "cpu", "dtype": "float32"}, 1e23, id="engine-float32"),
+    ],
+)
+def test_a_broken_run_holds_what_came_before_the_step(
+    attribute: Any, options: Any, growth: float, steps: int | None, credit: str
+) -> None:
+    """Where it breaks in the midst of the run and where it breaks at the run's last step.
+
+    Weights grow by a factor of −`growth` a step, beyond the dtype in the second one; gradients and losses are in order.
+    """
+    growing = Adam(lr=1.0, weight_decay=growth)
+    options = options | {"credit": credit, "slope": "frozen", "gradient": "start"}
+    train = Batch(TRAIN.x, np.zeros(22, np.int64))
+    error, told = broken(attribute, LINEAR, growing, train, steps=steps, **options)
+    done = error.step - 1
+    assert (error.step, error.tensor) == (2, "params['0.weight']")
+    assert [progress.step for progress in told] == list(range(1, error.step))
+    batches = [index for _, index in batch_order(TRAIN.n, **RUN)][:done]
+    seen = sum((np.isin(np.arange(TRAIN.n), index) for index in batches), np.zeros(TRAIN.n, int))
+    np.testing.assert_array_equal(error.run.seen, seen)
+    assert not error.run.scores[seen == 0].any()
+    assert not error.run.sgd_scores[seen == 0].any()
+    accounts = [error.run.scores, error.run.sgd_scores, *error.run.history.values()]
+    assert all(np.isfinite(array).all() for array in accounts)
+    assert {len(array) for array in error.run.history.values()} == {done}
+    assert error.run.state.step == error.step
+    if error.run.decay is not None:
+        assert len(error.run.decay) == done
+        assert np.isfinite(error.run.decay).all()
+    if done:
+        whole = snapshot_after(attribute, done, net=LINEAR, adam=growing, train=train, **options)
+        np.testing.assert_array_equal(error.run.sgd_scores, whole["sgd_scores"])
+        if credit == "step":
+            np.testing.assert_array_equal(error.run.scores, whole["scores"])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@on_each_device
+def test_a_carrying_run_whose_final_loss_overflows_does_not_return(device: Any, steps: int) -> None:
+    """The account closes with the loss after the last step: without it there are no scores of that step."""
+    net = Network((6, 3), loss="mse")
+    train, valid = (Batch(given.x, np.zeros((given.n, 3))) for given in (TRAIN, VALID))
+    options: dict[str, Any] = {"credit": "carry", "slope": "frozen", "gradient": "start", "steps": steps}
+    for attribute, lr, here in ((engine.attribute, 1e25, {"device": device}), (oracle.attribute, 1e200, {})):
+        with np.errstate(all="ignore"), pytest.raises(Diverged) as caught:
+            attribute(net, Adam(lr=lr), train, valid, **RUN, **options, **here)
+        error = caught.value
+        assert error.run.seen.sum() == 5 * (error.step - 1)
+        assert np.isfinite(error.run.scores).all()
+        assert len(error.run.history["epoch"]) == error.step - 1

@@ -69,7 +69,7 @@ def train(
         after = measure(network, run.params, prepared)
     bad = first_not_finite({"scores": run.scores, "sgd_scores": run.sgd_scores, "the final loss": after.loss})
     if bad is not None:
-        raise Diverged(run.state.step, run.state.step, *bad, run, f"a smaller lr than {options.lr}")
+        raise Diverged(run.state.step + 1, run.state.step, *bad, run, f"a smaller lr than {options.lr}")
     detection = None
     if prepared.flipped.any():
         detection = Detection(*(roc_auc(-scores, prepared.flipped) for scores in (run.scores, run.sgd_scores)))

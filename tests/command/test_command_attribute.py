@@ -192,10 +192,10 @@ def test_csv_end_to_end(here: Path, command: Command, spam: str) -> None:
 
 @pytest.mark.parametrize("slope", ["sgd", "random_order"])
 def test_training_that_diverges(here: Path, command: Command, slope: str) -> None:
-    result = command("attribute", "wine", *TINY, "--slope", slope, "--lr", "1e308")
+    result = command("attribute", "wine", *TINY, "--slope", slope, "--lr", "3e38")
     assert result.exit_code == 3
     assert result.stderr.startswith("adamshap: training broke off: ")
-    assert "a smaller lr than 1e+308" in result.stderr
+    assert "a smaller lr than 3e+38" in result.stderr
     assert result.stderr.count("\n") == 1
     ended = json.loads((here / "adamshap-wine" / "results.json").read_text())
     assert (ended["status"], ended["step"]) == ("diverged", 0)
@@ -210,7 +210,12 @@ def test_scores_that_are_not_finite(command: Command, monkeypatch: pytest.Monkey
     monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
     result = command("attribute", "wine", *TINY)
     assert result.exit_code == 3
-    assert "training broke off: scores: got nan at step 18 of 18" in result.stderr
+    assert "training broke off: scores: got nan after the last of 18 steps" in result.stderr
+
+
+def test_a_learning_rate_beyond_the_dtype_is_refused(refused: Refused) -> None:
+    needs = "at most 3.4e+38, the largest number of float32"
+    refused(("attribute", "wine", *TINY, "--lr", "1e308"), f"adamshap: Adam.lr: got 1e+308; needs {needs}\n")
 
 
 def test_what_the_contract_refuses_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
