@@ -41,7 +41,7 @@ def scores_by(function: Callable[[Step], Any]) -> Implementation:
         (lambda step: np.full(step.n, np.inf), "values NaN or infinite"),
         (lambda step: np.zeros(step.n, complex), "dtype complex128"),
         (lambda step: ["a"] * step.n, "dtype <U1"),
-        (lambda step: None, "returned values of shape ()"),
+        (lambda step: None, "returned values as a NoneType, which is no array of numbers"),
         (lambda step: step.train.x.fill(0.0), "raised ValueError: assignment destination is read-only"),
         (lambda step: step.train.x[:, 0], "as a view of its input"),
     ],
