@@ -49,6 +49,12 @@ class Given:
 
     def changed(self) -> str:
         """Return the first part that is not as it was given: ``step.params['0.weight']``; "" for none."""
+        try:
+            return self._changed()
+        except AttributeError as error:
+            return f"a field is gone ({error})"
+
+    def _changed(self) -> str:
         now, then = self.step, self.asked
         for name in ("net", "adam", "reduction"):
             if getattr(now, name) != getattr(then, name):

@@ -18,7 +18,7 @@ import numpy as np
 
 from adamshap.reference.problem import AdamState, Array, Marginals, Step
 from adamshap.verify.given import Given, arrays_of
-from adamshap.verify.insulation import Insulation, RaisedInterrupt
+from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
 from adamshap.verify.time_limit import TimeIsUp, time_limit
 
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence")
@@ -162,7 +162,7 @@ def load(target: str) -> Implementation:
     points = named_entry_points()
     guard = Guard()
     try:
-        with guard.insulation.around():
+        with kept_random_state(), guard.insulation.around():
             loaded = implementation(_find(target, points), target)
     except (LoadError, KeyboardInterrupt):
         raise
@@ -286,7 +286,12 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
 
     try:
         with candidate.guard.insulation.around(), time_limit(timeout):
-            named = _caught(call)
+            try:
+                named = _caught(call)
+            except Misbehaviour as error:
+                if part := given.changed():  # which may well be why
+                    raise Misbehaviour(f"changed its input: {part}; then it {error}") from error
+                raise
             candidate.guard.check_inputs(given)
     except TimeIsUp:
         raise Hung(f"gave no answer within {timeout:g} s") from None

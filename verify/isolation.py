@@ -96,7 +96,9 @@ class _Worker:
                 while (frame := self._requests.get()) is not None:
                     write_frame(send, frame)
                     self._replies.put(read_frame(receive))
-        except (OSError, EOFError, ValueError):
+        except ValueError:
+            self._replies.put(b"")  # which is no reply either
+        except (OSError, EOFError):
             self._replies.put(None)
 
     def exchange(self, frame: bytes, seconds: float | None) -> bytes:

@@ -26,10 +26,13 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    armed, start = True, time.monotonic()
+    armed, end = True, time.monotonic() + seconds
 
     def stop(*_: object) -> None:
-        if armed:
+        left = end - time.monotonic()
+        if armed and left > 0:  # somebody else has set the alarm
+            signal.setitimer(signal.ITIMER_REAL, left, _AGAIN)
+        elif armed:
             raise TimeIsUp
 
     previous = signal.signal(signal.SIGALRM, stop)
@@ -37,7 +40,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     try:
         try:
             yield
-            if time.monotonic() - start > seconds:
+            if time.monotonic() > end:
                 raise TimeIsUp
         finally:
             armed = False
