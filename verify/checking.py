@@ -197,7 +197,8 @@ def _check_one(
         except Unsupported as reason:
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
-            finding, evidence = _finding(case, error), ()
+            finding = _finding(case, error)
+            evidence: tuple[Case, ...] = ()
             patience.hangs += isinstance(error, Hung)
             patience.lost += finding.lost
             if shrink_seconds > 0 and not isinstance(error, Hung) and patience.lost <= MOST_LOST:

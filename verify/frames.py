@@ -6,7 +6,7 @@ in JSON, then the numbers of an answer in float64.
 
 import json
 import struct
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -22,13 +22,13 @@ LONGEST = 1 << 30
 _LENGTH = struct.Struct("<Q")
 
 
-def write_frame(stream: BinaryIO, frame: bytes) -> None:
+def write_frame(stream: IO[bytes], frame: bytes) -> None:
     """Write one message."""
     stream.write(_LENGTH.pack(len(frame)) + frame)
     stream.flush()
 
 
-def read_frame(stream: BinaryIO) -> bytes:
+def read_frame(stream: IO[bytes]) -> bytes:
     """Return one message.
 
     Raises
@@ -44,14 +44,14 @@ def read_frame(stream: BinaryIO) -> bytes:
     return _read(stream, length)
 
 
-def _read(stream: BinaryIO, length: int) -> bytes:
+def _read(stream: IO[bytes], length: int) -> bytes:
     data = stream.read(length)
     if len(data) < length:
         raise EOFError
     return data
 
 
-def skip_to_start(stream: BinaryIO) -> None:
+def skip_to_start(stream: IO[bytes]) -> None:
     """Read on until `START` has passed.
 
     Raises

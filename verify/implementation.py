@@ -91,15 +91,15 @@ class LoadError(Exception):
 class Unsupported(Exception):
     """The candidate says that it does not do this."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(printable(reason))
+    def __str__(self) -> str:
+        return _printable(super().__str__())
 
 
 class Misbehaviour(Exception):
     """The candidate raised, or returned what is no answer; the message is a predicate: ``raised ValueError``."""
 
-    def __init__(self, predicate: str) -> None:
-        super().__init__(printable(predicate))
+    def __str__(self) -> str:
+        return _printable(super().__str__())
 
 
 class Lost(Misbehaviour):
@@ -114,7 +114,7 @@ LONGEST_TEXT = 2000
 """Characters of a candidate's text that are shown."""
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Return `text` cut to a length that can be read, with escapes for characters that no report can hold."""
     shown = str.__getitem__(text, slice(LONGEST_TEXT))
     cut = "…" if str.__len__(text) > LONGEST_TEXT else ""
@@ -131,7 +131,18 @@ class Guard:
         self._earlier: deque[Given] = deque(maxlen=self.REMEMBERED)
 
     def check_inputs(self, given: Given) -> None:
-        """Raise `Misbehaviour` where the candidate changed what it was just given, or what it was given earlier."""
+        """Look at what the candidate was given in a call that has just ended, and in earlier ones.
+
+        Parameters
+        ----------
+        given : Given
+            Of the call; remembered for later ones.
+
+        Raises
+        ------
+        Misbehaviour
+            Where the candidate changed it.
+        """
         if part := given.changed():
             raise Misbehaviour(f"changed its input: {part}")
         for earlier in self._earlier:
@@ -168,7 +179,7 @@ def load(target: str) -> Implementation:
         raise
     except BaseException as error:
         known = f"; entry points: {', '.join(sorted(points))}" if points else ""
-        raise LoadError(printable(f"cannot load {target!r}: {_described(error)}{known}")) from error
+        raise LoadError(_printable(f"cannot load {target!r}: {_described(error)}{known}")) from error
     return replace(loaded, guard=guard) if loaded.guard is not None else loaded
 
 

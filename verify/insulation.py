@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 STANDARD_STREAMS = (0, 1, 2)
+_GLOBAL: Any = np.random  # whose stubs lack two of its functions
 STREAM_NAMES = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
 
 
@@ -75,13 +76,13 @@ class Insulation:
 def kept_random_state() -> Iterator[None]:
     """Put the random state of `random` and of `numpy.random` back after the block."""
     # Too slow for every call. The kit draws from generators of its own.
-    python, generator = random.getstate(), np.random.get_bit_generator()
+    python, generator = random.getstate(), _GLOBAL.get_bit_generator()
     state = generator.state
     try:
         yield
     finally:
         random.setstate(python)
-        np.random.set_bit_generator(generator)
+        _GLOBAL.set_bit_generator(generator)
         generator.state = state
 
 

@@ -8,7 +8,7 @@ import os
 import pickle
 import sys
 import traceback
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from adamshap.verify.frames import START, read_frame, reply, write_frame
 from adamshap.verify.implementation import Hung, Implementation, LoadError, Misbehaviour, Unsupported, answer, load
@@ -28,7 +28,7 @@ def main() -> None:
     os._exit(status)  # nothing that the candidate left running may delay the end
 
 
-def _serve(receive: BinaryIO, send: BinaryIO) -> None:
+def _serve(receive: IO[bytes], send: IO[bytes]) -> None:
     send.write(START)
     send.flush()
     target, path, timeout = pickle.loads(read_frame(receive))
@@ -45,7 +45,7 @@ def _serve(receive: BinaryIO, send: BinaryIO) -> None:
         write_frame(send, _reply(candidate, step, query, timeout))
 
 
-def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
+def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
     """Return the pipes of standard input and output, and put others in their places."""
     receive, send = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)

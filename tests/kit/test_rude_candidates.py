@@ -182,7 +182,8 @@ ALONE = {
 }
 
 HEAD = '''
-import asyncio, ctypes, gc, io, locale, os, platform, random, signal, subprocess, sys, tempfile, threading, time, warnings
+import asyncio, ctypes, gc, io, locale, os, platform, random, signal, subprocess, sys, tempfile, threading, time
+import warnings
 import hypothesis, numpy as np, pytest
 from adamshap import reference
 
