@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +56,7 @@ def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> 
     if key not in _remembered:
         if len(_remembered) >= REMEMBERED:
             del _remembered[next(iter(_remembered))]
+        step = deepcopy(step)  # whoever has it too may write to it before the last bound is computed
         wanted = _read_only(expected(step, query))
         _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype, draws))
     return _remembered[key]

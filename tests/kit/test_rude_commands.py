@@ -107,8 +107,8 @@ def test_a_reason_that_is_no_text_is_said(tmp_path: Path) -> None:
 
 def test_output_without_end_takes_no_memory_and_ends_with_the_limit(tmp_path: Path) -> None:
     body = "while True: sys.stdout.write('a' * 65536)"
-    sentence = sentence_of(outcome_of(program(tmp_path, body), timeout=0.5))
-    assert "gave no answer to 1 case within 0.5 s; it printed: aaa" in sentence
+    sentence = sentence_of(outcome_of(program(tmp_path, body), timeout=2.0))
+    assert "gave no answer to 1 case within 2 s; it printed: aaa" in sentence
     assert len(sentence) < 1000
 
 
@@ -124,7 +124,7 @@ child = subprocess.Popen(["sleep", "600"])
 open({str(tmp_path / "children")!r}, "a").write(f"{{child.pid}}\\n")
 {how}
 """
-    assert outcome_of(program(tmp_path, body), timeout=1.0).status == "failed"
+    assert outcome_of(program(tmp_path, body), timeout=3.0).status == "failed"
     children = (tmp_path / "children").read_text().split()
     assert children
     until = time.monotonic() + 20
