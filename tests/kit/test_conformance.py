@@ -91,8 +91,10 @@ def utility(step, coalition):
     os._exit(0)
 
 def influence(step):
-    sys.stdout.close(); os.close(1); os.close(2); os.chdir("/"); np.seterr(divide="raise"); warnings.simplefilter("ignore")
-    return reference.influence(step)
+    with np.errstate(all="ignore"):
+        answer = reference.influence(step)
+    sys.stdout.close(); os.close(1); os.close(2); os.chdir("/"); np.seterr(all="raise"); warnings.simplefilter("ignore")
+    return answer
 
 def marginals(step, kind, loss):
     if (kind, loss) == ("first", "exact"):

@@ -40,7 +40,7 @@ class Kind:
     says: str = ""
 
 
-RIGHT = "return reference.influence(step)"
+RIGHT = "return influence_of(step)"
 
 RAISES = {
     "exits": Kind("sys.exit(0)", "raised SystemExit: 0"),
@@ -189,7 +189,10 @@ from adamshap import reference
 
 MEMORY = np.zeros(100)
 UPWARD = 0x400000 if platform.machine() == "aarch64" else 0x800
-influence_of = reference.influence
+
+def influence_of(step):
+    with np.errstate(all="ignore"):  # whatever was set before
+        return reference.influence(step)
 
 class Mine(np.ndarray):
     pass
@@ -476,7 +479,8 @@ def test_a_module_that_ends_its_process_is_refused(folder: Path, name: str, text
 def test_a_module_that_sets_everything_leaves_nothing(folder: Path) -> None:
     settings = "\n".join(kind.does for kind in STATE.values() if not kind.says)
     before = state()
-    candidate = load(module(folder, "import_sets", f"{HEAD}\n{settings}\ninfluence = reference.influence\n"))
+    text = f"{HEAD}\n{settings}\ninfluence = influence_of\n"
+    candidate = load(module(folder, "import_sets", text))
     assert state() == before
     assert outcome_of(candidate).status == "passed"
 
