@@ -407,6 +407,7 @@ COMMANDS = (
     "adamshap show nowhere",
     "adamshap show run",
     "adamshap verify nothing.mine",
+    "adamshap verify --command ./mine --in-process",
     "adamshap vectors check nowhere",
 )
 

@@ -12,6 +12,7 @@ MODULES = (
     "adamshap.gpu",
     "adamshap.verify.implementation",
     "adamshap.verify.checking",
+    "adamshap.verify.isolation",
     "adamshap.verify.diagnosis",
     "adamshap.verify.tolerance",
     "adamshap.verify.cpu_device",

@@ -189,14 +189,28 @@ def loads(text: str, where: str) -> Any:
         raise CaseError(f"{where}: got {name}, which is not JSON; needs finite numbers")
 
     def once(pairs: list[tuple[str, Any]]) -> Json:
-        if len(dict(pairs)) < len(pairs):
-            raise CaseError(f"{where}: got a name twice among {[name for name, _ in pairs]}; needs each once")
-        return dict(pairs)
+        try:
+            return object_of_pairs(pairs)
+        except ValueError as error:
+            raise CaseError(f"{where}: {error}") from None
 
     try:
         return json.loads(text, parse_int=whole_number, parse_constant=not_finite, object_pairs_hook=once)
     except (json.JSONDecodeError, RecursionError) as error:
         raise CaseError(f"{where}: is not JSON: {error}") from error
+
+
+def object_of_pairs(pairs: list[tuple[str, Any]]) -> Json:
+    """Return an object's names and values, as `json` reads them, as a dict.
+
+    Raises
+    ------
+    ValueError
+        Where a name comes twice.
+    """
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"got a name twice among {[name for name, _ in pairs]}; needs each once")
+    return dict(pairs)
 
 
 def whole_number(text: str) -> int | float:

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from hypothesis import HealthCheck, Phase
 
 from adamshap.reference.problem import Step
-from adamshap.verify.implementation import Implementation, Misbehaviour, Unsupported
+from adamshap.verify.implementation import Hung, Implementation, Lost, Misbehaviour, Unsupported
+from adamshap.verify.insulation import kept_random_state
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
-from adamshap.verify.random_cases import random_cases
+from adamshap.verify.random_cases import no_files, random_cases
 
 PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
 """Random cases for each property whose cases are of the ordinary size; "once" is for rehearsals."""
@@ -23,7 +24,29 @@ PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
 EVIDENCE = 10
 """Random cases of a failed property that the diagnosis is made from."""
 
-Status = Literal["passed", "failed", "not offered", "not supported"]
+MOST_HANGS = 3
+"""Calls of one run that may exceed their time limit; then no further property is tried."""
+
+MOST_LOST = 3
+"""Failures without an answer that are made smaller: each further case costs the candidate a new process."""
+
+Status = Literal["passed", "failed", "not offered", "not supported", "not tried"]
+
+
+@dataclass
+class Patience:
+    """How often a candidate gave no answer in one run, of however many calls of `check`.
+
+    Parameters
+    ----------
+    hangs : int
+        Calls that exceeded their time limit.
+    lost : int
+        Properties that failed without an answer, for that reason or since the candidate's process ended.
+    """
+
+    hangs: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +63,8 @@ class Finding:
         Which element is wrong, where there are numbers.
     got, wanted, bound : float
         The candidate's number, the oracle's, and how far apart they may be; NaN where there are none.
+    lost : bool
+        Whether the candidate gave no answer: it hung, or its process ended.
     """
 
     sentence: str
@@ -48,6 +73,7 @@ class Finding:
     got: float = float("nan")
     wanted: float = float("nan")
     bound: float = float("nan")
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +83,8 @@ class Outcome:
     Parameters
     ----------
     property : Property
-    status : {"passed", "failed", "not offered", "not supported"}
+    status : {"passed", "failed", "not offered", "not supported", "not tried"}
+        "not tried" after `MOST_HANGS` hangs.
     examples : int
         Cases tried; of a failed property, until the first that fails.
     seconds : float
@@ -67,7 +94,7 @@ class Outcome:
     unsupported : tuple of (str, int)
         Reasons why cases were left out, and how many.
     evidence : tuple of Case
-        Random cases, failing or not, of a property that failed.
+        Random cases, failing or not, of a property that failed with an answer.
     share : float
         The largest share of its bound that an error took in the cases that passed.
     """
@@ -95,8 +122,9 @@ def check(
     seed: int = 0,
     timeout: float | None = 60.0,
     shrink_seconds: float = 10.0,
+    patience: Patience | None = None,
 ) -> list[Outcome]:
-    """Return the outcome of each property.
+    """Return the outcome of each property; the candidate runs in this process, unless it comes from `isolated`.
 
     Parameters
     ----------
@@ -112,6 +140,8 @@ def check(
         Seconds that one call may take.
     shrink_seconds : float
         Seconds spent, for each failing property, on finding a smaller case; 0 for none.
+    patience : Patience, optional
+        Of earlier calls for the same candidate, which these add to.
 
     Returns
     -------
@@ -119,10 +149,27 @@ def check(
         In the properties' order.
     """
     examples = PROFILES[profile]
-    return [
-        _check_one(candidate, one, examples, np.dtype(dtype), seed, timeout=timeout, shrink_seconds=shrink_seconds)
-        for one in properties
-    ]
+    patience = Patience() if patience is None else patience
+    with kept_random_state():
+        return [
+            _check_one(candidate, one, examples, np.dtype(dtype), seed, timeout, shrink_seconds, patience)
+            for one in properties
+        ]
+
+
+def with_answers(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the outcomes that a diagnosis can be made from.
+
+    Parameters
+    ----------
+    outcomes : iterable of Outcome
+
+    Returns
+    -------
+    list of Outcome
+        Those whose cases may be put to the candidate once more: it neither hung nor lost its process.
+    """
+    return [outcome for outcome in outcomes if outcome.finding is None or not outcome.finding.lost]
 
 
 def _check_one(
@@ -131,12 +178,14 @@ def _check_one(
     examples: int,
     dtype: np.dtype[Any],
     seed: int,
-    *,
     timeout: float | None,
     shrink_seconds: float,
+    patience: Patience,
 ) -> Outcome:
     if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
+    if patience.hangs >= MOST_HANGS:
+        return Outcome(one, "not tried", 0, 0.0)
     ask = asker(candidate, timeout)
     start, share, reasons = time.monotonic(), 0.0, Counter[str]()
     examples = max(1, examples // one.cost)
@@ -149,9 +198,14 @@ def _check_one(
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
             finding = _finding(case, error)
-            if shrink_seconds > 0:
-                finding = _smallest(ask, one, examples, dtype, seed, finding, shrink_seconds)
-            evidence = tuple(_in_dtype(other, dtype) for other in random_cases(one, max(1, EVIDENCE // one.cost), seed))
+            evidence: tuple[Case, ...] = ()
+            patience.hangs += isinstance(error, Hung)
+            patience.lost += finding.lost
+            if shrink_seconds > 0 and not isinstance(error, Hung) and patience.lost <= MOST_LOST:
+                finding = _smallest(ask, one, examples, dtype, seed, finding, shrink_seconds, patience)
+            if not finding.lost:
+                drawn_again = random_cases(one, max(1, EVIDENCE // one.cost), seed)
+                evidence = tuple(_in_dtype(other, dtype) for other in drawn_again)
             seconds = time.monotonic() - start
             return Outcome(one, "failed", number, seconds, finding, tuple(reasons.most_common()), evidence, share)
     status: Status = "not supported" if cases and reasons.total() == len(cases) else "passed"
@@ -160,7 +214,14 @@ def _check_one(
 
 
 def _smallest(
-    ask: Asker, one: Property, examples: int, dtype: np.dtype[Any], seed: int, first: Finding, seconds: float
+    ask: Asker,
+    one: Property,
+    examples: int,
+    dtype: np.dtype[Any],
+    seed: int,
+    first: Finding,
+    seconds: float,
+    patience: Patience,
 ) -> Finding:
     """Return the smallest failing case that Hypothesis finds in `seconds` from the first failure, which is `first`."""
     found, deadline = [first], 0.0
@@ -174,6 +235,9 @@ def _smallest(
             one.check(ask, case, dtype)
         except Unsupported:
             pass
+        except Hung:
+            patience.hangs += 1
+            raise _Enough from None
         except (Disagreement, Misbehaviour) as error:
             deadline = deadline or time.monotonic() + seconds
             found.append(_finding(case, error))
@@ -191,7 +255,8 @@ def _smallest(
         with warnings.catch_warnings():
             # Hypothesis describes a failing case to itself, and complains of the description's length.
             warnings.simplefilter("ignore", hypothesis.errors.HypothesisWarning)
-            search()
+            with no_files():
+                search()
     except (_Enough, Disagreement, Misbehaviour):
         pass
     except BaseExceptionGroup as group:
@@ -207,7 +272,7 @@ def _in_dtype(case: Case, dtype: np.dtype[Any]) -> Case:
 def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:
     if isinstance(error, Disagreement):
         return Finding(str(error), case, error.what, error.got, error.wanted, error.bound)
-    return Finding(f"{case.query}: the candidate {error}", case)
+    return Finding(f"{case.query}: the candidate {error}", case, lost=isinstance(error, Lost))
 
 
 def size_of(step: Step) -> int:

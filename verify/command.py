@@ -3,12 +3,18 @@
 import importlib
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from adamshap.reference.command.errors import CommandError
+
+if TYPE_CHECKING:  # these need Hypothesis, which may be missing
+    from adamshap.verify.checking import Outcome
+    from adamshap.verify.diagnosis import Diagnosis
+    from adamshap.verify.properties import Property
 
 
 def verify_command(
@@ -46,6 +52,14 @@ def verify_command(
             min=0.001, help="Seconds that one call may take, or one run of COMMAND for all cases of a property."
         ),
     ] = 60.0,
+    in_process: Annotated[
+        bool,
+        typer.Option(
+            "--in-process",
+            help="Run TARGET in this process, to debug it; otherwise it has a process of its own, so that what it"
+            " does there cannot harm the kit, and what it prints is not shown.",
+        ),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", show_default=False, help="Write the report as JSON.")
     ] = None,
@@ -59,6 +73,8 @@ def verify_command(
     """
     if (target is None) == (command is None):
         raise CommandError("needs a TARGET or --command, and not both")
+    if in_process and target is None:
+        raise CommandError("--in-process is for a TARGET: a COMMAND is always a process of its own")
     tried = str(command if target is None else target)
     try:
         importlib.import_module("hypothesis")
@@ -67,10 +83,7 @@ def verify_command(
     from rich.console import Console
 
     from adamshap.verify import report
-    from adamshap.verify.checking import check
-    from adamshap.verify.diagnosis import diagnose
-    from adamshap.verify.implementation import LoadError, load
-    from adamshap.verify.process import check_command
+    from adamshap.verify.implementation import LoadError
     from adamshap.verify.properties import PROPERTIES
 
     known = {one.name: one for one in PROPERTIES}
@@ -83,25 +96,60 @@ def verify_command(
     chosen = [known[name] for name in only] if only else list(PROPERTIES)
     try:
         if target is None:
-            candidate, outcomes = check_command(tried, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
+            outcomes, diagnosis = _try_command(tried, chosen, profile, dtype, seed, timeout)
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
-            candidate = load(target)
-            outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
+            outcomes, diagnosis = _try_target(tried, chosen, profile, dtype, seed, timeout, in_process=in_process)
     except LoadError as error:
         raise CommandError(str(error)) from error
-    # A command has a time limit of its own.
-    diagnosis = diagnose(candidate, outcomes, dtype=dtype, timeout=None if target is None else timeout)
     result = report.Report(tried, profile, dtype, seed, outcomes, diagnosis)
+    unwritten = ""
     try:
+        # What UTF-8 cannot hold, such as bytes of the command line that are none, is escaped.
         if json_file is not None:
-            json_file.write_text(json.dumps(report.to_json(result), indent=2, ensure_ascii=False), encoding="utf-8")
+            text = json.dumps(report.to_json(result), indent=2, ensure_ascii=False)
+            json_file.write_text(text, encoding="utf-8", errors="backslashreplace")
         if html_file is not None:
-            html_file.write_text(report.to_html(result), encoding="utf-8")
+            html_file.write_text(report.to_html(result), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise CommandError(f"cannot write the report: {error}") from error
+        unwritten = f"cannot write the report: {error}"
     report.show(Console(), result)
+    if unwritten:
+        raise CommandError(unwritten)
     if not any(outcome.status in ("passed", "failed") for outcome in outcomes):
         raise CommandError("no property could be tried on what the target offers")
     if result.failed:
         raise typer.Exit(1)
+
+
+def _try_command(
+    command: str, chosen: "list[Property]", profile: str, dtype: str, seed: int, timeout: float
+) -> "tuple[list[Outcome], Diagnosis | None]":
+    from adamshap.verify.checking import with_answers
+    from adamshap.verify.diagnosis import diagnose
+    from adamshap.verify.process import check_command
+
+    candidate, outcomes = check_command(command, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
+    # A command has a time limit of its own.
+    return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=None)
+
+
+def _try_target(
+    target: str,
+    chosen: "list[Property]",
+    profile: str,
+    dtype: str,
+    seed: int,
+    timeout: float,
+    *,
+    in_process: bool,
+) -> "tuple[list[Outcome], Diagnosis | None]":
+    from adamshap.verify.checking import check, with_answers
+    from adamshap.verify.diagnosis import diagnose
+    from adamshap.verify.implementation import load
+    from adamshap.verify.isolation import isolated
+
+    with nullcontext(load(target)) if in_process else isolated(target, timeout) as candidate:
+        limit = timeout if in_process else None  # a candidate in a process of its own has its own
+        outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=limit)
+        return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=limit)

@@ -4,17 +4,22 @@ One item for each property and dtype, such as ``scores-secant-start[float32]``; 
 spreading over processes (``-n``) and JUnit files (``--junit-xml``) are pytest's. A failure shows what the kit has to
 say and no traceback, since none of it is about the candidate's code. What is not offered or not supported is skipped
 with its reason.
+
+The candidate has a process of its own. It stays in this one with ``--adamshap-in-process``, and where CuPy runs on the
+CPU, which stands in for a device in this process only.
 """
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from adamshap.verify.checking import Outcome, check
+from adamshap.verify.checking import Outcome, Patience, check, with_answers
 from adamshap.verify.diagnosis import diagnose
 from adamshap.verify.implementation import Implementation, LoadError, load
+from adamshap.verify.isolation import isolated
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.reproduction import snippet
 
@@ -22,6 +27,9 @@ DTYPES = ("float64", "float32")
 
 _failed = pytest.StashKey[dict[str, list[Outcome]]]()
 _candidate = pytest.StashKey[Implementation]()
+_patience = pytest.StashKey[Patience]()
+_time_limit = pytest.StashKey[float | None]()
+"""Of a call to a candidate in this process; one in a process of its own has its own."""
 
 
 class Broken(Exception):
@@ -50,12 +58,24 @@ class Properties(pytest.File):
         if here not in sys.path:
             sys.path.insert(0, here)  # as `python -m pytest` and `adamshap verify` have it
         try:
-            config.stash[_candidate] = load(target)
+            _load(config, target)
         except LoadError as error:
             raise self.CollectError(f"--adamshap-target: {error}") from error
+        config.stash[_patience] = Patience()
         for one in PROPERTIES:
             for dtype in DTYPES:
                 yield PropertyItem.from_parent(self, name=f"{one.name}[{dtype}]", one=one, dtype=dtype)
+
+
+def _load(config: pytest.Config, target: str) -> None:
+    cpu_device = sys.modules.get("adamshap.verify.cpu_device")
+    seconds: float = config.getoption("--adamshap-timeout")
+    if config.getoption("--adamshap-in-process") or (cpu_device is not None and cpu_device.is_installed()):
+        config.stash[_candidate], config.stash[_time_limit] = load(target), seconds
+        return
+    stack = ExitStack()
+    config.stash[_candidate], config.stash[_time_limit] = stack.enter_context(isolated(target, seconds)), None
+    config.add_cleanup(stack.close)
 
 
 class PropertyItem(pytest.Item):
@@ -76,7 +96,8 @@ class PropertyItem(pytest.Item):
             profile=config.getoption("--adamshap-profile"),
             dtype=self.dtype,
             seed=config.getoption("--adamshap-seed"),
-            timeout=config.getoption("--adamshap-timeout"),
+            timeout=config.stash[_time_limit],
+            patience=config.stash[_patience],
         )
         self.user_properties += [("cases", outcome.examples), ("largest_share_of_bound", outcome.share)]
         if outcome.finding is not None:
@@ -100,7 +121,7 @@ def summarize(terminalreporter: Any, config: pytest.Config) -> None:
     """Write which known mistake explains the failures of this process, for each dtype."""
     for dtype, outcomes in config.stash.get(_failed, {}).items():
         diagnosis = diagnose(
-            config.stash[_candidate], outcomes, dtype=dtype, timeout=config.getoption("--adamshap-timeout")
+            config.stash[_candidate], with_answers(outcomes), dtype=dtype, timeout=config.stash[_time_limit]
         )
         if diagnosis is not None:
             terminalreporter.write_line(f"Diagnosis ({dtype}): {diagnosis.sentence}")

@@ -8,17 +8,18 @@ cases are left out, and the reason is reported. Two options of `scores` are trie
 
 import importlib
 import inspect
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import numpy as np
 
 from adamshap.reference.problem import AdamState, Array, Marginals, Step
+from adamshap.verify.given import Given, arrays_of
+from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
+from adamshap.verify.time_limit import TimeIsUp, time_limit
 
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence")
 ENTRY_POINTS = "adamshap.implementations"
@@ -72,12 +73,15 @@ class Implementation:
         From a step and a `Query` to what the candidate returns for it.
     extras : frozenset of str
         Those of `EXTRAS` that its `scores` takes.
+    guard : Guard, optional
+        Keeps what it does from the kit. None where it cannot do harm: it answers from another process, or is the kit's.
     """
 
     name: str
     offers: frozenset[str]
     ask: Ask
     extras: frozenset[str] = frozenset()
+    guard: "Guard | None" = field(default_factory=lambda: Guard(), repr=False, compare=False)
 
 
 class LoadError(Exception):
@@ -87,9 +91,65 @@ class LoadError(Exception):
 class Unsupported(Exception):
     """The candidate says that it does not do this."""
 
+    def __str__(self) -> str:
+        return _printable(super().__str__())
+
 
 class Misbehaviour(Exception):
-    """The candidate raised, hung, or returned what is no answer; the message is a sentence about it."""
+    """The candidate raised, or returned what is no answer; the message is a predicate: ``raised ValueError``."""
+
+    def __str__(self) -> str:
+        return _printable(super().__str__())
+
+
+class Lost(Misbehaviour):
+    """The candidate gave no answer at all: its process ended, or was ended."""
+
+
+class Hung(Lost):
+    """The candidate gave no answer in time."""
+
+
+LONGEST_TEXT = 2000
+"""Characters of a candidate's text that are shown."""
+
+
+def _printable(text: str) -> str:
+    """Return `text` cut to a length that can be read, with escapes for characters that no report can hold."""
+    shown = str.__getitem__(text, slice(LONGEST_TEXT))
+    cut = "…" if str.__len__(text) > LONGEST_TEXT else ""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in shown) + cut
+
+
+class Guard:
+    """Keeps one candidate's doings from the kit, and remembers the last steps that it was given."""
+
+    REMEMBERED = 8
+
+    def __init__(self) -> None:
+        self.insulation = Insulation()
+        self._earlier: deque[Given] = deque(maxlen=self.REMEMBERED)
+
+    def check_inputs(self, given: Given) -> None:
+        """Look at what the candidate was given in a call that has just ended, and in earlier ones.
+
+        Parameters
+        ----------
+        given : Given
+            Of the call; remembered for later ones.
+
+        Raises
+        ------
+        Misbehaviour
+            Where the candidate changed it.
+        """
+        if part := given.changed():
+            raise Misbehaviour(f"changed its input: {part}")
+        for earlier in self._earlier:
+            if part := earlier.changed():
+                self._earlier.clear()  # reported once
+                raise Misbehaviour(f"changed the input of an earlier call: {part}")
+        self._earlier.append(given)
 
 
 def load(target: str) -> Implementation:
@@ -110,19 +170,54 @@ def load(target: str) -> Implementation:
     ------
     LoadError
     """
-    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    points = named_entry_points()
+    guard = Guard()
     try:
-        if target in points:
-            candidate = points[target].load()
-        else:
-            module, _, attribute = target.partition(":")
-            candidate = importlib.import_module(module)
-            for name in filter(None, attribute.split(".")):
-                candidate = getattr(candidate, name)
-    except Exception as error:
+        with kept_random_state(), guard.insulation.around():
+            loaded = implementation(_find(target, points), target)
+    except (LoadError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
         known = f"; entry points: {', '.join(sorted(points))}" if points else ""
-        raise LoadError(f"cannot load {target!r}: {type(error).__name__}: {error}{known}") from error
-    return implementation(candidate, target)
+        raise LoadError(_printable(f"cannot load {target!r}: {_described(error)}{known}")) from error
+    return replace(loaded, guard=guard) if loaded.guard is not None else loaded
+
+
+def named_entry_points() -> dict[str, EntryPoint]:
+    """Return the entry points of the group ``adamshap.implementations`` by name.
+
+    Returns
+    -------
+    dict of EntryPoint
+        Of all installed packages.
+    """
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _find(target: str, points: Mapping[str, EntryPoint]) -> Any:
+    if target in points:
+        return points[target].load()
+    module, _, attribute = target.partition(":")
+    candidate = importlib.import_module(module)
+    for name in filter(None, attribute.split(".")):
+        candidate = getattr(candidate, name)
+    return candidate
+
+
+def _described(error: BaseException) -> str:
+    """Return the type and the message of an exception."""
+    name = "KeyboardInterrupt" if isinstance(error, RaisedInterrupt) else type(error).__name__
+    text = _message(error)
+    return f"{name}: {text}" if text else name
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except TimeIsUp:
+        raise
+    except BaseException as second:
+        return f"(a message that cannot be printed: {type(second).__name__})"
 
 
 def implementation(candidate: Any, name: str) -> Implementation:
@@ -191,51 +286,50 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
     """
     if query.function not in candidate.offers:
         raise Unsupported(f"{query.function} is not offered")
-    inputs = arrays_of(step)
-    before = [array.copy() for array in inputs]
+    if candidate.guard is None:
+        return _caught(lambda: _named(query, step, candidate.ask(step, query), []))
+    given = Given.of(step, query.options)
+    inputs = arrays_of(given.step)
+
+    def call() -> Answer:
+        result = candidate.ask(given.step, Query(query.function, given.options))
+        return _named(query, step, result, inputs)  # within the guard: what it looks at is the candidate's
+
     try:
-        with _time_limit(timeout):
-            result = candidate.ask(step, query)
+        with candidate.guard.insulation.around(), time_limit(timeout):
+            try:
+                named = _caught(call)
+            except Misbehaviour as error:
+                if part := given.changed():  # which may well be why
+                    raise Misbehaviour(f"changed its input: {part}; then it {error}") from error
+                raise
+            candidate.guard.check_inputs(given)
+    except TimeIsUp:
+        raise Hung(f"gave no answer within {timeout:g} s") from None
+    except RaisedInterrupt as error:
+        raise Misbehaviour(f"raised {_described(error)}") from None
+    return named
+
+
+def _caught(call: Callable[[], Answer]) -> Answer:
+    """Return what `call` returns; what it raises becomes an exception of the kit's."""
+    try:
+        return call()
     except NotImplementedError as error:
-        raise Unsupported(str(error) or "not implemented") from error
-    except Misbehaviour:
+        raise Unsupported(_message(error) or "not implemented") from error
+    except (Misbehaviour, TimeIsUp, KeyboardInterrupt):
         raise
-    except Exception as error:
-        raise Misbehaviour(f"raised {type(error).__name__}: {error}") from error
-    if any(not np.array_equal(array, copy) for array, copy in zip(inputs, before, strict=True)):
-        raise Misbehaviour("changed its input")
-    named = _named(query, step, result)
-    for name, array in named.items():
-        if array.dtype.kind not in "fiu":
-            raise Misbehaviour(f"returned {name} of dtype {array.dtype}, which is no real number")
-        if not np.isfinite(array).all():
-            raise Misbehaviour(f"returned {name} with {np.count_nonzero(~np.isfinite(array))} values NaN or infinite")
-        if any(np.shares_memory(array, given) for given in inputs):
-            raise Misbehaviour(f"returned {name} as a view of its input, which a later step would change")
-    return {name: array.astype(np.float64) for name, array in named.items()}
+    except BaseException as error:
+        raise Misbehaviour(f"raised {_described(error)}") from error
 
 
-def arrays_of(step: Step) -> list[Array]:
-    """Return every array in a step.
-
-    Parameters
-    ----------
-    step : Step
-
-    Returns
-    -------
-    list of arrays
-        Parameters, moments, then the batches' x and y.
-    """
-    groups = (step.params, step.state.m, step.state.v)
-    batches = [array for batch in (step.train, step.valid) for array in (batch.x, batch.y)]
-    return [array for group in groups for array in group.values()] + batches
-
-
-def _named(query: Query, step: Step, result: Any) -> Answer:
-    """Return the result of a call under the names of `Answer`, its shapes checked."""
+def _named(query: Query, step: Step, result: Any, inputs: list[Array]) -> Answer:
+    """Return the result of a call under the names of `Answer`, in arrays of the kit's own, all of them validated."""
+    if inspect.iscoroutine(result):
+        result.close()  # or Python would complain that nobody awaited it
+        raise Misbehaviour("returned a coroutine, which is no answer: a function must not be async")
     if query.function == "update":
-        return _named_update(step, result)
+        return _named_update(step, result, inputs)
     shape: tuple[int, ...] = (step.n,)
     if query.function == "utility":
         shape = ()
@@ -243,52 +337,48 @@ def _named(query: Query, step: Step, result: Any) -> Answer:
         shape = (step.n, step.n_val)
     if isinstance(result, Marginals):
         scalars = {"empty": result.empty, "total": result.total}
-        return {"values": _array("values", result.values, shape)} | {
-            name: _array(name, value, ()) for name, value in scalars.items()
+        return {"values": _array("values", result.values, shape, inputs)} | {
+            name: _array(name, value, (), inputs) for name, value in scalars.items()
         }
-    return {"values": _array("values", result, shape)}
+    return {"values": _array("values", result, shape, inputs)}
 
 
-def _named_update(step: Step, result: Any) -> Answer:
+def _named_update(step: Step, result: Any, inputs: list[Array]) -> Answer:
     try:
         params, state = result
     except (TypeError, ValueError):
         raise Misbehaviour(f"returned {type(result).__name__} from update, not (params, state)") from None
     if not isinstance(state, AdamState):
         raise Misbehaviour(f"returned a {type(state).__name__} for the state, not an AdamState")
-    named = {"step": np.asarray(state.step)}
+    named = {"step": _array("step", state.step, (), inputs)}
     for kind, group in (("params", params), ("m", state.m), ("v", state.v)):
         if not isinstance(group, Mapping) or set(group) != set(step.params):
             raise Misbehaviour(f"returned {kind} without exactly the names {list(step.params)}")
         for name, p in step.params.items():
-            named[f"{kind}.{name}"] = _array(f"{kind}.{name}", group[name], p.shape)
+            named[f"{kind}.{name}"] = _array(f"{kind}.{name}", group[name], p.shape, inputs)
     return named
 
 
-def _array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+def _array(name: str, value: Any, shape: tuple[int, ...], inputs: list[Array]) -> Array:
+    """Return `value` as an array in float64 that nobody else has."""
     try:
         array = np.asarray(value)
     except Exception as error:
-        raise Misbehaviour(f"returned {name} as a {type(value).__name__}, which is no NumPy array ({error})") from error
+        text = f"returned {name} as a {type(value).__name__}, which is no NumPy array ({_described(error)})"
+        raise Misbehaviour(text) from error
+    if array.dtype.kind == "O":
+        raise Misbehaviour(f"returned {name} as a {type(value).__name__}, which is no array of numbers")
     if array.shape != shape:
         raise Misbehaviour(f"returned {name} of shape {array.shape}, not {shape}")
-    return array
-
-
-@contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Interrupt the block after `seconds`, where the platform can (a main thread, POSIX); Python code only."""
-    if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise Misbehaviour(f"gave no answer within {seconds:g} s")
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+    if array.dtype.kind not in "fiu":
+        raise Misbehaviour(f"returned {name} of dtype {array.dtype}, which is no real number")
+    if isinstance(value, np.ma.MaskedArray) and (masked := np.count_nonzero(np.ma.getmaskarray(value))):
+        raise Misbehaviour(f"returned {name} with {masked} masked values")
+    # Inputs are contiguous: whatever lies within the bounds of one is a view of it.
+    if any(np.may_share_memory(array, given) for given in inputs):
+        raise Misbehaviour(f"returned {name} as a view of its input, which a later step would change")
+    with np.errstate(over="ignore"):
+        numbers: Array = np.array(array, dtype=np.float64)  # what is wider than float64 may overflow
+    if not np.isfinite(numbers).all():
+        raise Misbehaviour(f"returned {name} with {np.count_nonzero(~np.isfinite(numbers))} values NaN or infinite")
+    return numbers

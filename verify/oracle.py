@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from adamshap.reference.problem import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
 from adamshap.verify.tolerance import DRAWS, parameter_count, rounding, score_magnitude, widening_conditioning
 
-ORACLE: Implementation = implementation(reference, "adamshap.reference")
+ORACLE: Implementation = replace(implementation(reference, "adamshap.reference"), guard=None)
 
 REMEMBERED = 1000
 """Calls whose bounds are kept: a quick profile's, in both dtypes; each with its step, of some ten kilobytes."""
@@ -56,7 +56,7 @@ def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> 
     if key not in _remembered:
         if len(_remembered) >= REMEMBERED:
             del _remembered[next(iter(_remembered))]
-        step = deepcopy(step)  # the candidate has it too, and may write to it
+        step = deepcopy(step)  # whoever has it too may write to it before the last bound is computed
         wanted = _read_only(expected(step, query))
         _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype, draws))
     return _remembered[key]

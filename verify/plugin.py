@@ -53,6 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--adamshap-timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take; default: 60"
     )
     group.addoption(
+        "--adamshap-in-process",
+        action="store_true",
+        help="run the implementation in this process, to debug it, and not in one of its own",
+    )
+    group.addoption(
         "--cupy-on-cpu",
         action="store_true",
         help="run CuPy on the CPU, even where there is a real device: CuPy's own code and kernels, no GPU",

@@ -16,10 +16,8 @@ failing case is made smaller does each case need a process of its own.
 
 import hashlib
 import json
-import os
 import shlex
-import shutil
-import signal
+import stat
 import subprocess
 import tempfile
 from collections import deque
@@ -31,24 +29,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.problem import AdamState, Marginals, Step
-from adamshap.verify.cases import CaseError, answer_from_json, case_to_json, dumps, whole_number
-from adamshap.verify.checking import Finding, Outcome, check
+from adamshap.reference.problem import Step
+from adamshap.verify import child_process
+from adamshap.verify.cases import CaseError, answer_from_json, case_to_json, dumps, object_of_pairs, whole_number
+from adamshap.verify.checking import MOST_HANGS, Finding, Outcome, Patience, check
+from adamshap.verify.child_process import Printed, how_it_ended
 from adamshap.verify.implementation import (
     FUNCTIONS,
-    Answer,
+    Hung,
     Implementation,
     LoadError,
+    Lost,
     Misbehaviour,
     Query,
 )
 from adamshap.verify.oracle import ORACLE
+from adamshap.verify.programs import why_it_did_not_start, why_not
 from adamshap.verify.properties import Case, Property
+from adamshap.verify.replies import result_of
 
 PLACES = ("{case}", "{result}")
 
-TAIL = 600
-"""Characters of what a failed process last printed that are shown."""
+LONGEST_RESULT = 1 << 28
+"""Bytes of a file of answers that are read; the largest cases take some hundred thousand."""
 
 
 def check_command(
@@ -76,18 +79,27 @@ def check_command(
         Where the command cannot be run at all.
     """
     candidate = CommandCandidate(command, timeout)
-    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask)
+    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask, guard=None)
+    patience = Patience()
     outcomes = []
     for one in properties:
+        if patience.hangs >= MOST_HANGS:
+            outcomes.append(Outcome(one, "not tried", 0, 0.0))
+            continue
         asked: list[tuple[Step, Query]] = []
 
         def record(step: Step, query: Query, asked: list[tuple[Step, Query]] = asked) -> Any:
             asked.append((step, query))
             return ORACLE.ask(step, query)
 
-        recorder = Implementation("recorder", frozenset(FUNCTIONS), record)
+        recorder = Implementation("recorder", frozenset(FUNCTIONS), record, guard=None)
         check(recorder, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=0)
-        sentence = candidate.prepare(asked)
+        sentence = ""
+        try:
+            candidate.prepare(asked)
+        except Misbehaviour as error:
+            sentence = str(error)
+            patience.hangs += isinstance(error, Hung)
         (outcome,) = check(
             implementation,
             [one],
@@ -96,6 +108,7 @@ def check_command(
             seed=seed,
             timeout=None,  # the process has its own limit, which ends it and what it started
             shrink_seconds=shrink_seconds,
+            patience=patience,
         )
         if sentence and outcome.status != "failed":
             # Each case alone went well, all of them together did not.
@@ -124,21 +137,23 @@ class CommandCandidate:
         missing = [place for place in PLACES if not any(place in part for part in self._arguments[1:])]
         if missing:
             raise LoadError(f"the command {command!r} has no {missing[0]}; it needs {' and '.join(PLACES)}")
-        if shutil.which(self._arguments[0]) is None:
-            raise LoadError(f"cannot run {self._arguments[0]!r}: no such program")
-        self._timeout = timeout
+        if reason := why_not(self._arguments[0]):
+            raise LoadError(f"cannot run {self._arguments[0]!r}: {reason}")
+        self._timeout, self._has_run = timeout, False
         self._replies: dict[bytes, deque[Any]] = {}
 
-    def prepare(self, asked: list[tuple[Step, Query]]) -> str:
-        """Have one process answer all of `asked`; return "", or a sentence about what went wrong with it."""
+    def prepare(self, asked: list[tuple[Step, Query]]) -> None:
+        """Have one process answer all of `asked`.
+
+        Raises
+        ------
+        Misbehaviour
+        LoadError
+            Where no process can be started.
+        """
         texts = [dumps(case_to_json(step, query)) for step, query in asked]
-        try:
-            replies = self._run(texts)
-        except Misbehaviour as error:
-            return str(error)
-        for text, reply in zip(texts, replies, strict=True):
+        for text, reply in zip(texts, self._run(texts), strict=True):
             self._replies.setdefault(_key(text), deque()).append(reply)
-        return ""
 
     def ask(self, step: Step, query: Query) -> Any:
         """Return the command's answer in the contract's types.
@@ -161,32 +176,67 @@ class CommandCandidate:
     def _run(self, texts: list[str]) -> list[Any]:
         """Return the replies of one process to `texts`, JSON cases."""
         cases = "1 case" if len(texts) == 1 else f"{len(texts)} cases"
-        with tempfile.TemporaryDirectory(prefix="adamshap-") as name:
+        # What a program leaves in the folder may be impossible to delete.
+        with tempfile.TemporaryDirectory(prefix="adamshap-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             paths = {"{case}": folder / "case.json", "{result}": folder / "result.json"}
             paths["{case}"].write_text("[" + ",\n".join(texts) + "]\n", encoding="utf-8")
-            arguments = [_placed(part, paths) for part in self._arguments]
-            with (folder / "printed").open("w+b") as printed:
-                try:
-                    status = _wait(arguments, printed.fileno(), self._timeout)
-                except subprocess.TimeoutExpired:
-                    raise Misbehaviour(
-                        f"gave no answer to {cases} within {self._timeout:g} s{_tail(folder / 'printed')}"
-                    ) from None
-                except OSError as error:
-                    raise Misbehaviour(f"could not be started: {error}") from error
-            if status:
-                raise Misbehaviour(f"{_ended(status)} on {cases}{_tail(folder / 'printed')}")
-            try:
-                replies = json.loads(paths["{result}"].read_text(encoding="utf-8"), parse_int=whole_number)
-            except FileNotFoundError:
-                raise Misbehaviour(f"wrote no result file for {cases}{_tail(folder / 'printed')}") from None
-            except (OSError, ValueError, RecursionError) as error:
-                raise Misbehaviour(f"wrote a result for {cases} that is not JSON: {error}") from error
+            tail = self._wait([_placed(part, paths) for part in self._arguments], cases)
+            replies = _read(paths["{result}"], cases, tail)
         if not isinstance(replies, list) or len(replies) != len(texts):
             what = f"a list of {len(replies)}" if isinstance(replies, list) else f"a {type(replies).__name__}"
             raise Misbehaviour(f"wrote {what} for {cases}, not a list of as many answers")
         return replies
+
+    def _wait(self, arguments: list[str], cases: str) -> str:
+        """Run a process to its end, with what it started; return the end of a sentence about what it printed."""
+        try:
+            process = child_process.started(
+                arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+        except OSError as error:
+            reason = why_it_did_not_start(arguments[0], error)
+            if self._has_run:
+                raise Lost(f"could not be started again: {reason}") from error
+            raise LoadError(f"cannot run {arguments[0]!r}: {reason}") from error
+        self._has_run = True
+        assert process.stdout is not None
+        printed = Printed(process.stdout)
+        try:
+            status = process.wait(self._timeout)
+        except subprocess.TimeoutExpired:
+            child_process.end(process)
+            raise Hung(f"gave no answer to {cases} within {self._timeout:g} s{printed.tail()}") from None
+        finally:
+            child_process.end(process)
+        if status:
+            raise Lost(f"{how_it_ended(status)} on {cases}{printed.tail()}")
+        return printed.tail()
+
+
+def _read(file: Path, cases: str, tail: str) -> Any:
+    """Return the JSON of a file that a program wrote."""
+    try:
+        what = file.stat()
+        if not stat.S_ISREG(what.st_mode):  # to open a pipe would be to wait for ever
+            raise Misbehaviour(f"wrote a result for {cases} that is no regular file")
+        if what.st_size > LONGEST_RESULT:
+            raise Misbehaviour(
+                f"wrote a result of {what.st_size} bytes for {cases}; at most {LONGEST_RESULT} bytes are read"
+            )
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Misbehaviour(f"wrote no result file for {cases}{tail}") from None
+    except UnicodeDecodeError as error:
+        raise Misbehaviour(f"wrote a result for {cases} that is not JSON, which is UTF-8: {error}") from error
+    except OSError as error:
+        raise Misbehaviour(f"wrote a result for {cases} that cannot be read: {error}") from error
+    try:
+        if text.startswith("\ufeff"):
+            raise ValueError("it begins with a byte order mark (BOM); needs UTF-8 without one")
+        return json.loads(text, parse_int=whole_number, object_pairs_hook=object_of_pairs)
+    except (ValueError, RecursionError) as error:
+        raise Misbehaviour(f"wrote a result for {cases} that is not JSON: {error}") from error
 
 
 def _key(text: str) -> bytes:
@@ -199,33 +249,6 @@ def _placed(part: str, paths: dict[str, Path]) -> str:
     return part
 
 
-def _wait(arguments: list[str], output: int, timeout: float) -> int:
-    """Return the exit status of a process; it, and what it started, is ended where it takes longer than `timeout`."""
-    process = subprocess.Popen(
-        arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    try:
-        return process.wait(timeout)
-    finally:
-        if process.poll() is None:
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-            process.wait()
-
-
-def _ended(status: int) -> str:
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with exit status {status}"
-
-
-def _tail(printed: Path) -> str:
-    text = " ".join(printed.read_bytes()[-TAIL:].decode(errors="replace").split())
-    return f"; it printed: {text}" if text else ""
-
-
 def _result(step: Step, query: Query, reply: Any) -> Any:
     """Return a reply in the types that the contract has for an answer."""
     if isinstance(reply, dict) and set(reply) == {"unsupported"}:
@@ -236,24 +259,4 @@ def _result(step: Step, query: Query, reply: Any) -> Any:
         named = answer_from_json(reply)
     except CaseError as error:
         raise Misbehaviour(f"returned what is no {error}") from error
-    if query.function == "update":
-        return _update(step, named)
-    wanted = {"values", "empty", "total"} if query.function == "marginals" and len(named) > 1 else {"values"}
-    if set(named) != wanted:
-        raise Misbehaviour(f"returned the names {', '.join(named)}, not {', '.join(sorted(wanted))}")
-    if len(wanted) == 1:
-        return named["values"]
-    return Marginals(named["values"], named["empty"], named["total"], np.zeros(step.n))  # type: ignore[arg-type]
-
-
-def _update(step: Step, named: Answer) -> Any:
-    wanted = ["step", *(f"{kind}.{name}" for kind in ("params", "m", "v") for name in step.params)]
-    if set(named) != set(wanted):
-        raise Misbehaviour(f"returned the names {', '.join(named)}, not {', '.join(wanted)}")
-    params, m, v = ({name: named[f"{kind}.{name}"] for name in step.params} for kind in ("params", "m", "v"))
-    count = named["step"]
-    try:
-        state = AdamState(int(count) if count.ndim == 0 and count == np.round(count) else count, m, v)  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        raise Misbehaviour(f"returned no state of Adam: {error}") from error
-    return params, state
+    return result_of(step, query, named)

@@ -1,9 +1,14 @@
 """Random cases of a property: the same for every candidate, so those of a short profile are drawn once and kept."""
 
-from functools import lru_cache
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from tempfile import TemporaryDirectory
 
 import hypothesis
-from hypothesis import HealthCheck, Phase
+from hypothesis import HealthCheck, Phase, configuration
 
 from adamshap.verify.properties import Case, Property
 
@@ -30,14 +35,41 @@ def _drawn(one: Property, count: int, seed: int) -> tuple[Case, ...]:
     def keep(case: Case) -> None:
         cases.append(case)
 
-    hypothesis.settings(
+    draw = hypothesis.settings(
         max_examples=count,
         deadline=None,
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
-    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(keep)))()
+    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(keep)))
+    with no_files():
+        draw()
     return tuple(cases)
+
+
+@contextmanager
+def no_files() -> Iterator[None]:
+    """Keep Hypothesis in this block from leaving ``.hypothesis/`` in the working folder.
+
+    It would store there the constants that it found in modules. Where a user has named a folder for that, it is used.
+    """
+    named = getattr(configuration, "__hypothesis_home_directory", None)
+    if named is not None or "HYPOTHESIS_STORAGE_DIRECTORY" in os.environ:
+        yield
+        return
+    configuration.set_hypothesis_home_dir(_temporary().name)
+    try:
+        yield
+    finally:
+        configuration.set_hypothesis_home_dir(None)
+
+
+@cache
+def _temporary() -> "TemporaryDirectory[str]":
+    """Return a folder that is deleted when the process ends."""
+    folder = TemporaryDirectory(prefix="adamshap-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return folder
 
 
 _remembered = lru_cache(maxsize=256)(_drawn)

@@ -1,18 +1,19 @@
 """What became of a candidate, for people (console), for programs (JSON) and for both (one HTML page)."""
 
 import html
+import math
 import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from adamshap.verify.checking import Outcome
+from adamshap.verify.checking import MOST_HANGS, Outcome, Status
 from adamshap.verify.diagnosis import Diagnosis
 from adamshap.verify.reproduction import snippet
 
@@ -39,7 +40,7 @@ class Report:
     def verdict(self) -> str:
         """One sentence: how many properties hold, fail and were not tried."""
         counts = Counter(outcome.status for outcome in self.outcomes)
-        parts = [f"{counts[status]} {status}" for status in ("passed", "failed", "not offered", "not supported")]
+        parts = [f"{counts[status]} {status}" for status in get_args(Status)]
         return ", ".join(part for part in parts if not part.startswith("0 "))
 
 
@@ -80,7 +81,7 @@ def _property_json(report: Report, outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "examples": outcome.examples,
         "seconds": round(outcome.seconds, 3),
-        "largest_share_of_bound": outcome.share,
+        "largest_share_of_bound": _number(outcome.share),
         "unsupported": [{"reason": reason, "cases": cases} for reason, cases in outcome.unsupported],
         "finding": None
         if found is None
@@ -96,7 +97,7 @@ def _property_json(report: Report, outcome: Outcome) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    return value if value == value else None
+    return value if math.isfinite(value) else None
 
 
 def show(console: Console, report: Report) -> None:
@@ -134,10 +135,13 @@ def show(console: Console, report: Report) -> None:
 
 
 def _left_out(report: Report) -> Iterator[str]:
-    """Yield a line for the properties of functions not offered, and for each reason why cases were left out."""
+    """Yield a line for the properties not offered, for those not tried, and for each reason why cases were left out."""
     absent = [outcome.property.name for outcome in report.outcomes if outcome.status == "not offered"]
     if absent:
         yield f"Not offered: {', '.join(absent)}"
+    untried = [outcome.property.name for outcome in report.outcomes if outcome.status == "not tried"]
+    if untried:
+        yield f"Not tried, after {MOST_HANGS} calls without an answer in time: {', '.join(untried)}"
     names: dict[str, list[str]] = {}
     cases = Counter[str]()
     for outcome in report.outcomes:

@@ -4,7 +4,7 @@ import numpy as np
 
 from adamshap.reference.problem import Array, Batch
 from adamshap.verify.cases import case_to_json, dumps
-from adamshap.verify.implementation import Query
+from adamshap.verify.implementation import Query, named_entry_points
 from adamshap.verify.properties import Case
 
 LONGEST = 2000
@@ -24,7 +24,8 @@ def snippet(case: Case, target: str) -> str:
         command = target.replace("{case}", "case.json").replace("{result}", "result.json")
         given = dumps([case_to_json(step, query)])
         return f"cat > case.json <<'END'\n{given}\nEND\n{command}\ncat result.json"
-    module, _, name = target.partition(":")
+    point = named_entry_points().get(target)
+    module, _, name = target.partition(":") if point is None else (point.module, ":", point.attr or "")
     dtypes = sorted({str(a.dtype) for a in step.params.values()})
     lines = [
         "import numpy as np",

@@ -1,7 +1,11 @@
 """The kit on right and on misbehaving candidates: no false alarm, and a sentence for everything that goes wrong."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +45,7 @@ def scores_by(function: Callable[[Step], Any]) -> Implementation:
         (lambda step: np.full(step.n, np.inf), "values NaN or infinite"),
         (lambda step: np.zeros(step.n, complex), "dtype complex128"),
         (lambda step: ["a"] * step.n, "dtype <U1"),
-        (lambda step: None, "returned values of shape ()"),
+        (lambda step: None, "returned values as a NoneType, which is no array of numbers"),
         (lambda step: step.train.x.fill(0.0), "raised ValueError: assignment destination is read-only"),
         (lambda step: step.train.x[:, 0], "as a view of its input"),
     ],
@@ -124,6 +128,47 @@ def test_a_failure_shrinks_to_a_small_case_and_its_snippet_reproduces_it(capsys:
     printed = capsys.readouterr().out.split("\n")
     assert printed[0] == printed[1]
     assert f"{outcome.finding.wanted:.6g}"[:5] in printed[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "call"), [("mine_of_ours", "candidate."), ("mine_of_ours:Mine.inner", ".Mine.inner.")]
+)
+def test_the_snippet_of_an_entry_point_imports_what_it_names(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    value: str,
+    call: str,
+) -> None:
+    (tmp_path / "mine_of_ours.py").write_text(
+        "from adamshap.reference import scores\nclass Mine:\n    class inner:\n        scores = staticmethod(scores)\n"
+    )
+    metadata = tmp_path / "mine-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Name: mine\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[adamshap.implementations]\nmine-of-ours = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (outcome,) = check(scores_by(lambda step: np.full(step.n, 0.5)), SCORES, shrink_seconds=0)
+    assert outcome.finding is not None
+    code = snippet(outcome.finding.case, "mine-of-ours")
+    assert f"{call}scores(step, " in code
+    exec(compile(code, "snippet", "exec"), {})
+    printed = capsys.readouterr().out.split("\n")
+    assert printed[0] == printed[1] != ""
+
+
+def test_hypothesis_leaves_no_files(tmp_path: Path) -> None:
+    code = "from adamshap.verify.oracle import ORACLE; from adamshap.verify.properties import PROPERTIES\n"
+    code += "from adamshap.verify.checking import check; print(check(ORACLE, PROPERTIES[:1])[0].status)\n"
+    code += "from adamshap.verify.implementation import implementation\n"
+    code += "class Wrong: update = staticmethod(lambda step: None)\n"
+    code += "print(check(implementation(Wrong, ''), PROPERTIES[:1], shrink_seconds=0.1)[0].status)"
+    environment = {name: value for name, value in os.environ.items() if name != "HYPOTHESIS_STORAGE_DIRECTORY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("passed\nfailed\n", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_targets_are_found_by_module_object_and_entry_point() -> None:

@@ -1,5 +1,7 @@
 """`pytest --pyargs adamshap.verify --adamshap-target ...`: items, what a failure shows, exit codes."""
 
+from xml.etree import ElementTree
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -71,3 +73,132 @@ def test_what_cannot_be_tried_is_said(pytester: pytest.Pytester, options: tuple[
 def test_nobody_who_does_not_ask_is_given_properties(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_mine="def test_it(): pass", properties="")
     assert pytester.runpytest_subprocess().parseoutcomes() == {"passed": 1}
+
+
+# --- candidates that misbehave ----------------------------------------------------------------------------------------
+
+RUDE = """
+import asyncio, ctypes, os, signal, sys, time, warnings
+import numpy as np, pytest
+from adamshap import reference
+
+NOT_IN_PROCESS = {NOT_IN_PROCESS}
+
+def update(step):
+    sys.exit(0)
+
+def utility(step, coalition):
+    os._exit(0)
+
+def influence(step):
+    with np.errstate(all="ignore"):
+        answer = reference.influence(step)
+    sys.stdout.close(); os.close(1); os.close(2); os.chdir("/"); np.seterr(all="raise"); warnings.simplefilter("ignore")
+    return answer
+
+def marginals(step, kind, loss):
+    if (kind, loss) == ("first", "exact"):
+        raise KeyboardInterrupt
+    if (kind, loss) == ("last", "exact"):
+        raise GeneratorExit
+    if (kind, loss) == ("first", "first_order"):
+        pytest.exit("no")
+    if (kind, loss) == ("last", "first_order"):
+        pytest.skip("no")
+    if (kind, loss) == ("shapley", "exact"):
+        step.params["mine"] = 1
+    raise ValueError(chr(0xD800) + chr(0) + chr(27))
+
+def scores(step, slope, gradient, **options):
+    if slope in NOT_IN_PROCESS:
+        return reference.scores(step, slope, gradient)
+    if (slope, gradient) == ("sgd", "start"):
+        ctypes.CDLL(None)._exit(0)
+    if (slope, gradient) == ("sgd", "midpoint"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (slope, gradient) == ("sgd", "path"):
+        os.closerange(0, 256)
+    if (slope, gradient) == ("secant", "start"):
+        return (0.0 for _ in range(step.n))
+    if (slope, gradient) == ("secant", "midpoint"):
+        print("a" * 100_000)
+        raise asyncio.CancelledError
+    while True:
+        try:
+            time.sleep(0.01)
+        except Exception:
+            pass
+"""
+
+SAYS = {
+    "update": "raised SystemExit: 0",
+    "utility": "raised Exited: os._exit(0)",
+    "marginals-first-exact": "raised KeyboardInterrupt",
+    "marginals-last-exact": "raised GeneratorExit",
+    "marginals-first-first_order": "raised Exit: no",
+    "marginals-last-first_order": "raised Skipped: no",
+    "marginals-shapley-exact": "changed its input: the names in step.params",
+    "marginals-shapley-first_order": r"raised ValueError: \ud800\x00\x1b",
+    "scores-secant-start": "returned values as a generator",
+    "scores-secant-midpoint": "raised CancelledError",
+    "scores-secant-path": "gave no answer within 5 s",
+}
+ALSO_IN_ITS_OWN_PROCESS = {
+    "scores-sgd-start": "ended with exit status 0",
+    "scores-sgd-midpoint": "was ended by SIGKILL",
+    "scores-sgd-path": "ended with exit status",
+}
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_whatever_a_candidate_does_pytest_goes_on(pytester: pytest.Pytester, here: bool) -> None:
+    pytester.makepyfile(mine=RUDE.replace("{NOT_IN_PROCESS}", "{'sgd'}" if here else "set()"))
+    # Smaller cases would take a new process each.
+    pytester.makeconftest(
+        "from functools import partial\nfrom adamshap.verify import conformance\n"
+        "conformance.check = partial(conformance.check, shrink_seconds=0)\n"
+    )
+    says = SAYS | ({} if here else ALSO_IN_ITS_OWN_PROCESS)
+    result = pytester.runpytest_subprocess(
+        *(
+            "--pyargs",
+            "adamshap.verify",
+            "--adamshap-target",
+            "mine",
+            "--junit-xml",
+            "result.xml",
+            "-p",
+            "no:cacheprovider",
+        ),
+        *("--adamshap-timeout", "5", *(["--adamshap-in-process"] if here else [])),
+        *("-k", f"float64 and (influence or {' or '.join(says)}) and not two_term"),
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=len(says), passed=1)
+    text = result.stdout.str()
+    for name, sentence in says.items():
+        assert f"{name}[float64]" in text
+        assert sentence in text
+    cases = ElementTree.parse(pytester.path / "result.xml").getroot().iter("testcase")
+    failures = {case.attrib["name"]: case.find("failure") for case in cases}
+    assert failures.pop("influence[float64]") is None
+    assert {name for name, failure in failures.items() if failure is not None} == {f"{name}[float64]" for name in says}
+    assert not (pytester.path / ".hypothesis").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--adamshap-in-process",)])
+@pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "import os; os._exit(0)", "raise KeyboardInterrupt"])
+def test_a_module_that_ends_the_process_at_import_is_said(
+    pytester: pytest.Pytester, code: str, options: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(mine=code)
+    result = pytester.runpytest_subprocess("--pyargs", "adamshap.verify", "--adamshap-target", "mine", *options)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*--adamshap-target: cannot load 'mine': *"])
+
+
+def test_a_module_that_kills_its_process_at_import_is_said(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(mine="import os; os.kill(os.getpid(), 9)")
+    result = pytester.runpytest_subprocess("--pyargs", "adamshap.verify", "--adamshap-target", "mine")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*--adamshap-target: cannot load 'mine': it was ended by SIGKILL*"])

@@ -138,7 +138,22 @@ def test_a_change_of_the_input_after_the_call_is_seen() -> None:
     candidate = scores_by(lambda step, query: Later(step, ORACLE.ask(step, query)))
     outcome = outcome_of(candidate, "inputs-untouched")
     assert outcome.finding is not None
-    assert "changed its input after it had answered" in outcome.finding.sentence
+    assert "changed its input: step.train.x" in outcome.finding.sentence
+
+
+def test_a_change_of_the_input_of_an_earlier_call_is_seen() -> None:
+    kept: list[Step] = []
+
+    def keeps_and_spoils(step: Step, query: Query) -> Any:
+        if kept:
+            kept[-1].valid.x.base[...] += 1
+        kept.append(step)
+        return ORACLE.ask(step, query)
+
+    candidate = Implementation("mine", frozenset({"update", "influence"}), keeps_and_spoils)
+    outcome = outcome_of(candidate, "inputs-untouched")
+    assert outcome.finding is not None
+    assert "changed the input of an earlier call: step.valid.x" in outcome.finding.sentence
 
 
 # --- efficiency -------------------------------------------------------------------------------------------------------

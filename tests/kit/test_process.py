@@ -203,15 +203,6 @@ def test_what_cannot_be_run_is_refused(command: str, says: str) -> None:
         CommandCandidate(command, 1.0)
 
 
-def test_a_file_that_is_no_program_is_a_finding(tmp_path: Path) -> None:
-    file = tmp_path / "mine"
-    file.write_bytes(b"\x00\x01")
-    file.chmod(0o755)
-    outcome = try_one(f"{file} {{case}} {{result}}")
-    assert outcome.finding is not None
-    assert "could not be started" in outcome.finding.sentence
-
-
 def test_the_cases_are_as_documented(tmp_path: Path) -> None:
     body = "json.dump(given, open(__file__ + '.seen', 'w')); write(json.dumps([{'unsupported': ''} for _ in given]))"
     try_one(program(tmp_path, PLAIN, body), "scores-per-validation")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ class Picky:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    (tmp_path / "ends.py").write_text("import ctypes\nctypes.CDLL(None)._exit(0)\n", encoding="utf-8")
     return tmp_path
 
 
@@ -75,9 +78,107 @@ def test_a_wrong_candidate_exits_with_1_and_is_told_why(folder: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")  # needs nothing from outside
 
 
+RUDE = """
+import ctypes, os, sys
+from adamshap import reference
+
+class Exits:
+    influence = staticmethod(lambda step: sys.exit(0))
+
+class Ends:
+    influence = staticmethod(lambda step: ctypes.CDLL(None)._exit(0))
+
+class Raises:
+    influence = staticmethod(lambda step: exec("raise BaseException('\\\\ud800')"))
+
+class Removes:
+    influence = staticmethod(lambda step: step.params.popitem())
+
+class Closes:
+    @staticmethod
+    def influence(step):
+        sys.stdout.close()
+        os.close(2)
+        os.chdir("/")
+        return reference.influence(step)
+"""
+
+
+FOUND = [
+    ("Exits", 1, "raised SystemExit: 0"),
+    ("Raises", 1, r"raised BaseException: \ud800"),
+    ("Removes", 1, "changed its input: the names in step.params"),
+    ("Closes", 0, "1 passed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says", "where"),
+    [
+        ("Ends", 1, "ended with exit status 0", ()),  # in the kit's own process nothing could be said
+        *((*found, where) for found in FOUND for where in ((), ("--in-process",))),
+    ],
+)
+def test_whatever_a_candidate_does_there_is_a_report(
+    folder: Path, name: str, code: int, says: str, where: tuple[str, ...]
+) -> None:
+    (folder / "rude.py").write_text(RUDE, encoding="utf-8")
+    files = ("--json", "r.json", "--html", "r.html", "--only", "influence")
+    result = verify(folder, f"rude:{name}", *files, *where)
+    assert (result.returncode, result.stderr) == (code, "")
+    assert says in " ".join(result.stdout.split())
+    report = json.loads((folder / "r.json").read_text(encoding="utf-8"))
+    assert report["verdict"] == ("1 failed" if code else "1 passed")
+    if code:
+        assert says in report["properties"][0]["finding"]["sentence"]
+        assert says in unescape((folder / "r.html").read_text(encoding="utf-8"))
+    assert not (folder / ".hypothesis").exists()
+
+
+def test_a_command_with_bytes_that_are_no_text_has_a_report(folder: Path) -> None:
+    file = folder / "mine\udcff.py"
+    body = """
+import json, sys
+json.dump([{"error": "\\ud800"} for _ in json.load(open(sys.argv[1]))], open(sys.argv[2], "w"))
+"""
+    file.write_text(body)
+    command = f"{sys.executable} -S {file} {{case}} {{result}}"
+    result = verify(folder, "--command", command, "--only", "influence", "--json", "r.json", "--html", "r.html")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert r"reported an error: \ud800" in " ".join(result.stdout.split())
+    assert json.loads((folder / "r.json").read_text(encoding="utf-8"))["target"] == command
+    assert r"\udcff.py" in (folder / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_report_that_cannot_be_written_is_still_shown(folder: Path) -> None:
+    (folder / "taken").mkdir()
+    result = verify(folder, "mine:Right", "--only", "scores-secant-start", "--json", "taken")
+    assert result.returncode == 2
+    assert "cannot write the report" in result.stderr
+    assert "1 passed" in result.stdout
+
+
+def test_a_failing_entry_point_is_reproduced_by_the_code_in_the_report(folder: Path) -> None:
+    metadata = folder / "mine-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Name: mine\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[adamshap.implementations]\nwrong = mine:Wrong\n")
+    result = verify(folder, "wrong", "--only", "scores-secant-start", "--json", "r.json")
+    assert (result.returncode, result.stderr) == (1, "")
+    code = json.loads((folder / "r.json").read_text(encoding="utf-8"))["properties"][0]["finding"]["reproduce"]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    got, wanted = done.stdout.splitlines()
+    assert got != wanted
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["exits"], "cannot load 'exits': SystemExit: 0"),
+        (["exits", "--in-process"], "cannot load 'exits': SystemExit: 0"),
+        (["ends"], "cannot load 'ends': it ended with exit status 0"),
+        (["--command", "./exits.py {case} {result}"], "the file has no execute bit"),
+        (["--command", "./exits.py {case} {result}", "--in-process"], "--in-process is for a TARGET"),
         (["nothing.there"], "cannot load 'nothing.there'"),
         (["json"], "none of the functions"),
         (["mine:Right", "--only", "speed"], "--only: got 'speed'; needs one of update, utility"),

@@ -1,0 +1,118 @@
+"""The copy of a step that a candidate is given, and what the candidate has changed of it.
+
+The copy has the types of the contract: arrays are read-only views, and mappings are plain dicts, since JAX and PyTorch
+take any other mapping for a leaf of a tree. Nobody else sees it, so a change does no harm beyond the call. In a
+training loop it would, so it is looked for and reported.
+"""
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adamshap.reference.problem import Array, Batch, Params, Step
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a candidate is given, and what it was copied from.
+
+    Parameters
+    ----------
+    step, options : Step, dict
+        The candidate's own.
+    asked, asked_options : Step, Mapping
+        The kit's.
+    """
+
+    step: Step
+    options: dict[str, Any]
+    asked: Step
+    asked_options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, step: Step, options: Mapping[str, Any]) -> "Given":
+        """Return copies of a step and of a call's options."""
+        theirs = _with(
+            step,
+            net=copy(step.net),
+            params=_copies(step.params),
+            adam=copy(step.adam),
+            state=_with(step.state, m=_copies(step.state.m), v=_copies(step.state.v)),
+            train=_copy_of_batch(step.train),
+            valid=_copy_of_batch(step.valid),
+        )
+        copied = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in options.items()}
+        return cls(theirs, copied, step, options)
+
+    def changed(self) -> str:
+        """Return the first part that is not as it was given: ``step.params['0.weight']``; "" for none."""
+        try:
+            return self._changed()
+        except AttributeError as error:
+            return f"a field is gone ({error})"
+
+    def _changed(self) -> str:
+        now, then = self.step, self.asked
+        for name in ("net", "adam", "reduction"):
+            if getattr(now, name) != getattr(then, name):
+                return f"step.{name}"
+        if now.state.step != then.state.step:
+            return "step.state.step"
+        for where, group, original in (
+            ("step.params", now.params, then.params),
+            ("step.state.m", now.state.m, then.state.m),
+            ("step.state.v", now.state.v, then.state.v),
+            ("options", self.options, self.asked_options),
+        ):
+            if list(group) != list(original):
+                return f"the names in {where}, now {list(group)}"
+            for name, value in original.items():
+                if isinstance(value, np.ndarray) and not _same(group[name], value):
+                    return f"{where}[{name!r}]"
+        for where, batch, right in (("step.train", now.train, then.train), ("step.valid", now.valid, then.valid)):
+            for name in ("x", "y"):
+                if not _same(getattr(batch, name), getattr(right, name)):
+                    return f"{where}.{name}"
+        return ""
+
+
+def arrays_of(step: Step) -> list[Array]:
+    """Return every array in a step: parameters, moments, then the batches' x and y."""
+    groups = (step.params, step.state.m, step.state.v)
+    batches = [array for batch in (step.train, step.valid) for array in (batch.x, batch.y)]
+    return [array for group in groups for array in group.values()] + batches
+
+
+def _with(original: Any, **fields: Any) -> Any:
+    """Return a copy with other values in some fields, none of them validated again."""
+    changed = copy(original)
+    for name, value in fields.items():
+        object.__setattr__(changed, name, value)
+    return changed
+
+
+def _copy_of(array: Array) -> Array:
+    view = array.copy().view()
+    view.flags.writeable = False
+    return view
+
+
+def _copies(arrays: Params) -> Params:
+    return {name: _copy_of(array) for name, array in arrays.items()}
+
+
+def _copy_of_batch(batch: Batch) -> Batch:
+    same: Batch = _with(batch, x=_copy_of(batch.x), y=_copy_of(batch.y))
+    return same
+
+
+def _same(one: Any, other: Array) -> bool:
+    """Whether `one` is an array of the same bits."""
+    return (
+        type(one) is np.ndarray
+        and (one.dtype, one.shape) == (other.dtype, other.shape)
+        and one.tobytes() == other.tobytes()
+    )

@@ -1,0 +1,200 @@
+"""A candidate in Python in a process of its own: whatever it does there, the kit goes on and can say what happened.
+
+One process serves a whole profile. If it ends, or hangs beyond what Python can interrupt, the call at hand has no
+answer, and the next one gets a new process.
+"""
+
+import json
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from adamshap.reference.problem import Step
+from adamshap.verify import child_process
+from adamshap.verify.child_process import Printed, how_it_ended
+from adamshap.verify.frames import read_frame, read_reply, skip_to_start, write_frame
+from adamshap.verify.implementation import Answer, Hung, Implementation, LoadError, Lost, Misbehaviour, Query
+from adamshap.verify.replies import result_of
+
+LOADING = 120.0
+"""Seconds that a candidate may take to load, unless a call may take longer still."""
+
+GRACE = 1.0
+"""Seconds after its time limit in which a process may interrupt itself, before it is ended."""
+
+_LOOK = 0.2
+"""Seconds after which a process that does not answer is looked at: it may have ended."""
+
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from adamshap.verify.worker import main; main()"
+
+
+@contextmanager
+def isolated(target: str, timeout: float | None = 60.0) -> Iterator[Implementation]:
+    """Load a candidate in a process of its own, which ends with the block.
+
+    Parameters
+    ----------
+    target : str
+        As for `implementation.load`.
+    timeout : float, optional
+        Seconds that one call may take.
+
+    Yields
+    ------
+    Implementation
+        Of a time limit of its own: `check` and `diagnose` need none.
+
+    Raises
+    ------
+    LoadError
+    """
+    candidate = _Isolated(target, timeout)
+    try:
+        yield candidate.implementation
+    finally:
+        candidate.close()
+
+
+class _Ended(Exception):
+    """The other side has closed the pipe, or sent something that is no message."""
+
+
+class _TooLate(Exception):
+    """There is no reply yet."""
+
+
+class _Worker:
+    """One process, and the pipes to it: a thread reads and writes, so that a wait can end."""
+
+    def __init__(self) -> None:
+        path = [place for place in sys.path if isinstance(place, str) and place]
+        self.process = child_process.started(
+            [sys.executable, "-P", "-c", _START, json.dumps(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stderr is not None
+        self.printed = Printed(self.process.stderr)
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="adamshap-worker", daemon=True).start()
+
+    def _serve(self) -> None:
+        send, receive = self.process.stdin, self.process.stdout
+        assert send is not None
+        assert receive is not None
+        try:
+            with send, receive:
+                skip_to_start(receive)
+                while (frame := self._requests.get()) is not None:
+                    write_frame(send, frame)
+                    self._replies.put(read_frame(receive))
+        except ValueError:
+            self._replies.put(b"")  # which is no reply either
+        except (OSError, EOFError):
+            self._replies.put(None)
+
+    def exchange(self, frame: bytes, seconds: float | None) -> bytes:
+        """Return the reply to a message.
+
+        Raises
+        ------
+        _TooLate
+            Where there is none after `seconds`.
+        _Ended
+            Where there will be none.
+        """
+        self._requests.put(frame)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            wait = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
+            ended = self.process.poll() is not None  # looked at first: a reply may have come just before the end
+            try:
+                reply = self._replies.get(timeout=max(wait, 0.0))
+            except queue.Empty:
+                if ended:
+                    raise _Ended from None  # even if a process that it left behind still has the pipe
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise _TooLate from None
+                continue
+            if reply is None:
+                raise _Ended
+            return reply
+
+    def end(self) -> str:
+        """End the process, if it still runs, and return how it ended as a predicate; "" if it had to be ended."""
+        self._requests.put(None)
+        try:
+            how = how_it_ended(self.process.wait(GRACE))
+        except subprocess.TimeoutExpired:
+            how = ""
+        child_process.end(self.process)
+        return how
+
+
+class _Isolated:
+    """A candidate's name, its time limit, and the process that serves it at present."""
+
+    def __init__(self, target: str, timeout: float | None) -> None:
+        self._target, self._timeout = target, timeout
+        self._worker: _Worker | None = None
+        offers, extras = self._load().split(";")
+        self.implementation = Implementation(
+            target, frozenset(offers.split()), self._ask, frozenset(extras.split()), guard=None
+        )
+
+    def _load(self) -> str:
+        """Start a process, and return what the candidate in it offers."""
+        self._worker = _Worker()
+        path = [""] if "" in sys.path else []
+        limit = LOADING if self._timeout is None else max(LOADING, self._timeout)
+        try:
+            kind, text, _ = self._exchange((self._target, path, self._timeout), limit)
+        except Misbehaviour as error:
+            raise LoadError(f"cannot load {self._target!r}: it {error}") from None
+        if kind != "offers":
+            self.close()
+            raise LoadError(text)
+        return text
+
+    def _ask(self, step: Step, query: Query) -> Any:
+        if self._worker is None:
+            try:
+                self._load()
+            except LoadError as error:
+                raise Lost(f"could not be loaded again: {error}") from None
+        kind, text, named = self._exchange((step, query), self._timeout)
+        if kind == "answer":
+            return result_of(step, query, named)
+        raise {"unsupported": NotImplementedError, "hung": Hung}.get(kind, Misbehaviour)(text)
+
+    def _exchange(self, message: object, limit: float | None) -> tuple[str, str, Answer]:
+        """Return the reply to a message; where there is none, the process is of no more use."""
+        worker = self._worker
+        assert worker is not None
+        try:
+            return read_reply(worker.exchange(pickle.dumps(message), None if limit is None else limit + GRACE))
+        except _TooLate:
+            self._worker = None
+            child_process.end(worker.process)
+            raise Hung(f"gave no answer within {limit:g} s") from None
+        except _Ended:
+            self._worker = None
+            how = worker.end() or "closed its connection to the kit"
+            raise Lost(f"{how}{worker.printed.tail()}") from None
+        except ValueError as error:
+            self.close()
+            raise Lost(f"wrote to its connection to the kit ({error})") from None
+
+    def close(self) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None

@@ -1,0 +1,39 @@
+"""An answer that came from another process, in the types that the contract has for it."""
+
+from typing import Any
+
+import numpy as np
+
+from adamshap.reference.problem import AdamState, Marginals, Step
+from adamshap.verify.implementation import Answer, Misbehaviour, Query
+
+
+def result_of(step: Step, query: Query, named: Answer) -> Any:
+    """Return named numbers as what the function of the call returns.
+
+    Raises
+    ------
+    Misbehaviour
+        Where the names are not those of an answer to the call.
+    """
+    if query.function == "update":
+        return _update(step, named)
+    wanted = {"values", "empty", "total"} if query.function == "marginals" and len(named) > 1 else {"values"}
+    if set(named) != wanted:
+        raise Misbehaviour(f"returned the names {', '.join(named)}, not {', '.join(sorted(wanted))}")
+    if len(wanted) == 1:
+        return named["values"]
+    return Marginals(named["values"], named["empty"], named["total"], np.zeros(step.n))  # type: ignore[arg-type]
+
+
+def _update(step: Step, named: Answer) -> Any:
+    wanted = ["step", *(f"{kind}.{name}" for kind in ("params", "m", "v") for name in step.params)]
+    if set(named) != set(wanted):
+        raise Misbehaviour(f"returned the names {', '.join(named)}, not {', '.join(wanted)}")
+    params, m, v = ({name: named[f"{kind}.{name}"] for name in step.params} for kind in ("params", "m", "v"))
+    count = named["step"]
+    try:
+        state = AdamState(int(count) if count.ndim == 0 and count == np.round(count) else count, m, v)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise Misbehaviour(f"returned no state of Adam: {error}") from error
+    return params, state
