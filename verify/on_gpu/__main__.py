@@ -3,12 +3,13 @@
 import argparse
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from adamshap.verify.on_gpu.conductor import RUN, Conductor
+from adamshap.verify.on_gpu.conductor import RUN, SIGNALS, Conductor
 from adamshap.verify.on_gpu.plan import STAGES, Setting
 
 COMPLETE, FAILED, PARTIAL = 0, 1, 3
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{scratch}/inductor")
         conductor = Conductor(options.out, 60 * options.minutes, setting, frozenset(options.stages.split(",")), _say)
         found = conductor.run()
+        for number in SIGNALS:  # all is written; Python, as it ends, would give up the conductor's handlers
+            signal.signal(number, signal.SIG_IGN)
     _say(f"{conductor.receipt_file} and {options.out / RUN}")
     if found.partial:
         _say(f"partial: without a complete {', '.join(found.missing)}")

@@ -27,9 +27,11 @@ from adamshap.verify import receipt
 from adamshap.verify.on_gpu.child import NUMBER_BYTES, RESTART
 from adamshap.verify.on_gpu.plan import RECEIPT_SECONDS, STAGES, Setting, Stage, limit_of
 
-__all__ = ["LOG", "RUN", "Conductor", "Outcome", "folder_of"]
+__all__ = ["LOG", "RUN", "SIGNALS", "Conductor", "Outcome", "folder_of"]
 
 RUN, LOG = "run.json", "run.log"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""They end a run in order."""
 SCHEMA = 1
 
 NUMBERS = 10_000
@@ -127,8 +129,8 @@ class Conductor:
     def run(self) -> receipt.Receipt:
         """Run every chosen stage and return the receipt, which is also in the folder."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(name, self._stop)
+        for number in SIGNALS:
+            signal.signal(number, self._stop)
         self.write()
         with (self.out / LOG).open("ab") as log:
             for number, stage in enumerate(self.stages):

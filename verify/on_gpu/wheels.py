@@ -14,7 +14,7 @@ from pathlib import Path
 
 __all__ = ["MACHINE", "SOURCES", "WHEELS", "commands", "main"]
 
-MACHINE = ("cupy-cuda13x", "hypothesis", "numba", "numpy", "pytest", "rich", "torch", "typer")
+MACHINE = ("cupy-cuda13x", "hypothesis", "llvmlite", "numba", "numpy", "pytest", "rich", "torch", "typer")
 """Packages that the machine is expected to have, with what they need themselves."""
 
 WHEELS = ("autograd", "mpmath", "threadpoolctl")
