@@ -25,7 +25,15 @@ from adamshap.reference.problem import (
 )
 from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer, arrays_of
 from adamshap.verify.oracle import expected_and_bounds
-from adamshap.verify.strategies import large_steps, null_samples, seeds, steps, steps_with_null_samples
+from adamshap.verify.strategies import (
+    DIMENSIONS,
+    large_steps,
+    null_samples,
+    seeds,
+    steps,
+    steps_with_null_samples,
+    wide_steps,
+)
 from adamshap.verify.tolerance import DRAWS, parameter_count, rounding, widening_conditioning
 
 Kind = Literal["agreement", "metamorphic"]
@@ -42,7 +50,7 @@ EACH_FUNCTION = (
 )
 
 LARGE = 5
-"""What a case of `large_steps` costs, in ordinary cases."""
+"""What a case of `large_steps` or `wide_steps` costs, in ordinary cases."""
 
 
 @dataclass(frozen=True)
@@ -330,9 +338,13 @@ def in_dtype(step: Step, dtype: npt.DTypeLike) -> Step:
     return Step(step.net, cast(step.params), step.adam, state, train, valid, step.reduction)
 
 
+_STEPS = steps(at_edges=DIMENSIONS)
+
+
 def cases(query: Query, **limits: Any) -> st.SearchStrategy[Case]:
-    """Return cases of one call over random steps."""
-    return st.builds(Case, steps(**limits), st.just(query), seeds)
+    """Return cases of one call over random steps, of which some are at an edge within `limits`."""
+    at_edges = tuple(name for name in DIMENSIONS if f"max_{name}" not in limits)
+    return st.builds(Case, steps(at_edges=at_edges, **limits), st.just(query), seeds)
 
 
 def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st.SearchStrategy[Case]:
@@ -340,19 +352,37 @@ def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st
     drawn = {"slope": st.sampled_from(SLOPES), "gradient": st.sampled_from(GRADIENTS)}
     fixed = {name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in options.items()}
     query = st.fixed_dictionaries(drawn | fixed).map(lambda given: Query("scores", given))
-    return st.builds(Case, steps() if of is None else of, query, seeds)
+    return st.builds(Case, _STEPS if of is None else of, query, seeds)
 
 
 @st.composite
-def utility_cases(draw: Any) -> Case:
+def micro_batch_cases(draw: Any, of: st.SearchStrategy[Case], sizes: st.SearchStrategy[int]) -> Case:
+    """Return cases of `of` with `micro_batch`; two of three times it leaves one sample over, or lacks one to fit."""
+    case, size = draw(of), draw(sizes, label="micro_batch")
+    over = draw(st.sampled_from((None, 1, -1)), label="samples over")
+    if over is not None:
+        fitting = [size for size in range(2, case.step.n) if (case.step.n - over) % size == 0]
+        size = draw(st.sampled_from(fitting), label="fitting micro_batch") if fitting else size
+    return replace(case, query=Query("scores", {**case.query.options, "micro_batch": size}))
+
+
+@st.composite
+def utility_cases(draw: Any, of: st.SearchStrategy[Step] = _STEPS) -> Case:
     """Return cases of `utility` over random coalitions, the empty and the whole one among them."""
-    step = draw(steps())
+    step = draw(of)
     mask = np.array(draw(st.lists(st.booleans(), min_size=step.n, max_size=step.n), label="coalition"), dtype=bool)
     return Case(step, Query("utility", {"coalition": mask}))
 
 
-def _agreement(name: str, sentence: str, equation: str, function: str, strategy: st.SearchStrategy[Case]) -> Property:
-    return Property(name, sentence, equation, "agreement", function, strategy, _agrees)
+def _agreement(
+    name: str,
+    sentence: str,
+    equation: str,
+    function: str,
+    strategy: st.SearchStrategy[Case],
+    extra: str = "",
+) -> Property:
+    return Property(name, sentence, equation, "agreement", function, strategy, _agrees, extra)
 
 
 def _metamorphic(
@@ -454,7 +484,7 @@ _AGREEMENT: tuple[Property, ...] = (
         "scores",
         st.builds(
             Case,
-            steps(kinds=("ordinary", "adversarial")),
+            steps(kinds=("ordinary", "adversarial"), at_edges=DIMENSIONS),
             st.sampled_from(GRADIENTS).map(
                 lambda gradient: Query(
                     "scores", {"slope": "linearized", "gradient": gradient, "denominator": "previous"}
@@ -473,19 +503,17 @@ _AGREEMENT: tuple[Property, ...] = (
 )
 
 _TWO_TERM: tuple[Property, ...] = tuple(
-    replace(
-        _agreement(
-            f"scores-{TWO_TERM}-{kind}",
-            f"Scores with slope '{TWO_TERM}' made for the marginals '{kind}' are the oracle's.",
-            "score_i = ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩",
-            "scores",
-            score_cases(
-                slope=TWO_TERM,
-                kind=kind,
-                per_validation=st.booleans(),
-                efficient=st.booleans(),
-                nodes=st.sampled_from([(4, 4), (8, 2), (2, 3)]),
-            ),
+    _agreement(
+        f"scores-{TWO_TERM}-{kind}",
+        f"Scores with slope '{TWO_TERM}' made for the marginals '{kind}' are the oracle's.",
+        "score_i = ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩",
+        "scores",
+        score_cases(
+            slope=TWO_TERM,
+            kind=kind,
+            per_validation=st.booleans(),
+            efficient=st.booleans(),
+            nodes=st.sampled_from([(4, 4), (8, 2), (2, 3)]),
         ),
         extra="kind",
     )
@@ -553,14 +581,14 @@ _METAMORPHIC: tuple[Property, ...] = (
         "null-sample",
         "A sample without a gradient scores nothing.",
         "x_i = 0 ⇒ score_i = 0",
-        score_cases(steps_with_null_samples(steps()), per_validation=st.booleans()),
+        score_cases(steps_with_null_samples(_STEPS), per_validation=st.booleans()),
         _null_samples_score_nothing,
     ),
     _metamorphic(
         "micro-batch",
         "The size of micro-batches changes nothing.",
         "score(step, micro_batch) = score(step)",
-        score_cases(micro_batch=st.integers(1, 33)),
+        micro_batch_cases(score_cases(), st.integers(1, 33)),
         _micro_batches_change_nothing,
         extra="micro_batch",
     ),
@@ -590,7 +618,72 @@ _METAMORPHIC_OF_TWO_TERMS: tuple[Property, ...] = (
     _of_two_terms("additivity"),
     _of_two_terms("efficiency", efficient=True),
     _of_two_terms("rescaling"),
-    _of_two_terms("null-sample", of=steps_with_null_samples(steps()), per_validation=st.booleans()),
+    _of_two_terms("null-sample", of=steps_with_null_samples(_STEPS), per_validation=st.booleans()),
+)
+
+_LARGE_AGREEMENT: tuple[Property, ...] = tuple(
+    replace(
+        _agreement(
+            f"large-{name}",
+            f"Every width, n and n_val is beyond 256, and no tile divides it: {what} the oracle's.",
+            equation,
+            function,
+            strategy,
+            extra,
+        ),
+        cost=LARGE,
+    )
+    for name, what, equation, function, strategy, extra in (
+        (
+            "update",
+            "the step is",
+            "θ⁺ = θ − A(g) − η λ θ",
+            "update",
+            st.builds(Case, wide_steps(), st.just(Query("update")), seeds),
+            "",
+        ),
+        ("utility", "a utility is", "U(S) = L(θ) − L(θ − A(g_S) − η λ θ)", "utility", utility_cases(wide_steps()), ""),
+        (
+            "marginals",
+            "marginals are",
+            "U₁(S) = ⟨∇L(θ), A(g_S)⟩",
+            "marginals",
+            st.builds(
+                Case,
+                wide_steps(),
+                # The exact loss costs a forward pass a sample, and as much again for every draw of the bound.
+                st.sampled_from(("first", "last")).map(
+                    lambda kind: Query("marginals", {"kind": kind, "loss": "first_order"})
+                ),
+                seeds,
+            ),
+            "",
+        ),
+        (
+            "scores",
+            "scores are",
+            "score_i = ⟨Γ ⊙ S, x_i⟩",
+            "scores",
+            score_cases(wide_steps(), per_validation=st.booleans(), efficient=st.booleans()),
+            "",
+        ),
+        (
+            TWO_TERM,
+            "scores of two terms are",
+            "score_i = ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩",
+            "scores",
+            score_cases(wide_steps(), slope=TWO_TERM, kind=st.sampled_from(MARGINALS), per_validation=st.booleans()),
+            "kind",
+        ),
+        (
+            "influence",
+            "the influence is",
+            "⟨∇L(θ⁺), A'(g) ⊙ x_i⟩",
+            "influence",
+            st.builds(Case, wide_steps(), st.just(Query("influence")), seeds),
+            "",
+        ),
+    )
 )
 
 _LARGE: tuple[Property, ...] = (
@@ -599,7 +692,17 @@ _LARGE: tuple[Property, ...] = (
     _large(_BY_NAME["efficiency"], score_cases(large_steps(), efficient=True)),
     _large(_BY_NAME["duplicate-batch"], score_cases(large_steps(), slope=_NOT_RANDOM)),
     _large(_BY_NAME["null-sample"], score_cases(steps_with_null_samples(large_steps()))),
-    _large(_BY_NAME["micro-batch"], score_cases(large_steps(), micro_batch=st.sampled_from([100, 255, 256, 257]))),
+    _large(
+        _BY_NAME["micro-batch"],
+        micro_batch_cases(score_cases(large_steps()), st.sampled_from([100, 255, 256, 257])),
+    ),
 )
 
-PROPERTIES = (*_AGREEMENT, *_TWO_TERM, *_METAMORPHIC, *_METAMORPHIC_OF_TWO_TERMS, *_LARGE)
+PROPERTIES = (
+    *_AGREEMENT,
+    *_TWO_TERM,
+    *_METAMORPHIC,
+    *_METAMORPHIC_OF_TWO_TERMS,
+    *_LARGE_AGREEMENT,
+    *_LARGE,
+)
