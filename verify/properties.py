@@ -4,7 +4,7 @@
 candidate's answers with each other, so they can run on problems that no oracle reaches.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ from adamshap.verify.strategies import (
     steps_with_null_samples,
     wide_steps,
 )
-from adamshap.verify.tolerance import DRAWS, parameter_count, rounding, widening_conditioning
+from adamshap.verify.tolerance import CLOSE, DRAWS, MORE_DRAWS, parameter_count, rounding, widening_conditioning
 
 Kind = Literal["agreement", "metamorphic"]
 
@@ -155,10 +155,22 @@ def _worst(got: Answer, wanted: Answer, bound: Answer) -> tuple[float, str, floa
 
 def _agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype)
+    # The first is for the least that is rounded, the second for all of it, and no draw is in them yet.
+    return _compare_widening(case, got, wanted, enumerate(widening, start=-1), DRAWS)
+
+
+def _compare_widening(
+    case: Case, got: Answer, wanted: Answer, widening: Iterable[tuple[int, Answer]], enough: int
+) -> float:
+    """Return the largest share of its bound that an error takes, as `compare`, for bounds that grow with their draws.
+
+    An error that is plainly within a bound, or beyond `CLOSE` bounds with `enough` draws, needs no more of them.
+    """
     bound: Answer = {}
-    for bound in widening:
-        if (share := _worst(got, wanted, bound)[0]) <= AMPLE:
-            return share
+    for draws, bound in widening:
+        share = _worst(got, wanted, bound)[0]
+        if share <= AMPLE or (draws >= enough and not 1 < share <= CLOSE):
+            break
     return compare(case, got, wanted, bound)
 
 
@@ -174,24 +186,25 @@ def _agree(
     oracle: how far `base` moves when the inputs change by relative u, the largest over the samples. A dot product's
     own terms are not seen from outside; where they cancel, this shows it.
     """
-    length, largest, limit = parameter_count(about.step) + about.step.n, np.abs(base).max(), np.zeros(())
-    for spread in _spreads(ask, about, dtype):
-        limit = np.asarray(factor * rounding(largest + spread / rounding(1.0, 1, dtype), length, dtype))
-        if (share := _worst({"values": got}, {"values": wanted}, {"values": limit})[0]) <= AMPLE:
-            return share
-    return compare(case, {"values": got}, {"values": wanted}, {"values": limit})
+    length, largest = parameter_count(about.step) + about.step.n, np.abs(base).max()
+
+    def limit(spread: float) -> Answer:
+        return {"values": np.asarray(factor * rounding(largest + spread / rounding(1.0, 1, dtype), length, dtype))}
+
+    widening = ((draws, limit(spread)) for draws, spread in enumerate(_spreads(ask, about, dtype)))
+    # The largest over the samples is what counts: where they are many, few draws see it.
+    enough = DRAWS if about.step.n <= 256 else 2
+    return _compare_widening(case, {"values": got}, {"values": wanted}, widening, enough)
 
 
 def _spreads(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Iterator[float]:
     """Yield 0, then how far the candidate's own answers have moved after one draw, after two, and so on."""
     yield 0.0
-    # The largest over the samples is what counts: where they are many, few draws see it.
-    draws = DRAWS if case.step.n <= 256 else 2
 
     def again(step: Step) -> Array:
         return ask(in_dtype(step, dtype), case.query)["values"]
 
-    for moved in widening_conditioning(again, case.step, dtype, seed=case.seed, draws=draws):
+    for moved in widening_conditioning(again, case.step, dtype, seed=case.seed, draws=MORE_DRAWS):
         yield float(np.max(moved))
 
 
