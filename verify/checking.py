@@ -20,8 +20,8 @@ from adamshap.verify.random_cases import random_cases
 PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
 """Random cases for each property whose cases are of the ordinary size."""
 
-EVIDENCE = 10
-"""Random cases of a failed property that the diagnosis is made from."""
+EVIDENCE = 15
+"""Random cases of a property that the diagnosis uses."""
 
 Status = Literal["passed", "failed", "not offered", "not supported"]
 
@@ -67,7 +67,7 @@ class Outcome:
     unsupported : tuple of (str, int)
         Reasons why cases were left out, and how many.
     evidence : tuple of Case
-        Random cases, failing or not, of a property that failed.
+        Random cases of the property that were supported, failing or not, `EVIDENCE` at the most.
     share : float
         The largest share of its bound that an error took in the cases that passed.
     """
@@ -138,13 +138,14 @@ def _check_one(
     if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
     ask = asker(candidate, timeout)
-    start, share, reasons = time.monotonic(), 0.0, Counter[str]()
+    start, share, reasons, supported = time.monotonic(), 0.0, Counter[str](), list[Case]()
     examples = max(1, examples // one.cost)
     cases = random_cases(one, examples, seed)
     for number, drawn in enumerate(cases, start=1):
         case = _in_dtype(drawn, dtype)
         try:
             share = max(share, one.check(ask, case, dtype))
+            supported.append(case)
         except Unsupported as reason:
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
@@ -156,7 +157,8 @@ def _check_one(
             return Outcome(one, "failed", number, seconds, finding, tuple(reasons.most_common()), evidence, share)
     status: Status = "not supported" if cases and reasons.total() == len(cases) else "passed"
     seconds = time.monotonic() - start
-    return Outcome(one, status, len(cases), seconds, unsupported=tuple(reasons.most_common()), share=share)
+    evidence = tuple(supported[:EVIDENCE])
+    return Outcome(one, status, len(cases), seconds, None, tuple(reasons.most_common()), evidence, share)
 
 
 def _smallest(

@@ -383,7 +383,9 @@ def micro_batch_cases(draw: Any, of: st.SearchStrategy[Case], sizes: st.SearchSt
 def utility_cases(draw: Any, of: st.SearchStrategy[Step] = _STEPS) -> Case:
     """Return cases of `utility` over random coalitions, the empty and the whole one among them."""
     step = draw(of)
-    mask = np.array(draw(st.lists(st.booleans(), min_size=step.n, max_size=step.n), label="coalition"), dtype=bool)
+    some = st.lists(st.booleans(), min_size=step.n, max_size=step.n).map(lambda members: np.array(members, dtype=bool))
+    nobody, everybody = (np.full(step.n, flag) for flag in (False, True))
+    mask = draw(some | some | st.just(nobody) | st.just(everybody), label="coalition")
     return Case(step, Query("utility", {"coalition": mask}))
 
 
