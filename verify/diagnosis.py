@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.problem import Marginals, Step
+from adamshap.reference.problem import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
 from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, Fault, other_nodes
 from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer
@@ -199,14 +199,18 @@ def _float32(evidence: list[_Evidence], dtype: npt.DTypeLike) -> Iterator[_Expla
 
 
 def _other_nodes(evidence: list[_Evidence]) -> Iterator[_Explanation]:
-    """The first numbers of quadrature nodes that explain all, none where no failed property takes nodes."""
-    if any(one.case.query.function != "scores" for one in evidence):
+    """The first numbers of quadrature nodes that explain all, none where a wrong answer does not depend on them."""
+    if not all(_takes_nodes(one.case.query) for one in evidence if _differs(one, one.right)):
         return
     for path, normal in itertools.product(NODES, NODES[1:]):
         fault = other_nodes(path, normal)
         if _explains(fault.implementation(), evidence):
             yield _of_fault(fault)
             return
+
+
+def _takes_nodes(query: Query) -> bool:
+    return query.options.get("slope") in ("random_order", TWO_TERM) or query.options.get("gradient") == "path"
 
 
 def _factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
@@ -293,15 +297,15 @@ def _size(array: npt.NDArray[np.float64]) -> float:
 
 
 def _explains(faulty: Implementation, evidence: list[_Evidence]) -> bool:
-    return all(_answers_as(faulty, one, lambda step: 1.0) for one in evidence)
+    answers = ((one, _answer_or_none(faulty, one)) for one in evidence)
+    return all(other is not None and not _differs(one, other) for one, other in answers)
 
 
-def _answers_as(faulty: Implementation, one: _Evidence, factor: Callable[[Step], float]) -> bool:
+def _answer_or_none(faulty: Implementation, one: _Evidence) -> Answer | None:
     try:
-        other = answer(faulty, one.case.step, one.case.query)
+        return answer(faulty, one.case.step, one.case.query)
     except Misbehaviour:
-        return False
-    return not _differs(one, other, factor(one.case.step))
+        return None
 
 
 def _common_factors(faulty: Implementation, evidence: list[_Evidence]) -> Iterator[tuple[str, Callable[[Step], float]]]:
@@ -311,21 +315,30 @@ def _common_factors(faulty: Implementation, evidence: list[_Evidence]) -> Iterat
     """
     if any("values" not in one.got for one in evidence):
         return
+    answers: dict[int, Answer | None] = {}
+
+    def explained_by(factor: Callable[[Step], float]) -> bool:
+        return all(fits(place, one, factor(one.case.step)) for place, one in enumerate(evidence))
+
+    def fits(place: int, one: _Evidence, factor: float) -> bool:
+        if place not in answers:
+            answers[place] = _answer_or_none(faulty, one)
+        other = answers[place]
+        return other is not None and not _differs(one, other, factor)
+
     for name, factor in FACTORS:
-        if all(_answers_as(faulty, one, factor) for one in evidence):
+        if explained_by(factor):
             yield name, factor
             return
-    wrong = [one for one in evidence if _differs(one, one.right) and one.got["values"].any()]
+    wrong = [place for place, one in enumerate(evidence) if one.got["values"].any() and _differs(one, one.right)]
     if len(wrong) < 2:  # a single case of a single number fits every factor
         return
-    try:
-        first = answer(faulty, wrong[0].case.step, wrong[0].case.query)["values"]
-    except Misbehaviour:
+    first = _answer_or_none(faulty, evidence[wrong[0]])
+    square = 0.0 if first is None else float(np.vdot(first["values"], first["values"]))
+    if first is None or square == 0 or not np.isfinite(square):
         return
-    square = float(np.vdot(first, first))
-    if square == 0 or not np.isfinite(square):
-        return
-    ratio = float(np.vdot(first, wrong[0].got["values"]) / square)
-    name = f"{ratio:.6g}"
-    if name != "1" and all(_answers_as(faulty, one, lambda step: ratio) for one in evidence):
+    ratio = float(np.vdot(first["values"], evidence[wrong[0]].got["values"]) / square)
+    # A factor of 1 is none, and one of −1 has a name: what is close to them is written out.
+    name = next((text for digits in (6, 12) if (text := f"{ratio:.{digits}g}") not in ("1", "-1")), "")
+    if name and explained_by(lambda step: ratio):
         yield name, lambda step: ratio
