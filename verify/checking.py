@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase
 from adamshap.reference.problem import Step
 from adamshap.verify.implementation import Implementation, Misbehaviour, Unsupported
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
-from adamshap.verify.random_cases import random_cases
+from adamshap.verify.random_cases import random_cases, seed_of
 
 PROFILES = {"quick": 15, "ci": 60, "thorough": 600}
 """Random cases for each property whose cases are of the ordinary size."""
@@ -188,7 +188,7 @@ def _smallest(
         phases=(Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
-    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(once)))
+    )(hypothesis.seed(seed_of(one, seed))(hypothesis.given(one.cases)(once)))
     try:
         with warnings.catch_warnings():
             # Hypothesis describes a failing case to itself, and complains of the description's length.

@@ -1,5 +1,6 @@
 """Random cases of a property: the same for every candidate, so those of a short profile are drawn once and kept."""
 
+import zlib
 from functools import lru_cache
 
 import hypothesis
@@ -24,6 +25,18 @@ def random_cases(one: Property, count: int, seed: int) -> tuple[Case, ...]:
     return _remembered(one, count, seed) if count <= REMEMBERED_COUNT else _drawn(one, count, seed)
 
 
+def seed_of(one: Property, seed: int) -> int:
+    """Return the seed of one property's cases: properties with the same steps would all draw the same few of them.
+
+    Parameters
+    ----------
+    one : Property
+    seed : int
+        Of the whole run.
+    """
+    return zlib.crc32(f"{seed} {one.name}".encode())
+
+
 def _drawn(one: Property, count: int, seed: int) -> tuple[Case, ...]:
     cases: list[Case] = []
 
@@ -36,7 +49,7 @@ def _drawn(one: Property, count: int, seed: int) -> tuple[Case, ...]:
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
-    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(keep)))()
+    )(hypothesis.seed(seed_of(one, seed))(hypothesis.given(one.cases)(keep)))()
     return tuple(cases)
 
 
