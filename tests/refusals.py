@@ -337,6 +337,8 @@ COMMANDS = (
     "adamshap show nowhere",
     "adamshap show run",
     "adamshap verify nothing.mine",
+    "adamshap verify engine --offers two_term",
+    "adamshap verify --command mine --offers everything",
     "adamshap vectors check nowhere",
 )
 

@@ -10,6 +10,9 @@ import typer
 
 from adamshap.reference.command.errors import CommandError
 
+_EXTRAS = {"two_term": "kind", "micro_batch": "micro_batch"}
+"""What a command may say that it has, and the option of `scores` that a Python function names for it."""
+
 
 def verify_command(
     target: Annotated[
@@ -28,6 +31,15 @@ def verify_command(
             show_default=False,
             help='Instead of TARGET, a program in any language: "./mine {case} {result}" reads a JSON file with a list'
             " of cases and writes one with the answers; adamshap.verify.process tells both formats.",
+        ),
+    ] = None,
+    offers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXTRA",
+            show_default=False,
+            help="What COMMAND has beyond the contract: scores with slope two_term for each kind, or with micro_batch;"
+            " may be given twice. TARGET says so by the parameters of its scores.",
         ),
     ] = None,
     profile: Annotated[
@@ -59,6 +71,13 @@ def verify_command(
     """
     if (target is None) == (command is None):
         raise CommandError("needs a TARGET or --command, and not both")
+    unknown = [name for name in offers or () if name not in _EXTRAS]
+    if unknown:
+        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(_EXTRAS)}")
+    if offers and command is None:
+        raise CommandError(
+            f"--offers: got {offers[0]!r} with a TARGET, whose scores say so by their parameters; needs --command"
+        )
     tried = str(command if target is None else target)
     try:
         importlib.import_module("hypothesis")
@@ -83,7 +102,10 @@ def verify_command(
     chosen = [known[name] for name in only] if only else list(PROPERTIES)
     try:
         if target is None:
-            candidate, outcomes = check_command(tried, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
+            extras = frozenset(_EXTRAS[name] for name in offers or ())
+            candidate, outcomes = check_command(
+                tried, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout, extras=extras
+            )
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             candidate = load(target)

@@ -60,6 +60,7 @@ def check_command(
     seed: int = 0,
     timeout: float = 60.0,
     shrink_seconds: float = 10.0,
+    extras: frozenset[str] = frozenset(),
 ) -> tuple[Implementation, list[Outcome]]:
     """Return `command` as an implementation, and the outcome of each property; as `checking.check`.
 
@@ -69,6 +70,8 @@ def check_command(
         With ``{case}`` and ``{result}``.
     timeout : float
         Seconds that one process may take, for all the cases of a property.
+    extras : frozenset of str
+        Those of `implementation.EXTRAS` that the command has.
 
     Raises
     ------
@@ -76,16 +79,18 @@ def check_command(
         Where the command cannot be run at all.
     """
     candidate = CommandCandidate(command, timeout)
-    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask)
+    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask, extras)
     outcomes = []
     for one in properties:
         asked: list[tuple[Step, Query]] = []
 
         def record(step: Step, query: Query, asked: list[tuple[Step, Query]] = asked) -> Any:
             asked.append((step, query))
-            return ORACLE.ask(step, query)
+            # The oracle has no micro-batches, and they change nothing.
+            options = {name: value for name, value in query.options.items() if name != "micro_batch"}
+            return ORACLE.ask(step, Query(query.function, options))
 
-        recorder = Implementation("recorder", frozenset(FUNCTIONS), record)
+        recorder = Implementation("recorder", frozenset(FUNCTIONS), record, extras)
         check(recorder, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=0)
         sentence = candidate.prepare(asked)
         (outcome,) = check(
