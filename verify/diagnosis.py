@@ -232,8 +232,8 @@ def _times(one: Implementation, factor: Callable[[Step], float]) -> Implementati
     def ask(step: Step, query: Query) -> Any:
         result = one.ask(step, query)
         if isinstance(result, Marginals):
-            parts = (factor(step) * part for part in (result.values, result.empty, result.total))
-            return Marginals(*parts, result.standard_error)
+            by = factor(step)
+            return replace(result, values=by * result.values, empty=by * result.empty, total=by * result.total)
         return result if query.function == "update" else factor(step) * result
 
     return Implementation(f"{one.name}, times a factor", one.offers, ask, one.extras)

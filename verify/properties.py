@@ -371,7 +371,8 @@ def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st
 @st.composite
 def micro_batch_cases(draw: Any, of: st.SearchStrategy[Case], sizes: st.SearchStrategy[int]) -> Case:
     """Return cases of `of` with `micro_batch`; two of three times it leaves one sample over, or lacks one to fit."""
-    case, size = draw(of), draw(sizes, label="micro_batch")
+    case: Case = draw(of)
+    size = draw(sizes, label="micro_batch")
     over = draw(st.sampled_from((None, 1, -1)), label="samples over")
     if over is not None:
         fitting = [size for size in range(2, case.step.n) if (case.step.n - over) % size == 0]

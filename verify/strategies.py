@@ -131,7 +131,8 @@ def steps(
     Steps whose outputs could exceed `FARTHEST` are left out: float32 could not hold what is computed from them.
     """
     net = draw(networks(max_depth, max_width), label="network")
-    edge, size = draw(st.sampled_from(("",) * 2 * len(at_edges) + at_edges or ("",)), label="edge"), None
+    places = ("",) * max(2 * len(at_edges), 1) + at_edges
+    edge, size = draw(st.sampled_from(places), label="edge"), None
     if edge == "depth":
         depth = draw(st.integers(11, 13), label="depth")
         net = replace(net, sizes=tuple(1 + size % 4 for size in (net.sizes * depth)[: depth + 1]))
@@ -184,7 +185,8 @@ def wide_steps(draw: Any) -> Step:
     """
     narrow, wide = st.integers(2, 3), st.sampled_from(PRIMES)
     sizes = draw(st.tuples(wide, narrow, wide, narrow, wide), label="sizes")
-    return draw(_roomy_steps(sizes, wide, wide))
+    step: Step = draw(_roomy_steps(sizes, wide, wide))
+    return step
 
 
 @st.composite
@@ -197,7 +199,8 @@ def large_steps(draw: Any) -> Step:
     """
     wide, narrow = st.integers(257, 272), st.integers(2, 6)
     sizes = draw(st.tuples(narrow, wide, narrow) | st.tuples(wide, narrow), label="sizes")
-    return draw(_roomy_steps(sizes, st.integers(257, 300), st.integers(1, 4)))
+    step: Step = draw(_roomy_steps(sizes, st.integers(257, 300), st.integers(1, 4)))
+    return step
 
 
 @st.composite
