@@ -154,6 +154,8 @@ def _contradiction(explanation: Implementation, passed: list[Outcome], dtype: np
     """Return the name of a property that the candidate passes and `explanation` breaks on the same cases, or ""."""
     ask = asker(explanation)
     for outcome in passed:
+        if not outcome.property.is_about(explanation):  # the oracle has no micro-batches
+            continue
         try:
             for case in outcome.evidence:
                 outcome.property.check(ask, case, dtype)
@@ -253,7 +255,8 @@ def _pair(evidence: list[_Evidence], passed: list[Outcome], dtype: npt.DTypeLike
 
 
 def _both(inner: Fault, outer: Fault) -> Implementation:
-    return Implementation(f"{inner.name} and {outer.name}", ORACLE.offers, outer.wrap(inner.wrap(ORACLE.ask)))
+    ask = outer.wrap(inner.wrap(ORACLE.ask))
+    return Implementation(f"{inner.name} and {outer.name}", ORACLE.offers, ask, ORACLE.extras)
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------

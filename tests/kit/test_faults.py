@@ -107,6 +107,19 @@ def test_a_passed_property_of_another_function_rules_nothing_out() -> None:
     assert diagnosis.contradicted_by == ""
 
 
+def test_micro_batches_which_the_oracle_lacks_rule_nothing_out() -> None:
+    wrong = BY_NAME["bias-dropped"].wrap(ORACLE.ask)
+
+    def ask(step: Step, query: Query) -> Array:
+        options = {name: value for name, value in query.options.items() if name != "micro_batch"}
+        return wrong(step, Query(query.function, options))
+
+    candidate = Implementation("in micro-batches", frozenset({"scores"}), ask, frozenset({"micro_batch"}))
+    diagnosis = diagnosed(candidate, "scores-secant-start", "micro-batch")
+    assert diagnosis.faults == ("bias-dropped",)
+    assert diagnosis.contradicted_by == ""
+
+
 def test_answers_of_0_for_some_cases_are_no_factor() -> None:
     assert diagnosed(BY_NAME["nothing-for-nobody"].implementation(), "utility").factor == ""
     forgetful = Implementation(
