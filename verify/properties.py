@@ -641,7 +641,7 @@ _LARGE_AGREEMENT: tuple[Property, ...] = tuple(
     replace(
         _agreement(
             f"large-{name}",
-            f"With input, hidden layer, outputs, n and n_val beyond 256, each no multiple of a tile, {what} the oracle's.",
+            f"With inputs, a hidden layer, outputs, n and n_val all primes beyond 256, {what} the oracle's.",
             equation,
             function,
             strategy,
