@@ -408,6 +408,8 @@ COMMANDS = (
     "adamshap show run",
     "adamshap verify nothing.mine",
     "adamshap verify --command ./mine --in-process",
+    "adamshap verify engine --offers two_term",
+    "adamshap verify --command mine --offers everything",
     "adamshap vectors check nowhere",
 )
 

@@ -1,29 +1,108 @@
 """The pages of docs/ that hold code are run, and what the tables claim is tried on a smaller case."""
 
 import doctest
+import inspect
 import json
 import re
 import runpy
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from adamshap.reference import scores
+from adamshap import reference
+from adamshap.reference import Adam, Network, Step, scores
 from adamshap.reference.command.errors import BROKE_OFF, INTERNAL, INTERRUPTED, TERMINATED
 from adamshap.reference.command.main import GROUP, build
 from adamshap.reference.game import exact_game, shapley_values
+from adamshap.reference.problem import quadrature_nodes
+from adamshap.verify.checking import PROFILES
+from adamshap.verify.faults import FAULTS
+from adamshap.verify.properties import PROPERTIES
+from adamshap.verify.tolerance import CLOSE, DRAWS, MORE_DRAWS, SAFETY
+from adamshap.verify.vector_cases import planned
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.rglob("*.md")),
+    *sorted((ROOT / "verify").rglob("*.md")),
+]
 
 
 def test_the_worked_example_is_true() -> None:
     result = doctest.testfile(str(DOCS / "worked-example.md"), module_relative=False, optionflags=doctest.FAIL_FAST)
     assert result.attempted > 10
     assert result.failed == 0
+
+
+COUNTS = {
+    r"(\d+) known mistakes": len(FAULTS),
+    r"(\d+) of \d+ mistakes": len(FAULTS),
+    r"of (\d+) mistakes": len(FAULTS),
+    r"(\d+) properties": len(PROPERTIES),
+    r"(\d+) small cases": len(list(planned())),
+    r"(\d+) vectors": len(list(planned())),
+    r"(\d+) random cases each": PROFILES["quick"],
+    r"It is (\d+) times the sum of": SAFETY,
+    r"the largest of (\d+) draws\.": DRAWS,
+    r"(\d+) more are drawn": MORE_DRAWS - DRAWS,
+    r"by a factor of up to (\d+)": CLOSE,
+}
+"""What the program knows the number of, as pages say it."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_count_on_a_page_is_the_program_s(page: Path) -> None:
+    """Regenerate a page that a script writes, correct any other."""
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for pattern, number in COUNTS.items():
+        for found in re.finditer(pattern, text):
+            assert float(found[1]) == number, found[0]
+
+
+@pytest.mark.parametrize("pattern", [r"(\d+) small cases", r"It is (\d+) times", r"(\d+) more are drawn"])
+def test_counts_are_found_where_they_stand(pattern: str) -> None:
+    assert re.search(pattern, " ".join((DOCS / "verify.md").read_text(encoding="utf-8").split()))
+
+
+def test_the_page_of_the_faults_has_every_fault() -> None:
+    """Run ``python docs/faults.py`` where this fails."""
+    rows = [line for line in (DOCS / "faults.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == [fault.name for fault in FAULTS]
+
+
+def defaults(function: Any) -> str:
+    parameters = inspect.signature(function).parameters.values()
+    given = [one for one in parameters if one.default is not one.empty]
+    return ", ".join(f"`{one.name}` {one.default}" for one in given)
+
+
+@pytest.mark.parametrize("function", [reference.scores, reference.marginals, Network, Adam, Step])
+def test_the_page_of_the_vectors_has_the_defaults(function: Any) -> None:
+    assert f"| `{function.__name__}` | {defaults(function)} |" in (DOCS / "vectors.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_the_vectors_has_their_limits() -> None:
+    steps = [one.step for one in planned()]
+    limits = {
+        "layers": max(step.net.depth for step in steps),
+        "width of a layer, classes": max(max(step.net.sizes) for step in steps),
+        "n": max(step.n for step in steps),
+        "n_val": max(step.n_val for step in steps),
+        "completed steps": max(step.state.step for step in steps),
+    }
+    page = (DOCS / "vectors.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([^|`]+) \| (\d+) \|$", page, re.M) == [(name, str(most)) for name, most in limits.items()]
+    assert f"ε is at least {min(step.adam.eps for step in steps)}" in page
+    nodes = {slope: quadrature_nodes(None, slope) for slope in ("two_term", "secant")}
+    assert f"`nodes` None is {nodes['two_term']} for `two_term` and {nodes['secant']} for every other slope" in page
 
 
 def test_the_command_page_has_every_option() -> None:

@@ -1,4 +1,4 @@
-"""The pytest plugin, in runs of pytest of its own."""
+"""Both pytest plugins, in runs of pytest of their own: the one that installs with the package, and `device_plugin`."""
 
 import sys
 from typing import Any
@@ -7,11 +7,13 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
+DEVICE_PLUGIN = ("-p", "adamshap.verify.device_plugin")
+
 # A machine with a GPU, as the plugin would see it: nothing else is changed.
 PRETEND_GPU = """
-from adamshap.verify import plugin, receipt
+from adamshap.verify import device_plugin, receipt
 
-plugin._real_devices = lambda: 1
+device_plugin._real_devices = lambda: 1
 receipt.this_machine = lambda: receipt.Machine("Made-up GPU", "13.2", "13.0", "14.2.0")
 """
 ON_A_GPU = """
@@ -30,8 +32,17 @@ def test_without_gpu():
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project that asks for nothing of ours."""
     pytester.makeini("[pytest]\naddopts = --strict-markers --strict-config\nfilterwarnings = error\n")
     return pytester
+
+
+@pytest.fixture
+def device_project(project: pytest.Pytester) -> pytest.Pytester:
+    """A project that loads the plugin of devices in its configuration."""
+    options = f"--strict-markers --strict-config {' '.join(DEVICE_PLUGIN)}"
+    project.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
+    return project
 
 
 def test_the_plugin_costs_nothing_when_it_is_not_used(project: pytest.Pytester) -> None:
@@ -39,9 +50,86 @@ def test_the_plugin_costs_nothing_when_it_is_not_used(project: pytest.Pytester) 
         import sys
 
         def test_nothing_is_loaded():
-            assert not {"cupy", "adamshap.verify.cpu_device", "adamshap.verify.receipt"} & set(sys.modules)
+            names = "cupy", "adamshap.verify.cpu_device", "adamshap.verify.device_plugin", "adamshap.verify.receipt"
+            assert not set(names) & set(sys.modules)
     """)
     assert project.runpytest_subprocess().ret == 0
+
+
+THEIR_OWN = """
+import pytest
+
+def pytest_addoption(parser):
+    for name in ("--receipt", "--receipt-source", "--target", "--profile", "--seed", "--timeout"):
+        parser.addoption(name, default="theirs")
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: their own marker")
+
+@pytest.fixture
+def device():
+    return "their device"
+
+@pytest.fixture
+def cupy_on_cpu():
+    return "theirs"
+"""
+WITH_THEIR_OWN = """
+import pytest
+
+OPTIONS = ("--receipt", "--receipt-source", "--target", "--profile", "--seed", "--timeout")
+
+@pytest.mark.gpu
+def test_on_their_gpu(device, cupy_on_cpu, pytestconfig):
+    assert (device, cupy_on_cpu) == ("their device", "theirs")
+    assert [pytestconfig.getoption(name) for name in OPTIONS] == ["here", *["theirs"] * 5]
+"""
+
+
+def test_a_project_with_names_like_ours_is_left_alone(project: pytest.Pytester) -> None:
+    project.makeconftest(THEIR_OWN)
+    project.makepyfile(WITH_THEIR_OWN)
+    result = project.runpytest_subprocess("--receipt", "here")
+    result.assert_outcomes(passed=1)
+    assert not (project.path / "here").exists()
+
+
+def test_a_marker_that_no_plugin_of_theirs_has_is_unknown(project: pytest.Pytester) -> None:
+    """Even a misspelt marker of theirs would be ours otherwise, and skip their test."""
+    project.makepyfile("import pytest\n\n@pytest.mark.gpu\ndef test_it(): pass")
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*'gpu' not found in `markers`*"])
+
+
+@pytest.mark.parametrize("name", ["device", "cupy_on_cpu", "record_error", "record_throughput"])
+def test_no_fixture_of_ours_is_there_unasked(project: pytest.Pytester, name: str) -> None:
+    project.makepyfile(f"def test_it({name}): pass")
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*fixture '{name}' not found*"])
+
+
+def test_every_option_of_ours_has_a_name_of_its_own(project: pytest.Pytester) -> None:
+    added = {True: set(), False: set()}
+    for plugin, words in added.items():
+        text = project.runpytest_subprocess("--help", *(() if plugin else ("-p", "no:adamshap"))).stdout.str()
+        words.update(word for word in text.replace("=", " ").split() if word.startswith("--"))
+    ours = added[True] - added[False]
+    assert "--adamshap-target" in ours
+    assert all(word.startswith(("--adamshap-", "--cupy-on-cpu")) for word in ours), ours
+
+
+def test_what_a_project_runs_on_is_not_said_unasked(project: pytest.Pytester, cupy_on_cpu: Any) -> None:
+    project.makepyfile("""
+        from adamshap.verify import cpu_device
+
+        def test_it():
+            cpu_device.install()
+    """)
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*CuPy on CPU:*")
 
 
 def test_pytest_runs_without_the_plugin(project: pytest.Pytester) -> None:
@@ -50,16 +138,16 @@ def test_pytest_runs_without_the_plugin(project: pytest.Pytester) -> None:
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
-def test_the_option_installs_before_anything_can_import_cupy(project: pytest.Pytester) -> None:
-    project.makeconftest("import cupy")
-    project.makepyfile("""
+def test_the_option_installs_before_anything_can_import_cupy(device_project: pytest.Pytester) -> None:
+    device_project.makeconftest("import cupy")
+    device_project.makepyfile("""
         import cupy
 
         def test_it_runs_on_the_cpu(cupy_on_cpu):
             assert cupy.cuda.runtime.getDeviceProperties(0)["name"] == b"CuPy on CPU"
             assert cupy_on_cpu.current_modes() == cupy_on_cpu.Modes(reverse=True, poison=True)
     """)
-    result = project.runpytest_subprocess("--cupy-on-cpu", "--cupy-on-cpu-modes=reverse,poison")
+    result = device_project.runpytest_subprocess("--cupy-on-cpu", "--cupy-on-cpu-modes=reverse,poison")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["CuPy on CPU: real CuPy code and kernels*(reverse, poison); not a GPU"])
 
@@ -76,21 +164,23 @@ def test_workers_install_it_too(project: pytest.Pytester) -> None:
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
-def test_the_device_fixture_gives_numpy_and_cupy_on_the_cpu_and_skips_a_real_device(project: pytest.Pytester) -> None:
-    project.makepyfile("""
+def test_the_device_fixture_gives_numpy_and_cupy_on_the_cpu_and_skips_a_real_device(
+    device_project: pytest.Pytester,
+) -> None:
+    device_project.makepyfile("""
         def test_sum(device):
             assert int(device.xp.arange(4).sum()) == 6
             print("ran on", device.name, device.xp.__name__)
     """)
-    result = project.runpytest_subprocess("-rs", "-s")
+    result = device_project.runpytest_subprocess("-rs", "-s")
     result.assert_outcomes(passed=2, skipped=1)
     result.stdout.fnmatch_lines(["*ran on cpu numpy*", "*ran on cupy-on-cpu cupy*", "*CuPy on CPU is none*"])
     result.stdout.fnmatch_lines(["CuPy on CPU: real CuPy code and kernels, executed on the CPU; not a GPU"])
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
-def test_the_fixtures_serve_properties_of_hypothesis(project: pytest.Pytester) -> None:
-    project.makepyfile("""
+def test_the_fixtures_serve_properties_of_hypothesis(device_project: pytest.Pytester) -> None:
+    device_project.makepyfile("""
         from hypothesis import given, settings, strategies as st
 
         @settings(deadline=None)  # the first example compiles a kernel
@@ -99,25 +189,25 @@ def test_the_fixtures_serve_properties_of_hypothesis(project: pytest.Pytester) -
             assert int(device.xp.arange(n).sum()) == n * (n - 1) // 2
             record_error("sum", 0.0)
     """)
-    project.runpytest_subprocess().assert_outcomes(passed=2, skipped=1)
+    device_project.runpytest_subprocess().assert_outcomes(passed=2, skipped=1)
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
-def test_cupy_that_is_imported_too_early_is_an_error_and_no_skip(project: pytest.Pytester) -> None:
-    project.makepyfile("import cupy\ndef test_it(cupy_on_cpu): pass")
-    result = project.runpytest_subprocess()
+def test_cupy_that_is_imported_too_early_is_an_error_and_no_skip(device_project: pytest.Pytester) -> None:
+    device_project.makepyfile("import cupy\ndef test_it(cupy_on_cpu): pass")
+    result = device_project.runpytest_subprocess()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*CuPy was imported before*pytest --cupy-on-cpu does so before it collects tests*"])
 
 
 def test_what_is_missing_skips_a_test_and_ends_a_run_that_asked_for_it(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    device_project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADAMSHAP_CPU_DEVICE_CXX", "no-such-compiler")
-    project.makepyfile("def test_it(cupy_on_cpu): pass")
-    silent = project.runpytest_subprocess("-rs")
+    device_project.makepyfile("def test_it(cupy_on_cpu): pass")
+    silent = device_project.runpytest_subprocess("-rs")
     silent.assert_outcomes(skipped=1)
-    asked = project.runpytest_subprocess("--cupy-on-cpu")
+    asked = device_project.runpytest_subprocess("--cupy-on-cpu")
     assert asked.ret == pytest.ExitCode.USAGE_ERROR
     for output in (silent.stdout, asked.stderr):
         output.fnmatch_lines(["*no-such-compiler*"])
@@ -129,29 +219,29 @@ def test_an_unknown_mode_ends_the_run(project: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*modes: got 'backwards'*"])
 
 
-def test_tests_for_a_gpu_are_skipped_without_one(project: pytest.Pytester) -> None:
-    project.makepyfile(ON_A_GPU)
-    project.makeconftest("from adamshap.verify import plugin\nplugin._real_devices = lambda: 0")
-    result = project.runpytest_subprocess("-rs")
+def test_tests_for_a_gpu_are_skipped_without_one(device_project: pytest.Pytester) -> None:
+    device_project.makepyfile(ON_A_GPU)
+    device_project.makeconftest("from adamshap.verify import device_plugin\ndevice_plugin._real_devices = lambda: 0")
+    result = device_project.runpytest_subprocess("-rs")
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(["*needs a real CUDA device: there is none here*"])
 
 
-def test_a_run_on_a_gpu_writes_its_receipt(project: pytest.Pytester) -> None:
+def test_a_run_on_a_gpu_writes_its_receipt(device_project: pytest.Pytester) -> None:
     from adamshap.verify import receipt
 
-    project.makeconftest(PRETEND_GPU)
-    project.makepyfile(ON_A_GPU)
-    project.mkdir("gpu").joinpath("engine.py").write_text("x = 1\n")
-    result = project.runpytest_subprocess("-m", "gpu", "--receipt", "receipts")
+    device_project.makeconftest(PRETEND_GPU)
+    device_project.makepyfile(ON_A_GPU)
+    device_project.mkdir("gpu").joinpath("engine.py").write_text("x = 1\n")
+    result = device_project.runpytest_subprocess("-m", "gpu", "--receipt", "receipts")
     result.assert_outcomes(passed=1, deselected=1)
-    written = receipt.newest(project.path / "receipts")
+    written = receipt.newest(device_project.path / "receipts")
     assert written is not None
     assert written.machine.card == "Made-up GPU"
     assert written.largest_errors == {"additivity": 2e-7}
     assert written.throughput == {"secant": 0.9}
     assert written.passed == 1
-    assert receipt.why_stale(written, project.path / "gpu") is None
+    assert receipt.why_stale(written, device_project.path / "gpu") is None
     result.stdout.fnmatch_lines(["receipt: *.json"])
 
 
@@ -162,12 +252,12 @@ def test_a_run_on_a_gpu_writes_its_receipt(project: pytest.Pytester) -> None:
         "def test_without_gpu(): pass\n",
     ],
 )
-def test_a_run_that_failed_or_ran_nothing_writes_none(project: pytest.Pytester, tests: str) -> None:
-    project.makeconftest(PRETEND_GPU)
-    project.makepyfile(tests)
-    result = project.runpytest_subprocess("--receipt", "receipts")
+def test_a_run_that_failed_or_ran_nothing_writes_none(device_project: pytest.Pytester, tests: str) -> None:
+    device_project.makeconftest(PRETEND_GPU)
+    device_project.makepyfile(tests)
+    result = device_project.runpytest_subprocess("--receipt", "receipts")
     result.stdout.fnmatch_lines(["no receipt: *"])
-    assert not (project.path / "receipts").exists()
+    assert not (device_project.path / "receipts").exists()
 
 
 @pytest.mark.parametrize(
@@ -179,22 +269,24 @@ def test_a_run_that_failed_or_ran_nothing_writes_none(project: pytest.Pytester, 
     ],
 )
 def test_a_receipt_that_cannot_be_is_refused_at_once(
-    project: pytest.Pytester, options: tuple[str, ...], devices: int, message: str
+    device_project: pytest.Pytester, options: tuple[str, ...], devices: int, message: str
 ) -> None:
-    project.makeconftest(f"from adamshap.verify import plugin\nplugin._real_devices = lambda: {devices}")
-    project.makepyfile(ON_A_GPU)
-    result = project.runpytest_subprocess(*options)
+    device_project.makeconftest(
+        f"from adamshap.verify import device_plugin\ndevice_plugin._real_devices = lambda: {devices}"
+    )
+    device_project.makepyfile(ON_A_GPU)
+    result = device_project.runpytest_subprocess(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
-def test_pytest_runs_under_the_sanitizer(project: pytest.Pytester) -> None:
-    project.makepyfile("""
+def test_pytest_runs_under_the_sanitizer(device_project: pytest.Pytester) -> None:
+    device_project.makepyfile("""
         def test_sum(device):
             assert int(device.xp.arange(4).sum()) == 6
     """)
     command = [sys.executable, "-m", "adamshap.verify.cpu_device", "--sanitize", "-m", "pytest"]
-    result: Any = project.run(*command)
+    result: Any = device_project.run(*command)
     result.assert_outcomes(passed=2, skipped=1)
     result.stdout.fnmatch_lines(["CuPy on CPU:*(sanitize); not a GPU"])

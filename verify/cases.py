@@ -92,7 +92,9 @@ def complete(query: Query) -> Query:
     parameters = inspect.signature(getattr(reference, query.function)).parameters
     names = option_names(query.function, query.options)
     defaults = {
-        name: parameters[name].default for name in names if parameters[name].default is not inspect.Parameter.empty
+        name: parameters[name].default
+        for name in names
+        if name in parameters and parameters[name].default is not inspect.Parameter.empty
     }
     whole = defaults | dict(query.options)
     if query.function == "scores":
@@ -101,11 +103,16 @@ def complete(query: Query) -> Query:
 
 
 def option_names(function: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a call's options; `kind` of `scores` is one where the slope is "two_term"."""
+    """Return the names of a call's options.
+
+    `kind` of `scores` is one with the slope "two_term", and `micro_batch`, which the oracle lacks, where it is given.
+    """
     names = tuple(inspect.signature(getattr(reference, function)).parameters)[1:]
-    if function == "scores" and options.get("slope") != TWO_TERM:
-        return tuple(name for name in names if name != "kind")
-    return names
+    if function != "scores":
+        return names
+    if options.get("slope") != TWO_TERM:
+        names = tuple(name for name in names if name != "kind")
+    return (*names, "micro_batch") if "micro_batch" in options else names
 
 
 def answer_to_json(answer: Mapping[str, Array]) -> Json:
@@ -274,6 +281,7 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "kind": _choice(MARGINALS),
     "loss": _choice(MARGINAL_LOSSES),
     "permutations": positive_integer,
+    "micro_batch": positive_integer,
     "seed": lambda name, value: positive_integer(name, value, minimum=0),
     "slope": _choice(SCORE_SLOPES),
     "gradient": _choice(GRADIENTS),

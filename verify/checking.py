@@ -16,13 +16,13 @@ from adamshap.reference.problem import Step
 from adamshap.verify.implementation import Hung, Implementation, Lost, Misbehaviour, Unsupported
 from adamshap.verify.insulation import kept_random_state
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
-from adamshap.verify.random_cases import no_files, random_cases
+from adamshap.verify.random_cases import no_files, random_cases, seed_of
 
 PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
 """Random cases for each property whose cases are of the ordinary size; "once" is for rehearsals."""
 
-EVIDENCE = 10
-"""Random cases of a failed property that the diagnosis is made from."""
+EVIDENCE = 15
+"""Random cases of a property that the diagnosis uses."""
 
 MOST_HANGS = 3
 """Calls of one run that may exceed their time limit; then no further property is tried."""
@@ -94,7 +94,7 @@ class Outcome:
     unsupported : tuple of (str, int)
         Reasons why cases were left out, and how many.
     evidence : tuple of Case
-        Random cases, failing or not, of a property that failed with an answer.
+        Random cases of the property, failing or not, `EVIDENCE` at the most; none where it failed without an answer.
     share : float
         The largest share of its bound that an error took in the cases that passed.
     """
@@ -187,13 +187,14 @@ def _check_one(
     if patience.hangs >= MOST_HANGS:
         return Outcome(one, "not tried", 0, 0.0)
     ask = asker(candidate, timeout)
-    start, share, reasons = time.monotonic(), 0.0, Counter[str]()
+    start, share, reasons, supported = time.monotonic(), 0.0, Counter[str](), list[Case]()
     examples = max(1, examples // one.cost)
     cases = random_cases(one, examples, seed)
     for number, drawn in enumerate(cases, start=1):
         case = _in_dtype(drawn, dtype)
         try:
             share = max(share, one.check(ask, case, dtype))
+            supported.append(case)
         except Unsupported as reason:
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
@@ -210,7 +211,8 @@ def _check_one(
             return Outcome(one, "failed", number, seconds, finding, tuple(reasons.most_common()), evidence, share)
     status: Status = "not supported" if cases and reasons.total() == len(cases) else "passed"
     seconds = time.monotonic() - start
-    return Outcome(one, status, len(cases), seconds, unsupported=tuple(reasons.most_common()), share=share)
+    evidence = tuple(supported[:EVIDENCE])
+    return Outcome(one, status, len(cases), seconds, None, tuple(reasons.most_common()), evidence, share)
 
 
 def _smallest(
@@ -250,7 +252,7 @@ def _smallest(
         phases=(Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
-    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(once)))
+    )(hypothesis.seed(seed_of(one, seed))(hypothesis.given(one.cases)(once)))
     try:
         with warnings.catch_warnings():
             # Hypothesis describes a failing case to itself, and complains of the description's length.

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # these need Hypothesis, which may be missing
     from adamshap.verify.diagnosis import Diagnosis
     from adamshap.verify.properties import Property
 
+_EXTRAS = {"two_term": "kind", "micro_batch": "micro_batch"}
+"""What a command may say that it has, and the option of `scores` that a Python function names for it."""
+
 
 def verify_command(
     target: Annotated[
@@ -34,6 +37,15 @@ def verify_command(
             show_default=False,
             help='Instead of TARGET, a program in any language: "./mine {case} {result}" reads a JSON file with a list'
             " of cases and writes one with the answers; adamshap.verify.process tells both formats.",
+        ),
+    ] = None,
+    offers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXTRA",
+            show_default=False,
+            help="What COMMAND has beyond the contract: scores with slope two_term for each kind, or with micro_batch;"
+            " may be given twice. TARGET says so by the parameters of its scores.",
         ),
     ] = None,
     profile: Annotated[
@@ -75,6 +87,13 @@ def verify_command(
         raise CommandError("needs a TARGET or --command, and not both")
     if in_process and target is None:
         raise CommandError("--in-process is for a TARGET: a COMMAND is always a process of its own")
+    unknown = [name for name in offers or () if name not in _EXTRAS]
+    if unknown:
+        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(_EXTRAS)}")
+    if offers and command is None:
+        raise CommandError(
+            f"--offers: got {offers[0]!r} with a TARGET, whose scores say so by their parameters; needs --command"
+        )
     tried = str(command if target is None else target)
     try:
         importlib.import_module("hypothesis")
@@ -96,7 +115,8 @@ def verify_command(
     chosen = [known[name] for name in only] if only else list(PROPERTIES)
     try:
         if target is None:
-            outcomes, diagnosis = _try_command(tried, chosen, profile, dtype, seed, timeout)
+            extras = frozenset(_EXTRAS[name] for name in offers or ())
+            outcomes, diagnosis = _try_command(tried, chosen, profile, dtype, seed, timeout, extras)
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             outcomes, diagnosis = _try_target(tried, chosen, profile, dtype, seed, timeout, in_process=in_process)
@@ -123,13 +143,21 @@ def verify_command(
 
 
 def _try_command(
-    command: str, chosen: "list[Property]", profile: str, dtype: str, seed: int, timeout: float
+    command: str,
+    chosen: "list[Property]",
+    profile: str,
+    dtype: str,
+    seed: int,
+    timeout: float,
+    extras: frozenset[str],
 ) -> "tuple[list[Outcome], Diagnosis | None]":
     from adamshap.verify.checking import with_answers
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.process import check_command
 
-    candidate, outcomes = check_command(command, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout)
+    candidate, outcomes = check_command(
+        command, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout, extras=extras
+    )
     # A command has a time limit of its own.
     return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=None)
 

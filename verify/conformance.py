@@ -25,7 +25,7 @@ from adamshap.verify.reproduction import snippet
 
 DTYPES = ("float64", "float32")
 
-_failed = pytest.StashKey[dict[str, list[Outcome]]]()
+_outcomes = pytest.StashKey[dict[str, list[Outcome]]]()
 _candidate = pytest.StashKey[Implementation]()
 _patience = pytest.StashKey[Patience]()
 _time_limit = pytest.StashKey[float | None]()
@@ -100,8 +100,8 @@ class PropertyItem(pytest.Item):
             patience=config.stash[_patience],
         )
         self.user_properties += [("cases", outcome.examples), ("largest_share_of_bound", outcome.share)]
+        config.stash.setdefault(_outcomes, {}).setdefault(self.dtype, []).append(outcome)
         if outcome.finding is not None:
-            config.stash.setdefault(_failed, {}).setdefault(self.dtype, []).append(outcome)
             code = snippet(outcome.finding.case, config.getoption("--adamshap-target"))
             raise Broken(f"{self.one.sentence}\n{self.one.equation}\n{outcome.finding.sentence}\n\n{code}")
         if outcome.status != "passed":
@@ -119,7 +119,7 @@ class PropertyItem(pytest.Item):
 
 def summarize(terminalreporter: Any, config: pytest.Config) -> None:
     """Write which known mistake explains the failures of this process, for each dtype."""
-    for dtype, outcomes in config.stash.get(_failed, {}).items():
+    for dtype, outcomes in config.stash.get(_outcomes, {}).items():
         diagnosis = diagnose(
             config.stash[_candidate], with_answers(outcomes), dtype=dtype, timeout=config.stash[_time_limit]
         )

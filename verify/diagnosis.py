@@ -1,27 +1,33 @@
 """Which mistake was made: a candidate's wrong numbers, compared with those of every known fault on the same cases.
 
-A fault explains a candidate if its answers are the candidate's, within the bounds, on every case that is compared:
-those that the candidate gets wrong and those that it gets right. Where none does alone, a factor may be off too, or two
-mistakes were made at once.
+A fault explains a candidate if its answers are the candidate's, within the bounds, on every case of the properties that
+failed: those that the candidate gets wrong and those that it gets right. Where none does alone, a factor may be off
+too, or two mistakes were made at once. An explanation is put to the properties that the candidate passes as well: where
+it breaks one of them, it holds in a part of the answers only, and the diagnosis says so.
 """
 
 import itertools
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.problem import Step
+from adamshap.reference.problem import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
-from adamshap.verify.faults import FAULTS, Fault
-from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Unsupported, answer
+from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, Fault, other_nodes
+from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer
 from adamshap.verify.oracle import ORACLE, bounds
-from adamshap.verify.properties import Case
+from adamshap.verify.properties import Case, Disagreement, asker
+from adamshap.verify.tolerance import unit_roundoff
 
 CASES = 24
-"""Cases compared at the most, small ones first."""
+"""Cases compared first, small ones: what explains them is compared with all others."""
+
+NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
+"""Numbers of quadrature nodes that a candidate may take of its own."""
 
 FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
     ("−1 (the sign)", lambda step: -1.0),
@@ -52,12 +58,15 @@ class Diagnosis:
         Whether the faults are meant together.
     factor : str
         That the answers are off by, beside the faults; empty for none.
+    contradicted_by : str
+        Name of a property that holds and would not, were this the mistake everywhere; empty for none.
     """
 
     sentence: str
     faults: tuple[str, ...] = ()
     together: bool = False
     factor: str = ""
+    contradicted_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,14 @@ class _Evidence:
     got: Answer
     right: Answer
     bound: Answer
+
+
+@dataclass(frozen=True)
+class _Explanation:
+    """Something whose answers are the candidate's in every case of the failed properties, as far as is known."""
+
+    diagnosis: Diagnosis
+    implementation: Implementation
 
 
 def diagnose(
@@ -82,7 +99,8 @@ def diagnose(
     ----------
     candidate : Implementation
     outcomes : iterable of Outcome
-        As `check` returns them, for the same candidate and dtype.
+        As `check` returns them, for the same candidate and dtype; those of properties that passed rule out what would
+        break them.
     dtype : dtype
     timeout : float, optional
         Seconds that one call may take.
@@ -94,56 +112,175 @@ def diagnose(
     Diagnosis or None
         None where no property of agreement with the oracle failed.
     """
-    evidence = _gather(candidate, [o for o in outcomes if o.status == "failed"], dtype, timeout)
+    outcomes = list(outcomes)
+    failed = [one for one in outcomes if one.status == "failed" and one.property.kind == "agreement" and one.finding]
+    evidence = _gather(candidate, failed, dtype, timeout)
     if not any(_differs(one, one.right) for one in evidence):
         return None
-    start = time.monotonic()
-    single = [fault for fault in FAULTS if _explains(fault.implementation(), evidence)]
-    if single:
-        sentences = " or ".join(fault.sentence for fault in single)
-        return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(fault.name for fault in single))
-    factor = _common_factor(ORACLE, evidence)
-    if factor:
-        return Diagnosis(f"your answers are right but for the factor {factor}", factor=factor)
+    start, functions = time.monotonic(), {one.property.function for one in failed}
+    passed = [one for one in outcomes if one.status == "passed" and one.property.function in functions]
+    in_part: Diagnosis | None = None
+    for explanations in (
+        _single_faults(evidence),
+        _float32(evidence, dtype),
+        _other_nodes(evidence),
+        _factor(evidence),
+        _fault_and_factor(evidence),
+    ):
+        tried = [(one.diagnosis, _contradiction(one.implementation, passed, dtype)) for one in explanations]
+        whole = [diagnosis for diagnosis, broken in tried if not broken]
+        if whole:
+            return _either(whole)
+        if tried and in_part is None:
+            in_part = _in_part(*tried[0], failed)
+    return in_part or _pair(evidence, passed, dtype, start + seconds)
+
+
+def _either(found: list[Diagnosis]) -> Diagnosis:
+    """Return one diagnosis of faults of which each explains all."""
+    if len(found) == 1:
+        return found[0]
+    sentences = " or ".join(BY_NAME[one.faults[0]].sentence for one in found)
+    return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(one.faults[0] for one in found))
+
+
+def _in_part(found: Diagnosis, broken: str, failed: list[Outcome]) -> Diagnosis:
+    names = ", ".join(one.property.name for one in failed)
+    sentence = f"{found.sentence}, but only in {names}: were it so everywhere, {broken} would fail, and it holds"
+    return replace(found, sentence=sentence, contradicted_by=broken)
+
+
+def _contradiction(explanation: Implementation, passed: list[Outcome], dtype: npt.DTypeLike) -> str:
+    """Return the name of a property that the candidate passes and `explanation` breaks on the same cases, or ""."""
+    ask = asker(explanation)
+    for outcome in passed:
+        if not outcome.property.is_about(explanation):  # the oracle has no micro-batches
+            continue
+        try:
+            for case in outcome.evidence:
+                outcome.property.check(ask, case, dtype)
+        except (Disagreement, Misbehaviour):
+            return outcome.property.name
+    return ""
+
+
+# --- explanations -----------------------------------------------------------------------------------------------------
+
+
+def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
     for fault in FAULTS:
-        factor = _common_factor(fault.implementation(), evidence)
-        if factor:
-            sentence = f"your answers equal the oracle's with {fault.sentence}, times {factor}"
-            return Diagnosis(sentence, (fault.name,), factor=factor)
+        if _explains(fault.implementation(), evidence):
+            yield _of_fault(fault)
+
+
+def _of_fault(fault: Fault) -> _Explanation:
+    sentence = f"your answers equal the oracle's with {fault.sentence}"
+    return _Explanation(Diagnosis(sentence, (fault.name,)), fault.implementation())
+
+
+def _float32(evidence: list[_Evidence], dtype: npt.DTypeLike) -> Iterator[_Explanation]:
+    """Whether float64 was asked for, and all answers are as close as float32's rounding, and no closer."""
+    single = np.float32
+    if np.dtype(dtype) == single:
+        return
+    wrong = [one for one in evidence if _differs(one, one.right)]
+    relative = [
+        max(
+            float(np.abs(got - one.right[name]).max(initial=0)) / _size(one.right[name])
+            for name, got in one.got.items()
+        )
+        for one in wrong
+    ]
+    if not unit_roundoff(single) / 16 < np.median(relative):
+        return
+    if all(
+        not _differs(replace(one, bound=bounds(one.case.step, one.case.query, single)), one.right) for one in evidence
+    ):
+        sentence = "your answers are the oracle's up to the rounding of float32: they are computed or returned in it"
+        yield _Explanation(Diagnosis(sentence, (FLOAT32,)), BY_NAME[FLOAT32].implementation())
+
+
+def _other_nodes(evidence: list[_Evidence]) -> Iterator[_Explanation]:
+    """The first numbers of quadrature nodes that explain all, none where a wrong answer does not depend on them."""
+    if not all(_takes_nodes(one.case.query) for one in evidence if _differs(one, one.right)):
+        return
+    for path, normal in itertools.product(NODES, NODES[1:]):
+        fault = other_nodes(path, normal)
+        if _explains(fault.implementation(), evidence):
+            yield _of_fault(fault)
+            return
+
+
+def _takes_nodes(query: Query) -> bool:
+    return query.options.get("slope") in ("random_order", TWO_TERM) or query.options.get("gradient") == "path"
+
+
+def _factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
+    for name, factor in _common_factors(ORACLE, evidence):
+        yield _Explanation(
+            Diagnosis(f"your answers are right but for the factor {name}", factor=name), _times(ORACLE, factor)
+        )
+
+
+def _fault_and_factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
+    for fault in FAULTS:
+        for name, factor in _common_factors(fault.implementation(), evidence):
+            sentence = f"your answers equal the oracle's with {fault.sentence}, times {name}"
+            yield _Explanation(Diagnosis(sentence, (fault.name,), factor=name), _times(fault.implementation(), factor))
+            return
+
+
+def _times(one: Implementation, factor: Callable[[Step], float]) -> Implementation:
+    def ask(step: Step, query: Query) -> Any:
+        result = one.ask(step, query)
+        if isinstance(result, Marginals):
+            by = factor(step)
+            return replace(result, values=by * result.values, empty=by * result.empty, total=by * result.total)
+        return result if query.function == "update" else factor(step) * result
+
+    return Implementation(f"{one.name}, times a factor", one.offers, ask, one.extras, one.guard)
+
+
+def _pair(evidence: list[_Evidence], passed: list[Outcome], dtype: npt.DTypeLike, deadline: float) -> Diagnosis:
     for one, two in itertools.combinations(FAULTS, 2):
-        if time.monotonic() - start > seconds:
+        if time.monotonic() > deadline:
             return Diagnosis(
                 "no known mistake, alone or with a factor, explains your answers; not all pairs were tried"
             )
-        if _explains(_both(one, two), evidence) or _explains(_both(two, one), evidence):
-            sentence = f"your answers equal the oracle's with {one.sentence}, and {two.sentence}"
-            return Diagnosis(sentence, (one.name, two.name), together=True)
+        for both in (_both(one, two), _both(two, one)):
+            if _explains(both, evidence) and not _contradiction(both, passed, dtype):
+                sentence = f"your answers equal the oracle's with {one.sentence}, and {two.sentence}"
+                return Diagnosis(sentence, (one.name, two.name), together=True)
     return Diagnosis("no known mistake, alone, with a factor or in pairs, explains your answers")
 
 
 def _both(inner: Fault, outer: Fault) -> Implementation:
-    return Implementation(f"{inner.name} and {outer.name}", ORACLE.offers, outer.wrap(inner.wrap(ORACLE.ask)))
+    ask = outer.wrap(inner.wrap(ORACLE.ask))
+    return Implementation(f"{inner.name} and {outer.name}", ORACLE.offers, ask, ORACLE.extras, guard=None)
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
 
 
 def _gather(
     candidate: Implementation, failed: list[Outcome], dtype: npt.DTypeLike, timeout: float | None
 ) -> list[_Evidence]:
-    """Return cases of the failed agreement properties with the candidate's answers; wrong ones first, small first."""
+    """Return every case of the failed properties with the candidate's answer, small ones of both kinds first."""
     evidence = []
     for outcome in failed:
-        if outcome.property.kind != "agreement" or outcome.finding is None:
-            continue
-        for case in (outcome.finding.case, *outcome.evidence):
+        cases = outcome.evidence if outcome.finding is None else (outcome.finding.case, *outcome.evidence)
+        for case in cases:
             try:
                 got = answer(candidate, case.step, case.query, timeout)
             except (Misbehaviour, Unsupported):
                 continue
             right = answer(ORACLE, case.step, case.query)
             evidence.append(_Evidence(case, got, right, bounds(case.step, case.query, dtype)))
-    evidence.sort(key=lambda one: (not _differs(one, one.right), size_of(one.case.step)))
-    wrong = sum(_differs(one, one.right) for one in evidence)
-    # Most of the places to wrong answers, some to right ones, which a fault must leave right.
-    return evidence[: min(wrong, CASES - CASES // 4)] + evidence[wrong:][: CASES // 4]
+    evidence.sort(key=lambda one: size_of(one.case.step))
+    wrong, right_ones = ([one for one in evidence if _differs(one, one.right) is kind] for kind in (True, False))
+    # Most of the first places to wrong answers, some to right ones, which a fault must leave right.
+    some = CASES // 4
+    return wrong[: CASES - some] + right_ones[:some] + wrong[CASES - some :] + right_ones[some:]
 
 
 def _differs(one: _Evidence, other: Answer, factor: float = 1.0) -> bool:
@@ -163,34 +300,48 @@ def _size(array: npt.NDArray[np.float64]) -> float:
 
 
 def _explains(faulty: Implementation, evidence: list[_Evidence]) -> bool:
-    return all(_answers_as(faulty, one, lambda step: 1.0) for one in evidence)
+    answers = ((one, _answer_or_none(faulty, one)) for one in evidence)
+    return all(other is not None and not _differs(one, other) for one, other in answers)
 
 
-def _answers_as(faulty: Implementation, one: _Evidence, factor: Callable[[Step], float]) -> bool:
+def _answer_or_none(faulty: Implementation, one: _Evidence) -> Answer | None:
     try:
-        other = answer(faulty, one.case.step, one.case.query)
+        return answer(faulty, one.case.step, one.case.query)
     except Misbehaviour:
-        return False
-    return not _differs(one, other, factor(one.case.step))
+        return None
 
 
-def _common_factor(faulty: Implementation, evidence: list[_Evidence]) -> str:
-    """Return the factor that makes the answers of `faulty` the candidate's in all cases, as a phrase; "" for none."""
-    useful = [one for one in evidence if "values" in one.got and np.abs(one.got["values"]).max(initial=0) > 0]
-    if not useful or len(useful) < len(evidence) / 2:
-        return ""
+def _common_factors(faulty: Implementation, evidence: list[_Evidence]) -> Iterator[tuple[str, Callable[[Step], float]]]:
+    """Yield the factor that makes the answers of `faulty` the candidate's in every case, if there is one: name, value.
+
+    It is never 1: the answers that it explains are off.
+    """
+    if any("values" not in one.got for one in evidence):
+        return
+    answers: dict[int, Answer | None] = {}
+
+    def explained_by(factor: Callable[[Step], float]) -> bool:
+        return all(fits(place, one, factor(one.case.step)) for place, one in enumerate(evidence))
+
+    def fits(place: int, one: _Evidence, factor: float) -> bool:
+        if place not in answers:
+            answers[place] = _answer_or_none(faulty, one)
+        other = answers[place]
+        return other is not None and not _differs(one, other, factor)
+
     for name, factor in FACTORS:
-        if all(_answers_as(faulty, one, factor) for one in useful):
-            return name
-    try:
-        first = answer(faulty, useful[0].case.step, useful[0].case.query)["values"]
-    except Misbehaviour:
-        return ""
-    square = float(np.vdot(first, first))
-    if square == 0 or not np.isfinite(square):
-        return ""
-    ratio = float(np.vdot(first, useful[0].got["values"]) / square)
-    # A single case of a single number fits every factor.
-    if len(useful) > 1 and all(_answers_as(faulty, one, lambda step: ratio) for one in useful):
-        return f"{ratio:.6g}"
-    return ""
+        if explained_by(factor):
+            yield name, factor
+            return
+    wrong = [place for place, one in enumerate(evidence) if one.got["values"].any() and _differs(one, one.right)]
+    if len(wrong) < 2:  # a single case of a single number fits every factor
+        return
+    first = _answer_or_none(faulty, evidence[wrong[0]])
+    square = 0.0 if first is None else float(np.vdot(first["values"], first["values"]))
+    if first is None or square == 0 or not np.isfinite(square):
+        return
+    ratio = float(np.vdot(first["values"], evidence[wrong[0]].got["values"]) / square)
+    # A factor of 1 is none, and one of −1 has a name: what is close to them is written out.
+    name = next((text for digits in (6, 12) if (text := f"{ratio:.{digits}g}") not in ("1", "-1")), "")
+    if name and explained_by(lambda step: ratio):
+        yield name, lambda step: ratio

@@ -13,6 +13,7 @@ from typing import Any
 
 import autograd.numpy as anp
 import numpy as np
+import numpy.typing as npt
 from autograd.extend import defvjp, primitive
 
 from adamshap.reference import adam, game, ghost, network, two_term
@@ -48,7 +49,7 @@ class Fault:
 
     def implementation(self) -> Implementation:
         """Return the oracle with this mistake."""
-        return Implementation(self.name, frozenset(FUNCTIONS), self.wrap(ORACLE.ask), ORACLE.extras)
+        return Implementation(self.name, frozenset(FUNCTIONS), self.wrap(ORACLE.ask), ORACLE.extras, guard=None)
 
 
 # --- ways of being wrong ----------------------------------------------------------------------------------------------
@@ -426,11 +427,90 @@ def _decayed(step: Step, name: str) -> Array:
     return step.params[name] * (1 - step.adam.lr * step.adam.weight_decay)
 
 
-def _rounded(result: Any) -> Any:
-    with np.errstate(over="ignore"):  # what float16 cannot hold is infinite: part of the mistake
+def _results_in(dtype: npt.DTypeLike) -> Wrap:
+    """Results rounded to `dtype`."""
+
+    def rounded(result: Any) -> Any:
+        with np.errstate(over="ignore"):  # what float16 cannot hold is infinite: part of the mistake
+            return np.asarray(result).astype(dtype).astype(np.float64)
+
+    def change(step: Step, query: Query, result: Any, ask: Ask) -> Any:
         if isinstance(result, Marginals):
-            return replace(result, values=result.values.astype(np.float16).astype(np.float64))
-        return np.asarray(result).astype(np.float16).astype(np.float64)
+            return replace(result, values=rounded(result.values))
+        return rounded(result)
+
+    return _returns(change, "scores", "marginals", "influence", "utility")
+
+
+def _floored_denominator(right: Any) -> Any:
+    return lambda c, g: np.maximum(adam.root(c, g), c.eps)
+
+
+def _floored_difference(right: Any) -> Any:
+    """A[a, b] of A(g) = η (μ + k g) / max(r(g), ε); the denominator is replaced already."""
+
+    def difference(c: Coefficients, a: Array, b: Array) -> Array:
+        a, b = np.broadcast_arrays(a, b)
+        low_a, low_b = (adam.root(c, g) < c.eps for g in (a, b))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Not taken where a = b: then both are low, or neither is.
+            across = (adam.update_map(c, a) - adam.update_map(c, b)) / (a - b)
+            above = right(replace(c, eps=0.0), a, b)
+            below = c.lr * c.k / np.float64(c.eps)
+        return np.where(low_a & low_b, below, np.where(low_a | low_b, across, above))
+
+    return difference
+
+
+def _floored(ask: Ask) -> Ask:
+    inner = _with(adam.denominator, _floored_denominator)(ask)
+    return _with(adam.divided_difference, _floored_difference)(inner)
+
+
+def _weights_decayed(right: Any) -> Any:
+    def decayed(step: Step) -> Params:
+        return {name: p if name.endswith("weight") else step.params[name] for name, p in right(step).items()}
+
+    return decayed
+
+
+def _nothing_for_nobody(step: Step, query: Query, result: Any, ask: Ask) -> Any:
+    return result if np.any(query.options["coalition"]) else 0.0
+
+
+def _unnormalized_rule(right: Any) -> Any:
+    def rule(count: int) -> tuple[Array, Array]:
+        nodes, weights = right(count)
+        return nodes, weights * np.sqrt(2 * np.pi)
+
+    return rule
+
+
+def _with_nodes(change: Callable[[Query], tuple[int, int] | None]) -> Wrap:
+    """The oracle is asked for other numbers of quadrature nodes."""
+    return _scores(
+        lambda step, query, result, ask: ask(step, Query("scores", {**query.options, "nodes": change(query)}))
+    )
+
+
+def _nodes_asked(query: Query) -> tuple[int, int]:
+    slope = query.options.get("slope", "random_order")
+    return quadrature_nodes(query.options.get("nodes"), slope)
+
+
+def _swapped_nodes(query: Query) -> tuple[int, int]:
+    path, normal = _nodes_asked(query)
+    return normal, max(path, 2)
+
+
+def other_nodes(path: int, normal: int) -> "Fault":
+    """Return the mistake of taking `path` and `normal` quadrature nodes whatever is asked for."""
+    return Fault(
+        f"nodes-{path}-{normal}",
+        f"({path}, {normal}) quadrature nodes, whatever is asked for",
+        "a number of nodes of its own",
+        _with_nodes(lambda query: (path, normal)),
+    )
 
 
 def _influence_with(gamma_at: str, slope: Callable[..., Array]) -> Wrap:
@@ -477,6 +557,9 @@ def _right_v(v: Array, x: Array, g: Array, beta: float) -> Array:
 _SEEN = "seen when the method is re-implemented"
 _LESS = "LESS (arXiv 2402.04333) preconditions so"
 
+FLOAT32 = "float32-results"
+"""The fault of results in float32; the diagnosis gives its name to computations in float32 too."""
+
 FAULTS: tuple[Fault, ...] = (
     # Adam's coefficients
     Fault(
@@ -493,6 +576,18 @@ FAULTS: tuple[Fault, ...] = (
         _coefficients(
             lambda c, a, t, m, v: replace(c, kappa=(a.betas[1] * v + a.eps_root) / bias_correction(a.betas[1], t))
         ),
+    ),
+    Fault(
+        "eps-before-correction",
+        "ε/√c2 for ε: ε added to √v before its bias correction",
+        "Keras (TensorFlow) does so",
+        _coefficients(lambda c, a, t, m, v: replace(c, eps=a.eps / np.sqrt(bias_correction(a.betas[1], t)))),
+    ),
+    Fault(
+        "eps-as-floor",
+        "max(√, ε) for √ + ε in the denominator",
+        "ε as a guard against division by 0",
+        _floored,
     ),
     Fault(
         "no-bias-correction",
@@ -585,6 +680,12 @@ FAULTS: tuple[Fault, ...] = (
             lambda _: lambda step: {name: p * (1 - step.adam.weight_decay) for name, p in step.params.items()},
         ),
     ),
+    Fault(
+        "decay-not-of-biases",
+        "weight decay of the weights alone, not of the biases",
+        "parameter groups without decay, as for transformers",
+        _with(adam.decayed, _weights_decayed),
+    ),
     Fault("decay-left-out", "weight decay left out", _SEEN, _settings(weight_decay=lambda a: 0.0)),
     Fault("decay-after-the-step", "weight decay applied after Adam's step", _SEEN, _returns(_decay_last, "update")),
     # the state that `update` returns
@@ -643,6 +744,12 @@ FAULTS: tuple[Fault, ...] = (
         "U(∅) left in the marginals",
         "the paper's marginal utility holds it",
         _returns(lambda step, query, result, ask: _with_history(result), "marginals"),
+    ),
+    Fault(
+        "nothing-for-nobody",
+        "U(∅) taken as 0",
+        "without data no step is taken, and the momentum's is forgotten",
+        _returns(_nothing_for_nobody, "utility"),
     ),
     Fault(
         "frozen-denominator-in-the-game",
@@ -863,6 +970,25 @@ FAULTS: tuple[Fault, ...] = (
         _random_order_with(lambda sigma, tau: np.sqrt(tau * (1 - tau)) * sigma, rule=_physicists_rule),
     ),
     Fault(
+        "hermite-weights-not-normalised",
+        "`random_order` with Hermite weights that sum to √(2π)",
+        "numpy's hermegauss as it is",
+        _with(ghost.positive_normal_rule, _unnormalized_rule),
+    ),
+    Fault(
+        "nodes-ignored",
+        "the default numbers of quadrature nodes, whatever is asked for",
+        "the option is not handed on",
+        _with_nodes(lambda query: None),
+    ),
+    Fault(
+        "nodes-swapped",
+        "nodes = (normal, path)",
+        "argument order",
+        _with_nodes(_swapped_nodes),
+    ),
+    other_nodes(8, 8),
+    Fault(
         "half-the-normal",
         "`random_order` with the positive half of the normal only",
         "the factor 2 forgotten",
@@ -960,7 +1086,13 @@ FAULTS: tuple[Fault, ...] = (
         "float16-results",
         "results in float16",
         "mixed precision without a float32 sum",
-        _returns(lambda step, query, result, ask: _rounded(result), "scores", "marginals", "influence", "utility"),
+        _results_in(np.float16),
+    ),
+    Fault(
+        FLOAT32,
+        "results in float32",
+        "a framework's default dtype",
+        _results_in(np.float32),
     ),
 )
 

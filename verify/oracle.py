@@ -14,7 +14,14 @@ from adamshap.reference import game, ghost, network
 from adamshap.reference.adam import denominator, divided_difference, step_coefficients
 from adamshap.reference.problem import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
-from adamshap.verify.tolerance import DRAWS, parameter_count, rounding, score_magnitude, widening_conditioning
+from adamshap.verify.tolerance import (
+    DRAWS,
+    MORE_DRAWS,
+    parameter_count,
+    rounding,
+    score_magnitude,
+    widening_conditioning,
+)
 
 ORACLE: Implementation = replace(implementation(reference, "adamshap.reference"), guard=None)
 
@@ -38,27 +45,28 @@ def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -
     Rounding of the answer's own terms, and the spread of the oracle's answers over `draws` draws of changed inputs and
     of libraries' own rounding (`conditioning`). The arrays cannot be written to.
     """
-    return dict(_remembering(step, query, dtype, draws)[draws + 1])
+    return dict(_remembering(step, query, dtype)[draws + 1])
 
 
 def expected_and_bounds(step: Step, query: Query, dtype: npt.DTypeLike) -> tuple[Answer, Iterator[Answer]]:
-    """Return the oracle's answer, and bounds: for the least that is rounded, for all of it, then with 1, 2 … draws.
+    """Return the oracle's answer, and bounds: for the least that is rounded, for all of it, then with 1 … 40 draws.
 
-    They never shrink, and the last are `bounds`: who is within an early one is within the last, and most of the work
-    is the draws'. Remembered as far as they were asked for: one seed's cases are put to many candidates.
+    They never shrink, and those with `DRAWS` are `bounds`: an error within an early one is within all later ones, and
+    most of the work is the draws'. Remembered as far as they were asked for: one seed's cases are put to many
+    candidates.
     """
-    known = _remembering(step, query, dtype, DRAWS)
-    return dict(known.expected), (dict(known[place]) for place in range(DRAWS + 2))
+    known = _remembering(step, query, dtype)
+    return dict(known.expected), (dict(known[place]) for place in range(MORE_DRAWS + 2))
 
 
-def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> "_Widening":
-    key = _digest(step, query, dtype, draws)
+def _remembering(step: Step, query: Query, dtype: npt.DTypeLike) -> "_Widening":
+    key = _digest(step, query, dtype)
     if key not in _remembered:
         if len(_remembered) >= REMEMBERED:
             del _remembered[next(iter(_remembered))]
         step = deepcopy(step)  # whoever has it too may write to it before the last bound is computed
         wanted = _read_only(expected(step, query))
-        _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype, draws))
+        _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype))
     return _remembered[key]
 
 
@@ -82,20 +90,20 @@ class _Widening:
         return self.known[place]
 
 
-def _digest(step: Step, query: Query, dtype: npt.DTypeLike, draws: int) -> bytes:
+def _digest(step: Step, query: Query, dtype: npt.DTypeLike) -> bytes:
     """Return a hash of everything that an answer's bounds depend on."""
     batches = (step.train, step.valid)
     arrays = [array for batch in batches for array in (batch.x, batch.y)]
     for name in sorted(step.params):
         arrays += [step.params[name], step.state.m[name], step.state.v[name]]
-    plain = (step.net, step.adam, step.state.step, step.reduction, str(query), np.dtype(dtype), draws)
+    plain = (step.net, step.adam, step.state.step, step.reduction, str(query), np.dtype(dtype))
     digest = hashlib.blake2b(repr(plain).encode())
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     return digest.digest()
 
 
-def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike, draws: int) -> Iterator[Answer]:
+def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike) -> Iterator[Answer]:
     length = parameter_count(step) + step.n + step.n_val
     # A dot product's terms sum to no less than its own size, which is known already.
     least = {
@@ -114,7 +122,7 @@ def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike, d
         return np.concatenate([array.ravel() for array in expected(given, query).values()])
 
     ends = np.cumsum([array.size for array in answers.values()])[:-1]
-    for spread in widening_conditioning(flat, step, dtype, draws=draws):
+    for spread in widening_conditioning(flat, step, dtype, draws=None):
         parts = np.split(spread, ends)
         yield {
             name: bound + part.reshape(bound.shape) for (name, bound), part in zip(rounded.items(), parts, strict=True)

@@ -63,6 +63,7 @@ def check_command(
     seed: int = 0,
     timeout: float = 60.0,
     shrink_seconds: float = 10.0,
+    extras: frozenset[str] = frozenset(),
 ) -> tuple[Implementation, list[Outcome]]:
     """Return `command` as an implementation, and the outcome of each property; as `checking.check`.
 
@@ -72,6 +73,8 @@ def check_command(
         With ``{case}`` and ``{result}``.
     timeout : float
         Seconds that one process may take, for all the cases of a property.
+    extras : frozenset of str
+        Those of `implementation.EXTRAS` that the command has.
 
     Raises
     ------
@@ -79,7 +82,7 @@ def check_command(
         Where the command cannot be run at all.
     """
     candidate = CommandCandidate(command, timeout)
-    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask, guard=None)
+    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask, extras, guard=None)
     patience = Patience()
     outcomes = []
     for one in properties:
@@ -90,9 +93,11 @@ def check_command(
 
         def record(step: Step, query: Query, asked: list[tuple[Step, Query]] = asked) -> Any:
             asked.append((step, query))
-            return ORACLE.ask(step, query)
+            # The oracle has no micro-batches, and they change nothing.
+            options = {name: value for name, value in query.options.items() if name != "micro_batch"}
+            return ORACLE.ask(step, Query(query.function, options))
 
-        recorder = Implementation("recorder", frozenset(FUNCTIONS), record, guard=None)
+        recorder = Implementation("recorder", frozenset(FUNCTIONS), record, extras, guard=None)
         check(recorder, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=0)
         sentence = ""
         try:

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
@@ -11,6 +12,10 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, configuration
 
 from adamshap.verify.properties import Case, Property
+
+GROUPS = 8
+"""Seeds that the properties share: with one for all, all draw the same few steps; with one for each, a candidate that
+is compiled for each shape (JAX) spends most of its time on that."""
 
 REMEMBERED_COUNT = 15
 """Longer sequences of cases, which would fill the memory, are drawn anew."""
@@ -29,6 +34,18 @@ def random_cases(one: Property, count: int, seed: int) -> tuple[Case, ...]:
     return _remembered(one, count, seed) if count <= REMEMBERED_COUNT else _drawn(one, count, seed)
 
 
+def seed_of(one: Property, seed: int) -> int:
+    """Return the seed of one property's cases: one of `GROUPS` for each seed of a run.
+
+    Parameters
+    ----------
+    one : Property
+    seed : int
+        Of the whole run.
+    """
+    return zlib.crc32(f"{seed} {zlib.crc32(one.name.encode()) % GROUPS}".encode())
+
+
 def _drawn(one: Property, count: int, seed: int) -> tuple[Case, ...]:
     cases: list[Case] = []
 
@@ -41,7 +58,7 @@ def _drawn(one: Property, count: int, seed: int) -> tuple[Case, ...]:
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
-    )(hypothesis.seed(seed)(hypothesis.given(one.cases)(keep)))
+    )(hypothesis.seed(seed_of(one, seed))(hypothesis.given(one.cases)(keep)))
     with no_files():
         draw()
     return tuple(cases)

@@ -66,6 +66,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "faults": list(report.diagnosis.faults),
             "together": report.diagnosis.together,
             "factor": report.diagnosis.factor,
+            "contradicted_by": report.diagnosis.contradicted_by,
         },
         "properties": [_property_json(report, outcome) for outcome in report.outcomes],
     }

@@ -32,6 +32,15 @@ FARTHEST = 1e9
 STATES = ("fresh", "ordinary", "adversarial")
 """Kinds of optimiser state: before the first step; as a run leaves it; mixtures that no run would leave."""
 
+EDGES = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+"""Sizes at which tiles, blocks and small integers end, and their neighbours."""
+
+DIMENSIONS = ("input", "hidden", "outputs", "depth", "n_val", "n")
+"""What a step may have at an edge: a width, the number of layers, or of samples."""
+
+PRIMES = (257, 263, 269, 271)
+"""Sizes that no tile of 2 to 256 divides: each leaves a remainder."""
+
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -53,28 +62,28 @@ def powers_of_ten(low: float, high: float) -> st.SearchStrategy[float]:
 
 @cache
 def adams() -> st.SearchStrategy[Adam]:
-    """Return Adam's settings: β1 in [0, 0.999], β2 in [0, 0.9999], ε in [1e-12, 0.1]."""
+    """Return Adam's settings: β1 in [0, 0.999], β2 in [0, 0.9999], ε in [1e-12, 0.1], or 0 beside an ε_root."""
+    positive = st.just(1e-8) | powers_of_ten(-12, -1)
     return st.builds(
-        Adam,
+        lambda epsilons, **others: Adam(eps=epsilons[0], eps_root=epsilons[1], **others),
+        st.tuples(positive, st.just(0.0)) | st.tuples(positive | st.just(0.0), powers_of_ten(-16, -4)),
         lr=powers_of_ten(-5, -1),
         betas=st.tuples(
             st.sampled_from([0.9, 0.0, 0.5, 0.999]) | st.floats(0, 0.999),
             st.sampled_from([0.999, 0.0, 0.5, 0.9, 0.9999]) | st.floats(0, 0.9999),
         ),
-        eps=st.just(1e-8) | powers_of_ten(-12, -1),
-        eps_root=st.just(0.0) | powers_of_ten(-16, -4),
         weight_decay=st.sampled_from([0.0, 0.01, 0.3]),
     )
 
 
-step_numbers = powers_of_ten(0, 4).map(int)
-"""Completed steps, 1 to 10⁴, even in the exponent."""
+step_numbers = powers_of_ten(0, 6).map(int)
+"""Completed steps, 1 to 10⁶, even in the exponent."""
 
 
 @st.composite
-def batches(draw: Any, net: Network, max_n: int, label: str) -> Batch:
-    """Return a batch for `net`, of 1 to `max_n` samples; now and then with equal and with zero rows."""
-    n = draw(st.integers(1, max_n), label=f"{label} n")
+def batches(draw: Any, net: Network, max_n: int, label: str, n: int | None = None) -> Batch:
+    """Return a batch for `net`, of `n` or of 1 to `max_n` samples; now and then with equal and with zero rows."""
+    n = draw(st.integers(1, max_n), label=f"{label} n") if n is None else n
     generator = np.random.default_rng(draw(seeds, label=f"{label} seed"))
     x = generator.standard_normal((n, net.sizes[0])) * draw(st.sampled_from([1.0, 0.01, 10.0]), label=f"{label} scale")
     if draw(st.booleans(), label=f"{label} special rows"):
@@ -113,23 +122,70 @@ def steps(
     max_n: int = 32,
     max_n_val: int = 8,
     kinds: tuple[str, ...] = STATES,
+    at_edges: tuple[str, ...] = (),
 ) -> Step:
     """Return whole training steps in float64: the random problem on which implementations are compared.
 
+    One in three is at an edge: one of `at_edges`, some of `DIMENSIONS`, is beyond the limits, one of `EDGES`, or of
+    more than ten layers. In one of four some units have weights and biases of 0, and so a pre-activation of exactly 0.
     Steps whose outputs could exceed `FARTHEST` are left out: float32 could not hold what is computed from them.
     """
     net = draw(networks(max_depth, max_width), label="network")
+    places = ("",) * max(2 * len(at_edges), 1) + at_edges
+    edge, size = draw(st.sampled_from(places), label="edge"), None
+    if edge == "depth":
+        depth = draw(st.integers(11, 13), label="depth")
+        net = replace(net, sizes=tuple(1 + size % 4 for size in (net.sizes * depth)[: depth + 1]))
+    elif edge:
+        size = draw(st.sampled_from(EDGES), label=f"size of {edge}")
+        net = replace(net, sizes=_with_width(net.sizes, edge, size))
     params = net.init(draw(seeds, label="parameter seed"))
+    if draw(st.sampled_from((False, False, False, True)), label="units at 0"):
+        params = _with_units_at_zero(net, params, np.random.default_rng(draw(seeds, label="unit seed")))
     step = Step(
         net,
         params,
         draw(adams(), label="adam"),
         draw(states(params, kinds)),
-        draw(batches(net, max_n, "train")),
-        draw(batches(net, max_n_val, "valid")),
+        draw(batches(net, max_n, "train", size if edge == "n" else None)),
+        draw(batches(net, max_n_val, "valid", size if edge == "n_val" else None)),
         draw(st.sampled_from(REDUCTIONS), label="reduction"),
     )
     assume(_reach(step) <= FARTHEST)
+    return step
+
+
+def _with_width(sizes: tuple[int, ...], edge: str, size: int) -> tuple[int, ...]:
+    """Return the network's sizes with one width of `size`; as they are where `edge` is no width."""
+    if edge == "input":
+        return (size, *sizes[1:])
+    if edge == "outputs":
+        return (*sizes[:-1], size)
+    if edge == "hidden":
+        return (sizes[0], size, *sizes[2:]) if len(sizes) > 2 else (sizes[0], size, sizes[1])
+    return sizes
+
+
+def _with_units_at_zero(net: Network, params: Params, generator: np.random.Generator) -> Params:
+    """Return the parameters with those of about a third of the units at 0: what those units add up is exactly 0."""
+    zero = [generator.random(size) < 1 / 3 for size in net.sizes[1:]]
+    params = {name: p.copy() for name, p in params.items()}
+    for name, p in params.items():
+        p[zero[int(name.split(".")[0])]] = 0.0
+    return params
+
+
+@st.composite
+def wide_steps(draw: Any) -> Step:
+    """Return steps in which everything is beyond 256: the input, a hidden layer, the outputs, n and n_val.
+
+    Each is one of `PRIMES`, so that whatever an implementation cuts it into leaves a remainder. Between two wide layers
+    is a narrow one, which keeps a case at about a tenth of a second: 2000 parameters. Size is what these are about: the
+    state is one that a run leaves, ε common.
+    """
+    narrow, wide = st.integers(2, 3), st.sampled_from(PRIMES)
+    sizes = draw(st.tuples(wide, narrow, wide, narrow, wide), label="sizes")
+    step: Step = draw(_roomy_steps(sizes, wide, wide))
     return step
 
 
@@ -143,6 +199,13 @@ def large_steps(draw: Any) -> Step:
     """
     wide, narrow = st.integers(257, 272), st.integers(2, 6)
     sizes = draw(st.tuples(narrow, wide, narrow) | st.tuples(wide, narrow), label="sizes")
+    step: Step = draw(_roomy_steps(sizes, st.integers(257, 300), st.integers(1, 4)))
+    return step
+
+
+@st.composite
+def _roomy_steps(draw: Any, sizes: tuple[int, ...], n: st.SearchStrategy[int], n_val: st.SearchStrategy[int]) -> Step:
+    """Return steps of a network of `sizes` with a state that a run leaves and a common ε."""
     net = Network(
         sizes,
         draw(st.sampled_from(ACTIVATIONS), label="activation"),
@@ -156,8 +219,7 @@ def large_steps(draw: Any) -> Step:
         {name: 1e-4 * generator.chisquare(3, p.shape) for name, p in params.items()},
     )
     train, valid = (
-        _plain_batch(net, draw(st.integers(*limits), label=label), generator)
-        for label, limits in (("n", (257, 300)), ("n_val", (1, 4)))
+        _plain_batch(net, draw(limits, label=label), generator) for label, limits in (("n", n), ("n_val", n_val))
     )
     adam = Adam(weight_decay=draw(st.sampled_from([0.0, 0.01]), label="weight decay"))
     return Step(net, params, adam, state, train, valid, draw(st.sampled_from(REDUCTIONS), label="reduction"))

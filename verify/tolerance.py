@@ -16,6 +16,7 @@ A result may differ from the oracle's for three honest reasons.
 A bound is the sum of the three, with `SAFETY` u for u.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -51,6 +52,13 @@ of one u would often be rounded away. It leaves a factor of two for what few dra
 
 DRAWS = 6
 """Perturbed answers for each measured spread."""
+
+CLOSE = 8.0
+"""An error of up to this many bounds may be one that few draws missed: where a saturated unit's derivative or a small
+denominator decides, the largest of 6 draws was seen to be a fifth of the largest of 40."""
+
+MORE_DRAWS = 40
+"""Perturbed answers before an error of up to `CLOSE` bounds is reported."""
 
 
 def unit_roundoff(dtype: npt.DTypeLike) -> float:
@@ -127,7 +135,7 @@ def widening_conditioning(
     dtype: npt.DTypeLike = np.float64,
     *,
     seed: int = 0,
-    draws: int = DRAWS,
+    draws: int | None = DRAWS,
 ) -> Iterator[Array]:
     """Yield what `conditioning` returns for one draw, for two, and so on to `draws`: it never shrinks.
 
@@ -142,8 +150,8 @@ def widening_conditioning(
         As for `conditioning`.
     seed : int
         Of the random changes.
-    draws : int
-        How many there are.
+    draws : int, optional
+        How many there are; None for no end.
 
     Yields
     ------
@@ -153,7 +161,7 @@ def widening_conditioning(
     generator = np.random.default_rng(seed)
     base, size = np.asarray(answer(step)), DRAWN * unit_roundoff(dtype)
     moved = np.zeros_like(base)
-    for _ in range(draws):
+    for _ in itertools.count() if draws is None else range(draws):
         with usual_rounding(size, generator):
             moved = np.maximum(moved, np.abs(np.asarray(answer(perturbed(step, size, generator))) - base))
         yield SAFETY / DRAWN * moved

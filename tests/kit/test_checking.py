@@ -117,7 +117,7 @@ def test_a_failure_shrinks_to_a_small_case_and_its_snippet_reproduces_it(capsys:
         def scores(step: Step, **options: Any) -> Any:
             return -reference.scores(step, **options)
 
-    (outcome,) = check(implementation(Wrong, "wrong"), SCORES)
+    (outcome,) = check(implementation(Wrong, "wrong"), SCORES, shrink_seconds=60)
     assert isinstance(outcome, Outcome)
     assert outcome.finding is not None
     step = outcome.finding.case.step

@@ -11,7 +11,7 @@ import pytest
 
 from adamshap.verify.checking import Outcome
 from adamshap.verify.diagnosis import diagnose
-from adamshap.verify.implementation import LoadError
+from adamshap.verify.implementation import EXTRAS, LoadError
 from adamshap.verify.process import CommandCandidate, check_command
 from adamshap.verify.properties import PROPERTIES
 
@@ -66,6 +66,33 @@ def test_a_right_program_passes_in_one_process_a_property(tmp_path: Path, dtype:
     counts = [int(line) for line in (tmp_path / "mine.py.log").read_text().split()]
     assert len(counts) == len(names)
     assert counts[-1] == 2 * outcomes[-1].examples
+
+
+WITH_EXTRAS = """
+import numpy as np
+from adamshap.verify.implementation import Query
+
+def reply(given):
+    step, query = case_from_json(given)
+    options = {name: value for name, value in query.options.items() if name != "micro_batch"}
+    answer = expected(step, Query(query.function, options))
+    if "micro_batch" in query.options and step.n % query.options["micro_batch"] == 1:
+        answer["values"] = answer["values"] * np.array(REST)
+    return answer_to_json(answer)
+
+json.dump([reply(one) for one in given], open(answers, 'w'))
+"""
+
+
+@pytest.mark.parametrize(("rest", "status"), [("1.0", "passed"), ("2.0", "failed")])
+def test_a_program_may_have_two_terms_and_micro_batches(tmp_path: Path, rest: str, status: str) -> None:
+    command = program(tmp_path, RIGHT, WITH_EXTRAS.replace("REST", rest))
+    names = ("scores-two_term-first", "scores-two_term-shapley", "micro-batch")
+    properties = [BY_NAME[name] for name in names]
+    _, outcomes = check_command(command, properties, shrink_seconds=0, extras=frozenset(EXTRAS))
+    assert [outcome.status for outcome in outcomes] == ["passed", "passed", status]
+    _, outcomes = check_command(command, properties, shrink_seconds=0)
+    assert {outcome.status for outcome in outcomes} == {"not offered"}
 
 
 def test_a_wrong_program_is_diagnosed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`adamshap verify`: exit codes, reports, refusals."""
 
 import json
+import shlex
 import subprocess
 import sys
 from html import unescape
@@ -25,6 +26,15 @@ class Picky:
         if slope != "secant":
             raise NotImplementedError("one slope only")
         return reference.scores(step, slope, **options)
+"""
+
+PROGRAM = """
+import json, sys
+from adamshap.verify.cases import answer_to_json, case_from_json
+from adamshap.verify.oracle import expected
+
+with open(sys.argv[1], encoding="utf-8") as cases, open(sys.argv[2], "w", encoding="utf-8") as answers:
+    json.dump([answer_to_json(expected(*case_from_json(case))) for case in json.load(cases)], answers)
 """
 
 
@@ -196,3 +206,13 @@ def test_what_cannot_be_tried_exits_with_2_and_one_line(folder: Path, arguments:
     assert result.returncode == 2
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_command_is_tried_with_what_it_says_that_it_offers(folder: Path) -> None:
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
+    command = f"{shlex.quote(sys.executable)} program.py {{case}} {{result}}"
+    arguments = ("--command", command, "--only", "scores-two_term-first", "--only", "micro-batch")
+    assert "2 not offered" in verify(folder, *arguments).stdout
+    result = verify(folder, *arguments, "--offers", "two_term")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 passed, 1 not offered" in result.stdout

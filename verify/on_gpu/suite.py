@@ -112,7 +112,7 @@ class _Recorder:
 
     def pytest_sessionfinish(self, session: Any) -> None:
         """Pass on the largest errors."""
-        from adamshap.verify import plugin
+        from adamshap.verify import device_plugin
 
-        for name, error in session.config.stash.get(plugin._largest_errors, {}).items():
+        for name, error in session.config.stash.get(device_plugin._largest_errors, {}).items():
             self.report.error(name, error)
