@@ -129,8 +129,8 @@ class Conductor:
     def run(self) -> receipt.Receipt:
         """Run every chosen stage and return the receipt, which is also in the folder."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for number in SIGNALS:
-            signal.signal(number, self._stop)
+        for each in SIGNALS:
+            signal.signal(each, self._stop)
         self.write()
         with (self.out / LOG).open("ab") as log:
             for number, stage in enumerate(self.stages):
