@@ -37,8 +37,8 @@ class Prepared:
     mean, scale : arrays (d,)
         ``(x - mean) / scale`` is what the network is given.
     constant : bool array (d,)
-        Features that never change in the training part, or by no more than rounding: they become 0, or as good as 0,
-        and say nothing.
+        Features that never change in the training part, or by no more than rounding. They say nothing: in the
+        training part they become 0, or as good as 0, and in the validation part 0, whatever their value.
     target_mean, target_scale : arrays (k,), or None
         The same of a regression's targets.
     valid_constant : bool
@@ -93,6 +93,8 @@ def prepare(
     rows = _standardised(dataset.name, "feature", dataset.features, raw_train, mean, scale)
     train_x: Any = rows if isinstance(dataset.x, Rows) else rows[:]
     valid_x = _standardised(judge.name, "feature", judge.features, raw_valid, mean, scale)[:]
+    # Training leaves their weights as they were drawn, so another value here would add noise to the outputs.
+    valid_x[:, constant] = 0
     labels, judged = dataset.y[train_index], judge.y[valid_index]
     target_mean = target_scale = None
     valid_constant = False

@@ -106,6 +106,18 @@ def test_what_is_prepared_is_the_data(sizes: list[int], seed: int, flip: float) 
         assert (np.abs(part.x[:, [0, 1, 3]] - wanted) <= rounding).all()
 
 
+def test_a_constant_feature_is_0_in_validation_too() -> None:
+    """Its weights stay as they were drawn: any other input would be noise in the network's outputs."""
+    y = np.repeat([0, 1], 10)
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    x[:, 1], x[:, 2] = 3.0, _alternating(0.3, 0.1 + 0.2)[:20]
+    other = np.random.default_rng(1).normal(size=(20, 3)) * 1e6
+    prepared = prepare(_dataset(x, y), flip=0.0, seed=0, valid=_dataset(other, y))
+    assert prepared.constant.tolist() == [False, True, True]
+    assert not prepared.valid.x[:, 1:].any()
+    assert prepared.valid.x[:, 0].all()
+
+
 def test_flips_leave_the_hold_out_alone() -> None:
     y = _labels([30, 30], 0)
     x = np.random.default_rng(0).normal(size=(60, 2))
