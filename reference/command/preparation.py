@@ -203,9 +203,11 @@ def _standardised(
     source: str, kind: str, names: tuple[str, ...], values: Array | Rows, mean: Array, scale: Array
 ) -> Rows:
     ends = _ends(values)
-    # A larger number never becomes a smaller one: if the ends are finite, so is all between them.
-    bad: Array = ~np.isfinite(Rows(np.stack(ends), None, mean, scale)[:]).all(axis=0)
-    _refuse_spread(source, kind, names, *ends, bad)
+    # A larger number never becomes a smaller one: if the ends are within float32, so is all between them.
+    with np.errstate(over="ignore"):
+        standard = Rows(np.stack(ends), None, mean, scale)[:].astype(np.float32)
+    bad: Array = ~np.isfinite(standard).all(axis=0)
+    _refuse_spread(source, kind, names, *ends, bad, "numbers nearer to those of the training examples")
     return Rows(values, None, mean, scale)
 
 
@@ -216,10 +218,17 @@ def _ends(values: Array | Rows) -> tuple[Array, Array]:
     return np.min(low, axis=0), np.max(high, axis=0)
 
 
-def _refuse_spread(source: str, kind: str, names: tuple[str, ...], low: Array, high: Array, bad: Array) -> None:
+def _refuse_spread(
+    source: str,
+    kind: str,
+    names: tuple[str, ...],
+    low: Array,
+    high: Array,
+    bad: Array,
+    needs: str = "a spread that can be standardised in float64",
+) -> None:
     if bad.any():
         column = int(np.flatnonzero(bad)[0])
         raise CommandError(
-            f"{source}: {kind} {names[column]!r} goes from {low[column]} to {high[column]}; needs a spread that can be"
-            " standardised in float64"
+            f"{source}: {kind} {names[column]!r} goes from {low[column]} to {high[column]}; needs {needs}"
         )

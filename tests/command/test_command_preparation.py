@@ -227,6 +227,16 @@ def test_a_small_spread_at_a_large_offset_is_not_lost(
     assert abs(np.sqrt(np.square(x - x.mean()).mean()) - 1) <= rounding
 
 
+@pytest.mark.parametrize("size", [1e40, 1e300])
+def test_validation_examples_beyond_float32_are_refused_by_their_feature(size: float) -> None:
+    y = np.repeat([0, 1], 10)
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    with pytest.raises(
+        CommandError, match=r"^data: feature 'f1' goes from .*; needs numbers nearer to those of the tr"
+    ):
+        prepare(_dataset(x, y), flip=0.0, seed=0, valid=_dataset(x * [1, size], y))
+
+
 POSITIVE = st.fractions(Fraction(1, 10**6), 10**6, max_denominator=10**6)
 
 
