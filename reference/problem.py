@@ -24,6 +24,7 @@ import json
 import logging
 import math
 import operator
+import re
 import sys
 import warnings
 import zlib
@@ -134,9 +135,9 @@ MOST_SEEDS = (1 << 128) - 1
 
 
 def shown(value: object) -> str:
-    """Return `value` as an error shows it: its repr, cut where it is long."""
+    """Return `value` as an error shows it: its repr, on one line, cut where it is long."""
     try:
-        text = repr(value)
+        text = re.sub(r"\s*\n\s*", " ", repr(value))
     except Exception:  # an integer of too many digits, or an object whose repr is broken
         return f"a value of type {type(value).__name__} that cannot be printed"
     return text if len(text) <= MOST_LETTERS else text[:MOST_LETTERS] + "…"
