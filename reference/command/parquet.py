@@ -74,7 +74,7 @@ class Series:
             )
         if isinstance(value, float) and not np.isfinite(value):
             raise CommandError(
-                f"{self.source}, column {self.name!r}: got {value} as a label or category; needs finite numbers"
+                f"{self.source}, column {self.name!r}: got NaN or infinity as a label; needs finite numbers"
             )
         return value
 

@@ -187,6 +187,12 @@ def test_csv_end_to_end(here: Path, command: Command, spam: str) -> None:
     assert not (here / "adamshap-mail" / "examples.png").exists()
 
 
+def test_a_run_that_is_over_prints_its_object_once_more(here: Path, command: Command) -> None:
+    first = json.loads(command("attribute", "wine", *TINY, "--out", "run", "--json").stdout)
+    again = json.loads(command("attribute", "--resume", "run", "--json").stdout)
+    assert again == first
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
