@@ -206,7 +206,7 @@ def _standardised(
     # A larger number never becomes a smaller one: if the ends are within float32, so is all between them.
     with np.errstate(over="ignore"):
         standard = Rows(np.stack(ends), None, mean, scale)[:].astype(np.float32)
-    bad: Array = ~np.isfinite(standard).all(axis=0)
+    bad = np.asarray(~np.isfinite(standard).all(axis=0))
     _refuse_spread(source, kind, names, *ends, bad, "numbers nearer to those of the training examples")
     return Rows(values, None, mean, scale)
 
