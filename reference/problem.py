@@ -24,6 +24,7 @@ import json
 import logging
 import math
 import operator
+import re
 import sys
 import warnings
 import zlib
@@ -134,9 +135,9 @@ MOST_SEEDS = (1 << 128) - 1
 
 
 def shown(value: object) -> str:
-    """Return `value` as an error shows it: its repr, cut where it is long."""
+    """Return `value` as an error shows it: its repr, on one line, cut where it is long."""
     try:
-        text = repr(value)
+        text = re.sub(r"\s*\n\s*", " ", repr(value))
     except Exception:  # an integer of too many digits, or an object whose repr is broken
         return f"a value of type {type(value).__name__} that cannot be printed"
     return text if len(text) <= MOST_LETTERS else text[:MOST_LETTERS] + "…"
@@ -970,6 +971,8 @@ class Diverged(FloatingPointError):
         was found after the last.
     tensor : str
         The name of what was not finite.
+    value : float
+        NaN or infinity.
     run : Run
         The run without that step: scores, ``seen`` and ``history`` of the steps before it, all finite. Only ``params``
         and ``state`` are as the step left them (on a device, as the steps computed meanwhile left them) and may be not
@@ -981,7 +984,7 @@ class Diverged(FloatingPointError):
     def __init__(self, step: int, steps: int, tensor: str, value: float, run: Run, advice: str) -> None:
         where = f"at step {step} of {steps}" if step <= steps else f"after the last of {steps} steps"
         super().__init__(f"{tensor}: got {value} {where}; needs finite numbers: {advice} may help")
-        self.step, self.steps, self.tensor, self.run = step, steps, tensor, run
+        self.step, self.steps, self.tensor, self.value, self.run = step, steps, tensor, value, run
 
 
 def first_not_finite(arrays: Mapping[str, Any]) -> tuple[str, float] | None:

@@ -229,3 +229,10 @@ def test_a_state_beyond_the_engines_dtype_is_refused(field: str) -> None:
     where = "params" if field == "params" else f"state.{field}"
     with pytest.raises(ValueError, match=rf"^Step\.{where}\['0\.bias'\]: got 4 values beyond float32"):
         gpu.scores(step(params=named["params"], state=AdamState(1, named["m"], named["v"])))
+
+
+@pytest.mark.parametrize("value", [np.ones((3, 3)), {"a": np.eye(4)}, np.ma.masked_equal([1, 2], 2), "two\nlines"])
+def test_a_refusal_is_one_line_whatever_came(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^AdamState.step: got .+; needs an integer of at least 0\Z") as refused:
+        AdamState(value, PARAMS, PARAMS)
+    assert "\n" not in str(refused.value)

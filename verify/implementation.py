@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,10 +199,22 @@ def _find(target: str, points: Mapping[str, EntryPoint]) -> Any:
     if target in points:
         return points[target].load()
     module, _, attribute = target.partition(":")
+    _refuse_path(target, module)
     candidate = importlib.import_module(module)
     for name in filter(None, attribute.split(".")):
         candidate = getattr(candidate, name)
     return candidate
+
+
+def _refuse_path(target: str, module: str) -> None:
+    """Refuse the path of a file or folder, and what is no name at all."""
+    is_file = module.endswith(".py") and Path(module).is_file()
+    if all(map(str.isidentifier, module.split("."))) and not is_file:
+        return
+    parts = [part for part in Path(module.removesuffix(".py")).parts if part not in ("/", ".", "..")]
+    name = ".".join(parts) if all(map(str.isidentifier, parts)) else ""
+    example = f": {name}, from the folder that holds it" if name else ""
+    raise LoadError(_printable(f"cannot load {target!r}: needs the name of a module, as import has it{example}"))
 
 
 def _described(error: BaseException) -> str:
@@ -238,18 +251,31 @@ def implementation(candidate: Any, name: str) -> Implementation:
     Raises
     ------
     LoadError
-        Where it has none of `FUNCTIONS`.
+        Where it has none of `FUNCTIONS`, or is a class whose methods need an instance.
     """
     if isinstance(candidate, Implementation):
         return candidate
     offers = frozenset(function for function in FUNCTIONS if callable(getattr(candidate, function, None)))
     if not offers:
         raise LoadError(f"{name!r} has none of the functions {', '.join(FUNCTIONS)}")
+    if isinstance(candidate, type) and any(_needs_instance(getattr(candidate, function)) for function in offers):
+        raise LoadError(
+            f"{name!r} is a class, whose methods need an instance; needs the name of one, such as mine, after"
+            f" mine = {candidate.__name__}() in the module"
+        )
 
     def ask(step: Step, query: Query) -> Any:
         return getattr(candidate, query.function)(step, **query.options)
 
     return Implementation(name, offers, ask, _extras(getattr(candidate, "scores", None)))
+
+
+def _needs_instance(function: Any) -> bool:
+    """Return whether a function, as a class has it, takes the instance as its first argument."""
+    try:
+        return list(inspect.signature(function).parameters)[:1] == ["self"]
+    except (TypeError, ValueError):
+        return False
 
 
 def _extras(scores: Any) -> frozenset[str]:

@@ -44,7 +44,9 @@ def _table(path: Path, x: Array, y: Array) -> Table:
         y = y.astype(np.float64)
         bad = ~np.isfinite(y.reshape(len(y), -1)).all(axis=1)
         if bad.any():
-            raise CommandError(f"{source}: y, row {np.flatnonzero(bad)[0]}: got NaN or infinity as a label")
+            raise CommandError(
+                f"{source}: y, row {np.flatnonzero(bad)[0]}: got NaN or infinity as a label; needs finite numbers"
+            )
     if y.dtype.kind == "U":
         lacks = np.isin(y, sorted(MISSING))
         if lacks.any():

@@ -328,6 +328,8 @@ def _go_on_in(place: RunFolder, console: Console, trainer: Trainer, seconds: flo
     path = place.path
     if folder.results_of(path) is not None:
         console.print(f"{path}: this run is over, there is nothing to go on with", markup=False, soft_wrap=True)
+        if console.quiet:
+            print(results.as_json(results.summary(folder.read(path), report.EXAMPLES) | {"notes": []}))
         return
     options = _options(path, place.config)
     dataset, prepared, config = _prepared(options)

@@ -1,5 +1,6 @@
 """The errors that the command shows as one line. The traceback of a mistake of the program goes to a file."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -22,6 +23,9 @@ BROKE_OFF = 3
 # A mistake of the program, by the number that sysexits.h has for it.
 INTERNAL = 70
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk."""
+
 TRACEBACKS = "traceback.txt"
 """File in a run's folder that tracebacks are added to."""
 
@@ -38,8 +42,8 @@ class CommandError(Exception):
 def one_line(folder: Path | None = None) -> Iterator[None]:
     """Turn every error of the block into a `CommandError`.
 
-    What the contract refuses, and too little memory, are the user's to mend. Everything else is a mistake of the
-    program: its traceback goes to a file, in `folder` where one is given.
+    What the contract refuses, too little memory, and a full disk are the user's to mend. Everything else is a mistake
+    of the program: its traceback goes to a file, in `folder` where one is given.
     """
     try:
         yield
@@ -48,6 +52,10 @@ def one_line(folder: Path | None = None) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise CommandError(f"not enough memory: {error}") from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise internal_error(error, folder) from error
+        raise CommandError(f"cannot write the output: {error.strerror}") from error
     except Exception as error:
         if refused_field(error) is not None:
             raise CommandError(str(error)) from error

@@ -1,5 +1,6 @@
 """Reads .parquet files, by way of pandas."""
 
+import datetime
 import decimal
 import importlib
 import io
@@ -39,8 +40,10 @@ class Series:
             value is None or isinstance(value, bool | int | float | decimal.Decimal) for value in values
         ):
             return np.array([np.nan if value is None else float(value) for value in values])
-        got = f"{self.source}, column {self.name!r}: got dtype {self.values.dtype}"
-        if kind in "mM":
+        got = f"{self.source}, column {self.name!r}: got {self._kind(values)}"
+        if kind in "mM" or any(
+            isinstance(value, datetime.date | datetime.time | datetime.timedelta) for value in values
+        ):
             raise CommandError(
                 f"{got}; needs numbers, such as the days since a certain date; --drop {quoted(self.name)} leaves the"
                 " column out"
@@ -66,11 +69,21 @@ class Series:
             return int(value) if value == int(value) else float(value)
         if not isinstance(value, bool | int | float | str):
             raise CommandError(
-                f"{self.source}, column {self.name!r}: got dtype {self.values.dtype}; needs numbers or text"
+                f"{self.source}, column {self.name!r}: got {self._kind([value])}; needs numbers or text, as pandas'"
+                " astype(str) makes"
             )
         if isinstance(value, float) and not np.isfinite(value):
-            raise CommandError(f"{self.source}, column {self.name!r}: got NaN or infinity as a label")
+            raise CommandError(
+                f"{self.source}, column {self.name!r}: got NaN or infinity as a label; needs finite numbers"
+            )
         return value
+
+    def _kind(self, values: list[Any]) -> str:
+        """Return what the column holds: its dtype, or where that says nothing the type of a value."""
+        first = next((value for value in values if value is not None), None)
+        if self.values.dtype != object or first is None:
+            return f"dtype {self.values.dtype}"
+        return f"values of type {type(first).__name__}"
 
 
 def read(path: Path, label: str, reading: Reading) -> Sheet:

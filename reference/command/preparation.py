@@ -37,8 +37,8 @@ class Prepared:
     mean, scale : arrays (d,)
         ``(x - mean) / scale`` is what the network is given.
     constant : bool array (d,)
-        Features that never change in the training part, or by no more than rounding: they become 0, or as good as 0,
-        and say nothing.
+        Features that never change in the training part, or by no more than rounding. They say nothing: in the
+        training part they become 0, or as good as 0, and in the validation part 0, whatever their value.
     target_mean, target_scale : arrays (k,), or None
         The same of a regression's targets.
     valid_constant : bool
@@ -93,6 +93,8 @@ def prepare(
     rows = _standardised(dataset.name, "feature", dataset.features, raw_train, mean, scale)
     train_x: Any = rows if isinstance(dataset.x, Rows) else rows[:]
     valid_x = _standardised(judge.name, "feature", judge.features, raw_valid, mean, scale)[:]
+    # Training leaves their weights as they were drawn, so another value here would add noise to the outputs.
+    valid_x[:, constant] = 0
     labels, judged = dataset.y[train_index], judge.y[valid_index]
     target_mean = target_scale = None
     valid_constant = False
@@ -201,9 +203,11 @@ def _standardised(
     source: str, kind: str, names: tuple[str, ...], values: Array | Rows, mean: Array, scale: Array
 ) -> Rows:
     ends = _ends(values)
-    # A larger number never becomes a smaller one: if the ends are finite, so is all between them.
-    bad: Array = ~np.isfinite(Rows(np.stack(ends), None, mean, scale)[:]).all(axis=0)
-    _refuse_spread(source, kind, names, *ends, bad)
+    # A larger number never becomes a smaller one: if the ends are within float32, so is all between them.
+    with np.errstate(over="ignore"):
+        standard = Rows(np.stack(ends), None, mean, scale)[:].astype(np.float32)
+    bad = np.asarray(~np.isfinite(standard).all(axis=0))
+    _refuse_spread(source, kind, names, *ends, bad, "numbers nearer to those of the training examples")
     return Rows(values, None, mean, scale)
 
 
@@ -214,10 +218,17 @@ def _ends(values: Array | Rows) -> tuple[Array, Array]:
     return np.min(low, axis=0), np.max(high, axis=0)
 
 
-def _refuse_spread(source: str, kind: str, names: tuple[str, ...], low: Array, high: Array, bad: Array) -> None:
+def _refuse_spread(
+    source: str,
+    kind: str,
+    names: tuple[str, ...],
+    low: Array,
+    high: Array,
+    bad: Array,
+    needs: str = "a spread that can be standardised in float64",
+) -> None:
     if bad.any():
         column = int(np.flatnonzero(bad)[0])
         raise CommandError(
-            f"{source}: {kind} {names[column]!r} goes from {low[column]} to {high[column]}; needs a spread that can be"
-            " standardised in float64"
+            f"{source}: {kind} {names[column]!r} goes from {low[column]} to {high[column]}; needs {needs}"
         )

@@ -255,7 +255,7 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
         "standardisation": {
             "note": "The network is given (x - mean) / scale, both of the training examples."
             " Constant features become 0 in training, those that change by rounding as good as 0. Their scale is 1, or"
-            " with rounding their size, if that is larger.",
+            " with rounding their size, if that is larger. In validation they are 0, whatever their value.",
             "constant_features": constant,
             "mean": prepared.mean.tolist(),
             "scale": prepared.scale.tolist(),

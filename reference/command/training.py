@@ -13,7 +13,7 @@ from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import roc_auc
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.network import mean_loss, outputs
-from adamshap.reference.problem import Adam, Diverged, Loss, Network, Params, Progress, Snapshot, first_not_finite
+from adamshap.reference.problem import Adam, Diverged, Loss, Network, Params, Progress, Run, Snapshot, first_not_finite
 
 
 def plan(options: Options, dataset: Dataset) -> tuple[Network, Adam]:
@@ -47,34 +47,42 @@ def train(
     # Overflow is told in words.
     with np.errstate(all="ignore"), keeper.listening(), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: keeper.warn(str(message))
-        run = trainer.attribute(
-            network,
-            adam,
-            prepared.train,
-            prepared.valid,
-            epochs=epochs,
-            steps=steps,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            slope=options.slope,
-            gradient=options.gradient,
-            credit=options.credit,
-            kind=options.kind,
-            on_step=on_step,
-            on_checkpoint=keeper.on_checkpoint,
-            resume=resume,
-        )
+        try:
+            run = trainer.attribute(
+                network,
+                adam,
+                prepared.train,
+                prepared.valid,
+                epochs=epochs,
+                steps=steps,
+                batch_size=options.batch_size,
+                seed=options.seed,
+                slope=options.slope,
+                gradient=options.gradient,
+                credit=options.credit,
+                kind=options.kind,
+                on_step=on_step,
+                on_checkpoint=keeper.on_checkpoint,
+                resume=resume,
+            )
+        except Diverged as error:
+            raise _diverged(options, error.step, error.steps, error.tensor, error.value, error.run) from error
     with np.errstate(all="ignore"):
         before = measure(network, run.initial_params, prepared)
         after = measure(network, run.params, prepared)
     bad = first_not_finite({"scores": run.scores, "sgd_scores": run.sgd_scores, "the final loss": after.loss})
     if bad is not None:
-        raise Diverged(run.state.step + 1, run.state.step, *bad, run, f"a smaller lr than {options.lr}")
+        raise _diverged(options, run.state.step + 1, run.state.step, *bad, run)
     detection = None
     if prepared.flipped.any():
         detection = Detection(*(roc_auc(-scores, prepared.flipped) for scores in (run.scores, run.sgd_scores)))
     seconds = time.perf_counter() - started
     return Findings(options, dataset, prepared, network, trainer.description, run, before, after, detection, seconds)
+
+
+def _diverged(options: Options, step: int, steps: int, tensor: str, value: float, run: Run) -> Diverged:
+    """Return the error with advice for a user of the command, which has no dtype and standardises the inputs."""
+    return Diverged(step, steps, tensor, value, run, f"a smaller --lr than {options.lr}")
 
 
 def measure(network: Network, params: Params, prepared: Prepared) -> Quality | Fit:

@@ -187,15 +187,21 @@ def test_csv_end_to_end(here: Path, command: Command, spam: str) -> None:
     assert not (here / "adamshap-mail" / "examples.png").exists()
 
 
+def test_a_run_that_is_over_prints_its_object_once_more(here: Path, command: Command) -> None:
+    first = json.loads(command("attribute", "wine", *TINY, "--out", "run", "--json").stdout)
+    again = json.loads(command("attribute", "--resume", "run", "--json").stdout)
+    assert again == first
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("slope", ["sgd", "random_order"])
-def test_training_that_diverges(here: Path, command: Command, slope: str) -> None:
-    result = command("attribute", "wine", *TINY, "--slope", slope, "--lr", "3e38")
+@pytest.mark.parametrize(("slope", "credit"), [("sgd", "step"), ("random_order", "step"), ("random_order", "carry")])
+def test_training_that_diverges(here: Path, command: Command, slope: str, credit: str) -> None:
+    result = command("attribute", "wine", *TINY, "--slope", slope, "--credit", credit, "--lr", "3e38")
     assert result.exit_code == 3
     assert result.stderr.startswith("adamshap: training broke off: ")
-    assert "a smaller lr than 3e+38" in result.stderr
+    assert "needs finite numbers: a smaller --lr than 3e+38 may help; the scores" in result.stderr
     assert result.stderr.count("\n") == 1
     ended = json.loads((here / "adamshap-wine" / "results.json").read_text())
     assert (ended["status"], ended["step"]) == ("diverged", 0)

@@ -1,5 +1,6 @@
 """A mistake of the program is no bad input: exit code 70, one line, and the traceback in a file that the line names."""
 
+import errno
 import os
 import re
 import subprocess
@@ -163,6 +164,16 @@ def test_other_commands(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     vars(module)["command"] = lambda: module.fail()
     app = build([EntryPoint("fail", "plugins:command", GROUP), EntryPoint("gone", "plugins:gone", GROUP)])
     assert internal(CliRunner().invoke(app, ["fail"], catch_exceptions=False)).parent == temporary
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_mistake_of_the_program(
+    here: Path, blobs: Path, command: Command, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    assert command("attribute", blobs, *TINY, "--out", "run").exit_code == 0
+    monkeypatch.setattr(showing, "groups_of", failing(OSError(number, "no room")))
+    result = command("show", "run")
+    assert (result.exit_code, result.stderr) == (2, "adamshap: cannot write the output: no room\n")
 
 
 def test_without_a_place_for_the_traceback_it_is_printed(

@@ -106,6 +106,18 @@ def test_what_is_prepared_is_the_data(sizes: list[int], seed: int, flip: float) 
         assert (np.abs(part.x[:, [0, 1, 3]] - wanted) <= rounding).all()
 
 
+def test_a_constant_feature_is_0_in_validation_too() -> None:
+    """Its weights stay as they were drawn: any other input would be noise in the network's outputs."""
+    y = np.repeat([0, 1], 10)
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    x[:, 1], x[:, 2] = 3.0, _alternating(0.3, 0.1 + 0.2)[:20]
+    other = np.random.default_rng(1).normal(size=(20, 3)) * 1e6
+    prepared = prepare(_dataset(x, y), flip=0.0, seed=0, valid=_dataset(other, y))
+    assert prepared.constant.tolist() == [False, True, True]
+    assert not prepared.valid.x[:, 1:].any()
+    assert prepared.valid.x[:, 0].all()
+
+
 def test_flips_leave_the_hold_out_alone() -> None:
     y = _labels([30, 30], 0)
     x = np.random.default_rng(0).normal(size=(60, 2))
@@ -213,6 +225,16 @@ def test_a_small_spread_at_a_large_offset_is_not_lost(
     rounding = COUNT * np.finfo(np.float64).eps
     assert abs(x.mean()) <= half_a_step + rounding
     assert abs(np.sqrt(np.square(x - x.mean()).mean()) - 1) <= rounding
+
+
+@pytest.mark.parametrize("size", [1e40, 1e300])
+def test_validation_examples_beyond_float32_are_refused_by_their_feature(size: float) -> None:
+    y = np.repeat([0, 1], 10)
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    with pytest.raises(
+        CommandError, match=r"^data: feature 'f1' goes from .*; needs numbers nearer to those of the tr"
+    ):
+        prepare(_dataset(x, y), flip=0.0, seed=0, valid=_dataset(x * [1, size], y))
 
 
 POSITIVE = st.fractions(Fraction(1, 10**6), 10**6, max_denominator=10**6)

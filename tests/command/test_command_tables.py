@@ -1,6 +1,7 @@
 """Files as people have them: each is read as it is meant, or refused in one line that says what to do."""
 
 import csv
+import datetime
 import gzip
 import json
 from collections.abc import Callable
@@ -589,3 +590,25 @@ def test_the_index_of_a_parquet_is_named() -> None:
     assert load("d.parquet").notes == ("d.parquet: its index 'age' is no feature",)
     table.reset_index(drop=True).set_index("label").to_parquet("d.parquet")
     assert (load("d.parquet").classes, load("d.parquet").features) == (("x", "y"), ("a",))
+
+
+VALUES = {
+    "date": (datetime.date(2024, 1, 1), "got values of type date; needs numbers, such as the days since"),
+    "bytes": (b"x", "got values of type bytes; needs numbers; --drop a leaves"),
+    "list": ([1, 2], "got values of type ndarray; needs numbers; --drop a leaves"),
+    "dict": ({"p": 1}, "got values of type dict; needs numbers; --drop a leaves"),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_column_of_other_objects_is_refused_by_the_type_of_its_values(
+    here: Path, refused: Refused, name: str
+) -> None:
+    value, says = VALUES[name]
+    table = pandas.DataFrame({"a": [value] * 8, "b": np.arange(8.0), "label": list("xy") * 4})
+    table.to_parquet("d.parquet")
+    refused(("attribute", "d.parquet"), f"column 'a': {says}")
+    text = "needs numbers or text, as pandas' astype(str) makes"
+    refused(("attribute", "d.parquet", "--one-hot", "a"), f"{says.split(';')[0]}; {text}")
+    table.drop(columns="label").to_parquet("d.parquet")
+    refused(("attribute", "d.parquet", "--label", "a"), f"{says.split(';')[0]}; {text}")

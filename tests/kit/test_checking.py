@@ -13,6 +13,7 @@ import pytest
 
 from adamshap import reference
 from adamshap.reference import AdamState, Step
+from adamshap.reference.problem import Array
 from adamshap.verify.checking import Outcome, check
 from adamshap.verify.implementation import Implementation, LoadError, Query, implementation, load
 from adamshap.verify.oracle import ORACLE
@@ -182,3 +183,53 @@ def test_targets_are_found_by_module_object_and_entry_point() -> None:
     ):
         with pytest.raises(LoadError, match=says):
             load(target)
+
+
+PATHS = [
+    ("./pkg/mine", "pkg.mine"),
+    ("pkg/mine.py", "pkg.mine"),
+    ("mine.py", "mine"),
+    ("pkg/mine.py:scores", "pkg.mine"),
+]
+
+
+@pytest.mark.parametrize(("target", "name"), PATHS)
+def test_a_path_is_answered_with_the_name_of_the_module(
+    target: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LoadError, match=f"needs the name of a module, as import has it: {name}, from the folder"):
+        load(target)
+
+
+@pytest.mark.parametrize("target", ["", ":scores", "pkg..mine", "my-module"])
+def test_what_is_no_name_is_refused_as_such(target: str) -> None:
+    with pytest.raises(LoadError, match=r"needs the name of a module, as import has it$"):
+        load(target)
+
+
+class Plain:
+    """Its methods need an instance."""
+
+    def utility(self, step: Step, coalition: Array) -> float:
+        """Return the oracle's answer."""
+        return reference.utility(step, coalition)
+
+
+class Static:
+    """Its functions need none."""
+
+    update = staticmethod(reference.update)
+
+    @classmethod
+    def utility(cls, step: Step, coalition: Array) -> float:
+        """Return the oracle's answer."""
+        return reference.utility(step, coalition)
+
+
+def test_a_class_whose_methods_need_an_instance_is_refused() -> None:
+    with pytest.raises(LoadError, match=r"'it' is a class, .* needs the name of one, such as mine, after mine = Plain"):
+        implementation(Plain, "it")
+    assert implementation(Plain(), "it").offers == {"utility"}
+    assert implementation(Static, "it").offers == {"update", "utility"}
