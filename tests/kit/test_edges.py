@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +111,22 @@ def losing(dimension: str, tile: int) -> Implementation:
 def test_a_lost_remainder_of_any_dimension_is_found(dimension: str, tile: int) -> None:
     (outcome,) = check(losing(dimension, tile), [BY_NAME["large-scores"]], shrink_seconds=0)
     assert outcome.status == "failed"
+
+
+def test_targets_broadcast_over_the_batch_are_found() -> None:
+    """Outputs (n, 1) less targets (n,) are (n, n): every sample is compared with every target."""
+
+    def ask(step: Step, query: Query) -> Array:
+        def wrong(outputs: Any, targets: Array) -> Any:
+            if targets.shape[1] > 1:
+                return right(outputs, targets)
+            return ((outputs - targets[:, 0]) ** 2).mean(axis=1)
+
+        right = network._squared_error
+        with replaced("_squared_error", right, wrong):
+            return ORACLE.ask(step, query)
+
+    candidate = Implementation("broadcast", frozenset({"scores"}), ask)
+    properties = [one for one in PROPERTIES if one.name.startswith("scores-") and not one.extra]
+    statuses = [outcome.status for outcome in check(candidate, properties, shrink_seconds=0)]
+    assert statuses.count("failed") > len(properties) / 2
