@@ -97,6 +97,37 @@ def test_a_task_that_hangs_ends_with_the_conductor(tmp_path: Path, number: signa
     assert stage["status"] == ("cut short" if number == signal.SIGTERM else "running")
 
 
+def test_output_that_nobody_reads_ends_no_run(tmp_path: Path) -> None:
+    """As where a connection to the machine with the card breaks, or the output goes to ``head``."""
+    command_line = [sys.executable, "-m", "adamshap.verify.on_gpu", "--rehearse", "--out", str(tmp_path / "out")]
+    running = subprocess.Popen([*command_line, "--stages", "machine"], stdout=subprocess.PIPE, cwd=tmp_path)
+    assert running.stdout is not None
+    running.stdout.close()
+    assert running.wait(PATIENCE) == command.PARTIAL  # the other stages are missing
+    (file,) = (tmp_path / "out").glob("rehearsal-*.json")
+    assert json.loads(file.read_text())["stages"]["machine"] == "passed"
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+def test_a_disk_that_is_full_for_a_while_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text, lines, calls = receipt.write_text, list[str](), list[Path]()
+
+    def write(path: Path, text: str) -> None:
+        calls.append(path)
+        if len(calls) == 3:  # after those before the first stage
+            raise OSError(28, "No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(receipt, "write_text", write)
+    stage = Stage("machine", "what there is", WEIGHT, 60)
+    setting = Setting(rehearsal=True, scratch=str(tmp_path))
+    conductor = Conductor(tmp_path / "out", 60, setting, frozenset({"machine"}), lines.append, (stage,))
+    assert not conductor.run().partial
+    assert any("cannot write to" in line and "No space left on device" in line for line in lines)
+    assert json.loads((tmp_path / "out" / RUN).read_text())["stages"] == [vars(conductor.outcomes[0])]
+
+
 def test_time_that_a_stage_leaves_goes_to_the_later_ones() -> None:
     stages = tuple(Stage(name, "", weight, 1) for name, weight in (("a", 1), ("b", 2), ("c", 1)))
     assert [limit_of(number, 100, stages) for number in range(3)] == [25, 100 * 2 / 3, 100]

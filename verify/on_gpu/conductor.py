@@ -128,7 +128,6 @@ class Conductor:
 
     def run(self) -> receipt.Receipt:
         """Run every chosen stage and return the receipt, which is also in the folder."""
-        self.out.mkdir(parents=True, exist_ok=True)
         for number in SIGNALS:
             signal.signal(number, self._stop)
         self.write()
@@ -139,7 +138,8 @@ class Conductor:
                     continue
                 rest = tuple(later for later in self.stages[number:] if later.name in self.chosen)
                 self._run_stage(stage, self.outcomes[number], limit_of(0, left, rest), log)
-                self.write()
+                self._try_to_write()
+        self.write()  # where nothing can be written even now, the error ends the run
         return self.receipt()
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
@@ -207,7 +207,7 @@ class Conductor:
                         process.why = f"took longer than {stage.task_seconds:g} s"
                         _kill(process.popen)  # noticed as ended in the next round
                 if time.monotonic() - self._written > WRITE_SECONDS:
-                    self.write(with_receipt=False)
+                    self._try_to_write(with_receipt=False)
         self._take(outcome, unread + _drain(events[0]), processes)
         if not processes and failed_starts:
             outcome.why = f"no process could start; see {LOG}"
@@ -291,6 +291,7 @@ class Conductor:
 
     def write(self, *, with_receipt: bool = True) -> None:
         """Write `run.json` and, unless told not to, the receipt."""
+        self.out.mkdir(parents=True, exist_ok=True)
         content = {
             "schema": SCHEMA,
             "rehearsal": self.setting.rehearsal,
@@ -310,6 +311,14 @@ class Conductor:
             if self.receipt_file not in (None, file):
                 self.receipt_file.unlink(missing_ok=True)  # from when the card was not known yet
             self.receipt_file = file
+
+    def _try_to_write(self, *, with_receipt: bool = True) -> None:
+        """Write, unless the disk is full or the like: the run goes on, and the next time may do better."""
+        try:
+            self.write(with_receipt=with_receipt)
+        except OSError as error:
+            self._written = time.monotonic()
+            self.say(f"cannot write to {self.out} at present: {error}")
 
     def receipt(self) -> receipt.Receipt:
         """Return the receipt of what has been done so far."""
