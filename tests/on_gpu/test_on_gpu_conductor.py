@@ -15,7 +15,7 @@ from adamshap.gpu import arrays
 from adamshap.verify import cpu_device, receipt
 from adamshap.verify.on_gpu import __main__ as command
 from adamshap.verify.on_gpu.child import LONGEST_LINE, Reporter
-from adamshap.verify.on_gpu.conductor import RUN, Conductor, Outcome
+from adamshap.verify.on_gpu.conductor import MOST_SAID, RUN, Conductor, Outcome
 from adamshap.verify.on_gpu.plan import STAGES, Setting, Stage, limit_of
 
 HERE = Path(__file__).parent
@@ -37,7 +37,9 @@ def conducted(
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
-def test_a_task_that_fails_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_fails_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome, found = conducted(tmp_path, monkeypatch, "broken_stage", seconds=45, task_seconds=4)
     failed = outcome.failed
     assert set(failed) == {"raises", "exits", "is_killed", "leaves", "hangs", "a check", "no error", "more"}
@@ -51,6 +53,10 @@ def test_a_task_that_fails_costs_itself_alone(tmp_path: Path, monkeypatch: pytes
     assert failed["no error"] == "it is nan, which is no number"
     assert outcome.notes["a row"] == {"median": "inf", "all": [1.0, "nan"]}
     assert (outcome.status, outcome.required_done, outcome.required) == ("failed", 7, 7)
+    assert outcome.passed == 1  # "is_well": a task that reports a failed check has not passed
+    said = capsys.readouterr().out
+    assert said.count("  failed: ") == MOST_SAID
+    assert f"and {len(failed) - MOST_SAID} more: see {tmp_path / 'out' / RUN}" in said
     assert (found.largest_errors, found.throughput) == ({"an error": 0.25}, {"a speed, 1/s": 2.0})
     assert found.failed == [f"broken: {name}" for name in failed]
     assert not found.partial

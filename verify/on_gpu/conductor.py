@@ -9,6 +9,7 @@ children (`child`).
 
 import datetime
 import importlib.util
+import itertools
 import json
 import os
 import selectors
@@ -27,7 +28,7 @@ from adamshap.verify import receipt
 from adamshap.verify.on_gpu.child import NUMBER_BYTES, RESTART
 from adamshap.verify.on_gpu.plan import RECEIPT_SECONDS, STAGES, Setting, Stage, limit_of
 
-__all__ = ["LOG", "RUN", "SIGNALS", "Conductor", "Outcome", "folder_of"]
+__all__ = ["LOG", "MOST_SAID", "RUN", "SIGNALS", "Conductor", "Outcome", "folder_of"]
 
 RUN, LOG = "run.json", "run.log"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -40,6 +41,9 @@ NUMBERS = 10_000
 WRITE_SECONDS = 1.0
 POLL_SECONDS = 0.1
 MOST_FAILED_STARTS = 3
+MOST_SAID = 5
+"""Failures of a stage that the terminal shows; `run.json` has all."""
+
 DEAD_SECONDS = 10.0
 """How long to wait for a process that was killed: one that is stuck in the driver may never end."""
 
@@ -83,6 +87,7 @@ class _Process:
     popen: "subprocess.Popen[bytes]"
     task: tuple[str, bool, float] | None = None  # name, required, and when it began
     told: bool = False  # whether it said how many tasks there are
+    found_wrong: bool = False  # whether a check of its task failed
     why: str = ""  # it was ended by the conductor
 
 
@@ -169,8 +174,10 @@ class Conductor:
         outcome.why = cut
         outcome.status = "cut short" if cut else "failed" if outcome.failed else "passed"
         self.say(f"{stage.name}: {outcome.status}{f' ({cut})' if cut else ''}, {outcome.passed} passed")
-        for name, text in outcome.failed.items():
+        for name, text in itertools.islice(outcome.failed.items(), MOST_SAID):
             self.say(f"  failed: {name}: {(text.strip().splitlines() or [''])[-1]}")
+        if len(outcome.failed) > MOST_SAID:
+            self.say(f"  and {len(outcome.failed) - MOST_SAID} more: see {self.out / RUN}")
 
     def _conduct(
         self,
@@ -252,11 +259,11 @@ class Conductor:
             if process is not None:
                 process.told = True
         elif kind == "begin" and process is not None:
-            process.task = (event["name"], event["required"], time.monotonic())
+            process.task, process.found_wrong = (event["name"], event["required"], time.monotonic()), False
         elif kind == "end" and process is not None and process.task is not None:
             _, required, began = process.task
             process.task = None
-            self._done(outcome, event["name"], required, began, event["failure"])
+            self._done(outcome, event["name"], required, began, event["failure"], found_wrong=process.found_wrong)
         elif kind == "note":
             outcome.notes[event["name"]] = event["value"]
         elif kind == "error":
@@ -269,6 +276,8 @@ class Conductor:
             outcome.passed += event["value"]
         elif kind == "failed":
             outcome.failed[event["name"]] = event["text"]
+            if process is not None:
+                process.found_wrong = True
         elif kind == "imported":
             self.imported[event["name"]] = event["value"]
 
@@ -277,14 +286,16 @@ class Conductor:
             name, required, began = process.task
             self._done(outcome, name, required, began, how)
 
-    def _done(self, outcome: Outcome, name: str, required: bool, began: float, failure: str) -> None:
+    def _done(
+        self, outcome: Outcome, name: str, required: bool, began: float, failure: str, *, found_wrong: bool = False
+    ) -> None:
         outcome.done.append(
             {"name": name, "seconds": round(time.monotonic() - began, 2), "failure": failure[-200:] if failure else ""}
         )
         outcome.required_done += required
         if failure:
             outcome.failed[name] = failure
-        else:
+        elif not found_wrong:
             outcome.passed += 1
 
     # --- what is written ----------------------------------------------------------------------------------------------
