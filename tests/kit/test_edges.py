@@ -68,13 +68,21 @@ def kept(size: int, tile: int) -> int:
     return size - size % tile if size > tile else size
 
 
-AXES = {"input": ("first", 2), "hidden": ("middle", 1), "outputs": ("last", 1), "n": ("each", 0)}
+AXES = {
+    "input": ("first", 2),
+    "hidden": ("middle", 1),
+    "outputs": ("last", 1),
+    "bias": ("last bias", 1),
+    "n": ("each", 0),
+}
 
 
 def losing(dimension: str, tile: int) -> Implementation:
     """The oracle, without the remainder of one dimension."""
 
     def ask(step: Step, query: Query) -> Array:
+        if query.options.get("per_validation") or query.options.get("efficient"):
+            raise NotImplementedError("only plain scores")
         if dimension == "n_val":
             few = Step(
                 step.net,
@@ -85,17 +93,16 @@ def losing(dimension: str, tile: int) -> Implementation:
                 step.valid.take(np.arange(kept(step.n_val, tile))),
                 step.reduction,
             )
-            values = ORACLE.ask(few, query)
-            missing = [(0, 0), (0, step.n_val - few.n_val)][: values.ndim]
-            return np.pad(values, missing) if values.ndim == 2 else values
+            return ORACLE.ask(few, query)
         right, (where, axis) = ghost.dot_products, AXES[dimension]
-        layer = {"first": 0, "middle": 1, "last": step.net.depth - 1}.get(where)
+        last = step.net.depth - 1
+        of = {"first": "0.weight", "middle": "1.weight", "last": f"{last}.weight", "last bias": f"{last}.bias"}
 
         def dot_products(x: Params, P: Params) -> Array:
             cut = {}
             for name, each in x.items():
                 lost = each.copy()
-                if layer is None or name == f"{layer}.weight":
+                if of.get(where, name) == name:
                     np.moveaxis(lost, axis, 0)[kept(each.shape[axis], tile) :] = 0.0
                 cut[name] = lost
             return right(cut, P)
