@@ -114,6 +114,16 @@ def test_output_that_nobody_reads_ends_no_run(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["stages"]["machine"] == "passed"
 
 
+def test_with_nohup_a_lost_connection_ends_no_run(tmp_path: Path) -> None:
+    command_line = [sys.executable, "-m", "adamshap.verify.on_gpu", "--rehearse", "--out", str(tmp_path / "out")]
+    running = subprocess.Popen(["nohup", *command_line, "--stages", "machine"], stdout=subprocess.PIPE, cwd=tmp_path)
+    wait_for(lambda: children_of(running.pid), "no process")
+    running.send_signal(signal.SIGHUP)
+    running.communicate(timeout=PATIENCE)
+    assert running.returncode == command.PARTIAL  # the other stages are missing
+    assert json.loads((tmp_path / "out" / RUN).read_text())["stopped_by"] == ""
+
+
 @pytest.mark.usefixtures("cupy_on_cpu")
 def test_a_disk_that_is_full_for_a_while_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text, lines, calls = receipt.write_text, list[str](), list[Path]()
