@@ -193,11 +193,19 @@ def _float32(evidence: list[_Evidence], dtype: npt.DTypeLike) -> Iterator[_Expla
     ]
     if not unit_roundoff(single) / 16 < np.median(relative):
         return
+    # What is in float32 is off wherever that shows: an answer that is right to more digits was computed otherwise.
     if all(
-        not _differs(replace(one, bound=bounds(one.case.step, one.case.query, single)), one.right) for one in evidence
+        (_differs(one, one.right) or not _differs(replace(one, got=_rounded_to(single, one.right)), one.right))
+        and not _differs(replace(one, bound=bounds(one.case.step, one.case.query, single)), one.right)
+        for one in evidence
     ):
         sentence = "your answers are the oracle's up to the rounding of float32: they are computed or returned in it"
         yield _Explanation(Diagnosis(sentence, (FLOAT32,)), BY_NAME[FLOAT32].implementation())
+
+
+def _rounded_to(dtype: npt.DTypeLike, answer: Answer) -> Answer:
+    with np.errstate(over="ignore"):
+        return {name: array.astype(dtype).astype(np.float64) for name, array in answer.items()}
 
 
 def _other_nodes(evidence: list[_Evidence]) -> Iterator[_Explanation]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.problem import Array, Batch, Params, Step
+from adamshap.verify.time_limit import TimeIsUp
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,18 @@ class Given:
             return self._changed()
         except AttributeError as error:
             return f"a field is gone ({error})"
+        except (TimeIsUp, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # of whatever the candidate put there
+            return f"a field cannot be compared with what it was ({type_name(error)})"
 
     def _changed(self) -> str:
         now, then = self.step, self.asked
         for name in ("net", "adam", "reduction"):
-            if getattr(now, name) != getattr(then, name):
+            value, original = getattr(now, name), getattr(then, name)
+            if type(value) is not type(original) or value != original:
                 return f"step.{name}"
-        if now.state.step != then.state.step:
+        if type(now.state.step) is not type(then.state.step) or now.state.step != then.state.step:
             return "step.state.step"
         for where, group, original in (
             ("step.params", now.params, then.params),
@@ -77,6 +83,11 @@ class Given:
                 if not _same(getattr(batch, name), getattr(right, name)):
                     return f"{where}.{name}"
         return ""
+
+
+def type_name(error: BaseException) -> str:
+    """Return the name of an exception's class, whatever its metaclass makes of ``__name__``."""
+    return str(type.__dict__["__name__"].__get__(type(error)))
 
 
 def arrays_of(step: Step) -> list[Array]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.problem import AdamState, Array, Marginals, Step
-from adamshap.verify.given import Given, arrays_of
+from adamshap.verify.given import Given, arrays_of, type_name
 from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
 from adamshap.verify.time_limit import TimeIsUp, time_limit
 
@@ -219,18 +219,18 @@ def _refuse_path(target: str, module: str) -> None:
 
 def _described(error: BaseException) -> str:
     """Return the type and the message of an exception."""
-    name = "KeyboardInterrupt" if isinstance(error, RaisedInterrupt) else type(error).__name__
+    name = "KeyboardInterrupt" if isinstance(error, RaisedInterrupt) else type_name(error)
     text = _message(error)
     return f"{name}: {text}" if text else name
 
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
+        return str.__str__(str(error))  # which may be of a subclass, with methods of its own
     except TimeIsUp:
         raise
     except BaseException as second:
-        return f"(a message that cannot be printed: {type(second).__name__})"
+        return f"(a message that cannot be printed: {type_name(second)})"
 
 
 def implementation(candidate: Any, name: str) -> Implementation:
@@ -318,7 +318,10 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
     inputs = arrays_of(given.step)
 
     def call() -> Answer:
-        result = candidate.ask(given.step, Query(query.function, given.options))
+        try:
+            result = candidate.ask(given.step, Query(query.function, given.options))
+        except Misbehaviour as error:  # the kit's own exception, raised by the candidate
+            raise Misbehaviour(f"raised {_described(error)}") from None
         return _named(query, step, result, inputs)  # within the guard: what it looks at is the candidate's
 
     try:

@@ -1,8 +1,9 @@
 """State of the whole process that a candidate may change: kept apart from the kit's while the candidate runs.
 
 Floating point handling (NumPy's, and the processor's rounding and flushing), warnings filters, the working folder, the
-locale, the recursion limit, the standard streams. A candidate finds again what it set, and the kit what it had. What
-ends a process becomes an exception where Python can see it; for the rest a candidate needs a process of its own.
+locale, the recursion limit, the mask of new files, the standard streams. A candidate finds again what it set, and the
+kit what it had. What ends a process becomes an exception where Python can see it; for the rest a candidate needs a
+process of its own.
 """
 
 import contextlib
@@ -115,6 +116,12 @@ def _set_folder(folder: str | None) -> None:
         os.chdir(folder)
 
 
+def _umask() -> int:
+    mask = os.umask(0)  # there is no other way to read it
+    os.umask(mask)
+    return mask
+
+
 def _numpy() -> Any:
     return np.geterr(), np.geterrcall()
 
@@ -150,11 +157,22 @@ def _set_processor(state: Any) -> None:
 
 
 def _streams() -> dict[str, Any]:
-    return {name: getattr(sys, name, None) for name in STREAM_NAMES}
+    streams = {name: getattr(sys, name, None) for name in STREAM_NAMES}
+    return {name: (stream, _encoding(stream)) for name, stream in streams.items()}
 
 
 def _set_streams(streams: dict[str, Any]) -> None:
-    vars(sys).update(streams)
+    for name, (stream, encoding) in streams.items():
+        setattr(sys, name, stream)
+        if encoding != _encoding(stream):
+            stream.reconfigure(**encoding)
+
+
+def _encoding(stream: Any) -> dict[str, Any]:
+    """Return what of a stream that is written to `reconfigure` may have changed; nothing for any other."""
+    if not hasattr(stream, "reconfigure") or stream.closed or not stream.writable():
+        return {}
+    return {"encoding": stream.encoding, "errors": stream.errors}
 
 
 _STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
@@ -164,6 +182,7 @@ _STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "locale": (lambda: locale.setlocale(locale.LC_ALL), lambda value: locale.setlocale(locale.LC_ALL, value)),
     "recursion": (sys.getrecursionlimit, sys.setrecursionlimit),
     "streams": (_streams, _set_streams),
+    "umask": (_umask, os.umask),
     "folder": (_folder, _set_folder),
 }
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from adamshap import reference
 from adamshap.reference import game, ghost, network
-from adamshap.reference.adam import denominator, divided_difference, step_coefficients
+from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.problem import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
 from adamshap.verify.tolerance import (
@@ -162,10 +162,14 @@ def _update_magnitudes(step: Step) -> dict[str, Any]:
     g, (beta1, beta2) = _absolute_sum(network.sample_gradients(step)), step.adam.betas
     true_g, c = network.batch_gradient(step), step_coefficients(step)
     sizes: dict[str, Any] = {"step": 0.0}
+    # PyTorch computes m⁺ as m + (1 − β1)(g − m), which is off by u |m| however small β1 is.
+    share = max(beta1, 1 - beta1) if beta1 else 0.0
+    correction = bias_correction(beta1, step.state.step + 1)
     for name, p in step.params.items():
-        update = c[name].lr * (np.abs(c[name].mu) + c[name].k * g[name]) / denominator(c[name], true_g[name])
+        m = share * np.abs(step.state.m[name])
+        update = c[name].lr * (m / correction + c[name].k * g[name]) / denominator(c[name], true_g[name])
         sizes[f"params.{name}"] = np.abs(p) * (1 + step.adam.lr * step.adam.weight_decay) + update
-        sizes[f"m.{name}"] = beta1 * np.abs(step.state.m[name]) + (1 - beta1) * g[name]
+        sizes[f"m.{name}"] = m + (1 - beta1) * g[name]
         sizes[f"v.{name}"] = beta2 * step.state.v[name] + (1 - beta2) * g[name] ** 2
     return sizes
 

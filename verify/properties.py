@@ -674,7 +674,15 @@ _LARGE_AGREEMENT: tuple[Property, ...] = tuple(
             "scores are",
             "score_i = ⟨Γ ⊙ S, x_i⟩",
             "scores",
-            score_cases(wide_steps(), per_validation=st.booleans(), efficient=st.booleans()),
+            score_cases(wide_steps()),  # no option that a candidate may lack: there are few cases
+            "",
+        ),
+        (
+            "scores-per-validation",
+            "the matrix of scores is",
+            "score_ij = ⟨Γ_j ⊙ S, x_i⟩",
+            "scores",
+            score_cases(wide_steps(), per_validation=True, efficient=st.booleans()),
             "",
         ),
         (

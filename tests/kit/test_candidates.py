@@ -1,10 +1,12 @@
 """The engine and the implementations to copy from pass the kit."""
 
+import numpy as np
 import pytest
 
+from adamshap.reference import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.checking import check
-from adamshap.verify.implementation import implementation, load
-from adamshap.verify.properties import PROPERTIES, Property
+from adamshap.verify.implementation import Query, implementation, load
+from adamshap.verify.properties import PROPERTIES, Case, Property, asker
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -15,6 +17,22 @@ def test_torch_passes(prop: Property, dtype: str) -> None:
 
     (outcome,) = check(implementation(torch_ghost, "torch"), [prop], dtype=dtype)
     assert outcome.status != "failed", outcome.finding
+
+
+@pytest.mark.parametrize("beta1", [1e-7, 1e-5, 1e-3])
+def test_torch_loses_some_of_m_where_beta1_is_small(beta1: float) -> None:
+    """PyTorch's ``lerp`` rounds 1 − β1: β1 m, all that is left where the gradient is 0, is off by u |m|."""
+    pytest.importorskip("torch", reason="extra `peers`: torch")
+    from adamshap.verify.candidates import torch_ghost
+
+    net = Network((3, 4, 1))  # of one class: every gradient is 0
+    params = {name: p.astype(np.float32) for name, p in net.init(0).items()}
+    generator = np.random.default_rng(0)
+    m, v = ({name: generator.random(p.shape, np.float32) for name, p in params.items()} for _ in range(2))
+    batch = Batch(generator.standard_normal((2, 3), np.float32), np.zeros(2, int))
+    step = Step(net, params, Adam(betas=(beta1, 0.0)), AdamState(1, m, v), batch, batch)
+    (update,) = (one for one in PROPERTIES if one.name == "update")
+    assert update.check(asker(implementation(torch_ghost, "torch")), Case(step, Query("update")), np.float32) < 1
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

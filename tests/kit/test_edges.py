@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,13 +68,21 @@ def kept(size: int, tile: int) -> int:
     return size - size % tile if size > tile else size
 
 
-AXES = {"input": ("first", 2), "hidden": ("middle", 1), "outputs": ("last", 1), "n": ("each", 0)}
+AXES = {
+    "input": ("first", 2),
+    "hidden": ("middle", 1),
+    "outputs": ("last", 1),
+    "bias": ("last bias", 1),
+    "n": ("each", 0),
+}
 
 
 def losing(dimension: str, tile: int) -> Implementation:
     """The oracle, without the remainder of one dimension."""
 
     def ask(step: Step, query: Query) -> Array:
+        if query.options.get("per_validation") or query.options.get("efficient"):
+            raise NotImplementedError("only plain scores")
         if dimension == "n_val":
             few = Step(
                 step.net,
@@ -84,17 +93,16 @@ def losing(dimension: str, tile: int) -> Implementation:
                 step.valid.take(np.arange(kept(step.n_val, tile))),
                 step.reduction,
             )
-            values = ORACLE.ask(few, query)
-            missing = [(0, 0), (0, step.n_val - few.n_val)][: values.ndim]
-            return np.pad(values, missing) if values.ndim == 2 else values
+            return ORACLE.ask(few, query)
         right, (where, axis) = ghost.dot_products, AXES[dimension]
-        layer = {"first": 0, "middle": 1, "last": step.net.depth - 1}.get(where)
+        last = step.net.depth - 1
+        of = {"first": "0.weight", "middle": "1.weight", "last": f"{last}.weight", "last bias": f"{last}.bias"}
 
         def dot_products(x: Params, P: Params) -> Array:
             cut = {}
             for name, each in x.items():
                 lost = each.copy()
-                if layer is None or name == f"{layer}.weight":
+                if of.get(where, name) == name:
                     np.moveaxis(lost, axis, 0)[kept(each.shape[axis], tile) :] = 0.0
                 cut[name] = lost
             return right(cut, P)
@@ -110,3 +118,22 @@ def losing(dimension: str, tile: int) -> Implementation:
 def test_a_lost_remainder_of_any_dimension_is_found(dimension: str, tile: int) -> None:
     (outcome,) = check(losing(dimension, tile), [BY_NAME["large-scores"]], shrink_seconds=0)
     assert outcome.status == "failed"
+
+
+def test_targets_broadcast_over_the_batch_are_found() -> None:
+    """Outputs (n, 1) less targets (n,) are (n, n): every sample is compared with every target."""
+
+    def ask(step: Step, query: Query) -> Array:
+        def wrong(outputs: Any, targets: Array) -> Any:
+            if targets.shape[1] > 1:
+                return right(outputs, targets)
+            return ((outputs - targets[:, 0]) ** 2).mean(axis=1)
+
+        right = network._squared_error
+        with replaced("_squared_error", right, wrong):
+            return ORACLE.ask(step, query)
+
+    candidate = Implementation("broadcast", frozenset({"scores"}), ask)
+    properties = [one for one in PROPERTIES if one.name.startswith("scores-") and not one.extra]
+    statuses = [outcome.status for outcome in check(candidate, properties, shrink_seconds=0)]
+    assert statuses.count("failed") > len(properties) / 2

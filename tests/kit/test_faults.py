@@ -1,6 +1,7 @@
 """Every known mistake is caught on the quick profile, and called by its name."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,17 @@ def test_a_mistake_smaller_than_float32_is_not_called_so() -> None:
         "a little", frozenset({"influence"}), lambda step, query: ORACLE.ask(step, query) * (1 + 1e-9 * (step.n % 3))
     )
     assert diagnosed(candidate, "influence").faults == ()
+
+
+def test_a_mistake_in_some_cases_that_is_small_there_is_not_called_float32() -> None:
+    """A utility is a small difference of losses: what it is off by is often within float32's rounding of them."""
+
+    def ask(step: Step, query: Query) -> Any:
+        return ORACLE.ask(step, Query(query.function, {"coalition": np.sort(query.options["coalition"])}))
+
+    diagnosis = diagnosed(Implementation("sorted", frozenset({"utility"}), ask), "utility")
+    assert diagnosis.faults == ()
+    assert "no known mistake" in diagnosis.sentence
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.3), (0.3, -0.2), (1e-4, 0.5), (2e-4, -1e-4), (0.0, 0.0)])

@@ -63,13 +63,19 @@ RAISES = {
     "unsupported_of_no_text": Kind("raise NotImplementedError('\\ud800')", r"not supported: \ud800"),
     "floating_point_error": Kind("np.seterr(all='raise'); np.float64(1) / 0", "raised FloatingPointError"),
     "warning_as_error": Kind("warnings.simplefilter('error'); warnings.warn('mine')", "raised UserWarning: mine"),
+    "class_without_a_name": Kind("raise Nameless('mine')", "raised Nameless: mine"),
+    "message_of_another_kind_of_text": Kind("raise Odd", "raised Odd: mine"),
+    "exception_of_the_kit": Kind("raise Hung('mine')", "raised Hung: mine"),
+    "exception_of_the_kit_that_raises": Kind("raise OddMisbehaviour", "raised OddMisbehaviour: (a message that cannot"),
     "system_exit_of_an_object": Kind("raise SystemExit(step)", "raised SystemExit: Step("),
 }
 
 STATE = {
     "floating_point": Kind("np.seterr(all='raise')"),
     "floating_point_handler": Kind("np.seterrcall(print); np.seterr(all='call')"),
-    "rounding_of_the_processor": Kind("ctypes.CDLL(None).fesetround(UPWARD)", "influence(step): "),
+    "rounding_of_the_processor": Kind(
+        "answer = influence_of(step); ctypes.CDLL(None).fesetround(UPWARD); return answer"
+    ),
     "warnings_are_errors": Kind("warnings.simplefilter('error')"),
     "warnings_are_lost": Kind("warnings.filters = []; warnings.showwarning = print"),
     "random_state": Kind("random.seed(0); np.random.seed(0)"),
@@ -78,6 +84,8 @@ STATE = {
     "deleted_folder": Kind("d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)"),
     "locale": Kind("locale.setlocale(locale.LC_ALL, 'C')"),
     "closed_output": Kind("sys.stdout.close(); sys.stderr.close(); sys.__stdout__.close()"),
+    "output_in_ascii": Kind("sys.stdout.reconfigure(encoding='ascii', errors='strict')"),
+    "mask_of_new_files": Kind("os.umask(0o777)"),
     "closed_buffer": Kind("sys.stdout.buffer.close()"),
     "no_output": Kind("sys.stdout = sys.stderr = None"),
     "output_elsewhere": Kind("sys.stdout = io.StringIO(); print('lost')"),
@@ -118,6 +126,19 @@ INPUTS = {
     "sets_the_reduction": Kind("object.__setattr__(step, 'reduction', 'none')", "changed its input: step.reduction"),
     "sets_the_network": Kind("object.__setattr__(step.net, 'sizes', (1, 1))", "changed its input: step.net"),
     "sets_the_step": Kind("object.__setattr__(step.state, 'step', -1)", "changed its input: step.state.step"),
+    "sets_what_equals_everything": Kind(
+        "object.__setattr__(step, 'adam', EqualsAll())", "changed its input: step.adam"
+    ),
+    "sets_what_cannot_be_compared": Kind(
+        "object.__setattr__(step.adam, 'lr', Incomparable())",
+        "a field cannot be compared with what it was (SystemExit)",
+    ),
+    "sets_an_array_for_a_number": Kind(
+        "object.__setattr__(step.state, 'step', np.ones(2))", "changed its input: step.state.step"
+    ),
+    "removes_the_parameters": Kind(
+        "object.__setattr__(step, 'params', None)", "changed its input: a field cannot be compared"
+    ),
     "removes_a_field": Kind("object.__delattr__(step, 'params')", "changed its input: a field is gone"),
 }
 
@@ -186,6 +207,7 @@ import asyncio, ctypes, gc, io, locale, os, platform, random, signal, subprocess
 import warnings
 import hypothesis, numpy as np, pytest
 from adamshap import reference
+from adamshap.verify.implementation import Hung, Misbehaviour
 
 MEMORY = np.zeros(100)
 UPWARD = 0x400000 if platform.machine() == "aarch64" else 0x800
@@ -203,6 +225,34 @@ class Silent(Exception):
 class Unprintable(Exception):
     def __str__(self):
         raise Silent
+
+class Unnamed(type):
+    __name__ = property(lambda cls: 1 / 0)
+
+class Nameless(Exception, metaclass=Unnamed):
+    pass
+
+class Text(str):
+    def __len__(self):
+        return -1
+
+class Odd(Exception):
+    def __str__(self):
+        return Text("mine")
+
+class OddMisbehaviour(Misbehaviour):
+    def __str__(self):
+        raise Silent
+
+class EqualsAll:
+    def __eq__(self, other):
+        return True
+    def __ne__(self, other):
+        return False
+
+class Incomparable:
+    def __eq__(self, other):
+        sys.exit(0)
 
 class Hanging(Exception):
     def __str__(self):
@@ -303,10 +353,17 @@ def state() -> list[Any]:
         os.getcwd(),
         locale.setlocale(locale.LC_ALL),
         streams,
-        [stream.closed for stream in streams if stream is not None],
+        [(stream.closed, getattr(stream, "encoding", None)) for stream in streams if stream is not None],
+        mask_of_new_files(),
         [os.path.realpath(f"/proc/self/fd/{number}") for number in range(3)],
         sys.getrecursionlimit(),
     ]
+
+
+def mask_of_new_files() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 # --- in this process --------------------------------------------------------------------------------------------------
@@ -477,7 +534,7 @@ def test_a_module_that_ends_its_process_is_refused(folder: Path, name: str, text
 
 
 def test_a_module_that_sets_everything_leaves_nothing(folder: Path) -> None:
-    settings = "\n".join(kind.does for kind in STATE.values() if not kind.says)
+    settings = "\n".join(kind.does for kind in STATE.values() if "step" not in kind.does)
     before = state()
     text = f"{HEAD}\n{settings}\ninfluence = influence_of\n"
     candidate = load(module(folder, "import_sets", text))

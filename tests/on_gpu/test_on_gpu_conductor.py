@@ -15,7 +15,7 @@ from adamshap.gpu import arrays
 from adamshap.verify import cpu_device, receipt
 from adamshap.verify.on_gpu import __main__ as command
 from adamshap.verify.on_gpu.child import LONGEST_LINE, Reporter
-from adamshap.verify.on_gpu.conductor import RUN, Conductor, Outcome
+from adamshap.verify.on_gpu.conductor import MOST_SAID, RUN, Conductor, Outcome
 from adamshap.verify.on_gpu.plan import STAGES, Setting, Stage, limit_of
 
 HERE = Path(__file__).parent
@@ -37,7 +37,9 @@ def conducted(
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
-def test_a_task_that_fails_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_fails_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome, found = conducted(tmp_path, monkeypatch, "broken_stage", seconds=45, task_seconds=4)
     failed = outcome.failed
     assert set(failed) == {"raises", "exits", "is_killed", "leaves", "hangs", "a check", "no error", "more"}
@@ -51,6 +53,10 @@ def test_a_task_that_fails_costs_itself_alone(tmp_path: Path, monkeypatch: pytes
     assert failed["no error"] == "it is nan, which is no number"
     assert outcome.notes["a row"] == {"median": "inf", "all": [1.0, "nan"]}
     assert (outcome.status, outcome.required_done, outcome.required) == ("failed", 7, 7)
+    assert outcome.passed == 1  # "is_well": a task that reports a failed check has not passed
+    said = capsys.readouterr().out
+    assert said.count("  failed: ") == MOST_SAID
+    assert f"and {len(failed) - MOST_SAID} more: see {tmp_path / 'out' / RUN}" in said
     assert (found.largest_errors, found.throughput) == ({"an error": 0.25}, {"a speed, 1/s": 2.0})
     assert found.failed == [f"broken: {name}" for name in failed]
     assert not found.partial
@@ -95,6 +101,47 @@ def test_a_task_that_hangs_ends_with_the_conductor(tmp_path: Path, number: signa
             os.kill(left, signal.SIGKILL)
     stage = json.loads((out / RUN).read_text())["stages"][0]
     assert stage["status"] == ("cut short" if number == signal.SIGTERM else "running")
+
+
+def test_output_that_nobody_reads_ends_no_run(tmp_path: Path) -> None:
+    """As where a connection to the machine with the card breaks, or the output goes to ``head``."""
+    command_line = [sys.executable, "-m", "adamshap.verify.on_gpu", "--rehearse", "--out", str(tmp_path / "out")]
+    running = subprocess.Popen([*command_line, "--stages", "machine"], stdout=subprocess.PIPE, cwd=tmp_path)
+    assert running.stdout is not None
+    running.stdout.close()
+    assert running.wait(PATIENCE) == command.PARTIAL  # the other stages are missing
+    (file,) = (tmp_path / "out").glob("rehearsal-*.json")
+    assert json.loads(file.read_text())["stages"]["machine"] == "passed"
+
+
+def test_with_nohup_a_lost_connection_ends_no_run(tmp_path: Path) -> None:
+    command_line = [sys.executable, "-m", "adamshap.verify.on_gpu", "--rehearse", "--out", str(tmp_path / "out")]
+    running = subprocess.Popen(["nohup", *command_line, "--stages", "machine"], stdout=subprocess.PIPE, cwd=tmp_path)
+    wait_for(lambda: children_of(running.pid), "no process")
+    running.send_signal(signal.SIGHUP)
+    running.communicate(timeout=PATIENCE)
+    assert running.returncode == command.PARTIAL  # the other stages are missing
+    assert json.loads((tmp_path / "out" / RUN).read_text())["stopped_by"] == ""
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+def test_a_disk_that_is_full_for_a_while_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text, lines, calls = receipt.write_text, list[str](), list[Path]()
+
+    def write(path: Path, text: str) -> None:
+        calls.append(path)
+        if len(calls) == 3:  # after those before the first stage
+            raise OSError(28, "No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(receipt, "write_text", write)
+    stage = Stage("machine", "what there is", WEIGHT, 60)
+    setting = Setting(rehearsal=True, scratch=str(tmp_path))
+    conductor = Conductor(tmp_path / "out", 60, setting, frozenset({"machine"}), lines.append, (stage,))
+    assert not conductor.run().partial
+    assert any("cannot write to" in line and "No space left on device" in line for line in lines)
+    assert json.loads((tmp_path / "out" / RUN).read_text())["stages"] == [vars(conductor.outcomes[0])]
 
 
 def test_time_that_a_stage_leaves_goes_to_the_later_ones() -> None:

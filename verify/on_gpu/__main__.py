@@ -108,7 +108,10 @@ def _commit(checkout: Path | None) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except OSError:  # the terminal, or whatever read the output, is gone; the run goes on, and Python's end is quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

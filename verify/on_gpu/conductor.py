@@ -9,6 +9,7 @@ children (`child`).
 
 import datetime
 import importlib.util
+import itertools
 import json
 import os
 import selectors
@@ -27,7 +28,7 @@ from adamshap.verify import receipt
 from adamshap.verify.on_gpu.child import NUMBER_BYTES, RESTART
 from adamshap.verify.on_gpu.plan import RECEIPT_SECONDS, STAGES, Setting, Stage, limit_of
 
-__all__ = ["LOG", "RUN", "SIGNALS", "Conductor", "Outcome", "folder_of"]
+__all__ = ["LOG", "MOST_SAID", "RUN", "SIGNALS", "Conductor", "Outcome", "folder_of"]
 
 RUN, LOG = "run.json", "run.log"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -40,6 +41,9 @@ NUMBERS = 10_000
 WRITE_SECONDS = 1.0
 POLL_SECONDS = 0.1
 MOST_FAILED_STARTS = 3
+MOST_SAID = 5
+"""Failures of a stage that the terminal shows; `run.json` has all."""
+
 DEAD_SECONDS = 10.0
 """How long to wait for a process that was killed: one that is stuck in the driver may never end."""
 
@@ -83,6 +87,7 @@ class _Process:
     popen: "subprocess.Popen[bytes]"
     task: tuple[str, bool, float] | None = None  # name, required, and when it began
     told: bool = False  # whether it said how many tasks there are
+    found_wrong: bool = False  # whether a check of its task failed
     why: str = ""  # it was ended by the conductor
 
 
@@ -128,9 +133,9 @@ class Conductor:
 
     def run(self) -> receipt.Receipt:
         """Run every chosen stage and return the receipt, which is also in the folder."""
-        self.out.mkdir(parents=True, exist_ok=True)
         for each in SIGNALS:
-            signal.signal(each, self._stop)
+            if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # which `nohup` has set
+                signal.signal(each, self._stop)
         self.write()
         with (self.out / LOG).open("ab") as log:
             for number, stage in enumerate(self.stages):
@@ -139,7 +144,8 @@ class Conductor:
                     continue
                 rest = tuple(later for later in self.stages[number:] if later.name in self.chosen)
                 self._run_stage(stage, self.outcomes[number], limit_of(0, left, rest), log)
-                self.write()
+                self._try_to_write()
+        self.write()  # where nothing can be written even now, the error ends the run
         return self.receipt()
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
@@ -169,8 +175,10 @@ class Conductor:
         outcome.why = cut
         outcome.status = "cut short" if cut else "failed" if outcome.failed else "passed"
         self.say(f"{stage.name}: {outcome.status}{f' ({cut})' if cut else ''}, {outcome.passed} passed")
-        for name, text in outcome.failed.items():
+        for name, text in itertools.islice(outcome.failed.items(), MOST_SAID):
             self.say(f"  failed: {name}: {(text.strip().splitlines() or [''])[-1]}")
+        if len(outcome.failed) > MOST_SAID:
+            self.say(f"  and {len(outcome.failed) - MOST_SAID} more: see {self.out / RUN}")
 
     def _conduct(
         self,
@@ -207,7 +215,7 @@ class Conductor:
                         process.why = f"took longer than {stage.task_seconds:g} s"
                         _kill(process.popen)  # noticed as ended in the next round
                 if time.monotonic() - self._written > WRITE_SECONDS:
-                    self.write(with_receipt=False)
+                    self._try_to_write(with_receipt=False)
         self._take(outcome, unread + _drain(events[0]), processes)
         if not processes and failed_starts:
             outcome.why = f"no process could start; see {LOG}"
@@ -252,11 +260,11 @@ class Conductor:
             if process is not None:
                 process.told = True
         elif kind == "begin" and process is not None:
-            process.task = (event["name"], event["required"], time.monotonic())
+            process.task, process.found_wrong = (event["name"], event["required"], time.monotonic()), False
         elif kind == "end" and process is not None and process.task is not None:
             _, required, began = process.task
             process.task = None
-            self._done(outcome, event["name"], required, began, event["failure"])
+            self._done(outcome, event["name"], required, began, event["failure"], found_wrong=process.found_wrong)
         elif kind == "note":
             outcome.notes[event["name"]] = event["value"]
         elif kind == "error":
@@ -269,6 +277,8 @@ class Conductor:
             outcome.passed += event["value"]
         elif kind == "failed":
             outcome.failed[event["name"]] = event["text"]
+            if process is not None:
+                process.found_wrong = True
         elif kind == "imported":
             self.imported[event["name"]] = event["value"]
 
@@ -277,20 +287,23 @@ class Conductor:
             name, required, began = process.task
             self._done(outcome, name, required, began, how)
 
-    def _done(self, outcome: Outcome, name: str, required: bool, began: float, failure: str) -> None:
+    def _done(
+        self, outcome: Outcome, name: str, required: bool, began: float, failure: str, *, found_wrong: bool = False
+    ) -> None:
         outcome.done.append(
             {"name": name, "seconds": round(time.monotonic() - began, 2), "failure": failure[-200:] if failure else ""}
         )
         outcome.required_done += required
         if failure:
             outcome.failed[name] = failure
-        else:
+        elif not found_wrong:
             outcome.passed += 1
 
     # --- what is written ----------------------------------------------------------------------------------------------
 
     def write(self, *, with_receipt: bool = True) -> None:
         """Write `run.json` and, unless told not to, the receipt."""
+        self.out.mkdir(parents=True, exist_ok=True)
         content = {
             "schema": SCHEMA,
             "rehearsal": self.setting.rehearsal,
@@ -310,6 +323,14 @@ class Conductor:
             if self.receipt_file not in (None, file):
                 self.receipt_file.unlink(missing_ok=True)  # from when the card was not known yet
             self.receipt_file = file
+
+    def _try_to_write(self, *, with_receipt: bool = True) -> None:
+        """Write, unless the disk is full or the like: the run goes on, and the next time may do better."""
+        try:
+            self.write(with_receipt=with_receipt)
+        except OSError as error:
+            self._written = time.monotonic()
+            self.say(f"cannot write to {self.out} at present: {error}")
 
     def receipt(self) -> receipt.Receipt:
         """Return the receipt of what has been done so far."""
