@@ -133,9 +133,9 @@ class Conductor:
 
     def run(self) -> receipt.Receipt:
         """Run every chosen stage and return the receipt, which is also in the folder."""
-        for number in SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # which `nohup` has set
-                signal.signal(number, self._stop)
+        for each in SIGNALS:
+            if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # which `nohup` has set
+                signal.signal(each, self._stop)
         self.write()
         with (self.out / LOG).open("ab") as log:
             for number, stage in enumerate(self.stages):
