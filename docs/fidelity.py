@@ -19,8 +19,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, scores, update
+from adamshap.reference.contract import SLOPES, Array, batch_order
 from adamshap.reference.game import exact_game, sampled_shapley_values, shapley_values
-from adamshap.reference.problem import SLOPES, Array, batch_order
 
 STEPS = (1, 2, 5, 20, 100)
 NETWORK = Network((64, 64, 64, 10), "tanh")

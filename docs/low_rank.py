@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from adamshap import gpu
-from adamshap.reference.problem import Adam, Batch, Network
+from adamshap.reference.contract import Adam, Batch, Network
 
 SIZES = (64, 512, 512, 10)
 EPOCHS, BATCH_SIZE, N_VAL = 5, 128, 32

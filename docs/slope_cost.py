@@ -15,7 +15,7 @@ from adamshap.gpu.arrays import pick_space
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.rules import rates_of, rule_of
 from adamshap.gpu.two_term import two_slopes
-from adamshap.reference.problem import SLOPES, Adam, Network
+from adamshap.reference.contract import SLOPES, Adam, Network
 
 SIZES, N, T, ROUNDS = (784, 1024, 1024, 10), 64, 10, 15
 NODES = {slope: [(4, 4), (2, 4)] if slope == "random_order" else [(4, 4)] for slope in SLOPES}

@@ -21,7 +21,7 @@ from adamshap import gpu
 from adamshap.gpu import step as steps
 from adamshap.gpu.arrays import pick_space
 from adamshap.gpu.layers import Workshop
-from adamshap.reference.problem import Activation, Adam, AdamState, Array, Batch, Network, Step
+from adamshap.reference.contract import Activation, Adam, AdamState, Array, Batch, Network, Step
 
 TIMES = (1, 2, 5, 20, 100)
 N, N_VAL, SEEDS = 10, 100, 5

@@ -1,6 +1,6 @@
 """The engine: the oracle's functions on CuPy arrays, or NumPy arrays with Numba, without per-sample gradients.
 
-`problem` of `adamshap.reference` says what a step is, and is all that this package shares with the oracle.
+`adamshap.reference.contract` describes steps, runs and models, and is all that this package shares with the oracle.
 """
 
 from adamshap.gpu.arrays import describe

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adamshap.reference.problem import Rows, one_of, refuse
+from adamshap.reference.contract import Rows, one_of, refuse
 
 __all__ = [
     "DEVICES",

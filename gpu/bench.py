@@ -27,7 +27,7 @@ from adamshap.gpu.layers import Workshop, gradients, new_trace, run_rows, times_
 from adamshap.gpu.parallel import cpu_threads
 from adamshap.gpu.rules import rates_of, rule_of
 from adamshap.gpu.step import Arrays, Judged, Question, State
-from adamshap.reference.problem import Adam, Batch, Gradient, Network, RunConfig, Slope
+from adamshap.reference.contract import Adam, Batch, Gradient, Network, RunConfig, Slope
 
 __all__ = ["CASES", "Case", "bench_command", "measure"]
 

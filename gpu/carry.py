@@ -44,7 +44,7 @@ from adamshap.gpu.step import (
     scorer_of,
     take_step,
 )
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     AdamState,
     Array,
     Checkpointer,

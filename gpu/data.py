@@ -6,7 +6,7 @@ from typing import Any
 from adamshap.gpu.arrays import is_mapped
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.step import Judged
-from adamshap.reference.problem import Array, Batch
+from adamshap.reference.contract import Array, Batch
 
 __all__ = ["Data"]
 

@@ -23,7 +23,7 @@ import numpy as np
 from adamshap.gpu.arrays import Buffers, Place, Space, within_memory
 from adamshap.gpu.kernels import Passes, passes_for
 from adamshap.gpu.parallel import in_parts, own_threads
-from adamshap.reference.problem import Network
+from adamshap.reference.contract import Network
 
 __all__ = [
     "CACHED",

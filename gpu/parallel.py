@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from adamshap.reference.problem import one_blas_thread, recorded_arithmetic
+from adamshap.reference.contract import one_blas_thread, recorded_arithmetic
 
 __all__ = ["cpu_threads", "in_parts", "own_threads", "parts_of"]
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.problem import Adam
+from adamshap.reference.contract import Adam
 
 __all__ = [
     "LITTLE",

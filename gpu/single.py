@@ -31,7 +31,7 @@ from adamshap.gpu.step import (
     refuse_division_by_zero,
     take_step,
 )
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     DENOMINATORS,
     GRADIENTS,
     MARGINAL_LOSSES,

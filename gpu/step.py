@@ -39,7 +39,7 @@ from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.parallel import in_parts
 from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
 from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
-from adamshap.reference.problem import TWO_TERM, Adam, refuse_zero_denominator
+from adamshap.reference.contract import TWO_TERM, Adam, refuse_zero_denominator
 
 __all__ = [
     "First",

@@ -19,7 +19,7 @@ from adamshap.gpu.layers import Workshop
 from adamshap.gpu.parallel import parts_of
 from adamshap.gpu.single import ScoreDtype, Variance, question_of
 from adamshap.gpu.step import Arrays, State, Taken, advice, attribute_step, like
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     CREDITS,
     Adam,
     AdamState,

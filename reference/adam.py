@@ -26,8 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adamshap.reference.network import batch_gradient
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     Adam,
     AdamState,
     Array,
@@ -37,6 +36,7 @@ from adamshap.reference.problem import (
     refuse_overflow,
     refuse_zero_denominator,
 )
+from adamshap.reference.network import batch_gradient
 
 
 def bias_correction(beta: float, t: int) -> float:

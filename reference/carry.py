@@ -22,7 +22,7 @@ import numpy as np
 
 from adamshap.reference import ghost, network
 from adamshap.reference.adam import Coefficients, bias_correction, denominator, divided_difference, step_coefficients
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     GRADIENTS,
     SCORE_SLOPES,
     TWO_TERM,

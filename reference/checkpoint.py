@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 
 __all__ = ["DIGEST", "CheckpointError", "digest", "read", "write", "write_whole"]
 

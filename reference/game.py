@@ -25,7 +25,7 @@ import numpy as np
 
 from adamshap.reference import network
 from adamshap.reference.adam import decayed, step_coefficients, update_map
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     MARGINAL_LOSSES,
     MARGINALS,
     Array,

@@ -31,7 +31,7 @@ from adamshap.reference.adam import (
     update_map,
     zeros,
 )
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     DENOMINATORS,
     GRADIENTS,
     SCORE_SLOPES,

@@ -21,7 +21,7 @@ import numpy as np
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval, isbox
 
-from adamshap.reference.problem import Array, Batch, Network, Params, Step
+from adamshap.reference.contract import Array, Batch, Network, Params, Step
 
 _erfc_each = np.vectorize(math.erfc, otypes=[np.float64])
 

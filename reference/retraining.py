@@ -23,8 +23,7 @@ import autograd.numpy as anp
 import numpy as np
 
 from adamshap.reference.adam import apply_gradient, bias_correction
-from adamshap.reference.network import loss_gradient, mean_loss, sample_losses
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,
@@ -36,6 +35,7 @@ from adamshap.reference.problem import (
     refuse,
     shown,
 )
+from adamshap.reference.network import loss_gradient, mean_loss, sample_losses
 
 State = tuple[Params, AdamState]
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from adamshap.reference import carry, ghost
 from adamshap.reference.adam import moved
-from adamshap.reference.network import batch_gradient, mean_loss
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     CREDITS,
     GRADIENTS,
     SCORE_SLOPES,
@@ -45,6 +44,7 @@ from adamshap.reference.problem import (
     shown,
     true_or_false,
 )
+from adamshap.reference.network import batch_gradient, mean_loss
 
 
 def attribute(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 
 __all__ = ["in_units"]
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     LOSSES,
     Activation,
     Adam,

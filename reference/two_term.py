@@ -26,7 +26,7 @@ N, τ         ``others``, ``tau``   n − 1; the part of them that is there
 import numpy as np
 
 from adamshap.reference.adam import Coefficients, divided_difference
-from adamshap.reference.problem import Array, MarginalKind
+from adamshap.reference.contract import Array, MarginalKind
 from adamshap.reference.squares import in_units
 
 OWN_NODES = 4

@@ -8,7 +8,7 @@ import numpy as np
 import adamshap.reference as oracle
 from adamshap.reference import ghost, network
 from adamshap.reference.adam import apply_gradient, decayed
-from adamshap.reference.problem import Array, Params, Step
+from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.tolerance import conditioning, parameter_count, rounding, score_magnitude
 
 SEEDS = (0, 1, 2)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adamshap.reference.adam import Coefficients, bias_correction, coefficients, divided_difference, update_map
-from adamshap.reference.problem import Adam
+from adamshap.reference.contract import Adam
 from adamshap.verify.strategies import adams, step_numbers
 from adamshap.verify.tolerance import assert_within, rounding
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adamshap.reference.adam import apply_gradient
-from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Params, Step
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, Network, Params, Step
 from adamshap.verify.tolerance import assert_within, rounding
 
 STEPS = 200

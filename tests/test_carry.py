@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, attribute, carry, ghost, update
 from adamshap.reference.adam import Coefficients, coefficients, denominator, divided_difference, update_map
+from adamshap.reference.contract import GRADIENTS, RunConfig
 from adamshap.reference.network import mean_loss, sample_losses
-from adamshap.reference.problem import GRADIENTS, RunConfig
 from adamshap.verify.strategies import powers_of_ten, run_configs
 from adamshap.verify.tolerance import account_bound, assert_within, rounding
 

@@ -13,7 +13,7 @@ import pytest
 import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import parallel
-from adamshap.reference.problem import Adam, Array, Batch, Network, Snapshot
+from adamshap.reference.contract import Adam, Array, Batch, Network, Snapshot
 
 RUN = """
 import os, sys

@@ -11,7 +11,7 @@ import pytest
 from adamshap import gpu, reference
 from adamshap.gpu.step import Question
 from adamshap.reference.command.attribute import attribute_command
-from adamshap.reference.problem import quadrature_nodes
+from adamshap.reference.contract import quadrature_nodes
 
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence", "attribute")
 

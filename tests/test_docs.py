@@ -18,8 +18,8 @@ from adamshap import reference
 from adamshap.reference import Adam, Network, Step, scores
 from adamshap.reference.command.errors import BROKE_OFF, INTERNAL, INTERRUPTED, TERMINATED
 from adamshap.reference.command.main import GROUP, build
+from adamshap.reference.contract import quadrature_nodes
 from adamshap.reference.game import exact_game, shapley_values
-from adamshap.reference.problem import quadrature_nodes
 from adamshap.verify.checking import PROFILES
 from adamshap.verify.faults import FAULTS
 from adamshap.verify.properties import PROPERTIES

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adamshap import gpu
-from adamshap.reference.problem import Adam, Batch, Network
+from adamshap.reference.contract import Adam, Batch, Network
 
 SIZES = (12, 16, 8, 3)
 N, N_VAL = 10, 4

@@ -16,7 +16,7 @@ from adamshap.gpu.kernels import passes_for
 from adamshap.gpu.layers import Trace, Workshop
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.reference import Adam, AdamState, Batch, Network, Step
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 from adamshap.verify.implementation import Query
 from adamshap.verify.oracle import bounds, expected
 from adamshap.verify.properties import in_dtype

@@ -17,7 +17,7 @@ from adamshap.gpu.ghost import orthonormal
 from adamshap.gpu.kernels import passes_for
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.rules import Rates, Rule, rates_of, rule_of
-from adamshap.reference.problem import ACTIVATIONS, SLOPES, Adam, Array, Network
+from adamshap.reference.contract import ACTIVATIONS, SLOPES, Adam, Array, Network
 from adamshap.verify.strategies import adams, powers_of_ten, seeds
 from adamshap.verify.tolerance import assert_within, rounding
 

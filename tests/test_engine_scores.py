@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.reference.problem import GRADIENTS, MARGINAL_LOSSES, MARGINALS, SLOPES, Step
+from adamshap.reference.contract import GRADIENTS, MARGINAL_LOSSES, MARGINALS, SLOPES, Step
 from adamshap.verify.oracle import previous_ratio
 from adamshap.verify.strategies import seeds, steps
 from adamshap.verify.tolerance import assert_within

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamshap.reference import game, network, update
-from adamshap.reference.problem import MARGINAL_LOSSES, Adam, AdamState, Array, Batch, Network, Step
+from adamshap.reference.contract import MARGINAL_LOSSES, Adam, AdamState, Array, Batch, Network, Step
 from adamshap.verify.strategies import seeds, steps
 from adamshap.verify.tolerance import assert_within, conditioning, rounding
 

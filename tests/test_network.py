@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamshap.reference import network
-from adamshap.reference.problem import ACTIVATIONS, LOSSES, Array, Batch, Network, Params, Step
+from adamshap.reference.contract import ACTIVATIONS, LOSSES, Array, Batch, Network, Params, Step
 from adamshap.verify.strategies import batches, networks, seeds, steps
 from adamshap.verify.tolerance import assert_within, conditioning, rounding, unit_roundoff
 

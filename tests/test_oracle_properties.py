@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from adamshap.reference import ghost, influence, marginals, network, scores, update, utility
 from adamshap.reference.adam import Coefficients, apply_gradient, divided_difference, step_coefficients, update_map
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     GRADIENTS,
     SLOPES,
     Adam,

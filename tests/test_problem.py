@@ -10,7 +10,7 @@ from refusals import NET, PARAMS, X, Y, batch, step
 
 from adamshap import gpu, reference
 from adamshap.reference import Adam, AdamState, Batch, Network, Rows, scores
-from adamshap.reference.problem import batch_order
+from adamshap.reference.contract import batch_order
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.int64, np.uint8])

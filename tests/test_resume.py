@@ -16,7 +16,7 @@ import adamshap.reference as oracle
 from adamshap.gpu import trainer
 from adamshap.gpu.rules import SPLIT_SLOPES
 from adamshap.reference import checkpoint
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     GRADIENTS,
     Adam,
     Array,

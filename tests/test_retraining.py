@@ -23,8 +23,8 @@ from adamshap.reference import (
     retrained,
     retraining,
 )
+from adamshap.reference.contract import RunConfig
 from adamshap.reference.network import mean_loss
-from adamshap.reference.problem import RunConfig
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import assert_within, conditioning, parameter_count, rounding, unit_roundoff
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from adamshap import gpu
 from adamshap.reference import Adam, Batch, Network, Progress, Run, attribute
-from adamshap.reference.problem import CREDITS
-from adamshap.reference.run_views import BINS, histogram
+from adamshap.reference.contract import CREDITS
+from adamshap.reference.contract.views import BINS, histogram
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 GENERATOR = np.random.default_rng(4)

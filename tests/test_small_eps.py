@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adamshap import gpu, reference
 from adamshap.reference import Adam, AdamState, Batch, Network, Step
-from adamshap.reference.problem import GRADIENTS, MARGINALS, SCORE_SLOPES
+from adamshap.reference.contract import GRADIENTS, MARGINALS, SCORE_SLOPES
 from adamshap.verify.implementation import Query
 from adamshap.verify.oracle import bounds, expected
 from adamshap.verify.properties import in_dtype

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, scores
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import (
     DRAWS,

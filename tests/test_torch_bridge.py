@@ -11,7 +11,7 @@ import pytest
 from engine_tolerance import update_bounds
 
 from adamshap.reference import Batch, from_torch, scores, update
-from adamshap.reference.problem import Activation, Loss
+from adamshap.reference.contract import Activation, Loss
 from adamshap.verify.tolerance import assert_within
 
 torch = pytest.importorskip("torch", reason="extra `peers`: torch")

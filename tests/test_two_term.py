@@ -18,7 +18,7 @@ from adamshap.gpu.kernels import fit_for
 from adamshap.gpu.rules import rates_of
 from adamshap.reference import network, two_term
 from adamshap.reference.adam import coefficients, divided_difference, update_map
-from adamshap.reference.problem import GRADIENTS, MARGINALS, Adam, AdamState, Array, Batch, Network, Step
+from adamshap.reference.contract import GRADIENTS, MARGINALS, Adam, AdamState, Array, Batch, Network, Step
 from adamshap.verify.implementation import Query
 from adamshap.verify.oracle import bounds, expected
 from adamshap.verify.strategies import adams, powers_of_ten, seeds, step_numbers, steps

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from adamshap import reference
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     DENOMINATORS,
     GRADIENTS,
     MARGINAL_LOSSES,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, Phase
 
-from adamshap.reference.problem import Step
+from adamshap.reference.contract import Step
 from adamshap.verify.implementation import Hung, Implementation, Lost, Misbehaviour, Unsupported
 from adamshap.verify.insulation import kept_random_state
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.problem import TWO_TERM, Marginals, Step
+from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
 from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, Fault, other_nodes
 from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer

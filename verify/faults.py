@@ -18,7 +18,7 @@ from autograd.extend import defvjp, primitive
 
 from adamshap.reference import adam, game, ghost, network, two_term
 from adamshap.reference.adam import Coefficients, bias_correction
-from adamshap.reference.problem import AdamState, Array, Batch, Marginals, Network, Params, Step, quadrature_nodes
+from adamshap.reference.contract import AdamState, Array, Batch, Marginals, Network, Params, Step, quadrature_nodes
 from adamshap.verify.implementation import FUNCTIONS, Ask, Implementation, Query
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.replacing import replaced

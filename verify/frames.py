@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 from adamshap.verify.implementation import Answer
 
 START = b"\x00adamshap candidate\x00"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.problem import Array, Batch, Params, Step
+from adamshap.reference.contract import Array, Batch, Params, Step
 from adamshap.verify.time_limit import TimeIsUp
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.problem import AdamState, Array, Marginals, Step
+from adamshap.reference.contract import AdamState, Array, Marginals, Step
 from adamshap.verify.given import Given, arrays_of, type_name
 from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
 from adamshap.verify.time_limit import TimeIsUp, time_limit

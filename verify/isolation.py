@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from adamshap.reference.problem import Step
+from adamshap.reference.contract import Step
 from adamshap.verify import child_process
 from adamshap.verify.child_process import Printed, how_it_ended
 from adamshap.verify.frames import read_frame, read_reply, skip_to_start, write_frame

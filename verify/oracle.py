@@ -12,7 +12,7 @@ import numpy.typing as npt
 from adamshap import reference
 from adamshap.reference import game, ghost, network
 from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
-from adamshap.reference.problem import Array, Params, Step
+from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
 from adamshap.verify.tolerance import (
     DRAWS,

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.problem import Step
+from adamshap.reference.contract import Step
 from adamshap.verify import child_process
 from adamshap.verify.cases import CaseError, answer_from_json, case_to_json, dumps, object_of_pairs, whole_number
 from adamshap.verify.checking import MOST_HANGS, Finding, Outcome, Patience, check

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     GRADIENTS,
     MARGINAL_LOSSES,
     MARGINALS,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.problem import AdamState, Marginals, Step
+from adamshap.reference.contract import AdamState, Marginals, Step
 from adamshap.verify.implementation import Answer, Misbehaviour, Query
 
 

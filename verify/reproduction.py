@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adamshap.reference.problem import Array, Batch
+from adamshap.reference.contract import Array, Batch
 from adamshap.verify.cases import case_to_json, dumps
 from adamshap.verify.implementation import Query, named_entry_points
 from adamshap.verify.properties import Case

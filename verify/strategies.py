@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     ACTIVATIONS,
     LOSSES,
     REDUCTIONS,

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from adamshap.reference import carry, ghost, network
 from adamshap.reference.adam import apply_gradient
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,

@@ -36,7 +36,7 @@ from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
 
 from adamshap.reference import adam, ghost, network, two_term
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 from adamshap.reference.squares import in_units
 from adamshap.verify.replacing import replaced
 

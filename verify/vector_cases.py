@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     ACTIVATIONS,
     GRADIENTS,
     LOSSES,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.problem import Step
+from adamshap.reference.contract import Step
 from adamshap.verify.cases import CaseError, Json, answer_from_json, answer_to_json, case_from_json, case_to_json
 from adamshap.verify.cases import dumps as compact
 from adamshap.verify.cases import loads as parse

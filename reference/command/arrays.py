@@ -7,7 +7,7 @@ import numpy as np
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import MISSING, some
 from adamshap.reference.command.table import Table, eps_of, unreadable
-from adamshap.reference.problem import Array, Rows
+from adamshap.reference.contract import Array, Rows
 
 
 def read_archive(path: Path) -> Table:

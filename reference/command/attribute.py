@@ -22,7 +22,7 @@ from adamshap.reference.command.sources import absolute
 from adamshap.reference.command.spelling import Decimal
 from adamshap.reference.command.table import Missing
 from adamshap.reference.command.trainers import Trainer
-from adamshap.reference.problem import Credit, Diverged, Gradient, MarginalKind, ScoreSlope, Snapshot
+from adamshap.reference.contract import Credit, Diverged, Gradient, MarginalKind, ScoreSlope, Snapshot
 
 EPOCHS = 5
 """Where neither --epochs nor --steps is given."""

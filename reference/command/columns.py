@@ -17,7 +17,7 @@ from adamshap.reference.command.spelling import (
     twice,
 )
 from adamshap.reference.command.table import EPS, Column, Fitted, Reading, Sheet, Table
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 
 # More categories than this are names or numbers of the examples.
 MOST_CATEGORIES = 1000

@@ -25,8 +25,7 @@ from adamshap.reference.command.spelling import (
     twice,
 )
 from adamshap.reference.command.table import EPS, TABLES, Fitted, Reading, Table, Task
-from adamshap.reference.problem import Array, Rows
-from adamshap.reference.rows import parts
+from adamshap.reference.contract import Array, Rows, parts
 
 TaskChoice = Literal["auto", "classification", "regression"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from adamshap.reference.refusal import refused_field
+from adamshap.reference.contract import refused_field
 
 # As shells have it for Ctrl-C and for SIGTERM.
 INTERRUPTED = 130

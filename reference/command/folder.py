@@ -39,7 +39,7 @@ import numpy as np
 from adamshap.reference import checkpoint
 from adamshap.reference.checkpoint import CheckpointError
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.problem import Array, Snapshot
+from adamshap.reference.contract import Array, Snapshot
 
 FORMAT, VERSION = "adamshap-run", 1
 CONFIG, ENVIRONMENT, LOG, RESULTS, SCORES = "config.json", "environment.json", "log.txt", "results.json", "scores.npz"

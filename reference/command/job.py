@@ -6,7 +6,7 @@ from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.spelling import Decimal
 from adamshap.reference.command.table import Missing, Reading
-from adamshap.reference.problem import Credit, Gradient, MarginalKind, Network, Run, ScoreSlope
+from adamshap.reference.contract import Credit, Gradient, MarginalKind, Network, Run, ScoreSlope
 
 
 @dataclass(frozen=True)

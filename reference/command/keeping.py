@@ -13,7 +13,7 @@ from adamshap.reference.command.errors import INTERRUPTED, TERMINATED, CommandEr
 from adamshap.reference.command.folder import RunFolder, resume_hint
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.results import columns_of
-from adamshap.reference.problem import Snapshot
+from adamshap.reference.contract import Snapshot
 
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 

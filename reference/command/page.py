@@ -10,9 +10,9 @@ import numpy as np
 from adamshap.reference.command import report, results, showing
 from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.folder import DIVERGED, SavedRun
-from adamshap.reference.drawing import plain_style
-from adamshap.reference.problem import Array, Rows
-from adamshap.reference.run_views import figure
+from adamshap.reference.contract import Array, Rows
+from adamshap.reference.contract.drawing import plain_style
+from adamshap.reference.contract.views import figure
 
 STYLE = """
 :root { color-scheme: light; }

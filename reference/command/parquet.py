@@ -14,7 +14,7 @@ from adamshap.reference.command import columns
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import MISSING, Label, categories_or_nothing, quoted, some
 from adamshap.reference.command.table import EPS, Column, Reading, Sheet, eps_of, unreadable
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 
 
 @dataclass(frozen=True, eq=False)

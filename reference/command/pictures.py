@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamshap.reference.command.job import Findings
-from adamshap.reference.drawing import plain_style
+from adamshap.reference.contract.drawing import plain_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,7 @@ import numpy as np
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.table import EPS
-from adamshap.reference.problem import Array, Batch, Rows
-from adamshap.reference.rows import parts
+from adamshap.reference.contract import Array, Batch, Rows, parts
 
 # Of each class, held out for validation where nothing else is said.
 VALIDATION_SHARE = 0.2

@@ -18,7 +18,7 @@ from adamshap.reference.command.job import Detection, Findings, Fit, Options, Qu
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.results import columns_of
 from adamshap.reference.command.spelling import some
-from adamshap.reference.problem import Array, Progress
+from adamshap.reference.contract import Array, Progress
 
 # Examples in each of the two tables.
 EXAMPLES = 10

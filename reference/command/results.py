@@ -21,7 +21,7 @@ from adamshap.reference.command.errors import CommandError, why_no_picture
 from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFolder, SavedRun
 from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
-from adamshap.reference.problem import Array, Diverged, Network, Run, Snapshot
+from adamshap.reference.contract import Array, Diverged, Network, Run, Snapshot
 
 T = TypeVar("T")
 

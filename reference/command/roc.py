@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 
 
 def roc_auc(score: Array, positive: Array) -> float:

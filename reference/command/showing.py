@@ -8,8 +8,8 @@ import numpy as np
 from adamshap.reference.command.datasets import label_names, load
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.folder import SavedRun
-from adamshap.reference.problem import Array, Rows
-from adamshap.reference.run_views import histogram
+from adamshap.reference.contract import Array, Rows
+from adamshap.reference.contract.views import histogram
 
 # Bins of the histogram, about; groups of a regression's targets.
 BINS = 16

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
-from adamshap.reference.problem import shown
+from adamshap.reference.contract import shown
 
 Label = int | float | str
 Decimal = Literal[".", ","]

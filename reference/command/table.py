@@ -8,7 +8,7 @@ import numpy as np
 
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import Decimal, Label
-from adamshap.reference.problem import Array, Rows
+from adamshap.reference.contract import Array, Rows
 
 Task = Literal["classification", "regression"]
 Missing = Literal["mean", "drop"]

@@ -24,7 +24,7 @@ from adamshap.reference.command.spelling import (
     some,
 )
 from adamshap.reference.command.table import EPS, Column, Reading, Sheet, unreadable
-from adamshap.reference.problem import Array, shown
+from adamshap.reference.contract import Array, shown
 
 SEPARATORS = (",", ";", "\t", "|")
 # Rows that decide what the separator is.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-from adamshap.reference.problem import Run
+from adamshap.reference.contract import Run
 from adamshap.reference.run import attribute
 
 GROUP = "adamshap.trainers"

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from adamshap.reference import attribute, marginals, network, scores, update
-from adamshap.reference.problem import Adam, AdamState, Batch, Network, Step, check_batch
+from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.claims import data, downstream, fidelity, optimisers, page, stepping
 from adamshap.verify.claims.statistics import auc, distinct, pearson, select, spearman, spread
 from adamshap.verify.tolerance import parameter_count, rounding, score_magnitude
@@ -152,7 +152,7 @@ def test_patterns_take_the_sizes_of_another() -> None:
 def test_tasks_are_split_anew_by_seed_and_hold_together(name: str) -> None:
     task = data.load(name, 0, train=50, valid=20, test=10)
     assert (task.train.n, task.valid.n, task.test.n, len(task.source), len(task.valid_source)) == (50, 20, 10, 50, 20)
-    check_batch("train", task.train, task.network((3,)))
+    task.network((3,)).check_batch("train", task.train)
     again, other = data.load(name, 0, train=50, valid=20, test=10), data.load(name, 1, train=50, valid=20, test=10)
     assert_array_equal(task.train.x, again.train.x)
     assert not np.array_equal(task.train.y, other.train.y) or not np.array_equal(task.train.x, other.train.x)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from adamshap.gpu.bench import Case
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.main import build
-from adamshap.reference.problem import Adam
+from adamshap.reference.contract import Adam
 from adamshap.verify.claims import cost, downstream, estimators, fidelity, optimisers, page, retraining, suite
 
 TINY = {

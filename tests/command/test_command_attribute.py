@@ -18,8 +18,8 @@ from adamshap.reference import Adam, Batch, Network, Run, attribute, checkpoint
 from adamshap.reference.command import folder, pictures, results, trainers
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.preparation import prepare
+from adamshap.reference.contract import refuse
 from adamshap.reference.network import mean_loss, outputs
-from adamshap.reference.refusal import refuse
 
 Refused = Callable[..., None]
 

@@ -30,7 +30,7 @@ from adamshap.reference.command import (
 )
 from adamshap.reference.command.errors import INTERNAL, TRACEBACKS
 from adamshap.reference.command.main import GROUP, build
-from adamshap.reference.refusal import refuse, refused_field
+from adamshap.reference.contract import refuse, refused_field
 
 ERRORS = [ValueError("a bug"), TypeError("a bug"), KeyError("a bug"), OSError(5, "a bug"), EOFError("a bug")]
 

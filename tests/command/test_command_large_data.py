@@ -16,7 +16,7 @@ from adamshap.reference.command import trainers
 from adamshap.reference.command.datasets import load, load_valid
 from adamshap.reference.command.preparation import prepare
 from adamshap.reference.command.trainers import ORACLE, Trainer
-from adamshap.reference.problem import Array, run_settings
+from adamshap.reference.contract import Array, run_settings
 
 GENERATOR = np.random.default_rng(13)
 COUNT = 60

@@ -19,8 +19,8 @@ from adamshap.reference.command import datasets, preparation
 from adamshap.reference.command.datasets import Dataset, load, load_valid
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.training import measure
+from adamshap.reference.contract import Network
 from adamshap.reference.network import outputs
-from adamshap.reference.problem import Network
 from adamshap.verify.tolerance import assert_within, rounding
 
 pandas = pytest.importorskip("pandas", reason="extra `tables`: pandas")

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from adamshap.reference.command.report import progress_bar
-from adamshap.reference.problem import Progress
+from adamshap.reference.contract import Progress
 
 
 @pytest.mark.parametrize("terminal", [True, False])

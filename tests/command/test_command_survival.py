@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from killing import RUN, outcome
 from typer.testing import CliRunner
 
-from adamshap.reference import Progress, checkpoint, problem
+from adamshap.reference import Progress, checkpoint
 from adamshap.reference.checkpoint import DIGEST, CheckpointError
 from adamshap.reference.command import folder, trainers
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.main import GROUP, build
 from adamshap.reference.command.trainers import Trainer
+from adamshap.reference.contract import snapshot
 
 STEPS = 24
 Refused = Callable[..., None]
@@ -407,8 +408,8 @@ def test_a_run_that_other_versions_began_continues_and_says_so(
 ) -> None:
     assert command("attribute", "wine", *TINY, "--out", "o").exit_code == 0
     (here / "o" / "results.json").unlink()  # the last file of all: as if killed just before it
-    ours = problem.arithmetic()
-    monkeypatch.setattr(problem, "arithmetic", lambda: ours | {"numpy": "1.0"})
+    ours = snapshot.arithmetic()
+    monkeypatch.setattr(snapshot, "arithmetic", lambda: ours | {"numpy": "1.0"})
     done = command("attribute", "--resume", "o")
     assert done.exit_code == 0, done.output
     said = "resume: the state was computed with another numpy; the run continues, and its last digits may differ"

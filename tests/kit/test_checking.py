@@ -13,7 +13,7 @@ import pytest
 
 from adamshap import reference
 from adamshap.reference import AdamState, Step
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 from adamshap.verify.checking import Outcome, check
 from adamshap.verify.implementation import Implementation, LoadError, Query, implementation, load
 from adamshap.verify.oracle import ORACLE

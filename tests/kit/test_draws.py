@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from adamshap.reference import Batch, Step
-from adamshap.reference.problem import Array, Params
+from adamshap.reference.contract import Array, Params
 from adamshap.verify.cases import case_from_json
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import Answer, Implementation, Query

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adamshap.reference import Step, ghost, network
-from adamshap.reference.problem import Array, Params
+from adamshap.reference.contract import Array, Params
 from adamshap.verify.checking import PROFILES, check
 from adamshap.verify.implementation import Implementation, Query
 from adamshap.verify.oracle import ORACLE

@@ -8,7 +8,7 @@ import pytest
 
 from adamshap import gpu
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, adam
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 from adamshap.verify.checking import check
 from adamshap.verify.diagnosis import Diagnosis, diagnose
 from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, Fault, other_nodes

@@ -16,7 +16,7 @@ import pytest
 from adamshap import gpu
 from adamshap.gpu import norms
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, ghost, network
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 from adamshap.verify.faults import FAULTS, Fault
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer, implementation
 from adamshap.verify.oracle import ORACLE, bounds, expected

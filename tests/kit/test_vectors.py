@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     ACTIVATIONS,
     GRADIENTS,
     LOSSES,

@@ -19,7 +19,7 @@ import pytest
 from processes import PATIENCE, children_of, wait_for
 
 from adamshap.gpu.arrays import DTYPES
-from adamshap.reference.problem import ACTIVATIONS
+from adamshap.reference.contract import ACTIVATIONS
 from adamshap.verify import receipt
 from adamshap.verify.on_gpu.conductor import LOG, RUN
 from adamshap.verify.on_gpu.plan import STAGES

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adamshap.reference import Step
-from adamshap.reference.problem import Batch
+from adamshap.reference.contract import Batch
 from adamshap.verify.candidates import torch_ghost
 
 

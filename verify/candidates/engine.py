@@ -8,7 +8,7 @@ from typing import Any
 
 from adamshap import gpu
 from adamshap.gpu.arrays import DeviceName
-from adamshap.reference.problem import AdamState, Array, MarginalKind, Marginals, Step
+from adamshap.reference.contract import AdamState, Array, MarginalKind, Marginals, Step
 
 __all__ = ["Engine", "influence", "marginals", "scores", "update", "utility"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Step
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, Network, Step
 
 Tree = dict[str, Any]
 

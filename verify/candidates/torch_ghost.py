@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adamshap.reference.problem import AdamState, Array, Batch, Step
+from adamshap.reference.contract import AdamState, Array, Batch, Step
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

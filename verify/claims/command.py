@@ -9,7 +9,7 @@ import typer
 
 from adamshap.reference.command import results
 from adamshap.reference.command.errors import CommandError, why_no_picture
-from adamshap.reference.drawing import plain_style
+from adamshap.reference.contract.drawing import plain_style
 
 
 def claims_command(

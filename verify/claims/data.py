@@ -14,7 +14,7 @@ from pydoc_data import topics as pydoc_topics
 import numpy as np
 import sklearn.datasets
 
-from adamshap.reference.problem import Array, Batch, Network, one_of
+from adamshap.reference.contract import Array, Batch, Network, one_of
 
 TASKS = ("digits", "breast_cancer", "wine", "diabetes", "topics", "characters")
 TOPICS = 8  # the longest topics of pydoc_data

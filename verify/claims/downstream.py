@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamshap.reference.problem import Adam, Array, Batch, Network
+from adamshap.reference.contract import Adam, Array, Batch, Network
 from adamshap.verify.claims import data, plots
 from adamshap.verify.claims.section import Section, Table
 from adamshap.verify.claims.statistics import Record, auc, distinct, pearson, select, spread

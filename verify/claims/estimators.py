@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamshap.reference.adam import divided_difference, step_coefficients, update_map
+from adamshap.reference.contract import TWO_TERM, Adam, Array, MarginalKind, Params, Step
 from adamshap.reference.ghost import scores, validation_gradients
-from adamshap.reference.problem import TWO_TERM, Adam, Array, MarginalKind, Params, Step
 from adamshap.reference.two_term import part_of_the_way
 from adamshap.verify.claims import data, fidelity, plots
 from adamshap.verify.claims.section import Section, Table

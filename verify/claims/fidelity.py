@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from adamshap.reference.contract import Adam, Array, Step
 from adamshap.reference.game import exact_game, sampled_shapley_values, shapley_values
-from adamshap.reference.problem import Adam, Array, Step
 from adamshap.verify.claims import data, plots
 from adamshap.verify.claims.section import Section, Table
 from adamshap.verify.claims.statistics import Record, distinct, pearson, select, spearman, spread

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adamshap.reference.contract import Adam, Array, Batch, Step
 from adamshap.reference.game import exact_game
-from adamshap.reference.problem import Adam, Array, Batch, Step
 from adamshap.verify.claims import data, plots
 from adamshap.verify.claims.section import Section, Table
 from adamshap.verify.claims.statistics import Record, distinct, pearson, select, spearman, spread

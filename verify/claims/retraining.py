@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from adamshap import reference
-from adamshap.reference.problem import Adam, Array, Batch
+from adamshap.reference.contract import Adam, Array, Batch
 from adamshap.verify.claims import data, plots
 from adamshap.verify.claims.downstream import flip
 from adamshap.verify.claims.section import Section, Table

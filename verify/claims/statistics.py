@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from adamshap.reference.problem import Array
+from adamshap.reference.contract import Array
 
 Record = dict[str, Any]
 """One measurement: what was measured under which settings, with its seed; JSON's types only."""

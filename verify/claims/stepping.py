@@ -12,7 +12,7 @@ import numpy as np
 
 from adamshap.reference import ghost, network
 from adamshap.reference.adam import apply_gradient
-from adamshap.reference.problem import Adam, AdamState, Array, Batch, Network, Params, Step, batch_order
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, Network, Params, Step, batch_order
 
 HUGE = 1e6
 

@@ -14,7 +14,7 @@ from adamshap import gpu
 from adamshap.gpu.arrays import NoRoomError, pick_space
 from adamshap.gpu.kernels import passes_for
 from adamshap.gpu.rules import rates_of, rule_of
-from adamshap.reference.problem import Adam, AdamState, Batch, Network, Step
+from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.implementation import Query, implementation
 from adamshap.verify.on_gpu.child import Reporter

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from adamshap import gpu
-from adamshap.reference.problem import Adam, Array, Batch, Network, Run
+from adamshap.reference.contract import Adam, Array, Batch, Network, Run
 from adamshap.verify.on_gpu.child import Reporter
 from adamshap.verify.on_gpu.plan import Setting, Task
 

@@ -16,7 +16,7 @@ from adamshap import gpu, reference
 from adamshap.gpu.arrays import pick_space
 from adamshap.gpu.ghost import Sketch, contract
 from adamshap.gpu.layers import Trace, Workshop, new_trace, run_rows
-from adamshap.reference.problem import (
+from adamshap.reference.contract import (
     ACTIVATIONS,
     GRADIENTS,
     LOSSES,

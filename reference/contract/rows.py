@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.refusal import refuse, refuse_masked
+from adamshap.reference.contract.refusal import refuse, refuse_masked
 
 __all__ = ["Rows", "parts"]
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamshap.reference.drawing import import_matplotlib
-from adamshap.reference.problem import Array, Run
+from adamshap.reference.contract.arrays import Array
+from adamshap.reference.contract.drawing import import_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,8 +18,13 @@ BINS = 40
 HELPFUL, HARMFUL, OTHER = "#2166ac", "#b2182b", "#777777"
 
 
-def frame(run: Run) -> Any:
-    """Return the scores of `run` as a ``pandas.DataFrame``, as `Run.to_frame` says.
+def frame(scores: Array, sgd_scores: Array, seen: Array) -> Any:
+    """Return the scores of a run as a ``pandas.DataFrame``, as `Run.to_frame` says.
+
+    Parameters
+    ----------
+    scores, sgd_scores : arrays (N,), or (N, n_val)
+    seen : int array (N,)
 
     Raises
     ------
@@ -31,10 +36,10 @@ def frame(run: Run) -> Any:
     except ImportError as error:
         raise ImportError(f'Run.to_frame needs pandas ({error}): pip install "adamshap[tables]"') from error
     columns: dict[str, Array] = {}
-    for name, scores in (("score", run.scores), ("sgd_score", run.sgd_scores)):
-        each = {f"{name}[{k}]": column for k, column in enumerate(scores.T)} if scores.ndim == 2 else {name: scores}
+    for name, array in (("score", scores), ("sgd_score", sgd_scores)):
+        each = {f"{name}[{k}]": column for k, column in enumerate(array.T)} if array.ndim == 2 else {name: array}
         columns |= each
-    return pandas.DataFrame({**columns, "seen": run.seen}, index=pandas.RangeIndex(len(run.seen), name="index"))
+    return pandas.DataFrame({**columns, "seen": seen}, index=pandas.RangeIndex(len(seen), name="index"))
 
 
 def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figure":

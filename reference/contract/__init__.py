@@ -1,0 +1,136 @@
+"""What the oracle, the engine and the harness share: descriptions of steps, runs and models, checks, results.
+
+No mathematics, and nothing of ours is imported. Everything that describes something is a frozen dataclass that refuses
+bad input when it is built: the error names the field, what it got and what it needs. Arrays are kept without a copy, as
+read-only views in the dtype that came; inputs are never changed.
+
+=================  ===================================================================================================
+module             holds
+=================  ===================================================================================================
+`refusal`          the one form of a refusal
+`checks`           checks of names, numbers, flags and functions
+`arrays`           arrays as they come in, by DLPack too
+`rows`             data larger than memory
+`finite`           numbers that a dtype does not hold
+`model`            the `Model` protocol, and the perceptron
+`optimiser`        Adam's settings and state
+`batch`, `step`    samples; one training step before it is taken
+`marginals`        kinds of marginal utilities, and their values
+`estimator`        names of slopes and validation gradients, and quadrature nodes
+`run`              settings, order and results of a run
+`progress`         reports of a run while it goes on
+`snapshot`         the state from which a run goes on
+`blas`             one thread for BLAS; what the last digits depend on
+`views`            a run's scores as a table and a figure
+`drawing`          matplotlib without a backend
+=================  ===================================================================================================
+"""
+
+from adamshap.reference.contract.arrays import Array, Params
+from adamshap.reference.contract.batch import Batch
+from adamshap.reference.contract.blas import one_blas_thread
+from adamshap.reference.contract.checks import (
+    check_callable,
+    of_kind,
+    one_of,
+    positive_integer,
+    seed_of,
+    shown,
+    true_or_false,
+)
+from adamshap.reference.contract.estimator import (
+    DENOMINATORS,
+    GRADIENTS,
+    SCORE_SLOPES,
+    SLOPES,
+    TWO_TERM,
+    Denominator,
+    Gradient,
+    ScoreSlope,
+    Slope,
+    check_kind,
+    quadrature_nodes,
+)
+from adamshap.reference.contract.finite import first_not_finite, refuse_overflow
+from adamshap.reference.contract.marginals import (
+    MARGINAL_LOSSES,
+    MARGINALS,
+    MarginalKind,
+    MarginalLoss,
+    Marginals,
+    coalition_mask,
+    permutations_of,
+)
+from adamshap.reference.contract.model import ACTIVATIONS, LOSSES, Activation, Loss, Model, Network
+from adamshap.reference.contract.optimiser import Adam, AdamState, adam_in, refuse_zero_denominator
+from adamshap.reference.contract.progress import Progress, logged
+from adamshap.reference.contract.refusal import refuse, refused_field
+from adamshap.reference.contract.rows import Rows, parts
+from adamshap.reference.contract.run import CREDITS, Credit, Diverged, Run, RunConfig, batch_order
+from adamshap.reference.contract.snapshot import Checkpointer, Snapshot, recorded_arithmetic, resumed, run_settings
+from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float64_step
+
+__all__ = [
+    "ACTIVATIONS",
+    "CREDITS",
+    "DENOMINATORS",
+    "GRADIENTS",
+    "LOSSES",
+    "MARGINALS",
+    "MARGINAL_LOSSES",
+    "REDUCTIONS",
+    "SCORE_SLOPES",
+    "SLOPES",
+    "TWO_TERM",
+    "Activation",
+    "Adam",
+    "AdamState",
+    "Array",
+    "Batch",
+    "Checkpointer",
+    "Credit",
+    "Denominator",
+    "Diverged",
+    "Gradient",
+    "Loss",
+    "MarginalKind",
+    "MarginalLoss",
+    "Marginals",
+    "Model",
+    "Network",
+    "Params",
+    "Progress",
+    "Reduction",
+    "Rows",
+    "Run",
+    "RunConfig",
+    "ScoreSlope",
+    "Slope",
+    "Snapshot",
+    "Step",
+    "adam_in",
+    "batch_order",
+    "check_callable",
+    "check_kind",
+    "coalition_mask",
+    "first_not_finite",
+    "float64_step",
+    "logged",
+    "of_kind",
+    "one_blas_thread",
+    "one_of",
+    "parts",
+    "permutations_of",
+    "positive_integer",
+    "quadrature_nodes",
+    "recorded_arithmetic",
+    "refuse",
+    "refuse_overflow",
+    "refuse_zero_denominator",
+    "refused_field",
+    "resumed",
+    "run_settings",
+    "seed_of",
+    "shown",
+    "true_or_false",
+]

@@ -1,0 +1,153 @@
+"""The optimiser: its settings, and its state between two steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adamshap.reference.contract.arrays import Params, as_array, named_arrays
+from adamshap.reference.contract.checks import not_negative, positive_integer, real_number, shown
+from adamshap.reference.contract.refusal import refuse
+
+__all__ = ["Adam", "AdamState", "adam_in", "refuse_zero_denominator"]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam's settings; the defaults are PyTorch's.
+
+    Parameters
+    ----------
+    lr : float
+        η, at least 0.
+    betas : tuple of two floats
+        (β1, β2), each in [0, 1).
+    eps : float
+        ε, added to the root (Kingma & Ba, PyTorch), at least 0.
+    eps_root : float
+        ε_root, added inside the root, to v̂ (optax), at least 0.
+    weight_decay : float
+        λ, decoupled as in AdamW: ``θ`` loses ``η λ θ``; at least 0.
+
+    Notes
+    -----
+    A step has these numbers as its dtype holds them. An ε or ε_root below the dtype's smallest normal number, 1.2e-38
+    in float32, counts as 0; a number beyond the dtype's largest is refused.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    eps_root: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps", "eps_root", "weight_decay"):
+            object.__setattr__(self, name, not_negative(f"Adam.{name}", getattr(self, name)))
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            refuse("Adam.betas", shown(self.betas), "two numbers (β1, β2) in [0, 1)", TypeError)
+        betas = []
+        for i, beta in enumerate(self.betas):
+            number = real_number(f"Adam.betas[{i}]", beta, "a number in [0, 1)")
+            if not 0 <= number < 1:
+                refuse(f"Adam.betas[{i}]", number, "a number in [0, 1)")
+            betas.append(number)
+        object.__setattr__(self, "betas", tuple(betas))
+
+
+def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
+    """Return Adam's settings as `dtype` holds them: ε and ε_root below its smallest normal number are 0.
+
+    What is smaller has few digits, and processors and libraries may flush it to 0. The other settings keep all digits;
+    the smaller the others are, the less they do, and nothing is divided by them.
+    """
+    limits, name = np.finfo(dtype), np.dtype(dtype).name
+    most, least = float(limits.max), float(limits.smallest_normal)
+    for field in ("lr", "eps", "eps_root", "weight_decay"):
+        if getattr(adam, field) > most:
+            refuse(f"Adam.{field}", getattr(adam, field), f"at most {most:.2g}, the largest number of {name}")
+    if adam.lr * adam.weight_decay > most:
+        got = f"{adam.weight_decay} with lr {adam.lr}"
+        refuse("Adam.weight_decay", got, f"a product with lr of at most {most:.2g}, the largest number of {name}")
+    eps, eps_root = (value if value >= least else 0.0 for value in (adam.eps, adam.eps_root))
+    return replace(adam, eps=eps, eps_root=eps_root)
+
+
+def refuse_zero_denominator(count: int, where: str) -> None:
+    """Refuse Adam's division by 0 at `count` coordinates, if there are any; `where` says what is 0 there."""
+    if count:
+        refuse(
+            "Adam.eps",
+            f"0, or less than the dtype holds, with a denominator of 0 at {count} coordinates where {where}",
+            "eps > 0, in float32 at least 1.2e-38",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AdamState:
+    """Adam's memory between two steps.
+
+    Parameters
+    ----------
+    step : int
+        Completed steps; the next step has t = step + 1.
+    m, v : dict of arrays
+        First and second moment, without bias correction (PyTorch's ``exp_avg`` and ``exp_avg_sq``), one array a
+        parameter, of its shape; ``v`` is nowhere negative.
+    """
+
+    step: int
+    m: Params
+    v: Params
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step", positive_integer("AdamState.step", self.step, minimum=0))
+        if not isinstance(self.m, Mapping):
+            refuse("AdamState.m", type(self.m).__name__, "a mapping from parameter name to array", TypeError)
+        shapes = {name: np.shape(as_array(f"AdamState.m[{name!r}]", array)) for name, array in self.m.items()}
+        object.__setattr__(self, "m", named_arrays("AdamState.m", self.m, shapes))
+        object.__setattr__(self, "v", named_arrays("AdamState.v", self.v, shapes))
+        for name, v in self.v.items():
+            if (v < 0).any():
+                refuse(f"AdamState.v[{name!r}]", f"a value of {v.min()}", "no negative value")
+
+    @classmethod
+    def unchecked(cls, step: int, m: Params, v: Params) -> "AdamState":
+        """Return a state as it is, finite or not: what a run that broke off has to show.
+
+        Parameters
+        ----------
+        step : int
+        m, v : dict of arrays
+            Not copied, and not looked at.
+
+        Returns
+        -------
+        AdamState
+            Of these very arrays.
+        """
+        state = object.__new__(cls)
+        for name, value in (("step", step), ("m", m), ("v", v)):
+            object.__setattr__(state, name, value)
+        return state
+
+    @classmethod
+    def zeros(cls, params: Mapping[str, Any]) -> "AdamState":
+        """Return the state before the first step, for parameters like `params`.
+
+        Parameters
+        ----------
+        params : dict of arrays
+            Whose names, shapes and dtypes the moments take.
+
+        Returns
+        -------
+        AdamState
+            Of step 0, with moments of 0.
+        """
+        if not isinstance(params, Mapping):
+            refuse("params", type(params).__name__, "a mapping from parameter name to array", TypeError)
+        arrays = {name: as_array(f"params[{name!r}]", p) for name, p in params.items()}
+        return cls(0, *({name: np.zeros_like(p) for name, p in arrays.items()} for _ in range(2)))

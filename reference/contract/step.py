@@ -1,0 +1,126 @@
+"""One training step, before it is taken.
+
+Everything here is a frozen dataclass that refuses bad input when it is made: the error names the field, what it got and
+what it needs. Arrays are kept without a copy, as read-only views in the dtype that came; inputs are never changed.
+
+Letters, here and everywhere: ``n`` samples of a batch, ``n_val`` validation samples, ``N`` samples of a data set,
+``d_in`` and ``d_out`` the widths of a layer's input and output.
+
+===========  ===========================  =======================================================
+paper        name                         meaning
+===========  ===========================  =======================================================
+θ            ``Step.params``              parameters before the step
+m, v         ``AdamState.m``, ``.v``      Adam's moments before the step
+t            ``AdamState.step + 1``       number of the step that is taken
+η, β1, β2    ``Adam.lr``, ``.betas``      learning rate, decay of the two moments
+ε, ε_root    ``Adam.eps``, ``.eps_root``  added outside and inside the square root
+λ            ``Adam.weight_decay``        decoupled weight decay
+B            ``Step.train``               the step's batch; a coalition S is a boolean mask over it
+L            loss on ``Step.valid``       mean validation loss
+===========  ===========================  =======================================================
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from adamshap.reference.contract.arrays import Params, named_arrays, on_host
+from adamshap.reference.contract.batch import Batch
+from adamshap.reference.contract.checks import of_kind, one_of
+from adamshap.reference.contract.model import Network
+from adamshap.reference.contract.optimiser import Adam, AdamState, adam_in
+from adamshap.reference.contract.refusal import refuse
+
+__all__ = ["REDUCTIONS", "Reduction", "Step", "float64_step"]
+
+Reduction = Literal["mean", "sum"]
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One training step, before it is taken, and the validation samples that judge it.
+
+    Parameters
+    ----------
+    net : Network
+    params : dict of arrays
+        θ, with exactly the names and shapes of ``net.shapes``.
+    adam : Adam
+    state : AdamState
+        Of the same names and shapes.
+    train : Batch
+        B, of n samples.
+    valid : Batch
+        n_val samples; L is their mean loss, whatever `reduction`.
+    reduction : {"mean", "sum"}
+        Whether a sample contributes ``∇ℓ/n`` or ``∇ℓ`` to the batch gradient. The divisor stays n for every coalition.
+    """
+
+    net: Network
+    params: Params
+    adam: Adam
+    state: AdamState
+    train: Batch
+    valid: Batch
+    reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        kinds = {"net": Network, "adam": Adam, "state": AdamState, "train": Batch, "valid": Batch}
+        for field, kind in kinds.items():
+            of_kind(f"Step.{field}", getattr(self, field), kind)
+        one_of("Step.reduction", self.reduction, REDUCTIONS)
+        shapes = self.net.shapes
+        object.__setattr__(self, "params", named_arrays("Step.params", self.params, shapes))
+        if {name: m.shape for name, m in self.state.m.items()} != shapes:
+            have = {name: m.shape for name, m in self.state.m.items()}
+            refuse("Step.state", f"names and shapes {have}", f"those of the network, {shapes}")
+        for field in ("train", "valid"):
+            self.net.check_batch(f"Step.{field}", getattr(self, field))
+
+    @property
+    def n(self) -> int:
+        """Number of training samples, the size of B."""
+        return self.train.n
+
+    @property
+    def n_val(self) -> int:
+        """Number of validation samples."""
+        return self.valid.n
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the step is taken in: float32 where θ, m or v has fewer bits than float64, whatever the data's dtype."""
+        arrays = [a for group in (self.params, self.state.m, self.state.v) for a in group.values()]
+        narrow = any(a.dtype.kind == "f" and a.dtype.itemsize < 8 for a in arrays)
+        return np.dtype(np.float32 if narrow else np.float64)
+
+    def as_float64(self) -> "Step":
+        """Return this step with every real array in float64 and all of them NumPy's.
+
+        Returns
+        -------
+        Step
+            Itself, where it already is so. Adam's settings stay as this step's `dtype` holds them.
+        """
+        adam = adam_in(self.adam, self.dtype)
+        groups = (self.params, self.state.m, self.state.v)
+        batches = (self.train, self.valid)
+        reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
+        labels = [b.y for b in batches]
+        reals += [y for y in labels if y.ndim == 2]
+        if all(a.dtype == np.float64 for a in reals) and all(isinstance(a, np.ndarray) for a in (*reals, *labels)):
+            return self if adam == self.adam else replace(self, adam=adam)
+        params, m, v = ({name: on_host(a).astype(np.float64) for name, a in group.items()} for group in groups)
+        train, valid = (
+            Batch(on_host(b.x).astype(np.float64), on_host(b.y).astype(np.float64) if b.y.ndim == 2 else on_host(b.y))
+            for b in batches
+        )
+        state = AdamState(self.state.step, m, v)
+        return Step(self.net, params, adam, state, train, valid, self.reduction)
+
+
+def float64_step(step: object) -> Step:
+    """Return ``step.as_float64()``, once `step` is known to be one."""
+    return of_kind("step", step, Step).as_float64()
