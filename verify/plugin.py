@@ -63,6 +63,23 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         install(options.cupy_on_cpu_modes, force=True)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a run that has a target and tries nothing on it: its success would say nothing."""
+    target = config.getoption("--adamshap-target")
+    if target is not None and not any(map(_leads_here, config.args)):
+        raise pytest.UsageError(
+            f"--adamshap-target: got {target!r} in a run without the properties; needs --pyargs adamshap.verify as well"
+        )
+
+
+def _leads_here(argument: str) -> bool:
+    """Whether pytest finds the properties in what an argument names: this package, or a file or folder."""
+    name = argument.split("::")[0]
+    return name.split(".")[:2] == ["adamshap", "verify"] or (_HERE / "properties.py").is_relative_to(
+        Path(name).resolve()
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect this package as a folder: as a package it would be imported once more, without its parent's name."""

@@ -1,8 +1,5 @@
 """One training step, before it is taken.
 
-Everything here is a frozen dataclass that refuses bad input when it is made: the error names the field, what it got and
-what it needs. Arrays are kept without a copy, as read-only views in the dtype that came; inputs are never changed.
-
 Letters, here and everywhere: ``n`` samples of a batch, ``n_val`` validation samples, ``N`` samples of a data set,
 ``d_in`` and ``d_out`` the widths of a layer's input and output.
 

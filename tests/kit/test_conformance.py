@@ -37,6 +37,15 @@ def test_each_property_is_an_item_in_each_dtype(pytester: pytest.Pytester) -> No
     )
 
 
+@pytest.mark.parametrize("more", [(), ("-n", "1")])
+def test_a_target_without_the_properties_is_refused(pytester: pytest.Pytester, more: tuple[str, ...]) -> None:
+    pytester.makepyfile(mine=MINE, test_other="def test_other(): pass")
+    result = pytester.runpytest_subprocess("--adamshap-target", "mine:Right", *more)
+    assert result.ret not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    says = "--adamshap-target: got 'mine:Right' in a run without the properties; needs --pyargs adamshap.verify as well"
+    assert says in result.stdout.str() + result.stderr.str()
+
+
 def test_a_failure_shows_what_the_kit_says_and_no_traceback(pytester: pytest.Pytester) -> None:
     options = ("-k", "scores-sgd-start and float64", "--junit-xml", "result.xml")
     result = run(pytester, "--adamshap-target", "mine:Wrong", *options)
