@@ -88,7 +88,8 @@ import multiprocessing, sys, threading, warnings
 import numpy as np
 from adamshap import gpu
 from adamshap.gpu import parallel
-from adamshap.reference import Adam, Batch, Network, blas
+from adamshap.reference import Adam, Batch, Network
+from adamshap.reference.contract import blas
 
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 parallel.FLOPS_WORTH_A_THREAD = 1 << 12

@@ -23,8 +23,7 @@ from adamshap.gpu.arrays import Buffers, Space, pick_space, within_memory
 from adamshap.gpu.ghost import Sketch, contract
 from adamshap.gpu.layers import Workshop
 from adamshap.gpu.step import Judged, Question, State, attribute_step, plain_step
-from adamshap.reference import blas
-from adamshap.reference.contract import Adam, AdamState, Array, Batch, Network, Params, Progress, Run, Step
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, Network, Params, Progress, Run, Step, blas
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import DRAWS, SAFETY, assert_within, rounding, score_magnitude, unit_roundoff
 

@@ -11,12 +11,12 @@ import pytest
 from command_helpers import TINY, Command
 
 import adamshap.gpu as engine
-from adamshap.reference import Batch, Rows, rows
+from adamshap.reference import Batch, Rows
 from adamshap.reference.command import trainers
 from adamshap.reference.command.datasets import load, load_valid
 from adamshap.reference.command.preparation import prepare
 from adamshap.reference.command.trainers import ORACLE, Trainer
-from adamshap.reference.contract import Array, run_settings
+from adamshap.reference.contract import Array, rows, run_settings
 
 GENERATOR = np.random.default_rng(13)
 COUNT = 60
