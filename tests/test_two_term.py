@@ -1,6 +1,8 @@
 """The slope "two_term": facts that pin it down, the engine against the oracle, and how near it comes to the truth."""
 
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -106,12 +108,15 @@ def engines_fit(
     return tuple(np.asarray(space.host(a)) for a in (slope, second))
 
 
-def sizes_of_the_fit(kind: Any, adam: Adam, t: int, nodes: Any, x: Array, m: Array, v: Array) -> tuple[Array, Array]:
+def sizes_of_the_fit(
+    kind: Any, adam: Adam, t: int, nodes: Any, x: Array, m: Array, v: Array, dtype: Any
+) -> tuple[Array, Array]:
     """Return what the rounding errors of S and R are relative to.
 
     First their own: an error of s_j of u times its two parts, k's and μ's, is one of R of at most u ‖s‖/(2 √(δ Σωφ²)),
     by Cauchy and Schwarz, with the norm of the weights ω. Then how far they move with each contribution, with m and v,
-    and with ς², which the engine makes as a difference, right to a part u of Σ x².
+    and with ς², which the engine makes as a difference, right to a part u of Σ x². And how far they move with each
+    place of arrival: places are eigenvalues, computed in double precision, so that even the least is right to u of 1.
     """
     c, k_alone = coefficients(adam, t, m, v), coefficients(adam, t, np.zeros_like(m), v)
     spread = two_term.own_spread(x)
@@ -133,7 +138,20 @@ def sizes_of_the_fit(kind: Any, adam: Adam, t: int, nodes: Any, x: Array, m: Arr
     for x_, m_, v_ in near:
         moved = two_term.two_coefficients(kind, coefficients(adam, t, m_, v_), x_, nodes)
         known = [k + np.abs(one - other) / STEP for k, one, other in zip(known, moved, exact, strict=True)]
+    in_double = float(np.finfo(float).eps / np.finfo(dtype).eps)
+    for moved in moved_by_places(kind, c, nodes, x):
+        known = [k + in_double * np.abs(one - other) / STEP for k, one, other in zip(known, moved, exact, strict=True)]
     return known[0], known[1]
+
+
+def moved_by_places(kind: Any, c: Any, nodes: Any, x: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield the oracle's S and R with one place of arrival after the other moved by `STEP`."""
+    places, weights = two_term.place_rule(len(x), nodes[0])
+    if kind != "shapley" or len(x) <= nodes[0]:  # no place is used, or all of them, which are exact
+        return
+    for moved in np.eye(len(places)) * STEP * np.where(places < 0.5, 1, -1):
+        with patch.object(two_term, "place_rule", lambda *_, by=moved: (places + by, weights)):
+            yield two_term.two_coefficients(kind, c, x, nodes)
 
 
 STEP = 1e-6
@@ -181,7 +199,7 @@ def test_both_slopes_are_the_oracles(
     m, v = generator.standard_normal((2, *shape))
     x, m, v = (np.asarray(a, dtype).astype(float) for a in (scale * x, old * scale * m, (old * scale * v) ** 2))
     S, R = two_term.two_coefficients(kind, coefficients(adam, t, m, v), x, nodes)
-    about = sizes_of_the_fit(kind, adam, t, nodes, x, m, v)
+    about = sizes_of_the_fit(kind, adam, t, nodes, x, m, v, dtype)
     got = engines_fit(make, device, dtype, adam, t, kind, nodes, exact, x, m, v)
     terms = two_term.OWN_NODES * nodes[0] * nodes[1]
     for name, ours, theirs, size in zip("SR", got, (S, R), about, strict=True):
