@@ -12,7 +12,7 @@ LOGGER.addHandler(logging.NullHandler())  # silent, until a program that uses th
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells after each step.
+    """The report of a run after each step.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ class Run:
     scores : array (N,), or (N, n_val) with ``per_validation``
         Each training sample's score, summed over the steps that it took part in; positive means helpful.
     sgd_scores : array of the same shape
-        The same run judged by SGD's formula, ``slope="sgd", gradient="start"``.
+        The same run scored by SGD's formula, ``slope="sgd", gradient="start"``.
     seen : int array (N,)
         In how many steps each sample took part.
     history : dict of arrays (steps,)

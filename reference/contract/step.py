@@ -37,7 +37,7 @@ REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One training step, before it is taken, and the validation samples that judge it.
+    """One training step, before it is taken, and its validation samples.
 
     Parameters
     ----------
