@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 
 from adamshap.gpu import step as steps
-from adamshap.gpu.arrays import pick_space
-from adamshap.gpu.layers import Workshop
-from adamshap.gpu.rules import rates_of, rule_of
+from adamshap.gpu.backend import pick_backend
+from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
+from adamshap.gpu.layers import EngineContext
 from adamshap.gpu.two_term import two_slopes
 from adamshap.reference.contract import SLOPES, Adam, Network
 
@@ -36,8 +36,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     generator = np.random.default_rng(0)
-    shop, rates = Workshop.on(Network(SIZES, "relu"), pick_space("cpu", "float32")), rates_of(Adam(), T)
-    theta, m, v, g, point, slope = (steps.like(shop, name) for name in ("theta", "m", "v", "g", "point", "slope"))
+    context, scalars = EngineContext.on(Network(SIZES, "relu"), pick_backend("cpu", "float32")), adam_scalars(Adam(), T)
+    theta, m, v, g, point, slope = (steps.like(context, name) for name in ("theta", "m", "v", "g", "point", "slope"))
     for arrays, scale in ((theta, 0.1), (m, 1e-3), (g, 1e-3)):
         for array in arrays.values():
             array[...] = scale * generator.standard_normal(array.shape)
@@ -47,18 +47,18 @@ def main() -> None:
     rows = {layer: np.full(width, 1e-3, np.float32) for layer, width in enumerate(SIZES[1:])}
     columns = {layer: np.ones(width, np.float32) for layer, width in enumerate(SIZES[:-1])}
     spread = steps.Norms(rows, columns)
-    with shop.at_work():
-        adam = least_seconds(lambda: steps.take_step(shop, rates, state, g, state))
+    with context.at_work():
+        adam = least_seconds(lambda: steps.take_step(context, scalars, state, g, state))
         print(f"Adam alone: {1e9 * adam / sum(a.size for a in g.values()):.1f} ns a parameter")
         for name in SLOPES:
             for nodes in NODES[name]:
-                rule = rule_of(name, nodes, N)
-                first = steps.First(None, None, g, spread if rule.needs_spread else None, None)
-                fused = partial(steps.take_step_and_slope, shop, rates, rule, N, state, first, None, 0.5, state)
+                plan = slope_plan(name, nodes, N)
+                first = steps.ForwardResult(None, None, g, spread if plan.needs_spread else None, None)
+                fused = partial(steps.take_step_and_slope, context, scalars, plan, N, state, first, None, 0.5, state)
                 print(f"{name} {nodes}: {least_seconds(partial(fused, point, slope)) / adam:.1f}")
         for kind, nodes in (("first", (4, 4)), ("shapley", (2, 4)), ("shapley", (4, 4)), ("shapley", (8, 2))):
-            terms = (steps.like(shop, name) for name in ("first term", "second term"))
-            both = partial(two_slopes, shop, rates, kind, nodes, N, g, m, v, spread, *terms)
+            terms = (steps.like(context, name) for name in ("first term", "second term"))
+            both = partial(two_slopes, context, scalars, kind, nodes, N, g, m, v, spread, *terms)
             print(f"two_term {kind} {nodes}: {least_seconds(both) / adam:.0f} more than sgd")
 
 

@@ -20,14 +20,14 @@ import numpy as np
 import typer
 
 from adamshap.gpu import step as steps
-from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.carry import Carrier
 from adamshap.gpu.ghost import Sketch, contract
-from adamshap.gpu.layers import Workshop, gradients, new_trace, run_rows, times_gradients
-from adamshap.gpu.parallel import cpu_threads
-from adamshap.gpu.rules import rates_of, rule_of
-from adamshap.gpu.step import Arrays, Judged, Question, State
-from adamshap.reference.contract import Adam, Batch, Gradient, Network, RunConfig, Slope
+from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
+from adamshap.gpu.layers import EngineContext, gradients, new_trace, run_rows, times_gradients
+from adamshap.gpu.step import Arrays, State, StepBatch
+from adamshap.gpu.threads import cpu_threads
+from adamshap.reference.contract import Adam, Batch, Estimator, Gradient, Network, RunConfig, ScoreSlope, Slope
 
 __all__ = ["CASES", "Case", "bench_command", "measure"]
 
@@ -76,7 +76,7 @@ def bench_command(
 
 
 def measure(
-    case: Case, slope: str, gradient: str, rank: int, device: str, against: str | None = None
+    case: Case, slope: ScoreSlope, gradient: Gradient, rank: int, device: str, against: str | None = None
 ) -> list[dict[str, Any]]:
     """Return one row for exact scores and one for scores of `rank`, of the same rounds."""
     run = _Run.of(case, device, slope, gradient)
@@ -87,14 +87,14 @@ def measure(
         "with SGD's scores": lambda: run.attributed(None, with_sgd=True),
     }
     sketch = Sketch(rank)
-    with run.shop.at_work():
+    with run.context.at_work():
         for _ in range(STEPS_BEFORE):
             run.attributed(sketch)
         for take in variants.values():
             take()
         pearson = run.agreement(sketch)
-        wall, processor = _rounds(variants, case.rounds, run.shop)
-        parts = _rounds(run.parts(rank), case.rounds, run.shop)
+        wall, processor = _rounds(variants, case.rounds, run.context)
+        parts = _rounds(run.parts(rank), case.rounds, run.context)
         carried = run.carried()
     # Apart from the others: PyTorch's threads go on spinning for a while, at the cost of whoever comes next.
     peer = _torch_rounds(case) if against == "torch" else None
@@ -157,12 +157,12 @@ def machine(device: str) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    space = pick_space(device, "float32")
+    backend = pick_backend(device, "float32")
     name = _processor()
-    if space.on_cuda:
-        name = space.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    if backend.on_cuda:
+        name = backend.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
     return {
-        "device": "cuda" if space.on_cuda else "cpu",
+        "device": "cuda" if backend.on_cuda else "cpu",
         "name": name,
         "threads": cpu_threads(),
         "python": platform.python_version(),
@@ -225,45 +225,47 @@ class _Run:
     """One network in training, on batches of noise around one point for each class."""
 
     case: Case
-    shop: Workshop
+    context: EngineContext
     state: State
-    batch: Judged
-    question: Question
+    batch: StepBatch
+    estimator: Estimator
 
     @classmethod
-    def of(cls, case: Case, device: str, slope: str, gradient: str) -> "_Run":
+    def of(cls, case: Case, device: str, slope: ScoreSlope, gradient: Gradient) -> "_Run":
         net = Network(case.sizes, "relu")
-        space = pick_space(device, "float32")
-        shop, generator = Workshop.on(net, space), np.random.default_rng(0)
+        backend = pick_backend(device, "float32")
+        context, generator = EngineContext.on(net, backend), np.random.default_rng(0)
         centres = generator.standard_normal((case.sizes[-1], case.sizes[0]), dtype=np.float32)
         y = generator.integers(0, case.sizes[-1], case.n_val + case.n)
-        both = space.real(centres[y] + 4 * generator.standard_normal((len(y), case.sizes[0]), dtype=np.float32))
-        labels = space.labels(y)
+        both = backend.real(centres[y] + 4 * generator.standard_normal((len(y), case.sizes[0]), dtype=np.float32))
+        labels = backend.labels(y)
         n_val = case.n_val
-        moments = [{name: space.xp.zeros(shape, space.dtype) for name, shape in net.shapes.items()} for _ in range(2)]
+        moments = [
+            {name: backend.xp.zeros(shape, backend.dtype) for name, shape in net.shapes.items()} for _ in range(2)
+        ]
         return cls(
             case,
-            shop,
-            State(space.reals(net.init(0)), moments[0], moments[1], 1),
-            Judged(both[n_val:], labels[n_val:], both[:n_val], labels[:n_val], both),
-            Question(slope, gradient, nodes=(2, 4), variance="rank_one"),
+            context,
+            State(backend.reals(net.init(0)), moments[0], moments[1], 1),
+            StepBatch(both[n_val:], labels[n_val:], both[:n_val], labels[:n_val], both),
+            Estimator(slope, gradient, nodes=(2, 4), variance="rank_one"),
         )
 
     def _next(self) -> None:
         self.state = State(self.state.theta, self.state.m, self.state.v, self.state.t + 1)
 
     def plain(self) -> None:
-        steps.plain_step(self.shop, Adam(), self.state, self.batch.x, self.batch.y, 1 / self.case.n, self.state)
+        steps.plain_step(self.context, Adam(), self.state, self.batch.x, self.batch.y, 1 / self.case.n, self.state)
         self._next()
 
     def attributed(self, sketch: Sketch | None, with_sgd: bool = False, new: State | None = None) -> Any:
         taken = steps.attribute_step(
-            self.shop,
+            self.context,
             Adam(),
             self.state,
             self.batch,
             1 / self.case.n,
-            self.question,
+            self.estimator,
             self.state if new is None else new,
             sketch=sketch,
             with_sgd=with_sgd,
@@ -275,45 +277,45 @@ class _Run:
     def agreement(self, sketch: Sketch, count: int = 5) -> float:
         """Return Pearson's R between exact and sketched scores, added up over `count` steps."""
         totals = [np.zeros(self.case.n) for _ in range(2)]
-        space = self.shop.space
+        backend = self.context.backend
         for _ in range(count):
-            theta, m, v = (steps.like(self.shop, f"other {group}") for group in ("theta", "m", "v"))
+            theta, m, v = (steps.like(self.context, f"other {group}") for group in ("theta", "m", "v"))
             new = State(theta, m, v, 0)
-            totals[0] += space.host(self.attributed(None, new=new))
-            totals[1] += space.host(self.attributed(sketch))
+            totals[0] += backend.host(self.attributed(None, new=new))
+            totals[1] += backend.host(self.attributed(sketch))
         return float(np.corrcoef(totals[0], totals[1])[0, 1])
 
     def parts(self, rank: int) -> dict[str, Callable[[], Any]]:
         """Return the parts of a step, each as something to call."""
-        shop, batch, n, n_val = self.shop, self.batch, self.case.n, self.case.n_val
-        rates, rule = rates_of(Adam(), self.state.t), rule_of(self.question.slope, (2, 4), n)
-        trace, judge = new_trace(shop, "train", n, batch.x), new_trace(shop, "valid", n_val, batch.valid_x)
-        g, slope, point = (steps.like(shop, name) for name in ("gradient", "slope", "point"))
+        context, batch, n, n_val = self.context, self.batch, self.case.n, self.case.n_val
+        scalars, plan = adam_scalars(Adam(), self.state.t), slope_plan(self.estimator.slope, (2, 4), n)
+        trace, validation = new_trace(context, "train", n, batch.x), new_trace(context, "valid", n_val, batch.valid_x)
+        g, slope, point = (steps.like(context, name) for name in ("gradient", "slope", "point"))
         product: Arrays = {name: a.copy() for name, a in slope.items()}
-        out, sketch = shop.space.xp.zeros(n, shop.space.dtype), Sketch(rank)
-        factors = sketch.factors(shop, product, n)
+        out, sketch = context.backend.xp.zeros(n, context.backend.dtype), Sketch(rank)
+        factors = sketch.factors(context, product, n)
         norms = steps.Norms()
-        steps.add_norms(shop, norms, trace, "rank_one")
-        first = steps.First(trace, None, g, norms if rule.needs_spread else None, None)
+        steps.add_norms(context, norms, trace, "rank_one")
+        first = steps.ForwardResult(trace, None, g, norms if plan.needs_spread else None, None)
 
         def validation_product() -> None:
             for name, a in slope.items():
                 product[name][...] = a
-            times_gradients(shop, judge, product)
+            times_gradients(context, validation, product)
 
         return {
-            "forward and backward": lambda: run_rows(shop, trace, self.state.theta, batch.y, 1 / n),
-            "gradient": lambda: gradients(shop, trace, g),
-            "Adam alone": lambda: steps.take_step(shop, rates, self.state, g, self.state),
-            "norms for σ²": lambda: steps.add_norms(shop, steps.Norms(), trace, "rank_one"),
+            "forward and backward": lambda: run_rows(context, trace, self.state.theta, batch.y, 1 / n),
+            "gradient": lambda: gradients(context, trace, g),
+            "Adam alone": lambda: steps.take_step(context, scalars, self.state, g, self.state),
+            "norms for σ²": lambda: steps.add_norms(context, steps.Norms(), trace, "rank_one"),
             "fused pass, Adam included": lambda: steps.take_step_and_slope(
-                shop, rates, rule, n, self.state, first, None, 0.5, self.state, point, slope
+                context, scalars, plan, n, self.state, first, None, 0.5, self.state, point, slope
             ),
-            "validation pass": lambda: run_rows(shop, judge, point, batch.valid_y, 1 / n_val),
+            "validation pass": lambda: run_rows(context, validation, point, batch.valid_y, 1 / n_val),
             "validation gradient times slope": validation_product,
-            "contraction": lambda: contract(shop, trace, product, out),
-            "making factors": lambda: sketch.factors(shop, product, n),
-            "contraction with factors": lambda: contract(shop, trace, product, out, factors),
+            "contraction": lambda: contract(context, trace, product, out),
+            "making factors": lambda: sketch.factors(context, product, n),
+            "contraction with factors": lambda: contract(context, trace, product, out, factors),
         }
 
     def carried(self) -> dict[str, float]:
@@ -322,27 +324,29 @@ class _Run:
         A block of steps is timed as a whole, as its batches are paid together. The window is as short as it can be,
         one block: a longer one costs memory, and the addition of its blocks' sums once a block.
         """
-        shop, space, case = self.shop, self.shop.space, self.case
-        train = Batch(space.host(self.batch.x), space.host(self.batch.y))
-        valid = Batch(space.host(self.batch.valid_x), space.host(self.batch.valid_y))
-        config = RunConfig(shop.net, Adam(), train, valid, epochs=1, batch_size=case.n, seed=0)
+        context, backend, case = self.context, self.context.backend, self.case
+        train = Batch(backend.host(self.batch.x), backend.host(self.batch.y))
+        valid = Batch(backend.host(self.batch.valid_x), backend.host(self.batch.valid_y))
+        config = RunConfig(context.net, Adam(), train, valid, epochs=1, batch_size=case.n, seed=0)
         longest = 10**6  # steps: more than are taken, so that the window ends
-        default, carrier = (Carrier.of(shop, config, longest, window) for window in (None, 1))
+        default, carrier = (Carrier.of(context, config, longest, window) for window in (None, 1))
         index = np.arange(case.n)
-        where = space.labels(index)
-        new = State(steps.like(shop, "other theta"), steps.like(shop, "other m"), steps.like(shop, "other v"), 0)
+        where = backend.labels(index)
+        new = State(
+            steps.like(context, "other theta"), steps.like(context, "other m"), steps.like(context, "other v"), 0
+        )
         taken = 0
 
         def block() -> None:
             nonlocal taken, new
             for _ in range(carrier.length):
-                carrier.take(taken, index, where, self.state, self.batch, self.question, new)
+                carrier.take(taken, index, where, self.state, self.batch, self.estimator, new)
                 self.state, new = State(new.theta, new.m, new.v, self.state.t + 1), self.state
                 taken += 1
 
         block()
         block()  # from now on, each block pays another
-        wall, processor = _rounds({"plain": self.plain, "carry": block}, max(2, case.rounds // carrier.length), shop)
+        wall, processor = _rounds({"plain": self.plain, "carry": block}, max(2, case.rounds // carrier.length), context)
         each, used = (_ms(times["carry"]) / carrier.length for times in (wall, processor))
         return {
             "ms": each,
@@ -355,11 +359,11 @@ class _Run:
 
     def peak(self, sketch: Sketch | None) -> float:
         """Return what an attributed step allocates at most, in MiB, its kept buffers included."""
-        shop = self.shop
-        shop.buffers.kept.clear()
-        shop.buffers.views.clear()
-        if shop.space.on_cuda:
-            pool = shop.space.xp.get_default_memory_pool()
+        context = self.context
+        context.buffers.kept.clear()
+        context.buffers.views.clear()
+        if context.backend.on_cuda:
+            pool = context.backend.xp.get_default_memory_pool()
             pool.free_all_blocks()
             before = pool.used_bytes()
             self.attributed(sketch)
@@ -372,7 +376,7 @@ class _Run:
 
 
 def _rounds(
-    variants: dict[str, Callable[[], Any]], rounds: int, shop: Workshop
+    variants: dict[str, Callable[[], Any]], rounds: int, context: EngineContext
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Return wall and processor times of each variant, one of each in every round."""
     wall: dict[str, list[float]] = {name: [] for name in variants}
@@ -382,18 +386,18 @@ def _rounds(
         start = number % len(names)  # each follows each other's neighbour in turn
         for name in names[start:] + names[:start]:
             take = variants[name]
-            _wait(shop)
+            _wait(context)
             clock, used = time.perf_counter(), time.process_time()
             take()
-            _wait(shop)
+            _wait(context)
             wall[name].append(time.perf_counter() - clock)
             processor[name].append(time.process_time() - used)
     return wall, processor
 
 
-def _wait(shop: Workshop) -> None:
-    if shop.space.on_cuda:
-        shop.space.xp.cuda.get_current_stream().synchronize()
+def _wait(context: EngineContext) -> None:
+    if context.backend.on_cuda:
+        context.backend.xp.cuda.get_current_stream().synchronize()
 
 
 def _torch_rounds(case: Case) -> tuple[list[float], list[float]]:

@@ -11,8 +11,8 @@ from typing import Any
 import cupy
 import numpy as np
 
+from adamshap.gpu.kernels.plan import AdamScalars, FitPlan
 from adamshap.gpu.passes_cuda import QUOTIENT, SCALE, SPREAD, two_factors
-from adamshap.gpu.rules import FitRule, Rates
 
 __all__ = ["fit"]
 
@@ -67,13 +67,13 @@ def _fitted(count: int) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _tables(rule: FitRule, dtype: Any, _device: int) -> tuple[Any, Any]:  # on that device, which the key has to tell
-    return cupy.asarray(np.array(rule.own, dtype).ravel()), cupy.asarray(np.array(rule.arrivals, dtype).ravel())
+def _tables(plan: FitPlan, dtype: Any, _device: int) -> tuple[Any, Any]:  # on that device, which the key has to tell
+    return cupy.asarray(np.array(plan.own, dtype).ravel()), cupy.asarray(np.array(plan.arrivals, dtype).ravel())
 
 
 def fit(
-    rates: Rates,
-    rule: FitRule,
+    scalars: AdamScalars,
+    plan: FitPlan,
     n: int,
     g: Any,
     m: Any,
@@ -85,19 +85,19 @@ def fit(
     second: Any,
 ) -> None:
     """Write S and R; see `kernels.Fit`."""
-    f, r = g.dtype.type, rates
-    own, arrivals = _tables(rule, g.dtype, cupy.cuda.Device().id)
+    f, r = g.dtype.type, scalars
+    own, arrivals = _tables(plan, g.dtype, cupy.cuda.Device().id)
     each, unbias = 1 / n, n / (n - 1) if n > 1 else 0.0
     numbers = (r.lr, r.mu, r.k, r.kappa, r.root, r.root_q, r.eps, np.finfo(g.dtype).tiny, each, unbias)
-    _fitted(len(rule.own))(
+    _fitted(len(plan.own))(
         g,
         m,
         v,
         *two_factors(row, col, root, g.dtype),
         own,
         arrivals,
-        np.int32(len(rule.arrivals)),
-        *map(f, (*numbers, rule.share, rule.ridge)),
+        np.int32(len(plan.arrivals)),
+        *map(f, (*numbers, plan.share, plan.ridge)),
         slope,
         second,
     )

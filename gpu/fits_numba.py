@@ -18,15 +18,15 @@ from typing import Any, cast
 import numba
 import numpy as np
 
+from adamshap.gpu.kernels.plan import AdamScalars, FitPlan
 from adamshap.gpu.passes_numba import BLOCK, compiled, deviation, nothing, quotient
-from adamshap.gpu.rules import FitRule, Rates
 
 __all__ = ["fit"]
 
 
 def fit(
-    rates: Rates,
-    rule: FitRule,
+    scalars: AdamScalars,
+    plan: FitPlan,
     n: int,
     g: Any,
     m: Any,
@@ -41,20 +41,20 @@ def fit(
     dtype = g.dtype
     root = nothing(dtype) if root is None else root
     row, col = (nothing(dtype).reshape(-1) if x is None else x for x in (row, col))
-    numbers, (own, arrivals) = _numbers(rates, rule, n, dtype), _tables(rule, dtype)
+    numbers, (own, arrivals) = _numbers(scalars, plan, n, dtype), _tables(plan, dtype)
     _kernel(dtype.type)(0, len(g), numbers, own, arrivals, g, m, v, row, col, root, slope, second)
 
 
 @lru_cache(maxsize=8)  # of a step, for every parameter
-def _numbers(rates: Rates, rule: FitRule, n: int, dtype: Any) -> Any:
-    r, unbias = rates, n / (n - 1) if n > 1 else 0.0
+def _numbers(scalars: AdamScalars, plan: FitPlan, n: int, dtype: Any) -> Any:
+    r, unbias = scalars, n / (n - 1) if n > 1 else 0.0
     adams = (r.lr, r.mu, r.k, r.kappa, r.root, r.root_q, r.eps)
-    return np.array([*adams, 1 / n, unbias, np.finfo(dtype).tiny, rule.share, rule.ridge], dtype)
+    return np.array([*adams, 1 / n, unbias, np.finfo(dtype).tiny, plan.share, plan.ridge], dtype)
 
 
 @lru_cache(maxsize=8)
-def _tables(rule: FitRule, dtype: Any) -> tuple[Any, Any]:
-    return np.array(rule.own, dtype), np.array(rule.arrivals, dtype)
+def _tables(plan: FitPlan, dtype: Any) -> tuple[Any, Any]:
+    return np.array(plan.own, dtype), np.array(plan.arrivals, dtype)
 
 
 @cache

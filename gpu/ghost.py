@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.layers import Trace, Workshop, weights_of
-from adamshap.gpu.parallel import in_parts
+from adamshap.gpu.layers import EngineContext, Trace, weights_of
+from adamshap.gpu.threads import in_parts
 
 __all__ = ["Sketch", "contract", "pairwise", "pairwise_is_cheaper"]
 
@@ -27,7 +27,7 @@ SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step'
 
 
 def contract(
-    shop: Workshop,
+    context: EngineContext,
     trace: Trace,
     product: Mapping[str, Any],
     out: Any,
@@ -38,9 +38,9 @@ def contract(
 
     With `score_dtype` the large products are made in less precision.
     """
-    shop.now("contraction")
+    context.now("contraction")
     widest = max(b.shape[1] for b in trace.grads)
-    room = shop.buffers.get("contraction", (len(out), widest))
+    room = context.buffers.get("contraction", (len(out), widest))
 
     def some(low: int, high: int) -> None:
         rows = slice(low, high)
@@ -48,20 +48,20 @@ def contract(
             a, b, p = all_a[rows], all_b[rows], product.get(f"{layer}.bias")
             if factors and layer in factors:
                 q, c = factors[layer]
-                shop.passes.row_dot(b @ q, a @ c.T, None, out[rows])
+                context.passes.row_dot(b @ q, a @ c.T, None, out[rows])
                 if p is not None:
                     out[rows] += b @ p
             else:
                 z = room[rows].reshape(-1)[: b.size].reshape(b.shape)
-                _score_product(shop, a, product[f"{layer}.weight"].T, z, score_dtype)
-                shop.passes.row_dot(b, z, p, out[rows])
+                _score_product(context, a, product[f"{layer}.weight"].T, z, score_dtype)
+                context.passes.row_dot(b, z, p, out[rows])
 
-    in_parts(some, len(out), 2 * len(out) * weights_of(shop.net))
+    in_parts(some, len(out), 2 * len(out) * weights_of(context.net))
 
 
-def _score_product(shop: Workshop, a: Any, p: Any, out: Any, score_dtype: str | None) -> None:
+def _score_product(context: EngineContext, a: Any, p: Any, out: Any, score_dtype: str | None) -> None:
     """Write ``a p`` in the run's dtype, in TF32, or from halves of numbers that are first brought below 1."""
-    xp = shop.space.xp
+    xp = context.backend.xp
     if score_dtype == "tf32":
         from cupy._core import _routines_linalg as linalg  # no public switch: CUPY_TF32 is read once, at import
 
@@ -79,27 +79,27 @@ def _score_product(shop: Workshop, a: Any, p: Any, out: Any, score_dtype: str | 
         xp.matmul(a, p, out=out)
 
 
-def pairwise(shop: Workshop, trace: Trace, judge: Trace) -> Any:
-    """Return the dot products of every row's gradient with every judge row's, (rows, judge rows).
+def pairwise(context: EngineContext, trace: Trace, validation: Trace) -> Any:
+    """Return the dot products of every row's gradient with every validation row's, (rows, validation rows).
 
     A layer gives ``(b_i · b_v) (a_i · a_v + 1)``, the 1 being the bias's; nothing of a parameter's size is made.
     """
-    shop.now("contraction")
-    xp = shop.space.xp
+    context.now("contraction")
+    xp = context.backend.xp
     total = None
-    for a, b, judge_a, judge_b in zip(trace.inputs, trace.grads, judge.inputs, judge.grads, strict=True):
-        inner = a @ judge_a.T
-        if shop.net.bias:
+    for a, b, valid_a, valid_b in zip(trace.inputs, trace.grads, validation.inputs, validation.grads, strict=True):
+        inner = a @ valid_a.T
+        if context.net.bias:
             inner += inner.dtype.type(1)
-        inner *= b @ judge_b.T
+        inner *= b @ valid_b.T
         total = inner if total is None else xp.add(total, inner, out=total)
     return total
 
 
-def pairwise_is_cheaper(shop: Workshop, judges: int) -> bool:
-    """Tell whether `judges` pairs a sample cost less than one contraction with P."""
-    widths = list(neighbours(shop.net.sizes))
-    return judges * sum(d_in + d_out for d_in, d_out in widths) < sum(d_in * d_out for d_in, d_out in widths)
+def pairwise_is_cheaper(context: EngineContext, validations: int) -> bool:
+    """Tell whether `validations` pairs a sample cost less than one contraction with P."""
+    widths = list(neighbours(context.net.sizes))
+    return validations * sum(d_in + d_out for d_in, d_out in widths) < sum(d_in * d_out for d_in, d_out in widths)
 
 
 @dataclass
@@ -124,45 +124,45 @@ class Sketch:
         """Tell whether factors cost less than the exact contraction, counting their making."""
         return self.rank * (d_in + d_out) / (d_in * d_out) + 3 * self.rank / n < 1
 
-    def factors(self, shop: Workshop, product: Mapping[str, Any], n: int, group: int = 0) -> dict[int, Factors]:
+    def factors(self, context: EngineContext, product: Mapping[str, Any], n: int, group: int = 0) -> dict[int, Factors]:
         """Return ``(Q, C)`` of each layer that gains by it, for `n` samples to score."""
-        shop.now("sketch")
+        context.now("sketch")
         found = {}
-        for layer, (d_in, d_out) in enumerate(neighbours(shop.net.sizes)):
+        for layer, (d_in, d_out) in enumerate(neighbours(context.net.sizes)):
             if self.pays(n, d_in, d_out):
-                found[layer] = self._factor(shop, product[f"{layer}.weight"], (layer, group))
+                found[layer] = self._factor(context, product[f"{layer}.weight"], (layer, group))
         return found
 
-    def _factor(self, shop: Workshop, p: Any, key: tuple[int, int]) -> Factors:
+    def _factor(self, context: EngineContext, p: Any, key: tuple[int, int]) -> Factors:
         basis = self.bases.get(key)
         sweeps = 1
         if basis is None:
             generator = np.random.default_rng((self.seed, *key))
-            basis = shop.space.real(generator.standard_normal((p.shape[1], self.rank)))
+            basis = context.backend.real(generator.standard_normal((p.shape[1], self.rank)))
             sweeps = SWEEPS_AT_FIRST
         for _ in range(sweeps):
-            q = orthonormal(shop, shared_product(shop, p, basis))
-            c = shared_product(shop, p.T, q).T
-            basis = orthonormal(shop, c.T)
+            q = orthonormal(context, shared_product(context, p, basis))
+            c = shared_product(context, p.T, q).T
+            basis = orthonormal(context, c.T)
         self.bases[key] = basis
         return q, c
 
 
-def shared_product(shop: Workshop, p: Any, few: Any) -> Any:
+def shared_product(context: EngineContext, p: Any, few: Any) -> Any:
     """Return ``p few``, for `few` of few columns, shared out by the rows of `p`."""
-    out = shop.space.xp.empty((len(p), few.shape[1]), p.dtype)
+    out = context.backend.xp.empty((len(p), few.shape[1]), p.dtype)
 
     def some(low: int, high: int) -> None:
-        shop.space.xp.matmul(p[low:high], few, out=out[low:high])
+        context.backend.xp.matmul(p[low:high], few, out=out[low:high])
 
     in_parts(some, len(p), 2 * p.size * few.shape[1])
     return out
 
 
-def orthonormal(shop: Workshop, y: Any) -> Any:
+def orthonormal(context: EngineContext, y: Any) -> Any:
     """Return an orthonormal basis of the range of `y` (d, r), d ≥ r, by Cholesky of its Gram matrix in double.
 
     Directions that the dtype of `y` cannot resolve beside the largest come out as 0.
     """
     wide = y.astype("float64")
-    return (wide @ shop.passes.whitening(wide.T @ wide)).astype(y.dtype)
+    return (wide @ context.passes.whitening(wide.T @ wide)).astype(y.dtype)

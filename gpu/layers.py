@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.arrays import Buffers, Place, Space, within_memory
+from adamshap.gpu.backend import Backend, Buffers, Place, within_memory
 from adamshap.gpu.kernels import Passes, passes_for
-from adamshap.gpu.parallel import in_parts, own_threads
+from adamshap.gpu.threads import in_parts, own_threads
 from adamshap.reference.contract import Network
 
 __all__ = [
     "CACHED",
+    "EngineContext",
     "Trace",
-    "Workshop",
     "as_matrix",
     "backward",
     "forward",
@@ -52,11 +52,11 @@ WITHOUT_DERIVATIVE = ("relu", "identity")  # ReLU's is read from the activation,
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """What every part of a step works with: the network, the space, its passes and its buffers."""
+class EngineContext:
+    """What every part of a step works with: the network, the backend, its passes and its buffers."""
 
     net: Network
-    space: Space
+    backend: Backend
     passes: Passes
     buffers: Buffers
     shapes: Mapping[str, tuple[int, ...]]
@@ -64,14 +64,14 @@ class Workshop:
     parts: int | None = None
 
     @classmethod
-    def on(cls, net: Network, space: Space, parts: int | None = None) -> "Workshop":
+    def on(cls, net: Network, backend: Backend, parts: int | None = None) -> "EngineContext":
         """Return a workshop with no buffers yet, that shares out work into `parts` (None: one a processor)."""
-        return cls(net, space, passes_for(space), Buffers(space), net.shapes, parts=parts)
+        return cls(net, backend, passes_for(backend), Buffers(backend), net.shapes, parts=parts)
 
     def loss(self, z: Any, y: Any, weight: Any) -> Any:
         """Return each row's loss and turn the network's output `z` into the gradient of ``weight · ℓ`` in it."""
         loss = _cross_entropy if self.net.loss == "cross_entropy" else _squared_error
-        return loss(self.space.xp, z, y, weight)
+        return loss(self.backend.xp, z, y, weight)
 
     def now(self, phase: str, samples: slice | str | None = None) -> None:
         """Note what is computed from here on, and of which samples: said where memory runs out."""
@@ -86,7 +86,7 @@ class Workshop:
         Overflow is no warning here: the results are checked.
         """
         with within_memory(self.place), np.errstate(over="ignore", invalid="ignore"):
-            if self.space.on_cuda:
+            if self.backend.on_cuda:
                 yield
                 return
             with own_threads(self.parts):
@@ -117,9 +117,9 @@ def as_matrix(array: Any) -> Any:
     return array if array.ndim == 2 else array[None, :]
 
 
-def new_trace(shop: Workshop, name: str, rows: int, x: Any = None) -> Trace:
+def new_trace(context: EngineContext, name: str, rows: int, x: Any = None) -> Trace:
     """Return a trace with room for `rows`; with `x` (rows, d_in) the first layer's inputs are that array itself."""
-    net, get = shop.net, shop.buffers.get
+    net, get = context.net, context.buffers.get
     sizes = net.sizes
     first = get(f"{name} inputs 0", (rows, sizes[0])) if x is None else x
     inputs = [first, *(get(f"{name} inputs {layer}", (rows, d)) for layer, d in enumerate(sizes[1:-1], 1))]
@@ -131,7 +131,7 @@ def new_trace(shop: Workshop, name: str, rows: int, x: Any = None) -> Trace:
     return Trace(inputs, grads, derivatives, get(f"{name} losses", (rows,)))
 
 
-def run_rows(shop: Workshop, trace: Trace, params: Mapping[str, Any], y: Any, weight: Any) -> None:
+def run_rows(context: EngineContext, trace: Trace, params: Mapping[str, Any], y: Any, weight: Any) -> None:
     """Fill the trace from its first inputs: losses, and b for the loss ``Σ weight · ℓ``.
 
     `weight` is a number, or an array (rows, 1).
@@ -140,60 +140,60 @@ def run_rows(shop: Workshop, trace: Trace, params: Mapping[str, Any], y: Any, we
     def some(low: int, high: int) -> None:
         rows = slice(low, high)
         part = trace if high - low == len(trace.losses) else trace.rows(rows)
-        forward(shop, part, params)
-        part.losses[...] = shop.loss(part.grads[-1], y[rows], weight if isinstance(weight, float) else weight[rows])
-        backward(shop, part, params)
+        forward(context, part, params)
+        part.losses[...] = context.loss(part.grads[-1], y[rows], weight if isinstance(weight, float) else weight[rows])
+        backward(context, part, params)
 
     rows = len(trace.losses)
     if rows < FEW_ROWS:
         some(0, rows)
     else:
-        in_parts(some, rows, 4 * rows * weights_of(shop.net))
+        in_parts(some, rows, 4 * rows * weights_of(context.net))
 
 
-def product(shop: Workshop, a: Any, b: Any, out: Any) -> None:
+def product(context: EngineContext, a: Any, b: Any, out: Any) -> None:
     """Write ``a b``, shared out by the columns of `b`: of few rows, each thread would else read all of `b`."""
 
     def some(low: int, high: int) -> None:
-        shop.space.xp.matmul(a, b[:, low:high], out=out[:, low:high])
+        context.backend.xp.matmul(a, b[:, low:high], out=out[:, low:high])
 
     if len(a) < FEW_ROWS:
         in_parts(some, b.shape[1], 2 * a.size * b.shape[1])
     else:
-        shop.space.xp.matmul(a, b, out=out)
+        context.backend.xp.matmul(a, b, out=out)
 
 
-def forward(shop: Workshop, trace: Trace, params: Mapping[str, Any]) -> None:
+def forward(context: EngineContext, trace: Trace, params: Mapping[str, Any]) -> None:
     """Fill the inputs of every layer and write the network's output where the last layer's b will stand."""
-    shop.now("forward pass")
-    net = shop.net
+    context.now("forward pass")
+    net = context.net
     last = net.depth - 1
     for layer in range(net.depth):
         z = trace.grads[last] if layer == last else trace.inputs[layer + 1]
-        product(shop, trace.inputs[layer], params[f"{layer}.weight"].T, z)
+        product(context, trace.inputs[layer], params[f"{layer}.weight"].T, z)
         bias = params.get(f"{layer}.bias")
         if layer == last:
             if bias is not None:
                 z += bias
         else:
-            shop.passes.activate(net.activation, z, bias, trace.derivatives[layer])
+            context.passes.activate(net.activation, z, bias, trace.derivatives[layer])
 
 
-def backward(shop: Workshop, trace: Trace, params: Mapping[str, Any]) -> None:
+def backward(context: EngineContext, trace: Trace, params: Mapping[str, Any]) -> None:
     """Carry b from the last layer to the first."""
-    shop.now("backward pass")
-    net = shop.net
+    context.now("backward pass")
+    net = context.net
     for layer in range(net.depth - 1, 0, -1):
         b = trace.grads[layer - 1]
-        product(shop, trace.grads[layer], params[f"{layer}.weight"], b)
+        product(context, trace.grads[layer], params[f"{layer}.weight"], b)
         kept = trace.inputs[layer] if net.activation == "relu" else trace.derivatives[layer - 1]
-        shop.passes.scale_by_derivative(net.activation, b, kept)
+        context.passes.scale_by_derivative(net.activation, b, kept)
 
 
-def gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any], add: bool = False) -> None:
+def gradients(context: EngineContext, trace: Trace, into: Mapping[str, Any], add: bool = False) -> None:
     """Write the gradient summed over the trace's rows, ``bᵀ a`` and Σ b, or add it to what stands there."""
-    shop.now("gradient")
-    xp, parts = shop.space.xp, max(shop.net.sizes[1:])
+    context.now("gradient")
+    xp, parts = context.backend.xp, max(context.net.sizes[1:])
 
     def some(low: int, high: int) -> None:
         for layer, (a, all_b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
@@ -209,35 +209,35 @@ def gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any], add: bool =
                 else:
                     xp.sum(b, axis=0, out=bias[units])
 
-    in_parts(some, parts, 2 * len(trace.losses) * weights_of(shop.net))
+    in_parts(some, parts, 2 * len(trace.losses) * weights_of(context.net))
 
 
-def times_gradients(shop: Workshop, trace: Trace, into: Mapping[str, Any]) -> None:
+def times_gradients(context: EngineContext, trace: Trace, into: Mapping[str, Any]) -> None:
     """Multiply what stands in `into` by the gradient summed over the trace's rows."""
 
     def multiply(key: str, units: slice, gradient: Any) -> None:
         product = into[key][units]
         product *= gradient
 
-    with_gradients(shop, trace, multiply, 4 * len(trace.losses) * weights_of(shop.net))
+    with_gradients(context, trace, multiply, 4 * len(trace.losses) * weights_of(context.net))
 
 
-def with_gradients(shop: Workshop, trace: Trace, use: Callable[[str, slice, Any], None], flops: float) -> None:
+def with_gradients(context: EngineContext, trace: Trace, use: Callable[[str, slice, Any], None], flops: float) -> None:
     """Call ``use(key, units, gradient)`` for all units, with the gradient summed over the trace's rows.
 
     On the host the gradient is made of some units at a time, in the cache, and never as a whole.
     """
-    shop.now("validation gradient")
-    xp, parts = shop.space.xp, max(shop.net.sizes[1:])
+    context.now("validation gradient")
+    xp, parts = context.backend.xp, max(context.net.sizes[1:])
 
     def some(low: int, high: int) -> None:
         for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
-            block = parts if shop.space.on_cuda else max(CACHED // a.shape[1], 1)
+            block = parts if context.backend.on_cuda else max(CACHED // a.shape[1], 1)
             units = range(b.shape[1] * low // parts, b.shape[1] * high // parts)
             for first in units[::block]:
                 some_units = slice(first, min(first + block, units.stop))
                 use(f"{layer}.weight", some_units, xp.matmul(b[:, some_units].T, a))
-            if shop.net.bias and len(units):
+            if context.net.bias and len(units):
                 some_units = slice(units.start, units.stop)
                 use(f"{layer}.bias", some_units, b[:, some_units].sum(axis=0))
 
@@ -249,10 +249,10 @@ def weights_of(net: Network) -> int:
     return sum(d_in * d_out for d_in, d_out in pairwise(net.sizes))
 
 
-def row_losses(shop: Workshop, trace: Trace, params: Mapping[str, Any], y: Any) -> Any:
+def row_losses(context: EngineContext, trace: Trace, params: Mapping[str, Any], y: Any) -> Any:
     """Return each row's loss at other parameters; fills the trace's inputs anew."""
-    forward(shop, trace, params)
-    trace.losses[...] = shop.loss(trace.grads[-1], y, 1.0)
+    forward(context, trace, params)
+    trace.losses[...] = context.loss(trace.grads[-1], y, 1.0)
     return trace.losses
 
 

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.kernels import Scaling
-from adamshap.gpu.layers import Trace, Workshop
-from adamshap.gpu.parallel import in_parts
+from adamshap.gpu.layers import EngineContext, Trace
+from adamshap.gpu.threads import in_parts
 
 __all__ = ["Norms", "add_norms", "scaling_of"]
 
@@ -60,33 +60,33 @@ class Norms:
         return row * row.dtype.type(1 / math.sqrt(n)), self.col[layer], None
 
 
-def add_norms(shop: Workshop, norms: Norms, trace: Trace, variance: str) -> None:
+def add_norms(context: EngineContext, norms: Norms, trace: Trace, variance: str) -> None:
     """Add a chunk's norms to those of the chunks before it."""
-    xp, passes = shop.space.xp, shop.passes
+    xp, passes = context.backend.xp, context.passes
 
     def add(to: dict[int, Any], layer: int, norm: Any) -> None:
         to[layer] = xp.hypot(to[layer], norm) if layer in to else norm
 
     for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
-        if variance == "rank_one" or shop.net.bias:
+        if variance == "rank_one" or context.net.bias:
             add(norms.row, layer, passes.column_norms(b))
         if variance == "rank_one":
             add(norms.col, layer, passes.column_norms(a))
         elif layer in norms.root:
             root = norms.root[layer]
-            xp.hypot(root, _roots(shop, a, b, xp.empty_like(root)), out=root)
+            xp.hypot(root, _roots(context, a, b, xp.empty_like(root)), out=root)
         else:
-            norms.root[layer] = _roots(shop, a, b, shop.buffers.get(f"roots {layer}", (b.shape[1], a.shape[1])))
+            norms.root[layer] = _roots(context, a, b, context.buffers.get(f"roots {layer}", (b.shape[1], a.shape[1])))
 
 
-def _roots(shop: Workshop, a: Any, b: Any, out: Any) -> Any:
+def _roots(context: EngineContext, a: Any, b: Any, out: Any) -> Any:
     """Write √Σ b² a² of every weight and return it; in blocks that are the same for any number of threads."""
-    xp, passes = shop.space.xp, shop.passes
+    xp, passes = context.backend.xp, context.passes
     scaling = scaling_of(len(a), a.dtype)
     of_b, of_a = passes.ranges(b), passes.ranges(a)
     squares = passes.scaled_squares(b, of_b[0], scaling), passes.scaled_squares(a, of_a[0], scaling)
     count = len(out)
-    block = count if shop.space.on_cuda else UNITS
+    block = count if context.backend.on_cuda else UNITS
 
     def some(low: int, high: int) -> None:
         for first in range(low * block, min(high * block, count), block):

@@ -1,6 +1,6 @@
 """The passes of `passes_numpy` as CUDA kernels: one launch each, CuPy's ElementwiseKernel, for float and double alike.
 
-``T`` is the dtype. A rule's nodes are unrolled into the source as constants, so a kernel is made for each rule and
+``T`` is the dtype. A plan's nodes are unrolled into the source as constants, so a kernel is made for each plan and
 kept. The formulas and their derivation stand in `passes_numpy`; `tests` hold the three together.
 """
 
@@ -11,8 +11,8 @@ import cupy
 import numpy as np
 
 from adamshap.gpu.kernels import Scaling
+from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan
 from adamshap.gpu.passes_numpy import UNRESOLVED
-from adamshap.gpu.rules import Rates, Rule
 
 __all__ = [
     "activate",
@@ -89,7 +89,7 @@ NODE = (
     }}
 """
 )
-RATES = ", ".join(f"T {name}" for name in Rates.__dataclass_fields__)
+RATES = ", ".join(f"T {name}" for name in AdamScalars.__dataclass_fields__)
 OUTSIDE = "T new_theta, T new_m, T new_v"
 ACTIVATIONS = {
     "relu": "a = max(x, T(0));",
@@ -171,20 +171,20 @@ def _adam() -> Any:
 
 
 @cache
-def _attributed(rule: Rule, with_gamma: bool, with_point: bool) -> Any:
+def _attributed(plan: SlopePlan, with_gamma: bool, with_point: bool) -> Any:
     body = ADAM
-    if rule.kind == "nodes":
-        body += (SPREAD if rule.needs_spread else "T spread = T(0);") + SCALE
-        for tau, along, across, weight in rule.nodes:
+    if plan.kind == "nodes":
+        body += (SPREAD if plan.needs_spread else "T spread = T(0);") + SCALE
+        for tau, along, across, weight in plan.nodes:
             body += NODE.format(tau=tau, along=along, across=across, weight=weight)
         body += "s *= lr * tail;"
     else:
-        body += CLOSED[rule.kind]
+        body += CLOSED[plan.kind]
     body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
     inputs = "T g, T theta, T m, T v, T row, T col, T gamma, " + RATES + ", T tiny, T share, T unbias, T blend"
     outputs = OUTSIDE + ", T slope" + (", T point" if with_point else "")
     body += WRITE + ("slope = s * gamma;" if with_gamma else "slope = s;")  # last, as it may be written over g
-    return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_{rule.kind}")
+    return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_{plan.kind}")
 
 
 @cache
@@ -242,15 +242,15 @@ def _typed(dtype: Any, *numbers: float) -> list[Any]:
     return [dtype.type(number) for number in numbers]
 
 
-def adam(rates: Rates, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
+def adam(scalars: AdamScalars, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
     """Write Adam's update of θ, m and v into the last three; they may be the inputs themselves."""
-    numbers = _typed(g.dtype, *vars(rates).values(), cupy.finfo(g.dtype).tiny)
+    numbers = _typed(g.dtype, *vars(scalars).values(), cupy.finfo(g.dtype).tiny)
     _adam()(g, theta, m, v, *numbers, new_theta, new_m, new_v)
 
 
 def attributed(
-    rates: Rates,
-    rule: Rule,
+    scalars: AdamScalars,
+    plan: SlopePlan,
     n: int,
     g: Any,
     theta: Any,
@@ -269,8 +269,8 @@ def attributed(
 ) -> None:
     """Take Adam's step and make the slope, both in one launch; see `kernels.Passes.attributed`."""
     unbias = n / (n - 1) if n > 1 else 0.0
-    numbers = _typed(g.dtype, *vars(rates).values(), cupy.finfo(g.dtype).tiny, 1 / n, unbias, blend)
-    _attributed(rule, gamma is not None, point is not None)(
+    numbers = _typed(g.dtype, *vars(scalars).values(), cupy.finfo(g.dtype).tiny, 1 / n, unbias, blend)
+    _attributed(plan, gamma is not None, point is not None)(
         g,
         theta,
         m,

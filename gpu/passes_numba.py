@@ -18,8 +18,8 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from adamshap.gpu import passes_numpy
 from adamshap.gpu.kernels import Scaling
-from adamshap.gpu.parallel import in_parts
-from adamshap.gpu.rules import Rates, Rule
+from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan
+from adamshap.gpu.threads import in_parts
 
 __all__ = [
     "activate",
@@ -44,16 +44,16 @@ FAST = {"contract", "nsz"}
 KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4}
 
 
-def adam(rates: Rates, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
+def adam(scalars: AdamScalars, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
     """Write Adam's update of θ, m and v into the last three; they may be the inputs themselves."""
     flat = [array.reshape(-1) for array in (g, theta, m, v, new_theta, new_m, new_v)]
-    kernel, numbers = _kernels(g.dtype.type)["adam"], _numbers(rates, 1, 0.0, g.dtype)
+    kernel, numbers = _kernels(g.dtype.type)["adam"], _numbers(scalars, 1, 0.0, g.dtype)
     in_parts(lambda low, high: kernel(low, high, numbers, *flat), g.size, FLOPS_OF_A_PASS * g.size)
 
 
 def attributed(
-    rates: Rates,
-    rule: Rule,
+    scalars: AdamScalars,
+    plan: SlopePlan,
     n: int,
     g: Any,
     theta: Any,
@@ -75,11 +75,11 @@ def attributed(
     matrices = [a.reshape(g.shape) if a is not None else nothing(dtype) for a in (root, gamma, point)]
     norms = [a if a is not None else nothing(dtype).reshape(-1) for a in (row, col)]
     kernel = _kernels(dtype.type)["attributed"]
-    numbers, table = _numbers(rates, n, blend, dtype), _node_table(rule, dtype)
+    numbers, table = _numbers(scalars, n, blend, dtype), _node_table(plan, dtype)
     outputs = (new_theta, new_m, new_v, slope)
 
     def rows(low: int, high: int) -> None:
-        how = (low, high, numbers, table, KINDS[rule.kind], rule.needs_spread)
+        how = (low, high, numbers, table, KINDS[plan.kind], plan.needs_spread)
         kernel(*how, g, theta, m, v, *norms, *matrices, *outputs)
 
     in_parts(rows, len(g), (FLOPS_OF_A_PASS + FLOPS_OF_A_NODE * len(table)) * g.size)
@@ -154,13 +154,13 @@ def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
 
 
 @lru_cache(maxsize=8)  # of a step, for every parameter
-def _numbers(rates: Rates, n: int, blend: float, dtype: Any) -> Any:
-    return np.array([*vars(rates).values(), 1 / n, n / (n - 1) if n > 1 else 0.0, blend, np.finfo(dtype).tiny], dtype)
+def _numbers(scalars: AdamScalars, n: int, blend: float, dtype: Any) -> Any:
+    return np.array([*vars(scalars).values(), 1 / n, n / (n - 1) if n > 1 else 0.0, blend, np.finfo(dtype).tiny], dtype)
 
 
 @cache
-def _node_table(rule: Rule, dtype: Any) -> Any:
-    return np.array(rule.nodes or np.zeros((0, 4)), dtype)
+def _node_table(plan: SlopePlan, dtype: Any) -> Any:
+    return np.array(plan.nodes or np.zeros((0, 4)), dtype)
 
 
 @cache

@@ -1,6 +1,6 @@
 """The elementwise passes in plain NumPy: slower than their twins and easy to read; used where Numba is missing.
 
-What each computes, for one coordinate (symbols in `rules`). Everything under a root is first divided by the largest of
+What each computes, for one coordinate (symbols in `plan`). Everything under a root is first divided by the largest of
 its parts, so that a gradient of 1e-25, whose square float32 cannot hold, still has its root:
 
     ρ = √κ,   G = √q g,   s = √q σ,   M = max(ρ, |G|, s),   r(g) = M √((ρ/M)² + (G/M)²)
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.kernels import Scaling
-from adamshap.gpu.rules import Rates, Rule
+from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan
 
 __all__ = [
     "activate",
@@ -50,19 +50,19 @@ AGAIN = 1 << 16
 UNRESOLVED = 1e-14  # of a Gram matrix in double with a diagonal of ones
 
 
-def adam(rates: Rates, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
+def adam(scalars: AdamScalars, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
     """Write Adam's update of θ, m and v into the last three; they may be the inputs themselves."""
     f = g.dtype.type
-    step = _step(rates, g, m, v)
-    np.multiply(theta, f(rates.shrink), out=new_theta)
+    step = _step(scalars, g, m, v)
+    np.multiply(theta, f(scalars.shrink), out=new_theta)
     np.subtract(new_theta, step, out=new_theta)
-    new_m[...] = f(rates.b1) * m + f(rates.d1) * g
-    new_v[...] = f(rates.b2) * v + f(rates.d2) * g * g
+    new_m[...] = f(scalars.b1) * m + f(scalars.d1) * g
+    new_v[...] = f(scalars.b2) * v + f(scalars.d2) * g * g
 
 
 def attributed(
-    rates: Rates,
-    rule: Rule,
+    scalars: AdamScalars,
+    plan: SlopePlan,
     n: int,
     g: Any,
     theta: Any,
@@ -81,23 +81,23 @@ def attributed(
 ) -> None:
     """Take Adam's step and make the slope, both in one pass; see `kernels.Passes.attributed`."""
     f = g.dtype.type
-    rho = np.sqrt(f(rates.kappa) * v + f(rates.root))
-    idle = f(rates.lr) * (f(rates.mu) * m) / (rho + f(rates.eps))  # A(0)
-    moved = _step(rates, g, m, v)
-    result = _slope(rates, rule, n, g, m, v, rho, row, col, root)
+    rho = np.sqrt(f(scalars.kappa) * v + f(scalars.root))
+    idle = f(scalars.lr) * (f(scalars.mu) * m) / (rho + f(scalars.eps))  # A(0)
+    moved = _step(scalars, g, m, v)
+    result = _slope(scalars, plan, n, g, m, v, rho, row, col, root)
     if gamma is not None:
         result = result * gamma
     if point is not None:
-        point[...] = theta * f(rates.shrink) - ((f(1) - f(blend)) * idle + f(blend) * moved)
-    adam(rates, g, theta, m, v, new_theta, new_m, new_v)
+        point[...] = theta * f(scalars.shrink) - ((f(1) - f(blend)) * idle + f(blend) * moved)
+    adam(scalars, g, theta, m, v, new_theta, new_m, new_v)
     slope[...] = result
 
 
-def _step(rates: Rates, g: Any, m: Any, v: Any) -> Any:
+def _step(scalars: AdamScalars, g: Any, m: Any, v: Any) -> Any:
     """Return A(g)."""
     f = g.dtype.type
-    rho = np.sqrt(f(rates.kappa) * v + f(rates.root))
-    return f(rates.lr) * (f(rates.mu) * m + f(rates.k) * g) / (_root(rho, f(rates.root_q) * g) + f(rates.eps))
+    rho = np.sqrt(f(scalars.kappa) * v + f(scalars.root))
+    return f(scalars.lr) * (f(scalars.mu) * m + f(scalars.k) * g) / (_root(rho, f(scalars.root_q) * g) + f(scalars.eps))
 
 
 def _root(rho: Any, scaled: Any) -> Any:
@@ -106,30 +106,32 @@ def _root(rho: Any, scaled: Any) -> Any:
     return top * np.sqrt((rho / top) ** 2 + (scaled / top) ** 2)
 
 
-def _slope(rates: Rates, rule: Rule, n: int, g: Any, m: Any, v: Any, rho: Any, row: Any, col: Any, root: Any) -> Any:
+def _slope(
+    scalars: AdamScalars, plan: SlopePlan, n: int, g: Any, m: Any, v: Any, rho: Any, row: Any, col: Any, root: Any
+) -> Any:
     f = g.dtype.type
-    if rule.kind == "sgd":
-        return np.full_like(g, rates.lr)
-    if rule.kind == "frozen":
-        return f(rates.lr) * f(rates.k) / (_root(rho, f(rates.root_q) * g) + f(rates.eps))
-    if rule.kind == "linearized":
-        return f(rates.lr) * f(rates.k) / (rho + f(rates.eps))
-    if rule.kind == "previous":
-        return f(rates.lr) * f(rates.k) / (np.sqrt(f(rates.previous) * v + f(rates.root)) + f(rates.eps))
+    if plan.kind == "sgd":
+        return np.full_like(g, scalars.lr)
+    if plan.kind == "frozen":
+        return f(scalars.lr) * f(scalars.k) / (_root(rho, f(scalars.root_q) * g) + f(scalars.eps))
+    if plan.kind == "linearized":
+        return f(scalars.lr) * f(scalars.k) / (rho + f(scalars.eps))
+    if plan.kind == "previous":
+        return f(scalars.lr) * f(scalars.k) / (np.sqrt(f(scalars.previous) * v + f(scalars.root)) + f(scalars.eps))
     tiny = np.finfo(g.dtype).tiny
-    G = f(rates.root_q) * g
-    s = f(rates.root_q) * spread(n, g, row, col, root) if rule.needs_spread else np.zeros_like(g)
+    G = f(scalars.root_q) * g
+    s = f(scalars.root_q) * spread(n, g, row, col, root) if plan.needs_spread else np.zeros_like(g)
     M = np.maximum(np.maximum(np.maximum(rho, abs(G)), s), tiny)
-    T = M + f(rates.eps)
+    T = M + f(scalars.eps)
     rho, G, s, f_m = rho / M, G / M, s / M, M / T
-    f_e = np.maximum(f(rates.eps) / T, tiny)  # beside a huge gradient ε/T underflows, and D(0) with it
+    f_e = np.maximum(f(scalars.eps) / T, tiny)  # beside a huge gradient ε/T underflows, and D(0) with it
     kappa = rho * rho
-    mu = f(rates.mu) * m / T * f(rates.root_q)
+    mu = f(scalars.mu) * m / T * f(scalars.root_q)
     total = np.zeros_like(g)
-    for tau, along, across, weight in rule.nodes:
+    for tau, along, across, weight in plan.nodes:
         c, d = f(tau) * G, f(along) * G + f(across) * s
-        total += f(weight) * quotient(f(rates.k), kappa, mu, f_m, f_e, c + d, c - d, c + c)
-    return total * (f(rates.lr) / T)
+        total += f(weight) * quotient(f(scalars.k), kappa, mu, f_m, f_e, c + d, c - d, c + c)
+    return total * (f(scalars.lr) / T)
 
 
 def quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, a: Any, b: Any, both: Any) -> Any:

@@ -5,26 +5,25 @@ paper   name               meaning
 ======  =================  ==============================================================
 U       `utility`          fall of the validation loss by a step with a coalition alone
 S       ``coalition``      which samples take part, a mask
-A[a,b]  rules' "nodes"     divided difference of Adam's map; ``x_i A[g, g − x_i]`` is a
+A[a,b]  plans' "nodes"     divided difference of Adam's map; ``x_i A[g, g − x_i]`` is a
                            marginal's change of the step, without subtracting two steps
 ======  =================  ==============================================================
 """
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.arrays import DeviceName, DtypeName, Space, pick_space
+from adamshap.gpu.backend import Backend, DeviceName, DtypeName, pick_backend
 from adamshap.gpu.ghost import Sketch
-from adamshap.gpu.layers import Trace, Workshop, gradients, new_trace, row_losses, run_rows
-from adamshap.gpu.rules import Rates, rates_of
+from adamshap.gpu.kernels.plan import AdamScalars, adam_scalars
+from adamshap.gpu.layers import EngineContext, Trace, gradients, new_trace, row_losses, run_rows
 from adamshap.gpu.step import (
     Arrays,
-    Judged,
-    Question,
     State,
+    StepBatch,
     attribute_step,
     like,
     plain_step,
@@ -32,41 +31,35 @@ from adamshap.gpu.step import (
     take_step,
 )
 from adamshap.reference.contract import (
-    DENOMINATORS,
-    GRADIENTS,
     MARGINAL_LOSSES,
     MARGINALS,
-    SCORE_SLOPES,
-    TWO_TERM,
     Adam,
     AdamState,
     Denominator,
+    Estimator,
     Gradient,
     MarginalKind,
     MarginalLoss,
     Marginals,
     Params,
+    ScoreDtype,
     ScoreSlope,
     Step,
+    Variance,
     adam_in,
-    check_kind,
     coalition_mask,
     of_kind,
     one_of,
     permutations_of,
     positive_integer,
-    quadrature_nodes,
     refuse,
     refuse_overflow,
     seed_of,
-    shown,
     true_or_false,
 )
 
-__all__ = ["ScoreDtype", "Variance", "influence", "marginals", "question_of", "scores", "update", "utility"]
+__all__ = ["influence", "marginals", "refuse_score_dtype", "scores", "update", "utility"]
 
-Variance = Literal["exact", "rank_one"]
-ScoreDtype = Literal["tf32", "float16"]
 ALL_COALITIONS_UP_TO = 12  # samples
 
 
@@ -99,15 +92,17 @@ def update(
     """
     device_arrays = true_or_false("device_arrays", device_arrays)
     case = _Case.of(step, device, dtype)
-    shop, new = case.shop, case.fresh()
-    with shop.at_work():
+    context, new = case.context, case.fresh()
+    with context.at_work():
         if case.adam.eps == 0:
-            refuse_division_by_zero(shop, case.adam, case.state, case.gradient())
-        plain_step(shop, case.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
+            refuse_division_by_zero(context, case.adam, case.state, case.gradient())
+        plain_step(context, case.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
     groups = {"gradient of": new.m, "squared gradient of": new.v, "new": new.theta}
     named = {f"{group} {key!r}": array for group, arrays in groups.items() for key, array in arrays.items()}
-    refuse_overflow(named, shop.space.dtype)
-    theta, m, v = ({key: shop.space.out(a, device_arrays) for key, a in d.items()} for d in (new.theta, new.m, new.v))
+    refuse_overflow(named, context.backend.dtype)
+    theta, m, v = (
+        {key: context.backend.out(a, device_arrays) for key, a in d.items()} for d in (new.theta, new.m, new.v)
+    )
     return theta, AdamState(step.state.step + 1, m, v)
 
 
@@ -182,65 +177,36 @@ def scores(
     """
     of_kind("step", step, Step)
     device_arrays = true_or_false("device_arrays", device_arrays)
-    space = pick_space(device, dtype)
-    question = question_of(
-        slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, space, kind, rank
+    backend = pick_backend(device, dtype)
+    estimator = Estimator(
+        slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, score_dtype
     )
-    if denominator == "previous":
-        if slope != "linearized":
-            refuse(
-                "denominator", f"'previous' with slope {slope!r}", "slope 'linearized', which alone has this variant"
-            )
-        if step.state.step == 0:
-            refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", "'exact', or a state of at least one step")
-    sketch = None if rank is None else Sketch(positive_integer("rank", rank))
+    refuse_score_dtype(estimator, backend)
+    estimator.refuse_first_step(step.state.step)
+    sketch = None if estimator.rank is None else Sketch(estimator.rank)
     size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     case = _Case.of(step, device, dtype)
-    with case.shop.at_work():
+    with case.context.at_work():
         taken = attribute_step(
-            case.shop,
+            case.context,
             case.adam,
             case.state,
             case.batch,
             case.weight,
-            question,
+            estimator,
             case.fresh(),
             micro_batch=size,
             sketch=sketch,
         )
-    refuse_overflow({"scores": taken.scores}, case.shop.space.dtype)
-    return case.shop.space.out(taken.scores, device_arrays)
+    refuse_overflow({"scores": taken.scores}, case.context.backend.dtype)
+    return case.context.backend.out(taken.scores, device_arrays)
 
 
-def question_of(
-    slope: str,
-    gradient: str,
-    efficient: bool,
-    per_validation: bool,
-    nodes: tuple[int, int] | None,
-    denominator: str,
-    variance: str,
-    score_dtype: str | None,
-    space: Space,
-    kind: str,
-    rank: object,
-) -> Question:
-    """Return the question that these arguments ask in `space`, or refuse them."""
-    one_of("slope", slope, SCORE_SLOPES)
-    one_of("gradient", gradient, GRADIENTS)
-    one_of("denominator", denominator, DENOMINATORS)
-    check_kind(slope, kind)
-    if rank is not None and slope == TWO_TERM:
-        refuse("rank", f"{shown(rank)} with slope {slope!r}", "None: both terms are scored exactly")
-    one_of("variance", variance, get_args(Variance))
-    efficient, per_validation = true_or_false("efficient", efficient), true_or_false("per_validation", per_validation)
-    if score_dtype is not None:
-        one_of("score_dtype", score_dtype, get_args(ScoreDtype))
-        if not space.on_cuda or space.dtype != np.float32:
-            where = f"{space.dtype} on {'a CUDA device' if space.on_cuda else 'the host'}"
-            refuse("score_dtype", f"{score_dtype!r} for {where}", "None, or float32 on a CUDA device")
-    nodes = quadrature_nodes(nodes, slope)
-    return Question(slope, gradient, efficient, per_validation, nodes, denominator, variance, score_dtype, kind)
+def refuse_score_dtype(estimator: Estimator, backend: Backend) -> None:
+    """Refuse a `score_dtype` but for float32 on a CUDA device."""
+    if estimator.score_dtype is not None and not (backend.on_cuda and backend.dtype == np.float32):
+        where = f"{backend.dtype} on {'a CUDA device' if backend.on_cuda else 'the host'}"
+        refuse("score_dtype", f"{estimator.score_dtype!r} for {where}", "None, or float32 on a CUDA device")
 
 
 def influence(
@@ -270,11 +236,13 @@ def influence(
     """
     device_arrays = true_or_false("device_arrays", device_arrays)
     case = _Case.of(step, device, dtype)
-    question = Question("tangent", "after")
-    with case.shop.at_work():
-        taken = attribute_step(case.shop, case.adam, case.state, case.batch, case.weight, question, case.fresh())
-    refuse_overflow({"influence": taken.scores}, case.shop.space.dtype)
-    return case.shop.space.out(taken.scores, device_arrays)
+    estimator = Estimator("tangent")
+    with case.context.at_work():
+        taken = attribute_step(
+            case.context, case.adam, case.state, case.batch, case.weight, estimator, case.fresh(), after=True
+        )
+    refuse_overflow({"influence": taken.scores}, case.context.backend.dtype)
+    return case.context.backend.out(taken.scores, device_arrays)
 
 
 def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: DtypeName = "float32") -> float:
@@ -302,9 +270,9 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
     """
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
     case = _Case.of(step, device, dtype)
-    with case.shop.at_work():
+    with case.context.at_work():
         value = _Game.of(case, "exact").value(mask)
-    refuse_overflow({"utility": value}, case.shop.space.dtype)
+    refuse_overflow({"utility": value}, case.context.backend.dtype)
     return value
 
 
@@ -354,7 +322,7 @@ def marginals(
     permutations, seed = permutations_of(permutations), seed_of(seed)
     case, n = _Case.of(step, device, dtype), step.n
     error = np.zeros(n)
-    with case.shop.at_work():
+    with case.context.at_work():
         game = _Game.of(case, loss)
         empty, total = game.value(np.zeros(n, bool)), game.value(np.ones(n, bool))
         if sampled:
@@ -365,53 +333,53 @@ def marginals(
             values = np.array([game.value(alone) - empty for alone in np.eye(n, dtype=bool)])
         else:
             values = np.array([total - game.value(~alone) for alone in np.eye(n, dtype=bool)])
-    refuse_overflow({"values": values, "empty": empty, "total": total}, case.shop.space.dtype)
+    refuse_overflow({"values": values, "empty": empty, "total": total}, case.context.backend.dtype)
     return Marginals(values, empty, total, error)
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A step brought into a space."""
+    """A step brought into a backend."""
 
-    shop: Workshop
+    context: EngineContext
     adam: Adam
     state: State
-    batch: Judged
+    batch: StepBatch
     weight: float
 
     @classmethod
     def of(cls, step: Step, device: str, dtype: str) -> "_Case":
         of_kind("step", step, Step)
-        space = pick_space(device, dtype)
+        backend = pick_backend(device, dtype)
         groups = {"Step.params": step.params, "Step.state.m": step.state.m, "Step.state.v": step.state.v}
-        theta, m, v = (space.reals(group, field) for field, group in groups.items())
+        theta, m, v = (backend.reals(group, field) for field, group in groups.items())
         train, valid = (
-            (space.held(f"Step.{field}.x", batch.x), space.targets(f"Step.{field}.y", batch.y))
+            (backend.held(f"Step.{field}.x", batch.x), backend.targets(f"Step.{field}.y", batch.y))
             for field, batch in (("train", step.train), ("valid", step.valid))
         )
         return cls(
-            Workshop.on(step.net, space),
-            adam_in(adam_in(step.adam, step.dtype), space.dtype),
+            EngineContext.on(step.net, backend),
+            adam_in(adam_in(step.adam, step.dtype), backend.dtype),
             State(theta, m, v, step.state.step + 1),
-            Judged(*train, *valid),
+            StepBatch(*train, *valid),
             1 / step.n if step.reduction == "mean" else 1.0,
         )
 
     def fresh(self) -> State:
         """Return room for the state after the step."""
-        theta, m, v = (like(self.shop, f"new {name}") for name in ("theta", "m", "v"))
+        theta, m, v = (like(self.context, f"new {name}") for name in ("theta", "m", "v"))
         return State(theta, m, v, self.state.t + 1)
 
     def trace(self) -> Trace:
         """Return the batch's trace at θ."""
-        trace = new_trace(self.shop, "train", self.batch.n, self.batch.x)
-        run_rows(self.shop, trace, self.state.theta, self.batch.y, self.weight)
+        trace = new_trace(self.context, "train", self.batch.n, self.batch.x)
+        run_rows(self.context, trace, self.state.theta, self.batch.y, self.weight)
         return trace
 
     def gradient(self) -> Arrays:
         """Return the batch's gradient."""
-        g = like(self.shop, "gradient")
-        gradients(self.shop, self.trace(), g)
+        g = like(self.context, "gradient")
+        gradients(self.context, self.trace(), g)
         return g
 
 
@@ -420,36 +388,42 @@ class _Game:
     """The utility of coalitions of one batch."""
 
     case: _Case
-    rates: Rates
+    scalars: AdamScalars
     trace: Trace
     base: float | Arrays  # L(θ), or ∇L(θ) for the first-order loss
 
     @classmethod
     def of(cls, case: _Case, loss: str) -> "_Game":
-        shop, batch = case.shop, case.batch
-        judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
-        run_rows(shop, judge, case.state.theta, batch.valid_y, 1 / batch.n_val)
-        base: float | Arrays = float(judge.losses.mean(dtype="float64"))
+        context, batch = case.context, case.batch
+        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
+        run_rows(context, validation, case.state.theta, batch.valid_y, 1 / batch.n_val)
+        base: float | Arrays = float(validation.losses.mean(dtype="float64"))
         if loss == "first_order":
-            base = like(shop, "validation gradient")
-            gradients(shop, judge, base)
-        return cls(case, rates_of(case.adam, case.state.t), case.trace(), base)
+            base = like(context, "validation gradient")
+            gradients(context, validation, base)
+        return cls(case, adam_scalars(case.adam, case.state.t), case.trace(), base)
 
     def value(self, coalition: Any) -> float:
         """Return U(S), or U₁(S)."""
-        shop, state = self.case.shop, self.case.state
-        mask = shop.space.real(coalition.astype(np.float64))[:, None]
-        g = like(shop, "coalition")
-        gradients(shop, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
-        refuse_division_by_zero(shop, self.case.adam, state, g)
+        context, state = self.case.context, self.case.state
+        mask = context.backend.real(coalition.astype(np.float64))[:, None]
+        g = like(context, "coalition")
+        gradients(context, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
+        refuse_division_by_zero(context, self.case.adam, state, g)
         new = self.case.fresh()
         if isinstance(self.base, float):
-            take_step(shop, self.rates, state, g, new)
-            judge = new_trace(shop, "valid", self.case.batch.n_val, self.case.batch.valid_x)
-            return self.base - float(row_losses(shop, judge, new.theta, self.case.batch.valid_y).mean(dtype="float64"))
+            take_step(context, self.scalars, state, g, new)
+            validation = new_trace(context, "valid", self.case.batch.n_val, self.case.batch.valid_x)
+            return self.base - float(
+                row_losses(context, validation, new.theta, self.case.batch.valid_y).mean(dtype="float64")
+            )
         # From θ = 0 the step is −A(g_S) to its last digit; θ − A(g_S) would round it off.
         take_step(
-            shop, self.rates, replace(state, theta={k: shop.space.xp.zeros_like(a) for k, a in g.items()}), g, new
+            context,
+            self.scalars,
+            replace(state, theta={k: context.backend.xp.zeros_like(a) for k, a in g.items()}),
+            g,
+            new,
         )
         products = [(self.base[key] * moved).sum(dtype="float64") for key, moved in new.theta.items()]
         return -float(sum(products))

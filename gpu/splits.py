@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.kernels.plan import LITTLE, SMALL_ANGLE, AdamScalars, SplitPlan, even_nodes
 from adamshap.gpu.passes_numpy import spread
-from adamshap.gpu.rules import LITTLE, SMALL_ANGLE, Rates, SplitRule, even_nodes
 
 __all__ = ["excess", "split", "split_even"]
 
@@ -30,8 +30,8 @@ BLOCK = 1 << 14
 
 
 def split(
-    rates: Rates,
-    rule: SplitRule,
+    scalars: AdamScalars,
+    plan: SplitPlan,
     n: int,
     g: Any,
     theta: Any,
@@ -54,10 +54,10 @@ def split(
         part = slice(first, first + size)
         g_, m_, gamma_ = g[part], m[part], gamma[part]
         sigma = None
-        if rule.needs_spread:
+        if plan.needs_spread:
             row_, root_ = (None if x is None else x[part] for x in (row, root))
             sigma = spread(n, g_, row_, col, root_)
-        slope, share = _split(xp, rates, rule, g_, m_, v[part], sigma)
+        slope, share = _split(xp, scalars, plan, g_, m_, v[part], sigma)
         slope *= gamma_
         share *= gamma_
         pairs = [(slope, g_), (share, m_), (share, share)] + ([] if theta is None else [(gamma_, theta[part])])
@@ -72,36 +72,36 @@ def split(
     return sums
 
 
-def _split(xp: Any, rates: Rates, rule: SplitRule, g: Any, m: Any, v: Any, sigma: Any) -> tuple[Any, Any]:
+def _split(xp: Any, scalars: AdamScalars, plan: SplitPlan, g: Any, m: Any, v: Any, sigma: Any) -> tuple[Any, Any]:
     """Return S and M."""
     f = g.dtype.type
-    if rule.kind == "even":
-        slope, inverse = split_even(xp, rates, g, m, v)
-        return slope, inverse * f(rates.lr * rates.mu)
-    rho = xp.sqrt(f(rates.kappa) * v + f(rates.root))
-    if rule.kind == "nodes":
-        slope, inverse = _at_nodes(xp, rates, rule, g, m, rho, xp.zeros_like(g) if sigma is None else sigma)
+    if plan.kind == "even":
+        slope, inverse = split_even(xp, scalars, g, m, v)
+        return slope, inverse * f(scalars.lr * scalars.mu)
+    rho = xp.sqrt(f(scalars.kappa) * v + f(scalars.root))
+    if plan.kind == "nodes":
+        slope, inverse = _at_nodes(xp, scalars, plan, g, m, rho, xp.zeros_like(g) if sigma is None else sigma)
     else:
-        r = rho if rule.kind == "linearized" else xp.hypot(rho, f(rates.root_q) * g)
-        inverse = 1 / (r + f(rates.eps))
-        slope = f(rates.lr * rates.k) * inverse
-    return slope, inverse * f(rates.lr * rates.mu)
+        r = rho if plan.kind == "linearized" else xp.hypot(rho, f(scalars.root_q) * g)
+        inverse = 1 / (r + f(scalars.eps))
+        slope = f(scalars.lr * scalars.k) * inverse
+    return slope, inverse * f(scalars.lr * scalars.mu)
 
 
-def _at_nodes(xp: Any, rates: Rates, rule: SplitRule, g: Any, m: Any, rho: Any, sigma: Any) -> tuple[Any, Any]:
+def _at_nodes(xp: Any, scalars: AdamScalars, plan: SplitPlan, g: Any, m: Any, rho: Any, sigma: Any) -> tuple[Any, Any]:
     """Return S and the mean of 1/D as sums over nodes.
 
     With everything under a root divided by the largest of its parts, ``top``, and T = top + ε, the divided difference
     of η (μ + k g)/(r + ε) is that of `passes_numpy`: a sum of non-negative terms times k, less μ's.
     """
     f = g.dtype.type
-    G, s = f(rates.root_q) * g, f(rates.root_q) * sigma
+    G, s = f(scalars.root_q) * g, f(scalars.root_q) * sigma
     top = xp.maximum(xp.maximum(xp.maximum(rho, abs(G)), s), f(np.finfo(g.dtype).tiny))
-    T = top + f(rates.eps)
-    rho, G, s, part, e = rho / top, G / top, s / top, top / T, f(rates.eps) / T
-    kappa, mu = rho * rho, f(rates.mu * rates.root_q) * (m / T)
+    T = top + f(scalars.eps)
+    rho, G, s, part, e = rho / top, G / top, s / top, top / T, f(scalars.eps) / T
+    kappa, mu = rho * rho, f(scalars.mu * scalars.root_q) * (m / T)
     slope, inverse = xp.zeros_like(g), xp.zeros_like(g)
-    for tau, across, weight, each in rule.nodes:
+    for tau, across, weight, each in plan.nodes:
         c, d = f(tau) * G, f(across) * s
         a, b = c + d, c - d
         aa, bb, ab = a * a, b * b, a * b
@@ -111,25 +111,25 @@ def _at_nodes(xp: Any, rates: Rates, rule: SplitRule, g: Any, m: Any, rho: Any, 
         if weight:
             R, U = r_a + r_b + f(1e-30), r_a * r_b + abs(ab)
             X = xp.where(ab > 0, kappa * (kappa + aa + bb) / xp.where(U > 0, U, f(1)), U)
-            of_k = f(rates.k) * (e * R + part * (kappa + X))
+            of_k = f(scalars.k) * (e * R + part * (kappa + X))
             slope += f(weight) * ((of_k - f(2 * tau) * mu * c) / (R * D_a * D_b))
-    return slope * (f(rates.lr) / T), inverse / T
+    return slope * (f(scalars.lr) / T), inverse / T
 
 
 # --- "secant": momentum and batch arrive evenly ----------------------------------------------------------------------
 
 
-def split_even(xp: Any, rates: Rates, g: Any, m: Any, v: Any) -> tuple[Any, Any]:
+def split_even(xp: Any, scalars: AdamScalars, g: Any, m: Any, v: Any) -> tuple[Any, Any]:
     """Return S = η (k/D − μ N) and 1/D + g N, computed in double precision."""
     wide = [a.astype(np.float64) for a in (g, m, v)]
-    rho, G = xp.sqrt(rates.kappa * wide[2] + rates.root), rates.root_q * wide[0]
+    rho, G = xp.sqrt(scalars.kappa * wide[2] + scalars.root), scalars.root_q * wide[0]
     R = xp.hypot(rho, G)
-    inverse = 1 / (R + rates.eps)
+    inverse = 1 / (R + scalars.eps)
     # Far below ε, D is ε; squares of ε/R would overflow. Where R and ε are 0 so is g, and N.
-    R = xp.maximum(R, rates.eps * LITTLE)
+    R = xp.maximum(R, scalars.eps * LITTLE)
     R = xp.where(R > 0, R, 1.0)
-    N = excess(xp, rho / R, G / R, rates.eps / R, even_nodes(g.dtype)) * (rates.root_q / R / R)
-    slope = rates.lr * (rates.k * inverse - rates.mu * wide[1] * N)
+    N = excess(xp, rho / R, G / R, scalars.eps / R, even_nodes(g.dtype)) * (scalars.root_q / R / R)
+    slope = scalars.lr * (scalars.k * inverse - scalars.mu * wide[1] * N)
     return slope.astype(g.dtype), (inverse + wide[0] * N).astype(g.dtype)
 
 

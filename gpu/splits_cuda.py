@@ -1,7 +1,7 @@
 """The pass of `splits` as CUDA kernels: one makes Γ ⊙ S and Γ ⊙ M, one adds up what is owed, and sums are reductions.
 
-As in `passes_cuda`, ``T`` is the dtype, and a rule's nodes are unrolled into the source as constants, so that a kernel
-is made for each rule and kept. The formulas and their derivation stand in `splits`.
+As in `passes_cuda`, ``T`` is the dtype, and a plan's nodes are unrolled into the source as constants, so that a kernel
+is made for each plan and kept. The formulas and their derivation stand in `splits`.
 """
 
 from functools import cache
@@ -9,8 +9,8 @@ from typing import Any
 
 import cupy
 
+from adamshap.gpu.kernels.plan import LITTLE, SMALL_ANGLE, AdamScalars, SplitPlan, even_nodes
 from adamshap.gpu.passes_cuda import SPREAD, two_factors
-from adamshap.gpu.rules import LITTLE, SMALL_ANGLE, Rates, SplitRule, even_nodes
 
 __all__ = ["split"]
 
@@ -86,21 +86,21 @@ NUMBERS = ("lr", "mu", "k", "kappa", "root", "root_q", "eps")
 
 
 @cache
-def _weighed(rule: SplitRule, dtype: Any) -> Any:
+def _weighed(plan: SplitPlan, dtype: Any) -> Any:
     body = "T rho = sqrt(kappa * v + root);"
-    if rule.kind == "even":
+    if plan.kind == "even":
         terms = (TERM.format(x2=x * x, w=w * x * x) for x, w in even_nodes(dtype))
         body += EVEN.format(little=LITTLE, small=SMALL_ANGLE, sum="\n        ".join(terms))
-    elif rule.kind == "nodes":
-        body += (SPREAD if rule.needs_spread else "T spread = T(0);") + SCALE
-        for tau, across, weight, each in rule.nodes:
+    elif plan.kind == "nodes":
+        body += (SPREAD if plan.needs_spread else "T spread = T(0);") + SCALE
+        for tau, across, weight, each in plan.nodes:
             body += NODE.format(tau=tau, across=across, weight=weight, each=each)
         body += "s *= tail; inverse *= tail;"
     else:
-        body += CLOSED[rule.kind]
+        body += CLOSED[plan.kind]
     numbers = [*(f"T {name}" for name in NUMBERS), *(f"float64 wide_{name}" for name in NUMBERS)]
     inputs = ["T g, T m, T v, T row, T col, T gamma", *numbers, "T tiny, T share, T unbias"]
-    return cupy.ElementwiseKernel(", ".join(inputs), "T slope, T due", body + WRITE, f"adamshap_split_{rule.kind}")
+    return cupy.ElementwiseKernel(", ".join(inputs), "T slope, T due", body + WRITE, f"adamshap_split_{plan.kind}")
 
 
 @cache
@@ -115,8 +115,8 @@ def _owe() -> Any:
 
 
 def split(
-    rates: Rates,
-    rule: SplitRule,
+    scalars: AdamScalars,
+    plan: SplitPlan,
     n: int,
     g: Any,
     theta: Any,
@@ -132,10 +132,10 @@ def split(
     product: Any,
 ) -> Any:
     """Split, weigh with Γ, add up what is owed and what it amounts to; see `kernels.Split`."""
-    f, wide = g.dtype.type, [getattr(rates, name) for name in NUMBERS]
+    f, wide = g.dtype.type, [getattr(scalars, name) for name in NUMBERS]
     unbias = f(n / (n - 1) if n > 1 else 0.0)
     slope, due = cupy.empty_like(g), cupy.empty_like(g)
-    _weighed(rule, g.dtype)(
+    _weighed(plan, g.dtype)(
         g,
         m,
         v,

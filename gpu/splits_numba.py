@@ -14,8 +14,8 @@ from typing import Any, cast
 import numba
 import numpy as np
 
+from adamshap.gpu.kernels.plan import LITTLE, SMALL_ANGLE, AdamScalars, SplitPlan, even_nodes
 from adamshap.gpu.passes_numba import BLOCK, FAST, compiled, deviation, nothing, safe_root
-from adamshap.gpu.rules import LITTLE, SMALL_ANGLE, Rates, SplitRule, even_nodes
 
 __all__ = ["split"]
 
@@ -23,8 +23,8 @@ KINDS = {"frozen": 0, "linearized": 1, "nodes": 2, "even": 3}
 
 
 def split(
-    rates: Rates,
-    rule: SplitRule,
+    scalars: AdamScalars,
+    plan: SplitPlan,
     n: int,
     g: Any,
     theta: Any,
@@ -43,24 +43,24 @@ def split(
     dtype, sums = g.dtype, np.zeros(4)
     root, theta, owed = (nothing(dtype) if a is None else a for a in (root, theta, owed))
     row, col = (nothing(dtype).reshape(-1) if a is None else a for a in (row, col))
-    numbers, wide = _numbers(rates, n, grow, less, dtype), _numbers(rates, n, grow, less, np.dtype(np.float64))
-    how = (numbers, wide, _table(rule, dtype), KINDS[rule.kind], rule.needs_spread)
+    numbers, wide = _numbers(scalars, n, grow, less, dtype), _numbers(scalars, n, grow, less, np.dtype(np.float64))
+    how = (numbers, wide, _table(plan, dtype), KINDS[plan.kind], plan.needs_spread)
     _kernel(dtype.type)(0, len(g), *how, g, theta, m, v, row, col, root, gamma, owed, product, sums)
     return sums
 
 
 @lru_cache(maxsize=8)  # of a step, for every parameter
-def _numbers(rates: Rates, n: int, grow: float, less: float, dtype: Any) -> Any:
-    r, unbias = rates, n / (n - 1) if n > 1 else 0.0
+def _numbers(scalars: AdamScalars, n: int, grow: float, less: float, dtype: Any) -> Any:
+    r, unbias = scalars, n / (n - 1) if n > 1 else 0.0
     adams = (r.lr, r.mu, r.k, r.kappa, r.root, r.root_q, r.eps)
     return np.array([*adams, 1 / n, unbias, np.finfo(dtype).tiny, grow, less], dtype)
 
 
 @cache
-def _table(rule: SplitRule, dtype: Any) -> Any:
-    if rule.kind == "even":
+def _table(plan: SplitPlan, dtype: Any) -> Any:
+    if plan.kind == "even":
         return np.array([(x * x, w * x * x, 0, 0) for x, w in even_nodes(dtype)])
-    return np.array(rule.nodes or np.zeros((0, 4)))
+    return np.array(plan.nodes or np.zeros((0, 4)))
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------

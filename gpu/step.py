@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.arrays import Space
+from adamshap.gpu.backend import Backend
 from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
+from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan, adam_scalars, path_nodes, slope_plan
 from adamshap.gpu.layers import (
+    EngineContext,
     Trace,
-    Workshop,
     as_matrix,
     gradients,
     new_trace,
@@ -36,18 +37,16 @@ from adamshap.gpu.layers import (
     times_gradients,
 )
 from adamshap.gpu.norms import Norms, add_norms
-from adamshap.gpu.parallel import in_parts
-from adamshap.gpu.rules import Rates, Rule, path_nodes, rates_of, rule_of
+from adamshap.gpu.threads import in_parts
 from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
-from adamshap.reference.contract import TWO_TERM, Adam, refuse_zero_denominator
+from adamshap.reference.contract import TWO_TERM, Adam, Estimator, refuse_zero_denominator
 
 __all__ = [
-    "First",
-    "Judged",
+    "ForwardResult",
     "Norms",
-    "Question",
     "State",
-    "Taken",
+    "StepBatch",
+    "StepResult",
     "add_norms",
     "advice",
     "along_segment",
@@ -94,22 +93,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Question:
-    """Which score is asked for; the names are those of `scores`, and gradient "after" is ∇L(θ⁺)."""
-
-    slope: str = "random_order"
-    gradient: str = "midpoint"
-    efficient: bool = False
-    per_validation: bool = False
-    nodes: tuple[int, int] = (4, 4)
-    denominator: str = "exact"
-    variance: str = "exact"
-    score_dtype: str | None = None
-    kind: str = "shapley"
-
-
-@dataclass(frozen=True)
-class Taken:
+class StepResult:
     """What a step gives: scores (n,) or (n, n_val), SGD's where they were asked for, and the losses before it."""
 
     scores: Any
@@ -119,8 +103,8 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A batch in the space and the validation samples beside it.
+class StepBatch:
+    """A batch in the backend and the validation samples beside it.
 
     With ``together``, one array of the validation inputs and then the training inputs, of which the others are views,
     both go through the network in one pass where the validation gradient at θ is wanted.
@@ -143,45 +127,46 @@ class Judged:
         return len(self.valid_x)
 
 
-def like(shop: Workshop, name: str) -> Arrays:
+def like(context: EngineContext, name: str) -> Arrays:
     """Return one buffer for each parameter, under `name`."""
-    return {key: shop.buffers.get(f"{name} {key}", shape) for key, shape in shop.shapes.items()}
+    return {key: context.buffers.get(f"{name} {key}", shape) for key, shape in context.shapes.items()}
 
 
-def plain_step(shop: Workshop, adam: Adam, state: State, x: Any, y: Any, weight: float, new: State) -> Any:
+def plain_step(context: EngineContext, adam: Adam, state: State, x: Any, y: Any, weight: float, new: State) -> Any:
     """Take a step without attribution; return each sample's loss before it."""
-    shop.place.step = state.t
-    shop.now("forward pass", slice(0, len(x)))
-    trace = new_trace(shop, "train", len(x), x)
-    run_rows(shop, trace, state.theta, y, weight)
-    g = like(shop, "gradient")
-    gradients(shop, trace, g)
-    take_step(shop, rates_of(adam, state.t), state, g, new)
+    context.place.step = state.t
+    context.now("forward pass", slice(0, len(x)))
+    trace = new_trace(context, "train", len(x), x)
+    run_rows(context, trace, state.theta, y, weight)
+    g = like(context, "gradient")
+    gradients(context, trace, g)
+    take_step(context, adam_scalars(adam, state.t), state, g, new)
     return trace.losses
 
 
-def take_step(shop: Workshop, rates: Rates, state: State, g: Arrays, new: State) -> None:
+def take_step(context: EngineContext, scalars: AdamScalars, state: State, g: Arrays, new: State) -> None:
     """Write Adam's update."""
-    shop.now("pass over the parameters")
+    context.now("pass over the parameters")
     for key in state.theta:
-        shop.passes.adam(
-            rates, g[key], state.theta[key], state.m[key], state.v[key], new.theta[key], new.m[key], new.v[key]
+        context.passes.adam(
+            scalars, g[key], state.theta[key], state.m[key], state.v[key], new.theta[key], new.m[key], new.v[key]
         )
 
 
 def attribute_step(
-    shop: Workshop,
+    context: EngineContext,
     adam: Adam,
     state: State,
-    batch: Judged,
+    batch: StepBatch,
     weight: float,
-    question: Question,
+    estimator: Estimator,
     new: State,
     *,
     micro_batch: int | None = None,
     sketch: Sketch | None = None,
     with_sgd: bool = False,
-) -> Taken:
+    after: bool = False,
+) -> StepResult:
     """Take the step and score its samples.
 
     Parameters
@@ -190,70 +175,75 @@ def attribute_step(
         Before the step, and where the state after it is written; the same arrays, if the old ones are not needed.
     weight : float
         w, 1/n or 1.
-    question : Question
+    estimator : Estimator
     micro_batch : int, optional
         So many samples go through the network at a time, in two passes; scores and update are those of one pass.
     sketch : Sketch, optional
         Bases of the low-rank scores, kept from the step before.
     with_sgd : bool
         Whether SGD's scores (slope "sgd", gradient "start") are wanted too.
+    after : bool
+        Take Γ = ∇L(θ⁺), for `influence`, whatever the estimator's gradient.
     """
-    shop.place.step = state.t
+    context.place.step = state.t
     chunks = _chunks(batch.n, micro_batch)
-    rates = rates_of(adam, state.t)
-    two = question.slope == TWO_TERM
+    scalars = adam_scalars(adam, state.t)
+    two = estimator.slope == TWO_TERM
     # Where there are two terms, their slopes are made by themselves, and the fused pass has none to make.
-    rule = rule_of("sgd" if two else question.slope, question.nodes, batch.n, question.denominator)
-    low, high = part_of_the_way(question.kind, batch.n) if two else (0.0, 1.0)
-    each = 1.0 if question.per_validation else 1 / batch.n_val  # weight of a validation sample's own loss
-    start_wanted = with_sgd or question.gradient == "start"
-    needs_spread = two or rule.needs_spread
-    first = first_pass(shop, state, batch, weight, each, chunks, start_wanted, needs_spread, question.variance)
-    idle_needed = question.gradient in ("midpoint", "path") or question.efficient or rule.meets_rest
-    idle_needed = idle_needed or (two and finds_nothing(question.kind, batch.n, question.nodes[0]))
-    if idle_needed or two or rule.kind != "sgd":
-        refuse_division_by_zero(shop, adam, state, None if idle_needed else first.g)
-    gap = _gap(shop, rates, state, first.g, batch, question.per_validation) if question.efficient else None
-    judge = first.start if question.gradient == "start" else None
-    if question.gradient == "path":
-        nodes = tuple((low + tau * (high - low), w) for tau, w in path_nodes(question.nodes[0]))
-        judge = along_segment(shop, end_points(shop, rates, state, first.g), nodes, batch, each)
+    plan = slope_plan("sgd" if two else estimator.slope, estimator.nodes, batch.n, estimator.denominator)
+    low, high = part_of_the_way(estimator.kind, batch.n) if two else (0.0, 1.0)
+    each = 1.0 if estimator.per_validation else 1 / batch.n_val  # weight of a validation sample's own loss
+    needs_spread = two or plan.needs_spread
+    gradient = "after" if after else estimator.gradient
+    start_wanted = with_sgd or gradient == "start"
+    first = first_pass(context, state, batch, weight, each, chunks, start_wanted, needs_spread, estimator.variance)
+    idle_needed = gradient in ("midpoint", "path") or estimator.efficient or plan.meets_rest
+    idle_needed = idle_needed or (two and finds_nothing(estimator.kind, batch.n, estimator.nodes[0]))
+    if idle_needed or two or plan.kind != "sgd":
+        refuse_division_by_zero(context, adam, state, None if idle_needed else first.g)
+    gap = _gap(context, scalars, state, first.g, batch, estimator.per_validation) if estimator.efficient else None
+    validation = first.start if gradient == "start" else None
+    if gradient == "path":
+        nodes = tuple((low + tau * (high - low), w) for tau, w in path_nodes(estimator.nodes[0]))
+        validation = along_segment(context, end_points(context, scalars, state, first.g), nodes, batch, each)
     terms = None
     if two and first.norms is not None:
-        terms = like(shop, "first term"), like(shop, "second term")
-        two_slopes(shop, rates, question.kind, question.nodes, batch.n, first.g, state.m, state.v, first.norms, *terms)
+        terms = like(context, "first term"), like(context, "second term")
+        two_slopes(
+            context, scalars, estimator.kind, estimator.nodes, batch.n, first.g, state.m, state.v, first.norms, *terms
+        )
     gamma = None
-    if judge is not None and rule.kind != "sgd" and not question.per_validation:
-        gamma = like(shop, "validation gradient")
-        gradients(shop, judge, gamma)
-    point = like(shop, "point") if question.gradient == "midpoint" else None
+    if validation is not None and plan.kind != "sgd" and not estimator.per_validation:
+        gamma = like(context, "validation gradient")
+        gradients(context, validation, gamma)
+    point = like(context, "point") if gradient == "midpoint" else None
     slope = first.g  # which nothing needs after this pass
-    take_step_and_slope(shop, rates, rule, batch.n, state, first, gamma, (low + high) / 2, new, point, slope)
-    if judge is None:
-        shop.now("forward pass", VALIDATION)
-        judge = new_trace(shop, "valid", batch.n_val, batch.valid_x)
-        run_rows(shop, judge, new.theta if point is None else point, batch.valid_y, each)
+    take_step_and_slope(context, scalars, plan, batch.n, state, first, gamma, (low + high) / 2, new, point, slope)
+    if validation is None:
+        context.now("forward pass", VALIDATION)
+        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
+        run_rows(context, validation, new.theta if point is None else point, batch.valid_y, each)
     if terms is not None:
-        scorers = [two_term_scorer(shop, question, batch.n, judge, *terms)]
+        scorers = [two_term_scorer(context, estimator, batch.n, validation, *terms)]
     else:
-        factor = rates.lr if rule.kind == "sgd" else slope
-        scorers = [scorer_of(shop, question, batch.n, judge, factor, gamma is not None, sketch)]
+        factor = scalars.lr if plan.kind == "sgd" else slope
+        scorers = [scorer_of(context, estimator, batch.n, validation, factor, gamma is not None, sketch)]
     if with_sgd and first.start is not None:
-        scorers.append(scorer_of(shop, replace(question, gradient="start"), batch.n, first.start, rates.lr))
-    groups = batch.n_val if question.per_validation else 1
-    scores, *sgd_scores = score_rows(shop, state, batch, weight, chunks, first.trace, scorers, groups)
+        scorers.append(scorer_of(context, replace(estimator, gradient="start"), batch.n, first.start, scalars.lr))
+    groups = batch.n_val if estimator.per_validation else 1
+    scores, *sgd_scores = score_rows(context, state, batch, weight, chunks, first.trace, scorers, groups)
     if gap is not None:
         scores += (gap - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
-    shaped = [s.T if question.per_validation else s[0] for s in (scores, *sgd_scores)]
+    shaped = [s.T if estimator.per_validation else s[0] for s in (scores, *sgd_scores)]
     valid_loss = None if first.start is None else first.start.losses.mean(dtype="float64")
-    return Taken(shaped[0], shaped[1] if with_sgd else None, first.train_loss, valid_loss)
+    return StepResult(shaped[0], shaped[1] if with_sgd else None, first.train_loss, valid_loss)
 
 
 # --- first pass: the batch's gradient --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class First:
+class ForwardResult:
     """What the batch's pass leaves: its trace if it was one chunk, the validation samples' at θ, g, and norms for σ."""
 
     trace: Trace | None
@@ -269,47 +259,47 @@ def _chunks(n: int, micro_batch: int | None) -> list[slice]:
 
 
 def first_pass(
-    shop: Workshop,
+    context: EngineContext,
     state: State,
-    batch: Judged,
+    batch: StepBatch,
     weight: float,
     each: float,
     chunks: list[slice],
     start_wanted: bool,
     spread_wanted: bool,
     variance: str,
-) -> First:
+) -> ForwardResult:
     """Run the batch through the network, in chunks, and the validation samples beside it where Γ at θ is wanted."""
-    g = like(shop, "gradient")
+    g = like(context, "gradient")
     norms = Norms() if spread_wanted else None
     start = trace = None
     if start_wanted and batch.together is not None and len(chunks) == 1:
-        shop.now("forward pass", slice(0, batch.n))
-        both = new_trace(shop, "train", batch.n_val + batch.n, batch.together)
-        weights = shop.buffers.get("weights", (batch.n_val + batch.n, 1))
+        context.now("forward pass", slice(0, batch.n))
+        both = new_trace(context, "train", batch.n_val + batch.n, batch.together)
+        weights = context.buffers.get("weights", (batch.n_val + batch.n, 1))
         weights[: batch.n_val], weights[batch.n_val :] = each, weight
-        run_rows(shop, both, state.theta, shop.space.xp.concatenate([batch.valid_y, batch.y]), weights)
+        run_rows(context, both, state.theta, context.backend.xp.concatenate([batch.valid_y, batch.y]), weights)
         start, trace = both.rows(slice(0, batch.n_val)), both.rows(slice(batch.n_val, None))
     elif start_wanted:
-        shop.now("forward pass", VALIDATION)
-        start = new_trace(shop, "start", batch.n_val, batch.valid_x)
-        run_rows(shop, start, state.theta, batch.valid_y, each)
+        context.now("forward pass", VALIDATION)
+        start = new_trace(context, "start", batch.n_val, batch.valid_x)
+        run_rows(context, start, state.theta, batch.valid_y, each)
     loss = 0.0
     for number, chunk in enumerate(chunks):
         if trace is None or number:
-            trace = _run_chunk(shop, state, batch, weight, chunk)
-        gradients(shop, trace, g, add=number > 0)
+            trace = _run_chunk(context, state, batch, weight, chunk)
+        gradients(context, trace, g, add=number > 0)
         loss = loss + trace.losses.sum(dtype="float64")
         if norms is not None:
-            add_norms(shop, norms, trace, variance)
-    return First(trace if len(chunks) == 1 else None, start, g, norms, loss / batch.n)
+            add_norms(context, norms, trace, variance)
+    return ForwardResult(trace if len(chunks) == 1 else None, start, g, norms, loss / batch.n)
 
 
-def _run_chunk(shop: Workshop, state: State, batch: Judged, weight: float, chunk: slice) -> Trace:
-    shop.now("forward pass", chunk)
+def _run_chunk(context: EngineContext, state: State, batch: StepBatch, weight: float, chunk: slice) -> Trace:
+    context.now("forward pass", chunk)
     x = batch.x[chunk]
-    trace = new_trace(shop, "train", len(x), x)
-    run_rows(shop, trace, state.theta, batch.y[chunk], weight)
+    trace = new_trace(context, "train", len(x), x)
+    run_rows(context, trace, state.theta, batch.y[chunk], weight)
     return trace
 
 
@@ -317,12 +307,12 @@ def _run_chunk(shop: Workshop, state: State, batch: Judged, weight: float, chunk
 
 
 def take_step_and_slope(
-    shop: Workshop,
-    rates: Rates,
-    rule: Rule,
+    context: EngineContext,
+    scalars: AdamScalars,
+    plan: SlopePlan,
     n: int,
     state: State,
-    first: First,
+    first: ForwardResult,
     gamma: Arrays | None,
     blend: float,
     new: State,
@@ -330,12 +320,12 @@ def take_step_and_slope(
     slope: Arrays,
 ) -> None:
     """Run the fused pass over every parameter; see `kernels.Passes.attributed`."""
-    shop.now("fused pass", slice(0, n))
+    context.now("fused pass", slice(0, n))
     for key, g in first.g.items():
         row, col, root = (None, None, None) if first.norms is None else first.norms.of(key, n)
-        shop.passes.attributed(
-            rates,
-            rule,
+        context.passes.attributed(
+            scalars,
+            plan,
             n,
             as_matrix(g),
             as_matrix(state.theta[key]),
@@ -354,17 +344,23 @@ def take_step_and_slope(
         )
 
 
-def end_points(shop: Workshop, rates: Rates, state: State, g: Arrays) -> tuple[Arrays, Arrays]:
+def end_points(context: EngineContext, scalars: AdamScalars, state: State, g: Arrays) -> tuple[Arrays, Arrays]:
     """Return θ − ηλθ − A(0) and θ − ηλθ − A(g), in buffers."""
-    new, idle, scratch = like(shop, "end 1"), like(shop, "end 0"), like(shop, "slope")
-    first = First(None, None, g, None, None)
-    after = State(new, like(shop, "end m"), like(shop, "end v"), state.t)
-    take_step_and_slope(shop, rates, rule_of("sgd", (1, 2), 1), 1, state, first, None, 0.0, after, idle, scratch)
+    new, idle, scratch = like(context, "end 1"), like(context, "end 0"), like(context, "slope")
+    first = ForwardResult(None, None, g, None, None)
+    after = State(new, like(context, "end m"), like(context, "end v"), state.t)
+    take_step_and_slope(
+        context, scalars, slope_plan("sgd", (1, 2), 1), 1, state, first, None, 0.0, after, idle, scratch
+    )
     return idle, new
 
 
 def along_segment(
-    shop: Workshop, ends: tuple[Arrays, Arrays], nodes: tuple[tuple[float, float], ...], batch: Judged, each: float
+    context: EngineContext,
+    ends: tuple[Arrays, Arrays],
+    nodes: tuple[tuple[float, float], ...],
+    batch: StepBatch,
+    each: float,
 ) -> Trace:
     """Return one trace of the validation samples at every node of a segment, node after node, weighted.
 
@@ -376,26 +372,28 @@ def along_segment(
     each : float
         Weight of a validation sample's own loss.
     """
-    n_val, count, point = batch.n_val, len(nodes), like(shop, "point")
-    x = batch.valid_x if count == 1 else shop.space.xp.concatenate([batch.valid_x] * count)
-    trace = new_trace(shop, "valid", n_val * count, x)
+    n_val, count, point = batch.n_val, len(nodes), like(context, "point")
+    x = batch.valid_x if count == 1 else context.backend.xp.concatenate([batch.valid_x] * count)
+    trace = new_trace(context, "valid", n_val * count, x)
     for i, (tau, w) in enumerate(nodes):
-        shop.now("pass over the parameters")
+        context.now("pass over the parameters")
         for key, there in point.items():
-            shop.passes.between(tau, ends[0][key], ends[1][key], there)
-        shop.now("forward pass", VALIDATION)
-        run_rows(shop, trace.rows(slice(i * n_val, (i + 1) * n_val)), point, batch.valid_y, each * w)
+            context.passes.between(tau, ends[0][key], ends[1][key], there)
+        context.now("forward pass", VALIDATION)
+        run_rows(context, trace.rows(slice(i * n_val, (i + 1) * n_val)), point, batch.valid_y, each * w)
     return trace
 
 
-def _gap(shop: Workshop, rates: Rates, state: State, g: Arrays, batch: Judged, per_validation: bool) -> Any:
+def _gap(
+    context: EngineContext, scalars: AdamScalars, state: State, g: Arrays, batch: StepBatch, per_validation: bool
+) -> Any:
     """Return U(B) − U(∅), in the mean loss (1,) or for each validation sample (n_val,)."""
     losses = []
-    ends = end_points(shop, rates, state, g)
-    shop.now("forward pass", VALIDATION)
+    ends = end_points(context, scalars, state, g)
+    context.now("forward pass", VALIDATION)
     for params in ends:
-        trace = new_trace(shop, "end", batch.n_val, batch.valid_x)
-        losses.append(row_losses(shop, trace, params, batch.valid_y).copy())
+        trace = new_trace(context, "end", batch.n_val, batch.valid_x)
+        losses.append(row_losses(context, trace, params, batch.valid_y).copy())
     gap = losses[0] - losses[1]
     return gap if per_validation else gap.mean(keepdims=True)
 
@@ -406,10 +404,10 @@ Scorer = Callable[[Trace, Any], None]
 
 
 def scorer_of(
-    shop: Workshop,
-    question: Question,
+    context: EngineContext,
+    estimator: Estimator,
     n: int,
-    judge: Trace,
+    validation: Trace,
     slope: Arrays | float,
     merged: bool = False,
     sketch: Sketch | None = None,
@@ -418,68 +416,70 @@ def scorer_of(
 
     `slope` is S, or P if `merged`, and is overwritten by P; SGD's S is a number.
     """
-    per_validation = question.per_validation
-    nodes = question.nodes[0] if question.gradient == "path" else 1
-    n_val = len(judge.losses) // nodes
-    if isinstance(slope, float) and (per_validation or pairwise_is_cheaper(shop, len(judge.losses))):
+    per_validation = estimator.per_validation
+    nodes = estimator.nodes[0] if estimator.gradient == "path" else 1
+    n_val = len(validation.losses) // nodes
+    if isinstance(slope, float) and (per_validation or pairwise_is_cheaper(context, len(validation.losses))):
 
         def by_pairs(trace: Trace, out: Any) -> None:
             def some(low: int, high: int) -> None:
                 rows = slice(low, high)
-                dots = pairwise(shop, trace.rows(rows), judge)
+                dots = pairwise(context, trace.rows(rows), validation)
                 dots *= dots.dtype.type(slope)
                 if per_validation:
                     out[:, rows] += dots.reshape(len(dots), -1, n_val).sum(axis=1).T
                 else:
                     out[0, rows] += dots.sum(axis=1)
 
-            count, sizes = len(trace.losses), shop.net.sizes
-            in_parts(some, count, 2 * count * len(judge.losses) * (sum(sizes[:-1]) + sum(sizes[1:])))
+            count, sizes = len(trace.losses), context.net.sizes
+            in_parts(some, count, 2 * count * len(validation.losses) * (sum(sizes[:-1]) + sum(sizes[1:])))
 
         return by_pairs
 
     def product_of(rows: slice, into: Arrays) -> Arrays:
-        gamma = like(shop, "validation gradient")
-        gradients(shop, judge.rows(rows), gamma)
+        gamma = like(context, "validation gradient")
+        gradients(context, validation.rows(rows), gamma)
         for key, factor in gamma.items():
             other = factor.dtype.type(slope) if isinstance(slope, float) else slope[key]
-            shop.space.xp.multiply(factor, other, out=into[key])
+            context.backend.xp.multiply(factor, other, out=into[key])
         return into
 
     if not per_validation:
         if isinstance(slope, float):
-            product = product_of(slice(None), like(shop, "sgd product"))
+            product = product_of(slice(None), like(context, "sgd product"))
         else:
             product = slope
             if not merged:
-                times_gradients(shop, judge, product)
-        factors = None if sketch is None else sketch.factors(shop, product, n)
-        return lambda trace, out: contract(shop, trace, product, out[0], factors, question.score_dtype)
+                times_gradients(context, validation, product)
+        factors = None if sketch is None else sketch.factors(context, product, n)
+        return lambda trace, out: contract(context, trace, product, out[0], factors, estimator.score_dtype)
 
     def one_by_one(trace: Trace, out: Any) -> None:
         for v in range(n_val):
-            product = product_of(slice(v, None, n_val), like(shop, "product"))
-            factors = None if sketch is None else sketch.factors(shop, product, n, v)
-            contract(shop, trace, product, out[v], factors, question.score_dtype)
+            product = product_of(slice(v, None, n_val), like(context, "product"))
+            factors = None if sketch is None else sketch.factors(context, product, n, v)
+            contract(context, trace, product, out[v], factors, estimator.score_dtype)
 
     return one_by_one
 
 
-def two_term_scorer(shop: Workshop, question: Question, n: int, judge: Trace, slope: Arrays, second: Arrays) -> Scorer:
+def two_term_scorer(
+    context: EngineContext, estimator: Estimator, n: int, validation: Trace, slope: Arrays, second: Arrays
+) -> Scorer:
     """Return `scorer_of` for the two terms of "two_term", whose slopes are overwritten."""
-    own, roots = (scorer_of(shop, question, n, judge, factor) for factor in (slope, second))
+    own, roots = (scorer_of(context, estimator, n, validation, factor) for factor in (slope, second))
 
     def both(trace: Trace, out: Any) -> None:
         own(trace, out)
-        roots(roots_of(shop, trace), out)
+        roots(roots_of(context, trace), out)
 
     return both
 
 
 def score_rows(
-    shop: Workshop,
+    context: EngineContext,
     state: State,
-    batch: Judged,
+    batch: StepBatch,
     weight: float,
     chunks: list[slice],
     trace: Trace | None,
@@ -487,10 +487,10 @@ def score_rows(
     groups: int,
 ) -> list[Any]:
     """Return each scorer's scores (groups, n); chunks go through the network again unless the trace was kept."""
-    totals = [shop.space.xp.zeros((groups, batch.n), shop.space.dtype) for _ in scorers]
+    totals = [context.backend.xp.zeros((groups, batch.n), context.backend.dtype) for _ in scorers]
     for chunk in chunks:
-        rows = trace if trace is not None else _run_chunk(shop, state, batch, weight, chunk)
-        shop.now("contraction", chunk)
+        rows = trace if trace is not None else _run_chunk(context, state, batch, weight, chunk)
+        context.now("contraction", chunk)
         for scorer, total in zip(scorers, totals, strict=True):
             scorer(rows, total[:, chunk])
     return totals
@@ -499,23 +499,23 @@ def score_rows(
 # --- refusals and advice ----------------------------------------------------------------------------------------------
 
 
-def refuse_division_by_zero(shop: Workshop, adam: Adam, state: State, g: Arrays | None) -> None:
+def refuse_division_by_zero(context: EngineContext, adam: Adam, state: State, g: Arrays | None) -> None:
     """Refuse ε = 0 where κ is 0 and, if `g` is given, √q g is too; looks at arrays only where ε is 0.
 
     All as the dtype holds it; `adam` is from `adam_in`.
     """
     if adam.eps > 0 or adam.eps_root > 0:
         return
-    rates, f, count = rates_of(adam, state.t), shop.space.dtype.type, 0
+    scalars, f, count = adam_scalars(adam, state.t), context.backend.dtype.type, 0
     for key, v in state.v.items():
-        zero = f(rates.kappa) * v == 0
+        zero = f(scalars.kappa) * v == 0
         if g is not None:
-            zero &= abs(f(rates.root_q) * g[key]) < np.finfo(f).smallest_normal
-        count += int(shop.space.xp.count_nonzero(zero))
+            zero &= abs(f(scalars.root_q) * g[key]) < np.finfo(f).smallest_normal
+        count += int(context.backend.xp.count_nonzero(zero))
     refuse_zero_denominator(count, "v is 0" if g is None else "v and the gradient are 0")
 
 
-def advice(adam: Adam, space: Space) -> str:
+def advice(adam: Adam, backend: Backend) -> str:
     """Return what may help a run that diverged."""
-    wider = "" if space.dtype == np.float64 else ", or dtype='float64'"
+    wider = "" if backend.dtype == np.float64 else ", or dtype='float64'"
     return f"a smaller lr than {adam.lr}, smaller inputs{wider}"

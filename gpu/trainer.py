@@ -11,14 +11,14 @@ from itertools import islice, pairwise
 
 import numpy as np
 
-from adamshap.gpu.arrays import DeviceName, DtypeName, Space, arithmetic_of, pick_space
-from adamshap.gpu.carry import attribute_carrying
+from adamshap.gpu.backend import Backend, DeviceName, DtypeName, arithmetic_of, pick_backend
+from adamshap.gpu.carry_run import attribute_carrying
 from adamshap.gpu.data import Data
 from adamshap.gpu.ghost import Sketch
-from adamshap.gpu.layers import Workshop
-from adamshap.gpu.parallel import parts_of
-from adamshap.gpu.single import ScoreDtype, Variance, question_of
-from adamshap.gpu.step import Arrays, State, Taken, advice, attribute_step, like
+from adamshap.gpu.layers import EngineContext
+from adamshap.gpu.single import refuse_score_dtype
+from adamshap.gpu.step import Arrays, State, StepResult, advice, attribute_step, like
+from adamshap.gpu.threads import parts_of
 from adamshap.reference.contract import (
     CREDITS,
     Adam,
@@ -28,6 +28,7 @@ from adamshap.reference.contract import (
     Checkpointer,
     Credit,
     Diverged,
+    Estimator,
     Gradient,
     MarginalKind,
     Network,
@@ -35,8 +36,10 @@ from adamshap.reference.contract import (
     Reduction,
     Run,
     RunConfig,
+    ScoreDtype,
     ScoreSlope,
     Snapshot,
+    Variance,
     adam_in,
     check_callable,
     first_not_finite,
@@ -47,7 +50,6 @@ from adamshap.reference.contract import (
     resumed,
     run_settings,
     shown,
-    true_or_false,
 )
 
 __all__ = ["attribute"]
@@ -163,36 +165,35 @@ def attribute(
         refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
-    per_validation = true_or_false("per_validation", per_validation)
-    space = pick_space(device, dtype)
-    held = adam_in(adam, space.dtype)
-    question = question_of(
-        slope, gradient, False, per_validation, nodes, "exact", variance, score_dtype, space, kind, rank
-    )
-    where_to = "CUDA" if space.on_cuda else "the CPU"
+    backend = pick_backend(device, dtype)
+    held = adam_in(adam, backend.dtype)
+    estimator = Estimator(slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype)
+    refuse_score_dtype(estimator, backend)
+    per_validation = estimator.per_validation
+    where_to = "CUDA" if backend.on_cuda else "the CPU"
     about = f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where_to}, {dtype}"
     if credit == "carry":
         for name, option in (("rank", rank), ("micro_batch", micro_batch)):
             if option is not None:
                 refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
-        return attribute_carrying(config, question, space, carry_window, about, on_step, on_checkpoint, resume)
-    sketch = None if rank is None else Sketch(positive_integer("rank", rank), config.seed)
+        return attribute_carrying(config, estimator, backend, carry_window, about, on_step, on_checkpoint, resume)
+    sketch = None if estimator.rank is None else Sketch(estimator.rank, config.seed)
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     on_step = logged(on_step, about)
     parts = parts_of(resume)
-    shop = Workshop.on(network, space, parts)
-    initial = space.reals(network.init(seed))
-    state = State({name: p.copy() for name, p in initial.items()}, _zeros(shop), _zeros(shop), 1)
-    spare = _spare(shop, chunk is not None and chunk < min(batch_size, train.n))
-    data = Data.of(shop, train, valid, min(batch_size, train.n))
+    context = EngineContext.on(network, backend, parts)
+    initial = backend.reals(network.init(seed))
+    state = State({name: p.copy() for name, p in initial.items()}, _zeros(context), _zeros(context), 1)
+    spare = _spare(context, chunk is not None and chunk < min(batch_size, train.n))
+    data = Data.of(context, train, valid, min(batch_size, train.n))
     shape = (train.n, valid.n) if per_validation else (train.n,)
-    ledger = _Ledger.of(space, config.length, config.per_epoch, shape, on_step)
+    ledger = _Ledger.of(backend, config.length, config.per_epoch, shape, on_step)
     settings = ""
     if resume is not None or on_checkpoint is not None:
         settings = run_settings(
             train,
             valid,
-            arithmetic_of(space, parts),
+            arithmetic_of(backend, parts),
             trainer=__name__,
             network=network,
             adam=adam,
@@ -200,17 +201,18 @@ def attribute(
             steps=config.length,
             batch_size=config.batch_size,
             seed=config.seed,
-            question=question,
+            estimator=estimator,
             reduction=reduction,
-            rank=None if sketch is None else sketch.rank,
             micro_batch=chunk,
-            space=[space.xp.__name__, str(space.dtype)],
+            backend=[backend.xp.__name__, str(backend.dtype)],
         )
 
     def run() -> Run:
-        theta, m, v = ({name: space.host(a) for name, a in group.items()} for group in (state.theta, state.m, state.v))
+        theta, m, v = (
+            {name: backend.host(a) for name, a in group.items()} for group in (state.theta, state.m, state.v)
+        )
         return Run(
-            initial_params={name: space.host(p) for name, p in initial.items()},
+            initial_params={name: backend.host(p) for name, p in initial.items()},
             params=theta,
             state=AdamState.unchecked(state.t - 1, m, v),
             scores=ledger.totals,
@@ -223,38 +225,38 @@ def attribute(
     def look(at_once: bool = False) -> None:
         bad = ledger.look(state, at_once)
         if bad is not None:
-            raise Diverged(*bad, run(), advice(adam, space))
+            raise Diverged(*bad, run(), advice(adam, backend))
 
     def snapshot() -> Snapshot:
         look(at_once=True)
         here = _by_name(state) | ({} if sketch is None else _by_layer(sketch))
-        arrays = ledger.arrays() | {name: space.host(array) for name, array in here.items()}
+        arrays = ledger.arrays() | {name: backend.host(array) for name, array in here.items()}
         copies = {name: np.array(array) for name, array in arrays.items()}
         return {"step": np.array(ledger.done), "settings": np.array(settings)} | copies
 
     def take(index: Array) -> None:
         nonlocal state, spare
-        where = space.labels(index)
+        where = backend.labels(index)
         batch = data.batch(index, where)
         weight = 1 / batch.n if reduction == "mean" else 1.0
         new = state if spare is None else spare
         taken = attribute_step(
-            shop, held, state, batch, weight, question, new, micro_batch=chunk, sketch=sketch, with_sgd=True
+            context, held, state, batch, weight, estimator, new, micro_batch=chunk, sketch=sketch, with_sgd=True
         )
         spare = None if spare is None else state
         state = State(new.theta, new.m, new.v, state.t + 1)
         ledger.pending.append((index, taken))
 
     if resume is not None:
-        bases = {} if sketch is None else _bases(shop, sketch.rank, valid.n if per_validation else 1)
+        bases = {} if sketch is None else _bases(context, sketch.rank, valid.n if per_validation else 1)
         kept = resumed(resume, settings, snapshot(), steps=ledger.steps, optional=bases)
         ledger.restore(kept)
-        theta, m, v = ({n: space.real(kept[f"{g}/{n}"].copy()) for n in initial} for g in ("params", "m", "v"))
+        theta, m, v = ({n: backend.real(kept[f"{g}/{n}"].copy()) for n in initial} for g in ("params", "m", "v"))
         state = State(theta, m, v, ledger.done + 1)
         if sketch is not None:
             for layer, group in (map(int, name.split("/")[1:]) for name in bases if name in kept):
-                sketch.bases[layer, group] = space.real(kept[f"basis/{layer}/{group}"])
-    with shop.at_work():
+                sketch.bases[layer, group] = backend.real(kept[f"basis/{layer}/{group}"])
+    with context.at_work():
         for number, (_, index) in islice(enumerate(config.order(), start=1), ledger.done, None):
             take(index)
             look(at_once=number == config.length)
@@ -263,15 +265,15 @@ def attribute(
     return run()
 
 
-def _zeros(shop: Workshop) -> Arrays:
-    return {name: shop.space.xp.zeros(shape, shop.space.dtype) for name, shape in shop.net.shapes.items()}
+def _zeros(context: EngineContext) -> Arrays:
+    return {name: context.backend.xp.zeros(shape, context.backend.dtype) for name, shape in context.net.shapes.items()}
 
 
-def _spare(shop: Workshop, needed: bool) -> State | None:
+def _spare(context: EngineContext, needed: bool) -> State | None:
     """Return room for a second state where the first is needed after the step: chunks run twice at the old θ."""
     if not needed:
         return None
-    theta, m, v = (like(shop, f"second {name}") for name in ("theta", "m", "v"))
+    theta, m, v = (like(context, f"second {name}") for name in ("theta", "m", "v"))
     return State(theta, m, v, 1)
 
 
@@ -284,11 +286,11 @@ def _by_layer(sketch: Sketch) -> Arrays:
     return {f"basis/{layer}/{group}": basis for (layer, group), basis in sketch.bases.items()}
 
 
-def _bases(shop: Workshop, rank: int, groups: int) -> Arrays:
+def _bases(context: EngineContext, rank: int, groups: int) -> Arrays:
     """Return arrays like the bases that a sketch may have."""
     return {
-        f"basis/{layer}/{group}": np.empty((d_in, rank), shop.space.dtype)
-        for layer, (d_in, _) in enumerate(pairwise(shop.net.sizes))
+        f"basis/{layer}/{group}": np.empty((d_in, rank), context.backend.dtype)
+        for layer, (d_in, _) in enumerate(pairwise(context.net.sizes))
         for group in range(groups)
     }
 
@@ -299,7 +301,7 @@ class _Ledger:
 
     Parameters
     ----------
-    space : Space
+    backend : Backend
     steps, per_epoch : int
         Of the whole run, and of an epoch.
     totals, sgd_totals : arrays (N,) or (N, n_val)
@@ -307,13 +309,13 @@ class _Ledger:
     losses : array (steps, 2)
         Both losses before each step.
     on_step : callable or None
-    pending : list of (sample indices, `Taken`)
+    pending : list of (sample indices, `StepResult`)
         Steps that were not looked at yet.
     done : int
         Steps that were looked at, found finite, added and told.
     """
 
-    space: Space
+    backend: Backend
     steps: int
     per_epoch: int
     totals: Array
@@ -321,21 +323,21 @@ class _Ledger:
     seen: Array
     losses: Array
     on_step: Callable[[Progress], None] | None
-    pending: list[tuple[Array, Taken]] = field(default_factory=list)
+    pending: list[tuple[Array, StepResult]] = field(default_factory=list)
     done: int = 0
     last: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(
         cls,
-        space: Space,
+        backend: Backend,
         steps: int,
         per_epoch: int,
         shape: tuple[int, ...],
         on_step: Callable[[Progress], None] | None,
     ) -> "_Ledger":
         seen = np.zeros(shape[0], np.int64)
-        return cls(space, steps, per_epoch, np.zeros(shape), np.zeros(shape), seen, np.zeros((steps, 2)), on_step)
+        return cls(backend, steps, per_epoch, np.zeros(shape), np.zeros(shape), seen, np.zeros((steps, 2)), on_step)
 
     def look(self, state: State, at_once: bool = False) -> tuple[int, int, str, float] | None:
         """Add and report the pending steps, if it is time, and return where something is not finite, if anything is.
@@ -348,7 +350,7 @@ class _Ledger:
         """
         pace = SECONDS_BETWEEN_LOOKS if self.on_step is None else SECONDS_BETWEEN_FETCHES
         due = at_once or time.monotonic() - self.last >= pace
-        if self.space.on_cuda and not due and sum(taken.scores.nbytes for _, taken in self.pending) < BYTES_PENDING:
+        if self.backend.on_cuda and not due and sum(taken.scores.nbytes for _, taken in self.pending) < BYTES_PENDING:
             return None
         if due:
             self.last = time.monotonic()
@@ -376,9 +378,9 @@ class _Ledger:
             return
         indices, steps = zip(*self.pending, strict=True)
         self.pending = []
-        xp, host = self.space.xp, self.space.host
+        xp, host = self.backend.xp, self.backend.host
         losses = host(xp.stack([xp.stack([taken.train_loss, taken.valid_loss]) for taken in steps])).tolist()
-        if not self.space.on_cuda:
+        if not self.backend.on_cuda:
             scores = [(taken.scores, taken.sgd_scores) for taken in steps]
         else:
             ends = np.cumsum([len(taken.scores) for taken in steps])[:-1]

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.kernels import fit_for
-from adamshap.gpu.layers import Trace, Workshop, as_matrix
+from adamshap.gpu.kernels.plan import AdamScalars, Arrival, FitPlan
+from adamshap.gpu.layers import EngineContext, Trace, as_matrix
 from adamshap.gpu.norms import Norms
-from adamshap.gpu.parallel import in_parts
-from adamshap.gpu.rules import Arrival, FitRule, Rates
+from adamshap.gpu.threads import in_parts
 
-__all__ = ["arrivals", "finds_nothing", "fit_rule_of", "part_of_the_way", "roots_of", "two_slopes"]
+__all__ = ["arrivals", "finds_nothing", "fit_plan", "part_of_the_way", "roots_of", "two_slopes"]
 
 FLOPS_OF_A_NODE = 140
 """What a divided difference costs an element, as products cost them."""
@@ -37,7 +37,7 @@ FLOPS_OF_A_NODE = 140
 OWN: tuple[tuple[float, float], ...] = tuple(
     (sign * math.sqrt(3 - side * math.sqrt(6)), (3 + side * math.sqrt(6)) / 12) for side in (1, -1) for sign in (1, -1)
 )
-"""Nodes and weights of a sample's own x: the Gauss–Hermite rule of four."""
+"""Nodes and weights of a sample's own x: the Gauss–Hermite plan of four."""
 
 RIDGE = 1e-3
 
@@ -45,8 +45,8 @@ Arrays = dict[str, Any]
 
 
 def two_slopes(
-    shop: Workshop,
-    rates: Rates,
+    context: EngineContext,
+    scalars: AdamScalars,
     kind: str,
     nodes: tuple[int, int],
     n: int,
@@ -70,9 +70,9 @@ def two_slopes(
     into_slope, into_second : dicts of arrays
         Written.
     """
-    shop.now("slopes of two terms", slice(0, n))
-    fit, rule = fit_for(shop.space), fit_rule_of(kind, n, nodes)
-    differences = len(rule.own) * len(rule.arrivals)
+    context.now("slopes of two terms", slice(0, n))
+    fit, plan = fit_for(context.backend), fit_plan(kind, n, nodes)
+    differences = len(plan.own) * len(plan.arrivals)
     for key, whole in g.items():
         row, col, root = norms.of(key, n)
         arrays = [as_matrix(a) for a in (whole, m[key], v[key], into_slope[key], into_second[key])]
@@ -82,15 +82,15 @@ def two_slopes(
             g_, m_, v_, slope, second = (a[part] for a in arrays)
             row, col, root = given
             row, root = (None if x is None else x[part] for x in (row, root))
-            fit(rates, rule, n, g_, m_, v_, row, col, root, slope, second)
+            fit(scalars, plan, n, g_, m_, v_, row, col, root, slope, second)
 
         in_parts(some, len(arrays[0]), FLOPS_OF_A_NODE * differences * arrays[0].size)
 
 
 @cache
-def fit_rule_of(kind: str, n: int, nodes: tuple[int, int]) -> FitRule:
+def fit_plan(kind: str, n: int, nodes: tuple[int, int]) -> FitPlan:
     """Return what the pass needs to know: ς² is a 1/n of Σ (x − x̄)², of which σ² is n/(n − 1)."""
-    return FitRule(OWN, arrivals(kind, n, nodes), math.sqrt(n - 1) / n, RIDGE)
+    return FitPlan(OWN, arrivals(kind, n, nodes), math.sqrt(n - 1) / n, RIDGE)
 
 
 def part_of_the_way(kind: str, n: int) -> tuple[float, float]:
@@ -105,12 +105,12 @@ def finds_nothing(kind: str, n: int, path: int) -> bool:
     return any(tau == across == 0 for tau, across, _ in arrivals(kind, n, (path, 2))) or n == 1
 
 
-def roots_of(shop: Workshop, trace: Trace) -> Trace:
+def roots_of(context: EngineContext, trace: Trace) -> Trace:
     """Return the trace of the second term: signed roots of a and b, whose outer product is x's."""
     rows = len(trace.losses)
 
     def signed_root(array: Any, name: str) -> Any:
-        xp, out = shop.space.xp, shop.buffers.get(name, array.shape)
+        xp, out = context.backend.xp, context.buffers.get(name, array.shape)
         xp.sqrt(abs(array), out=out)
         return xp.copysign(out, array, out=out)
 

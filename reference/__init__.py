@@ -6,17 +6,31 @@ the method is one function. `contract` describes steps, runs and models; `networ
 """
 
 from adamshap.reference.adam import update
-from adamshap.reference.contract import Adam, AdamState, Batch, Marginals, Network, Progress, Rows, Run, RunConfig, Step
+from adamshap.reference.contract import (
+    Adam,
+    AdamState,
+    Batch,
+    LazyRows,
+    Marginals,
+    Network,
+    Progress,
+    Run,
+    RunConfig,
+    Step,
+)
 from adamshap.reference.game import marginals, utility
 from adamshap.reference.ghost import influence, scores
 from adamshap.reference.retraining import metagradient, retrained
 from adamshap.reference.run import attribute
 from adamshap.reference.torch_bridge import from_torch
 
+Rows = LazyRows  # the name before 0.2
+
 __all__ = [
     "Adam",
     "AdamState",
     "Batch",
+    "LazyRows",
     "Marginals",
     "Network",
     "Progress",

@@ -23,22 +23,17 @@ import numpy as np
 from adamshap.reference import ghost, network
 from adamshap.reference.adam import Coefficients, bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.contract import (
-    GRADIENTS,
-    SCORE_SLOPES,
     TWO_TERM,
     AdamState,
     Array,
+    Estimator,
     Gradient,
     Params,
     RunConfig,
-    ScoreSlope,
     Slope,
     Snapshot,
     Step,
-    one_of,
-    quadrature_nodes,
     refuse,
-    true_or_false,
 )
 
 # --- the split of one parameter's update -----------------------------------------------------------------------------
@@ -280,36 +275,27 @@ class Ledger:
         return sums.reshape(totals.shape), decay, closed
 
 
-def ledger_of(
-    config: RunConfig, slope: ScoreSlope, gradient: Gradient, per_validation: bool, nodes: tuple[int, int] | None
-) -> Ledger:
+def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
     """Return an empty ledger for ``credit="carry"``.
 
     Parameters
     ----------
     config : RunConfig
         The run.
-    slope : {"frozen", "linearized", "tangent", "secant", "random_order"}
-        How Adam's map is split between momentum and batch: "secant" and "frozen" without remainder. "sgd" and
-        "two_term" are no such split and are refused.
-    gradient : {"start", "midpoint", "path"}
-        Where on the segment from θ_t to θ_{t+1}, the step that was walked, the validation gradient is taken.
-    per_validation : bool
-        Account for each validation sample's own loss.
-    nodes : tuple of two ints, optional
-        As for `ghost.scores`.
+    estimator : Estimator
+        Its slope, one of "frozen", "linearized", "tangent", "secant" and "random_order", is how Adam's map is split
+        between momentum and batch: "secant" and "frozen" without remainder. "sgd" and "two_term" are no such split and
+        are refused. Its gradient is where on the segment from θ_t to θ_{t+1}, the step that was walked, the validation
+        gradient is taken.
     """
-    one_of("slope", slope, SCORE_SLOPES)
+    slope = estimator.slope
     if slope == TWO_TERM or slope not in SPLITS:
         refuse(
             "slope",
             f"'{slope}' with credit 'carry'",
             "one of " + ", ".join(SPLITS) + ": the others do not split the step between batch and momentum",
         )
-    one_of("gradient", gradient, GRADIENTS)
-    return Ledger(
-        config, slope, gradient, true_or_false("per_validation", per_validation), quadrature_nodes(nodes, slope)
-    )
+    return Ledger(config, slope, estimator.gradient, estimator.per_validation, estimator.nodes)
 
 
 def _summed(judged: Params, values: Params) -> Array:

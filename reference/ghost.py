@@ -32,26 +32,20 @@ from adamshap.reference.adam import (
     zeros,
 )
 from adamshap.reference.contract import (
-    DENOMINATORS,
-    GRADIENTS,
-    SCORE_SLOPES,
     TWO_TERM,
     Array,
     Denominator,
+    Estimator,
     Gradient,
     MarginalKind,
     Params,
     ScoreSlope,
     Slope,
     Step,
-    check_kind,
     float64_step,
-    one_of,
-    quadrature_nodes,
     refuse,
     refuse_overflow,
     refuse_zero_denominator,
-    true_or_false,
 )
 from adamshap.reference.squares import in_units
 
@@ -279,44 +273,30 @@ def scores(
         An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
         another slope; a denominator of 0; results that float64 does not hold.
     """
-    one_of("slope", slope, SCORE_SLOPES)
-    one_of("gradient", gradient, GRADIENTS)
-    one_of("denominator", denominator, DENOMINATORS)
-    check_kind(slope, kind)
-    efficient, per_validation = true_or_false("efficient", efficient), true_or_false("per_validation", per_validation)
-    nodes = quadrature_nodes(nodes, slope)
-    if denominator == "previous" and slope != "linearized":
-        refuse("denominator", f"'previous' with slope '{slope}'", "slope 'linearized', which alone has this variant")
-
+    estimator = Estimator(slope, gradient, efficient, per_validation, nodes, denominator, kind)
     step = float64_step(step)
     with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
-        values = unchecked_scores(step, slope, gradient, efficient, per_validation, nodes, denominator, kind)
+        values = unchecked_scores(step, estimator)
     refuse_overflow({"scores": values}, np.float64)
     return values
 
 
-def unchecked_scores(
-    step: Step,
-    slope: ScoreSlope,
-    gradient: Gradient,
-    efficient: bool,
-    per_validation: bool,
-    nodes: tuple[int, int],
-    denominator: Denominator = "exact",
-    kind: MarginalKind = "shapley",
-) -> Array:
-    """Return `scores` of a step in float64 and of valid options, finite or not."""
+def unchecked_scores(step: Step, estimator: Estimator) -> Array:
+    """Return `scores` of a step in float64, finite or not."""
     x = network.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    terms = [(x, linearized_previous(step))] if denominator == "previous" else terms_of(step, slope, x, g, nodes, kind)
-    gamma = validation_gradients(step, gradient, g, nodes, each=per_validation, part=part_of(slope, kind, step.n))
+    slope, nodes, each = estimator.slope, estimator.nodes, estimator.per_validation
+    previous = estimator.denominator == "previous"
+    terms = [(x, linearized_previous(step))] if previous else terms_of(step, slope, x, g, nodes, estimator.kind)
+    part = part_of(slope, estimator.kind, step.n)
+    gamma = validation_gradients(step, estimator.gradient, g, nodes, each=each, part=part)
     values: Array = np.sum(
         [dot_products(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms],
         axis=0,
     )
-    if efficient:
-        values = values + (_gain_of_the_data(step, g, each=per_validation) - values.sum(axis=0)) / step.n
-    return values if per_validation else values[:, 0]
+    if estimator.efficient:
+        values = values + (_gain_of_the_data(step, g, each=each) - values.sum(axis=0)) / step.n
+    return values if each else values[:, 0]
 
 
 def terms_of(

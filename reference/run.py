@@ -10,8 +10,6 @@ from adamshap.reference import carry, ghost
 from adamshap.reference.adam import moved
 from adamshap.reference.contract import (
     CREDITS,
-    GRADIENTS,
-    SCORE_SLOPES,
     Adam,
     AdamState,
     Array,
@@ -19,6 +17,7 @@ from adamshap.reference.contract import (
     Checkpointer,
     Credit,
     Diverged,
+    Estimator,
     Gradient,
     MarginalKind,
     Network,
@@ -31,18 +30,15 @@ from adamshap.reference.contract import (
     Snapshot,
     Step,
     check_callable,
-    check_kind,
     first_not_finite,
     logged,
     one_blas_thread,
     one_of,
     positive_integer,
-    quadrature_nodes,
     refuse,
     resumed,
     run_settings,
     shown,
-    true_or_false,
 )
 from adamshap.reference.network import batch_gradient, mean_loss
 
@@ -155,12 +151,11 @@ def attribute(
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
-    one_of("slope", slope, SCORE_SLOPES)
-    one_of("gradient", gradient, GRADIENTS)
     one_of("credit", credit, CREDITS)
-    per_validation = true_or_false("per_validation", per_validation)
-    check_kind(slope, kind)
-    ledger = carry.ledger_of(config, slope, gradient, per_validation, nodes) if credit == "carry" else None
+    estimator = Estimator(slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
+    per_validation = estimator.per_validation
+    sgd = Estimator("sgd", "start", per_validation=per_validation)
+    ledger = carry.ledger_of(config, estimator) if credit == "carry" else None
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
@@ -170,7 +165,7 @@ def attribute(
     shape = (train.n, valid.n) if per_validation else (train.n,)
     totals, sgd_totals, seen = np.zeros(shape), np.zeros(shape), np.zeros(train.n, np.int64)
     train_log, valid_log = np.zeros(length), np.zeros(length)
-    nodes, settings = quadrature_nodes(nodes, slope), ""
+    settings = ""
     if resume is not None or on_checkpoint is not None:
         settings = run_settings(
             train,
@@ -182,11 +177,7 @@ def attribute(
             steps=length,
             batch_size=config.batch_size,
             seed=config.seed,
-            slope=slope,
-            gradient=gradient,
-            per_validation=per_validation,
-            nodes=nodes,
-            kind=kind,
+            estimator=estimator,
             reduction=reduction,
         )
 
@@ -229,9 +220,8 @@ def attribute(
                 train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
                 scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
                 if ledger is None:
-                    how = (slope, gradient, False, per_validation, nodes)
-                    scores = ghost.unchecked_scores(step, *how, kind=kind)
-                sgd_scores = ghost.unchecked_scores(step, "sgd", "start", False, per_validation, nodes)
+                    scores = ghost.unchecked_scores(step, estimator)
+                sgd_scores = ghost.unchecked_scores(step, sgd)
                 g = batch_gradient(step)
                 watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
                 watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adamshap.gpu.arrays import DTYPES
+from adamshap.gpu.backend import DTYPES
 from adamshap.verify import cpu_device
 
 if cpu_device.is_installed():

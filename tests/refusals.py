@@ -14,7 +14,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from adamshap import gpu, reference
-from adamshap.reference import Adam, AdamState, Batch, Network, Rows, Run, Step
+from adamshap.reference import Adam, AdamState, Batch, LazyRows, Network, Run, Step
 from adamshap.reference.command.main import GROUP, build
 
 NET = Network((3, 4, 2))
@@ -83,7 +83,7 @@ class Refusal:
 
 
 NAMES = {
-    **{kind.__name__: kind for kind in (Adam, AdamState, Batch, Network, Rows, Step)},
+    **{kind.__name__: kind for kind in (Adam, AdamState, Batch, Network, LazyRows, Step)},
     **{function.__name__: function for function in (batch, step, narrow, long_step, run, with_param, with_element)},
     **{
         "np": np,
@@ -142,24 +142,24 @@ REFUSALS = (
     Refusal("Batch.x", "Batch(with_element(X, math.inf), Y)", ValueError),
     Refusal("Batch.x", "Batch(X.astype(str), Y)", TypeError),
     Refusal("Batch.x", "Batch(X.astype(complex), Y)", TypeError),
-    Refusal("Batch.x", "Batch(Rows(with_element(X, math.inf)), Y)", ValueError),
-    Refusal("Rows.source", "Rows([[1.0, 2.0]])", TypeError),
-    Refusal("Rows.source", "Rows(X.astype(str))", TypeError),
-    Refusal("Rows.source", "Rows(X[0])", ValueError),
-    Refusal("Rows.source", "Rows(X[:0])", ValueError),
-    Refusal("Rows.index", "Rows(X, Y[:0])", ValueError),
-    Refusal("Rows.index", "Rows(X, [True, False])", ValueError),
-    Refusal("Rows.index", "Rows(X, [0, 5])", ValueError),
-    Refusal("Rows.mean", "Rows(X, mean=X[0, :2])", ValueError),
-    Refusal("Rows.mean", "Rows(X, mean=[0, math.nan, 0])", ValueError),
-    Refusal("Rows.scale", "Rows(X, scale=[1, 1, 0])", ValueError),
+    Refusal("Batch.x", "Batch(LazyRows(with_element(X, math.inf)), Y)", ValueError),
+    Refusal("LazyRows.source", "LazyRows([[1.0, 2.0]])", TypeError),
+    Refusal("LazyRows.source", "LazyRows(X.astype(str))", TypeError),
+    Refusal("LazyRows.source", "LazyRows(X[0])", ValueError),
+    Refusal("LazyRows.source", "LazyRows(X[:0])", ValueError),
+    Refusal("LazyRows.index", "LazyRows(X, Y[:0])", ValueError),
+    Refusal("LazyRows.index", "LazyRows(X, [True, False])", ValueError),
+    Refusal("LazyRows.index", "LazyRows(X, [0, 5])", ValueError),
+    Refusal("LazyRows.mean", "LazyRows(X, mean=X[0, :2])", ValueError),
+    Refusal("LazyRows.mean", "LazyRows(X, mean=[0, math.nan, 0])", ValueError),
+    Refusal("LazyRows.scale", "LazyRows(X, scale=[1, 1, 0])", ValueError),
     Refusal("Batch.x", "Batch(X.astype(bool), Y)", TypeError),
     Refusal("Batch.x", "Batch(X.astype(object), Y)", TypeError),
     Refusal("Batch.x", "Batch([[1.0, 2.0], [1.0]], Y)", TypeError),
     Refusal("Batch.x", "Batch(np.ma.masked_equal(X, 1), Y)", TypeError),
     Refusal("Batch.y", "Batch(X, np.ma.masked_equal(Y, 1))", TypeError),
-    Refusal("Rows.source", "Rows(np.ma.masked_equal(X, 1))", TypeError),
-    Refusal("Rows.index", "Rows(X, np.ma.masked_equal(Y, 1))", TypeError),
+    Refusal("LazyRows.source", "LazyRows(np.ma.masked_equal(X, 1))", TypeError),
+    Refusal("LazyRows.index", "LazyRows(X, np.ma.masked_equal(Y, 1))", TypeError),
     Refusal("Batch.y", "Batch(X, Y.astype(float))", TypeError),
     Refusal("Batch.y", "Batch(X, Y.astype(bool))", TypeError),
     Refusal("Batch.y", "Batch(X, Y[:4])", ValueError),

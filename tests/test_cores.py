@@ -12,22 +12,22 @@ import pytest
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import parallel
+from adamshap.gpu import threads
 from adamshap.reference.contract import Adam, Array, Batch, Network, Snapshot
 
 RUN = """
 import os, sys
 import numpy as np
 from adamshap import gpu, reference
-from adamshap.gpu import parallel
+from adamshap.gpu import threads
 from adamshap.reference import Adam, Batch, Network, checkpoint
 from pathlib import Path
 
-parallel.FLOPS_WORTH_A_THREAD = 1 << 12  # small work is shared out too
+threads.FLOPS_WORTH_A_THREAD = 1 << 12  # small work is shared out too
 trainer, credit, rank, dtype, cores, stop, start, out = sys.argv[1:]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
 if cores != "1":
-    parallel.cpu_threads = lambda: int(cores)  # also where there is one
+    threads.cpu_threads = lambda: int(cores)  # also where there is one
 generator, owner = np.random.default_rng(0), "0" * 64
 x, y = generator.normal(size=(300, 70)), generator.integers(0, 3, 300)
 options = dict(epochs=2, batch_size=130, credit=credit, dtype=dtype, rank=int(rank) or None)
@@ -87,13 +87,13 @@ FORKS = """
 import multiprocessing, sys, threading, warnings
 import numpy as np
 from adamshap import gpu
-from adamshap.gpu import parallel
+from adamshap.gpu import threads
 from adamshap.reference import Adam, Batch, Network
 from adamshap.reference.contract import blas
 
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-parallel.FLOPS_WORTH_A_THREAD = 1 << 12
-parallel.cpu_threads = lambda: 3
+threads.FLOPS_WORTH_A_THREAD = 1 << 12
+threads.cpu_threads = lambda: 3
 generator = np.random.default_rng(0)
 x, y = generator.normal(size=(300, 70)), generator.integers(0, 3, 300)
 fork = multiprocessing.get_context("fork")
@@ -232,5 +232,5 @@ def test_a_state_of_other_arithmetic_continues_with_a_warning(attribute: Any, ar
 @pytest.mark.parametrize("parts", [0, -1, "2", 2.0, True, 10**9, None, [2]])
 def test_a_damaged_number_of_parts_is_not_used(parts: Any) -> None:
     snapshot = changed(state(engine.attribute), {"parts": parts})
-    assert parallel.parts_of(snapshot) == parallel.cpu_threads()
-    assert parallel.parts_of(changed(snapshot, {"parts": 5})) == 5
+    assert threads.parts_of(snapshot) == threads.cpu_threads()
+    assert threads.parts_of(changed(snapshot, {"parts": 5})) == 5

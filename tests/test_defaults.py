@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from adamshap import gpu, reference
-from adamshap.gpu.step import Question
 from adamshap.reference.command.attribute import attribute_command
-from adamshap.reference.contract import quadrature_nodes
+from adamshap.reference.contract import Estimator, quadrature_nodes
 
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence", "attribute")
 
@@ -50,7 +49,7 @@ def test_an_option_of_a_run_has_the_default_that_it_has_of_a_step(module: Module
 
 
 def test_the_engine_asks_for_what_its_signature_says() -> None:
-    asked = dataclasses.asdict(Question())
+    asked = dataclasses.asdict(Estimator())
     nodes = asked.pop("nodes")
     assert nodes == quadrature_nodes(defaults_of(gpu.scores)["nodes"], asked["slope"])
     assert_alike(asked, defaults_of(gpu.scores), set(asked))
@@ -69,7 +68,7 @@ def test_the_command_has_the_defaults_of_a_run() -> None:
 
 @pytest.mark.parametrize("name", ["torch_ghost", "jax_vmap"])
 def test_the_kits_candidates_have_the_oracles_defaults(name: str) -> None:
-    """A property's question leaves out what it is not about, and the oracle's answer is that to its own defaults.
+    """A property's estimator leaves out what it is not about, and the oracle's answer is that to its own defaults.
 
     The engine as a candidate hands on what it is asked.
     """

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import carry, splits
-from adamshap.gpu.arrays import Space, pick_space
+from adamshap.gpu.backend import Backend, pick_backend
 from adamshap.gpu.kernels import split_for
-from adamshap.gpu.layers import Workshop
-from adamshap.gpu.rules import SPLIT_SLOPES, rates_of, split_rule_of
-from adamshap.gpu.step import Question, State
+from adamshap.gpu.kernels.plan import SPLIT_SLOPES, adam_scalars, split_plan
+from adamshap.gpu.layers import EngineContext
+from adamshap.gpu.step import State
 from adamshap.reference import Adam, Batch, Network
 from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients
-from adamshap.reference.contract import GRADIENTS, Array, Run, RunConfig
+from adamshap.reference.contract import GRADIENTS, Array, Estimator, Run, RunConfig
 from adamshap.reference.ghost import SlopeInput
 from adamshap.verify.strategies import adams, powers_of_ten, run_configs, seeds, step_numbers
 from adamshap.verify.tolerance import account_bound, assert_within, rounding, run_conditioning
@@ -32,9 +32,9 @@ from adamshap.verify.tolerance import account_bound, assert_within, rounding, ru
 each_make = pytest.mark.parametrize("make", ["arrays", "device"])
 
 
-def split_of(make: str, space: Space) -> Any:
+def split_of(make: str, backend: Backend) -> Any:
     """Return the split in array operations, or the device's own: CUDA kernels or a Numba loop."""
-    return splits.split if make == "arrays" else split_for(space)
+    return splits.split if make == "arrays" else split_for(backend)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +71,18 @@ def engines_split(
     make: str, device: Any, dtype: Any, adam: Adam, t: int, slope: str, nodes: Any, exact: bool, p: Point, *more: Array
 ) -> tuple[Array, ...]:
     """Return the engine's product, K and sums, for Γ, θ and K in `more`; Σ x² is of rank one, unless `exact`."""
-    space = pick_space(device, dtype)
+    backend = pick_backend(device, dtype)
     squares = (p.x**2).sum(axis=0)
     row, col = np.sqrt(squares.sum(axis=1)), np.sqrt(squares.sum(axis=0) / squares.sum())
     norms = (None, None, np.sqrt(squares)) if exact else (row, col, None)
     arrays = (p.g, p.m, p.v, *norms, *more)
     given_ = (None if a is None else on_device(device, np.array(a, dtype)) for a in arrays)
     g, m, v, row, col, root, gamma, theta, owed = given_
-    rule = split_rule_of(slope, nodes, len(p.x))
-    sums = split_of(make, space)(
-        rates_of(adam, t), rule, len(p.x), g, theta, m, v, row, col, root, gamma, GROW, LESS, owed, g
+    plan = split_plan(slope, nodes, len(p.x))
+    sums = split_of(make, backend)(
+        adam_scalars(adam, t), plan, len(p.x), g, theta, m, v, row, col, root, gamma, GROW, LESS, owed, g
     )
-    return tuple(np.asarray(space.host(a)) for a in (g, owed, sums))
+    return tuple(np.asarray(backend.host(a)) for a in (g, owed, sums))
 
 
 GROW, LESS = 1.5, 0.25
@@ -162,33 +162,33 @@ def test_the_even_split_is_the_oracles(
     make: Any, device: Any, dtype: Any, adam: Adam, t: int, g: float, sign: float, m: float, v: float
 ) -> None:
     """Closed forms here, quadrature there; in float32 as well, where nothing but the result is rounded."""
-    space = pick_space(device, dtype)
+    backend = pick_backend(device, dtype)
     given_ = [np.array([[number]], dtype) for number in (sign * g, m, v)]
     wide = [a.astype(float) for a in given_]
     c = coefficients(adam, t, wide[1], wide[2])
     expected = reference.even(SlopeInput(c, wide[0][None], wide[0], (4, 4)))
     zero, one = (np.full((1, 1), number, dtype) for number in (0, 1))
     g_, m_, v_, gamma, owed = (on_device(device, a) for a in (*given_, one, zero))
-    rates, rule = rates_of(adam, t), split_rule_of("secant", (4, 4), 2)
-    split_of(make, space)(rates, rule, 2, g_, None, m_, v_, None, None, None, gamma, 1.0, 0.0, owed, g_)
+    scalars, plan = adam_scalars(adam, t), split_plan("secant", (4, 4), 2)
+    split_of(make, backend)(scalars, plan, 2, g_, None, m_, v_, None, None, None, gamma, 1.0, 0.0, owed, g_)
     parts = c.lr * (c.k / reference.denominator(c, wide[0]) + abs(c.mu * reference.excess(c, wide[0])))
     terms = reference.PANEL_NODES * 60  # of the oracle's sum
-    assert_within(space.host(g_), expected.slope, rounding(parts, terms) + rounding(parts, 1, dtype), "S")
-    of_m = adam.lr * rates.mu * expected.inverse
-    assert_within(space.host(owed), of_m, rounding(of_m, terms) + rounding(of_m, 1, dtype), "M")
+    assert_within(backend.host(g_), expected.slope, rounding(parts, terms) + rounding(parts, 1, dtype), "S")
+    of_m = adam.lr * scalars.mu * expected.inverse
+    assert_within(backend.host(owed), of_m, rounding(of_m, terms) + rounding(of_m, 1, dtype), "M")
 
 
 @each_make
 @on_each_device
 def test_a_gradient_whose_square_beside_eps_is_nothing_keeps_the_split_finite(make: Any, device: Any) -> None:
     """There M is μ's part alone, and S k's but for the kink of 1/D at 0."""
-    space, adam = pick_space(device, "float64"), Adam(eps=1.0)
+    backend, adam = pick_backend(device, "float64"), Adam(eps=1.0)
     g, m, v, gamma, owed = (on_device(device, np.full((1, 1), a)) for a in (1e-310, 1.0, 0.0, 1.0, 0.0))
-    rates, rule = rates_of(adam, 2), split_rule_of("secant", (4, 4), 2)
-    split_of(make, space)(rates, rule, 2, g, None, m, v, None, None, None, gamma, 1.0, 0.0, owed, g)
-    of_k, of_mu = rates.lr * rates.k, rates.lr * rates.mu
-    assert_within(space.host(owed)[0, 0], of_mu, rounding(of_mu, 1), "M")
-    assert_within(space.host(g)[0, 0], of_k, rounding(of_k, 1) + of_mu * rates.root_q / 2, "S")
+    scalars, plan = adam_scalars(adam, 2), split_plan("secant", (4, 4), 2)
+    split_of(make, backend)(scalars, plan, 2, g, None, m, v, None, None, None, gamma, 1.0, 0.0, owed, g)
+    of_k, of_mu = scalars.lr * scalars.k, scalars.lr * scalars.mu
+    assert_within(backend.host(owed)[0, 0], of_mu, rounding(of_mu, 1), "M")
+    assert_within(backend.host(g)[0, 0], of_k, rounding(of_k, 1) + of_mu * scalars.root_q / 2, "S")
 
 
 # --- whole runs
@@ -292,9 +292,9 @@ def test_one_large_entry_leaves_the_other_scores_and_the_bound_right(device: Any
 
 def test_a_windows_memory_does_not_grow_with_the_run() -> None:
     config = problem(0.5, epochs=30)
-    shop = Workshop.on(config.network, pick_space("cpu", "float64"))
+    context = EngineContext.on(config.network, pick_backend("cpu", "float64"))
     order = list(config.order())
-    carrier = carry.Carrier.of(shop, config, len(order), 4)
+    carrier = carry.Carrier.of(context, config, len(order), 4)
     held = []
     run_through(carrier, lambda: held.append(sum(len(block.batches) for block in carrier.blocks)))
     assert len(order) > 100
@@ -303,16 +303,18 @@ def test_a_windows_memory_does_not_grow_with_the_run() -> None:
 
 
 def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullcontext) -> None:
-    """Take a carrier's steps with the default question."""
-    config, space = carrier.config, carrier.shop.space
-    zeros = [{name: space.xp.zeros(shape, space.dtype) for name, shape in config.network.shapes.items()} for _ in "mv"]
-    state = State(space.reals(config.network.init(config.seed)), *zeros, 1)
+    """Take a carrier's steps with the default estimator."""
+    config, backend = carrier.config, carrier.context.backend
+    zeros = [
+        {name: backend.xp.zeros(shape, backend.dtype) for name, shape in config.network.shapes.items()} for _ in "mv"
+    ]
+    state = State(backend.reals(config.network.init(config.seed)), *zeros, 1)
     for number, (_, index) in enumerate(config.order()):
-        where = space.labels(index)
+        where = backend.labels(index)
         new = State(*({k: a.copy() for k, a in group.items()} for group in (state.theta, state.m, state.v)), 0)
         batch = carrier.data.batch(index, where)
         with around() if number > 6 else nullcontext():  # by then all buffers and kernels are made
-            carrier.take(number, index, where, state, batch, Question(variance="rank_one"), new)
+            carrier.take(number, index, where, state, batch, Estimator(variance="rank_one"), new)
         state = State(new.theta, new.m, new.v, state.t + 1)
         after_each()
 
@@ -320,8 +322,8 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
 @on_each_device
 def test_no_step_waits_for_the_device(device: Any) -> None:
     config = dataclasses.replace(problem(0.5), batch_size=5)
-    shop = Workshop.on(config.network, pick_space(device, "float32"))
-    carrier = carry.Carrier.of(shop, config, len(list(config.order())), 2)
+    context = EngineContext.on(config.network, pick_backend(device, "float32"))
+    carrier = carry.Carrier.of(context, config, len(list(config.order())), 2)
     waiting: Any = nullcontext
     if device != "cpu":
         import cupyx

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from adamshap import gpu as engine
 from adamshap.gpu import passes_numpy
-from adamshap.gpu.arrays import Buffers, pick_space
+from adamshap.gpu.backend import Buffers, pick_backend
 from adamshap.gpu.kernels import passes_for
-from adamshap.gpu.layers import Trace, Workshop
+from adamshap.gpu.layers import EngineContext, Trace
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.reference import Adam, AdamState, Batch, Network, Step
 from adamshap.reference.contract import Array
@@ -31,15 +31,17 @@ LARGE = {"float32": (1e20, 1e22, 1e36), "float64": (1e160, 1e200, 1e300)}
 
 def roots(make: str, device: Any, dtype: Any, a: Array, b: Array, chunks: list[slice]) -> tuple[Array, Array]:
     """Return the engine's √Σ x² of the weights and of the biases of one layer."""
-    space = pick_space(device, dtype)
+    backend = pick_backend(device, dtype)
     net = Network((a.shape[1], b.shape[1]))
-    passes = passes_numpy if make == "numpy" and not space.on_cuda else passes_for(space)
-    shop, norms = Workshop(net, space, passes, Buffers(space), net.shapes), Norms()
+    passes = passes_numpy if make == "numpy" and not backend.on_cuda else passes_for(backend)
+    context, norms = EngineContext(net, backend, passes, Buffers(backend), net.shapes), Norms()
     for chunk in chunks:
-        add_norms(shop, norms, Trace([on_device(device, a[chunk])], [on_device(device, b[chunk])], [], None), "exact")
+        add_norms(
+            context, norms, Trace([on_device(device, a[chunk])], [on_device(device, b[chunk])], [], None), "exact"
+        )
     assert norms.of("0.weight", len(a))[:2] == norms.of("0.bias", len(a))[:2] == (None, None)
     weights, biases = (norms.of(name, len(a))[2] for name in ("0.weight", "0.bias"))
-    return space.host(weights), space.host(biases)
+    return backend.host(weights), backend.host(biases)
 
 
 @pytest.mark.parametrize("make", ["numpy", "device"])

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamshap.gpu import passes_numpy
-from adamshap.gpu.arrays import Space, pick_space
+from adamshap.gpu.backend import Backend, pick_backend
 from adamshap.gpu.ghost import orthonormal
 from adamshap.gpu.kernels import passes_for
-from adamshap.gpu.layers import Workshop
-from adamshap.gpu.rules import Rates, Rule, rates_of, rule_of
+from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan, adam_scalars, slope_plan
+from adamshap.gpu.layers import EngineContext
 from adamshap.reference.contract import ACTIVATIONS, SLOPES, Adam, Array, Network
 from adamshap.verify.strategies import adams, powers_of_ten, seeds
 from adamshap.verify.tolerance import assert_within, rounding
@@ -25,14 +25,14 @@ MAKES = ("numpy", "device")
 each_make = pytest.mark.parametrize("make", MAKES)
 
 
-def passes_of(make: str, space: Space) -> Any:
+def passes_of(make: str, backend: Backend) -> Any:
     """Return plain NumPy's passes, or the device's own: CUDA kernels or Numba loops."""
-    return passes_numpy if make == "numpy" and not space.on_cuda else passes_for(space)
+    return passes_numpy if make == "numpy" and not backend.on_cuda else passes_for(backend)
 
 
 def test_numba_is_what_the_processor_uses() -> None:
     assert importlib.util.find_spec("numba"), "the suite is to be run with the extra 'cpu'"
-    assert passes_for(pick_space("cpu", "float32")).__name__ == "adamshap.gpu.passes_numba"
+    assert passes_for(pick_backend("cpu", "float32")).__name__ == "adamshap.gpu.passes_numba"
 
 
 def test_the_loops_are_found_in_numbas_cache_by_the_next_process() -> None:
@@ -47,29 +47,31 @@ def test_the_loops_are_found_in_numbas_cache_by_the_next_process() -> None:
         assert not any(isinstance(value, Dispatcher) for value in closed_over), name
 
 
-def slopes(make: str, device: str, dtype: str, rates: Rates, rule: Rule, g: Array, m: Array, v: Array) -> Array:
+def slopes(
+    make: str, device: str, dtype: str, scalars: AdamScalars, plan: SlopePlan, g: Array, m: Array, v: Array
+) -> Array:
     """Return the pass's slope for one row of numbers."""
-    space = pick_space(device, dtype)
+    backend = pick_backend(device, dtype)
     g_, m_, v_ = (on_device(device, np.asarray(a, dtype)[None, :]) for a in (g, m, v))
-    theta = space.xp.zeros_like(g_)
-    outputs = [space.xp.empty_like(g_) for _ in range(5)]
+    theta = backend.xp.zeros_like(g_)
+    outputs = [backend.xp.empty_like(g_) for _ in range(5)]
     row, col = (on_device(device, np.ones(k, dtype)) for k in (1, len(g)))
-    passes_of(make, space).attributed(rates, rule, 2, g_, theta, m_, v_, row, col, None, None, 0.5, *outputs)
-    return np.asarray(space.host(outputs[-1]))[0]
+    passes_of(make, backend).attributed(scalars, plan, 2, g_, theta, m_, v_, row, col, None, None, 0.5, *outputs)
+    return np.asarray(backend.host(outputs[-1]))[0]
 
 
-def parts_of_divided_difference(rates: Rates, a: float, b: float, m: float, v: float) -> tuple[float, float]:
+def parts_of_divided_difference(scalars: AdamScalars, a: float, b: float, m: float, v: float) -> tuple[float, float]:
     """Return A[a, b] and the sum of its parts' absolute values, k's and μ's, from the definition in 50 digits."""
-    a, b, m, v, lr, k, eps = map(mpmath.mpf, (a, b, m, v, rates.lr, rates.k, rates.eps))
-    kappa, q = rates.kappa * v + rates.root, mpmath.mpf(rates.root_q) ** 2
+    a, b, m, v, lr, k, eps = map(mpmath.mpf, (a, b, m, v, scalars.lr, scalars.k, scalars.eps))
+    kappa, q = scalars.kappa * v + scalars.root, mpmath.mpf(scalars.root_q) ** 2
     below = [mpmath.sqrt(kappa + q * x**2) + eps for x in (a, b)]
     if a == b:
         r = below[0] - eps
         fall = q * a / r if r else mpmath.mpf(0)  # r'
-        k_part, mu_part = (below[0] - fall * a) * k / below[0] ** 2, -rates.mu * m * fall / below[0] ** 2
+        k_part, mu_part = (below[0] - fall * a) * k / below[0] ** 2, -scalars.mu * m * fall / below[0] ** 2
     else:
         k_part = k * (a / below[0] - b / below[1]) / (a - b)
-        mu_part = rates.mu * m * (1 / below[0] - 1 / below[1]) / (a - b)
+        mu_part = scalars.mu * m * (1 / below[0] - 1 / below[1]) / (a - b)
     return float(lr * (k_part + mu_part)), float(lr * (abs(k_part) + abs(mu_part)))
 
 
@@ -99,11 +101,11 @@ def test_divided_difference_to_its_last_digits(
     slope: Any,
 ) -> None:
     """Neither part cancels, whatever the sizes: each is right to a few roundings, in float32 as well."""
-    rates, g, m = rates_of(adam, t), signs[0] * g, signs[1] * m
+    scalars, g, m = adam_scalars(adam, t), signs[0] * g, signs[1] * m
     g, m, v = (float(np.dtype(dtype).type(x)) for x in (g, m, v))  # what the dtype holds
-    # ε and the rates come as the dtype holds them too.
-    held = Rates(*(float(np.dtype(dtype).type(x)) for x in vars(rates).values()))
-    got = slopes(make, device, dtype, held, rule_of(slope, (4, 4), 2), np.array([g]), np.array([m]), np.array([v]))
+    # ε and the scalars come as the dtype holds them too.
+    held = AdamScalars(*(float(np.dtype(dtype).type(x)) for x in vars(scalars).values()))
+    got = slopes(make, device, dtype, held, slope_plan(slope, (4, 4), 2), np.array([g]), np.array([m]), np.array([v]))
     with mpmath.workdps(80):
         expected, parts = parts_of_divided_difference(held, g, g if slope == "tangent" else 0.0, m, v)
     assert_within(got[0], expected, rounding(parts, 1, dtype) + underflow(dtype), slope)
@@ -136,9 +138,9 @@ def test_one_pass_in_every_make(
 
     In place, the state after the step is written over the one before it, and the slope over the gradient.
     """
-    space, n = pick_space(device, dtype), 6
-    rates = rates_of(Adam(lr=0.01, betas=(0.75, 0.5), eps=0.0625, weight_decay=0.5), 3)
-    rule = rule_of("linearized", (4, 4), n, "previous") if slope == "previous" else rule_of(slope, (4, 4), n)
+    backend, n = pick_backend(device, dtype), 6
+    scalars = adam_scalars(Adam(lr=0.01, betas=(0.75, 0.5), eps=0.0625, weight_decay=0.5), 3)
+    plan = slope_plan("linearized", (4, 4), n, "previous") if slope == "previous" else slope_plan(slope, (4, 4), n)
     x = numbers(seed, (n, *shape))
     row, col = np.sqrt(np.abs(numbers(seed, shape[:1])) + 1), np.sqrt(np.abs(numbers(seed, shape[1:])) + 1)
     root = np.asarray(np.sqrt((x**2).sum(axis=0)), dtype) if exact else None
@@ -153,15 +155,15 @@ def test_one_pass_in_every_make(
         if over_inputs:
             outputs = [*arrays[1:4], outputs[3], arrays[0]]
         held_norms = (None if a is None else convert(a) for a in norms)
-        passes.attributed(rates, rule, n, *arrays, *held_norms, gamma, 0.5, *outputs)
+        passes.attributed(scalars, plan, n, *arrays, *held_norms, gamma, 0.5, *outputs)
         return outputs
 
-    got = run(passes_of(make, space), lambda a: on_device(device, a), dtype, space.xp, in_place)
+    got = run(passes_of(make, backend), lambda a: on_device(device, a), dtype, backend.xp, in_place)
     expected = run(passes_numpy, lambda a: a.astype(wide(dtype)), wide(dtype), np)
     for name, ours, theirs in zip(("θ", "m", "v", "point", "slope"), got, expected, strict=True):
         # ε is large and v ordinary: nothing is steep, but σ² is a difference, of numbers below n.
         scale = np.abs(theirs) + n * np.abs(held[-1] if name == "slope" else 1.0)
-        assert_within(space.host(ours), theirs, rounding(scale, 1, dtype), name)
+        assert_within(backend.host(ours), theirs, rounding(scale, 1, dtype), name)
 
 
 @each_make
@@ -173,8 +175,8 @@ def test_one_pass_in_every_make(
 def test_activations_and_their_derivatives(
     make: Any, device: Any, dtype: Any, activation: str, seed: int, rows: int, columns: int, bias: bool
 ) -> None:
-    space = pick_space(device, dtype)
-    passes = passes_of(make, space)
+    backend = pick_backend(device, dtype)
+    passes = passes_of(make, backend)
     z, b, shift = (np.asarray(numbers(seed + i, (rows, columns), 4.0), dtype) for i in range(3))
     shift = shift[0] if bias else None
     ours, derivative = on_device(device, z.copy()), on_device(device, np.zeros_like(z))
@@ -190,9 +192,9 @@ def test_activations_and_their_derivatives(
     # z + bias is rounded; the exponentials amplify that by |z|, the normal tail by z².
     size = (1 + both**2) * (np.abs(expected) + np.exp(-(both**2) / 2)) + (np.abs(z) + np.abs(both)) * np.abs(slopes_)
     steep = (1 + np.abs(both) ** 3) * (np.abs(slopes_) + np.exp(-np.minimum(both**2 / 2, np.abs(both))))
-    assert_within(space.host(ours), expected, rounding(size, 1, dtype) + underflow(dtype), activation)
+    assert_within(backend.host(ours), expected, rounding(size, 1, dtype) + underflow(dtype), activation)
     assert_within(
-        space.host(scaled), b * slopes_, rounding(np.abs(b) * steep, 1, dtype) + underflow(dtype), f"{activation}'"
+        backend.host(scaled), b * slopes_, rounding(np.abs(b) * steep, 1, dtype) + underflow(dtype), f"{activation}'"
     )
 
 
@@ -227,19 +229,21 @@ def test_norms_and_row_dots(
     make: Any, device: Any, dtype: Any, seed: int, rows: int, columns: int, exponent: int
 ) -> None:
     """Norms of numbers whose squares float32 cannot hold; dots that are added to what is there."""
-    space = pick_space(device, dtype)
-    passes = passes_of(make, space)
+    backend = pick_backend(device, dtype)
+    passes = passes_of(make, backend)
     x, z = (np.asarray(numbers(seed + i, (rows, columns)), dtype) for i in range(2))
     tiny = np.asarray(x * 10.0**exponent, dtype)
     norms = np.sqrt((tiny.astype(np.float64) ** 2).sum(axis=0))
-    assert_within(space.host(passes.column_norms(on_device(device, tiny))), norms, rounding(norms, rows, dtype), "norm")
+    assert_within(
+        backend.host(passes.column_norms(on_device(device, tiny))), norms, rounding(norms, rows, dtype), "norm"
+    )
     p, out = np.asarray(z[0], dtype), np.ones(rows, dtype)
     for shift in (None, p):
         ours = on_device(device, out.copy())
         passes.row_dot(*(on_device(device, a) for a in (x, z)), None if shift is None else on_device(device, p), ours)
         terms = x.astype(np.float64) * (z.astype(np.float64) + (0.0 if shift is None else p.astype(np.float64)))
         size = 1 + (np.abs(x) * (np.abs(z) + np.abs(p))).sum(axis=1)
-        assert_within(space.host(ours), 1 + terms.sum(axis=1), rounding(size, columns, dtype), "row dot")
+        assert_within(backend.host(ours), 1 + terms.sum(axis=1), rounding(size, columns, dtype), "row dot")
 
 
 @on_each_device
@@ -247,11 +251,11 @@ def test_norms_and_row_dots(
 @settings(max_examples=20)
 def test_whitening_gives_an_orthonormal_basis_of_what_there_is(device: Any, seed: int, r: int, dead: int) -> None:
     """Columns that depend on others, and zero columns, come out as 0 and harm nothing."""
-    space = pick_space(device, "float64")
+    backend = pick_backend(device, "float64")
     y = numbers(seed, (40, r))
     y[:, :dead] = 0
     y = np.concatenate([y, y[:, -1:]], axis=1)
-    white = space.host(passes_for(space).whitening(on_device(device, y.T @ y)))
+    white = backend.host(passes_for(backend).whitening(on_device(device, y.T @ y)))
     q = y @ white
     rank = np.linalg.matrix_rank(y)
     projector = q @ q.T
@@ -266,11 +270,11 @@ def test_whitening_gives_an_orthonormal_basis_of_what_there_is(device: Any, seed
 @pytest.mark.parametrize("apart", [1e-8, 3e-9])
 def test_whitening_drops_what_double_precision_cannot_tell_from_nothing(device: Any, apart: float) -> None:
     """Else a direction of rounding errors comes out with any length."""
-    space = pick_space(device, "float64")
+    backend = pick_backend(device, "float64")
     for seed in range(8):
         y = numbers(seed, (40, 2))
         y[:, 1] = y[:, 0] + apart * y[:, 1]
-        white = space.host(passes_for(space).whitening(on_device(device, y.T @ y)))
+        white = backend.host(passes_for(backend).whitening(on_device(device, y.T @ y)))
         lengths = np.linalg.svd(y @ white, compute_uv=False)
         assert_within(lengths, np.array([1.0, 0.0]), rounding(1.0, 40, np.float64), "singular value")
 
@@ -279,10 +283,10 @@ def test_whitening_drops_what_double_precision_cannot_tell_from_nothing(device: 
 @in_each_dtype
 def test_a_basis_keeps_what_the_dtype_can_tell_apart(device: Any, dtype: Any) -> None:
     """Columns whose Gram matrix float32 could not hold: their difference squared is below its rounding."""
-    space = pick_space(device, dtype)
+    backend = pick_backend(device, dtype)
     y = numbers(0, (40, 2))
     y[:, 1] = y[:, 0] + 1e-4 * y[:, 1]
     held = np.asarray(y, dtype)
-    shop = Workshop.on(Network((2, 2)), space)
-    q = space.host(orthonormal(shop, on_device(device, held))).astype(np.float64)
+    context = EngineContext.on(Network((2, 2)), backend)
+    q = backend.host(orthonormal(context, on_device(device, held))).astype(np.float64)
     assert_within(q.T @ q, np.eye(2), rounding(1.0, 40, "float32"), "Qᵀ Q")

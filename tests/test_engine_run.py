@@ -18,12 +18,25 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import layers, parallel, passes_numpy
-from adamshap.gpu.arrays import Buffers, Space, pick_space, within_memory
+from adamshap.gpu import layers, passes_numpy
+from adamshap.gpu import threads as gpu_threads
+from adamshap.gpu.backend import Backend, Buffers, pick_backend, within_memory
 from adamshap.gpu.ghost import Sketch, contract
-from adamshap.gpu.layers import Workshop
-from adamshap.gpu.step import Judged, Question, State, attribute_step, plain_step
-from adamshap.reference.contract import Adam, AdamState, Array, Batch, Network, Params, Progress, Run, Step, blas
+from adamshap.gpu.layers import EngineContext
+from adamshap.gpu.step import State, StepBatch, attribute_step, plain_step
+from adamshap.reference.contract import (
+    Adam,
+    AdamState,
+    Array,
+    Batch,
+    Estimator,
+    Network,
+    Params,
+    Progress,
+    Run,
+    Step,
+    blas,
+)
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import DRAWS, SAFETY, assert_within, rounding, score_magnitude, unit_roundoff
 
@@ -71,9 +84,9 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Share out even the smallest work, which tests are made of, or none."""
     if request.param == "three threads":
         pool = ThreadPoolExecutor(2)
-        monkeypatch.setattr(parallel, "FLOPS_WORTH_A_THREAD", 1)
-        monkeypatch.setattr(parallel, "cpu_threads", lambda: 3)
-        monkeypatch.setattr(parallel, "_threads", lambda: pool)
+        monkeypatch.setattr(gpu_threads, "FLOPS_WORTH_A_THREAD", 1)
+        monkeypatch.setattr(gpu_threads, "cpu_threads", lambda: 3)
+        monkeypatch.setattr(gpu_threads, "_threads", lambda: pool)
         monkeypatch.setattr(layers, "CACHED", 24)  # a thread's share of Γ ⊙ S is made in several blocks
         monkeypatch.setattr(layers, "FEW_ROWS", 4)  # the validation rows are shared out, a last batch of 2 is not
 
@@ -124,7 +137,7 @@ def test_blas_has_one_thread_until_the_last_user_is_done() -> None:
     seen: list[list[int]] = []
 
     def second() -> None:
-        with parallel.own_threads():
+        with gpu_threads.own_threads():
             inside.set()
             first_is_done.wait(60)
             seen.append(threads())
@@ -144,16 +157,16 @@ def test_blas_has_one_thread_until_the_last_user_is_done() -> None:
 
 
 def test_an_error_in_a_thread_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "cpu_threads", lambda: 2)
+    monkeypatch.setattr(gpu_threads, "cpu_threads", lambda: 2)
     pool = ThreadPoolExecutor(1)
-    monkeypatch.setattr(parallel, "_threads", lambda: pool)
+    monkeypatch.setattr(gpu_threads, "_threads", lambda: pool)
 
     def second_half_fails(low: int, high: int) -> None:
         if low:
             raise FloatingPointError("the second half")
 
-    with parallel.own_threads(), pytest.raises(FloatingPointError, match="the second half"):
-        parallel.in_parts(second_half_fails, 10, 1e9)
+    with gpu_threads.own_threads(), pytest.raises(FloatingPointError, match="the second half"):
+        gpu_threads.in_parts(second_half_fails, 10, 1e9)
 
 
 @on_each_device
@@ -237,20 +250,20 @@ def test_a_sketch_of_a_low_rank_product_is_exact(device: Any, dtype: Any) -> Non
     net, train, valid = problem((40, 50, 30, 4), n=64, n_val=3)
     params = net.init(0)
     step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
-    shop = Workshop.on(net, pick_space(device, dtype))
-    p = shop.space.real(np.random.default_rng(0).standard_normal((50, 3)) @ np.eye(3, 40))
+    context = EngineContext.on(net, pick_backend(device, dtype))
+    p = context.backend.real(np.random.default_rng(0).standard_normal((50, 3)) @ np.eye(3, 40))
     assert Sketch(3).pays(step.n, 40, 50)
-    q, c = Sketch(3).factors(shop, {f"{layer}.weight": p for layer in range(3)}, step.n)[0]
-    scale = float(shop.space.host(abs(p).max()))
-    assert_within(shop.space.host(q @ c), shop.space.host(p), rounding(scale, p.size, dtype), "Q C")
+    q, c = Sketch(3).factors(context, {f"{layer}.weight": p for layer in range(3)}, step.n)[0]
+    scale = float(context.backend.host(abs(p).max()))
+    assert_within(context.backend.host(q @ c), context.backend.host(p), rounding(scale, p.size, dtype), "Q C")
 
 
 @on_each_device
 def test_the_first_basis_is_drawn_from_the_seed(device: Any) -> None:
-    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
-    p = shop.space.real(np.random.default_rng(0).standard_normal((50, 40)))
+    context = EngineContext.on(Network((40, 50)), pick_backend(device, "float64"))
+    p = context.backend.real(np.random.default_rng(0).standard_normal((50, 40)))
     first, again, other = (
-        shop.space.host(Sketch(3, seed).factors(shop, {"0.weight": p}, 64)[0][0]) for seed in (1, 1, 2)
+        context.backend.host(Sketch(3, seed).factors(context, {"0.weight": p}, 64)[0][0]) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > np.finfo(np.float64).eps
@@ -258,28 +271,28 @@ def test_the_first_basis_is_drawn_from_the_seed(device: Any) -> None:
 
 @on_each_device
 def test_factors_score_biases_as_the_exact_contraction_does(device: Any) -> None:
-    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
-    space = shop.space
+    context = EngineContext.on(Network((40, 50)), pick_backend(device, "float64"))
+    backend = context.backend
     generator = np.random.default_rng(0)
     a, b, q, c, p = (generator.standard_normal(shape) for shape in ((9, 40), (9, 50), (50, 3), (3, 40), (50,)))
-    trace = layers.Trace([space.real(a)], [space.real(b)], [], space.xp.zeros(9))
-    product = {"0.weight": space.real(q @ c), "0.bias": space.real(p)}
-    exact, sketched = space.xp.zeros(9), space.xp.zeros(9)
-    contract(shop, trace, product, exact)
-    contract(shop, trace, product, sketched, {0: (space.real(q), space.real(c))})
+    trace = layers.Trace([backend.real(a)], [backend.real(b)], [], backend.xp.zeros(9))
+    product = {"0.weight": backend.real(q @ c), "0.bias": backend.real(p)}
+    exact, sketched = backend.xp.zeros(9), backend.xp.zeros(9)
+    contract(context, trace, product, exact)
+    contract(context, trace, product, sketched, {0: (backend.real(q), backend.real(c))})
     magnitude = ((np.abs(b) @ np.abs(q)) * (np.abs(a) @ np.abs(c).T)).sum(axis=1) + np.abs(b) @ np.abs(p)
-    assert_within(space.host(sketched), space.host(exact), rounding(magnitude, 40 * 50), "score")
+    assert_within(backend.host(sketched), backend.host(exact), rounding(magnitude, 40 * 50), "score")
 
 
 @on_each_device
 def test_a_basis_improves_from_step_to_step(device: Any) -> None:
     """On a P that stays the same, power iteration goes on from the last step's basis."""
-    shop = Workshop.on(Network((40, 50)), pick_space(device, "float64"))
+    context = EngineContext.on(Network((40, 50)), pick_backend(device, "float64"))
     p = np.random.default_rng(0).standard_normal((50, 40))
     sketch, errors = Sketch(3), []
     for _ in range(10):
-        q, c = sketch.factors(shop, {"0.weight": shop.space.real(p)}, 64)[0]
-        errors.append(np.linalg.norm(p - shop.space.host(q @ c)))
+        q, c = sketch.factors(context, {"0.weight": context.backend.real(p)}, 64)[0]
+        errors.append(np.linalg.norm(p - context.backend.host(q @ c)))
     assert errors[9] < errors[4] < errors[1]
 
 
@@ -306,12 +319,12 @@ def test_no_layer_is_sketched_at_a_higher_cost_than_the_exact_one(rank: int, n: 
 def test_each_validation_sample_has_a_basis_of_its_own(device: Any) -> None:
     net, train, valid = problem((40, 50, 30, 4), n=64, n_val=3)
     sketch = Sketch(2)
-    shop = Workshop.on(net, pick_space(device, "float64"))
-    space = shop.space
-    zeros = [{k: space.xp.zeros(s) for k, s in net.shapes.items()} for _ in "mv"]
-    state = State(space.reals(net.init(0)), *zeros, 1)
-    batch = Judged(space.real(train.x), space.labels(train.y), space.real(valid.x), space.labels(valid.y))
-    attribute_step(shop, Adam(), state, batch, 1 / train.n, Question(per_validation=True), state, sketch=sketch)
+    context = EngineContext.on(net, pick_backend(device, "float64"))
+    backend = context.backend
+    zeros = [{k: backend.xp.zeros(s) for k, s in net.shapes.items()} for _ in "mv"]
+    state = State(backend.reals(net.init(0)), *zeros, 1)
+    batch = StepBatch(backend.real(train.x), backend.labels(train.y), backend.real(valid.x), backend.labels(valid.y))
+    attribute_step(context, Adam(), state, batch, 1 / train.n, Estimator(per_validation=True), state, sketch=sketch)
     assert set(sketch.bases) == {(layer, v) for layer in range(3) for v in range(3)}
 
 
@@ -331,20 +344,20 @@ def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -
 @given(step=steps(max_n=16), size=st.integers(1, 16))
 @settings(max_examples=15)
 def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, size: int) -> None:
-    shop = Workshop.on(step.net, pick_space(device, dtype))
+    context = EngineContext.on(step.net, pick_backend(device, dtype))
 
     def taken(micro_batch: int | None) -> State:
-        space = shop.space
-        state = State(*(space.reals(g) for g in (step.params, step.state.m, step.state.v)), step.state.step + 1)
-        new = State(*({k: space.xp.empty_like(a) for k, a in g.items()} for g in (state.theta, state.m, state.v)), 0)
-        batch = Judged(
+        backend = context.backend
+        state = State(*(backend.reals(g) for g in (step.params, step.state.m, step.state.v)), step.state.step + 1)
+        new = State(*({k: backend.xp.empty_like(a) for k, a in g.items()} for g in (state.theta, state.m, state.v)), 0)
+        batch = StepBatch(
             *(
-                space.real(b.x) if which == "x" else space.labels(b.y)
+                backend.real(b.x) if which == "x" else backend.labels(b.y)
                 for b in (step.train, step.valid)
                 for which in "xy"
             )
         )
-        attribute_step(shop, step.adam, state, batch, 1.0, Question(), new, micro_batch=micro_batch)
+        attribute_step(context, step.adam, state, batch, 1.0, Estimator(), new, micro_batch=micro_batch)
         return new
 
     whole, parts = taken(None), taken(size)
@@ -353,8 +366,8 @@ def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, s
 
     for name, ours, theirs, close in zip(
         ("θ", "m", "v"),
-        parts_of(shop.space, parts),
-        parts_of(shop.space, whole),
+        parts_of(context.backend, parts),
+        parts_of(context.backend, whole),
         update_bounds(once, dtype),
         strict=True,
     ):
@@ -362,8 +375,8 @@ def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, s
             assert_within(array, theirs[key], 2 * close[key], f"{name} {key}")
 
 
-def parts_of(space: Space, state: State) -> list[Params]:
-    return [{k: space.host(a) for k, a in group.items()} for group in (state.theta, state.m, state.v)]
+def parts_of(backend: Backend, state: State) -> list[Params]:
+    return [{k: backend.host(a) for k, a in group.items()} for group in (state.theta, state.m, state.v)]
 
 
 # --- memory and waiting
@@ -374,8 +387,8 @@ def test_no_per_sample_gradient_is_ever_made() -> None:
     net = Network((784, 1024, 1024, 10), "relu")
     n, n_val = 1024, 16
     generator = np.random.default_rng(0)
-    space = pick_space("cpu", "float32")
-    params = space.reals(net.init(0))
+    backend = pick_backend("cpu", "float32")
+    params = backend.reals(net.init(0))
     size = sum(p.nbytes for p in params.values())
     x, valid_x = (generator.standard_normal((k, 784), dtype=np.float32) for k in (n, n_val))
     y, valid_y = (generator.integers(0, 10, k) for k in (n, n_val))
@@ -383,13 +396,13 @@ def test_no_per_sample_gradient_is_ever_made() -> None:
     def peak(attributed: bool) -> int:
         zeros = [{k: np.zeros_like(p) for k, p in params.items()} for _ in range(2)]
         state = State({k: p.copy() for k, p in params.items()}, *zeros, 1)
-        shop = Workshop.on(net, space)
+        context = EngineContext.on(net, backend)
         tracemalloc.start()
         if attributed:
-            batch = Judged(x, y, valid_x, valid_y)
-            attribute_step(shop, Adam(), state, batch, 1 / n, Question(variance="rank_one"), state, with_sgd=True)
+            batch = StepBatch(x, y, valid_x, valid_y)
+            attribute_step(context, Adam(), state, batch, 1 / n, Estimator(variance="rank_one"), state, with_sgd=True)
         else:
-            plain_step(shop, Adam(), state, x, y, 1 / n, state)
+            plain_step(context, Adam(), state, x, y, 1 / n, state)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -403,25 +416,27 @@ def test_no_per_sample_gradient_is_ever_made() -> None:
 @on_each_device
 def test_nothing_in_a_step_waits_for_the_device(device: Any) -> None:
     net, train, valid = problem()
-    space = pick_space(device, "float32")
-    shop = Workshop.on(net, space)
+    backend = pick_backend(device, "float32")
+    context = EngineContext.on(net, backend)
     state = State(
-        space.reals(net.init(0)), *({k: space.xp.zeros(s, "float32") for k, s in net.shapes.items()} for _ in "mv"), 1
+        backend.reals(net.init(0)),
+        *({k: backend.xp.zeros(s, "float32") for k, s in net.shapes.items()} for _ in "mv"),
+        1,
     )
-    batch = Judged(space.real(train.x), space.labels(train.y), space.real(valid.x), space.labels(valid.y))
+    batch = StepBatch(backend.real(train.x), backend.labels(train.y), backend.real(valid.x), backend.labels(valid.y))
     sketch = Sketch(2)
 
-    def step(question: Question, sketch: Sketch | None) -> None:
-        attribute_step(shop, Adam(), state, batch, 1 / train.n, question, state, sketch=sketch, with_sgd=True)
+    def step(estimator: Estimator, sketch: Sketch | None) -> None:
+        attribute_step(context, Adam(), state, batch, 1 / train.n, estimator, state, sketch=sketch, with_sgd=True)
 
-    for question in (
-        Question(variance="rank_one"),
-        Question(slope="secant", gradient="path"),
-        Question("sgd", "start"),
+    for estimator in (
+        Estimator(variance="rank_one"),
+        Estimator(slope="secant", gradient="path"),
+        Estimator("sgd", "start"),
     ):
-        step(question, sketch)  # makes buffers, kernels and the first basis
+        step(estimator, sketch)  # makes buffers, kernels and the first basis
         with no_waiting(device):
-            step(question, sketch)
+            step(estimator, sketch)
 
 
 def no_waiting(device: str) -> Any:
@@ -438,16 +453,16 @@ def test_a_full_device_names_the_buffer_and_says_where() -> None:
             raise MemoryError("none left")
 
     net = Network((100, 3))
-    space = Space(Full(), np.dtype("float32"))
-    shop = Workshop(net, space, passes_numpy, Buffers(space), net.shapes)
+    backend = Backend(Full(), np.dtype("float32"))
+    context = EngineContext(net, backend, passes_numpy, Buffers(backend), net.shapes)
     with pytest.raises(MemoryError, match=r"'train inputs 0' of 4,000 bytes \(none left\).*micro_batch"):
-        shop.buffers.get("train inputs 0", (10, 100))
-    shop.now("forward pass", slice(3, 13))
+        context.buffers.get("train inputs 0", (10, 100))
+    context.now("forward pass", slice(3, 13))
     with (
         pytest.raises(MemoryError, match=r"of 4,000 bytes in the forward pass of samples 3 to 12 .*\(none left\)"),
-        within_memory(shop.place),
+        within_memory(context.place),
     ):
-        shop.buffers.get("train inputs 0", (10, 100))
+        context.buffers.get("train inputs 0", (10, 100))
 
 
 WHAT = r"(a temporary array|buffer '[a-z 0-9]+' of [\d,]+ bytes)"
@@ -469,16 +484,16 @@ def test_where_temporary_arrays_find_no_room(device: Any, where: str, monkeypatc
     net, train, valid = problem((64, 64, 4))
     params = net.init(0)
     step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
-    now, full = Workshop.now, False
+    now, full = EngineContext.now, False
 
-    def note(shop: Workshop, phase: str, samples: Any = None) -> None:
+    def note(context: EngineContext, phase: str, samples: Any = None) -> None:
         nonlocal full
-        now(shop, phase, samples)
-        full = str(shop.place) == f"the {where} at step 1"
+        now(context, phase, samples)
+        full = str(context.place) == f"the {where} at step 1"
         if full and device == "cpu":
             raise MemoryError("none left")  # NumPy's allocator cannot be made to say so
 
-    monkeypatch.setattr(Workshop, "now", note)
+    monkeypatch.setattr(EngineContext, "now", note)
     with (
         pytest.raises(MemoryError, match=f"no room for {WHAT} in the {where} at step 1 .*micro_batch"),
         nullcontext() if device == "cpu" else allocator_that_fails_when(lambda: full),
@@ -509,9 +524,9 @@ def float32_step() -> Step:
 
 def test_arrays_of_the_right_kind_are_not_copied() -> None:
     step = float32_step()
-    space = pick_space("cpu", "float32")
+    backend = pick_backend("cpu", "float32")
     for array in (*step.params.values(), step.train.x, step.train.y):
-        convert = space.labels if array.ndim == 1 and array.dtype.kind == "i" else space.real
+        convert = backend.labels if array.ndim == 1 and array.dtype.kind == "i" else backend.real
         assert np.shares_memory(convert(array), array)
 
 
@@ -524,8 +539,8 @@ def test_torch_tensors_are_taken_without_a_copy() -> None:
         params=params,
         train=Batch(torch.from_numpy(np.array(step.train.x)), torch.from_numpy(np.array(step.train.y))),
     )
-    space = pick_space("cpu", "float32")
-    assert np.shares_memory(space.real(given_.params["0.weight"]), params["0.weight"].numpy())
+    backend = pick_backend("cpu", "float32")
+    assert np.shares_memory(backend.real(given_.params["0.weight"]), params["0.weight"].numpy())
     np.testing.assert_array_equal(engine.scores(given_, device="cpu"), engine.scores(step, device="cpu"))
 
 
@@ -542,7 +557,7 @@ def test_device_arrays_come_in_and_go_out(device: Any) -> None:
     assert all(type(p) is type(got) for p in params.values())
     expected = engine.scores(step, device=device)
     assert type(expected) is np.ndarray
-    np.testing.assert_array_equal(pick_space(device, "float32").host(got), expected)
+    np.testing.assert_array_equal(pick_backend(device, "float32").host(got), expected)
 
 
 @on_each_device
@@ -582,10 +597,10 @@ import sys
 sys.modules["numba"] = None
 import numpy as np
 import adamshap.gpu as engine
-from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.kernels import passes_for
 from adamshap.reference import Adam, AdamState, Batch, Network, Step
-assert passes_for(pick_space("cpu", "float32")).__name__ == "adamshap.gpu.passes_numpy"
+assert passes_for(pick_backend("cpu", "float32")).__name__ == "adamshap.gpu.passes_numpy"
 net = Network((3, 5, 2), "gelu")
 params = net.init(0)
 batch = Batch(np.linspace(-1, 1, 12).reshape(4, 3), np.array([0, 1, 1, 0]))

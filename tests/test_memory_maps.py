@@ -9,7 +9,7 @@ import pytest
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu.arrays import is_mapped
+from adamshap.gpu.backend import is_mapped
 from adamshap.reference import Adam, Batch, Network
 
 LIMITED = """

@@ -9,7 +9,7 @@ import pytest
 from refusals import NET, PARAMS, X, Y, batch, step
 
 from adamshap import gpu, reference
-from adamshap.reference import Adam, AdamState, Batch, Network, Rows, scores
+from adamshap.reference import Adam, AdamState, Batch, LazyRows, Network, scores
 from adamshap.reference.contract import batch_order
 
 
@@ -83,10 +83,10 @@ MASKED_CALLS: dict[str, Callable[[], Any]] = {
     "Batch.y": lambda: Batch(X, np.ma.masked_equal(Y, 1)),
     "Batch.y: got a masked array with 0 values": lambda: Batch(X, np.ma.array(Y)),
     "Batch.x: got a masked array with 1 values": lambda: Batch(list(MASKED), Y),
-    "Rows.source": lambda: Rows(MASKED),
-    "Rows.index": lambda: Rows(X, np.ma.masked_equal(Y, 1)),
-    "Rows.mean": lambda: Rows(X, mean=MASKED[1]),
-    "Rows.scale": lambda: Rows(X, scale=MASKED[1]),
+    "LazyRows.source": lambda: LazyRows(MASKED),
+    "LazyRows.index": lambda: LazyRows(X, np.ma.masked_equal(Y, 1)),
+    "LazyRows.mean": lambda: LazyRows(X, mean=MASKED[1]),
+    "LazyRows.scale": lambda: LazyRows(X, scale=MASKED[1]),
     "index": lambda: batch().take(np.ma.masked_equal(Y, 1)),
     "Step.params['0.bias']": lambda: step(params=PARAMS | {"0.bias": np.ma.zeros(4)}),
     "AdamState.m['0.bias']": lambda: AdamState(1, PARAMS | {"0.bias": np.ma.zeros(4)}, PARAMS),

@@ -131,12 +131,15 @@ BAD: Mapping[str, tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = {
     "AdamState.v": (lambda value: AdamState(1, PARAMS, value), NOT_A_THING),
     "Batch.x": (lambda value: Batch(value, Y), NOT_A_THING),
     "Batch.y": (lambda value: Batch(X, value), NOT_A_THING),
-    "Rows.source": (
-        reference.Rows,
+    "LazyRows.source": (
+        reference.LazyRows,
         NOT_A_THING.filter(lambda thing: not isinstance(thing, np.ndarray) or thing.ndim < 2),
     ),
-    "Rows.index": (lambda value: reference.Rows(X, value), NOT_A_THING.filter(lambda thing: thing is not None)),
-    "Rows.mean": (lambda value: reference.Rows(X, mean=value), NOT_A_THING.filter(lambda thing: thing is not None)),
+    "LazyRows.index": (lambda value: reference.LazyRows(X, value), NOT_A_THING.filter(lambda thing: thing is not None)),
+    "LazyRows.mean": (
+        lambda value: reference.LazyRows(X, mean=value),
+        NOT_A_THING.filter(lambda thing: thing is not None),
+    ),
     "Step.params": (lambda value: step(params=value), NOT_A_THING),
     "Step.params['0.bias']": (lambda value: step(params=PARAMS | {"0.bias": value}), NOT_A_THING),
     "Step.state": (lambda value: step(state=value), NOT_A_THING),

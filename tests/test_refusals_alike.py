@@ -12,7 +12,7 @@ import pytest
 from refusals import NAMES, NET, PARAMS, REFUSALS, Refusal, X, Y, batch, long_step, step
 
 from adamshap import gpu, reference
-from adamshap.reference import Adam, AdamState, Batch, Network, Rows, RunConfig, Step
+from adamshap.reference import Adam, AdamState, Batch, LazyRows, Network, RunConfig, Step
 from adamshap.reference.torch_bridge import TorchSnapshot
 
 ENGINE_ONLY = {"rank", "variance", "micro_batch", "carry_window", "score_dtype", "device", "dtype", "device_arrays"}
@@ -74,7 +74,7 @@ class Anything:
 
 
 class Broken:
-    """Raises at every question."""
+    """Raises at every estimator."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -131,7 +131,7 @@ VALUES: dict[str, Any] = {
     "function": lambda *_: None,
     "module": math,
     "broken": Broken(),
-    "Rows": Rows(X),
+    "LazyRows": LazyRows(X),
     "Batch": batch(),
     "Adam": Adam(),
 }
@@ -151,7 +151,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Batch.take": (batch().take, {"index": [0]}),
     "Network": (Network, {"sizes": (3, 2)}),
     "Network.init": (NET.init, {}),
-    "Rows": (Rows, {"source": X}),
+    "LazyRows": (LazyRows, {"source": X}),
     "RunConfig": (RunConfig, CONFIG | {"epochs": 1, "batch_size": 2, "seed": 0}),
     "Step": (Step, NAMED | {"valid": batch()}),
     "TorchSnapshot.step": (

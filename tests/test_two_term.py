@@ -15,9 +15,9 @@ import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import fits
 from adamshap.gpu import two_term as engine_two_term
-from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.kernels import fit_for
-from adamshap.gpu.rules import rates_of
+from adamshap.gpu.kernels.plan import adam_scalars
 from adamshap.reference import network, two_term
 from adamshap.reference.adam import coefficients, divided_difference, update_map
 from adamshap.reference.contract import GRADIENTS, MARGINALS, Adam, AdamState, Array, Batch, Network, Step
@@ -96,16 +96,16 @@ def engines_fit(
     make: str, device: Any, dtype: Any, adam: Adam, t: int, kind: Any, nodes: Any, exact: bool, x: Array, *state: Array
 ) -> tuple[Array, ...]:
     """Return the engine's S and R for contributions `x` (n, …) and m, v in `state`; Σ x² is of rank one, or `exact`."""
-    space, n = pick_space(device, dtype), len(x)
+    backend, n = pick_backend(device, dtype), len(x)
     squares = (x**2).sum(axis=0)
     row, col = np.sqrt(squares.sum(axis=1)), np.sqrt(squares.sum(axis=0) / squares.sum())
     norms = (None, None, np.sqrt(squares)) if exact else (row, col, None)
     arrays = (x.sum(axis=0), *state, *norms)
     given_ = [None if a is None else on_device(device, np.array(a, dtype)) for a in arrays]
-    slope, second = (space.xp.full_like(given_[0], np.nan) for _ in range(2))
-    fit = fits.fit if make == "arrays" else fit_for(space)
-    fit(rates_of(adam, t), engine_two_term.fit_rule_of(kind, n, nodes), n, *given_, slope, second)
-    return tuple(np.asarray(space.host(a)) for a in (slope, second))
+    slope, second = (backend.xp.full_like(given_[0], np.nan) for _ in range(2))
+    fit = fits.fit if make == "arrays" else fit_for(backend)
+    fit(adam_scalars(adam, t), engine_two_term.fit_plan(kind, n, nodes), n, *given_, slope, second)
+    return tuple(np.asarray(backend.host(a)) for a in (slope, second))
 
 
 def sizes_of_the_fit(
@@ -210,17 +210,17 @@ def test_both_slopes_are_the_oracles(
 @in_each_dtype
 def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(make: Any, device: Any, dtype: Any) -> None:
     """Where σ is 1 to the last digit, a node of a sample's own x is 0; with v = 0, so is all under a root."""
-    space, h = pick_space(device, dtype), np.asarray(engine_two_term.OWN[2][0], dtype)
+    backend, h = pick_backend(device, dtype), np.asarray(engine_two_term.OWN[2][0], dtype)
     root = np.full((1, 64), np.sqrt((1 + h * h) / 2), dtype)
     root *= 1 + np.finfo(dtype).eps * np.arange(-32, 32, dtype=dtype)
     arrays = (np.broadcast_to(a, root.shape) for a in (h, np.zeros_like(h), np.zeros_like(h)))
     held, of_squares = [on_device(device, np.array(a, dtype)) for a in arrays], on_device(device, root)
     given_ = [*held, None, None, of_squares]
-    rates, rule = rates_of(Adam(betas=(0.0, 0.0), eps=1e-30), 1), engine_two_term.fit_rule_of("first", 2, (1, 2))
-    slope, second = (space.xp.empty_like(given_[0]) for _ in range(2))
-    (fits.fit if make == "arrays" else fit_for(space))(rates, rule, 2, *given_, slope, second)
-    assert np.isfinite(space.host(slope)).all()
-    assert np.isfinite(space.host(second)).all()
+    scalars, plan = adam_scalars(Adam(betas=(0.0, 0.0), eps=1e-30), 1), engine_two_term.fit_plan("first", 2, (1, 2))
+    slope, second = (backend.xp.empty_like(given_[0]) for _ in range(2))
+    (fits.fit if make == "arrays" else fit_for(backend))(scalars, plan, 2, *given_, slope, second)
+    assert np.isfinite(backend.host(slope)).all()
+    assert np.isfinite(backend.host(second)).all()
 
 
 X = [0.1257302210933933, -0.1321048632913019, 0.6404226504432821, 0.10490011715303971, -0.535669373161111]
@@ -262,7 +262,7 @@ SMALL_SUMS = Query("scores", {"slope": "two_term", "kind": "shapley", "gradient"
 @in_each_dtype
 def test_small_sums_of_others_keep_their_digits(make: str, step: Step, dtype: Any, monkeypatch: Any) -> None:
     if make == "arrays":
-        monkeypatch.setattr(engine_two_term, "fit_for", lambda space: fits.fit)
+        monkeypatch.setattr(engine_two_term, "fit_for", lambda backend: fits.fit)
     got = engine.scores(step, "two_term", "start", kind="shapley", nodes=(8, 2), device="cpu", dtype=dtype)
     wanted, close = expected(step, SMALL_SUMS)["values"], bounds(step, SMALL_SUMS, dtype)["values"]
     assert_within(got, wanted, close, "score")

@@ -7,7 +7,7 @@ import numpy as np
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import MISSING, some
 from adamshap.reference.command.table import Table, eps_of, unreadable
-from adamshap.reference.contract import Array, Rows
+from adamshap.reference.contract import Array, LazyRows
 
 
 def read_archive(path: Path) -> Table:
@@ -57,7 +57,7 @@ def _table(path: Path, x: Array, y: Array) -> Table:
             )
     image, notes = _image(x.shape[1:])
     features = tuple("x[" + ",".join(map(str, place)) + "]" for place in np.ndindex(x.shape[1:]))
-    rows = Rows(x)
+    rows = LazyRows(x)
     table_x = rows if isinstance(x, np.memmap) else rows[:]
     labels = y.tolist() if y.ndim == 1 else y
     return Table(path.stem, source, table_x, labels, features, image, notes=notes, x_eps=eps[0], y_eps=eps[1])

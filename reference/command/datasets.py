@@ -25,7 +25,7 @@ from adamshap.reference.command.spelling import (
     twice,
 )
 from adamshap.reference.command.table import EPS, TABLES, Fitted, Reading, Table, Task
-from adamshap.reference.contract import Array, Rows, parts
+from adamshap.reference.contract import Array, LazyRows, parts
 
 TaskChoice = Literal["auto", "classification", "regression"]
 
@@ -40,7 +40,7 @@ class Dataset:
     Parameters
     ----------
     name : str
-    x : float64 array or `Rows` (N, d)
+    x : float64 array or `LazyRows` (N, d)
     y : int64 array (N,), or float64 array (N, k)
         Class of each example, an index into `classes`; or, for a regression, its k targets.
     classes : tuple of str
@@ -65,7 +65,7 @@ class Dataset:
     """
 
     name: str
-    x: Array | Rows
+    x: Array | LazyRows
     y: Array
     classes: tuple[str, ...]
     features: tuple[str, ...]
@@ -226,7 +226,7 @@ def _dataset(table: Table, asked: TaskChoice, held_out: bool) -> Dataset:
     return Dataset(table.name, table.x, y, tuple(kinds), table.features, table.image_shape, names, why, *read)
 
 
-def _refuse_not_finite(source: str, x: Array | Rows, features: tuple[str, ...]) -> None:
+def _refuse_not_finite(source: str, x: Array | LazyRows, features: tuple[str, ...]) -> None:
     before = 0
     for part in parts(x):
         bad = np.argwhere(~np.isfinite(part))

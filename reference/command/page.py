@@ -10,7 +10,7 @@ import numpy as np
 from adamshap.reference.command import report, results, showing
 from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.folder import DIVERGED, SavedRun
-from adamshap.reference.contract import Array, Rows
+from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.drawing import plain_style
 from adamshap.reference.contract.views import figure
 
@@ -99,7 +99,9 @@ def _extremes(saved: SavedRun, flips: bool, notes: list[str]) -> str:
     return f'<div class="two">{inner}</div>'
 
 
-def _drawn(saved: SavedRun, images: Array | Rows, groups: Sequence[Array], notes: list[str]) -> dict[int, str] | None:
+def _drawn(
+    saved: SavedRun, images: Array | LazyRows, groups: Sequence[Array], notes: list[str]
+) -> dict[int, str] | None:
     """Return the pictures of the examples by their row of the data set; None, and a note, where none can be drawn."""
     wanted = [int(saved.columns["index"][row]) for members in groups for row in members]
     arrays = {index: images[index].reshape(saved.config["dataset"]["image_shape"]) for index in wanted}

@@ -8,7 +8,7 @@ import numpy as np
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.table import EPS
-from adamshap.reference.contract import Array, Batch, Rows, parts
+from adamshap.reference.contract import Array, Batch, LazyRows, parts
 
 # Of each class, held out for validation where nothing else is said.
 VALIDATION_SHARE = 0.2
@@ -87,10 +87,10 @@ def prepare(
         train_index, valid_index, judge = np.flatnonzero(~held_out), np.flatnonzero(held_out), dataset
     else:
         train_index, valid_index, judge = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
-    raw_train, raw_valid = Rows(dataset.x, train_index), Rows(judge.x, valid_index)
+    raw_train, raw_valid = LazyRows(dataset.x, train_index), LazyRows(judge.x, valid_index)
     mean, scale, constant = _standard(dataset.name, "feature", dataset.features, raw_train, dataset.x_eps)
     rows = _standardised(dataset.name, "feature", dataset.features, raw_train, mean, scale)
-    train_x: Any = rows if isinstance(dataset.x, Rows) else rows[:]
+    train_x: Any = rows if isinstance(dataset.x, LazyRows) else rows[:]
     valid_x = _standardised(judge.name, "feature", judge.features, raw_valid, mean, scale)[:]
     # Training leaves their weights as they were drawn, so another value here would add noise to the outputs.
     valid_x[:, constant] = 0
@@ -168,7 +168,7 @@ def is_constant(low: Array, high: Array, eps: Array | float, whole: Array | bool
 
 
 def _standard(
-    source: str, kind: str, names: tuple[str, ...], values: Array | Rows, eps: Array | float
+    source: str, kind: str, names: tuple[str, ...], values: Array | LazyRows, eps: Array | float
 ) -> tuple[Array, Array, Array]:
     """Return mean, deviation and which of the columns never change but for rounding."""
     count, low, high = len(values), *_ends(values)
@@ -188,7 +188,7 @@ def _standard(
     return mean, scale, constant
 
 
-def _constant(values: Array | Rows, eps: Array | float) -> Array:
+def _constant(values: Array | LazyRows, eps: Array | float) -> Array:
     """Return which of the columns are one number but for rounding, as `is_constant` says."""
     low, high = _ends(values)
     found = is_constant(low, high, eps)
@@ -199,18 +199,18 @@ def _constant(values: Array | Rows, eps: Array | float) -> Array:
 
 
 def _standardised(
-    source: str, kind: str, names: tuple[str, ...], values: Array | Rows, mean: Array, scale: Array
-) -> Rows:
+    source: str, kind: str, names: tuple[str, ...], values: Array | LazyRows, mean: Array, scale: Array
+) -> LazyRows:
     ends = _ends(values)
     # A larger number never becomes a smaller one: if the ends are within float32, so is all between them.
     with np.errstate(over="ignore"):
-        standard = Rows(np.stack(ends), None, mean, scale)[:].astype(np.float32)
+        standard = LazyRows(np.stack(ends), None, mean, scale)[:].astype(np.float32)
     bad = np.asarray(~np.isfinite(standard).all(axis=0))
     _refuse_spread(source, kind, names, *ends, bad, "numbers nearer to those of the training examples")
-    return Rows(values, None, mean, scale)
+    return LazyRows(values, None, mean, scale)
 
 
-def _ends(values: Array | Rows) -> tuple[Array, Array]:
+def _ends(values: Array | LazyRows) -> tuple[Array, Array]:
     """Return the least and the greatest number of each column."""
     ends = [(part.min(axis=0), part.max(axis=0)) for part in parts(values)]
     low, high = zip(*ends, strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 from adamshap.reference.command.datasets import label_names, load
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.folder import SavedRun
-from adamshap.reference.contract import Array, Rows
+from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.views import histogram
 
 # Bins of the histogram, about; groups of a regression's targets.
@@ -101,7 +101,7 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
 class Pictures:
     """The examples' images (N, height · width) by row of the data set; or, where there are none to show, why."""
 
-    images: Array | Rows | None
+    images: Array | LazyRows | None
     missing: str = ""
 
 

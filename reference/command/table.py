@@ -8,7 +8,7 @@ import numpy as np
 
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import Decimal, Label
-from adamshap.reference.contract import Array, Rows
+from adamshap.reference.contract import Array, LazyRows
 
 Task = Literal["classification", "regression"]
 Missing = Literal["mean", "drop"]
@@ -57,7 +57,7 @@ class Table:
     ----------
     name, source : str
         For people, and as errors name it.
-    x : float64 array or `Rows` (N, d)
+    x : float64 array or `LazyRows` (N, d)
     labels : sequence of N labels (all numbers, or all text), or real array (N, k)
     features : tuple of d str
     image_shape : tuple (height, width), or None
@@ -76,7 +76,7 @@ class Table:
 
     name: str
     source: str
-    x: Array | Rows
+    x: Array | LazyRows
     labels: Sequence[Label] | Array
     features: tuple[str, ...]
     image_shape: tuple[int, int] | None = None

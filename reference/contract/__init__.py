@@ -16,7 +16,7 @@ module             holds
 `optimiser`        Adam's settings and state
 `batch`, `step`    samples; one training step before it is taken
 `marginals`        kinds of marginal utilities, and their values
-`estimator`        names of slopes and validation gradients, and quadrature nodes
+`estimator`        which score is computed
 `run`              settings, order and results of a run
 `progress`         reports of a run while it goes on
 `snapshot`         the state from which a run goes on
@@ -45,10 +45,12 @@ from adamshap.reference.contract.estimator import (
     SLOPES,
     TWO_TERM,
     Denominator,
+    Estimator,
     Gradient,
+    ScoreDtype,
     ScoreSlope,
     Slope,
-    check_kind,
+    Variance,
     quadrature_nodes,
 )
 from adamshap.reference.contract.finite import first_not_finite, refuse_overflow
@@ -62,10 +64,18 @@ from adamshap.reference.contract.marginals import (
     permutations_of,
 )
 from adamshap.reference.contract.model import ACTIVATIONS, LOSSES, Activation, Loss, Model, Network
-from adamshap.reference.contract.optimiser import Adam, AdamState, adam_in, refuse_zero_denominator
+from adamshap.reference.contract.optimiser import (
+    Adam,
+    AdamState,
+    CompletedSteps,
+    Optimiser,
+    StepNumber,
+    adam_in,
+    refuse_zero_denominator,
+)
 from adamshap.reference.contract.progress import Progress, logged
 from adamshap.reference.contract.refusal import refuse, refused_field
-from adamshap.reference.contract.rows import Rows, parts
+from adamshap.reference.contract.rows import LazyRows, parts
 from adamshap.reference.contract.run import CREDITS, Credit, Diverged, Run, RunConfig, batch_order
 from adamshap.reference.contract.snapshot import Checkpointer, Snapshot, recorded_arithmetic, resumed, run_settings
 from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float64_step
@@ -88,30 +98,35 @@ __all__ = [
     "Array",
     "Batch",
     "Checkpointer",
+    "CompletedSteps",
     "Credit",
     "Denominator",
     "Diverged",
+    "Estimator",
     "Gradient",
+    "LazyRows",
     "Loss",
     "MarginalKind",
     "MarginalLoss",
     "Marginals",
     "Model",
     "Network",
+    "Optimiser",
     "Params",
     "Progress",
     "Reduction",
-    "Rows",
     "Run",
     "RunConfig",
+    "ScoreDtype",
     "ScoreSlope",
     "Slope",
     "Snapshot",
     "Step",
+    "StepNumber",
+    "Variance",
     "adam_in",
     "batch_order",
     "check_callable",
-    "check_kind",
     "coalition_mask",
     "first_not_finite",
     "float64_step",

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract.refusal import refuse, refuse_masked
-from adamshap.reference.contract.rows import Rows, parts
+from adamshap.reference.contract.rows import LazyRows, parts
 
 __all__ = [
     "CUDA",
@@ -66,7 +66,7 @@ def _refuse_objects(field: str, value: Any, array: Array, needs: str) -> NoRetur
 
 def real_array(field: str, value: object, shape: tuple[int | None, ...], needs: str = REAL) -> Any:
     """Return `value` as a finite real array of `shape` (None: any length, but not 0), read-only, not copied."""
-    array = value if isinstance(value, Rows) else as_array(field, value, needs)
+    array = value if isinstance(value, LazyRows) else as_array(field, value, needs)
     wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
     if array.dtype.kind not in "iuf":
         refuse(field, f"dtype {array.dtype}", needs, TypeError)
@@ -81,7 +81,7 @@ def real_array(field: str, value: object, shape: tuple[int | None, ...], needs: 
 
 
 def read_only(array: Any) -> Any:
-    """Return a view of `array` that cannot be written to; CuPy's arrays and `Rows`, which have none, are returned."""
+    """Return a view of `array` that cannot be written to; CuPy's arrays and `LazyRows` are returned as they are."""
     if not isinstance(array, np.ndarray):
         return array
     view = array.view()
@@ -91,7 +91,7 @@ def read_only(array: Any) -> Any:
 
 def on_host(array: Any) -> Any:
     """Return `array` as NumPy's."""
-    if isinstance(array, Rows):
+    if isinstance(array, LazyRows):
         return array[:]
     return array if isinstance(array, np.ndarray) else array.get()
 

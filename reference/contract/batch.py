@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adamshap.reference.contract.arrays import LABELS, Array, as_array, read_only, real_array
 from adamshap.reference.contract.refusal import refuse
-from adamshap.reference.contract.rows import Rows
+from adamshap.reference.contract.rows import LazyRows
 
 __all__ = ["Batch"]
 
@@ -15,7 +15,7 @@ class Batch:
 
     Parameters
     ----------
-    x : array or `Rows` (n, d_in)
+    x : array or `LazyRows` (n, d_in)
         Inputs, finite.
     y : int array (n,), or array (n, d_out)
         Labels for the loss "cross_entropy", real targets for "mse".
@@ -26,7 +26,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", real_array("Batch.x", self.x, (None, None)))
-        y = self.y if isinstance(self.y, Rows) else as_array("Batch.y", self.y, LABELS)
+        y = self.y if isinstance(self.y, LazyRows) else as_array("Batch.y", self.y, LABELS)
         if y.ndim == 1:
             if y.dtype.kind not in "iu":
                 refuse("Batch.y", f"dtype {y.dtype} of shape {y.shape}", LABELS, TypeError)

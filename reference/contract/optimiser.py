@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NewType, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,20 @@ from adamshap.reference.contract.arrays import Params, as_array, named_arrays
 from adamshap.reference.contract.checks import not_negative, positive_integer, real_number, shown
 from adamshap.reference.contract.refusal import refuse
 
-__all__ = ["Adam", "AdamState", "adam_in", "refuse_zero_denominator"]
+__all__ = ["Adam", "AdamState", "CompletedSteps", "Optimiser", "StepNumber", "adam_in", "refuse_zero_denominator"]
+
+CompletedSteps = NewType("CompletedSteps", int)
+"""How many steps were taken: 0 before the first."""
+
+StepNumber = NewType("StepNumber", int)
+"""t, the number of a step: 1 is the first, and step t is taken after t − 1 completed steps."""
+
+
+class Optimiser(Protocol):
+    """What a step needs to know of its optimiser: Adam's settings for each parameter, which may change with t."""
+
+    def at(self, t: StepNumber, name: str) -> "Adam":
+        """Return the settings of step `t` for the parameter `name`."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,23 @@ class Adam:
                 refuse(f"Adam.betas[{i}]", number, "a number in [0, 1)")
             betas.append(number)
         object.__setattr__(self, "betas", tuple(betas))
+
+    def at(self, t: StepNumber, name: str) -> "Adam":
+        """Return the settings of step `t` for the parameter `name`: one set for all.
+
+        Parameters
+        ----------
+        t : int
+            The step's number, from 1.
+        name : str
+            Of the parameter.
+
+        Returns
+        -------
+        Adam
+            Itself.
+        """
+        return self
 
 
 def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:

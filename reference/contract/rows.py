@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from adamshap.reference.contract.refusal import refuse, refuse_masked
 
-__all__ = ["Rows", "parts"]
+__all__ = ["LazyRows", "parts"]
 
 NUMBERS_AT_A_TIME = 1 << 20
 """How much of an array is looked at in one go, so that it need not fit into memory."""
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class LazyRows:
     """An array (n, d) in float64 that is nowhere as a whole: its rows are made when they are asked for.
 
     A `Batch` takes it for its inputs. A row is the same whichever others are made with it.
@@ -24,7 +24,7 @@ class Rows:
     Parameters
     ----------
     source : array (N, ...) of numbers
-        NumPy's, such as a memory map, or other `Rows`; what one row holds is laid out flat, d numbers.
+        NumPy's, such as a memory map, or other `LazyRows`; what one row holds is laid out flat, d numbers.
     index : int array (n,), optional
         Which rows of `source`, in which order; all of them where it is not given.
     mean, scale : arrays (d,), optional
@@ -38,38 +38,46 @@ class Rows:
 
     def __post_init__(self) -> None:
         for name in ("source", "index", "mean", "scale"):
-            refuse_masked(f"Rows.{name}", getattr(self, name))
-        if not isinstance(self.source, np.ndarray | Rows):
-            refuse("Rows.source", type(self.source).__name__, "an array of NumPy's, such as a memory map", TypeError)
+            refuse_masked(f"LazyRows.{name}", getattr(self, name))
+        if not isinstance(self.source, np.ndarray | LazyRows):
+            refuse(
+                "LazyRows.source", type(self.source).__name__, "an array of NumPy's, such as a memory map", TypeError
+            )
         if self.source.dtype.kind not in "biuf":
-            refuse("Rows.source", f"dtype {self.source.dtype}", "real numbers (a float or integer dtype)", TypeError)
+            refuse(
+                "LazyRows.source", f"dtype {self.source.dtype}", "real numbers (a float or integer dtype)", TypeError
+            )
         if len(self.source.shape) < 2 or 0 in self.source.shape:
-            refuse("Rows.source", f"shape {self.source.shape}", "shape (any, any, ...), not empty")
+            refuse("LazyRows.source", f"shape {self.source.shape}", "shape (any, any, ...), not empty")
         count, width = len(self.source), int(np.prod(self.source.shape[1:]))
         for name in ("index", "mean", "scale"):
             given = getattr(self, name)
             if given is not None and not isinstance(given, np.ndarray | list | tuple):  # a bytearray is not numbers
-                refuse(f"Rows.{name}", type(given).__name__, "an array of NumPy's or a list, or None", TypeError)
+                refuse(f"LazyRows.{name}", type(given).__name__, "an array of NumPy's or a list, or None", TypeError)
         if self.index is not None:
-            index = _of_numbers("Rows.index", self.index)
+            index = _of_numbers("LazyRows.index", self.index)
             if index.dtype.kind not in "iu" or index.ndim != 1 or not len(index):
                 refuse(
-                    "Rows.index", f"dtype {index.dtype} of shape {index.shape}", "integers of shape (any,), not empty"
+                    "LazyRows.index",
+                    f"dtype {index.dtype} of shape {index.shape}",
+                    "integers of shape (any,), not empty",
                 )
             if index.min() < 0 or index.max() >= count:
-                refuse("Rows.index", f"rows from {index.min()} to {index.max()}", f"rows from 0 to {count - 1}")
+                refuse("LazyRows.index", f"rows from {index.min()} to {index.max()}", f"rows from 0 to {count - 1}")
             object.__setattr__(self, "index", index)
         for name in ("mean", "scale"):
             if (given := getattr(self, name)) is not None:
-                array = _of_numbers(f"Rows.{name}", given)
+                array = _of_numbers(f"LazyRows.{name}", given)
                 if array.dtype.kind not in "iuf" or array.shape != (width,):
                     refuse(
-                        f"Rows.{name}", f"dtype {array.dtype} of shape {array.shape}", f"numbers of shape ({width},)"
+                        f"LazyRows.{name}",
+                        f"dtype {array.dtype} of shape {array.shape}",
+                        f"numbers of shape ({width},)",
                     )
                 if not np.isfinite(array).all():
-                    refuse(f"Rows.{name}", "values that are NaN or infinite", "finite numbers only")
+                    refuse(f"LazyRows.{name}", "values that are NaN or infinite", "finite numbers only")
                 if name == "scale" and not array.all():
-                    refuse("Rows.scale", "a value of 0", "none, as rows are divided by it")
+                    refuse("LazyRows.scale", "a value of 0", "none, as rows are divided by it")
                 object.__setattr__(self, name, array)
 
     @property
@@ -126,7 +134,7 @@ def parts(array: Any) -> Iterator[Any]:
 
     Parameters
     ----------
-    array : array (N, ...) or `Rows`
+    array : array (N, ...) or `LazyRows`
         One without dimensions is its only part.
     """
     if array.ndim == 0:

@@ -135,8 +135,20 @@ def _difference(theirs: str, ours: str) -> str:
     one, other = _parsed(theirs), _parsed(ours)
     if not one:
         return NO_SETTINGS
-    names = [name for name in one | other if name != ARITHMETIC and one.get(name) != other.get(name)]
+    names = [name for name in _leaves(one, other) if not name.startswith(ARITHMETIC)]
     return f"which differs in {', '.join(names)}" if names else ""
+
+
+def _leaves(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the names of what differs between two settings, such as "seed" and "estimator.slope"."""
+    found = []
+    for name in one | other:
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += _leaves(left, right, f"{prefix}{name}.")
+        elif left != right:
+            found.append(prefix + name)
+    return found
 
 
 def recorded_arithmetic(resume: object) -> dict[str, Any]:

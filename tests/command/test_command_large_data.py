@@ -11,7 +11,7 @@ import pytest
 from command_helpers import TINY, Command
 
 import adamshap.gpu as engine
-from adamshap.reference import Batch, Rows
+from adamshap.reference import Batch, LazyRows
 from adamshap.reference.command import trainers
 from adamshap.reference.command.datasets import load, load_valid
 from adamshap.reference.command.preparation import prepare
@@ -70,7 +70,7 @@ def test_a_memory_map_gives_the_same_run_bit_by_bit(
     monkeypatch.setattr(trainers, "installed_trainer", lambda: trainer)
     save(here, "d", INPUTS[inputs], labels)
     save(here, "v", INPUTS[inputs][:9], labels[:9])
-    assert isinstance(load("d.x.npy,d.y.npy").x, Rows)
+    assert isinstance(load("d.x.npy,d.y.npy").x, LazyRows)
     found, configs = [], []
     for form, data, judge in (("mapped", "d.x.npy,d.y.npy", "v.x.npy,v.y.npy"), ("whole", "d.npz", "v.npz")):
         done = command("attribute", data, *TINY, *(("--valid", judge) if valid else ()), "--out", form)
@@ -101,7 +101,7 @@ def test_standardised_parts_are_those_of_numpy(here: Path) -> None:
 
 
 def test_rows_are_laid_out_alike_whatever_they_come_from() -> None:
-    found = Rows(INPUTS["columns first"])
+    found = LazyRows(INPUTS["columns first"])
     np.testing.assert_array_equal(found[2:30], INPUTS["columns first"][2:30])
     np.testing.assert_array_equal(found[3], INPUTS["columns first"][3])
     assert found[2:30].flags.c_contiguous

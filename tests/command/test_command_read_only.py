@@ -64,10 +64,10 @@ def test_the_engine_computes_without_a_cache(read_only: Path, tmp_path: Path, ca
 
 
 CUDA = """
-from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.backend import pick_backend
 
 try:
-    pick_space("cuda", "float32")
+    pick_backend("cuda", "float32")
 except RuntimeError as error:
     print(error)
 """

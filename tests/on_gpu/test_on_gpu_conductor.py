@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from processes import PATIENCE, children_of, wait_for
 
-from adamshap.gpu import arrays
+from adamshap.gpu import backend
 from adamshap.verify import cpu_device, receipt
 from adamshap.verify.on_gpu import __main__ as command
 from adamshap.verify.on_gpu.child import LONGEST_LINE, Reporter
@@ -176,7 +176,7 @@ def test_a_whole_receipt_needs_every_stage(tmp_path: Path) -> None:
 
 
 def test_cupy_on_the_cpu_has_one_name() -> None:
-    assert receipt.EMULATED == cpu_device.DEVICE_NAME == arrays.EMULATED
+    assert receipt.EMULATED == cpu_device.DEVICE_NAME == backend.EMULATED
 
 
 BAD_ARGUMENTS: list[tuple[list[str], str]] = [

@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 from processes import PATIENCE, children_of, wait_for
 
-from adamshap.gpu.arrays import DTYPES
+from adamshap.gpu.backend import DTYPES
 from adamshap.reference.contract import ACTIVATIONS
 from adamshap.verify import receipt
 from adamshap.verify.on_gpu.conductor import LOG, RUN
@@ -93,8 +93,8 @@ def test_it_holds_the_throughput_and_says_what_is_not_built(rehearsed: Path) -> 
 def kernels_of_the_engine() -> set[str]:
     """Return the names of its kernels, as the sources give them."""
     rules = {
-        "adamshap_{rule.kind}": ("sgd", "frozen", "linearized", "previous", "nodes"),
-        "adamshap_split_{rule.kind}": ("frozen", "linearized", "nodes", "even"),
+        "adamshap_{plan.kind}": ("sgd", "frozen", "linearized", "previous", "nodes"),
+        "adamshap_split_{plan.kind}": ("frozen", "linearized", "nodes", "even"),
         "adamshap_{name}": ACTIVATIONS,
     }
     found = set()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adamshap import gpu
-from adamshap.gpu.arrays import DeviceName
+from adamshap.gpu.backend import DeviceName
 from adamshap.reference.contract import AdamState, Array, MarginalKind, Marginals, Step
 
 __all__ = ["Engine", "influence", "marginals", "scores", "update", "utility"]

@@ -50,7 +50,7 @@ def claims_command(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from adamshap.gpu.parallel import cpu_threads
+    from adamshap.gpu.threads import cpu_threads
     from adamshap.verify.claims import page, suite
 
     console = Console()

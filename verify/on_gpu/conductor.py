@@ -77,7 +77,7 @@ class Outcome:
     done: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
-    rates: dict[str, float] = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -270,7 +270,7 @@ class Conductor:
         elif kind == "error":
             outcome.errors[event["name"]] = max(outcome.errors.get(event["name"], 0.0), event["value"])
         elif kind == "rate":
-            outcome.rates[event["name"]] = event["value"]
+            outcome.scalars[event["name"]] = event["value"]
         elif kind == "machine":
             self.machine = receipt.Machine(**event["value"])
         elif kind == "passed":
@@ -343,7 +343,7 @@ class Conductor:
             source=self.source,
             passed=sum(outcome.passed for outcome in self.outcomes),
             largest_errors={name: error for outcome in self.outcomes for name, error in outcome.errors.items()},
-            throughput={name: value for outcome in self.outcomes for name, value in outcome.rates.items()},
+            throughput={name: value for outcome in self.outcomes for name, value in outcome.scalars.items()},
             stages=stages,
             partial=any(status in ("cut short", "not run") for status in stages.values()),
             failed=[f"{outcome.name}: {name}" for outcome in self.outcomes for name in outcome.failed],

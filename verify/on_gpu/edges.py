@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from adamshap import gpu
-from adamshap.gpu.arrays import NoRoomError, pick_space
+from adamshap.gpu.backend import NoRoomError, pick_backend
 from adamshap.gpu.kernels import passes_for
-from adamshap.gpu.rules import rates_of, rule_of
+from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
 from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.implementation import Query, implementation
@@ -158,12 +158,12 @@ def _same(report: Reporter, large: Any, small: Any, what: str) -> None:
 
 
 def _large_adam(shape: tuple[int, int], report: Reporter) -> None:
-    passes, rates = passes_for(pick_space("cuda", "float32")), rates_of(Adam(lr=0.01, weight_decay=0.1), 3)
+    passes, scalars = passes_for(pick_backend("cuda", "float32")), adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3)
     g, theta, m, v = (_random(shape, seed) for seed in range(4))
     v *= v
     few = [_rows(array) for array in (g, theta, m, v)]
-    passes.adam(rates, g, theta, m, v, theta, m, v)
-    passes.adam(rates, *few, *few[1:])
+    passes.adam(scalars, g, theta, m, v, theta, m, v)
+    passes.adam(scalars, *few, *few[1:])
     for name, large, small in zip(("theta", "m", "v"), (theta, m, v), few[1:], strict=True):
         _same(report, large, small, name)
     passes.between(0.3, theta, m, v)
@@ -173,23 +173,23 @@ def _large_adam(shape: tuple[int, int], report: Reporter) -> None:
 
 def _large_fused(shape: tuple[int, int], report: Reporter) -> None:
     n = 8
-    passes = passes_for(pick_space("cuda", "float32"))
-    rates, rule = rates_of(Adam(lr=0.01, weight_decay=0.1), 3), rule_of("random_order", (4, 4), n)
+    passes = passes_for(pick_backend("cuda", "float32"))
+    scalars, plan = adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3), slope_plan("random_order", (4, 4), n)
     g, theta, m, v = (_random(shape, seed) for seed in range(4))
     v *= v
     row, col = abs(_random(shape[:1], 5)), abs(_random(shape[1:], 6))
     few, few_of_row = [_rows(array) for array in (g, theta, m, v)], row[list(ROWS)]
     for (g_, theta_, m_, v_), row_ in (((g, theta, m, v), row), (few, few_of_row)):
-        passes.attributed(rates, rule, n, g_, theta_, m_, v_, row_, col, None, None, 0.5, theta_, m_, v_, None, g_)
+        passes.attributed(scalars, plan, n, g_, theta_, m_, v_, row_, col, None, None, 0.5, theta_, m_, v_, None, g_)
     for name, large, small in zip(("slope", "theta", "m", "v"), (g, theta, m, v), few, strict=True):
         _same(report, large, small, name)
 
 
 def _large_reductions(shape: tuple[int, int], report: Reporter) -> None:
-    space = pick_space("cuda", "float32")
-    passes = passes_for(space)
+    backend = pick_backend("cuda", "float32")
+    passes = passes_for(backend)
     b, z = _random(shape, 0), _random(shape, 1)
-    dots = space.xp.zeros(shape[0], "float32")
+    dots = backend.xp.zeros(shape[0], "float32")
     passes.row_dot(b, z, None, dots)
     few = [_rows(array).get().astype(np.float64) for array in (b, z)]
     sizes = np.abs(few[0] * few[1]).sum(axis=1)
@@ -197,7 +197,7 @@ def _large_reductions(shape: tuple[int, int], report: Reporter) -> None:
         dots[list(ROWS)].get(), (few[0] * few[1]).sum(axis=1), rounding(sizes, shape[1], "float32"), "row_dot"
     )
     norms = passes.column_norms(b)
-    columns = space.xp.ascontiguousarray(b[:, list(ROWS)]).get().astype(np.float64)
+    columns = backend.xp.ascontiguousarray(b[:, list(ROWS)]).get().astype(np.float64)
     expected = np.sqrt((columns**2).sum(axis=0))
     assert_within(norms[list(ROWS)].get(), expected, rounding(expected, shape[0], "float32"), "column_norms")
     report.passed(1)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from adamshap import gpu, reference
-from adamshap.gpu.arrays import pick_space
+from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.ghost import Sketch, contract
-from adamshap.gpu.layers import Trace, Workshop, new_trace, run_rows
+from adamshap.gpu.layers import EngineContext, Trace, new_trace, run_rows
 from adamshap.reference.contract import (
     ACTIVATIONS,
     GRADIENTS,
@@ -96,7 +96,7 @@ def batch(net: Network, n: int, generator: np.random.Generator) -> Batch:
 
 
 def _queries() -> dict[str, list[Query]]:
-    """Return every question that the contract has, by the name of a task."""
+    """Return every estimator that the contract has, by the name of a task."""
 
     def scores(**options: Any) -> Query:
         return Query("scores", options)
@@ -215,34 +215,34 @@ def _low_rank_task(dtype: Any) -> Any:
 
     def run(report: Reporter) -> None:
         rank, problem = 3, step(sizes=(40, 50, 30, 4), n=64)
-        shop = Workshop.on(problem.net, pick_space("cuda", dtype))
-        space, generator = shop.space, np.random.default_rng(3)
-        x, y = space.real(problem.train.x), space.labels(problem.train.y)
-        trace = new_trace(shop, "train", len(x), x)
-        run_rows(shop, trace, space.reals(problem.params), y, 1 / len(x))
+        context = EngineContext.on(problem.net, pick_backend("cuda", dtype))
+        backend, generator = context.backend, np.random.default_rng(3)
+        x, y = backend.real(problem.train.x), backend.labels(problem.train.y)
+        trace = new_trace(context, "train", len(x), x)
+        run_rows(context, trace, backend.reals(problem.params), y, 1 / len(x))
         low = {
-            name: space.real(
+            name: backend.real(
                 generator.standard_normal((*p.shape[:-1], rank)) @ generator.standard_normal((rank, p.shape[-1]))
             )
             if p.ndim == 2
-            else space.real(generator.standard_normal(p.shape))
+            else backend.real(generator.standard_normal(p.shape))
             for name, p in problem.params.items()
         }
-        factors = Sketch(rank).factors(shop, low, len(x))
+        factors = Sketch(rank).factors(context, low, len(x))
         assert factors, "no layer is sketched"
         for layer, (q, c) in factors.items():
-            p = space.host(low[f"{layer}.weight"])
+            p = backend.host(low[f"{layer}.weight"])
             bound = rounding(np.abs(p).max(), p.size, dtype)
-            assert_within(space.host(q @ c), p, bound, f"layer {layer}")
-            error = np.abs(space.host(q @ c) - p).max() / bound
+            assert_within(backend.host(q @ c), p, bound, f"layer {layer}")
+            error = np.abs(backend.host(q @ c) - p).max() / bound
             report.error(f"smoke {dtype}, sketch, share of the bound", float(error))
-        exact, sketched, size = (space.xp.zeros(len(x), dtype) for _ in range(3))
-        contract(shop, trace, low, exact)
-        contract(shop, trace, low, sketched, factors)
+        exact, sketched, size = (backend.xp.zeros(len(x), dtype) for _ in range(3))
+        contract(context, trace, low, exact)
+        contract(context, trace, low, sketched, factors)
         sizes = Trace([abs(a) for a in trace.inputs], [abs(b) for b in trace.grads], trace.derivatives, trace.losses)
-        contract(shop, sizes, {name: space.xp.full_like(p, abs(p).max()) for name, p in low.items()}, size)
-        bound = rounding(space.host(size), parameter_count(problem), dtype)
-        assert_within(space.host(sketched), space.host(exact), bound, "scores")
+        contract(context, sizes, {name: backend.xp.full_like(p, abs(p).max()) for name, p in low.items()}, size)
+        bound = rounding(backend.host(size), parameter_count(problem), dtype)
+        assert_within(backend.host(sketched), backend.host(exact), bound, "scores")
 
     return run
 

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 from adamshap.gpu import bench
+from adamshap.reference.contract import ScoreSlope
 from adamshap.verify.on_gpu.child import Reporter
 from adamshap.verify.on_gpu.plan import Setting, Task
 
@@ -19,7 +20,7 @@ __all__ = ["NOT_BUILT", "tasks"]
 
 CASES = tuple(case for case in bench.CASES if case.n in (256, 1024))
 SMALL_CASES = (bench.Case((20, 60, 60, 4), 64, 4, 3),)
-SLOPES = ("random_order", "secant")
+SLOPES: tuple[ScoreSlope, ...] = ("random_order", "secant")
 RANK, SMALL_RANK = 16, 4
 
 GPT = "GPT-2 small, n = 16, T = 1024"
@@ -71,7 +72,7 @@ def _model_name(setting: Setting) -> str:
     return "tiny language model" if setting.rehearsal else GPT
 
 
-def _name_of(case: bench.Case, slope: str) -> str:
+def _name_of(case: bench.Case, slope: ScoreSlope) -> str:
     return f"{'-'.join(map(str, case.sizes))}, n = {case.n}, {slope}"
 
 
@@ -137,7 +138,7 @@ def _bf16_products(setting: Setting, report: Reporter) -> None:
     report.rate("matrix product, bf16, in PyTorch, TFLOP/s", 2 * size**3 / seconds / 1e12)
 
 
-def _perceptron(case: bench.Case, slope: str, rank: int, report: Reporter) -> None:
+def _perceptron(case: bench.Case, slope: ScoreSlope, rank: int, report: Reporter) -> None:
     for row in bench.measure(case, slope, "midpoint", rank, "cuda"):
         name = f"{_name_of(case, slope)}, {'exact' if row['rank'] is None else f'rank {rank}'}"
         report.rate(f"{name}, attributed over plain throughput", row["throughput_ratio"])

@@ -1,4 +1,4 @@
-"""What the elementwise passes need to know of a step, as plain numbers: Adam's rates and the slope as a list of nodes.
+"""What the elementwise kernels need to know of a step, as plain numbers: Adam's scalars and the slope's nodes.
 
 Both are computed on the host in double precision, once a step; the passes (`kernels`) then work in the run's dtype.
 
@@ -29,24 +29,24 @@ __all__ = [
     "LITTLE",
     "SMALL_ANGLE",
     "SPLIT_SLOPES",
+    "AdamScalars",
     "Arrival",
-    "FitRule",
+    "FitPlan",
     "Node",
-    "Rates",
-    "Rule",
-    "SplitRule",
+    "SlopePlan",
+    "SplitPlan",
+    "adam_scalars",
     "even_nodes",
     "path_nodes",
-    "rates_of",
-    "rule_of",
-    "split_rule_of",
+    "slope_plan",
+    "split_plan",
 ]
 
 Node = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Rates:
+class AdamScalars:
     """Adam's numbers at step t, in the order in which the passes take them."""
 
     lr: float
@@ -64,11 +64,11 @@ class Rates:
     previous: float  # 1 / (1 − β2^(t−1)), of the secondary sources' denominator; 0 at t = 1
 
 
-def rates_of(adam: Adam, t: int) -> Rates:
-    """Return the rates of step `t`; ``1 − β^t`` through expm1, which keeps its digits where β is close to 1."""
+def adam_scalars(adam: Adam, t: int) -> AdamScalars:
+    """Return the scalars of step `t`; ``1 − β^t`` through expm1, which keeps its digits where β is close to 1."""
     b1, b2 = adam.betas
     c1, c2, before = (_one_minus_power(b, s) for b, s in ((b1, t), (b2, t), (b2, t - 1)))
-    return Rates(
+    return AdamScalars(
         lr=adam.lr,
         shrink=1 - adam.lr * adam.weight_decay,
         b1=b1,
@@ -90,7 +90,7 @@ def _one_minus_power(beta: float, t: int) -> float:
 
 
 @dataclass(frozen=True)
-class Rule:
+class SlopePlan:
     """How an elementwise slope is made.
 
     ``kind`` "nodes" is the mean of divided differences of Adam's map between ``c + d`` and ``c − d``, where
@@ -117,17 +117,17 @@ SECANT: Node = (0.5, 0.5, 0.0, 1.0)  # a = g, b = 0
 
 
 @cache
-def rule_of(slope: str, nodes: tuple[int, int], n: int, denominator: str = "exact") -> Rule:
-    """Return the rule of a slope's name for a batch of `n`."""
+def slope_plan(slope: str, nodes: tuple[int, int], n: int, denominator: str = "exact") -> SlopePlan:
+    """Return the plan of a slope's name for a batch of `n`."""
     if slope == "linearized" and denominator == "previous":
-        return Rule("previous")
+        return SlopePlan("previous")
     if slope == "tangent":
-        return Rule("nodes", (TANGENT,))
+        return SlopePlan("nodes", (TANGENT,))
     if slope == "secant" or (slope == "random_order" and n == 1):
-        return Rule("nodes", (SECANT,))
+        return SlopePlan("nodes", (SECANT,))
     if slope == "random_order":
-        return Rule("nodes", _arrival_nodes(*nodes))
-    return Rule(slope)
+        return SlopePlan("nodes", _arrival_nodes(*nodes))
+    return SlopePlan(slope)
 
 
 @cache
@@ -141,7 +141,7 @@ def _arrival_nodes(path: int, normal: int) -> tuple[Node, ...]:
     """Return the nodes of a sample that arrives at a random time τ, after a near-normal sum of earlier ones.
 
     The sum has mean τ g and variance τ(1−τ) σ². By Stein's identity the mean of A' over a normal z is that of
-    z A(τ g + s z) / s; the rule's nodes ±h together make it ``2 a_h h² A[τ g + s h, τ g − s h]``.
+    z A(τ g + s z) / s; the plan's nodes ±h together make it ``2 a_h h² A[τ g + s h, τ g − s h]``.
     """
     h, a = np.polynomial.hermite_e.hermegauss(normal)
     a = a / a.sum()
@@ -158,7 +158,7 @@ SPLIT_SLOPES = ("frozen", "linearized", "tangent", "secant", "random_order")
 
 
 @dataclass(frozen=True)
-class SplitRule:
+class SplitPlan:
     """How Adam's map is split between momentum and batch, ``A(g) ≈ M ⊙ m + S ⊙ g`` (`splits`).
 
     ``kind`` "nodes" is a sum over nodes ``(τ, across, weight, each)``: with ``c = τ g``, ``d = across · σ`` and the
@@ -177,15 +177,15 @@ class SplitRule:
 
 
 @cache
-def split_rule_of(slope: str, nodes: tuple[int, int], n: int) -> SplitRule:
-    """Return the rule of one of `SPLIT_SLOPES` for a batch of `n`; "random_order" of a single sample is "secant"."""
+def split_plan(slope: str, nodes: tuple[int, int], n: int) -> SplitPlan:
+    """Return the plan of one of `SPLIT_SLOPES` for a batch of `n`; "random_order" of a single sample is "secant"."""
     if slope == "secant" or (slope == "random_order" and n == 1):
-        return SplitRule("even")
+        return SplitPlan("even")
     if slope == "tangent":
-        return SplitRule("nodes", ((1.0, 0.0, 1.0, 0.5),))
+        return SplitPlan("nodes", ((1.0, 0.0, 1.0, 0.5),))
     if slope == "random_order":
-        return SplitRule("nodes", _arrivals(*nodes))
-    return SplitRule(slope)
+        return SplitPlan("nodes", _arrivals(*nodes))
+    return SplitPlan(slope)
 
 
 def _arrivals(path: int, normal: int) -> tuple[Node, ...]:
@@ -224,7 +224,7 @@ Arrival = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class FitRule:
+class FitPlan:
     """How the two slopes of "two_term" are made (`fits`).
 
     ``own`` are nodes and weights of the normal that a sample's own x is taken from, ``arrivals`` what it may find,

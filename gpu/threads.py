@@ -66,7 +66,7 @@ def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> N
     def take() -> None:
         before, _here.parts = getattr(_here, "parts", 1), 1  # what is called from here does not share out again
         try:
-            with np.errstate(over="ignore", invalid="ignore"):  # as in `Workshop.at_work`; each thread has its own
+            with np.errstate(over="ignore", invalid="ignore"):  # as in `EngineContext.at_work`; each thread has its own
                 while (part := _next(left)) is not None:
                     function(*part)
         except BaseException:

@@ -1,6 +1,6 @@
 """Where arrays live and in which precision: CuPy on a CUDA device or NumPy on the host, chosen once, then passed along.
 
-Everything else of the engine asks a `Space` for its array module, so that no other module decides between the two.
+Everything else of the engine asks a `Backend` for its array module, so that no other module decides between the two.
 """
 
 import math
@@ -14,21 +14,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adamshap.reference.contract import Rows, one_of, refuse
+from adamshap.reference.contract import LazyRows, one_of, refuse
 
 __all__ = [
     "DEVICES",
     "DTYPES",
+    "Backend",
     "Buffers",
     "DeviceName",
     "DtypeName",
     "NoRoomError",
     "Place",
-    "Space",
     "arithmetic_of",
     "cuda_is_usable",
     "is_mapped",
-    "pick_space",
+    "pick_backend",
     "within_memory",
 ]
 
@@ -82,11 +82,11 @@ def describe() -> str:
     return f"the engine on the CPU ({loops}), float32"
 
 
-def arithmetic_of(space: "Space", parts: int) -> dict[str, Any]:
+def arithmetic_of(backend: "Backend", parts: int) -> dict[str, Any]:
     """Return what the last digits of the engine's results depend on, for `run_settings`; `parts` are those of a run."""
-    if space.on_cuda:
-        device = space.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
-        return {"cupy": space.xp.__version__, "device": device}
+    if backend.on_cuda:
+        device = backend.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        return {"cupy": backend.xp.__version__, "device": device}
     if find_spec("numba") is None:
         return {"parts": parts, "numba": None}
     import numba
@@ -96,7 +96,7 @@ def arithmetic_of(space: "Space", parts: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Space:
+class Backend:
     """An array module, ``xp``, the ``dtype`` of real numbers in it, and how arrays come in and go out."""
 
     xp: Any
@@ -108,7 +108,7 @@ class Space:
         return self.xp is not np
 
     def real(self, value: Any) -> Any:
-        """Return `value` in this space and dtype, C-contiguous: itself where it already is so, else a copy."""
+        """Return `value` in this backend and dtype, C-contiguous: itself where it already is so, else a copy."""
         if not self.on_cuda:
             host = value.get() if _is_cupy(value) else value
             return np.require(host, self.dtype, ["C", "A"])
@@ -125,7 +125,7 @@ class Space:
         return array
 
     def labels(self, value: Any) -> Any:
-        """Return labels (n,) as integers, or targets (n, d_out) as real numbers, in this space."""
+        """Return labels (n,) as integers, or targets (n, d_out) as real numbers, in this backend."""
         if value.ndim == 2:
             return self.real(value)
         if not self.on_cuda:
@@ -150,8 +150,8 @@ class Space:
         return array if device_arrays else self.host(array)
 
 
-def pick_space(device: str, dtype: str) -> Space:
-    """Return the space that ``device`` and ``dtype`` name; "auto" takes a CUDA device where there is a real one."""
+def pick_backend(device: str, dtype: str) -> Backend:
+    """Return the backend that ``device`` and ``dtype`` name; "auto" takes a CUDA device where there is a real one."""
     one_of("device", device, DEVICES)
     one_of("dtype", dtype, DTYPES)
     if device == "cuda" and not cuda_is_usable():
@@ -162,17 +162,17 @@ def pick_space(device: str, dtype: str) -> Space:
             RuntimeError,
         )
     if device == "cpu" or (device == "auto" and not device_name()):
-        return Space(np, np.dtype(dtype))
+        return Backend(np, np.dtype(dtype))
     import cupy
 
-    return Space(cupy, np.dtype(dtype))
+    return Backend(cupy, np.dtype(dtype))
 
 
 def is_mapped(array: Any) -> bool:
-    """Whether `array` is read as needed: a view of a file, NumPy's memory map, or `Rows`."""
+    """Whether `array` is read as needed: a view of a file, NumPy's memory map, or `LazyRows`."""
     while isinstance(array, np.ndarray):
         array = array.base
-    return isinstance(array, mmap | Rows)
+    return isinstance(array, mmap | LazyRows)
 
 
 class NoRoomError(MemoryError):
@@ -215,7 +215,7 @@ def within_memory(place: Place) -> Iterator[None]:
 class Buffers:
     """Named arrays that are made once and used again in every step; a smaller shape gets the front of a larger one."""
 
-    space: Space
+    backend: Backend
     kept: dict[str, Any] = field(default_factory=dict)
     views: dict[tuple[str, tuple[int, ...]], Any] = field(default_factory=dict)  # of those kept, as asked for
 
@@ -241,9 +241,9 @@ class Buffers:
         for key in [key for key in self.views if key[0] == name]:
             del self.views[key]
         try:
-            made = self.kept[name] = self.space.xp.empty(size, self.space.dtype)
+            made = self.kept[name] = self.backend.xp.empty(size, self.backend.dtype)
         except MemoryError as error:
-            raise NoRoomError(f"buffer {name!r} of {size * self.space.dtype.itemsize:,} bytes", error) from error
+            raise NoRoomError(f"buffer {name!r} of {size * self.backend.dtype.itemsize:,} bytes", error) from error
         return made
 
 

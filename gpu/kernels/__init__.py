@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
 
-from adamshap.gpu.arrays import Space
-from adamshap.gpu.rules import FitRule, Rates, Rule, SplitRule
+from adamshap.gpu.backend import Backend
+from adamshap.gpu.kernels.plan import AdamScalars, FitPlan, SlopePlan, SplitPlan
 
 __all__ = ["Fit", "Passes", "Scaling", "Split", "fit_for", "passes_for", "split_for"]
 
@@ -34,13 +34,15 @@ class Scaling:
 class Passes(Protocol):
     """What each of the three modules offers. All arrays are C-contiguous, of one dtype, and matrices unless told."""
 
-    def adam(self, rates: Rates, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
+    def adam(
+        self, scalars: AdamScalars, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any
+    ) -> None:
         """Write Adam's update of θ, m and v (any one shape) into the last three; they may be the inputs themselves."""
 
     def attributed(
         self,
-        rates: Rates,
-        rule: Rule,
+        scalars: AdamScalars,
+        plan: SlopePlan,
         n: int,
         g: Any,
         theta: Any,
@@ -121,8 +123,8 @@ class Split(Protocol):
 
     def __call__(
         self,
-        rates: Rates,
-        rule: SplitRule,
+        scalars: AdamScalars,
+        plan: SplitPlan,
         n: int,
         g: Any,
         theta: Any,
@@ -164,9 +166,9 @@ class Split(Protocol):
         """
 
 
-def split_for(space: Space) -> Split:
-    """Return the split for the arrays of `space`."""
-    if space.on_cuda:
+def split_for(backend: Backend) -> Split:
+    """Return the split for the arrays of `backend`."""
+    if backend.on_cuda:
         from adamshap.gpu import splits_cuda
 
         return splits_cuda.split
@@ -189,8 +191,8 @@ class Fit(Protocol):
 
     def __call__(
         self,
-        rates: Rates,
-        rule: FitRule,
+        scalars: AdamScalars,
+        plan: FitPlan,
         n: int,
         g: Any,
         m: Any,
@@ -216,9 +218,9 @@ class Fit(Protocol):
         """
 
 
-def fit_for(space: Space) -> Fit:
-    """Return the fit for the arrays of `space`."""
-    if space.on_cuda:
+def fit_for(backend: Backend) -> Fit:
+    """Return the fit for the arrays of `backend`."""
+    if backend.on_cuda:
         from adamshap.gpu import fits_cuda
 
         return fits_cuda.fit
@@ -236,9 +238,9 @@ def _host_fit() -> Fit:
     return fits_numba.fit
 
 
-def passes_for(space: Space) -> Passes:
-    """Return the passes that work on the arrays of `space`."""
-    if space.on_cuda:
+def passes_for(backend: Backend) -> Passes:
+    """Return the passes that work on the arrays of `backend`."""
+    if backend.on_cuda:
         from adamshap.gpu import passes_cuda
 
         return cast(Passes, passes_cuda)
