@@ -24,6 +24,10 @@ class Model(Protocol):
     """What a step and a run need of a model."""
 
     @property
+    def kind(self) -> str:
+        """Name of the kind of model, such as "perceptron": what saved cases say."""
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each parameter, in their order."""
 
@@ -68,6 +72,11 @@ class Network:
         one_of("Network.activation", self.activation, ACTIVATIONS)
         one_of("Network.loss", self.loss, LOSSES)
         object.__setattr__(self, "bias", true_or_false("Network.bias", self.bias))
+
+    @property
+    def kind(self) -> str:
+        """The kind of model, "perceptron"."""
+        return "perceptron"
 
     @property
     def depth(self) -> int:
