@@ -6,19 +6,13 @@ from itertools import islice
 
 import numpy as np
 
+from adamshap.gpu.arrays import like
 from adamshap.gpu.backend import Backend, arithmetic_of
 from adamshap.gpu.carry import LOG, Carrier
+from adamshap.gpu.hyperparameters import advice
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES
-from adamshap.gpu.layers import (
-    EngineContext,
-    new_trace,
-    row_losses,
-)
-from adamshap.gpu.step import (
-    State,
-    advice,
-    like,
-)
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.state import State
 from adamshap.gpu.threads import parts_of
 from adamshap.reference.contract import (
     AdamState,
@@ -30,6 +24,7 @@ from adamshap.reference.contract import (
     Run,
     RunConfig,
     Snapshot,
+    StepNumber,
     first_not_finite,
     logged,
     positive_integer,
@@ -70,12 +65,12 @@ def attribute_carrying(
         refuse("per_validation", "True with credit 'carry'", "False: each validation sample would need its own window")
     window = None if window is None else positive_integer("carry_window", window)
     on_step, steps, parts = logged(on_step, about), config.length, parts_of(resume)
-    context, xp = EngineContext.on(config.network, backend, parts), backend.xp
+    context, xp = context_for(config.network, backend, parts), backend.xp
     looks = patiently or not backend.on_cuda or on_step is not None or on_checkpoint is not None
     initial = backend.reals(config.network.init(config.seed))
     zeros = [{name: xp.zeros_like(p) for name, p in initial.items()} for _ in range(2)]
-    state = State({name: p.copy() for name, p in initial.items()}, zeros[0], zeros[1], 1)
-    spare = State(like(context, "second theta"), like(context, "second m"), like(context, "second v"), 1)
+    state = State({name: p.copy() for name, p in initial.items()}, zeros[0], zeros[1], StepNumber(1))
+    spare = State(like(context, "second theta"), like(context, "second m"), like(context, "second v"), StepNumber(1))
     carrier = Carrier.of(context, config, steps, window)
     sgd_totals, seen = xp.zeros(config.train.n), np.zeros(config.train.n, np.int64)
     settings = ""
@@ -129,14 +124,14 @@ def attribute_carrying(
 
     def valid_loss() -> float:
         data = carrier.data
-        trace = new_trace(context, "valid", config.valid.n, data.valid_x)
-        return float(row_losses(context, trace, state.theta, data.valid_y).mean(dtype="float64"))
+        workspace = context.stack.workspace(context, "valid", data.valid_x)
+        return float(context.stack.losses(context, workspace, state.theta, data.valid_y).mean(dtype="float64"))
 
     if resume is not None:
         kept = resumed(resume, settings, snapshot(), steps=steps)
         carrier.restore(kept)
         theta, m, v = ({n: backend.real(kept[f"{g}/{n}"].copy()) for n in initial} for g in ("params", "m", "v"))
-        state = State(theta, m, v, int(kept["step"]) + 1)
+        state = State(theta, m, v, StepNumber(int(kept["step"]) + 1))
         sgd_totals, seen = xp.array(kept["sgd_scores"]), kept["seen"].copy()
 
     with context.at_work():
@@ -144,7 +139,7 @@ def attribute_carrying(
             where = backend.labels(index)
             before = carrier.totals.copy(), carrier.truncated.copy()
             sgd = carrier.take(number, index, where, state, carrier.data.batch(index, where), estimator, spare)
-            state, spare = State(spare.theta, spare.m, spare.v, state.t + 1), state
+            state, spare = State(spare.theta, spare.m, spare.v, StepNumber(state.t + 1)), state
             if looks:
                 row = dict(zip(LOG, backend.host(carrier.log[number]).tolist(), strict=True))
                 losses = [row[name] for name in LOG[:2]]
@@ -155,7 +150,7 @@ def attribute_carrying(
                 if bad is not None:
                     # What past samples are owed by now cannot be told: the scores are those paid before the step.
                     carrier.totals, carrier.truncated = before
-                    raise Diverged(number + 1, steps, *bad, run(number), advice(config.adam, backend))
+                    raise Diverged(number + 1, steps, *bad, run(number), advice(config.adam, initial, state.t, backend))
                 if on_step is not None:
                     on_step(Progress(number + 1, steps, epoch, *losses))
             sgd_totals[where] += sgd
@@ -169,7 +164,7 @@ def attribute_carrying(
         callbacks = (on_step, on_checkpoint)
         return attribute_carrying(config, estimator, backend, window, about, *callbacks, resume, patiently=True)
     if bad is not None:
-        raise Diverged(steps + 1, steps, *bad, run(steps), advice(config.adam, backend))
+        raise Diverged(steps + 1, steps, *bad, run(steps), advice(config.adam, initial, state.t, backend))
     return replace(run(steps), scores=scores, closed=closed)
 
 

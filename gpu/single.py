@@ -16,20 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.arrays import Arrays, BatchGradient, like
 from adamshap.gpu.backend import Backend, DeviceName, DtypeName, pick_backend
-from adamshap.gpu.ghost import Sketch
-from adamshap.gpu.kernels.plan import AdamScalars, adam_scalars
-from adamshap.gpu.layers import EngineContext, Trace, gradients, new_trace, row_losses, run_rows
-from adamshap.gpu.step import (
-    Arrays,
-    State,
-    StepBatch,
-    attribute_step,
-    like,
-    plain_step,
-    refuse_division_by_zero,
-    take_step,
-)
+from adamshap.gpu.captures import Captures, write_sums
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.parameter_pass import take_step
+from adamshap.gpu.sketch import Sketch
+from adamshap.gpu.state import State, StepBatch
+from adamshap.gpu.step import attribute_step, plain_step
 from adamshap.reference.contract import (
     MARGINAL_LOSSES,
     MARGINALS,
@@ -45,6 +41,7 @@ from adamshap.reference.contract import (
     ScoreDtype,
     ScoreSlope,
     Step,
+    StepNumber,
     Variance,
     adam_in,
     coalition_mask,
@@ -95,7 +92,7 @@ def update(
     context, new = case.context, case.fresh()
     with context.at_work():
         if case.adam.eps == 0:
-            refuse_division_by_zero(context, case.adam, case.state, case.gradient())
+            refuse_division_by_zero(context, case.hyperparameters, case.state.v, case.gradient())
         plain_step(context, case.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
     groups = {"gradient of": new.m, "squared gradient of": new.v, "new": new.theta}
     named = {f"{group} {key!r}": array for group, arrays in groups.items() for key, array in arrays.items()}
@@ -358,9 +355,9 @@ class _Case:
             for field, batch in (("train", step.train), ("valid", step.valid))
         )
         return cls(
-            EngineContext.on(step.net, backend),
+            context_for(step.net, backend),
             adam_in(adam_in(step.adam, step.dtype), backend.dtype),
-            State(theta, m, v, step.state.step + 1),
+            State(theta, m, v, StepNumber(step.state.step + 1)),
             StepBatch(*train, *valid),
             1 / step.n if step.reduction == "mean" else 1.0,
         )
@@ -368,18 +365,23 @@ class _Case:
     def fresh(self) -> State:
         """Return room for the state after the step."""
         theta, m, v = (like(self.context, f"new {name}") for name in ("theta", "m", "v"))
-        return State(theta, m, v, self.state.t + 1)
+        return State(theta, m, v, StepNumber(self.state.t + 1))
 
-    def trace(self) -> Trace:
-        """Return the batch's trace at θ."""
-        trace = new_trace(self.context, "train", self.batch.n, self.batch.x)
-        run_rows(self.context, trace, self.state.theta, self.batch.y, self.weight)
-        return trace
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """Adam's settings at the step."""
+        return Hyperparameters.at(self.context, self.adam, self.state.t)
 
-    def gradient(self) -> Arrays:
+    def captures(self) -> Captures:
+        """Return the batch's captures at θ."""
+        stack = self.context.stack
+        workspace = stack.workspace(self.context, "train", self.batch.x)
+        return stack.run(self.context, workspace, self.state.theta, self.batch.y, self.weight)
+
+    def gradient(self) -> BatchGradient:
         """Return the batch's gradient."""
-        g = like(self.context, "gradient")
-        gradients(self.context, self.trace(), g)
+        g = BatchGradient(like(self.context, "gradient"))
+        write_sums(self.context, self.captures(), g)
         return g
 
 
@@ -388,39 +390,38 @@ class _Game:
     """The utility of coalitions of one batch."""
 
     case: _Case
-    scalars: AdamScalars
-    trace: Trace
+    hyperparameters: Hyperparameters
+    captures: Captures
     base: float | Arrays  # L(θ), or ∇L(θ) for the first-order loss
 
     @classmethod
     def of(cls, case: _Case, loss: str) -> "_Game":
         context, batch = case.context, case.batch
-        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
-        run_rows(context, validation, case.state.theta, batch.valid_y, 1 / batch.n_val)
+        workspace = context.stack.workspace(context, "valid", batch.valid_x)
+        validation = context.stack.run(context, workspace, case.state.theta, batch.valid_y, 1 / batch.n_val)
         base: float | Arrays = float(validation.losses.mean(dtype="float64"))
         if loss == "first_order":
             base = like(context, "validation gradient")
-            gradients(context, validation, base)
-        return cls(case, adam_scalars(case.adam, case.state.t), case.trace(), base)
+            write_sums(context, validation, base)
+        return cls(case, case.hyperparameters, case.captures(), base)
 
     def value(self, coalition: Any) -> float:
         """Return U(S), or U₁(S)."""
         context, state = self.case.context, self.case.state
         mask = context.backend.real(coalition.astype(np.float64))[:, None]
-        g = like(context, "coalition")
-        gradients(context, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
-        refuse_division_by_zero(context, self.case.adam, state, g)
+        g = BatchGradient(like(context, "coalition"))
+        write_sums(context, self.captures.weighted(mask), g)
+        refuse_division_by_zero(context, self.hyperparameters, state.v, g)
         new = self.case.fresh()
         if isinstance(self.base, float):
-            take_step(context, self.scalars, state, g, new)
-            validation = new_trace(context, "valid", self.case.batch.n_val, self.case.batch.valid_x)
-            return self.base - float(
-                row_losses(context, validation, new.theta, self.case.batch.valid_y).mean(dtype="float64")
-            )
+            take_step(context, self.hyperparameters.scalars, state, g, new)
+            workspace = context.stack.workspace(context, "valid", self.case.batch.valid_x)
+            losses = context.stack.losses(context, workspace, new.theta, self.case.batch.valid_y)
+            return self.base - float(losses.mean(dtype="float64"))
         # From θ = 0 the step is −A(g_S) to its last digit; θ − A(g_S) would round it off.
         take_step(
             context,
-            self.scalars,
+            self.hyperparameters.scalars,
             replace(state, theta={k: context.backend.xp.zeros_like(a) for k, a in g.items()}),
             g,
             new,

@@ -7,17 +7,21 @@ a step waits for the device; losses are fetched, and looked at, when a progress 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 
 import numpy as np
 
+from adamshap.gpu.arrays import Arrays, like
 from adamshap.gpu.backend import Backend, DeviceName, DtypeName, arithmetic_of, pick_backend
 from adamshap.gpu.carry_run import attribute_carrying
+from adamshap.gpu.context import EngineContext
 from adamshap.gpu.data import Data
-from adamshap.gpu.ghost import Sketch
-from adamshap.gpu.layers import EngineContext
+from adamshap.gpu.hyperparameters import advice
+from adamshap.gpu.layers import context_for
 from adamshap.gpu.single import refuse_score_dtype
-from adamshap.gpu.step import Arrays, State, StepResult, advice, attribute_step, like
+from adamshap.gpu.sketch import Sketch, matrices
+from adamshap.gpu.state import State
+from adamshap.gpu.step import StepResult, attribute_step
 from adamshap.gpu.threads import parts_of
 from adamshap.reference.contract import (
     CREDITS,
@@ -39,6 +43,7 @@ from adamshap.reference.contract import (
     ScoreDtype,
     ScoreSlope,
     Snapshot,
+    StepNumber,
     Variance,
     adam_in,
     check_callable,
@@ -181,9 +186,9 @@ def attribute(
     chunk = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     on_step = logged(on_step, about)
     parts = parts_of(resume)
-    context = EngineContext.on(network, backend, parts)
+    context = context_for(network, backend, parts)
     initial = backend.reals(network.init(seed))
-    state = State({name: p.copy() for name, p in initial.items()}, _zeros(context), _zeros(context), 1)
+    state = State({name: p.copy() for name, p in initial.items()}, _zeros(context), _zeros(context), StepNumber(1))
     spare = _spare(context, chunk is not None and chunk < min(batch_size, train.n))
     data = Data.of(context, train, valid, min(batch_size, train.n))
     shape = (train.n, valid.n) if per_validation else (train.n,)
@@ -225,7 +230,7 @@ def attribute(
     def look(at_once: bool = False) -> None:
         bad = ledger.look(state, at_once)
         if bad is not None:
-            raise Diverged(*bad, run(), advice(adam, backend))
+            raise Diverged(*bad, run(), advice(adam, initial, state.t, backend))
 
     def snapshot() -> Snapshot:
         look(at_once=True)
@@ -244,7 +249,7 @@ def attribute(
             context, held, state, batch, weight, estimator, new, micro_batch=chunk, sketch=sketch, with_sgd=True
         )
         spare = None if spare is None else state
-        state = State(new.theta, new.m, new.v, state.t + 1)
+        state = State(new.theta, new.m, new.v, StepNumber(state.t + 1))
         ledger.pending.append((index, taken))
 
     if resume is not None:
@@ -252,7 +257,7 @@ def attribute(
         kept = resumed(resume, settings, snapshot(), steps=ledger.steps, optional=bases)
         ledger.restore(kept)
         theta, m, v = ({n: backend.real(kept[f"{g}/{n}"].copy()) for n in initial} for g in ("params", "m", "v"))
-        state = State(theta, m, v, ledger.done + 1)
+        state = State(theta, m, v, StepNumber(ledger.done + 1))
         if sketch is not None:
             for layer, group in (map(int, name.split("/")[1:]) for name in bases if name in kept):
                 sketch.bases[layer, group] = backend.real(kept[f"basis/{layer}/{group}"])
@@ -266,7 +271,7 @@ def attribute(
 
 
 def _zeros(context: EngineContext) -> Arrays:
-    return {name: context.backend.xp.zeros(shape, context.backend.dtype) for name, shape in context.net.shapes.items()}
+    return {name: context.backend.xp.zeros(shape, context.backend.dtype) for name, shape in context.shapes.items()}
 
 
 def _spare(context: EngineContext, needed: bool) -> State | None:
@@ -274,7 +279,7 @@ def _spare(context: EngineContext, needed: bool) -> State | None:
     if not needed:
         return None
     theta, m, v = (like(context, f"second {name}") for name in ("theta", "m", "v"))
-    return State(theta, m, v, 1)
+    return State(theta, m, v, StepNumber(1))
 
 
 def _by_name(state: State) -> Arrays:
@@ -289,8 +294,8 @@ def _by_layer(sketch: Sketch) -> Arrays:
 def _bases(context: EngineContext, rank: int, groups: int) -> Arrays:
     """Return arrays like the bases that a sketch may have."""
     return {
-        f"basis/{layer}/{group}": np.empty((d_in, rank), context.backend.dtype)
-        for layer, (d_in, _) in enumerate(pairwise(context.net.sizes))
+        f"basis/{number}/{group}": np.empty((d_in, rank), context.backend.dtype)
+        for number, _, d_in in matrices(context.shapes).values()
         for group in range(groups)
     }
 

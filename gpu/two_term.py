@@ -3,15 +3,14 @@
 ========  =================  ======================================================
 paper     name               meaning
 ========  =================  ======================================================
-S, R      ``into_slope,``    slopes of the first and of the second term
-          ``into_second``
+S, R      ``out``             slopes of the first and of the second term
 h_j, a_j  ``OWN``            nodes and weights of a sample's own x
 τ         ``arrivals``       part of the others that is there, and what they come to
 ς²        no name            Σ (x − x̄)²/n, of which σ² is n²/(n − 1) as much
 δ         ``RIDGE``          of the regression
 ========  =================  ======================================================
 
-The second term's ghost dot product is that of sign(b) √|b| and sign(a) √|a|, whose outer product is sign(x) √|x|.
+The second term is a contraction with the captures of sign(x) √|x| (`captures.Captures.signed_roots`).
 
 The elementwise work is a pass of its own (`kernels.Fit`): a Numba loop, a CUDA kernel, or array operations.
 """
@@ -23,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.arrays import BatchGradient, SlopeArrays, as_matrix
 from adamshap.gpu.kernels import fit_for
 from adamshap.gpu.kernels.plan import AdamScalars, Arrival, FitPlan
-from adamshap.gpu.layers import EngineContext, Trace, as_matrix
 from adamshap.gpu.norms import Norms
+from adamshap.gpu.state import StepInput
 from adamshap.gpu.threads import in_parts
 
-__all__ = ["arrivals", "finds_nothing", "fit_plan", "part_of_the_way", "roots_of", "two_slopes"]
+__all__ = ["arrivals", "finds_nothing", "fit_plan", "part_of_the_way", "two_slopes"]
 
 FLOPS_OF_A_NODE = 140
 """What a divided difference costs an element, as products cost them."""
@@ -41,50 +41,29 @@ OWN: tuple[tuple[float, float], ...] = tuple(
 
 RIDGE = 1e-3
 
-Arrays = dict[str, Any]
-
 
 def two_slopes(
-    context: EngineContext,
-    scalars: AdamScalars,
-    kind: str,
-    nodes: tuple[int, int],
-    n: int,
-    g: Arrays,
-    m: Arrays,
-    v: Arrays,
-    norms: Norms,
-    into_slope: Arrays,
-    into_second: Arrays,
+    step: StepInput, plan: FitPlan, g: BatchGradient, norms: Norms, out: tuple[SlopeArrays, SlopeArrays]
 ) -> None:
-    """Write S and R of every parameter, for the state before the step.
-
-    Parameters
-    ----------
-    kind : {"first", "last", "shapley"}
-        Which marginal the slopes are made for.
-    n : int
-        Samples of the batch.
-    norms : Norms
-        For ς.
-    into_slope, into_second : dicts of arrays
-        Written.
-    """
+    """Write S and R of every parameter in `out`, for the state before the step; `norms` gives ς."""
+    context, state, n = step.context, step.state, step.batch.n
     context.now("slopes of two terms", slice(0, n))
-    fit, plan = fit_for(context.backend), fit_plan(kind, n, nodes)
+    fit = fit_for(context.backend)
     differences = len(plan.own) * len(plan.arrivals)
     for key, whole in g.items():
-        row, col, root = norms.of(key, n)
-        arrays = [as_matrix(a) for a in (whole, m[key], v[key], into_slope[key], into_second[key])]
+        scalars, norms_of_key = step.hyperparameters.scalars[key], norms.of(key, n)
+        arrays = [as_matrix(a) for a in (whole, state.m[key], state.v[key], out[0][key], out[1][key])]
 
-        def some(low: int, high: int, arrays: Any = arrays, given: Any = (row, col, root)) -> None:
+        def units_between(
+            low: int, high: int, scalars: AdamScalars = scalars, arrays: Any = arrays, norms: Any = norms_of_key
+        ) -> None:
             part = slice(low, high)
             g_, m_, v_, slope, second = (a[part] for a in arrays)
-            row, col, root = given
+            row, col, root = norms
             row, root = (None if x is None else x[part] for x in (row, root))
             fit(scalars, plan, n, g_, m_, v_, row, col, root, slope, second)
 
-        in_parts(some, len(arrays[0]), FLOPS_OF_A_NODE * differences * arrays[0].size)
+        in_parts(units_between, len(arrays[0]), FLOPS_OF_A_NODE * differences * arrays[0].size)
 
 
 @cache
@@ -101,22 +80,8 @@ def part_of_the_way(kind: str, n: int) -> tuple[float, float]:
 
 
 def finds_nothing(kind: str, n: int, path: int) -> bool:
-    """Tell whether some sample may find nothing, so that its change of the step begins at A(0)."""
+    """Whether some sample may find nothing, so that its change of the step begins at A(0)."""
     return any(tau == across == 0 for tau, across, _ in arrivals(kind, n, (path, 2))) or n == 1
-
-
-def roots_of(context: EngineContext, trace: Trace) -> Trace:
-    """Return the trace of the second term: signed roots of a and b, whose outer product is x's."""
-    rows = len(trace.losses)
-
-    def signed_root(array: Any, name: str) -> Any:
-        xp, out = context.backend.xp, context.buffers.get(name, array.shape)
-        xp.sqrt(abs(array), out=out)
-        return xp.copysign(out, array, out=out)
-
-    inputs = [signed_root(a, f"root inputs {layer}") for layer, a in enumerate(trace.inputs)]
-    grads = [signed_root(b, f"root gradients {layer}") for layer, b in enumerate(trace.grads)]
-    return Trace(inputs, grads, [None] * len(trace.derivatives), trace.losses[:rows])
 
 
 @cache

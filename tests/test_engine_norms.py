@@ -1,5 +1,6 @@
 """√Σ x² of each weight, and the scores that rest on it, where one input or gradient is far larger than all others."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from adamshap import gpu as engine
 from adamshap.gpu import passes_numpy
-from adamshap.gpu.backend import Buffers, pick_backend
+from adamshap.gpu.backend import pick_backend
+from adamshap.gpu.captures import Captures, OuterProduct
 from adamshap.gpu.kernels import passes_for
-from adamshap.gpu.layers import EngineContext, Trace
+from adamshap.gpu.layers import context_for
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.reference import Adam, AdamState, Batch, Network, Step
 from adamshap.reference.contract import Array
@@ -34,11 +36,10 @@ def roots(make: str, device: Any, dtype: Any, a: Array, b: Array, chunks: list[s
     backend = pick_backend(device, dtype)
     net = Network((a.shape[1], b.shape[1]))
     passes = passes_numpy if make == "numpy" and not backend.on_cuda else passes_for(backend)
-    context, norms = EngineContext(net, backend, passes, Buffers(backend), net.shapes), Norms()
+    context, norms = replace(context_for(net, backend), passes=passes), Norms()
     for chunk in chunks:
-        add_norms(
-            context, norms, Trace([on_device(device, a[chunk])], [on_device(device, b[chunk])], [], None), "exact"
-        )
+        capture = OuterProduct("0.weight", "0.bias", on_device(device, a[chunk]), on_device(device, b[chunk]))
+        add_norms(context, norms, Captures((capture,)), "exact")
     assert norms.of("0.weight", len(a))[:2] == norms.of("0.bias", len(a))[:2] == (None, None)
     weights, biases = (norms.of(name, len(a))[2] for name in ("0.weight", "0.bias"))
     return backend.host(weights), backend.host(biases)
