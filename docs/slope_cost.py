@@ -1,6 +1,6 @@
 """Print what each slope's pass over the parameters costs, as a multiple of Adam's own step, in processor time.
 
-python docs/slope_cost.py       # the engine's float32 passes, on one core, where the system can be asked for that
+python docs/slope_cost.py       # the engine's float32 kernels, on one core, where the system can be asked for that
 """
 
 import os
