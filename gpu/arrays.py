@@ -3,11 +3,15 @@
 A step uses the same memory for several of them, one after another: a new name and type mark each change.
 """
 
-from typing import Any, NewType
+from typing import Any, NewType, TypeVar, cast
+
+import numpy.typing as npt
 
 from adamshap.gpu.context import EngineContext
 
 __all__ = ["Arrays", "BatchGradient", "ScoreMatrix", "SlopeArrays", "ValidationGradient", "as_matrix", "like"]
+
+A = TypeVar("A", bound=npt.NDArray[Any])
 
 Arrays = dict[str, Any]
 
@@ -29,6 +33,6 @@ def like(context: EngineContext, name: str) -> Arrays:
     return {key: context.buffers.get(f"{name} {key}", shape) for key, shape in context.shapes.items()}
 
 
-def as_matrix(array: Any) -> Any:
+def as_matrix(array: A) -> A:
     """Return a weight as it is, and a bias as one row."""
-    return array if array.ndim == 2 else array[None, :]
+    return array if array.ndim == 2 else cast(A, array[None, :])

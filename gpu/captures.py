@@ -191,13 +191,13 @@ class OuterProduct:
         p = None if self.bias is None else matrix[self.bias]
         if self.weight in factors:
             q, c = factors[self.weight]
-            context.passes.row_dot(b @ q, a @ c.T, None, out)
+            context.ops.row_dot(b @ q, a @ c.T, None, out)
             if p is not None:
                 out += b @ p
         else:
             z = scratch.reshape(-1)[: b.size].reshape(b.shape)
             score_product(context, a, matrix[self.weight].T, z, score_dtype)
-            context.passes.row_dot(b, z, p, out)
+            context.ops.row_dot(b, z, p, out)
 
     def pair_dots(self, other: Any, names: Collection[str] | None = None) -> Any:
         """Return ``(b_i · b'_j) (a_i · a'_j + 1)``, the 1 being the bias's; None where no parameter is in common."""
@@ -216,12 +216,12 @@ class OuterProduct:
     def root_squares(self, context: EngineContext, exact: bool, room: Callable[[str], Any]) -> dict[str, RootSquares]:
         """Return √Σ x_i² of the weight, exact or ``‖b‖ ‖a‖/√n``, and of the bias, exact."""
         found = {}
-        norms = None if exact and self.bias is None else context.passes.column_norms(self.b)
+        norms = None if exact and self.bias is None else context.ops.column_norms(self.b)
         if exact:
             root = outer_root_squares(context, self.a, self.b, room(self.weight))
             found[self.weight] = RootSquares(root)
         else:
-            found[self.weight] = RootSquares(None, norms, context.passes.column_norms(self.a))
+            found[self.weight] = RootSquares(None, norms, context.ops.column_norms(self.a))
         if self.bias is not None:
             found[self.bias] = RootSquares(norms)
         return found

@@ -16,7 +16,7 @@ from typing import Any
 from adamshap.gpu.arrays import Arrays, ScoreMatrix, as_matrix
 from adamshap.gpu.captures import Captures, sum_blocks
 from adamshap.gpu.forward import ForwardResult
-from adamshap.gpu.kernels import split_for
+from adamshap.gpu.kernels.groups import NO_NORMS, OwedSum
 from adamshap.gpu.kernels.plan import SplitPlan
 from adamshap.gpu.state import StepInput
 
@@ -53,39 +53,27 @@ def charge(
     owed: RunningSum | None,
     matrix: ScoreMatrix,
 ) -> Charge:
-    """Split Adam's map over every parameter, with the validation's gradient for Γ; see `kernels.Split`.
+    """Split Adam's map over every parameter, with the validation's gradient for Γ; see `Kernels.momentum_split`.
 
     `matrix`, by which the batch is paid, may be in the memory of the batch's gradient.
     """
     context, state, n, scalars = step.context, step.state, step.batch.n, step.hyperparameters.scalars
-    split, sums = split_for(context.backend), {}
+    sums = {}
 
     def use(key: str, units: slice, gamma: Any) -> None:
         def part(arrays: Arrays) -> Any:
             return as_matrix(arrays[key][units])
 
-        row, col, root = (None, None, None) if forward.norms is None else forward.norms.of(key, n, units)
-        sums[key, units.start] = split(
-            scalars[key],
-            plan,
-            n,
-            part(forward.g),
-            part(state.theta) if scalars[key].shrink < 1 else None,
-            part(state.m),
-            part(state.v),
-            row,
-            col,
-            root,
-            as_matrix(gamma),
-            0.0 if owed is None else owed.grow,
-            0.0 if owed is None else owed.less,
-            None if owed is None else part(owed.total),
-            part(matrix),
+        norms = NO_NORMS if forward.norms is None else forward.norms.of(key, n, units)
+        running = None if owed is None else OwedSum(part(owed.total), owed.grow, owed.less)
+        sums[key, units.start] = context.kernels.momentum_split(
+            scalars[key], plan, part(forward.g), state.of(key, units), norms, as_matrix(gamma), running, part(matrix)
         )
 
     sum_blocks(context, validation, use, (4 * validation.n + FLOPS_OF_A_SPLIT) * validation.macs)
     ordered = sorted(sums)  # one order, whichever thread was first
-    own, owed_now, square, of_theta = sum(sums[key] for key in ordered)
+    totals: Any = sum(sums[key] for key in ordered)
+    own, owed_now, square, of_theta = totals
     shrinks = {name: one.shrink for name, one in scalars.items()}
     if len(set(shrinks.values())) == 1:
         decay = (1 - next(iter(shrinks.values()))) * of_theta

@@ -1,4 +1,4 @@
-"""What every part of a step works with: the model as the engine runs it, the backend, its kernels and its buffers."""
+"""What every part of a step works with: the model as the engine runs it, the backend, its routines and buffers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamshap.gpu.backend import Backend, Buffers, Place, within_memory
-from adamshap.gpu.kernels import Passes
+from adamshap.gpu.kernels import Kernels
+from adamshap.gpu.ops import Ops
 from adamshap.gpu.threads import own_threads
 from adamshap.reference.contract import Model
 
@@ -28,8 +29,8 @@ class EngineContext:
     stack : Stack
         The model's forward and backward pass.
     backend : Backend
-    passes : Passes
-        The kernels of the backend.
+    kernels : Kernels
+    ops : Ops
     buffers : Buffers
     shapes : dict
         Shape of each parameter, by name.
@@ -42,7 +43,8 @@ class EngineContext:
     model: Model
     stack: "Stack"
     backend: Backend
-    passes: Passes
+    kernels: Kernels
+    ops: Ops
     buffers: Buffers
     shapes: Mapping[str, tuple[int, ...]]
     place: Place = field(default_factory=Place)

@@ -5,6 +5,7 @@ from typing import Any
 
 from adamshap.gpu.captures import Captures, RootSquares
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.kernels.groups import GradientNorms
 
 __all__ = ["Norms", "add_norms"]
 
@@ -12,7 +13,7 @@ __all__ = ["Norms", "add_norms"]
 class Norms(dict[str, RootSquares]):
     """√Σ x_i² of each parameter, by its name."""
 
-    def of(self, name: str, n: int, units: slice = slice(None)) -> tuple[Any, Any, Any]:
+    def of(self, name: str, n: int, units: slice = slice(None)) -> GradientNorms:
         """Return what the kernels take for σ of some units of a parameter: two norms, or √Σ x² as a matrix.
 
         The product of the two norms is √Σ x² of rank one.
@@ -20,8 +21,9 @@ class Norms(dict[str, RootSquares]):
         found = self[name]
         if found.root is None:
             row = found.row[units]
-            return row * row.dtype.type(1 / math.sqrt(n)), found.col, None
-        return None, None, found.root[units] if found.root.ndim == 2 else found.root[None, units]
+            return GradientNorms(n, row * row.dtype.type(1 / math.sqrt(n)), found.col)
+        root = found.root[units]
+        return GradientNorms(n, root=root if root.ndim == 2 else root[None, :])
 
 
 def add_norms(context: EngineContext, norms: Norms, captures: Captures, variance: str) -> None:

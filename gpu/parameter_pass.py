@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from adamshap.gpu.arrays import Arrays, BatchGradient, SlopeArrays, ValidationGradient, as_matrix, like
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.kernels.groups import NO_NORMS, FusedStepOut
 from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan, slope_plan
 from adamshap.gpu.norms import Norms
 from adamshap.gpu.state import State, StepInput
@@ -18,9 +19,7 @@ def take_step(
     """Write Adam's update."""
     context.now("pass over the parameters")
     for key in state.theta:
-        context.passes.adam(
-            scalars[key], g[key], state.theta[key], state.m[key], state.v[key], new.theta[key], new.m[key], new.v[key]
-        )
+        context.kernels.adam_step(scalars[key], as_matrix(g[key]), state.of(key), new.of(key))
 
 
 @dataclass(frozen=True)
@@ -41,32 +40,19 @@ def fused_step(
     blend: float,
     out: FusedOut,
 ) -> None:
-    """Take Adam's step and compute the slope, times `gamma` where it is given; see `kernels.Passes.attributed`.
+    """Take Adam's step and compute the slope, times `gamma` where it is given; see `Kernels.fused_step`.
 
     The slope may be written in the memory of `g`, which nothing needs after this pass.
     """
     context, state, n = step.context, step.state, step.batch.n
     context.now("fused pass", slice(0, n))
     for key, gradient in g.items():
-        row, col, root = (None, None, None) if norms is None else norms.of(key, n)
-        context.passes.attributed(
-            step.hyperparameters.scalars[key],
-            plan,
-            n,
-            as_matrix(gradient),
-            as_matrix(state.theta[key]),
-            as_matrix(state.m[key]),
-            as_matrix(state.v[key]),
-            row,
-            col,
-            root,
-            None if gamma is None else as_matrix(gamma[key]),
-            blend,
-            as_matrix(out.new.theta[key]),
-            as_matrix(out.new.m[key]),
-            as_matrix(out.new.v[key]),
-            None if out.point is None else as_matrix(out.point[key]),
-            as_matrix(out.slope[key]),
+        scalars, norms_of_key = step.hyperparameters.scalars[key], NO_NORMS if norms is None else norms.of(key, n)
+        factor = None if gamma is None else as_matrix(gamma[key])
+        point = None if out.point is None else as_matrix(out.point[key])
+        written = FusedStepOut(out.new.of(key), point, as_matrix(out.slope[key]))
+        context.kernels.fused_step(
+            scalars, plan, as_matrix(gradient), state.of(key), norms_of_key, factor, blend, written
         )
 
 

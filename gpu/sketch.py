@@ -85,4 +85,4 @@ def orthonormal(context: EngineContext, y: Any) -> Any:
     Directions that the dtype of `y` cannot resolve beside the largest come out as 0.
     """
     wide = y.astype("float64")
-    return (wide @ context.passes.whitening(wide.T @ wide)).astype(y.dtype)
+    return (wide @ context.ops.whitening(wide.T @ wide)).astype(y.dtype)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.context import EngineContext
-from adamshap.gpu.kernels import Scaling
+from adamshap.gpu.ops import Scaling
 from adamshap.gpu.threads import in_parts
 
 __all__ = ["outer_root_squares", "row_norms", "scaling_of"]
@@ -38,10 +38,10 @@ UNITS = 128
 
 def outer_root_squares(context: EngineContext, a: Any, b: Any, out: Any) -> Any:
     """Write √Σ b² a² of every weight and return it; in blocks that are the same for any number of threads."""
-    xp, passes = context.backend.xp, context.passes
+    xp, ops = context.backend.xp, context.ops
     scaling = scaling_of(len(a), a.dtype)
-    of_b, of_a = passes.ranges(b), passes.ranges(a)
-    squares = passes.scaled_squares(b, of_b[0], scaling), passes.scaled_squares(a, of_a[0], scaling)
+    of_b, of_a = ops.ranges(b), ops.ranges(a)
+    squares = ops.scaled_squares(b, of_b[0], scaling), ops.scaled_squares(a, of_a[0], scaling)
     count = len(out)
     block = count if context.backend.on_cuda else UNITS
 
@@ -49,7 +49,7 @@ def outer_root_squares(context: EngineContext, a: Any, b: Any, out: Any) -> Any:
         for first in range(low * block, min(high * block, count), block):
             units = slice(first, min(first + block, count))
             xp.matmul(squares[0][:, units].T, squares[1], out=out[units])
-            passes.roots(out, units, b, a, of_b, of_a, scaling)
+            ops.roots(out, units, b, a, of_b, of_a, scaling)
 
     in_parts(blocks, -(-count // block), 2 * len(a) * out.size)
     return out

@@ -1,14 +1,16 @@
 """What a step is computed from: the state before it, its samples, its hyperparameters."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.arrays import Arrays
+from adamshap.gpu.arrays import Arrays, as_matrix
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.hyperparameters import Hyperparameters
+from adamshap.gpu.kernels.groups import FirstMoment, ParameterState, SecondMoment
 from adamshap.reference.contract import Optimiser, StepNumber
 
 __all__ = ["VALIDATION", "State", "StepBatch", "StepInput"]
@@ -21,9 +23,14 @@ class State:
     """θ, m, v before step t, or where those after it are written."""
 
     theta: Arrays
-    m: Arrays
-    v: Arrays
+    m: Mapping[str, FirstMoment]
+    v: Mapping[str, SecondMoment]
     t: StepNumber
+
+    def of(self, key: str, units: slice = slice(None)) -> ParameterState:
+        """Return some units of one parameter, as matrices."""
+        m, v = FirstMoment(self.m[key][units]), SecondMoment(self.v[key][units])
+        return ParameterState(as_matrix(self.theta[key][units]), as_matrix(m), as_matrix(v))
 
     def suspects(self) -> Arrays:
         """Return the arrays that show an overflow, keyed by their names in error messages."""

@@ -12,18 +12,19 @@ h_j, a_j  ``OWN``            nodes and weights of a sample's own x
 
 The second term is a contraction with the captures of sign(x) √|x| (`captures.Captures.signed_roots`).
 
-The elementwise work is a pass of its own (`kernels.Fit`): a Numba loop, a CUDA kernel, or array operations.
+The elementwise work is a kernel of its own (`Kernels.two_term_fit`).
 """
 
 import math
-from functools import cache
+from functools import cache, partial
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from adamshap.gpu.arrays import BatchGradient, SlopeArrays, as_matrix
-from adamshap.gpu.kernels import fit_for
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.kernels.groups import GradientNorms, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import AdamScalars, Arrival, FitPlan
 from adamshap.gpu.norms import Norms
 from adamshap.gpu.state import StepInput
@@ -46,29 +47,34 @@ def two_slopes(
     step: StepInput, plan: FitPlan, g: BatchGradient, norms: Norms, out: tuple[SlopeArrays, SlopeArrays]
 ) -> None:
     """Write S and R of every parameter in `out`, for the state before the step; `norms` gives ς."""
-    context, state, n = step.context, step.state, step.batch.n
+    context, n = step.context, step.batch.n
     context.now("slopes of two terms", slice(0, n))
-    fit = fit_for(context.backend)
     differences = len(plan.own) * len(plan.arrivals)
     for key, whole in g.items():
-        scalars, norms_of_key = step.hyperparameters.scalars[key], norms.of(key, n)
-        arrays = [as_matrix(a) for a in (whole, state.m[key], state.v[key], out[0][key], out[1][key])]
+        matrix, written = as_matrix(whole), TwoTermOut(as_matrix(out[0][key]), as_matrix(out[1][key]))
+        scalars, state = step.hyperparameters.scalars[key], step.state.of(key)
+        fit = partial(_fit_units, context, scalars, plan, matrix, state, norms.of(key, n), written)
+        in_parts(fit, len(matrix), FLOPS_OF_A_NODE * differences * matrix.size)
 
-        def units_between(
-            low: int, high: int, scalars: AdamScalars = scalars, arrays: Any = arrays, norms: Any = norms_of_key
-        ) -> None:
-            part = slice(low, high)
-            g_, m_, v_, slope, second = (a[part] for a in arrays)
-            row, col, root = norms
-            row, root = (None if x is None else x[part] for x in (row, root))
-            fit(scalars, plan, n, g_, m_, v_, row, col, root, slope, second)
 
-        in_parts(units_between, len(arrays[0]), FLOPS_OF_A_NODE * differences * arrays[0].size)
+def _fit_units(
+    context: EngineContext,
+    scalars: AdamScalars,
+    plan: FitPlan,
+    g: Any,
+    state: ParameterState,
+    norms: GradientNorms,
+    out: TwoTermOut,
+    low: int,
+    high: int,
+) -> None:
+    units = slice(low, high)
+    context.kernels.two_term_fit(scalars, plan, g[units], state.rows(units), norms.rows(units), out.rows(units))
 
 
 @cache
 def fit_plan(kind: str, n: int, nodes: tuple[int, int]) -> FitPlan:
-    """Return what the pass needs to know: ς² is a 1/n of Σ (x − x̄)², of which σ² is n/(n − 1)."""
+    """Return what the kernel needs to know: ς² is a 1/n of Σ (x − x̄)², of which σ² is n/(n − 1)."""
     return FitPlan(OWN, arrivals(kind, n, nodes), math.sqrt(n - 1) / n, RIDGE)
 
 

@@ -38,7 +38,7 @@ def on_segment(
     for i, (tau, node_weight) in enumerate(nodes):
         context.now("pass over the parameters")
         for key, array in point.items():
-            context.passes.between(tau, ends[0][key], ends[1][key], array)
+            context.ops.between(tau, ends[0][key], ends[1][key], array)
         context.now("forward pass", VALIDATION)
         rows = workspace.rows(slice(i * n_val, (i + 1) * n_val))
         context.stack.run(context, rows, point, batch.valid_y, weight * node_weight)

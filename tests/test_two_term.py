@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import fits
+from adamshap.gpu import kernels
 from adamshap.gpu import two_term as engine_two_term
 from adamshap.gpu.backend import pick_backend
-from adamshap.gpu.kernels import fit_for
+from adamshap.gpu.kernels import numpy as in_numpy
+from adamshap.gpu.kernels.groups import GradientNorms, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import adam_scalars
 from adamshap.reference import network, two_term
 from adamshap.reference.adam import coefficients, divided_difference, update_map
@@ -92,6 +93,10 @@ each_make = pytest.mark.parametrize(
 )
 
 
+def fit_of(make: str, backend: Any) -> Any:
+    return (in_numpy if make == "arrays" else kernels.kernels_for(backend)).two_term_fit
+
+
 def engines_fit(
     make: str, device: Any, dtype: Any, adam: Adam, t: int, kind: Any, nodes: Any, exact: bool, x: Array, *state: Array
 ) -> tuple[Array, ...]:
@@ -102,9 +107,14 @@ def engines_fit(
     norms = (None, None, np.sqrt(squares)) if exact else (row, col, None)
     arrays = (x.sum(axis=0), *state, *norms)
     given_ = [None if a is None else on_device(device, np.array(a, dtype)) for a in arrays]
-    slope, second = (backend.xp.full_like(given_[0], np.nan) for _ in range(2))
-    fit = fits.fit if make == "arrays" else fit_for(backend)
-    fit(adam_scalars(adam, t), engine_two_term.fit_plan(kind, n, nodes), n, *given_, slope, second)
+    g, m, v, row, col, root = given_
+    slope, second = (backend.xp.full_like(g, np.nan) for _ in range(2))
+    plan, before, held_norms = (
+        engine_two_term.fit_plan(kind, n, nodes),
+        ParameterState(g, m, v),
+        GradientNorms(n, row, col, root),
+    )
+    fit_of(make, backend)(adam_scalars(adam, t), plan, g, before, held_norms, TwoTermOut(slope, second))
     return tuple(np.asarray(backend.host(a)) for a in (slope, second))
 
 
@@ -215,10 +225,10 @@ def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(make
     root *= 1 + np.finfo(dtype).eps * np.arange(-32, 32, dtype=dtype)
     arrays = (np.broadcast_to(a, root.shape) for a in (h, np.zeros_like(h), np.zeros_like(h)))
     held, of_squares = [on_device(device, np.array(a, dtype)) for a in arrays], on_device(device, root)
-    given_ = [*held, None, None, of_squares]
     scalars, plan = adam_scalars(Adam(betas=(0.0, 0.0), eps=1e-30), 1), engine_two_term.fit_plan("first", 2, (1, 2))
-    slope, second = (backend.xp.empty_like(given_[0]) for _ in range(2))
-    (fits.fit if make == "arrays" else fit_for(backend))(scalars, plan, 2, *given_, slope, second)
+    slope, second = (backend.xp.empty_like(of_squares) for _ in range(2))
+    state, norms, out = ParameterState(*held), GradientNorms(2, root=of_squares), TwoTermOut(slope, second)
+    fit_of(make, backend)(scalars, plan, held[0], state, norms, out)
     assert np.isfinite(backend.host(slope)).all()
     assert np.isfinite(backend.host(second)).all()
 
@@ -262,7 +272,7 @@ SMALL_SUMS = Query("scores", {"slope": "two_term", "kind": "shapley", "gradient"
 @in_each_dtype
 def test_small_sums_of_others_keep_their_digits(make: str, step: Step, dtype: Any, monkeypatch: Any) -> None:
     if make == "arrays":
-        monkeypatch.setattr(engine_two_term, "fit_for", lambda backend: fits.fit)
+        monkeypatch.setattr(kernels, "_host_kernels", lambda: in_numpy)
     got = engine.scores(step, "two_term", "start", kind="shapley", nodes=(8, 2), device="cpu", dtype=dtype)
     wanted, close = expected(step, SMALL_SUMS)["values"], bounds(step, SMALL_SUMS, dtype)["values"]
     assert_within(got, wanted, close, "score")

@@ -18,8 +18,9 @@ from typing import Any
 
 from adamshap.gpu.backend import Backend, Buffers
 from adamshap.gpu.context import EngineContext
-from adamshap.gpu.kernels import passes_for
+from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.layers.perceptron import Perceptron
+from adamshap.gpu.ops import ops_for
 from adamshap.gpu.stack import Stack
 from adamshap.reference.contract import Model, refuse
 
@@ -39,6 +40,5 @@ def stack_for(model: Model) -> Stack:
 
 def context_for(model: Model, backend: Backend, parts: int | None = None) -> EngineContext:
     """Return a context with no buffers yet, that divides work into `parts` (None: one a processor)."""
-    return EngineContext(
-        model, stack_for(model), backend, passes_for(backend), Buffers(backend), model.shapes, parts=parts
-    )
+    kernels, ops = kernels_for(backend), ops_for(backend)
+    return EngineContext(model, stack_for(model), backend, kernels, ops, Buffers(backend), model.shapes, parts=parts)

@@ -16,9 +16,9 @@ def keeps_derivative(name: str) -> bool:
 
 def activate(context: EngineContext, name: str, z: Any, bias: Any, derivative: Any) -> None:
     """Turn `z` + bias into the activation in place, and write the derivative where one is kept."""
-    context.passes.activate(name, z, bias, derivative)
+    context.ops.activate(name, z, bias, derivative)
 
 
 def scale_by_derivative(context: EngineContext, name: str, b: Any, activation: Any, derivative: Any) -> None:
     """Multiply the gradient in the activation by its derivative, in place."""
-    context.passes.scale_by_derivative(name, b, activation if name == "relu" else derivative)
+    context.ops.scale_by_derivative(name, b, activation if name == "relu" else derivative)

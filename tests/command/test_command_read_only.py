@@ -43,13 +43,13 @@ def run(program: str, packages: Path, place: Path, caches: Mapping[str, str]) ->
 ATTRIBUTE = """
 import numpy as np
 from adamshap import gpu
-from adamshap.gpu import passes_numba
+from adamshap.gpu.kernels import numba as loops
 from adamshap.reference import Adam, Batch, Network
 
 generator = np.random.default_rng(0)
 data = Batch(generator.normal(size=(8, 4)), generator.integers(0, 3, 8))
 run = gpu.attribute(Network((4, 3)), Adam(), data, data, epochs=1, slope="sgd")
-print(passes_numba.__file__, np.isfinite(run.scores).all())
+print(loops.__file__, np.isfinite(run.scores).all())
 """
 
 
@@ -59,7 +59,7 @@ print(passes_numba.__file__, np.isfinite(run.scores).all())
 )
 def test_the_engine_computes_without_a_cache(read_only: Path, tmp_path: Path, caches: dict[str, str]) -> None:
     printed = run(ATTRIBUTE, read_only, tmp_path, caches)
-    assert printed == f"{read_only / 'adamshap' / 'gpu' / 'passes_numba.py'} True\n"
+    assert printed == f"{read_only / 'adamshap' / 'gpu' / 'kernels' / 'numba.py'} True\n"
     assert not [path for path in tmp_path.iterdir() if path.name != "cupy"]
 
 
@@ -84,7 +84,7 @@ def test_a_device_that_is_asked_for_says_which_cache_it_needs(read_only: Path, t
 def test_a_full_disk_costs_the_cache_and_not_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     from numba.core import caching
 
-    from adamshap.gpu.passes_numba import compiled
+    from adamshap.gpu.jit import compiled
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

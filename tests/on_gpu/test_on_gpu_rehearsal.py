@@ -93,12 +93,12 @@ def test_it_holds_the_throughput_and_says_what_is_not_built(rehearsed: Path) -> 
 def kernels_of_the_engine() -> set[str]:
     """Return the names of its kernels, as the sources give them."""
     rules = {
-        "adamshap_{plan.kind}": ("sgd", "frozen", "linearized", "previous", "nodes"),
-        "adamshap_split_{plan.kind}": ("frozen", "linearized", "nodes", "even"),
+        "adamshap_fused_{kind}": ("sgd", "frozen", "linearized", "previous", "nodes"),
+        "adamshap_split_{kind}": ("frozen", "linearized", "nodes", "even"),
         "adamshap_{name}": ACTIVATIONS,
     }
     found = set()
-    for file in (ROOT / "gpu").glob("*_cuda.py"):
+    for file in (ROOT / "gpu").glob("*/cuda.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and re.fullmatch(r"adamshap_\w*[^_]", str(node.value)):
                 found.add(str(node.value))
@@ -113,7 +113,13 @@ def test_the_smoke_test_launches_every_kernel(rehearsed: Path) -> None:
     notes = content(rehearsed)["stages"][NAMES.index("smoke")]["notes"]
     launched = {kernel for name, kernels in notes.items() if name.startswith("kernels") for kernel in kernels}
     kernels = kernels_of_the_engine()
-    assert {"adamshap_nodes", "adamshap_split_even", "adamshap_gelu", "adamshap_fit", "adamshap_whitening"} <= kernels
+    assert {
+        "adamshap_fused_nodes",
+        "adamshap_split_even",
+        "adamshap_gelu",
+        "adamshap_two_term_fit",
+        "adamshap_whitening",
+    } <= kernels
     assert kernels - launched == set()
 
 

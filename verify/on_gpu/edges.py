@@ -12,8 +12,10 @@ import numpy as np
 
 from adamshap import gpu
 from adamshap.gpu.backend import NoRoomError, pick_backend
-from adamshap.gpu.kernels import passes_for
+from adamshap.gpu.kernels import kernels_for
+from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, ParameterState
 from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
+from adamshap.gpu.ops import ops_for
 from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.implementation import Query, implementation
@@ -158,45 +160,49 @@ def _same(report: Reporter, large: Any, small: Any, what: str) -> None:
 
 
 def _large_adam(shape: tuple[int, int], report: Reporter) -> None:
-    passes, scalars = passes_for(pick_backend("cuda", "float32")), adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3)
+    backend, scalars = pick_backend("cuda", "float32"), adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3)
+    kernels, ops = kernels_for(backend), ops_for(backend)
     g, theta, m, v = (_random(shape, seed) for seed in range(4))
     v *= v
     few = [_rows(array) for array in (g, theta, m, v)]
-    passes.adam(scalars, g, theta, m, v, theta, m, v)
-    passes.adam(scalars, *few, *few[1:])
+    for gradient, *arrays in ((g, theta, m, v), few):
+        state = ParameterState(*arrays)
+        kernels.adam_step(scalars, gradient, state, state)
     for name, large, small in zip(("theta", "m", "v"), (theta, m, v), few[1:], strict=True):
         _same(report, large, small, name)
-    passes.between(0.3, theta, m, v)
-    passes.between(0.3, few[1], few[2], few[3])
+    ops.between(0.3, theta, m, v)
+    ops.between(0.3, few[1], few[2], few[3])
     _same(report, v, few[3], "between")
 
 
 def _large_fused(shape: tuple[int, int], report: Reporter) -> None:
     n = 8
-    passes = passes_for(pick_backend("cuda", "float32"))
+    kernels = kernels_for(pick_backend("cuda", "float32"))
     scalars, plan = adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3), slope_plan("random_order", (4, 4), n)
     g, theta, m, v = (_random(shape, seed) for seed in range(4))
     v *= v
     row, col = abs(_random(shape[:1], 5)), abs(_random(shape[1:], 6))
     few, few_of_row = [_rows(array) for array in (g, theta, m, v)], row[list(ROWS)]
     for (g_, theta_, m_, v_), row_ in (((g, theta, m, v), row), (few, few_of_row)):
-        passes.attributed(scalars, plan, n, g_, theta_, m_, v_, row_, col, None, None, 0.5, theta_, m_, v_, None, g_)
+        state = ParameterState(theta_, m_, v_)
+        out = FusedStepOut(state, None, g_)
+        kernels.fused_step(scalars, plan, g_, state, GradientNorms(n, row_, col), None, 0.5, out)
     for name, large, small in zip(("slope", "theta", "m", "v"), (g, theta, m, v), few, strict=True):
         _same(report, large, small, name)
 
 
 def _large_reductions(shape: tuple[int, int], report: Reporter) -> None:
     backend = pick_backend("cuda", "float32")
-    passes = passes_for(backend)
+    ops = ops_for(backend)
     b, z = _random(shape, 0), _random(shape, 1)
     dots = backend.xp.zeros(shape[0], "float32")
-    passes.row_dot(b, z, None, dots)
+    ops.row_dot(b, z, None, dots)
     few = [_rows(array).get().astype(np.float64) for array in (b, z)]
     sizes = np.abs(few[0] * few[1]).sum(axis=1)
     assert_within(
         dots[list(ROWS)].get(), (few[0] * few[1]).sum(axis=1), rounding(sizes, shape[1], "float32"), "row_dot"
     )
-    norms = passes.column_norms(b)
+    norms = ops.column_norms(b)
     columns = backend.xp.ascontiguousarray(b[:, list(ROWS)]).get().astype(np.float64)
     expected = np.sqrt((columns**2).sum(axis=0))
     assert_within(norms[list(ROWS)].get(), expected, rounding(expected, shape[0], "float32"), "column_norms")
