@@ -71,7 +71,7 @@ def update(
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
     device_arrays : bool
         Return arrays where they were computed, rather than NumPy's.
 
@@ -141,23 +141,23 @@ def scores(
         Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
         By default (4, 4), for "two_term" (8, 2).
     denominator : {"exact", "previous"}
-        Of "linearized".
+        For "linearized".
     kind : {"first", "last", "shapley"}
-        Of "two_term": which of `marginals` the scores are made for.
+        For "two_term": which of `marginals` the scores estimate.
     rank : int, optional
-        Score by a sketch of P of this rank, in the layers that gain by it; None is exact, and all that
-        "two_term" has.
+        Score by a sketch of P of this rank, in the layers that gain by it; None is exact; "two_term"
+        has nothing else.
     variance : {"exact", "rank_one"}
         σ² of "random_order" and "two_term": exact at the cost of one more matrix product a layer, or from norms alone,
         which is far off where a single input is far larger than the others (docs/choose.md).
     micro_batch : int, optional
-        So many samples go through the network at a time.
+        Run this many samples through the network at a time.
     score_dtype : {"tf32", "float16"}, optional
-        Make the contraction's products in this on a CUDA device, for speed; the step itself stays in `dtype`.
+        Precision of the contraction's products on a CUDA device, for speed; the step itself stays in `dtype`.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
     device_arrays : bool
         Return arrays where they were computed, rather than NumPy's.
 
@@ -210,7 +210,7 @@ def influence(
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
     device_arrays : bool
         Return arrays where they were computed, rather than NumPy's.
 
@@ -246,7 +246,7 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
 
     Returns
     -------
@@ -289,11 +289,11 @@ def marginals(
     permutations : int
         Even number of permutations drawn where Shapley values are sampled.
     seed : int
-        Of those permutations.
+        Seed for those permutations.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
 
     Returns
     -------
@@ -354,20 +354,20 @@ def attribute(
     train, valid : Batch
         N training samples and n_val validation samples.
     epochs : int
-        Every epoch goes once through `train` in a new order.
+        Passes over `train`, each in a new order.
     steps : int, optional
-        The run ends after so many, if `epochs` do not end before.
+        Stop after this many, if `epochs` do not end earlier.
     batch_size : int
         An epoch's last batch holds what is left.
     seed : int
-        Of the parameters, of the order of the samples and of the sketch's first basis.
+        Seed for the parameters, the order of the samples and the sketch's first basis.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
     credit : {"step", "carry"}
-        Whether the step that momentum takes without data is left to nobody or credited to the earlier samples that
-        the momentum is made of. "carry" keeps the batches of a window of steps (docs/engine.md); it has no
+        Whether the step that momentum takes without data is credited to nobody, or to the earlier samples whose
+        gradients make up the momentum. "carry" keeps the batches of a window of steps (docs/engine.md); it has no
         `per_validation`, `rank`, `micro_batch` or "two_term"; on a device `on_step` and `on_checkpoint` wait for each
         step.
     per_validation : bool
@@ -375,31 +375,31 @@ def attribute(
     nodes : tuple of two ints, optional
         (path, normal), as for `scores`.
     kind : {"first", "last", "shapley"}
-        Of "two_term", as for `scores`.
+        For "two_term", as for `scores`.
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : int, optional
-        Score by a sketch of this rank, its range kept from step to step; None is exact, and all that "two_term" has.
+        Score by a sketch of this rank, its range kept from step to step; None is exact; "two_term" has nothing else.
     variance : {"exact", "rank_one"}
         σ² of "random_order" and "two_term", as for `scores`.
     micro_batch : int, optional
-        So many samples go through the network at a time, twice each; less memory for batches, the same result.
+        Run this many samples through the network at a time, each twice: less memory, the same result.
     carry_window : int, optional
-        For at least so many steps a batch is credited with the steps after it; None: until β1^k is below 1/1000.
-        What comes later is bounded in ``Run.truncated`` and closed.
+        Credit a batch from at least this many steps after it; None: until β1^k is below 1/1000. What later steps owe
+        is bounded in ``Run.truncated``, and closed.
     score_dtype : {"tf32", "float16"}, optional
         As for `scores`.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which the run is computed.
+        Precision of the run.
     on_step : callable, optional
         Called with a `Progress` for each step, in order; on a device a few steps at a time.
     on_checkpoint : callable, optional
         Called after each step with its number and a function that returns the state of the run, a `Snapshot`; that
         function waits for the device.
     resume : Snapshot, optional
-        The state of the same run after some step: it goes on from there, and ends as it would have without a break.
+        State of the same run after some step: the run continues from there, and ends as if uninterrupted.
 
     Returns
     -------
@@ -423,7 +423,7 @@ def attribute(
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     backend = pick_backend(device, dtype)
-    adam_in(adam, backend.dtype)
+    held = adam_in(adam, backend.dtype)
     estimator = Estimator(slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype)
     _refuse_score_dtype(estimator, backend)
     open_account: OpenAccount
@@ -436,7 +436,7 @@ def attribute(
         open_account = partial(StepAccount.of, micro_batch=size)
     where = "CUDA" if backend.on_cuda else "the CPU"
     about = f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where}, {dtype}"
-    setup = RunSetup.of(config, estimator, backend, logged(on_step, about), on_checkpoint, resume)
+    setup = RunSetup.of(config, estimator, held, backend, logged(on_step, about), on_checkpoint, resume)
     return attributed_run(setup, open_account)
 
 

@@ -1,7 +1,7 @@
 """The account of ``credit="carry"``: momentum's steps are credited to earlier samples, in a window (docs/engine.md).
 
-On a device, a step is checked by itself only where somebody waits for it anyway. Elsewhere, the account's end shows
-that a run diverged, and not where.
+On a device, every step is checked only if a callback waits for it anyway. Otherwise a run that diverged shows when its
+account is closed, without the step at which it did.
 """
 
 from dataclasses import dataclass
@@ -75,9 +75,10 @@ class CarryAccount:
     seen : int array (N,)
     completed : int
         Steps that were added, and checked and reported if `checks_every_step`.
-    unchecked : the last step, until it is checked
-    closed : None, or two arrays, once the run has ended
-        The scores, and what each step leaves open.
+    unchecked : _Unchecked or None
+        The last step, until `check`.
+    closed : tuple of two arrays (N,) and (steps,), or None
+        Once the account is closed: the scores, and what each step leaves open.
     """
 
     credit: ClassVar[Credit] = "carry"

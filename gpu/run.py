@@ -42,7 +42,7 @@ def attributed_run(setup: RunSetup, open_account: OpenAccount) -> Run:
     """Train and attribute, and return the run.
 
     An account that does not check every step, for the sake of speed, does not know the step at which a run diverged.
-    Such a run is repeated, checking every step.
+    That run is repeated, and every step is checked.
     """
     account = open_account(setup, check_every_step=False)
     try:
@@ -50,7 +50,8 @@ def attributed_run(setup: RunSetup, open_account: OpenAccount) -> Run:
     except Diverged:
         if account.checks_every_step:
             raise
-    return _Training.of(setup, open_account(setup, check_every_step=True)).run()
+    account = open_account(setup, check_every_step=True)
+    return _Training.of(setup, account).run()
 
 
 @dataclass
@@ -101,7 +102,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class _Training:
-    """A run on its way; `settings` identify it in its snapshots, and are "" where it has none."""
+    """A run between two steps; `settings` identify it in its snapshots, "" if it has none."""
 
     setup: RunSetup
     account: Account
@@ -128,14 +129,14 @@ class _Training:
                 self.check(wait=self.state.completed == config.length)
                 if self.setup.on_checkpoint is not None:
                     self.setup.on_checkpoint(self.state.completed, self.snapshot)
-            self.raise_if(self.account.close(self.state.current))
+            self.raise_if_not_finite(self.account.close(self.state.current))
         return self.result()
 
     def check(self, *, wait: bool) -> None:
         """Have the account check and add up the results of the steps."""
-        self.raise_if(self.account.check(self.state.current, wait=wait))
+        self.raise_if_not_finite(self.account.check(self.state.current, wait=wait))
 
-    def raise_if(self, found: NotFinite | None) -> None:
+    def raise_if_not_finite(self, found: NotFinite | None) -> None:
         """Raise `Diverged` if something is not finite."""
         if found is not None:
             setup = self.setup

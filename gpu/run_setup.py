@@ -16,7 +16,6 @@ from adamshap.reference.contract import (
     Estimator,
     Progress,
     RunConfig,
-    adam_in,
 )
 
 __all__ = ["RunSetup"]
@@ -58,13 +57,14 @@ class RunSetup:
         cls,
         config: RunConfig,
         estimator: Estimator,
+        adam: Adam,
         backend: Backend,
         on_step: Callable[[Progress], None] | None,
         on_checkpoint: Checkpointer | None,
         resume: Mapping[str, Array] | None,
     ) -> "RunSetup":
-        """Return the setup of a run on a backend."""
-        adam, parts = adam_in(config.adam, backend.dtype), parts_of(resume)
+        """Return the setup of a run on a backend, in whose dtype `adam` is."""
+        parts = parts_of(resume)
         context = EngineContext.on(config.network, backend, parts)
         initial = backend.reals(config.network.init(config.seed))
         data = Data.of(context, config.train, config.valid, min(config.batch_size, config.train.n))

@@ -54,7 +54,7 @@ class StepAccount:
     completed : int
         Steps that were checked, added and reported.
     last_fetch : float
-        When, on the monotonic clock.
+        Time on the monotonic clock.
     """
 
     credit: ClassVar[Credit] = "step"
