@@ -22,7 +22,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Print the mean of R over tasks, batch sizes, rates, steps and seeds; the lowest mean over seeds; the mean at t = 1."""
+    """Print the mean of R over tasks, sizes, rates, steps and seeds; the lowest mean over seeds; the mean at t = 1."""
     found: dict[tuple[str, str], dict[tuple[Any, ...], list[float]]] = {}
     for seed, name, n, lr in product(range(FULL.seeds), FULL.tasks, FULL.sizes, FULL.rates):
         task = data.load(name, seed, train=FULL.train, valid=FULL.valid, test=1)
