@@ -483,7 +483,7 @@ def _findings(
     for name in (sgd, own):
         chosen = select(classes, estimator=name)
         lines.append(
-            f"Of the variance of `{name}`'s totals, {spread(r['between'] for r in chosen)} lies between classes; a"
+            f"`{name}`: {spread(r['between'] for r in chosen)} of the variance of totals lies between classes; a"
             " class's mean total and its excess frequency among the validation samples over the training labels have"
             f" R {spread(r['pearson'] for r in chosen)}."
         )
