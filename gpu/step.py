@@ -46,7 +46,7 @@ from adamshap.gpu.layers import (
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.threads import in_parts
 from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
-from adamshap.reference.contract import TWO_TERM, Adam, Estimator, refuse_zero_denominator
+from adamshap.reference.contract import TWO_TERM, Adam, Estimator, StepNumber, refuse_zero_denominator
 
 __all__ = [
     "ForwardResult",
@@ -82,7 +82,7 @@ class State:
     theta: Arrays
     m: Mapping[str, FirstMoment]
     v: Mapping[str, SecondMoment]
-    t: int
+    t: StepNumber
 
     def of(self, key: str, units: slice = slice(None)) -> ParameterState:
         """Return some units of one parameter, as matrices."""
