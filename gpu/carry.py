@@ -26,6 +26,7 @@ from adamshap.gpu.arrays import Arrays, ScoreMatrix, like
 from adamshap.gpu.captures import CACHED, Captures
 from adamshap.gpu.charge import RunningSum, charge
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.counting import FIRST_STEP
 from adamshap.gpu.data import Data
 from adamshap.gpu.forward import forward_and_gradient
 from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
@@ -36,7 +37,7 @@ from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.threads import in_parts
 from adamshap.gpu.validation import on_segment
 from adamshap.gpu.window import FLOPS_OF_A_COPY, Block, KeptArrays, Pending
-from adamshap.reference.contract import Array, Estimator, RunConfig, Snapshot, StepNumber, refuse
+from adamshap.reference.contract import Array, CompletedSteps, Estimator, RunConfig, Snapshot, refuse
 
 __all__ = ["LOG", "Carrier"]
 
@@ -91,15 +92,14 @@ class Carrier:
     blocks: deque[Block] = field(default_factory=deque)
 
     @classmethod
-    def of(cls, context: EngineContext, config: RunConfig, steps: int, window: int | None) -> "Carrier":
+    def of(cls, context: EngineContext, config: RunConfig, data: Data, steps: int, window: int | None) -> "Carrier":
         """Return a carrier for a run of so many steps, with a window of at least `window` steps."""
         xp, count = context.backend.xp, config.train.n
-        beta1 = Hyperparameters.at(context, config.adam, StepNumber(1)).one_beta1()
+        beta1 = Hyperparameters.at(context, config.adam, FIRST_STEP).one_beta1()
         rate = -math.log(beta1) if beta1 > 0 else math.inf
         length = min(max(1, int(math.log(GROWTH) / rate)), steps)
         later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
         loses = beta1 > 0 and (later + 1) * length < steps
-        data = Data.of(context, config.train, config.valid, min(config.batch_size, count))
         totals, truncated, exposed = (xp.zeros(count) for _ in range(3))
         kept = KeptArrays.of(context, data.valid_x)
         return cls(
@@ -107,9 +107,16 @@ class Carrier:
         )
 
     def take(
-        self, number: int, index: Array, where: Any, state: State, batch: StepBatch, estimator: Estimator, new: State
+        self,
+        number: CompletedSteps,
+        index: Array,
+        where: Any,
+        state: State,
+        batch: StepBatch,
+        estimator: Estimator,
+        new: State,
     ) -> Any:
-        """Take step `number`, add its samples' own scores to the totals, and return SGD's.
+        """Take the step after `number` completed ones, add its samples' own scores to the totals, and return SGD's.
 
         The samples are those at `index`, which is `where` in the backend.
 
@@ -195,7 +202,7 @@ class Carrier:
                 later = self._with([block], later)
         return totals
 
-    def arrays(self, done: int) -> Snapshot:
+    def arrays(self, done: CompletedSteps) -> Snapshot:
         """Return, for a snapshot after so many steps, what `restore` takes, and the scores as they stand.
 
         The window's arrays have a row for each block, or for each batch, that may ever be in it; blocks and batches

@@ -15,6 +15,8 @@ import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import carry
 from adamshap.gpu.backend import Backend, pick_backend
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.data import Data
 from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.kernels import numpy as in_numpy
 from adamshap.gpu.kernels.groups import NO_NORMS, GradientNorms, OwedSum, ParameterState
@@ -302,12 +304,16 @@ def test_a_windows_memory_does_not_grow_with_the_run() -> None:
     config = problem(0.5, epochs=30)
     context = context_for(config.network, pick_backend("cpu", "float64"))
     order = list(config.order())
-    carrier = carry.Carrier.of(context, config, len(order), 4)
+    carrier = carry.Carrier.of(context, config, data_of(context, config), len(order), 4)
     held = []
     run_through(carrier, lambda: held.append(sum(len(block.batches) for block in carrier.blocks)))
     assert len(order) > 100
     assert max(held[10:]) == carrier.length * carrier.later  # what is paid at its end has left
     assert carrier.length * carrier.later >= 4
+
+
+def data_of(context: EngineContext, config: RunConfig) -> Data:
+    return Data.of(context, config.train, config.valid, min(config.batch_size, config.train.n))
 
 
 def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullcontext) -> None:
@@ -331,7 +337,7 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
 def test_no_step_waits_for_the_device(device: Any) -> None:
     config = dataclasses.replace(problem(0.5), batch_size=5)
     context = context_for(config.network, pick_backend(device, "float32"))
-    carrier = carry.Carrier.of(context, config, len(list(config.order())), 2)
+    carrier = carry.Carrier.of(context, config, data_of(context, config), len(list(config.order())), 2)
     waiting: Any = nullcontext
     if device != "cpu":
         import cupyx

@@ -6,7 +6,7 @@ from adamshap.gpu.kernels import Kernels
 from adamshap.gpu.kernels.groups import FirstMoment, ParameterState, SecondMoment
 from adamshap.gpu.kernels.plan import AdamScalars
 from adamshap.gpu.step import State
-from adamshap.reference.contract import Array
+from adamshap.reference.contract import Array, StepNumber
 
 
 def swapped(theta: Array, m: FirstMoment, v: SecondMoment) -> None:
@@ -17,10 +17,12 @@ def swapped(theta: Array, m: FirstMoment, v: SecondMoment) -> None:
     ParameterState(m, v, theta)  # type: ignore[arg-type]
 
 
-def swapped_by_name(theta: dict[str, Any], m: dict[str, FirstMoment], v: dict[str, SecondMoment]) -> State:
+def swapped_by_name(
+    theta: dict[str, Any], m: dict[str, FirstMoment], v: dict[str, SecondMoment], t: StepNumber
+) -> State:
     """Do the same with all parameters at once."""
-    State(theta, v, m, 1)  # type: ignore[arg-type]
-    return State(theta, m, v, 1)
+    State(theta, v, m, t)  # type: ignore[arg-type]
+    return State(theta, m, v, t)
 
 
 def no_state(kernels: Kernels, scalars: AdamScalars, g: Array, state: ParameterState) -> None:
