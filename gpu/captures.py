@@ -17,6 +17,7 @@ P       ``matrix``              score matrix, by parameter
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 from adamshap.gpu.context import EngineContext
@@ -175,7 +176,7 @@ class OuterProduct:
     def sum_of(self, xp: Any, name: str, units: slice, out: Any = None) -> Any:
         """Return some rows of ``bᵀ a``, or some elements of Σ b; in `out` where it is given."""
         b = self.b[:, units]
-        return xp.matmul(b.T, self.a, out=out) if name == self.weight else xp.sum(b, axis=0, out=out)
+        return xp.matmul(b.T, self.a, out=out) if name == self.weight else b.sum(axis=0, out=out)
 
     def add_dots(
         self,
@@ -264,17 +265,17 @@ class Captures:
         """Number of rows."""
         return self.uses[0].n
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiplications of one contraction with P, a row."""
         return sum(capture.macs for capture in self.uses)
 
-    @property
+    @cached_property
     def pair_macs(self) -> int:
         """Multiplications of the dot product of two rows' gradients."""
         return sum(capture.pair_macs for capture in self.uses)
 
-    @property
+    @cached_property
     def by_name(self) -> dict[str, list[Capture]]:
         """The uses of each parameter."""
         found: dict[str, list[Capture]] = {}
@@ -329,10 +330,8 @@ class Captures:
 
     def refuse_two_uses(self, what: str) -> None:
         """Refuse what a parameter's uses, each by itself, do not give."""
-        if self.used_twice:
-            raise NotImplementedError(
-                f"{what} of parameters that are used more than once: {', '.join(self.used_twice)}"
-            )
+        if twice := self.used_twice:
+            raise NotImplementedError(f"{what} of parameters that are used more than once: {', '.join(twice)}")
 
 
 def write_sums(context: EngineContext, captures: Captures, into: Mapping[str, Any], add: bool = False) -> None:

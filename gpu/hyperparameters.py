@@ -34,19 +34,21 @@ class Hyperparameters:
     @classmethod
     def at(cls, context: EngineContext, optimiser: Optimiser, t: StepNumber) -> "Hyperparameters":
         """Return the hyperparameters of step `t`."""
-        dtype = context.backend.dtype
-        adam = {name: held(optimiser.at(t, name), dtype) for name in context.shapes}
-        return cls(adam, {name: scalars_of(one, t) for name, one in adam.items()})
+        adam: dict[str, Adam] = {}
+        scalars: dict[str, AdamScalars] = {}
+        last, of_last = None, None
+        for name in context.shapes:
+            settings = optimiser.at(t, name)
+            if of_last is None or settings is not last:  # one set for all is looked up once
+                one = held(settings, context.backend.dtype)
+                last, of_last = settings, (one, scalars_of(one, t))
+            adam[name], scalars[name] = of_last
+        return cls(adam, scalars)
 
     @property
     def lrs(self) -> dict[str, float]:
         """η of each parameter."""
         return {name: scalars.lr for name, scalars in self.scalars.items()}
-
-    @property
-    def decays(self) -> bool:
-        """Whether some weight decays."""
-        return any(scalars.shrink < 1 for scalars in self.scalars.values())
 
     def one_beta1(self) -> float:
         """Return β1, and refuse parameters that do not have it in common."""

@@ -55,7 +55,8 @@ def contract(
     def rows_between(low: int, high: int) -> None:
         rows = slice(low, high)
         for capture in captures.uses:
-            capture.rows(rows).add_dots(context, matrix, factors or {}, out[rows], scratch[rows], score_dtype)
+            part = capture if high - low == len(out) else capture.rows(rows)
+            part.add_dots(context, matrix, factors or {}, out[rows], scratch[rows], score_dtype)
 
     in_parts(rows_between, len(out), 2 * len(out) * captures.macs)
 
@@ -126,7 +127,7 @@ def _pair_scorer(context: EngineContext, task: ScoringTask, validation: Captures
     def by_pairs(captures: Captures, out: Any) -> None:
         def rows_between(low: int, high: int) -> None:
             rows = slice(low, high)
-            part = captures.rows(rows)
+            part = captures if high - low == captures.n else captures.rows(rows)
             for lr, names in groups:
                 dots = pair_dots(context, part, validation, names)
                 if dots is None:  # the model does not use them

@@ -262,20 +262,20 @@ def contraction(
     sketch: Sketch | None,
 ) -> tuple[Any, Any]:
     """Return the scores and SGD's, or None in their place, both (groups, n)."""
-    context, estimator, batch, lrs = step.context, plan.estimator, step.batch, step.hyperparameters.lrs
+    context, estimator, batch = step.context, plan.estimator, step.batch
     exact = ScoringTask(batch.n, batch.n_val, estimator.per_validation, estimator.score_dtype)
     task = ScoringTask(batch.n, batch.n_val, estimator.per_validation, estimator.score_dtype, sketch)
     scorer: Scorer
     if slopes is not None:
         scorer = two_term_scorer(context, exact, validation, slopes)
     elif plan.slope.kind == "sgd":
-        scorer = sgd_scorer(context, task, validation, lrs)
+        scorer = sgd_scorer(context, task, validation, step.hyperparameters.lrs)
     elif fused.matrix is not None:
         scorer = matrix_scorer(context, task, fused.matrix)
     elif fused.slope is not None:
         scorer = slope_scorer(context, task, validation, fused.slope)
     scorers = [scorer]
     if plan.with_sgd and forward.start is not None:
-        scorers.append(sgd_scorer(context, exact, forward.start, lrs))
+        scorers.append(sgd_scorer(context, exact, forward.start, step.hyperparameters.lrs))
     scores, *others = score_chunks(context, task, scorers, captured_chunks(step, forward.captures))
     return scores, others[0] if others else None
