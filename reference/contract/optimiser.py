@@ -188,7 +188,7 @@ class AdamState:
 
     @property
     def next_step(self) -> StepNumber:
-        """t, the number of the step that is taken next."""
+        """Number of the step that is taken next, t."""
         return StepNumber(self.step + 1)
 
     def after(self, m: Params, v: Params) -> "AdamState":
