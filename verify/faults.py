@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference import adam, game, ghost, network, two_term
+from adamshap.reference import adam, game, models, perceptron, scoring, slopes, two_term, validation
 from adamshap.reference.adam import Coefficients, bias_correction
 from adamshap.reference.contract import AdamState, Array, Batch, Marginals, Network, Params, Step, quadrature_nodes
 from adamshap.verify.implementation import FUNCTIONS, Ask, Implementation, Query
@@ -118,18 +118,18 @@ def _state(change: Callable[[Step], tuple[Params, Params]]) -> Wrap:
     return _sees(lambda step: replace(step, state=AdamState(step.state.step, *change(step))))
 
 
-def _slope(right: Callable[..., Any], wrong: Callable[[ghost.SlopeInput], Array]) -> Wrap:
+def _slope(right: Callable[..., Any], wrong: Callable[[slopes.SlopeInput], Array]) -> Wrap:
     """The oracle uses `wrong` for the slope `right`."""
     return _with(right, lambda now: wrong)
 
 
 def _x(step: Step) -> Params:
-    return network.sample_gradients(step)
+    return models.sample_gradients(step)
 
 
 def _partial(ask: Ask, step: Step, query: Query, keep: Callable[[str], bool]) -> Array:
     """The scores that only the parameters whose names `keep` says yes to would give."""
-    kept = ghost.dot_products
+    kept = scoring.dot_products
 
     def some(x: Params, P: Params) -> Array:
         names = [name for name in x if keep(name)]
@@ -150,7 +150,7 @@ def _dropping(drop: Callable[[str, Step], bool]) -> Wrap:
 
 
 def _advanced_v(step: Step) -> tuple[Params, Params]:
-    beta2, g = step.adam.betas[1], network.batch_gradient(step)
+    beta2, g = step.adam.betas[1], models.batch_gradient(step)
     return step.state.m, {name: beta2 * v + (1 - beta2) * g[name] ** 2 for name, v in step.state.v.items()}
 
 
@@ -170,7 +170,7 @@ def _coupled_gradients(right: Any) -> Any:
 
 def _coupled(ask: Ask) -> Ask:
     inner = _with(adam.decayed, lambda _: lambda step: dict(step.params))(ask)
-    return _with(network.sample_gradients, _coupled_gradients)(inner)
+    return _with(models.sample_gradients, _coupled_gradients)(inner)
 
 
 def _summed_separately(right: Any) -> Any:
@@ -180,13 +180,13 @@ def _summed_separately(right: Any) -> Any:
         true: Params = right(net, params, batch)
         with_bias = dataclasses.replace(net, bias=True)
         padded = {name: params.get(name, np.zeros(shape)) for name, shape in with_bias.shapes.items()}
-        each = network.each_gradient(with_bias, padded, batch)
+        each = models.each_gradient(with_bias, padded, batch)
         wrong = dict(true)
         for layer in range(net.depth):
             a = batch.x
             if layer:
                 below = Network(net.sizes[: layer + 1], net.activation, "mse")
-                a = network.ACTIVATION_FUNCTIONS[net.activation](network.outputs(below, padded, batch.x))
+                a = perceptron.ACTIVATION_FUNCTIONS[net.activation](models.outputs(below, padded, batch.x))
             b = each[f"{layer}.bias"]
             wrong[f"{layer}.weight"] = np.outer(b.sum(axis=0), a.sum(axis=0)) / batch.n
         return wrong
@@ -244,7 +244,7 @@ def _own_coalition_size(right: Any) -> Any:
 
 def _frozen_game(step: Step, query: Query, result: Any, ask: Ask) -> Any:
     """Every coalition's update is divided by the whole batch's denominator."""
-    full = network.batch_gradient(step)
+    full = models.batch_gradient(step)
     denominators = {name: adam.denominator(c, full[name]) for name, c in adam.step_coefficients(step).items()}
     queue: list[Array] = []
 
@@ -280,13 +280,13 @@ def _first_and_last(right: Any) -> Any:
 
 def _momentum_gain(step: Step, query: Query) -> Array:
     """⟨Γ, A(0)⟩ for each column of the scores: what the momentum step does to the loss, to first order."""
-    g = network.batch_gradient(step)
+    g = models.batch_gradient(step)
     gradient, slope = query.options.get("gradient", "midpoint"), query.options.get("slope", "random_order")
     nodes = quadrature_nodes(query.options.get("nodes"), slope)
     each = bool(query.options.get("per_validation", False))
-    part = ghost.part_of(slope, query.options.get("kind", "shapley"), step.n)
-    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=each, part=part)
-    gain: Array = ghost.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
+    part = scoring.part_of(slope, query.options.get("kind", "shapley"), step.n)
+    gamma = validation.validation_gradients(step, gradient, g, nodes, each=each, part=part)
+    gain: Array = scoring.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
     return gain if each else gain[:1]  # one number for all samples, or one a column
 
 
@@ -324,7 +324,7 @@ defvjp(_sigmoid_by_output, lambda a, z: lambda upstream: upstream / (2 + anp.exp
 def _activation(name: str, wrong: Callable[[Any], Any]) -> Wrap:
     def wrap(ask: Ask) -> Ask:
         def faulty(step: Step, query: Query) -> Any:
-            with replaced(name, network.ACTIVATION_FUNCTIONS[name], wrong):
+            with replaced(name, perceptron.ACTIVATION_FUNCTIONS[name], wrong):
                 return ask(step, query)
 
         return faulty
@@ -342,7 +342,7 @@ def _scaled_squares(factor: Callable[[int], float]) -> Wrap:
 
         return losses
 
-    return _with(network.sample_losses, make)
+    return _with(models.sample_losses, make)
 
 
 def _proportionally(step: Step, query: Query, result: Array, ask: Ask) -> Array:
@@ -368,19 +368,19 @@ def _to_the_whole_gain(step: Step, query: Query, result: Array, ask: Ask) -> Arr
 def _random_order_with(spread: Callable[[Array, float], Array], weight: float = 1.0, rule: Any = None) -> Wrap:
     """`random_order` with another standard deviation of the partial sums, or another rule for the normal."""
 
-    def wrong(given: ghost.SlopeInput) -> Array:
+    def wrong(given: slopes.SlopeInput) -> Array:
         if len(given.x) == 1:
-            return ghost.secant(given)
-        sigma = ghost.partial_sum_deviation(given.x, given.g)
+            return slopes.secant(given)
+        sigma = slopes.partial_sum_deviation(given.x, given.g)
         slope = np.zeros_like(given.g)
-        for tau, w in zip(*ghost.unit_interval_rule(given.nodes[0]), strict=True):
+        for tau, w in zip(*slopes.unit_interval_rule(given.nodes[0]), strict=True):
             s = spread(sigma, tau)
-            for h, a in zip(*(rule or ghost.positive_normal_rule)(given.nodes[1]), strict=True):
+            for h, a in zip(*(rule or slopes.positive_normal_rule)(given.nodes[1]), strict=True):
                 ends = tau * given.g + h * s, tau * given.g - h * s
                 slope += weight * w * 2 * a * h**2 * adam.divided_difference(given.c, *ends)
         return slope
 
-    return _slope(ghost.random_order, wrong)
+    return _slope(slopes.random_order, wrong)
 
 
 def _physicists_rule(count: int) -> tuple[Array, Array]:
@@ -389,13 +389,13 @@ def _physicists_rule(count: int) -> tuple[Array, Array]:
     return nodes[positive], weights[positive] / np.sqrt(np.pi)
 
 
-def _chord_to_the_origin(given: ghost.SlopeInput) -> Array:
+def _chord_to_the_origin(given: slopes.SlopeInput) -> Array:
     """A(g)/g, which forgets that the step starts at A(0)."""
     full = adam.update_map(given.c, given.g)
-    return np.divide(full, given.g, out=ghost.linearized(given), where=given.g != 0)
+    return np.divide(full, given.g, out=slopes.linearized(given), where=given.g != 0)
 
 
-def _per_sample_squares(given: ghost.SlopeInput) -> Array:
+def _per_sample_squares(given: slopes.SlopeInput) -> Array:
     c, squares = given.c, (given.x**2).sum(axis=0)
     wrong: Array = c.lr * c.k / (np.sqrt(c.kappa + c.q * squares) + c.eps)
     return wrong
@@ -405,7 +405,7 @@ def _between_with(change: Callable[[Step, str, Array, Array, float], Array]) -> 
     """The point of `midpoint` and `path`: ``change(step, name, A(0), A(g), fraction)``."""
 
     def make(right: Any) -> Any:
-        def between(given: ghost.GradientInput, fraction: float) -> Params:
+        def between(given: validation.GradientInput, fraction: float) -> Params:
             c = adam.step_coefficients(given.step)
             return {
                 name: change(
@@ -420,7 +420,7 @@ def _between_with(change: Callable[[Step, str, Array, Array, float], Array]) -> 
 
         return between
 
-    return _with(ghost.between, make)
+    return _with(validation.between, make)
 
 
 def _decayed(step: Step, name: str) -> Array:
@@ -515,11 +515,11 @@ def other_nodes(path: int, normal: int) -> "Fault":
 
 def _influence_with(gamma_at: str, slope: Callable[..., Array]) -> Wrap:
     def change(step: Step, query: Query, result: Array, ask: Ask) -> Array:
-        x, g = _x(step), network.batch_gradient(step)
+        x, g = _x(step), models.batch_gradient(step)
         params = adam.update(step)[0] if gamma_at == "after" else step.params
-        gamma, c = network.loss_gradient(step.net, params, step.valid), adam.step_coefficients(step)
+        gamma, c = models.loss_gradient(step.net, params, step.valid), adam.step_coefficients(step)
         P = {name: (gamma[name] * slope(c[name], g[name]))[None] for name in x}
-        return ghost.dot_products(x, P)[:, 0]
+        return scoring.dot_products(x, P)[:, 0]
 
     return _returns(change, "influence")
 
@@ -535,7 +535,7 @@ def _state_with(m: Callable[..., Array], v: Callable[..., Array], steps: int = 1
     """`update` returns another state: ``m(m, g, β1)`` and ``v(v, x, g, β2)``."""
 
     def change(step: Step, query: Query, result: Any, ask: Ask) -> Any:
-        x, g, (beta1, beta2) = _x(step), network.batch_gradient(step), step.adam.betas
+        x, g, (beta1, beta2) = _x(step), models.batch_gradient(step), step.adam.betas
         state = AdamState(
             step.state.step + steps,
             {name: m(step.state.m[name], g[name], beta1) for name in g},
@@ -722,7 +722,7 @@ FAULTS: tuple[Fault, ...] = (
         "last-micro-batch-full",
         "the last, partial micro-batch weighted as a full one",
         "gradient accumulation",
-        _with(network.sample_gradients, _last_micro_batch(4)),
+        _with(models.sample_gradients, _last_micro_batch(4)),
     ),
     # the game
     Fault(
@@ -839,7 +839,7 @@ FAULTS: tuple[Fault, ...] = (
         "transposed",
         "P transposed on square layers",
         "on others the shapes would not fit",
-        _with(ghost.dot_products, _transposed),
+        _with(scoring.dot_products, _transposed),
     ),
     # validation
     Fault(
@@ -862,7 +862,7 @@ FAULTS: tuple[Fault, ...] = (
         "summed-separately",
         "summed activations times summed gradients of the validation batch",
         "GhostSuite issue 8",
-        _with(network.loss_gradient, _summed_separately),
+        _with(models.loss_gradient, _summed_separately),
     ),
     Fault(
         "validated-on-the-batch",
@@ -908,29 +908,29 @@ FAULTS: tuple[Fault, ...] = (
         "linearized-at-the-batch",
         "`linearized` with the batch's denominator D(g)",
         "the optimiser's own denominator",
-        _slope(ghost.linearized, ghost.frozen),
+        _slope(slopes.linearized, slopes.frozen),
     ),
-    Fault("frozen-at-zero", "`frozen` with the denominator D(0)", _SEEN, _slope(ghost.frozen, ghost.linearized)),
+    Fault("frozen-at-zero", "`frozen` with the denominator D(0)", _SEEN, _slope(slopes.frozen, slopes.linearized)),
     Fault(
         "frozen-by-per-sample-squares",
         "`frozen` with Σ x_i² for g² in the denominator",
         "per-sample g² for batch g²",
-        _slope(ghost.frozen, _per_sample_squares),
+        _slope(slopes.frozen, _per_sample_squares),
     ),
     Fault(
         "tangent-is-frozen",
         "`tangent` without the derivative of the denominator",
         "the denominator counted as a constant",
-        _slope(ghost.tangent, ghost.frozen),
+        _slope(slopes.tangent, slopes.frozen),
     ),
-    Fault("secant-to-the-origin", "`secant` as A(g)/g", "A(0) forgotten", _slope(ghost.secant, _chord_to_the_origin)),
-    Fault("secant-is-tangent", "`tangent` for `secant`", _SEEN, _slope(ghost.secant, ghost.tangent)),
+    Fault("secant-to-the-origin", "`secant` as A(g)/g", "A(0) forgotten", _slope(slopes.secant, _chord_to_the_origin)),
+    Fault("secant-is-tangent", "`tangent` for `secant`", _SEEN, _slope(slopes.secant, slopes.tangent)),
     Fault(
         "previous-not-corrected",
         'v̂_{t−1} without bias correction in denominator="previous"',
         _SEEN,
         _with(
-            ghost.linearized_previous,
+            slopes.linearized_previous,
             lambda _: (
                 lambda step: {
                     name: step.adam.lr * c.k / (np.sqrt(step.state.v[name] + step.adam.eps_root) + step.adam.eps)
@@ -943,13 +943,13 @@ FAULTS: tuple[Fault, ...] = (
         "variance-uncentred",
         "`random_order` with Σ x_i² for the variance",
         "the mean is not subtracted",
-        _with(ghost.partial_sum_deviation, lambda right: lambda x, g: right(x, np.zeros_like(g))),
+        _with(slopes.partial_sum_deviation, lambda right: lambda x, g: right(x, np.zeros_like(g))),
     ),
     Fault(
         "variance-with-replacement",
         "`random_order` without the factor n/(n − 1)",
         "drawn with replacement",
-        _with(ghost.partial_sum_deviation, lambda right: lambda x, g: right(x, g) * np.sqrt((len(x) - 1) / len(x))),
+        _with(slopes.partial_sum_deviation, lambda right: lambda x, g: right(x, g) * np.sqrt((len(x) - 1) / len(x))),
     ),
     Fault(
         "spread-constant",
@@ -973,7 +973,7 @@ FAULTS: tuple[Fault, ...] = (
         "hermite-weights-not-normalised",
         "`random_order` with Hermite weights that sum to √(2π)",
         "numpy's hermegauss as it is",
-        _with(ghost.positive_normal_rule, _unnormalized_rule),
+        _with(slopes.positive_normal_rule, _unnormalized_rule),
     ),
     Fault(
         "nodes-ignored",

@@ -5,12 +5,43 @@ from contextlib import contextmanager
 from typing import Any
 
 from adamshap import reference
-from adamshap.reference import adam, carry, game, ghost, network, run, two_term
+from adamshap.reference import (
+    accounts,
+    adam,
+    carry,
+    game,
+    losses,
+    models,
+    perceptron,
+    run,
+    scoring,
+    slopes,
+    two_term,
+    validation,
+)
 
-MODULES = (reference, adam, carry, network, game, ghost, run, two_term)
+MODULES = (
+    reference,
+    adam,
+    models,
+    perceptron,
+    losses,
+    game,
+    slopes,
+    validation,
+    scoring,
+    two_term,
+    carry,
+    accounts,
+    run,
+)
 """The oracle's modules that may hold a function under its name."""
 
-TABLES: tuple[dict[str, Any], ...] = (ghost.SLOPE_FUNCTIONS, ghost.GRADIENT_FUNCTIONS, network.ACTIVATION_FUNCTIONS)
+TABLES: tuple[dict[str, Any], ...] = (
+    slopes.SLOPE_FUNCTIONS,
+    validation.GRADIENT_FUNCTIONS,
+    perceptron.ACTIVATION_FUNCTIONS,
+)
 """And its tables of functions."""
 
 
