@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from adamshap import reference
 from adamshap.reference import Adam, Network, Step, scores
-from adamshap.reference.command.errors import BROKE_OFF, INTERNAL, INTERRUPTED, TERMINATED
+from adamshap.reference.command.errors import INTERNAL, INTERRUPTED, TERMINATED, TRAINING_DIVERGED
 from adamshap.reference.command.main import GROUP, build
 from adamshap.reference.contract import quadrature_nodes
 from adamshap.reference.game import exact_game, shapley_values
@@ -113,7 +113,7 @@ def test_the_command_page_has_every_option() -> None:
     commands = typer.main.get_command(build(entry_points(group=GROUP))).commands  # type: ignore[attr-defined]
     every = {f"{name} {part}".strip() for name, one in commands.items() for part in getattr(one, "commands", [""])}
     assert set(made["names"](page)) == every
-    assert all(f"| {code} |" in page for code in (0, 1, 2, BROKE_OFF, INTERNAL, INTERRUPTED, TERMINATED))
+    assert all(f"| {code} |" in page for code in (0, 1, 2, TRAINING_DIVERGED, INTERNAL, INTERRUPTED, TERMINATED))
 
 
 def table_rows(text: str) -> dict[str, list[float]]:

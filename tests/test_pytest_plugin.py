@@ -174,7 +174,7 @@ def test_the_device_fixture_gives_numpy_and_cupy_on_the_cpu_and_skips_a_real_dev
     """)
     result = device_project.runpytest_subprocess("-rs", "-s")
     result.assert_outcomes(passed=2, skipped=1)
-    result.stdout.fnmatch_lines(["*ran on cpu numpy*", "*ran on cupy-on-cpu cupy*", "*CuPy on CPU is none*"])
+    result.stdout.fnmatch_lines(["*ran on cpu numpy*", "*ran on cupy-on-cpu cupy*", "*not CuPy on CPU*"])
     result.stdout.fnmatch_lines(["CuPy on CPU: real CuPy code and kernels, executed on the CPU; not a GPU"])
 
 
@@ -224,7 +224,7 @@ def test_tests_for_a_gpu_are_skipped_without_one(device_project: pytest.Pytester
     device_project.makeconftest("from adamshap.verify import device_plugin\ndevice_plugin._real_devices = lambda: 0")
     result = device_project.runpytest_subprocess("-rs")
     result.assert_outcomes(passed=1, skipped=1)
-    result.stdout.fnmatch_lines(["*needs a real CUDA device: there is none here*"])
+    result.stdout.fnmatch_lines(["*needs a real CUDA device: none found*"])
 
 
 def test_a_run_on_a_gpu_writes_its_receipt(device_project: pytest.Pytester) -> None:
@@ -263,7 +263,7 @@ def test_a_run_that_failed_or_ran_nothing_writes_none(device_project: pytest.Pyt
 @pytest.mark.parametrize(
     ("options", "devices", "message"),
     [
-        (("--receipt", "receipts"), 0, "*--receipt is for a real GPU: there is none here*"),
+        (("--receipt", "receipts"), 0, "*--receipt is for a real GPU: none found*"),
         (("--receipt", "receipts", "--cupy-on-cpu"), 1, "*CuPy on CPU cannot make one*"),
         (("--receipt", "receipts", "-n", "2"), 1, "*--receipt needs one process*"),
     ],

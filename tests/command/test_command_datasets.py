@@ -247,7 +247,7 @@ def test_a_good_file_with_a_changed_part(scratch: Path, file: tuple[str, bytes],
         ("label,a\n" + "".join(f"{k}.25,1\n" * 3 for k in range(30)), ["30 different numbers", "regression"]),
         ("label,a\n" + "".join(f"{k},1\n" for k in range(5)), ["5 different numbers in 5 examples", "regression"]),
         ("label,a\n" + "".join(f"{k},1\n" * (1 + 2 * (k > 0)) for k in range(30)), ["regression"]),
-        ('label,a\n"x"y,1\n', ["line 2", "no valid CSV"]),
+        ('label,a\n"x"y,1\n', ["line 2", "not valid CSV"]),
     ],
 )
 def test_csv_refusals(here: Path, refused: Refused, content: str, words: list[str]) -> None:

@@ -21,10 +21,10 @@ from adamshap.reference.command import (
     attribute,
     datasets,
     folder,
+    overview,
     pictures,
     report,
     results,
-    showing,
     trainers,
     training,
 )
@@ -140,7 +140,7 @@ def test_while_a_run_is_shown(
 ) -> None:
     assert command("attribute", blobs, *TINY, "--out", "o").exit_code == 0
     before = sorted(here.rglob("*"))
-    monkeypatch.setattr(showing, "groups_of", failing(error))
+    monkeypatch.setattr(overview, "groups_of", failing(error))
     result = command("show", "o", *options)
     assert internal(result).parent == temporary
     assert result.stdout.startswith("{") is False
@@ -171,7 +171,7 @@ def test_a_full_disk_is_no_mistake_of_the_program(
     here: Path, blobs: Path, command: Command, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     assert command("attribute", blobs, *TINY, "--out", "run").exit_code == 0
-    monkeypatch.setattr(showing, "groups_of", failing(OSError(number, "no room")))
+    monkeypatch.setattr(overview, "groups_of", failing(OSError(number, "no room")))
     result = command("show", "run")
     assert (result.exit_code, result.stderr) == (2, "adamshap: cannot write the output: no room\n")
 

@@ -132,7 +132,7 @@ def test_a_spread_that_a_memory_map_cannot_have(
     x = INPUTS["float64"].copy()
     x[:, 1] = np.where(np.arange(COUNT) % 2, low, high)
     save(here, "d", x, CLASSES)
-    refused(("attribute", "d.x.npy,d.y.npy"), f"feature 'x[1]' goes from {low} to {high}")
+    refused(("attribute", "d.x.npy,d.y.npy"), f"feature 'x[1]' ranges from {low} to {high}")
 
 
 LIMITED = """
@@ -169,7 +169,7 @@ def test_the_command_on_more_data_than_memory(tmp_path: Path) -> None:
     (tmp_path / "run" / "results.json").unlink()  # the last file of all: as if killed just before it
     done = call("--resume", "run")
     assert done.returncode == 0, done.stderr
-    assert "went on from step 20" in (tmp_path / "run" / "log.txt").read_text()
+    assert "resumed from step 20" in (tmp_path / "run" / "log.txt").read_text()
     with np.load(tmp_path / "run" / "scores.npz") as scores:
         np.testing.assert_array_equal(scores["score"], whole["score"])
     assert whole["seen"].sum() == 20 * 100

@@ -223,7 +223,7 @@ def test_interrupt(here: Path) -> None:
     assert process.returncode == 130
     place = here / "adamshap-digits"
     assert errors.startswith("adamshap: interrupted")
-    assert errors.endswith(f"; to go on: adamshap attribute --resume {place}\n")
+    assert errors.endswith(f"; to resume: adamshap attribute --resume {place}\n")
     assert errors.count("\n") == 1
     found = read(place)
     assert found.status == "unfinished"

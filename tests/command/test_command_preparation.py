@@ -129,7 +129,7 @@ def test_flips_leave_the_hold_out_alone() -> None:
 @pytest.mark.parametrize("values", [(-1e308, 1e308), (1e-320, 2e-320), (1e-200, 2e-200)])
 def test_a_spread_beyond_float64_is_refused(values: tuple[float, float]) -> None:
     x = np.tile(np.array(values), 10)[:, None]
-    with pytest.raises(CommandError, match=r"feature 'f0' goes from .* needs a spread"):
+    with pytest.raises(CommandError, match=r"feature 'f0' ranges from .* needs a spread"):
         prepare(_dataset(x, np.repeat([0, 1], 10)), flip=0.0, seed=0)
 
 
@@ -232,7 +232,7 @@ def test_validation_examples_beyond_float32_are_refused_by_their_feature(size: f
     y = np.repeat([0, 1], 10)
     x = np.random.default_rng(0).normal(size=(20, 2))
     with pytest.raises(
-        CommandError, match=r"^data: feature 'f1' goes from .*; needs numbers nearer to those of the tr"
+        CommandError, match=r"^data: feature 'f1' ranges from .*; needs numbers nearer to those of the tr"
     ):
         prepare(_dataset(x, y), flip=0.0, seed=0, valid=_dataset(x * [1, size], y))
 

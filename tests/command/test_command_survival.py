@@ -121,7 +121,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     handler = signal.getsignal(number)
     interfere(monkeypatch, 7, lambda: signal.raise_signal(number))
     result = command("attribute", *RUN, "--out", "o")
-    said = f"adamshap: interrupted after step 7 of {STEPS}; to go on: adamshap attribute --resume {here / 'o'}\n"
+    said = f"adamshap: interrupted after step 7 of {STEPS}; to resume: adamshap attribute --resume {here / 'o'}\n"
     assert (result.exit_code, result.stderr) == (code, said)
     assert signal.getsignal(number) is handler
     found = folder.read(here / "o")
@@ -135,7 +135,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert len(json.loads((here / "o" / "environment.json").read_text())) == 2
     result = command("attribute", "--resume", "o")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "this run is over" in result.stdout
+    assert "this run has ended" in result.stdout
 
 
 CARRY = (*RUN, "--credit", "carry")
@@ -167,7 +167,7 @@ def test_a_second_signal_stops_at_once(here: Path, command: Command, monkeypatch
     result = command("attribute", *RUN, "--out", "o", "--checkpoint-seconds", "0")
     assert (result.exit_code, result.stderr) == (
         130,
-        f"adamshap: interrupted; to go on: adamshap attribute --resume {here / 'o'}\n",
+        f"adamshap: interrupted; to resume: adamshap attribute --resume {here / 'o'}\n",
     )
     assert folder.read(here / "o").step == 1
 
@@ -214,8 +214,8 @@ def test_the_older_checkpoint_is_used(
     assert result.exit_code == 0
     assert result.stderr.count("\n") == 1
     assert SAYS.get(damage.__name__, "is damaged") in result.stderr
-    assert "an older checkpoint is used" in result.stderr
-    assert "went on from step 19" in (stopped / "log.txt").read_text()
+    assert "using an older checkpoint" in result.stderr
+    assert "resumed from step 19" in (stopped / "log.txt").read_text()
     assert newest.with_suffix(".damaged").read_bytes() == damaged  # put aside, not lost
     assert outcome(stopped) == whole
 
@@ -226,23 +226,23 @@ def test_without_a_good_checkpoint_there_is_one_line(
 ) -> None:
     for path in (stopped / "checkpoints").iterdir():
         damage(path)
-    refused(("attribute", "--resume", stopped), "no checkpoint is good", SAYS.get(damage.__name__, "is damaged"))
+    refused(("attribute", "--resume", stopped), "no valid checkpoint", SAYS.get(damage.__name__, "is damaged"))
 
 
 def test_a_gap_in_the_history_is_one_line(stopped: Path, refused: Refused) -> None:
     (stopped / "history" / "000000000004.npz").unlink()
-    refused(("attribute", "--resume", stopped), "no checkpoint is good", "ends before step 20")
+    refused(("attribute", "--resume", stopped), "no valid checkpoint", "ends before step 20")
 
 
 def test_what_is_no_folder_of_a_run(stopped: Path, here: Path, refused: Refused) -> None:
     (here / "mine").mkdir()
-    refused(("attribute", "--resume", "mine"), "is no folder of a run: it has no config.json")
-    refused(("attribute", "--resume", "nowhere"), "is no folder of a run")
+    refused(("attribute", "--resume", "mine"), "is not a run folder: it has no config.json")
+    refused(("attribute", "--resume", "nowhere"), "is not a run folder")
     for content, says in (
-        ("{}", "is no config.json of a run"),
+        ("{}", "is not the config.json of a run"),
         ("{", "is damaged: it is not JSON"),
         ("[" * 100_000, "is damaged: it is not JSON"),
-        ('{"format": "adamshap-run", "version": 2}', "is of version 2; needs version 1"),
+        ('{"format": "adamshap-run", "version": 2}', "has version 2; needs version 1"),
         ('{"format": "adamshap-run", "version": 1}', "is damaged: it does not say how many steps"),
     ):
         (here / "mine" / "config.json").write_text(content)
@@ -265,7 +265,7 @@ def test_data_that_changed_are_refused(
     with np.load(blobs) as archive:
         x, y = archive["x"], archive["y"]
     np.savez(blobs, x=x + 1, y=y)
-    refused(("attribute", "--resume", "o"), "is not what it was: standardisation changed")
+    refused(("attribute", "--resume", "o"), "has changed since the run started (standardisation); needs")
     np.savez(blobs, x=np.where(x == x[3, 1, 1], x[4, 1, 1], np.where(x == x[4, 1, 1], x[3, 1, 1], x)), y=y)
     refused(("attribute", "--resume", "o"), "the state of another run, which differs in", "train")
     blobs.unlink()
@@ -315,8 +315,8 @@ def test_a_full_disk_costs_nothing_that_was_there(
     assert result.exit_code == 2
     lines = result.stderr.splitlines()
     assert len(lines) == 2
-    assert re.match(r"adamshap: no checkpoint after step \d+: No space left on device; the training goes on", lines[0])
-    assert lines[1].startswith(f"adamshap: cannot write to '{here / 'o'}': No space left on device; to go on: ")
+    assert re.match(r"adamshap: no checkpoint after step \d+: No space left on device; training continues", lines[0])
+    assert lines[1].startswith(f"adamshap: cannot write to '{here / 'o'}': No space left on device; to resume: ")
     assert not list((here / "o").rglob("*.part"))
     result = command("attribute", "--resume", "o")
     assert (result.exit_code, result.stderr) == (0, "")

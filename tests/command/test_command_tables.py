@@ -86,7 +86,7 @@ def test_a_table_in_many_forms(name: str, content: str | bytes, first: float | N
         (COMMAS.replace("1,5", "1,500"), ["'1,500'", "--decimal"]),
         (COMMAS.replace("1,5", "1.500"), ["'1.500'", "--decimal"]),
         (PLAIN.replace("1", '"22,967"'), ["'22,967'", "--decimal"]),
-        (COMMAS.replace("2", "2.5"), ["'1,5' and '2.5'", "one decimal mark"]),
+        (COMMAS.replace("2", "2.5"), ["'1,5' and '2.5'", "the same decimal mark"]),
         (COMMAS.replace("2", "2.500,5"), ["line 2, column 'b'", "thousands separators: 2500,5"]),
         (COMMAS.replace("5;6", "5"), ["line 4: got 2 cells; needs 3"]),
         (PLAIN.replace("1", '"22,967.35"'), ["thousands separators: 22967.35"]),
@@ -116,7 +116,7 @@ def test_a_table_in_many_forms(name: str, content: str | bytes, first: float | N
         ("Unnamed: 0," + PLAIN.replace("\n", "\n0,").rstrip("0,"), ["'Unnamed: 0'", "index=False", "--drop"]),
         (PLAIN.replace("b", "", 1), ["column 2 has no name", "--drop ''"]),
         ("# by me\n" + PLAIN, ["'# by me'", "line 1"]),
-        (PLAIN.replace("x", "Küche").encode("latin-1"), ["no UTF-8", "iconv -f LATIN1 -t UTF-8"]),
+        (PLAIN.replace("x", "Küche").encode("latin-1"), ["not UTF-8", "iconv -f LATIN1 -t UTF-8"]),
         (PLAIN.encode("utf-16-le"), ["UTF-16", "needs UTF-8"]),
         (PLAIN.encode("utf-32"), ["UTF-32", "needs UTF-8"]),
         (gzip.compress(PLAIN.encode(), mtime=0), ["gzip", "gunzip"]),
@@ -498,7 +498,7 @@ def test_a_run_goes_on_with_the_same_reading(
     monkeypatch.chdir(tmp_path)
     done = command("attribute", "--resume", folder)
     assert done.exit_code == 0, done.stderr
-    assert "went on from step" in (folder / "log.txt").read_text()
+    assert "resumed from step" in (folder / "log.txt").read_text()
     with np.load(folder / "scores.npz") as scores:
         assert np.array_equal(scores["score"], whole)
 

@@ -307,7 +307,7 @@ def test_the_command_exports_and_checks(tmp_path: Path) -> None:
         (("check", tmp_path / "v"), "update.json is damaged"),
         (("check", tmp_path / "nowhere"), "cannot read"),
         (("export", tmp_path / "v"), "exists and is not an empty folder"),
-        (("export", tmp_path / "no" / "where"), "the folder above it does not exist"),
+        (("export", tmp_path / "no" / "where"), "its parent folder does not exist"),
         (("export", tmp_path / "v" / SUMS), "exists and is not an empty folder"),
     ):
         done = vectors(*arguments)

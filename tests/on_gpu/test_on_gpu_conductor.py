@@ -50,7 +50,7 @@ def test_a_task_that_fails_costs_itself_alone(
     assert failed["leaves"] == "its process ended with exit status 7"
     assert failed["hangs"] == failed["more"] == "took longer than 4 s"
     assert failed["a check"] == "what was wrong"
-    assert failed["no error"] == "it is nan, which is no number"
+    assert failed["no error"] == "not finite: nan"
     assert outcome.notes["a row"] == {"median": "inf", "all": [1.0, "nan"]}
     assert (outcome.status, outcome.required_done, outcome.required) == ("failed", 7, 7)
     assert outcome.passed == 1  # "is_well": a task that reports a failed check has not passed
@@ -183,8 +183,8 @@ BAD_ARGUMENTS: list[tuple[list[str], str]] = [
     (["--minutes", "0"], "got '0'; needs a number above 0"),
     (["--minutes", "nan"], "got 'nan'; needs a number above 0"),
     (["--stages", "machine,speed"], "got 'speed'; needs some of machine,smoke"),
-    (["--checkout", "nowhere"], "got 'nowhere', which is no folder; needs a checkout"),
-    (["--ghostsuite", "nowhere"], "got 'nowhere', which is no folder; needs a checkout"),
+    (["--checkout", "nowhere"], "got 'nowhere', which is not a folder; needs a checkout"),
+    (["--ghostsuite", "nowhere"], "got 'nowhere', which is not a folder; needs a checkout"),
     (["--out", str(HERE)], "which is not empty; needs a new folder for this run's results"),
 ]
 
