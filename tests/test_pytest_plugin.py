@@ -1,4 +1,4 @@
-"""Both pytest plugins, in runs of pytest of their own: the one that installs with the package, and `device_plugin`."""
+"""Both pytest plugins, in separate runs of pytest: the one that installs with the package, and `device_plugin`."""
 
 import sys
 from typing import Any
@@ -9,7 +9,7 @@ pytest_plugins = ["pytester"]
 
 DEVICE_PLUGIN = ("-p", "adamshap.verify.device_plugin")
 
-# A machine with a GPU, as the plugin would see it: nothing else is changed.
+# Makes the plugin see a GPU, and changes nothing else.
 PRETEND_GPU = """
 from adamshap.verify import device_plugin, receipt
 
@@ -32,14 +32,14 @@ def test_without_gpu():
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A project that asks for nothing of ours."""
+    """A project that uses none of our options."""
     pytester.makeini("[pytest]\naddopts = --strict-markers --strict-config\nfilterwarnings = error\n")
     return pytester
 
 
 @pytest.fixture
 def device_project(project: pytest.Pytester) -> pytest.Pytester:
-    """A project that loads the plugin of devices in its configuration."""
+    """A project that loads `device_plugin` in its configuration."""
     options = f"--strict-markers --strict-config {' '.join(DEVICE_PLUGIN)}"
     project.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
     return project
@@ -95,7 +95,7 @@ def test_a_project_with_names_like_ours_is_left_alone(project: pytest.Pytester) 
 
 
 def test_a_marker_that_no_plugin_of_theirs_has_is_unknown(project: pytest.Pytester) -> None:
-    """Even a misspelt marker of theirs would be ours otherwise, and skip their test."""
+    """Otherwise even a misspelt marker of theirs would match ours, and skip their test."""
     project.makepyfile("import pytest\n\n@pytest.mark.gpu\ndef test_it(): pass")
     result = project.runpytest_subprocess()
     result.assert_outcomes(errors=1)

@@ -140,7 +140,7 @@ def test_flipped_labels_are_found(here: Path, command: Command) -> None:
     _, arrays, config = _files(here / "adamshap-digits")
     flipped = arrays["flipped"]
     assert flipped.sum() == round(0.1 * len(flipped))
-    # A score that knows nothing has an AUC of 1/2 with this standard deviation (Mann and Whitney).
+    # A random score has an AUC of 1/2 with this standard deviation (Mann and Whitney).
     positives = int(flipped.sum())
     spread = np.sqrt((len(flipped) + 1) / (12 * positives * (len(flipped) - positives)))
     found = config["results"]["flip_detection_roc_auc"]

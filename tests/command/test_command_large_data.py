@@ -1,4 +1,4 @@
-"""Data larger than memory: the command reads .npy files as memory maps, to the same numbers as any other file."""
+"""Data larger than memory: the command reads .npy files as memory maps, with the same results as from other files."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def save(folder: Path, name: str, x: Array, y: Array) -> None:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read so few numbers at a time that every table has several parts."""
+    """Read few numbers at a time, so that every table has several parts."""
     monkeypatch.setattr(rows, "NUMBERS_AT_A_TIME", 40)
 
 
@@ -85,7 +85,7 @@ def test_a_memory_map_gives_the_same_run_bit_by_bit(
 
 
 def test_standardised_parts_are_those_of_numpy(here: Path) -> None:
-    """The mean of a table that is one part is NumPy's, to the last bit; so is what comes of it."""
+    """The mean of a table in one part equals NumPy's to the last bit, and so do the results."""
     x = INPUTS["float64"]
     save(here, "d", x, CLASSES)
     dataset = load(f"{here}/d.x.npy,{here}/d.y.npy")

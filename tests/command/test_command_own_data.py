@@ -1,4 +1,4 @@
-"""Data of one's own: every form of file says the same, regressions, validation files, and output for scripts."""
+"""The user's own data: every file format gives the same results; regressions, validation files, output for scripts."""
 
 import json
 import sys
@@ -201,7 +201,7 @@ def test_a_regression_from_end_to_end(here: Path, command: Command) -> None:
     assert "regression (as the data set is meant)" in " ".join(result.stdout.split())
     assert f"{found['after']['rmse']:.4g}" in result.stdout
     assert "accuracy" not in result.stdout
-    # Even a tiny network that has seen everything once knows more than nothing.
+    # Even a tiny network learns something from a single epoch.
     assert found["after"]["rmse"] < found["before"]["rmse"]
     assert np.array_equal(np.array(kept["mean"]), x[train].mean(axis=0))
 

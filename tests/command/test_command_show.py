@@ -1,4 +1,4 @@
-"""``adamshap show``: what it says agrees with the run's files, on the terminal, as JSON and as a page."""
+"""``adamshap show`` agrees with the run's files, on the terminal, as JSON and as a page."""
 
 import base64
 import io
@@ -84,7 +84,7 @@ def test_bins_hold_all_scores_on_their_side_of_zero() -> None:
 
 
 class Page(HTMLParser):
-    """What a page refers to, and what it says in its body."""
+    """Collects the links of a page, and the text of its body."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(here: Path, command: Command, blobs: Path) -> Path:
-    """Return the folder of a finished run on images, whose folder is named as a page would not like it."""
+    """Return the folder of a finished run on images, with characters in its name that a page must escape."""
     result = command("attribute", blobs, *TINY, "--flip-labels", "0.25", "--out", "o")
     assert result.exit_code == 0, result.stderr
     return here / "o"
@@ -113,7 +113,7 @@ def test_the_terminal_the_json_and_the_page_say_the_same(here: Path, command: Co
     assert command("show", "o", "--html", "page.html").stdout == "Written: page.html\n"
     text = (here / "page.html").read_text(encoding="utf-8")
     page = Page(text)
-    # Nothing is fetched: what the page refers to is in it.
+    # Nothing is fetched: everything that the page refers to is embedded.
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
     assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text.split("<svg")[0])
     assert shown.stdout.startswith("blobs: finished, 4 of 4 steps; 32 training examples, 8 with flipped")
@@ -132,7 +132,7 @@ def test_the_terminal_the_json_and_the_page_say_the_same(here: Path, command: Co
     assert sum(group["flipped"] for group in told["groups"]) == 8
     assert sum(bin_["count"] for bin_ in told["histogram"]) == 32
     assert told["results"] == json.loads((run / "results.json").read_text())
-    # A picture of each example, its own: dark where the numbers are large.
+    # Each example has its own picture, dark where the numbers are large.
     pictures = [link for link in page.links if link.startswith("data:")]
     with np.load(blobs) as archive:
         images = archive["x"]

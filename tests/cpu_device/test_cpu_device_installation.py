@@ -1,4 +1,4 @@
-"""Installing: what is refused, with which words, and that CuPy is untouched then."""
+"""Installation: what is refused, with which message, and that CuPy is then unchanged."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def run_python(text: str, **environment: str) -> "subprocess.CompletedProcess[st
 
 
 def refusal(text: str, **environment: str) -> str:
-    """Return the message of the UnavailableError that `text` must raise; CuPy must not have been imported by it."""
+    """Return the message of the UnavailableError that `text` must raise without importing CuPy."""
     wrapped = "\n".join(
         [
             "try:",
