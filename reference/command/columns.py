@@ -50,7 +50,7 @@ def check_names(source: str, columns: Sequence[str], label: str, reading: Readin
         raise CommandError(f"{source}: got only the label column; needs at least one column of numbers")
 
 
-def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None = None) -> Table:
+def table_of(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None = None) -> Table:
     """Return the table of numbers that `sheet` holds.
 
     Parameters

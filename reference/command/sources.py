@@ -62,7 +62,7 @@ def read(
     if suffix in TABLES:
         column = "label" if label is None else label
         sheet = (text_table if suffix in TEXT_TABLES else parquet).read(path, column, reading)
-        return columns.prepared(sheet, column, reading, fitted)
+        return columns.table_of(sheet, column, reading, fitted)
     if suffix == ".npz":
         return arrays.read_archive(path)
     if suffix == ".npy":

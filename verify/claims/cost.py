@@ -61,8 +61,8 @@ def section(settings: Settings, records: Sequence[Record]) -> Section:
         rows.append([network, str(n), "exact" if rank is None else str(rank), *cells])
     table = Table(
         f"The engine, float32, on {records[0]['machine']} with {records[0]['threads']} threads; `random_order +"
-        " midpoint`. Ratio: time of the plain step over time of the attributed one. Ceiling: the ratio if only matrix"
-        " products took time.",
+        " midpoint`. Ratio: time of the plain step over time of the attributed one. Ceiling: the ratio if matrix"
+        " products alone took time.",
         ["network", "n", "rank", "plain ms", "attributed ms", "ratio", "processor-time ratio", "ceiling", "peak MiB"],
         rows,
     )

@@ -364,7 +364,7 @@ def _prune_table(pruning: Sequence[Record]) -> Table:
 
 
 def _kept_table(pruning: Sequence[Record]) -> Table:
-    return _by_share(pruning, "smallest", "Share left of the class that lost the largest share.")
+    return _by_share(pruning, "smallest", "Remaining share of the class with the smallest remaining share.")
 
 
 def _by_share(pruning: Sequence[Record], what: str, title: str) -> Table:

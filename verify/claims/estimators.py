@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "estimators"
 TITLE = "Two ghost terms, made for one question"
-CLAIM = "Not a claim of the paper: the gain from slopes fitted to one marginal, and from a second term in sign(x) √|x|."
+CLAIM = "Not a claim of the paper: the gain from slopes fitted to one marginal and a second term in sign(x) √|x|."
 OLD = (LINEARIZED, TANGENT, RANDOM_ORDER)
 BEST, ITSELF = "[best single slope]", "[A(Y + x) − A(Y)]"
 
