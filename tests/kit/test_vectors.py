@@ -265,7 +265,10 @@ def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
             "vector 3: case",
         ),
         (lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][3].pop("bound")), "'bound' is missing"),
-        (lambda folder: changed(folder, "scores.json", lambda v: v["vectors"].append(v["vectors"][0])), "the same name"),
+        (
+            lambda folder: changed(folder, "scores.json", lambda v: v["vectors"].append(v["vectors"][0])),
+            "the same name",
+        ),
         (
             lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][0]["exposes"].append("laziness")),
             "exposes 'laziness'",
