@@ -1,4 +1,4 @@
-"""The slope "two_term": facts that pin it down, the engine against the oracle, and how near it comes to the truth."""
+"""The slope "two_term": exact facts, the engine against the oracle, and its distance from the truth."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -121,7 +121,7 @@ def engines_fit(
 def sizes_of_the_fit(
     kind: Any, adam: Adam, t: int, nodes: Any, x: Array, m: Array, v: Array, dtype: Any
 ) -> tuple[Array, Array]:
-    """Return what the rounding errors of S and R are relative to.
+    """Return the sizes to which the rounding errors of S and R are relative.
 
     First their own: an error of s_j of u times its two parts, k's and μ's, is one of R of at most u ‖s‖/(2 √(δ Σωφ²)),
     by Cauchy and Schwarz, with the norm of the weights ω. Then how far they move with each contribution, with m and v,
@@ -200,7 +200,7 @@ def test_both_slopes_are_the_oracles(
     t: int,
     adam: Adam,
 ) -> None:
-    """Over blocks and their ends, for momentum of both signs, large and small beside the gradients or none at all."""
+    """Over blocks and their ends, for momentum of both signs, large, small or zero compared with the gradients."""
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((n, *shape)) + common
     if not exact:
@@ -253,7 +253,7 @@ def first_step() -> Step:
 
 
 def second_step() -> Step:
-    """The like for two classes, where v is small."""
+    """The same for two classes, with a small v."""
     net, params = Network((1, 2), "relu", "cross_entropy", bias=False), {"0.weight": np.array([WEIGHTS[:2]]).T}
     m = {"0.weight": np.array([[1.257302210933933e-06], [-1.321048632913019e-06]])}
     v = {"0.weight": np.array([[4.008245109412008e-10], [1.3569086466461502e-10]])}
@@ -300,7 +300,7 @@ def test_one_sample_alone_changes_the_step_by_all_of_it(kind: Any) -> None:
 
 @of_each_kind
 def test_equal_samples_share_one_slope(kind: Any) -> None:
-    """Then every x is x̄: S x is the exact change where only one sum can be found, and nothing is left for R."""
+    """Then every x is x̄: S x is the exact change if only one sum is possible, and R is 0."""
     c, x = case(1)
     equal = np.repeat(x, 6, axis=0)
     S, R = two_term.two_coefficients(kind, c, equal, (6, 4))
@@ -312,12 +312,12 @@ def test_equal_samples_share_one_slope(kind: Any) -> None:
 
 @of_each_kind
 def test_where_adam_is_linear_the_slope_is_its_rate(kind: Any) -> None:
-    """With a huge ε the update is linear in the gradient, whoever arrives when."""
+    """With a huge ε the update is linear in the gradient, in any order of arrival."""
     eps = 1e9
     c = coefficients(Adam(lr=eps, eps=eps, betas=(0.0, 0.5)), 1, np.zeros(5), np.zeros(5))
     _, x = case(7)
     S, R = two_term.two_coefficients(kind, c, x, (4, 4))
-    # Short of linear by a part in ε of the gradients, which the fit magnifies by 1/δ at most.
+    # It deviates from linear by a part in ε of the gradients, which the fit magnifies by at most 1/δ.
     allowed = (np.abs(x).sum() / eps + rounding(1.0, 1000)) / two_term.RIDGE
     assert_within(S, np.ones(5), np.full(5, allowed), "S")
     assert_within(R, np.zeros(5), np.full(5, allowed), "R")
@@ -351,7 +351,7 @@ def test_coefficients_of_samples_without_a_gradient_are_finite(kind: Any) -> Non
 @of_each_kind
 @pytest.mark.parametrize("gradient", ["midpoint", "path"])
 def test_the_gradient_is_taken_where_the_sample_moves(kind: Any, gradient: Any) -> None:
-    """A quadratic loss, by a huge ε a linear update, and equal samples: the scores are the exact marginals."""
+    """A quadratic loss, a linear update (huge ε) and equal samples: the scores are the exact marginals."""
     generator = np.random.default_rng(1)
     net = Network((3, 1), "identity", "mse")
     train = Batch(*(np.repeat(generator.normal(size=(1, size)), 4, axis=0) for size in (3, 1)))
@@ -365,12 +365,12 @@ def test_the_gradient_is_taken_where_the_sample_moves(kind: Any, gradient: Any) 
     assert_within(oracle.scores(step, "two_term", gradient, kind=kind), exact.values, close, "score")
 
 
-# --- how near it comes -----------------------------------------------------------------------------------------------
+# --- distance from the truth -----------------------------------------------------------------------------------------
 
 
 @of_each_kind
 def test_it_is_nearer_to_the_marginals_than_random_order(kind: Any) -> None:
-    """Diabetes, six samples, the first three steps of three runs: the mean of Pearson's R is the greater."""
+    """Diabetes, six samples, the first three steps of three runs: its mean Pearson's R is the larger one."""
     from sklearn.datasets import load_diabetes  # here, as the tests of a device also run on machines without it
 
     x, y = load_diabetes(return_X_y=True)
