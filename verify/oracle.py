@@ -14,6 +14,7 @@ from adamshap.reference import game, ghost, network
 from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
+from adamshap.verify.models import kind_of
 from adamshap.verify.tolerance import (
     DRAWS,
     MORE_DRAWS,
@@ -175,14 +176,11 @@ def _update_magnitudes(step: Step) -> dict[str, Any]:
 
 
 def _loss_magnitude(step: Step) -> float:
-    """The largest loss of a validation sample before the step and after it, with the logits that it is made of."""
+    """The largest validation loss before the step and after it, with the size of the terms of its sum."""
     U = game.exact_game(step)
     before = network.mean_loss(step.net, step.params, step.valid)
     ends = [abs(before - U(mask)) for mask in (np.zeros(step.n, bool), np.ones(step.n, bool))]
-    outputs = np.abs(network.outputs(step.net, step.params, step.valid.x)).max()
-    targets = np.abs(step.valid.y).max() if step.net.loss == "mse" else 0.0
-    squares = (outputs + targets) ** 2 if step.net.loss == "mse" else outputs
-    return float(max(before, *ends) + squares + 1)
+    return float(max(before, *ends) + kind_of(step.net).loss_terms(step) + 1)
 
 
 def _first_order_magnitude(step: Step) -> float:

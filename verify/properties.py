@@ -24,6 +24,7 @@ from adamshap.reference.contract import (
     Step,
 )
 from adamshap.verify.implementation import Answer, Implementation, Query, Unsupported, answer
+from adamshap.verify.models import kind_of
 from adamshap.verify.oracle import expected_and_bounds
 from adamshap.verify.strategies import (
     DIMENSIONS,
@@ -234,21 +235,10 @@ def _efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DTyp
     # What is missing is spread over scores which may be much larger than what they then sum to.
     plain = ask(case.step, Query("scores", dict(case.query.options) | {"efficient": False}))["values"]
     # A utility is the difference of two losses, which are of the order of one nat, or one unit squared.
-    size = sum(float(np.abs(part).sum()) for part in (values, plain, total, empty)) + 1 + _outputs_scale(case.step)
+    size = sum(float(np.abs(part).sum()) for part in (values, plain, total, empty)) + 1
+    size += kind_of(case.step.net).loss_limit(case.step)
     bound = rounding(size, parameter_count(case.step) + case.step.n, dtype)
     return compare(case, {"sum": values.sum()[None]}, {"sum": np.array([total - empty])}, {"sum": np.array([bound])})
-
-
-def _outputs_scale(step: Step) -> float:
-    """What a loss may be made of: an upper bound on the outputs' size, and squared with the targets for mse."""
-    size = float(np.abs(step.valid.x).max())
-    for layer in range(step.net.depth):
-        weight = np.abs(step.params[f"{layer}.weight"]).sum(axis=1).max()
-        bias = np.abs(step.params[f"{layer}.bias"]).max() if step.net.bias else 0.0
-        size = float(weight * size + bias)
-        if step.net.activation in ("tanh", "sigmoid") and layer < step.net.depth - 1:
-            size = min(size, 1.0)
-    return (size + float(np.abs(step.valid.y).max())) ** 2 if step.net.loss == "mse" else size
 
 
 def _rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:

@@ -40,6 +40,7 @@ from adamshap.reference.contract import (
     Step,
     quadrature_nodes,
 )
+from adamshap.verify.models import kind_of
 from adamshap.verify.usual_rounding import usual_rounding
 
 SAFETY = 16.0
@@ -334,9 +335,10 @@ def run_conditioning(
         train, valid = (Batch(near(batch.x), near(batch.y)) for batch in (config.train, config.valid))
         changed = answer(replace(config, train=train, valid=valid))
         moved.append([float(np.abs(a - b).max()) for a, b in zip(changed, base, strict=True)])
-    longest = max(*config.network.sizes, config.train.n, config.valid.n)
-    products = 2 * config.network.depth * longest * len(list(config.order()))
-    return [float(SAFETY * np.sqrt(products) * largest) for largest in np.max(moved, axis=0)]
+    kind = kind_of(config.network)
+    longest = max(kind.longest_sum(config.network), config.train.n, config.valid.n)
+    terms = kind.products(config.network) * longest * len(list(config.order()))
+    return [float(SAFETY * np.sqrt(terms) * largest) for largest in np.max(moved, axis=0)]
 
 
 def parameter_count(step: Step) -> int:

@@ -64,7 +64,7 @@ def _gradients(step: Step, params: Tree, batch: Batch) -> Array:
 
 def update(step: Step) -> tuple[dict[str, Array], AdamState]:
     """Take the step with ``optax.adamw``."""
-    with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
+    with jax.enable_x64(step.dtype == np.float64):
         inner = optax.ScaleByAdamState(np.int32(step.state.step), step.state.m, step.state.v)
         train = step.train.x, step.train.y
         new, after = jax.device_get(_adamw(step.net, step.adam, step.params, inner, train, _weight(step)))
@@ -165,7 +165,7 @@ def scores(
         raise NotImplementedError("denominator='previous'")
     if gradient == "path":
         raise NotImplementedError("gradient 'path'")
-    with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
+    with jax.enable_x64(step.dtype == np.float64):
         x = _weight(step) * _gradients(step, step.params, step.train)
         S, midway = (np.asarray(a) for a in _slope_and_midway(_adam(step), x, slope, tuple(nodes)))
         at = step.params

@@ -31,7 +31,7 @@ def _tensor(array: Array) -> Tensor:
 
 
 def _model(step: Step) -> nn.Sequential:
-    dtype = _tensor(step.params["0.weight"]).dtype
+    dtype = getattr(torch, step.dtype.name)
     modules: list[nn.Module] = []
     for layer, (d_in, d_out) in enumerate(zip(step.net.sizes, step.net.sizes[1:], strict=False)):
         linear = nn.Linear(d_in, d_out, step.net.bias, dtype=dtype)
