@@ -33,7 +33,6 @@ from adamshap.reference.contract import (
     Batch,
     Gradient,
     MarginalKind,
-    Params,
     RunConfig,
     ScoreSlope,
     Slope,
@@ -41,6 +40,7 @@ from adamshap.reference.contract import (
     quadrature_nodes,
 )
 from adamshap.verify.models import kind_of
+from adamshap.verify.steps import perturbed
 from adamshap.verify.usual_rounding import usual_rounding
 
 SAFETY = 16.0
@@ -354,37 +354,6 @@ def parameter_count(step: Step) -> int:
         Weights and biases.
     """
     return sum(p.size for p in step.params.values())
-
-
-def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
-    """Return `step` with every real input changed by a relative `size` times a standard normal number; zeros stay zero.
-
-    Parameters
-    ----------
-    step : Step
-    size : float
-        Standard deviation of the relative changes: of one size, two that act against each other would do nothing.
-    generator : numpy.random.Generator
-        Of the changes.
-
-    Returns
-    -------
-    Step
-        Of the same network, optimiser and labels.
-    """
-
-    def change(array: Array) -> Array:
-        return array * (1 + size * generator.standard_normal(array.shape))
-
-    def change_all(arrays: Params) -> Params:
-        return {name: change(array) for name, array in arrays.items()}
-
-    def change_batch(batch: Batch) -> Batch:
-        return Batch(change(batch.x), change(batch.y) if batch.y.ndim == 2 else batch.y)
-
-    state = AdamState(step.state.step, change_all(step.state.m), change_all(step.state.v))
-    train, valid = change_batch(step.train), change_batch(step.valid)
-    return Step(step.net, change_all(step.params), step.adam, state, train, valid, step.reduction)
 
 
 def assert_within(got: Any, expected: Any, bound: Any, what: str = "result") -> None:
