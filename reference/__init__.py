@@ -19,9 +19,9 @@ from adamshap.reference.contract import (
     Step,
 )
 from adamshap.reference.game import marginals, utility
-from adamshap.reference.ghost import influence, scores
 from adamshap.reference.retraining import metagradient, retrained
 from adamshap.reference.run import attribute
+from adamshap.reference.scoring import influence, scores
 from adamshap.reference.torch_bridge import from_torch
 
 Rows = LazyRows  # the name before 0.2

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import adamshap.reference as oracle
-from adamshap.reference import ghost, network
+from adamshap.reference import models, scoring, slopes
 from adamshap.reference.adam import apply_gradient, decayed
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.tolerance import conditioning, parameter_count, rounding, score_magnitude
@@ -66,11 +66,11 @@ def bound(
 
 def influence_bound(step: Step, dtype: Any) -> Array:
     """Return the like for `influence`."""
-    x = network.sample_gradients(step)
+    x = models.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    S = ghost.slopes(step, "tangent", x, g, (4, 4))
-    gamma = network.loss_gradient(step.net, oracle.update(step)[0], step.valid)
-    magnitude = ghost.dot_products(
+    S = slopes.step_slopes(step, "tangent", x, g, (4, 4))
+    gamma = models.loss_gradient(step.net, oracle.update(step)[0], step.valid)
+    magnitude = scoring.dot_products(
         {name: np.abs(x_i) for name, x_i in x.items()}, {name: np.abs(gamma[name] * S[name])[None] for name in x}
     )[:, 0]
     return rounding(magnitude, length(step), dtype) + spread(oracle.influence, step, dtype)
@@ -83,9 +83,9 @@ def utility_bound(step: Step, coalition: Array, dtype: Any, *, each: bool = Fals
     """
 
     def losses(given: Step) -> Array:
-        x = network.sample_gradients(given)
+        x = models.sample_gradients(given)
         after = apply_gradient(given, {name: x_i[coalition].sum(axis=0) for name, x_i in x.items()})[0]
-        both = np.array([network.sample_losses(given.net, p, given.valid) for p in (given.params, after)])
+        both = np.array([models.sample_losses(given.net, p, given.valid) for p in (given.params, after)])
         return both if each else both.mean(axis=1)
 
     scale = np.abs(losses(step)).sum(axis=0)
@@ -94,8 +94,8 @@ def utility_bound(step: Step, coalition: Array, dtype: Any, *, each: bool = Fals
 
 def first_order_bound(step: Step, coalitions: Iterable[Array], dtype: Any) -> Array:
     """Return the like for U₁(S), the largest over `coalitions`."""
-    x = network.sample_gradients(step)
-    gamma = network.loss_gradient(step.net, step.params, step.valid)
+    x = models.sample_gradients(step)
+    gamma = models.loss_gradient(step.net, step.params, step.valid)
     start = decayed(step)
 
     def magnitude(coalition: Array) -> float:
@@ -107,7 +107,7 @@ def first_order_bound(step: Step, coalitions: Iterable[Array], dtype: Any) -> Ar
 
 def update_bounds(step: Step, dtype: Any) -> tuple[Params, Params, Params]:
     """Return the like for θ⁺, m⁺ and v⁺; what underflows in `dtype` may be off by its smallest normal number."""
-    x = network.sample_gradients(step)
+    x = models.sample_gradients(step)
     params, state = oracle.update(step)
     theta, m, v = {}, {}, {}
     for name in params:

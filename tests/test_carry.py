@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adamshap.reference import Adam, AdamState, Batch, Network, Step, attribute, carry, ghost, update
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, attribute, carry, scoring, slopes, update
 from adamshap.reference.adam import Coefficients, coefficients, denominator, divided_difference, update_map
 from adamshap.reference.contract import GRADIENTS, RunConfig
-from adamshap.reference.network import mean_loss, sample_losses
+from adamshap.reference.models import mean_loss, sample_losses
 from adamshap.verify.strategies import powers_of_ten, run_configs
 from adamshap.verify.tolerance import account_bound, assert_within, rounding
 
@@ -50,11 +50,11 @@ def test_the_momentums_mean_denominator(kappa: float, g: float, sign: float, eps
     assert_within(carry.excess(c, np.array([sign * g])), [expected], rounding(abs(expected), terms), "N")
 
 
-def split_input(eps: float, n: int = 6, nodes: tuple[int, int] = (24, 24)) -> ghost.SlopeInput:
+def split_input(eps: float, n: int = 6, nodes: tuple[int, int] = (24, 24)) -> slopes.SlopeInput:
     generator = np.random.default_rng(0)
     x = generator.standard_normal((n, 5)) / n
     m, v = generator.standard_normal(5), generator.chisquare(3, 5)
-    return ghost.SlopeInput(coefficients(Adam(lr=0.1, eps=eps), 7, m, v), x, x.sum(axis=0), nodes)
+    return slopes.SlopeInput(coefficients(Adam(lr=0.1, eps=eps), 7, m, v), x, x.sum(axis=0), nodes)
 
 
 @pytest.mark.parametrize("slope", ["secant", "frozen"])
@@ -70,10 +70,10 @@ def test_random_order_is_the_mean_over_a_normal_prefix() -> None:
     """Where all is smooth (ε = 10), S and the inverse are the means of the derivative and of 1/D, by other nodes."""
     given_ = split_input(eps=10.0, nodes=(24, 25))
     split, c, g = carry.in_random_order(given_), given_.c, given_.g
-    sigma = ghost.partial_sum_deviation(given_.x, g)
+    sigma = slopes.partial_sum_deviation(given_.x, g)
     slope, inverse = np.zeros(5), np.zeros(5)
     h, a = np.polynomial.hermite_e.hermegauss(40)
-    for tau, w in zip(*ghost.unit_interval_rule(30), strict=True):
+    for tau, w in zip(*slopes.unit_interval_rule(30), strict=True):
         for h_j, a_j in zip(h, a / a.sum(), strict=True):
             y = tau * g + h_j * np.sqrt(tau * (1 - tau)) * sigma
             slope += w * a_j * divided_difference(dataclasses.replace(c, mu=tau * c.mu), y, y)
@@ -161,7 +161,7 @@ def test_without_momentum_and_decay_there_is_nothing_to_carry(config: RunConfig)
     state, expected = AdamState.zeros(params), np.zeros(config.train.n)
     for _, index in config.order():
         step = Step(config.network, params, adam, state, config.train.take(index), config.valid, config.reduction)
-        expected[index] = ghost.scores(step, "secant", "path", efficient=True)
+        expected[index] = scoring.scores(step, "secant", "path", efficient=True)
         params, state = update(step)
     assert_within(run.scores, expected, account_bound(config, "secant", "path"), "score")
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adamshap.reference import game, network, update
+from adamshap.reference import game, models, update
 from adamshap.reference.contract import MARGINAL_LOSSES, Adam, AdamState, Array, Batch, Network, Step
 from adamshap.verify.strategies import seeds, steps
 from adamshap.verify.tolerance import assert_within, conditioning, rounding
@@ -98,7 +98,7 @@ def test_marginals_are_differences_of_the_utility(step: Step) -> None:
 @settings(max_examples=50)
 def test_utility_of_everybody_is_what_the_update_achieves(step: Step) -> None:
     params, _ = update(step)
-    expected = network.mean_loss(step.net, step.params, step.valid) - network.mean_loss(step.net, params, step.valid)
+    expected = models.mean_loss(step.net, step.params, step.valid) - models.mean_loss(step.net, params, step.valid)
 
     def total(given: Step) -> Array:
         return np.array(game.utility(given, np.ones(given.n, bool)))
@@ -134,10 +134,10 @@ def large_step() -> Step:
 
 def loss_scale(step: Step) -> float:
     """The losses whose difference a utility is: the largest before and after, with the parts they are made of."""
-    values = [network.mean_loss(step.net, step.params, step.valid)]
+    values = [models.mean_loss(step.net, step.params, step.valid)]
     for coalition in (np.ones(step.n, bool), np.zeros(step.n, bool)):
         values.append(values[0] - game.utility(step, coalition))
-    logits = np.abs(network.outputs(step.net, step.params, step.valid.x)).max()
+    logits = np.abs(models.outputs(step.net, step.params, step.valid.x)).max()
     return float(max(abs(v) for v in values) + logits + 1)
 
 
@@ -145,5 +145,5 @@ def first_order_scale(step: Step) -> float:
     """The largest U₁, with Σ |∂L| η for the dot products that it is made of."""
     U1 = game.first_order_game(step)
     largest = max(abs(U1(np.array(mask))) for mask in itertools.product([False, True], repeat=step.n))
-    gradient = network.loss_gradient(step.net, step.params, step.valid)
+    gradient = models.loss_gradient(step.net, step.params, step.valid)
     return largest + step.adam.lr * sum(float(np.abs(part).sum()) for part in gradient.values())

@@ -24,7 +24,7 @@ from adamshap.reference import (
     retraining,
 )
 from adamshap.reference.contract import RunConfig
-from adamshap.reference.network import mean_loss
+from adamshap.reference.models import mean_loss
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import assert_within, conditioning, parameter_count, rounding, unit_roundoff
 

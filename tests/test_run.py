@@ -8,7 +8,7 @@ import pytest
 from adamshap import gpu
 from adamshap.reference import Adam, AdamState, Batch, Network, Progress, Step, attribute, scores, update
 from adamshap.reference.contract import batch_order
-from adamshap.reference.network import mean_loss
+from adamshap.reference.models import mean_loss
 from adamshap.verify.tolerance import assert_within, rounding
 
 

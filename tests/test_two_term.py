@@ -18,7 +18,7 @@ from adamshap.gpu import two_term as engine_two_term
 from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.kernels import fit_for
 from adamshap.gpu.kernels.plan import adam_scalars
-from adamshap.reference import network, two_term
+from adamshap.reference import models, two_term
 from adamshap.reference.adam import coefficients, divided_difference, update_map
 from adamshap.reference.contract import GRADIENTS, MARGINALS, Adam, AdamState, Array, Batch, Network, Step
 from adamshap.verify.implementation import Query
@@ -349,8 +349,8 @@ def test_the_gradient_is_taken_where_the_sample_moves(kind: Any, gradient: Any) 
     params, eps = net.init(0), 1e9
     step = Step(net, params, Adam(lr=eps, eps=eps, betas=(0.0, 0.5)), AdamState.zeros(params), train, valid)
     exact = oracle.marginals(step, kind)
-    reach = max(float(np.abs(x_i).sum(axis=0).max()) for x_i in network.sample_gradients(step).values())
-    terms = np.abs(exact.values) + abs(exact.total) + network.mean_loss(net, params, valid)
+    reach = max(float(np.abs(x_i).sum(axis=0).max()) for x_i in models.sample_gradients(step).values())
+    terms = np.abs(exact.values) + abs(exact.total) + models.mean_loss(net, params, valid)
     close = reach / eps / two_term.RIDGE * terms + rounding(terms, 1000)
     assert_within(oracle.scores(step, "two_term", gradient, kind=kind), exact.values, close, "score")
 

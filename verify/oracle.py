@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap import reference
-from adamshap.reference import game, ghost, network
+from adamshap.reference import game, models, scoring, slopes
 from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
@@ -160,8 +160,8 @@ def _absolute_sum(x: Params) -> Params:
 
 
 def _update_magnitudes(step: Step) -> dict[str, Any]:
-    g, (beta1, beta2) = _absolute_sum(network.sample_gradients(step)), step.adam.betas
-    true_g, c = network.batch_gradient(step), step_coefficients(step)
+    g, (beta1, beta2) = _absolute_sum(models.sample_gradients(step)), step.adam.betas
+    true_g, c = models.batch_gradient(step), step_coefficients(step)
     sizes: dict[str, Any] = {"step": 0.0}
     # PyTorch computes m⁺ as m + (1 − β1)(g − m), which is off by u |m| however small β1 is.
     share = max(beta1, 1 - beta1) if beta1 else 0.0
@@ -178,15 +178,15 @@ def _update_magnitudes(step: Step) -> dict[str, Any]:
 def _loss_magnitude(step: Step) -> float:
     """The largest validation loss before the step and after it, with the size of the terms of its sum."""
     U = game.exact_game(step)
-    before = network.mean_loss(step.net, step.params, step.valid)
+    before = models.mean_loss(step.net, step.params, step.valid)
     ends = [abs(before - U(mask)) for mask in (np.zeros(step.n, bool), np.ones(step.n, bool))]
     return float(max(before, *ends) + kind_of(step.net).loss_terms(step) + 1)
 
 
 def _first_order_magnitude(step: Step) -> float:
     """Σ |∂L| (what Adam's step is made of): the terms of U₁."""
-    g, c = _absolute_sum(network.sample_gradients(step)), step_coefficients(step)
-    gamma = network.loss_gradient(step.net, step.params, step.valid)
+    g, c = _absolute_sum(models.sample_gradients(step)), step_coefficients(step)
+    gamma = models.loss_gradient(step.net, step.params, step.valid)
     total = 0.0
     for name, coefficients in c.items():
         smallest = denominator(coefficients, np.zeros_like(g[name]))
@@ -203,16 +203,16 @@ def _largest_update(c: Any, g: Array) -> Array:
 
 
 def _influence_magnitude(step: Step) -> Array:
-    x, g = network.sample_gradients(step), network.batch_gradient(step)
+    x, g = models.sample_gradients(step), models.batch_gradient(step)
     after, _ = reference.update(step)
-    gamma, c = network.loss_gradient(step.net, after, step.valid), step_coefficients(step)
+    gamma, c = models.loss_gradient(step.net, after, step.valid), step_coefficients(step)
     P = {name: np.abs(gamma[name] * divided_difference(c[name], g[name], g[name]))[None] for name in x}
-    return ghost.dot_products({name: np.abs(x_i) for name, x_i in x.items()}, P)[:, 0]
+    return scoring.dot_products({name: np.abs(x_i) for name, x_i in x.items()}, P)[:, 0]
 
 
 def previous_ratio(step: Step) -> float:
     """The largest factor between the two denominators of the linearised slope."""
-    previous = ghost.linearized_previous(step)
+    previous = slopes.linearized_previous(step)
     ratios = []
     for name, c in step_coefficients(step).items():
         exact = c.lr * c.k / denominator(c, np.zeros_like(previous[name]))

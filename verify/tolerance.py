@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference import carry, ghost, network
+from adamshap.reference import carry, models, scoring, validation
 from adamshap.reference.adam import apply_gradient
 from adamshap.reference.contract import (
     AdamState,
@@ -199,14 +199,14 @@ def score_magnitude(
         At least the absolute value of the score.
     """
     step, nodes = step.as_float64(), quadrature_nodes(nodes, slope)
-    x = network.sample_gradients(step)
+    x = models.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    part = ghost.part_of(slope, kind, step.n)
-    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=per_validation, part=part)
+    part = scoring.part_of(slope, kind, step.n)
+    gamma = validation.validation_gradients(step, gradient, g, nodes, each=per_validation, part=part)
     values = np.zeros((step.n, len(next(iter(gamma.values())))))
-    for f, coefficient in ghost.terms_of(step, slope, x, g, nodes, kind):
+    for f, coefficient in scoring.terms_of(step, slope, x, g, nodes, kind):
         P = {name: np.abs(gamma[name] * coefficient[name]) for name in f}
-        values += ghost.dot_products({name: np.abs(f_i) for name, f_i in f.items()}, P)
+        values += scoring.dot_products({name: np.abs(f_i) for name, f_i in f.items()}, P)
     return values if per_validation else values[:, 0]
 
 
@@ -248,7 +248,7 @@ def score_bound(
     """
 
     def answer(given: Step) -> Array:
-        return ghost.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation, kind=kind)
+        return scoring.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation, kind=kind)
 
     magnitude = score_magnitude(step, slope, gradient, nodes, per_validation=per_validation, kind=kind)
     return rounding(magnitude, parameter_count(step), dtype) + conditioning(answer, step, dtype)  # type: ignore[no-any-return]
@@ -290,7 +290,7 @@ def account_bound(
     for _, index in config.order():
         batch = config.train.take(index)
         step = Step(config.network, params, config.adam, state, batch, config.valid, config.reduction).as_float64()
-        x = network.sample_gradients(step)
+        x = models.sample_gradients(step)
         g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
         after, state = apply_gradient(step, g)
         S, M = carry.splits(step, slope, x, g, nodes)
@@ -301,7 +301,7 @@ def account_bound(
             terms = np.abs(S[name]) * size[name] + np.abs(M[name]) * momentum[name] + rate * np.abs(p)
             magnitude += float((np.abs(gamma[name][0]) * terms).sum())
             momentum[name] = beta1 * momentum[name] + (1 - beta1) * size[name]
-        magnitude += sum(float(network.mean_loss(step.net, there, step.valid)) for there in (step.params, after))
+        magnitude += sum(float(models.mean_loss(step.net, there, step.valid)) for there in (step.params, after))
         length += parameter_count(step) * (step.n + step.n_val)
         params = after
     return float(rounding(magnitude, length, dtype))

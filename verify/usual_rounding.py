@@ -35,7 +35,7 @@ import numpy as np
 from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference import adam, ghost, network, two_term
+from adamshap.reference import adam, losses, perceptron, slopes, two_term
 from adamshap.reference.contract import Array
 from adamshap.reference.squares import in_units
 from adamshap.verify.replacing import replaced
@@ -48,7 +48,7 @@ Errors = Callable[[tuple[int, ...]], Array]
 
 @primitive  # type: ignore[untyped-decorator]
 def _rounded_product(weight: Array, a: Array, errors: Errors) -> Array:
-    """Return a Wᵀ as `network._linear` does, each sum off by an error times the sum of its terms' absolute values."""
+    """Return a Wᵀ as `perceptron.linear` does, each sum off by an error times the sum of its terms' absolute values."""
     return _rounded_sums("ni,oi->no" if weight.ndim == 2 else "ni,noi->no", a, weight, errors)
 
 
@@ -93,16 +93,16 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
 
     def noise(z: Any, derivative: Array) -> Any:
         # A term whose value is 0 and whose derivative is an error, but for derivatives that vanish.
-        fixed = network._constant(z)
+        fixed = losses.constant(z)
         return errors(fixed.shape) * (np.abs(derivative) >= size**3) * (z - fixed)
 
     def rounded(name: str, activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def with_errors(z: Any) -> Any:
-            fixed = network._constant(z)
+            fixed = losses.constant(z)
             right = activation(z)
             result = right + noise(z, elementwise_grad(activation)(fixed))
             if name == "gelu":
-                visible = np.abs(network._constant(right)) >= size**3 * np.abs(fixed)
+                visible = np.abs(losses.constant(right)) >= size**3 * np.abs(fixed)
                 result = result + errors(fixed.shape) * visible * fixed
             return result
 
@@ -112,7 +112,7 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
         # Of softmax − onehot only the label's own component is a difference.
         own = np.arange(logits.shape[1]) == labels[:, None]
         losses = right_cross_entropy(logits, labels)
-        return losses + noise(logits[own], np.expm1(-network._constant(losses)))
+        return losses + noise(logits[own], np.expm1(-losses.constant(losses)))
 
     def rounded_correction(beta: float, t: int) -> float:
         # β = 0 leaves nothing to round; and of what is left, never all.
@@ -136,17 +136,17 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
         moved: Array = np.maximum((deviation / unit) ** 2 + errors(squares.shape) * squares, 0.0)
         return unit * np.sqrt(moved)
 
-    right_correction, right_cross_entropy = adam.bias_correction, network._cross_entropy
-    right_deviation, right_spread = ghost.partial_sum_deviation, two_term.own_spread
+    right_correction, right_cross_entropy = adam.bias_correction, losses.cross_entropy
+    right_deviation, right_spread = slopes.partial_sum_deviation, two_term.own_spread
     right_places = two_term.place_rule
     with ExitStack() as stack:
         stack.enter_context(replaced("bias_correction", right_correction, rounded_correction))
-        stack.enter_context(replaced("_cross_entropy", right_cross_entropy, rounded_cross_entropy))
-        stack.enter_context(replaced("_linear", network._linear, rounded_linear))
+        stack.enter_context(replaced("cross_entropy", right_cross_entropy, rounded_cross_entropy))
+        stack.enter_context(replaced("linear", perceptron.linear, rounded_linear))
         stack.enter_context(replaced("partial_sum_deviation", right_deviation, rounded_deviation))
         stack.enter_context(replaced("own_spread", right_spread, rounded_spread))
         stack.enter_context(replaced("place_rule", right_places, rounded_places))
         for name in _SATURATING:
-            right = network.ACTIVATION_FUNCTIONS[name]
+            right = perceptron.ACTIVATION_FUNCTIONS[name]
             stack.enter_context(replaced(name, right, rounded(name, right)))
         yield

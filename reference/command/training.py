@@ -13,7 +13,7 @@ from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import roc_auc
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.contract import Adam, Diverged, Loss, Network, Params, Progress, Run, Snapshot, first_not_finite
-from adamshap.reference.network import mean_loss, outputs
+from adamshap.reference.models import mean_loss, outputs
 
 
 def plan(options: Options, dataset: Dataset) -> tuple[Network, Adam]:

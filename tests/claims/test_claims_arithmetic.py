@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from adamshap.reference import attribute, marginals, network, scores, update
+from adamshap.reference import attribute, marginals, models, scores, update
 from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.claims import data, downstream, fidelity, optimisers, page, stepping
 from adamshap.verify.claims.statistics import auc, distinct, pearson, select, spearman, spread
@@ -70,7 +70,7 @@ def test_estimates_are_the_oracles_scores(step: Step) -> None:
 
 def test_adam_with_a_huge_epsilon_is_sgd(step: Step) -> None:
     limit = Step(step.net, step.params, stepping.sgd(0.5), step.state, step.train, step.valid)
-    x = network.sample_gradients(limit)
+    x = models.sample_gradients(limit)
     after, _ = update(limit)
     # A(g) = η ε g/(|g| + ε) is η g but for a part in ε/|g|, a rounding of θ, and those of the products.
     reach = max(float(np.abs(x_i).sum(axis=0).max()) for x_i in x.values())

@@ -19,7 +19,7 @@ from adamshap.reference.command import folder, pictures, results, trainers
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.preparation import prepare
 from adamshap.reference.contract import refuse
-from adamshap.reference.network import mean_loss, outputs
+from adamshap.reference.models import mean_loss, outputs
 
 Refused = Callable[..., None]
 

@@ -20,7 +20,7 @@ from adamshap.reference.command.datasets import Dataset, load, load_valid
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.training import measure
 from adamshap.reference.contract import Network
-from adamshap.reference.network import outputs
+from adamshap.reference.models import outputs
 from adamshap.verify.tolerance import assert_within, rounding
 
 pandas = pytest.importorskip("pandas", reason="extra `tables`: pandas")

@@ -14,8 +14,9 @@ import numpy as np
 
 from adamshap.reference.adam import divided_difference, step_coefficients, update_map
 from adamshap.reference.contract import TWO_TERM, Adam, Array, MarginalKind, Params, Step
-from adamshap.reference.ghost import scores, validation_gradients
+from adamshap.reference.scoring import scores
 from adamshap.reference.two_term import part_of_the_way
+from adamshap.reference.validation import validation_gradients
 from adamshap.verify.claims import data, fidelity, plots
 from adamshap.verify.claims.section import Section, Table
 from adamshap.verify.claims.statistics import Record, distinct, pearson, select, spread

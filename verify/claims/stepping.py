@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adamshap.reference import ghost, network
+from adamshap.reference import models, scoring, validation
 from adamshap.reference.adam import apply_gradient
 from adamshap.reference.contract import Adam, AdamState, Array, Batch, Network, Params, Step, batch_order
+from adamshap.reference.slopes import step_slopes
 
 HUGE = 1e6
 
@@ -51,7 +52,7 @@ def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> Adam:
 def estimates(step: Step, estimators: Sequence[Estimator], nodes: tuple[int, int] = NODES) -> dict[str, Array]:
     """Return each estimator's scores of the step, (n,), as `reference.scores` would."""
     step = step.as_float64()
-    x = network.sample_gradients(step)
+    x = models.sample_gradients(step)
     return estimates_from(step, x, {name: x_i.sum(axis=0) for name, x_i in x.items()}, estimators, nodes)
 
 
@@ -59,16 +60,16 @@ def estimates_from(
     step: Step, x: Params, g: Params, estimators: Sequence[Estimator], nodes: tuple[int, int] = NODES
 ) -> dict[str, Array]:
     """Return `estimates`, given the samples' gradients `x` and their sum `g`: each slope and gradient made once."""
-    slopes = {slope: ghost.slopes(step, slope, x, g, nodes) for slope in {slope for slope, _ in estimators}}  # type: ignore[arg-type]
+    slopes = {slope: step_slopes(step, slope, x, g, nodes) for slope in {slope for slope, _ in estimators}}  # type: ignore[arg-type]
     gammas = {
-        gradient: ghost.validation_gradients(step, gradient, g, nodes, each=False)  # type: ignore[arg-type]
+        gradient: validation.validation_gradients(step, gradient, g, nodes, each=False)  # type: ignore[arg-type]
         for gradient in {gradient for _, gradient in estimators}
     }
     P = {
         name: np.concatenate([gammas[gradient][name] * slopes[slope][name] for slope, gradient in estimators])
         for name in x
     }
-    columns = ghost.dot_products(x, P).T
+    columns = scoring.dot_products(x, P).T
     return {label(estimator): column for estimator, column in zip(estimators, columns, strict=True)}
 
 
@@ -123,7 +124,7 @@ def steps(
     state = AdamState.zeros(params)
     for _, index in batch_order(train.n, batch_size=batch_size, epochs=epochs, seed=seed):
         step = Step(net, params, adam, state, train.take(index), valid)
-        x = network.sample_gradients(step)
+        x = models.sample_gradients(step)
         g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
         yield index, step, x, g
         params, state = apply_gradient(step, g)
@@ -145,11 +146,11 @@ def trace(
     scores: dict[str, list[Array]] = {label(estimator): [] for estimator in estimators}
     for who, step, x, g in steps(net, adam, train, valid, batch_size=batch_size, epochs=epochs, seed=seed):
         index.append(who)
-        losses.append(float(network.mean_loss(net, step.params, valid)))
+        losses.append(float(models.mean_loss(net, step.params, valid)))
         for name, values in estimates_from(step, x, g, estimators).items():
             scores[name].append(values)
     params, _ = apply_gradient(step, g)
-    losses.append(float(network.mean_loss(net, params, valid)))
+    losses.append(float(models.mean_loss(net, params, valid)))
     kept = {name: tuple(values) for name, values in scores.items()}
     return Trace(tuple(index), kept, np.array(losses), params, train.n)
 
@@ -162,10 +163,10 @@ def final_params(net: Network, adam: Adam, train: Batch, *, batch_size: int, epo
         batch = train.take(index)
         # A step needs validation samples that nothing here looks at: the batch itself.
         step = Step(net, params, adam, state, batch, batch)
-        params, state = apply_gradient(step, network.loss_gradient(net, params, batch))
+        params, state = apply_gradient(step, models.loss_gradient(net, params, batch))
     return params
 
 
 def accuracy(net: Network, params: Params, batch: Batch) -> float:
     """Return the share of samples whose largest output is their label's."""
-    return float(np.mean(np.argmax(network.outputs(net, params, batch.x), axis=1) == batch.y))
+    return float(np.mean(np.argmax(models.outputs(net, params, batch.x), axis=1) == batch.y))

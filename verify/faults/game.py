@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference import adam, game, network
+from adamshap.reference import adam, game, models
 from adamshap.reference.adam import Coefficients
 from adamshap.reference.contract import Array, Marginals, Params, Step
 from adamshap.verify.faults.fault import SEEN, Fault, computes_with, returns, sees
@@ -49,7 +49,7 @@ def _nothing_for_nobody(step: Step, query: Query, result: Any, ask: Ask) -> Any:
 
 def _frozen_game(step: Step, query: Query, result: Any, ask: Ask) -> Any:
     """Every coalition's update is divided by the whole batch's denominator."""
-    full = network.batch_gradient(step)
+    full = models.batch_gradient(step)
     denominators = {name: adam.denominator(c, full[name]) for name, c in adam.step_coefficients(step).items()}
     queue: list[Array] = []
 
@@ -107,7 +107,7 @@ FAULTS: tuple[Fault, ...] = (
         "last-micro-batch-full",
         "the last, partial micro-batch weighted as a full one",
         "gradient accumulation",
-        computes_with(network.sample_gradients, _last_micro_batch(4)),
+        computes_with(models.sample_gradients, _last_micro_batch(4)),
     ),
     # the game
     Fault(

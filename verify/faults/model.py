@@ -7,7 +7,7 @@ import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference import ghost, network
+from adamshap.reference import losses, perceptron, scoring
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.faults.fault import SEEN, Fault, Wrap, changes_scores, computes_with
 from adamshap.verify.faults.perceptron import bias_everywhere
@@ -20,7 +20,7 @@ def _activation(name: str, wrong: Callable[[Any], Any]) -> Wrap:
 
     def wrap(ask: Ask) -> Ask:
         def faulty(step: Step, query: Query) -> Any:
-            with replaced(name, network.ACTIVATION_FUNCTIONS[name], wrong):
+            with replaced(name, perceptron.ACTIVATION_FUNCTIONS[name], wrong):
                 return ask(step, query)
 
         return faulty
@@ -61,12 +61,12 @@ def _scaled_squares(factor: Callable[[int], float]) -> Wrap:
     def make(right: Any) -> Any:
         return lambda outputs, targets: right(outputs, targets) * factor(targets.shape[1])
 
-    return computes_with(network._squared_error, make)
+    return computes_with(losses.squared_error, make)
 
 
 def _partial(ask: Ask, step: Step, query: Query, keep: Callable[[str], bool]) -> Array:
     """The scores that only the parameters whose names `keep` says yes to would give."""
-    kept = ghost.dot_products
+    kept = scoring.dot_products
 
     def some(x: Params, P: Params) -> Array:
         names = [name for name in x if keep(name)]
@@ -167,6 +167,6 @@ FAULTS: tuple[Fault, ...] = (
         "transposed",
         "P transposed on square layers",
         "on others the shapes would not fit",
-        computes_with(ghost.dot_products, _transposed),
+        computes_with(scoring.dot_products, _transposed),
     ),
 )

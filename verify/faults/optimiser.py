@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference import adam, network
+from adamshap.reference import adam, models
 from adamshap.reference.adam import Coefficients, bias_correction
 from adamshap.reference.contract import AdamState, Array, Params, Step
 from adamshap.verify.faults.fault import LESS, SEEN, Fault, Wrap, computes_with, decayed, returns, sees
@@ -39,7 +39,7 @@ def _state(change: Callable[[Step], tuple[Params, Params]]) -> Wrap:
 
 
 def _advanced_v(step: Step) -> tuple[Params, Params]:
-    beta2, g = step.adam.betas[1], network.batch_gradient(step)
+    beta2, g = step.adam.betas[1], models.batch_gradient(step)
     return step.state.m, {name: beta2 * v + (1 - beta2) * g[name] ** 2 for name, v in step.state.v.items()}
 
 
@@ -84,7 +84,7 @@ def _coupled_gradients(right: Any) -> Any:
 
 def _coupled(ask: Ask) -> Ask:
     inner = computes_with(adam.decayed, lambda _: lambda step: dict(step.params))(ask)
-    return computes_with(network.sample_gradients, _coupled_gradients)(inner)
+    return computes_with(models.sample_gradients, _coupled_gradients)(inner)
 
 
 def _weights_decayed(right: Any) -> Any:
@@ -105,7 +105,7 @@ def _state_with(m: Callable[..., Array], v: Callable[..., Array], steps: int = 1
     """`update` returns another state: ``m(m, g, β1)`` and ``v(v, x, g, β2)``."""
 
     def change(step: Step, query: Query, result: Any, ask: Ask) -> Any:
-        x, g, (beta1, beta2) = network.sample_gradients(step), network.batch_gradient(step), step.adam.betas
+        x, g, (beta1, beta2) = models.sample_gradients(step), models.batch_gradient(step), step.adam.betas
         state = AdamState(
             step.state.step + steps,
             {name: m(step.state.m[name], g[name], beta1) for name in g},

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference import network
+from adamshap.reference import models, perceptron
 from adamshap.reference.contract import AdamState, Array, Batch, Model, Network, Params, Step
 from adamshap.verify.implementation import Ask, Query
 
@@ -19,12 +19,12 @@ def summed_separately(right: Any) -> Any:
             return wrong
         with_bias = replace(net, bias=True)
         padded = {name: params.get(name, np.zeros(shape)) for name, shape in with_bias.shapes.items()}
-        each = network.each_gradient(with_bias, padded, batch)
+        each = models.each_gradient(with_bias, padded, batch)
         for layer in range(net.depth):
             a = batch.x
             if layer:
                 below = Network(net.sizes[: layer + 1], net.activation, "mse")
-                a = network.ACTIVATION_FUNCTIONS[net.activation](network.outputs(below, padded, batch.x))
+                a = perceptron.ACTIVATION_FUNCTIONS[net.activation](models.outputs(below, padded, batch.x))
             b = each[f"{layer}.bias"]
             wrong[f"{layer}.weight"] = np.outer(b.sum(axis=0), a.sum(axis=0)) / batch.n
         return wrong

@@ -5,36 +5,36 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference import adam, ghost, network, two_term
+from adamshap.reference import adam, models, scoring, slopes, two_term, validation
 from adamshap.reference.contract import Array, Step, quadrature_nodes
 from adamshap.verify.faults.fault import SEEN, Fault, Wrap, changes_scores, computes_with
 from adamshap.verify.implementation import Query
 
 
-def _slope(right: Callable[..., Any], wrong: Callable[[ghost.SlopeInput], Array]) -> Wrap:
+def _slope(right: Callable[..., Any], wrong: Callable[[slopes.SlopeInput], Array]) -> Wrap:
     """The oracle uses `wrong` for the slope `right`."""
     return computes_with(right, lambda now: wrong)
 
 
 def _momentum_gain(step: Step, query: Query) -> Array:
     """⟨Γ, A(0)⟩ for each column of the scores: what the momentum step does to the loss, to first order."""
-    g = network.batch_gradient(step)
+    g = models.batch_gradient(step)
     gradient, slope = query.options.get("gradient", "midpoint"), query.options.get("slope", "random_order")
     nodes = quadrature_nodes(query.options.get("nodes"), slope)
     each = bool(query.options.get("per_validation", False))
-    part = ghost.part_of(slope, query.options.get("kind", "shapley"), step.n)
-    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=each, part=part)
-    gain: Array = ghost.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
+    part = scoring.part_of(slope, query.options.get("kind", "shapley"), step.n)
+    gamma = validation.validation_gradients(step, gradient, g, nodes, each=each, part=part)
+    gain: Array = scoring.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
     return gain if each else gain[:1]  # one number for all samples, or one a column
 
 
-def _chord_to_the_origin(given: ghost.SlopeInput) -> Array:
+def _chord_to_the_origin(given: slopes.SlopeInput) -> Array:
     """A(g)/g, which forgets that the step starts at A(0)."""
     full = adam.update_map(given.c, given.g)
-    return np.divide(full, given.g, out=ghost.linearized(given), where=given.g != 0)
+    return np.divide(full, given.g, out=slopes.linearized(given), where=given.g != 0)
 
 
-def _per_sample_squares(given: ghost.SlopeInput) -> Array:
+def _per_sample_squares(given: slopes.SlopeInput) -> Array:
     c, squares = given.c, (given.x**2).sum(axis=0)
     wrong: Array = c.lr * c.k / (np.sqrt(c.kappa + c.q * squares) + c.eps)
     return wrong
@@ -43,19 +43,19 @@ def _per_sample_squares(given: ghost.SlopeInput) -> Array:
 def _random_order_with(spread: Callable[[Array, float], Array], weight: float = 1.0, rule: Any = None) -> Wrap:
     """`random_order` with another standard deviation of the partial sums, or another rule for the normal."""
 
-    def wrong(given: ghost.SlopeInput) -> Array:
+    def wrong(given: slopes.SlopeInput) -> Array:
         if len(given.x) == 1:
-            return ghost.secant(given)
-        sigma = ghost.partial_sum_deviation(given.x, given.g)
+            return slopes.secant(given)
+        sigma = slopes.partial_sum_deviation(given.x, given.g)
         slope = np.zeros_like(given.g)
-        for tau, w in zip(*ghost.unit_interval_rule(given.nodes[0]), strict=True):
+        for tau, w in zip(*slopes.unit_interval_rule(given.nodes[0]), strict=True):
             s = spread(sigma, tau)
-            for h, a in zip(*(rule or ghost.positive_normal_rule)(given.nodes[1]), strict=True):
+            for h, a in zip(*(rule or slopes.positive_normal_rule)(given.nodes[1]), strict=True):
                 ends = tau * given.g + h * s, tau * given.g - h * s
                 slope += weight * w * 2 * a * h**2 * adam.divided_difference(given.c, *ends)
         return slope
 
-    return _slope(ghost.random_order, wrong)
+    return _slope(slopes.random_order, wrong)
 
 
 def _physicists_rule(count: int) -> tuple[Array, Array]:
@@ -137,29 +137,29 @@ FAULTS: tuple[Fault, ...] = (
         "linearized-at-the-batch",
         "`linearized` with the batch's denominator D(g)",
         "the optimiser's own denominator",
-        _slope(ghost.linearized, ghost.frozen),
+        _slope(slopes.linearized, slopes.frozen),
     ),
-    Fault("frozen-at-zero", "`frozen` with the denominator D(0)", SEEN, _slope(ghost.frozen, ghost.linearized)),
+    Fault("frozen-at-zero", "`frozen` with the denominator D(0)", SEEN, _slope(slopes.frozen, slopes.linearized)),
     Fault(
         "frozen-by-per-sample-squares",
         "`frozen` with Σ x_i² for g² in the denominator",
         "per-sample g² for batch g²",
-        _slope(ghost.frozen, _per_sample_squares),
+        _slope(slopes.frozen, _per_sample_squares),
     ),
     Fault(
         "tangent-is-frozen",
         "`tangent` without the derivative of the denominator",
         "the denominator counted as a constant",
-        _slope(ghost.tangent, ghost.frozen),
+        _slope(slopes.tangent, slopes.frozen),
     ),
-    Fault("secant-to-the-origin", "`secant` as A(g)/g", "A(0) forgotten", _slope(ghost.secant, _chord_to_the_origin)),
-    Fault("secant-is-tangent", "`tangent` for `secant`", SEEN, _slope(ghost.secant, ghost.tangent)),
+    Fault("secant-to-the-origin", "`secant` as A(g)/g", "A(0) forgotten", _slope(slopes.secant, _chord_to_the_origin)),
+    Fault("secant-is-tangent", "`tangent` for `secant`", SEEN, _slope(slopes.secant, slopes.tangent)),
     Fault(
         "previous-not-corrected",
         'v̂_{t−1} without bias correction in denominator="previous"',
         SEEN,
         computes_with(
-            ghost.linearized_previous,
+            slopes.linearized_previous,
             lambda _: (
                 lambda step: {
                     name: step.adam.lr * c.k / (np.sqrt(step.state.v[name] + step.adam.eps_root) + step.adam.eps)
@@ -172,14 +172,14 @@ FAULTS: tuple[Fault, ...] = (
         "variance-uncentred",
         "`random_order` with Σ x_i² for the variance",
         "the mean is not subtracted",
-        computes_with(ghost.partial_sum_deviation, lambda right: lambda x, g: right(x, np.zeros_like(g))),
+        computes_with(slopes.partial_sum_deviation, lambda right: lambda x, g: right(x, np.zeros_like(g))),
     ),
     Fault(
         "variance-with-replacement",
         "`random_order` without the factor n/(n − 1)",
         "drawn with replacement",
         computes_with(
-            ghost.partial_sum_deviation, lambda right: lambda x, g: right(x, g) * np.sqrt((len(x) - 1) / len(x))
+            slopes.partial_sum_deviation, lambda right: lambda x, g: right(x, g) * np.sqrt((len(x) - 1) / len(x))
         ),
     ),
     Fault(
@@ -204,7 +204,7 @@ FAULTS: tuple[Fault, ...] = (
         "hermite-weights-not-normalised",
         "`random_order` with Hermite weights that sum to √(2π)",
         "numpy's hermegauss as it is",
-        computes_with(ghost.positive_normal_rule, _unnormalized_rule),
+        computes_with(slopes.positive_normal_rule, _unnormalized_rule),
     ),
     Fault(
         "nodes-ignored",

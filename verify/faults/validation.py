@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference import adam, game, ghost, network
+from adamshap.reference import adam, game, models, scoring, validation
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.faults import perceptron
 from adamshap.verify.faults.fault import SEEN, Fault, Wrap, changes_scores, computes_with, decayed, returns, sees
@@ -17,7 +17,7 @@ def _between_with(change: Callable[[Step, str, Array, Array, float], Array]) -> 
     """The point of `midpoint` and `path`: ``change(step, name, A(0), A(g), fraction)``."""
 
     def make(right: Any) -> Any:
-        def between(given: ghost.GradientInput, fraction: float) -> Params:
+        def between(given: validation.GradientInput, fraction: float) -> Params:
             c = adam.step_coefficients(given.step)
             return {
                 name: change(
@@ -32,7 +32,7 @@ def _between_with(change: Callable[[Step, str, Array, Array, float], Array]) -> 
 
         return between
 
-    return computes_with(ghost.between, make)
+    return computes_with(validation.between, make)
 
 
 def _proportionally(step: Step, query: Query, result: Array, ask: Ask) -> Array:
@@ -57,11 +57,11 @@ def _to_the_whole_gain(step: Step, query: Query, result: Array, ask: Ask) -> Arr
 
 def _influence_with(gamma_at: str, slope: Callable[..., Array]) -> Wrap:
     def change(step: Step, query: Query, result: Array, ask: Ask) -> Array:
-        x, g = network.sample_gradients(step), network.batch_gradient(step)
+        x, g = models.sample_gradients(step), models.batch_gradient(step)
         params = adam.update(step)[0] if gamma_at == "after" else step.params
-        gamma, c = network.loss_gradient(step.net, params, step.valid), adam.step_coefficients(step)
+        gamma, c = models.loss_gradient(step.net, params, step.valid), adam.step_coefficients(step)
         P = {name: (gamma[name] * slope(c[name], g[name]))[None] for name in x}
-        return ghost.dot_products(x, P)[:, 0]
+        return scoring.dot_products(x, P)[:, 0]
 
     return returns(change, "influence")
 
@@ -87,7 +87,7 @@ LOSSES: tuple[Fault, ...] = (
         "summed-separately",
         "summed activations times summed gradients of the validation batch",
         "GhostSuite issue 8",
-        computes_with(network.loss_gradient, perceptron.summed_separately),
+        computes_with(models.loss_gradient, perceptron.summed_separately),
     ),
     Fault(
         "validated-on-the-batch",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference import network
+from adamshap.reference import models
 from adamshap.reference.contract import ACTIVATIONS, LOSSES, Batch, Network, Step
 from adamshap.verify.json_values import object_with
 from adamshap.verify.models.kind import Draws
@@ -35,7 +35,7 @@ class Perceptrons:
 
     def loss_terms(self, step: Step) -> float:
         """Return the largest output; for squared errors, the square of its size and the largest target's."""
-        outputs = np.abs(network.outputs(step.net, step.params, step.valid.x)).max()
+        outputs = np.abs(models.outputs(step.net, step.params, step.valid.x)).max()
         targets = np.abs(step.valid.y).max() if step.net.loss == "mse" else 0.0
         return float((outputs + targets) ** 2 if step.net.loss == "mse" else outputs)
 
