@@ -105,7 +105,7 @@ def complete(query: Query) -> Query:
     }
     whole = defaults | dict(query.options)
     if query.function == "scores":
-        whole["nodes"] = quadrature_nodes(whole["nodes"], whole["slope"])
+        whole["nodes"] = Query("scores", whole).estimator.nodes
     return Query(query.function, whole)
 
 

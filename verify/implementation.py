@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.contract import AdamState, Array, Marginals, Step
+from adamshap.reference.contract import AdamState, Array, Estimator, Marginals, Step
 from adamshap.verify.given import Given, arrays_of, type_name
 from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
 from adamshap.verify.time_limit import TimeIsUp, time_limit
@@ -46,6 +46,11 @@ class Query:
 
     function: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def estimator(self) -> Estimator:
+        """Which score a call of `scores` asks for."""
+        return Estimator(**{name: value for name, value in self.options.items() if name != "micro_batch"})
 
     def __str__(self) -> str:
         """Return the call as it is written: ``scores(step, slope='secant')``."""

@@ -18,9 +18,9 @@ from adamshap.verify.models import kind_of
 from adamshap.verify.tolerance import (
     DRAWS,
     MORE_DRAWS,
+    estimator_magnitude,
     parameter_count,
     rounding,
-    score_magnitude,
     widening_conditioning,
 )
 
@@ -142,16 +142,13 @@ def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
         return dict.fromkeys(("values", "empty", "total"), scale)
     if query.function == "influence":
         return {"values": _influence_magnitude(step)}
-    each = bool(query.options.get("per_validation", False))
-    slope = query.options.get("slope", "random_order")
-    gradient = query.options.get("gradient", "midpoint")
-    nodes = query.options.get("nodes")
-    kind = query.options.get("kind", "shapley")
-    size = score_magnitude(step, slope, gradient, nodes, per_validation=each, kind=kind)
-    if query.options.get("denominator", "exact") == "previous":
+    estimator = query.estimator
+    size = estimator_magnitude(step, estimator)
+    if estimator.denominator == "previous":
         size = size * previous_ratio(step)
-    if query.options.get("efficient", False):
-        size = size + size.mean(axis=0) + _loss_magnitude(step) / step.n * (step.n_val if each else 1)
+    if estimator.efficient:
+        columns = step.n_val if estimator.per_validation else 1
+        size = size + size.mean(axis=0) + _loss_magnitude(step) / step.n * columns
     return {"values": size}
 
 

@@ -10,7 +10,7 @@ from adamshap import reference
 
 @contextmanager
 def replaced(name: str, original: Any, substitute: Any) -> Iterator[None]:
-    """Replace a function of the oracle, wherever one of its modules, or a table among their constants, holds it under that name.
+    """Replace a function of the oracle, wherever a module, or a table among its constants, holds it under that name.
 
     Parameters
     ----------

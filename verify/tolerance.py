@@ -31,6 +31,7 @@ from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,
+    Estimator,
     Gradient,
     MarginalKind,
     RunConfig,
@@ -198,16 +199,34 @@ def score_magnitude(
     array (n,), or (n, n_val) with `per_validation`
         At least the absolute value of the score.
     """
-    step, nodes = step.as_float64(), quadrature_nodes(nodes, slope)
+    estimator = Estimator(slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
+    return estimator_magnitude(step.as_float64(), estimator)
+
+
+def estimator_magnitude(step: Step, estimator: Estimator) -> Array:
+    """Return `score_magnitude` of a step in float64 for an estimator.
+
+    Parameters
+    ----------
+    step : Step
+    estimator : Estimator
+        Whose slope, gradient, nodes, kind and `per_validation` count.
+
+    Returns
+    -------
+    array (n,) or (n, n_val)
+        At least the absolute value of the score.
+    """
+    slope, nodes, kind, each = estimator.slope, estimator.nodes, estimator.kind, estimator.per_validation
     x = models.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
     part = scoring.part_of(slope, kind, step.n)
-    gamma = validation.validation_gradients(step, gradient, g, nodes, each=per_validation, part=part)
+    gamma = validation.validation_gradients(step, estimator.gradient, g, nodes, each=each, part=part)
     values = np.zeros((step.n, len(next(iter(gamma.values())))))
     for f, coefficient in scoring.terms_of(step, slope, x, g, nodes, kind):
         P = {name: np.abs(gamma[name] * coefficient[name]) for name in f}
         values += scoring.dot_products({name: np.abs(f_i) for name, f_i in f.items()}, P)
-    return values if per_validation else values[:, 0]
+    return values if each else values[:, 0]
 
 
 def score_bound(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference import adam, models, scoring, slopes, two_term, validation
-from adamshap.reference.contract import Array, Step, quadrature_nodes
+from adamshap.reference.contract import Array, Step
 from adamshap.verify.faults.fault import SEEN, Fault, Wrap, changes_scores, computes_with
 from adamshap.verify.implementation import Query
 
@@ -19,11 +19,9 @@ def _slope(right: Callable[..., Any], wrong: Callable[[slopes.SlopeInput], Array
 def _momentum_gain(step: Step, query: Query) -> Array:
     """⟨Γ, A(0)⟩ for each column of the scores: what the momentum step does to the loss, to first order."""
     g = models.batch_gradient(step)
-    gradient, slope = query.options.get("gradient", "midpoint"), query.options.get("slope", "random_order")
-    nodes = quadrature_nodes(query.options.get("nodes"), slope)
-    each = bool(query.options.get("per_validation", False))
-    part = scoring.part_of(slope, query.options.get("kind", "shapley"), step.n)
-    gamma = validation.validation_gradients(step, gradient, g, nodes, each=each, part=part)
+    asked = query.estimator
+    part, each = scoring.part_of(asked.slope, asked.kind, step.n), asked.per_validation
+    gamma = validation.validation_gradients(step, asked.gradient, g, asked.nodes, each=each, part=part)
     gain: Array = scoring.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
     return gain if each else gain[:1]  # one number for all samples, or one a column
 
@@ -79,13 +77,8 @@ def _with_nodes(change: Callable[[Query], tuple[int, int] | None]) -> Wrap:
     )
 
 
-def _nodes_asked(query: Query) -> tuple[int, int]:
-    slope = query.options.get("slope", "random_order")
-    return quadrature_nodes(query.options.get("nodes"), slope)
-
-
 def _swapped_nodes(query: Query) -> tuple[int, int]:
-    path, normal = _nodes_asked(query)
+    path, normal = query.estimator.nodes
     return normal, max(path, 2)
 
 
