@@ -161,10 +161,10 @@ def _update_magnitudes(step: Step) -> dict[str, Any]:
     true_g, c = models.batch_gradient(step), step_coefficients(step)
     sizes: dict[str, Any] = {"step": 0.0}
     # PyTorch computes m⁺ as m + (1 − β1)(g − m), which is off by u |m| however small β1 is.
-    share = max(beta1, 1 - beta1) if beta1 else 0.0
+    factor = max(beta1, 1 - beta1) if beta1 else 0.0
     correction = bias_correction(beta1, step.state.step + 1)
     for name, p in step.params.items():
-        m = share * np.abs(step.state.m[name])
+        m = factor * np.abs(step.state.m[name])
         update = c[name].lr * (m / correction + c[name].k * g[name]) / denominator(c[name], true_g[name])
         sizes[f"params.{name}"] = np.abs(p) * (1 + step.adam.lr * step.adam.weight_decay) + update
         sizes[f"m.{name}"] = m + (1 - beta1) * g[name]
