@@ -45,6 +45,7 @@ from adamshap.reference.contract import (
 from adamshap.verify.implementation import FUNCTIONS, Answer, Query
 from adamshap.verify.json_values import Json, brief, object_with
 from adamshap.verify.models import PERCEPTRON, kind_named, kind_of
+from adamshap.verify.steps import adam_of
 
 DTYPES = ("float64", "float32")
 CASE = ("function", "options", "dtype", "network", "adam", "state", "params", "train", "valid", "reduction")
@@ -79,7 +80,7 @@ def case_to_json(step: Step, query: Query) -> Json:
         "options": {name: _plain(value) for name, value in complete(query).options.items()},
         "dtype": dtypes[0],
         "network": _model_to_json(step.net),
-        "adam": {**vars(step.adam), "betas": list(step.adam.betas)},
+        "adam": {**vars(adam_of(step)), "betas": list(adam_of(step).betas)},
         "state": {"step": step.state.step, "m": _lists(step.state.m), "v": _lists(step.state.v)},
         "params": _lists(step.params),
         "train": {"x": step.train.x.tolist(), "y": step.train.y.tolist()},

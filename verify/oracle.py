@@ -157,16 +157,18 @@ def _absolute_sum(x: Params) -> Params:
 
 
 def _update_magnitudes(step: Step) -> dict[str, Any]:
-    g, (beta1, beta2) = _absolute_sum(models.sample_gradients(step)), step.adam.betas
+    g = _absolute_sum(models.sample_gradients(step))
     true_g, c = models.batch_gradient(step), step_coefficients(step)
     sizes: dict[str, Any] = {"step": 0.0}
-    # PyTorch computes m⁺ as m + (1 − β1)(g − m), which is off by u |m| however small β1 is.
-    factor = max(beta1, 1 - beta1) if beta1 else 0.0
-    correction = bias_correction(beta1, step.state.step + 1)
     for name, p in step.params.items():
+        adam = step.settings(name)
+        beta1, beta2 = adam.betas
+        # PyTorch computes m⁺ as m + (1 − β1)(g − m), which is off by u |m| however small β1 is.
+        factor = max(beta1, 1 - beta1) if beta1 else 0.0
+        correction = bias_correction(beta1, step.state.next_step)
         m = factor * np.abs(step.state.m[name])
         update = c[name].lr * (m / correction + c[name].k * g[name]) / denominator(c[name], true_g[name])
-        sizes[f"params.{name}"] = np.abs(p) * (1 + step.adam.lr * step.adam.weight_decay) + update
+        sizes[f"params.{name}"] = np.abs(p) * (1 + adam.lr * adam.weight_decay) + update
         sizes[f"m.{name}"] = m + (1 - beta1) * g[name]
         sizes[f"v.{name}"] = beta2 * step.state.v[name] + (1 - beta2) * g[name] ** 2
     return sizes
@@ -213,6 +215,6 @@ def previous_ratio(step: Step) -> float:
     ratios = []
     for name, c in step_coefficients(step).items():
         exact = c.lr * c.k / denominator(c, np.zeros_like(previous[name]))
-        if exact.size and step.adam.lr > 0:
+        if exact.size and c.lr > 0:
             ratios.append(float((previous[name] / exact).max()))
     return max(ratios, default=1.0)

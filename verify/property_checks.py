@@ -11,7 +11,7 @@ from adamshap.verify.implementation import Answer, Query, Unsupported
 from adamshap.verify.models import kind_of
 from adamshap.verify.oracle import expected_and_bounds
 from adamshap.verify.property import Asker, Case, compare, compare_widening
-from adamshap.verify.steps import in_dtype
+from adamshap.verify.steps import adam_of, in_dtype
 from adamshap.verify.strategies import null_samples
 from adamshap.verify.tolerance import DRAWS, MORE_DRAWS, parameter_count, rounding, widening_conditioning
 
@@ -101,6 +101,7 @@ def efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DType
 def rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """A sum over n samples is n times their mean, and Adam does not see a common factor of g, √v and ε."""
     n, mean = case.step.n, replace(case.step, reduction="mean")
+    adam = adam_of(mean)
     state = AdamState(
         mean.state.step,
         {name: n * m for name, m in mean.state.m.items()},
@@ -110,7 +111,7 @@ def rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> f
         mean,
         reduction="sum",
         state=state,
-        adam=replace(mean.adam, eps=n * mean.adam.eps, eps_root=n**2 * mean.adam.eps_root),
+        adam=replace(adam, eps=n * adam.eps, eps_root=n**2 * adam.eps_root),
     )
     base = ask(mean, case.query)["values"]
     return _agree(ask, case, ask(scaled, case.query)["values"], base, base, replace(case, step=mean), dtype)
@@ -121,7 +122,7 @@ def large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
 
     ε is so large that nothing of r(g) is left beside it, and its square is still within the range of the dtype.
     """
-    adam, t = case.step.adam, case.step.state.step + 1
+    adam, t = adam_of(case.step), case.step.state.next_step
     eps = 1e18 if np.dtype(dtype).itemsize <= 4 else 1e30
     step = replace(case.step, adam=replace(adam, eps=eps, lr=adam.lr * eps))
     beta1 = adam.betas[0]

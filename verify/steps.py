@@ -1,13 +1,18 @@
-"""Steps with every real array changed: cast to a dtype, or perturbed as rounding would."""
+"""Steps as the kit has them: with one set of settings, and with every real array cast or perturbed."""
 
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.contract import AdamState, Array, Batch, Params, Step
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, Params, Step, of_kind
 
-__all__ = ["in_dtype", "perturbed"]
+__all__ = ["adam_of", "in_dtype", "perturbed"]
+
+
+def adam_of(step: Step) -> Adam:
+    """Return the settings that all parameters of a step share: the kit asks about no other steps."""
+    return of_kind("Step.adam", step.adam, Adam)
 
 
 def in_dtype(step: Step, dtype: npt.DTypeLike) -> Step:

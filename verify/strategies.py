@@ -110,6 +110,7 @@ def _some_zero(generator: np.random.Generator, array: Array) -> Array:
 @st.composite
 def steps(
     draw: Any,
+    /,
     max_n: int = 32,
     max_n_val: int = 8,
     kinds: tuple[str, ...] = STATES,

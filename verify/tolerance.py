@@ -315,8 +315,9 @@ def account_bound(
         S, M = carry.splits(step, slope, x, g, nodes)
         gamma = carry.walked_gradient(step, after, gradient, nodes, each=False)
         size = {name: np.abs(x_i).sum(axis=0) for name, x_i in x.items()}
-        rate, beta1 = step.adam.lr * step.adam.weight_decay, step.adam.betas[0]
         for name, p in step.params.items():
+            adam = step.settings(name)
+            rate, beta1 = adam.lr * adam.weight_decay, adam.betas[0]
             terms = np.abs(S[name]) * size[name] + np.abs(M[name]) * momentum[name] + rate * np.abs(p)
             magnitude += float((np.abs(gamma[name][0]) * terms).sum())
             momentum[name] = beta1 * momentum[name] + (1 - beta1) * size[name]

@@ -87,4 +87,6 @@ def computes_with(original: Callable[..., Any], make: Callable[[Any], Callable[.
 
 def decayed(step: Step, name: str) -> Array:
     """Return a parameter after weight decay: θ − η λ θ."""
-    return step.params[name] * (1 - step.adam.lr * step.adam.weight_decay)
+    adam = step.settings(name)
+    shrunk: Array = step.params[name] * (1 - adam.lr * adam.weight_decay)
+    return shrunk

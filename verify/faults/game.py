@@ -11,6 +11,7 @@ from adamshap.reference.adam import Coefficients
 from adamshap.reference.contract import Array, Marginals, Params, Step
 from adamshap.verify.faults.fault import SEEN, Fault, computes_with, returns, sees
 from adamshap.verify.implementation import Ask, Query
+from adamshap.verify.steps import adam_of
 
 
 def _own_coalition_size(right: Any) -> Any:
@@ -159,7 +160,7 @@ FAULTS: tuple[Fault, ...] = (
         "weight decay left out of the utility",
         SEEN,
         returns(
-            lambda step, query, result, ask: ask(replace(step, adam=replace(step.adam, weight_decay=0.0)), query),
+            lambda step, query, result, ask: ask(replace(step, adam=replace(adam_of(step), weight_decay=0.0)), query),
             "utility",
             "marginals",
         ),

@@ -8,9 +8,10 @@ import numpy as np
 
 from adamshap.reference import adam, models
 from adamshap.reference.adam import Coefficients, bias_correction
-from adamshap.reference.contract import AdamState, Array, Params, Step
+from adamshap.reference.contract import AdamState, Array, CompletedSteps, Params, Step
 from adamshap.verify.faults.fault import LESS, SEEN, Fault, Wrap, computes_with, decayed, returns, sees
 from adamshap.verify.implementation import Ask, Query
+from adamshap.verify.steps import adam_of
 
 
 def _coefficients(change: Callable[[Coefficients, Any, int, Array, Array], Coefficients]) -> Wrap:
@@ -24,9 +25,12 @@ def _coefficients(change: Callable[[Coefficients, Any, int, Array, Array], Coeff
 
 def _settings(**changes: Callable[[Any], Any]) -> Wrap:
     """The oracle is given other settings of Adam."""
-    return sees(
-        lambda step: replace(step, adam=replace(step.adam, **{name: f(step.adam) for name, f in changes.items()}))
-    )
+
+    def change(step: Step) -> Step:
+        adam = adam_of(step)
+        return replace(step, adam=replace(adam, **{name: f(adam) for name, f in changes.items()}))
+
+    return sees(change)
 
 
 def _corrected_with(change: Callable[[int], int]) -> Wrap:
@@ -39,7 +43,7 @@ def _state(change: Callable[[Step], tuple[Params, Params]]) -> Wrap:
 
 
 def _advanced_v(step: Step) -> tuple[Params, Params]:
-    beta2, g = step.adam.betas[1], models.batch_gradient(step)
+    beta2, g = adam_of(step).betas[1], models.batch_gradient(step)
     return step.state.m, {name: beta2 * v + (1 - beta2) * g[name] ** 2 for name, v in step.state.v.items()}
 
 
@@ -76,7 +80,7 @@ def _floored(ask: Ask) -> Ask:
 def _coupled_gradients(right: Any) -> Any:
     def gradients(step: Step) -> Params:
         weight = 1 / step.n if step.reduction == "mean" else 1.0
-        penalty = step.adam.weight_decay
+        penalty = adam_of(step).weight_decay
         return {name: x + weight * penalty * step.params[name] for name, x in right(step).items()}
 
     return gradients
@@ -96,7 +100,8 @@ def _weights_decayed(right: Any) -> Any:
 
 def _decay_last(step: Step, query: Query, result: Any, ask: Ask) -> Any:
     params, state = result
-    shrink = 1 - step.adam.lr * step.adam.weight_decay
+    adam = adam_of(step)
+    shrink = 1 - adam.lr * adam.weight_decay
     wrong = {name: (p - decayed(step, name) + step.params[name]) * shrink for name, p in params.items()}
     return wrong, state
 
@@ -105,9 +110,10 @@ def _state_with(m: Callable[..., Array], v: Callable[..., Array], steps: int = 1
     """`update` returns another state: ``m(m, g, β1)`` and ``v(v, x, g, β2)``."""
 
     def change(step: Step, query: Query, result: Any, ask: Ask) -> Any:
-        x, g, (beta1, beta2) = models.sample_gradients(step), models.batch_gradient(step), step.adam.betas
+        x, g = models.sample_gradients(step), models.batch_gradient(step)
+        beta1, beta2 = adam_of(step).betas
         state = AdamState(
-            step.state.step + steps,
+            CompletedSteps(step.state.step + steps),
             {name: m(step.state.m[name], g[name], beta1) for name in g},
             {name: v(step.state.v[name], x[name], g[name], beta2) for name in g},
         )
@@ -241,7 +247,9 @@ FAULTS: tuple[Fault, ...] = (
         "the AdamW paper's own form",
         computes_with(
             adam.decayed,
-            lambda _: lambda step: {name: p * (1 - step.adam.weight_decay) for name, p in step.params.items()},
+            lambda _: (
+                lambda step: {name: p * (1 - step.settings(name).weight_decay) for name, p in step.params.items()}
+            ),
         ),
     ),
     Fault(

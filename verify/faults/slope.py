@@ -9,6 +9,7 @@ from adamshap.reference import adam, models, scoring, slopes, two_term, validati
 from adamshap.reference.contract import Array, Step
 from adamshap.verify.faults.fault import SEEN, Fault, Wrap, changes_scores, computes_with
 from adamshap.verify.implementation import Query
+from adamshap.verify.steps import adam_of
 
 
 def _slope(right: Callable[..., Any], wrong: Callable[[slopes.SlopeInput], Array]) -> Wrap:
@@ -112,7 +113,7 @@ FAULTS: tuple[Fault, ...] = (
         "lr-left-out",
         "the learning rate left out of the scores",
         "a dot product of gradients",
-        changes_scores(lambda step, query, result, ask: result / step.adam.lr),
+        changes_scores(lambda step, query, result, ask: result / adam_of(step).lr),
     ),
     Fault(
         "momentum-per-sample",
@@ -155,7 +156,7 @@ FAULTS: tuple[Fault, ...] = (
             slopes.linearized_previous,
             lambda _: (
                 lambda step: {
-                    name: step.adam.lr * c.k / (np.sqrt(step.state.v[name] + step.adam.eps_root) + step.adam.eps)
+                    name: c.lr * c.k / (np.sqrt(step.state.v[name] + step.settings(name).eps_root) + c.eps)
                     for name, c in adam.step_coefficients(step).items()
                 }
             ),

@@ -6,12 +6,17 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference import models
-from adamshap.reference.contract import ACTIVATIONS, LOSSES, Batch, Network, Step
+from adamshap.reference.contract import ACTIVATIONS, LOSSES, Batch, Network, Step, of_kind
 from adamshap.verify.json_values import object_with
 from adamshap.verify.models.kind import Draws
 from adamshap.verify.vector_numbers import array, integer, one
 
-__all__ = ["Perceptrons"]
+__all__ = ["Perceptrons", "network_of"]
+
+
+def network_of(step: Step) -> Network:
+    """Return the model of a step of a perceptron."""
+    return of_kind("Step.net", step.net, Network)
 
 
 class Perceptrons:
@@ -35,20 +40,21 @@ class Perceptrons:
 
     def loss_terms(self, step: Step) -> float:
         """Return the largest output; for squared errors, the square of its size and the largest target's."""
-        outputs = np.abs(models.outputs(step.net, step.params, step.valid.x)).max()
-        targets = np.abs(step.valid.y).max() if step.net.loss == "mse" else 0.0
-        return float((outputs + targets) ** 2 if step.net.loss == "mse" else outputs)
+        net = network_of(step)
+        outputs = np.abs(models.outputs(net, step.params, step.valid.x)).max()
+        targets = np.abs(step.valid.y).max() if net.loss == "mse" else 0.0
+        return float((outputs + targets) ** 2 if net.loss == "mse" else outputs)
 
     def loss_limit(self, step: Step) -> float:
         """Return the same of an upper limit on the outputs, from the sums of each layer's absolute weights."""
-        size = float(np.abs(step.valid.x).max())
-        for layer in range(step.net.depth):
+        net, size = network_of(step), float(np.abs(step.valid.x).max())
+        for layer in range(net.depth):
             weight = np.abs(step.params[f"{layer}.weight"]).sum(axis=1).max()
-            bias = np.abs(step.params[f"{layer}.bias"]).max() if step.net.bias else 0.0
+            bias = np.abs(step.params[f"{layer}.bias"]).max() if net.bias else 0.0
             size = float(weight * size + bias)
-            if step.net.activation in ("tanh", "sigmoid") and layer < step.net.depth - 1:
+            if net.activation in ("tanh", "sigmoid") and layer < net.depth - 1:
                 size = min(size, 1.0)
-        return (size + float(np.abs(step.valid.y).max())) ** 2 if step.net.loss == "mse" else size
+        return (size + float(np.abs(step.valid.y).max())) ** 2 if net.loss == "mse" else size
 
     def plain_model(self, draw: Random, seed: int) -> Network:
         """Return a network of at most three layers of five units."""

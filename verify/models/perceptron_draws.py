@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from adamshap.reference.contract import ACTIVATIONS, LOSSES, AdamState, Array, Batch, Network, Params, Step
 from adamshap.verify.models.kind import EDGES, PRIMES, Draw
+from adamshap.verify.models.perceptron import network_of
+from adamshap.verify.steps import adam_of
 
 __all__ = ["PerceptronDraws", "networks"]
 
@@ -88,7 +90,7 @@ class PerceptronDraws:
         input is, and with it the gradient. Or the loss is "mse", the last layer's weights are zero, and the sample's
         target is the last bias: the outputs are that bias, and the gradient at the outputs is zero.
         """
-        net = step.net
+        net = network_of(step)
         if draw(st.booleans(), label="zero input"):
             net = replace(net, bias=False, activation="relu" if net.activation == "sigmoid" else net.activation)
             params, m, v = ({name: a[name] for name in net.shapes} for a in (step.params, step.state.m, step.state.v))
@@ -103,11 +105,11 @@ class PerceptronDraws:
 
     def null_samples(self, step: Step) -> Array:
         """Return a mask of the samples whose gradient is 0 for a reason of `with_null_samples`."""
-        null = np.zeros(step.n, bool)
-        if not step.net.bias and step.net.activation != "sigmoid":
+        net, null = network_of(step), np.zeros(step.n, bool)
+        if not net.bias and net.activation != "sigmoid":
             null |= (step.train.x == 0).all(axis=1)
-        last = step.net.depth - 1
-        if step.net.loss == "mse" and not step.params[f"{last}.weight"].any():
+        last = net.depth - 1
+        if net.loss == "mse" and not step.params[f"{last}.weight"].any():
             null |= (step.train.y == step.params.get(f"{last}.bias", 0.0)).all(axis=1)
         return null
 
@@ -116,17 +118,18 @@ class PerceptronDraws:
 
         |A| ≤ η (|μ|/D(0) + k/√q).
         """
-        (beta1, beta2), t = step.adam.betas, step.state.step + 1
+        net, adam, t = network_of(step), adam_of(step), step.state.next_step
+        beta1, beta2 = adam.betas
         c1, c2 = 1 - beta1**t, 1 - beta2**t
         size = float(max(np.abs(step.train.x).max(), np.abs(step.valid.x).max()))
-        for layer in range(step.net.depth):
+        for layer in range(net.depth):
             bias = 0.0
-            for kind in ("weight", "bias") if step.net.bias else ("weight",):
+            for kind in ("weight", "bias") if net.bias else ("weight",):
                 name = f"{layer}.{kind}"
-                smallest = np.sqrt(beta2 * step.state.v[name] / c2 + step.adam.eps_root) + step.adam.eps
+                smallest = np.sqrt(beta2 * step.state.v[name] / c2 + adam.eps_root) + adam.eps
                 moved = beta1 * np.abs(step.state.m[name]) / c1 / smallest
                 moved = moved + (1 - beta1) / c1 * np.sqrt(c2 / (1 - beta2))
-                far = np.abs(step.params[name]) + step.adam.lr * moved
+                far = np.abs(step.params[name]) + adam.lr * moved
                 if kind == "weight":
                     size *= float(far.sum(axis=1).max())
                 else:
