@@ -13,7 +13,7 @@ from adamshap.reference.slopes import unit_interval_rule
 
 @dataclass(frozen=True)
 class GradientInput:
-    """What Γ is computed from: the step, the batch gradient g, the nodes of "path", and the part of the way it is for."""
+    """Input of Γ: the step, the batch gradient g, the nodes of "path", and the part of the way from A(0) to A(g)."""
 
     step: Step
     g: Params

@@ -274,27 +274,27 @@ def attribute_command(
     if valid is not None and valid_fraction is not None:
         raise CommandError("--valid-fraction: got it with --valid; needs one of the two")
     options = Options(
-        data,
-        _widths(hidden),
-        EPOCHS if epochs is None and steps is None else epochs,
-        steps,
-        batch_size,
-        lr,
-        slope,
-        gradient,
-        flip_labels,
-        seed,
-        label,
-        task,
-        valid,
-        valid_fraction,
-        credit,
-        kind,
-        _separator(sep),
-        decimal,
-        tuple(one_hot or ()),
-        tuple(drop or ()),
-        missing,
+        data=data,
+        hidden=_widths(hidden),
+        epochs=EPOCHS if epochs is None and steps is None else epochs,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        slope=slope,
+        gradient=gradient,
+        flip_labels=flip_labels,
+        seed=seed,
+        label=label,
+        task=task,
+        valid=valid,
+        valid_fraction=valid_fraction,
+        credit=credit,
+        kind=kind,
+        sep=_separator(sep),
+        decimal=decimal,
+        one_hot=tuple(one_hot or ()),
+        drop=tuple(drop or ()),
+        missing=missing,
     )
     sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
     dataset, prepared, config = _prepared(options)
@@ -348,30 +348,30 @@ def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
     dataset = datasets.load(options.data, options.label, options.task, options.reading, held_out=options.valid is None)
     if options.flip_labels and dataset.task == "regression":
         raise CommandError(f"--flip-labels: got {options.flip_labels} for a regression; needs classes")
-    judge = (
-        None if options.valid is None else datasets.load_valid(options.valid, options.label, dataset, options.reading)
-    )
+    valid = None
+    if options.valid is not None:
+        valid = datasets.load_valid(options.valid, options.label, dataset, options.reading)
     share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
-    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "valid": judge}
+    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "valid": valid}
     prepared = preparation.prepare(dataset, **asked)
-    if judge is None and options.missing == "mean":
+    if valid is None and options.missing == "mean":
         dataset = datasets.refilled(dataset, prepared.train_index)
         prepared = preparation.prepare(dataset, **asked)  # the same split
-    prepared = _numbered_as_in_files(prepared, dataset, judge)
-    if judge is not None:
-        dataset = replace(dataset, notes=(*dataset.notes, *judge.notes))
+    prepared = _numbered_as_in_files(prepared, dataset, valid)
+    if valid is not None:
+        dataset = replace(dataset, notes=(*dataset.notes, *valid.notes))
     network, _ = training.plan(options, dataset)
     placed = replace(options, data=absolute(options.data), valid=options.valid and absolute(options.valid))
     return dataset, prepared, results.config_of(placed, dataset, prepared, network)
 
 
-def _numbered_as_in_files(prepared: Prepared, dataset: Dataset, judge: Dataset | None) -> Prepared:
+def _numbered_as_in_files(prepared: Prepared, dataset: Dataset, valid: Dataset | None) -> Prepared:
     """Return `prepared` with the rows of the files, of which some were left out."""
-    train, valid = (
+    train_index, valid_index = (
         index if part.rows is None else part.rows[index]
-        for part, index in ((dataset, prepared.train_index), (judge or dataset, prepared.valid_index))
+        for part, index in ((dataset, prepared.train_index), (valid or dataset, prepared.valid_index))
     )
-    return replace(prepared, train_index=train, valid_index=valid)
+    return replace(prepared, train_index=train_index, valid_index=valid_index)
 
 
 def _run(

@@ -6,7 +6,7 @@ from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.spelling import Decimal
 from adamshap.reference.command.table import Missing, Reading
-from adamshap.reference.contract import Credit, Gradient, MarginalKind, Network, Run, ScoreSlope
+from adamshap.reference.contract import Credit, Estimator, Gradient, MarginalKind, Network, Run, ScoreSlope
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Options:
     def reading(self) -> Reading:
         """Options that decide how a table is read."""
         return Reading(self.sep, self.decimal, self.one_hot, self.drop, self.missing)
+
+    @property
+    def estimator(self) -> Estimator:
+        """Which score is computed."""
+        return Estimator(self.slope, self.gradient, kind=self.kind)
 
     def length(self, count: int) -> tuple[int, int]:
         """Return epochs begun, and steps, of training on `count` examples."""

@@ -22,7 +22,7 @@ the sum."""
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What is trained on and what judges it.
+    """The training and validation data.
 
     Parameters
     ----------
@@ -84,17 +84,17 @@ def prepare(
     split_seed, flip_seed = np.random.SeedSequence(seed).spawn(2)
     if valid is None:
         held_out = hold_out(dataset.y, np.random.default_rng(split_seed), share)
-        train_index, valid_index, judge = np.flatnonzero(~held_out), np.flatnonzero(held_out), dataset
+        train_index, valid_index, source = np.flatnonzero(~held_out), np.flatnonzero(held_out), dataset
     else:
-        train_index, valid_index, judge = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
-    raw_train, raw_valid = LazyRows(dataset.x, train_index), LazyRows(judge.x, valid_index)
+        train_index, valid_index, source = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
+    raw_train, raw_valid = LazyRows(dataset.x, train_index), LazyRows(source.x, valid_index)
     mean, scale, constant = _standard(dataset.name, "feature", dataset.features, raw_train, dataset.x_eps)
     rows = _standardised(dataset.name, "feature", dataset.features, raw_train, mean, scale)
     train_x: Any = rows if isinstance(dataset.x, LazyRows) else rows[:]
-    valid_x = _standardised(judge.name, "feature", judge.features, raw_valid, mean, scale)[:]
+    valid_x = _standardised(source.name, "feature", source.features, raw_valid, mean, scale)[:]
     # Training leaves their weights as they were drawn, so another value here would add noise to the outputs.
     valid_x[:, constant] = 0
-    labels, judged = dataset.y[train_index], judge.y[valid_index]
+    labels, valid_y = dataset.y[train_index], source.y[valid_index]
     target_mean = target_scale = None
     valid_constant = False
     if dataset.task == "regression":
@@ -104,15 +104,15 @@ def prepare(
             raise CommandError(
                 f"{dataset.name}: {name!r} is the same in all training examples, to rounding; needs different values"
             )
-        valid_constant = bool(_constant(judged, judge.y_eps).all())
-        trained_on, judged = (
+        valid_constant = bool(_constant(valid_y, source.y_eps).all())
+        trained_on, valid_y = (
             _standardised(part.name, "target", part.targets, y, target_mean, target_scale)[:]
-            for part, y in ((dataset, labels), (judge, judged))
+            for part, y in ((dataset, labels), (source, valid_y))
         )
         flipped = np.zeros(len(labels), bool)
     else:
         flipped, trained_on = flip_labels(labels, len(dataset.classes), flip, np.random.default_rng(flip_seed))
-    train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, judged)
+    train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, valid_y)
     fitted = (mean, scale, constant, target_mean, target_scale, valid_constant)
     return Prepared(train_index, valid_index, train, valid_batch, labels, flipped, *fitted)
 

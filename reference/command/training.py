@@ -44,6 +44,7 @@ def train(
     started = time.perf_counter()
     network, adam = plan(options, dataset)
     epochs, steps = options.length(prepared.train.n)
+    estimator = options.estimator
     # Overflow is told in words.
     with np.errstate(all="ignore"), keeper.listening(), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: keeper.warn(str(message))
@@ -57,10 +58,10 @@ def train(
                 steps=steps,
                 batch_size=options.batch_size,
                 seed=options.seed,
-                slope=options.slope,
-                gradient=options.gradient,
+                slope=estimator.slope,
+                gradient=estimator.gradient,
                 credit=options.credit,
-                kind=options.kind,
+                kind=estimator.kind,
                 on_step=on_step,
                 on_checkpoint=keeper.on_checkpoint,
                 resume=resume,
