@@ -1,6 +1,6 @@
-"""Print what each slope's pass over the parameters costs, as a multiple of Adam's own step, in processor time.
+"""Print the processor time of each slope's pass over the parameters, as a multiple of that of Adam's own step.
 
-python docs/slope_cost.py       # the engine's float32 passes, on one core, where the system can be asked for that
+python docs/slope_cost.py       # the engine's float32 passes, on one core where the system can pin them
 """
 
 import os
@@ -22,7 +22,7 @@ NODES = {slope: [(4, 4), (2, 4)] if slope == "random_order" else [(4, 4)] for sl
 
 
 def least_seconds(take: Callable[[], None]) -> float:
-    """Return the least processor time of ROUNDS calls: what other work on the machine adds, it only adds."""
+    """Return the minimum processor time of ROUNDS calls, since other work on the machine only adds to it."""
     times = []
     for _ in range(ROUNDS + 1):
         start = time.thread_time()

@@ -50,6 +50,7 @@ from adamshap.gpu.step import (
 from adamshap.gpu.threads import in_parts
 from adamshap.reference.contract import (
     Array,
+    CompletedSteps,
     Estimator,
     RunConfig,
     Snapshot,
@@ -131,21 +132,27 @@ class Carrier:
     unused: list[list[Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, context: EngineContext, config: RunConfig, steps: int, window: int | None) -> "Carrier":
+    def of(cls, context: EngineContext, config: RunConfig, data: Data, steps: int, window: int | None) -> "Carrier":
         """Return a carrier for a run of so many steps, with a window of at least `window` steps."""
         beta1, xp, count = config.adam.betas[0], context.backend.xp, config.train.n
         rate = -math.log(beta1) if beta1 > 0 else math.inf
         length = min(max(1, int(math.log(GROWTH) / rate)), steps)
         later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
         loses = beta1 > 0 and (later + 1) * length < steps
-        data = Data.of(context, config.train, config.valid, min(config.batch_size, count))
         log = xp.zeros((steps, 5))
         return cls(context, config, length, later, loses, data, xp.zeros(count), xp.zeros(count), xp.zeros(count), log)
 
     def take(
-        self, number: int, index: Array, where: Any, state: State, batch: StepBatch, estimator: Estimator, new: State
+        self,
+        number: CompletedSteps,
+        index: Array,
+        where: Any,
+        state: State,
+        batch: StepBatch,
+        estimator: Estimator,
+        new: State,
     ) -> Any:
-        """Take step `number`, add its samples' own scores to the totals, and return SGD's.
+        """Take the step after `number` completed ones, add its samples' own scores to the totals, and return SGD's.
 
         The samples are those at `index`, which is `where` in the backend.
 
@@ -215,7 +222,7 @@ class Carrier:
                 later = self._with([block], later)
         return totals
 
-    def arrays(self, done: int) -> Snapshot:
+    def arrays(self, done: CompletedSteps) -> Snapshot:
         """Return, for a snapshot after so many steps, what `restore` takes, and the scores as they stand.
 
         The window's arrays have a row for each block, or for each batch, that may ever be in it; blocks and batches

@@ -39,7 +39,7 @@ from adamshap.gpu.layers import (
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.threads import in_parts
 from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
-from adamshap.reference.contract import TWO_TERM, Adam, Estimator, refuse_zero_denominator
+from adamshap.reference.contract import TWO_TERM, Adam, Estimator, StepNumber, refuse_zero_denominator
 
 __all__ = [
     "ForwardResult",
@@ -75,7 +75,7 @@ class State:
     theta: Arrays
     m: Arrays
     v: Arrays
-    t: int
+    t: StepNumber
 
     def suspects(self) -> Arrays:
         """Return the arrays that show an overflow, keyed by their names in error messages."""

@@ -15,6 +15,7 @@ import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import carry, splits
 from adamshap.gpu.backend import Backend, pick_backend
+from adamshap.gpu.data import Data
 from adamshap.gpu.kernels import split_for
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES, adam_scalars, split_plan
 from adamshap.gpu.layers import EngineContext
@@ -294,12 +295,16 @@ def test_a_windows_memory_does_not_grow_with_the_run() -> None:
     config = problem(0.5, epochs=30)
     context = EngineContext.on(config.network, pick_backend("cpu", "float64"))
     order = list(config.order())
-    carrier = carry.Carrier.of(context, config, len(order), 4)
+    carrier = carry.Carrier.of(context, config, data_of(context, config), len(order), 4)
     held = []
     run_through(carrier, lambda: held.append(sum(len(block.batches) for block in carrier.blocks)))
     assert len(order) > 100
     assert max(held[10:]) == carrier.length * carrier.later  # what is paid at its end has left
     assert carrier.length * carrier.later >= 4
+
+
+def data_of(context: EngineContext, config: RunConfig) -> Data:
+    return Data.of(context, config.train, config.valid, min(config.batch_size, config.train.n))
 
 
 def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullcontext) -> None:
@@ -323,7 +328,7 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
 def test_no_step_waits_for_the_device(device: Any) -> None:
     config = dataclasses.replace(problem(0.5), batch_size=5)
     context = EngineContext.on(config.network, pick_backend(device, "float32"))
-    carrier = carry.Carrier.of(context, config, len(list(config.order())), 2)
+    carrier = carry.Carrier.of(context, config, data_of(context, config), len(list(config.order())), 2)
     waiting: Any = nullcontext
     if device != "cpu":
         import cupyx

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import trainer
+from adamshap.gpu import step_account
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES
 from adamshap.reference import checkpoint
 from adamshap.reference.contract import (
@@ -417,7 +417,7 @@ def test_a_learning_rate_beyond_reason_stops_the_run(device: Any) -> None:
 @on_each_device
 def test_nothing_is_added_after_the_step_that_broke(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device has gone on when it is looked at: what it has done since counts for nothing."""
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_FETCHES", 1e9)
+    monkeypatch.setattr(step_account, "SECONDS_BETWEEN_FETCHES", 1e9)
     train = with_one_huge(float(np.finfo(np.float32).max))
     error, told = broken(engine.attribute, LINEAR, Adam(), train, device=device)
     assert error.step in (BREAKS_AT, BREAKS_AT + 1)  # on a device, a score may show what a gradient did the step before

@@ -136,7 +136,7 @@ def test_steps_are_left_out_and_sizes_taken_out() -> None:
     assert_array_equal(found["all steps", 0], [103, -97, 97, -103])
     assert_array_equal(found["without the first k", 1], [3, 3, -3, -3])
     assert_array_equal(found["the first k only", 1], [100, -100, 100, -100])
-    assert_array_equal(found["each step's size taken out", 0], [3, 1, -1, -3])
+    assert_array_equal(found["each step's size removed", 0], [3, 1, -1, -3])
     assert not any(cut == 9 for _, cut in found)  # longer than the run
     shares = downstream.early_share(run.scores["mine"], (1, 2))
     assert close(shares[1], 40000 / 40020)

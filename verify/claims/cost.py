@@ -81,11 +81,11 @@ def section(settings: Settings, records: Sequence[Record]) -> Section:
     plots.legend(figure, axes[0, 0])
     best = max(keys, key=lambda key: spread(r["throughput_ratio"] for r in _of(records, key)).mean)
     finding = (
-        f"Best throughput beside plain training: {spread(r['throughput_ratio'] for r in _of(records, best))}"
+        f"Best throughput relative to plain training: {spread(r['throughput_ratio'] for r in _of(records, best))}"
         f" ({best[0]}, n = {best[1]}, {'exact' if best[2] is None else f'rank {best[2]}'});"
         f" over {len(distinct(records, 'seed'))} repetitions. No GPU was used."
     )
-    return Section(NAME, TITLE, CLAIM, [finding], [table], [("cost", "Throughput beside plain training.", figure)])
+    return Section(NAME, TITLE, CLAIM, [finding], [table], [("cost", "Throughput relative to plain training.", figure)])
 
 
 def _of(records: Sequence[Record], key: tuple[str, int, int | None]) -> list[Record]:

@@ -9,7 +9,7 @@ if the order of the AUCs follows the sizes, the scores differ by how they weigh 
 
 Why pruning by totals costs accuracy is looked for in the classes. A sample moves the outputs towards its class, which
 helps where the class is commoner among the validation samples than the network takes it to be. So a class's mean total
-is correlated with its share of the validation samples less that of the training labels; how much of the totals'
+is correlated with its share of the validation samples minus that of the training labels; how much of the totals'
 variance lies between classes says how much this matters; and pruning within each class by itself leaves it out.
 """
 
@@ -47,7 +47,7 @@ CLAIM = "Adam-aware scores find harmful and helpful samples better than SGD's fo
 SCORES: tuple[Estimator, ...] = (SGD, FROZEN, LINEARIZED, SECANT, RANDOM_ORDER)
 RANDOM = "random"
 WITHIN = ", within classes"
-STEP_CHOICES = ("all steps", "each step's size taken out")
+STEP_CHOICES = ("all steps", "each step's size removed")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def step_choices(run: Trace, estimator: str, cuts: Sequence[int]) -> list[tuple[
     choices += [("the first k only", k, run.total(estimator, last=k)) for k in cuts if k < len(run.index)]
     even = [score / size for score in run.scores[estimator] if (size := root_mean_square(score))]
     kept = [who for who, score in zip(run.index, run.scores[estimator], strict=True) if root_mean_square(score)]
-    return [*choices, ("each step's size taken out", 0, summed(kept, even, run.count))]
+    return [*choices, ("each step's size removed", 0, summed(kept, even, run.count))]
 
 
 def root_mean_square(score: Array) -> float:
@@ -292,7 +292,7 @@ def section(settings: Settings, records: Sequence[Record]) -> Section:
     tables += [_source_table(sources)]
     figures = [
         ("flips", "AUC for flipped labels from the steps from k on (left), and up to k (right).", _flip_plot(flips)),
-        ("pruning", "Test accuracy after training anew without the lowest-scored samples.", _prune_plot(pruning)),
+        ("pruning", "Test accuracy after retraining without the lowest-scored samples.", _prune_plot(pruning)),
     ]
     return Section(NAME, TITLE, CLAIM, _findings(flips, pruning, classes, sources), tables, figures)
 
@@ -313,7 +313,7 @@ def _flip_table(flips: Sequence[Record]) -> Table:
             rows.append([choice, estimator, *cells])
     return Table(
         "AUC of a low total for a flipped label (10 % flipped). 'Mixed' combines one score's pattern in each step with"
-        " the size that the other has there.",
+        " the other's size.",
         ["steps", "score", *map(_title, tasks)],
         rows,
     )
@@ -357,13 +357,13 @@ def _prune_table(pruning: Sequence[Record]) -> Table:
     return _by_share(
         pruning,
         "accuracy",
-        "Test accuracy after training anew without the lowest-scored share, of all samples or within each class (10 %"
+        "Test accuracy after retraining without the lowest-scored share, of all samples or within each class (10 %"
         " of the labels are flipped).",
     )
 
 
 def _kept_table(pruning: Sequence[Record]) -> Table:
-    return _by_share(pruning, "smallest", "Which share is left of the class of which least is left.")
+    return _by_share(pruning, "smallest", "Remaining share of the class with the smallest remaining share.")
 
 
 def _by_share(pruning: Sequence[Record], what: str, title: str) -> Table:
@@ -385,7 +385,7 @@ def _quoted(name: str) -> str:
 
 def _class_table(classes: Sequence[Record]) -> Table:
     return Table(
-        "Totals by class: Pearson R of a class's mean total with its share of the validation samples less that of the"
+        "Totals by class: Pearson R of a class's mean total with its share of the validation samples minus that of the"
         " training labels, and the share of the totals' variance that lies between classes.",
         ["score", "R", "between classes"],
         [
@@ -401,7 +401,7 @@ def _class_table(classes: Sequence[Record]) -> Table:
 def _source_table(sources: Sequence[Record]) -> Table:
     tasks = distinct(sources, "task")
     return Table(
-        "One class or text validates (each of several in turn): AUC of a high total for the training samples of it.",
+        "Validation on one class or text at a time: AUC of a high total for the training samples from it.",
         ["score", *map(_title, tasks)],
         [
             [
@@ -466,7 +466,7 @@ def _findings(
 
         lines.append(
             f"Flipped labels, {_title(task)}: AUC {of('all steps', sgd)} by SGD's formula, {of('all steps', own)} by"
-            f" `{own}`; with every step's size taken out {of(STEP_CHOICES[1], sgd)} and {of(STEP_CHOICES[1], own)};"
+            f" `{own}`; with every step's size removed {of(STEP_CHOICES[1], sgd)} and {of(STEP_CHOICES[1], own)};"
             f" SGD's pattern with the sizes of `{own}` {of('mixed', f'pattern of {sgd}, sizes of {own}')}, the reverse"
             f" {of('mixed', f'pattern of {own}, sizes of {sgd}')}."
         )
@@ -483,9 +483,9 @@ def _findings(
     for name in (sgd, own):
         chosen = select(classes, estimator=name)
         lines.append(
-            f"Of the variance of `{name}`'s totals, {spread(r['between'] for r in chosen)} lies between classes; a"
-            " class's mean total and how much commoner it is among the validation samples than among the training"
-            f" labels have R {spread(r['pearson'] for r in chosen)}."
+            f"`{name}`: {spread(r['between'] for r in chosen)} of the variance of totals lies between classes; a"
+            " class's mean total and its excess frequency among the validation samples over the training labels have"
+            f" R {spread(r['pearson'] for r in chosen)}."
         )
     for task in distinct(sources, "task"):
         pair = [str(spread(r["auc"] for r in select(sources, task=task, estimator=name))) for name in (sgd, own)]

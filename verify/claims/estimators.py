@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "estimators"
-TITLE = "Two ghost terms, made for one question"
-CLAIM = "No claim of the paper: what slopes made for one marginal, and a second term in sign(x) √|x|, add."
+TITLE = "Two ghost terms, fitted to one marginal"
+CLAIM = "Not a claim of the paper: the gain from slopes fitted to one marginal and a second term in sign(x) √|x|."
 OLD = (LINEARIZED, TANGENT, RANDOM_ORDER)
 BEST, ITSELF = "[best single slope]", "[A(Y + x) − A(Y)]"
 

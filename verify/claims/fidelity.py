@@ -36,7 +36,7 @@ CLAIM = (
     " reaches about 0.11."
 )
 TRUTHS = ("first", "last", "shapley")
-BASE = "as the map"
+BASE = "base run of the map"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _worst(chart: Sequence[Record], truth: str) -> Table:
         return f"t ≥ {since[0]}" if since else "–"
 
     return Table(
-        f"From which of the examined steps on the mean R with `{truth}` stays above 0.99 (– : not even at the last).",
+        f"First examined step from which the mean R with `{truth}` stays above 0.99 (– : none).",
         ["estimator", *(f"n = {n}, β2 = {beta2:g}" for n, beta2 in keys)],
         [
             [f"`{estimator}`", *(reached(estimator, n, beta2) for n, beta2 in keys)]
@@ -217,7 +217,7 @@ def _scan_table(scan: Sequence[Record], truth: str) -> Table:
     shown = [label(estimator) for estimator in (SGD, LINEARIZED, RANDOM_ORDER)]
     times = distinct(scan, "t")
     return Table(
-        f"Pearson R with `{truth}` when one thing changes (n = 8, β2 = 0.999).",
+        f"Pearson R with `{truth}` when one setting changes (n = 8, β2 = 0.999).",
         ["run", *(f"`{estimator}`, t = {t}" for estimator in shown for t in times)],
         [
             [

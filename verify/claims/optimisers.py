@@ -198,7 +198,7 @@ def section(settings: Settings, records: Sequence[Record]) -> Section:
     )
     axes[0, 0].set_xlabel(f"Pearson R with U({{i}}) − U(∅) at t = {t}, mean ± sd over seeds")
     plots.legend(figure, axes[0, 0])
-    caption = f"Where SGD's formula was tried under Adam, at t = {t}."
+    caption = f"SGD's formula under Adam in each regime, at t = {t}."
     return Section(NAME, TITLE, CLAIM, _findings(rankings, proxy, regimes), tables, [("regimes", caption, figure)])
 
 

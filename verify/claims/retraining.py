@@ -32,7 +32,7 @@ from adamshap.verify.claims.stepping import (
 
 NAME = "retraining"
 TITLE = "Truth by retraining: leave-one-out and metagradients against summed scores"
-CLAIM = "Scores summed over a run under Adam tell what retraining without a sample would give, where SGD's do not."
+CLAIM = "Scores summed over a run under Adam predict the effect of retraining without a sample; SGD's do not."
 SCORES: tuple[Estimator, ...] = (SGD, FROZEN, LINEARIZED, TANGENT, SECANT, RANDOM_ORDER)
 TRUTHS = ("leave-one-out", "metagradient")
 

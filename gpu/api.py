@@ -1,53 +1,51 @@
-"""The oracle's functions of one step, `Step` in and NumPy arrays out, computed the engine's way.
+"""The engine's public functions: the oracle's arguments, NumPy arrays out, computed the engine's way."""
 
-======  =================  ==============================================================
-paper   name               meaning
-======  =================  ==============================================================
-U       `utility`          fall of the validation loss by a step with a coalition alone
-S       ``coalition``      which samples take part, a mask
-A[a,b]  plans' "nodes"     divided difference of Adam's map; ``x_i A[g, g − x_i]`` is a
-                           marginal's change of the step, without subtracting two steps
-======  =================  ==============================================================
-"""
-
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from adamshap.gpu.backend import Backend, DeviceName, DtypeName, pick_backend
+from adamshap.gpu.carry_account import CarryAccount, refuse_with_carry
+from adamshap.gpu.case import Case
+from adamshap.gpu.counting import completed_after
+from adamshap.gpu.game import Game, marginals_of
 from adamshap.gpu.ghost import Sketch
-from adamshap.gpu.kernels.plan import AdamScalars, adam_scalars
-from adamshap.gpu.layers import EngineContext, Trace, gradients, new_trace, row_losses, run_rows
-from adamshap.gpu.step import (
-    Arrays,
-    State,
-    StepBatch,
-    attribute_step,
-    like,
-    plain_step,
-    refuse_division_by_zero,
-    take_step,
-)
+from adamshap.gpu.run import OpenAccount, attributed_run
+from adamshap.gpu.run_setup import RunSetup
+from adamshap.gpu.step import attribute_step, plain_step, refuse_division_by_zero
+from adamshap.gpu.step_account import StepAccount
 from adamshap.reference.contract import (
+    CREDITS,
     MARGINAL_LOSSES,
     MARGINALS,
     Adam,
     AdamState,
+    Array,
+    Batch,
+    Checkpointer,
+    Credit,
     Denominator,
     Estimator,
     Gradient,
     MarginalKind,
     MarginalLoss,
     Marginals,
+    Network,
     Params,
+    Progress,
+    Reduction,
+    Run,
+    RunConfig,
     ScoreDtype,
     ScoreSlope,
     Step,
     Variance,
     adam_in,
+    check_callable,
     coalition_mask,
+    logged,
     of_kind,
     one_of,
     permutations_of,
@@ -55,12 +53,11 @@ from adamshap.reference.contract import (
     refuse,
     refuse_overflow,
     seed_of,
+    shown,
     true_or_false,
 )
 
-__all__ = ["influence", "marginals", "refuse_score_dtype", "scores", "update", "utility"]
-
-ALL_COALITIONS_UP_TO = 12  # samples
+__all__ = ["attribute", "influence", "marginals", "scores", "update", "utility"]
 
 
 def update(
@@ -74,7 +71,7 @@ def update(
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
     device_arrays : bool
         Return arrays where they were computed, rather than NumPy's.
 
@@ -91,7 +88,7 @@ def update(
         A bad argument; ε = 0 where v and the gradient are 0; results that `dtype` does not hold.
     """
     device_arrays = true_or_false("device_arrays", device_arrays)
-    case = _Case.of(step, device, dtype)
+    case = Case.of(step, device, dtype)
     context, new = case.context, case.fresh()
     with context.at_work():
         if case.adam.eps == 0:
@@ -103,7 +100,7 @@ def update(
     theta, m, v = (
         {key: context.backend.out(a, device_arrays) for key, a in d.items()} for d in (new.theta, new.m, new.v)
     )
-    return theta, AdamState(step.state.step + 1, m, v)
+    return theta, AdamState(completed_after(case.state.t), m, v)
 
 
 def scores(
@@ -144,23 +141,23 @@ def scores(
         Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
         By default (4, 4), for "two_term" (8, 2).
     denominator : {"exact", "previous"}
-        Of "linearized".
+        For "linearized".
     kind : {"first", "last", "shapley"}
-        Of "two_term": which of `marginals` the scores are made for.
+        For "two_term": which of `marginals` the scores estimate.
     rank : int, optional
-        Score by a sketch of P of this rank, in the layers that gain by it; None is exact, and all that
-        "two_term" has.
+        Score by a sketch of P of this rank, in the layers that gain by it; None is exact; "two_term"
+        has nothing else.
     variance : {"exact", "rank_one"}
         σ² of "random_order" and "two_term": exact at the cost of one more matrix product a layer, or from norms alone,
         which is far off where a single input is far larger than the others (docs/choose.md).
     micro_batch : int, optional
-        So many samples go through the network at a time.
+        Run this many samples through the network at a time.
     score_dtype : {"tf32", "float16"}, optional
-        Make the contraction's products in this on a CUDA device, for speed; the step itself stays in `dtype`.
+        Precision of the contraction's products on a CUDA device, for speed; the step itself stays in `dtype`.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
     device_arrays : bool
         Return arrays where they were computed, rather than NumPy's.
 
@@ -181,11 +178,11 @@ def scores(
     estimator = Estimator(
         slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, score_dtype
     )
-    refuse_score_dtype(estimator, backend)
+    _refuse_score_dtype(estimator, backend)
     estimator.refuse_first_step(step.state.step)
     sketch = None if estimator.rank is None else Sketch(estimator.rank)
     size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-    case = _Case.of(step, device, dtype)
+    case = Case.of(step, device, dtype)
     with case.context.at_work():
         taken = attribute_step(
             case.context,
@@ -202,13 +199,6 @@ def scores(
     return case.context.backend.out(taken.scores, device_arrays)
 
 
-def refuse_score_dtype(estimator: Estimator, backend: Backend) -> None:
-    """Refuse a `score_dtype` but for float32 on a CUDA device."""
-    if estimator.score_dtype is not None and not (backend.on_cuda and backend.dtype == np.float32):
-        where = f"{backend.dtype} on {'a CUDA device' if backend.on_cuda else 'the host'}"
-        refuse("score_dtype", f"{estimator.score_dtype!r} for {where}", "None, or float32 on a CUDA device")
-
-
 def influence(
     step: Step, *, device: DeviceName = "auto", dtype: DtypeName = "float32", device_arrays: bool = False
 ) -> Any:
@@ -220,7 +210,7 @@ def influence(
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
     device_arrays : bool
         Return arrays where they were computed, rather than NumPy's.
 
@@ -235,7 +225,7 @@ def influence(
         A bad argument; a denominator of 0; results that `dtype` does not hold.
     """
     device_arrays = true_or_false("device_arrays", device_arrays)
-    case = _Case.of(step, device, dtype)
+    case = Case.of(step, device, dtype)
     estimator = Estimator("tangent")
     with case.context.at_work():
         taken = attribute_step(
@@ -256,7 +246,7 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
 
     Returns
     -------
@@ -269,9 +259,9 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
         A bad argument; a denominator of 0; a result that `dtype` does not hold.
     """
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
-    case = _Case.of(step, device, dtype)
+    case = Case.of(step, device, dtype)
     with case.context.at_work():
-        value = _Game.of(case, "exact").value(mask)
+        value = Game.of(case, "exact").utility(mask)
     refuse_overflow({"utility": value}, case.context.backend.dtype)
     return value
 
@@ -299,11 +289,11 @@ def marginals(
     permutations : int
         Even number of permutations drawn where Shapley values are sampled.
     seed : int
-        Of those permutations.
+        Seed for those permutations.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA where CuPy finds a device.
     dtype : {"float32", "float64"}
-        In which everything is computed.
+        Precision of the computation.
 
     Returns
     -------
@@ -318,142 +308,140 @@ def marginals(
     of_kind("step", step, Step)
     one_of("kind", kind, MARGINALS)
     one_of("loss", loss, MARGINAL_LOSSES)
-    sampled = kind == "shapley" and step.n > ALL_COALITIONS_UP_TO
     permutations, seed = permutations_of(permutations), seed_of(seed)
-    case, n = _Case.of(step, device, dtype), step.n
-    error = np.zeros(n)
+    case = Case.of(step, device, dtype)
     with case.context.at_work():
-        game = _Game.of(case, loss)
-        empty, total = game.value(np.zeros(n, bool)), game.value(np.ones(n, bool))
-        if sampled:
-            values, error = _sampled_shapley(game, n, permutations // 2, seed)
-        elif kind == "shapley":
-            values = _exact_shapley(game, n)
-        elif kind == "first":
-            values = np.array([game.value(alone) - empty for alone in np.eye(n, dtype=bool)])
-        else:
-            values = np.array([total - game.value(~alone) for alone in np.eye(n, dtype=bool)])
-    refuse_overflow({"values": values, "empty": empty, "total": total}, case.context.backend.dtype)
-    return Marginals(values, empty, total, error)
+        found = marginals_of(Game.of(case, loss), kind, permutations, seed)
+    named = {"values": found.values, "empty": found.empty, "total": found.total}
+    refuse_overflow(named, case.context.backend.dtype)
+    return found
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A step brought into a backend."""
+def attribute(
+    network: Network,
+    adam: Adam,
+    train: Batch,
+    valid: Batch,
+    *,
+    epochs: int = 10,
+    steps: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    slope: ScoreSlope = "random_order",
+    gradient: Gradient = "midpoint",
+    credit: Credit = "step",
+    per_validation: bool = False,
+    nodes: tuple[int, int] | None = None,
+    kind: MarginalKind = "shapley",
+    reduction: Reduction = "mean",
+    rank: int | None = None,
+    variance: Variance = "exact",
+    micro_batch: int | None = None,
+    carry_window: int | None = None,
+    score_dtype: ScoreDtype | None = None,
+    device: DeviceName = "auto",
+    dtype: DtypeName = "float32",
+    on_step: Callable[[Progress], None] | None = None,
+    on_checkpoint: Checkpointer | None = None,
+    resume: Mapping[str, Array] | None = None,
+) -> Run:
+    """Train from ``network.init(seed)`` and attribute every step to the samples of its batch.
 
-    context: EngineContext
-    adam: Adam
-    state: State
-    batch: StepBatch
-    weight: float
+    Parameters
+    ----------
+    network : Network
+    adam : Adam
+    train, valid : Batch
+        N training samples and n_val validation samples.
+    epochs : int
+        Passes over `train`, each in a new order.
+    steps : int, optional
+        Stop after this many, if `epochs` do not end earlier.
+    batch_size : int
+        An epoch's last batch holds what is left.
+    seed : int
+        Seed for the parameters, the order of the samples and the sketch's first basis.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+        S, as for `scores`.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `scores`.
+    credit : {"step", "carry"}
+        Whether the step that momentum takes without data is credited to nobody, or to the earlier samples whose
+        gradients make up the momentum. "carry" keeps the batches of a window of steps (docs/engine.md); it has no
+        `per_validation`, `rank`, `micro_batch` or "two_term"; on a device `on_step` and `on_checkpoint` wait for each
+        step.
+    per_validation : bool
+        Score against each validation sample's own loss: (N, n_val).
+    nodes : tuple of two ints, optional
+        (path, normal), as for `scores`.
+    kind : {"first", "last", "shapley"}
+        For "two_term", as for `scores`.
+    reduction : {"mean", "sum"}
+        As for `Step`.
+    rank : int, optional
+        Score by a sketch of this rank, its range kept from step to step; None is exact; "two_term" has nothing else.
+    variance : {"exact", "rank_one"}
+        σ² of "random_order" and "two_term", as for `scores`.
+    micro_batch : int, optional
+        Run this many samples through the network at a time, each twice: less memory, the same result.
+    carry_window : int, optional
+        Credit a batch from at least this many steps after it; None: until β1^k is below 1/1000. What later steps owe
+        is bounded in ``Run.truncated``, and closed.
+    score_dtype : {"tf32", "float16"}, optional
+        As for `scores`.
+    device : {"auto", "cpu", "cuda"}
+        "auto" is CUDA where CuPy finds a device.
+    dtype : {"float32", "float64"}
+        Precision of the run.
+    on_step : callable, optional
+        Called with a `Progress` for each step, in order; on a device a few steps at a time.
+    on_checkpoint : callable, optional
+        Called after each step with its number and a function that returns the state of the run, a `Snapshot`; that
+        function waits for the device.
+    resume : Snapshot, optional
+        State of the same run after some step: the run continues from there, and ends as if uninterrupted.
 
-    @classmethod
-    def of(cls, step: Step, device: str, dtype: str) -> "_Case":
-        of_kind("step", step, Step)
-        backend = pick_backend(device, dtype)
-        groups = {"Step.params": step.params, "Step.state.m": step.state.m, "Step.state.v": step.state.v}
-        theta, m, v = (backend.reals(group, field) for field, group in groups.items())
-        train, valid = (
-            (backend.held(f"Step.{field}.x", batch.x), backend.targets(f"Step.{field}.y", batch.y))
-            for field, batch in (("train", step.train), ("valid", step.valid))
-        )
-        return cls(
-            EngineContext.on(step.net, backend),
-            adam_in(adam_in(step.adam, step.dtype), backend.dtype),
-            State(theta, m, v, step.state.step + 1),
-            StepBatch(*train, *valid),
-            1 / step.n if step.reduction == "mean" else 1.0,
-        )
+    Returns
+    -------
+    Run
+        NumPy arrays; scores are added up in double precision.
 
-    def fresh(self) -> State:
-        """Return room for the state after the step."""
-        theta, m, v = (like(self.context, f"new {name}") for name in ("theta", "m", "v"))
-        return State(theta, m, v, self.state.t + 1)
-
-    def trace(self) -> Trace:
-        """Return the batch's trace at θ."""
-        trace = new_trace(self.context, "train", self.batch.n, self.batch.x)
-        run_rows(self.context, trace, self.state.theta, self.batch.y, self.weight)
-        return trace
-
-    def gradient(self) -> Arrays:
-        """Return the batch's gradient."""
-        g = like(self.context, "gradient")
-        gradients(self.context, self.trace(), g)
-        return g
-
-
-@dataclass(frozen=True)
-class _Game:
-    """The utility of coalitions of one batch."""
-
-    case: _Case
-    scalars: AdamScalars
-    trace: Trace
-    base: float | Arrays  # L(θ), or ∇L(θ) for the first-order loss
-
-    @classmethod
-    def of(cls, case: _Case, loss: str) -> "_Game":
-        context, batch = case.context, case.batch
-        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
-        run_rows(context, validation, case.state.theta, batch.valid_y, 1 / batch.n_val)
-        base: float | Arrays = float(validation.losses.mean(dtype="float64"))
-        if loss == "first_order":
-            base = like(context, "validation gradient")
-            gradients(context, validation, base)
-        return cls(case, adam_scalars(case.adam, case.state.t), case.trace(), base)
-
-    def value(self, coalition: Any) -> float:
-        """Return U(S), or U₁(S)."""
-        context, state = self.case.context, self.case.state
-        mask = context.backend.real(coalition.astype(np.float64))[:, None]
-        g = like(context, "coalition")
-        gradients(context, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
-        refuse_division_by_zero(context, self.case.adam, state, g)
-        new = self.case.fresh()
-        if isinstance(self.base, float):
-            take_step(context, self.scalars, state, g, new)
-            validation = new_trace(context, "valid", self.case.batch.n_val, self.case.batch.valid_x)
-            return self.base - float(
-                row_losses(context, validation, new.theta, self.case.batch.valid_y).mean(dtype="float64")
-            )
-        # From θ = 0 the step is −A(g_S) to its last digit; θ − A(g_S) would round it off.
-        take_step(
-            context,
-            self.scalars,
-            replace(state, theta={k: context.backend.xp.zeros_like(a) for k, a in g.items()}),
-            g,
-            new,
-        )
-        products = [(self.base[key] * moved).sum(dtype="float64") for key, moved in new.theta.items()]
-        return -float(sum(products))
-
-
-def _exact_shapley(game: _Game, n: int) -> Any:
-    """Return the Shapley values from all 2ⁿ coalitions; bit i of a coalition's number says whether i takes part."""
-    members = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
-    value = np.array([game.value(row.astype(bool)) for row in members])
-    size = members.sum(axis=1)
-    chance = np.array([1 / (n * math.comb(n - 1, s)) for s in range(n)])
-    values = np.empty(n)
-    for i in range(n):
-        without = np.flatnonzero(members[:, i] == 0)
-        values[i] = chance[size[without]] @ (value[without | (1 << i)] - value[without])
-    return values
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument, by its name; a state of another run.
+    Diverged
+        A loss, score, parameter or moment is no longer finite; holds the run up to there. On a device this is found
+        when losses are fetched, and no score is added meanwhile.
+    MemoryError
+        No room for a named buffer.
+    """
+    config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
+    one_of("credit", credit, CREDITS)
+    if credit == "step" and carry_window is not None:
+        refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
+    for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
+        check_callable(name, function)
+    backend = pick_backend(device, dtype)
+    held = adam_in(adam, backend.dtype)
+    estimator = Estimator(slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype)
+    _refuse_score_dtype(estimator, backend)
+    open_account: OpenAccount
+    if credit == "carry":
+        refuse_with_carry(estimator, rank, micro_batch)
+        window = None if carry_window is None else positive_integer("carry_window", carry_window)
+        open_account = partial(CarryAccount.of, window=window)
+    else:
+        size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
+        open_account = partial(StepAccount.of, micro_batch=size)
+    where = "CUDA" if backend.on_cuda else "the CPU"
+    about = f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where}, {dtype}"
+    setup = RunSetup.of(config, estimator, held, backend, logged(on_step, about), on_checkpoint, resume)
+    return attributed_run(setup, open_account)
 
 
-def _sampled_shapley(game: _Game, n: int, pairs: int, seed: int) -> tuple[Any, Any]:
-    """Return means over random orders, each with its reverse, and the standard errors of these means."""
-    generator = np.random.default_rng(seed)
-    drawn = np.zeros((pairs, n))
-    for row in drawn:
-        order = generator.permutation(n)
-        for way in (order, order[::-1]):
-            mask = np.zeros(n, bool)
-            before = game.value(mask)
-            for i in way:
-                mask[i] = True
-                after = game.value(mask)
-                row[i] += (after - before) / 2
-                before = after
-    return drawn.mean(axis=0), drawn.std(axis=0, ddof=1) / math.sqrt(pairs)
+def _refuse_score_dtype(estimator: Estimator, backend: Backend) -> None:
+    """Refuse a `score_dtype` but for float32 on a CUDA device."""
+    if estimator.score_dtype is not None and not (backend.on_cuda and backend.dtype == np.float32):
+        where = f"{backend.dtype} on {'a CUDA device' if backend.on_cuda else 'the host'}"
+        refuse("score_dtype", f"{estimator.score_dtype!r} for {where}", "None, or float32 on a CUDA device")
