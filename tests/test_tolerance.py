@@ -10,12 +10,12 @@ from hypothesis import given, settings
 
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, scores
 from adamshap.reference.contract import Array
+from adamshap.verify.steps import perturbed
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import (
     DRAWS,
     SAFETY,
     assert_within,
-    perturbed,
     rounding,
     score_bound,
     score_magnitude,

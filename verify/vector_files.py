@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.contract import Step
-from adamshap.verify.cases import CaseError, Json, answer_from_json, answer_to_json, case_from_json, case_to_json
+from adamshap.verify.cases import CaseError, answer_from_json, answer_to_json, case_from_json, case_to_json
 from adamshap.verify.cases import dumps as compact
 from adamshap.verify.cases import loads as parse
 from adamshap.verify.faults import FAULTS, Fault
 from adamshap.verify.implementation import FUNCTIONS, Answer, Misbehaviour, Query, answer
+from adamshap.verify.json_values import Json
 from adamshap.verify.oracle import bounds, expected
 from adamshap.verify.tolerance import assert_within
 from adamshap.verify.vector_cases import planned
