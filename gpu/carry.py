@@ -24,7 +24,7 @@ import numpy as np
 
 from adamshap.gpu.data import Data
 from adamshap.gpu.ghost import contract
-from adamshap.gpu.kernels import split_for
+from adamshap.gpu.kernels.groups import NO_NORMS, OwedSum
 from adamshap.gpu.kernels.plan import AdamScalars, SplitPlan, adam_scalars, path_nodes, split_plan
 from adamshap.gpu.layers import (
     CACHED,
@@ -407,29 +407,22 @@ def charge(
     less: float,
     product: Arrays,
 ) -> Any:
-    """Run the split over every parameter, with the validation's gradient for Γ; see `kernels.Split`."""
-    split, sums = split_for(context.backend), {}
+    """Run the split over every parameter, with the validation's gradient for Γ; see `Kernels.momentum_split`."""
+    sums = {}
 
     def use(key: str, units: slice, gamma: Any) -> None:
         def part(arrays: Arrays) -> Any:
             return as_matrix(arrays[key][units])
 
-        row, col, root = (None, None, None) if first.norms is None else first.norms.of(key, n, units)
-        sums[key, units.start] = split(
+        norms = NO_NORMS if first.norms is None else first.norms.of(key, n, units)
+        sums[key, units.start] = context.kernels.momentum_split(
             scalars,
             plan,
-            n,
             part(first.g),
-            part(state.theta) if scalars.shrink < 1 else None,
-            part(state.m),
-            part(state.v),
-            row,
-            col,
-            root,
+            state.of(key, units),
+            norms,
             as_matrix(gamma),
-            grow,
-            less,
-            None if owed is None else part(owed),
+            None if owed is None else OwedSum(part(owed), grow, less),
             part(product),
         )
 

@@ -37,9 +37,11 @@ from adamshap.reference.contract import (
     refuse_overflow,
     refuse_zero_denominator,
 )
+from adamshap.reference.elementary import elementary
 from adamshap.reference.models import batch_gradient
 
 
+@elementary
 def bias_correction(beta: float, t: int) -> float:
     """Return 1 − β^t, without the cancellation that the formula as written has for β near 1."""
     # Below 1/2 nothing cancels; from 1/2 on, β − 1 is exact.

@@ -7,6 +7,7 @@ import numpy as np
 from autograd.tracer import getval, isbox
 
 from adamshap.reference.contract import Array
+from adamshap.reference.elementary import elementary
 
 
 def constant(x: Any) -> Any:
@@ -16,6 +17,7 @@ def constant(x: Any) -> Any:
     return x
 
 
+@elementary
 def cross_entropy(logits: Any, labels: Array) -> Any:
     """Return −log softmax of the label, in nats: (n,) of logits (n, d_out) and labels (n,)."""
     # −log softmax as log(1 + Σ_{j≠y} exp(z_j − z_y)): where the label is nearly certain, neither the loss nor its

@@ -13,6 +13,7 @@ from autograd.extend import defvjp, primitive
 
 from adamshap.reference import losses
 from adamshap.reference.contract import Array, Batch, Network, Params
+from adamshap.reference.elementary import elementary
 
 _erfc_each = np.vectorize(math.erfc, otypes=[np.float64])
 
@@ -40,33 +41,58 @@ def _sech_squared(z: Any) -> Any:
 defvjp(_tanh, lambda ans, z: lambda g: g * _sech_squared(z))
 
 
+@elementary
+def tanh(z: Any) -> Any:
+    """Return tanh z."""
+    return _tanh(z)
+
+
 def _relu(z: Any) -> Any:
     # `where`, not `maximum`: autograd halves the derivative at a tie, PyTorch makes it 0.
     return anp.where(z > 0, z, 0.0)
 
 
-def _sigmoid(z: Any) -> Any:
+def _logistic(z: Any) -> Any:
     return anp.exp(-anp.logaddexp(0.0, -z))
 
 
-def _gelu(z: Any) -> Any:
-    # zΦ(z), Φ by erfc: 1 + erf cancels for negative z.
+@elementary
+def sigmoid(z: Any) -> Any:
+    """Return σ(z) = 1/(1 + exp(−z))."""
+    return _logistic(z)
+
+
+@elementary
+def silu(z: Any) -> Any:
+    """Return z σ(z)."""
+    return z * _logistic(z)
+
+
+@elementary
+def gelu(z: Any) -> Any:
+    """Return z Φ(z), Φ by erfc: 1 + erf cancels for negative z."""
     return z * 0.5 * _erfc(-z / math.sqrt(2))
 
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "relu": _relu,
-    "tanh": _tanh,
-    "gelu": _gelu,
-    "silu": lambda z: z * _sigmoid(z),
-    "sigmoid": _sigmoid,
+    "tanh": tanh,
+    "gelu": gelu,
+    "silu": silu,
+    "sigmoid": sigmoid,
     "identity": lambda z: z,
 }
 
 
+@elementary
+def product(weight: Any, a: Any) -> Any:
+    """Return a Wᵀ; a `weight` of shape (n, d_out, d_in) holds one copy for each row of `a`."""
+    return a @ weight.T if weight.ndim == 2 else anp.einsum("noi,ni->no", weight, a)
+
+
 def linear(weight: Any, bias: Any, a: Any) -> Any:
-    """Return a Wᵀ + b; a `weight` of shape (n, d_out, d_in) holds one copy for each row of `a`."""
-    z = a @ weight.T if weight.ndim == 2 else anp.einsum("noi,ni->no", weight, a)
+    """Return a Wᵀ + b, as `product`."""
+    z = product(weight, a)
     return z if bias is None else z + bias
 
 

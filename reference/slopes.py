@@ -26,7 +26,7 @@ from adamshap.reference.adam import (
     zeros,
 )
 from adamshap.reference.contract import Array, Params, Slope, Step, refuse, refuse_zero_denominator
-from adamshap.reference.squares import in_units
+from adamshap.reference.squares import squares_about
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def partial_sum_deviation(x: Array, g: Array) -> Array:
     Written √(n/(n − 1) Σ_i (x_i − g/n)²), which is the same and never negative.
     """
     n = len(x)
-    scaled, unit = in_units(x - g / n)
-    sigma: Array = unit * np.sqrt(n / (n - 1) * (scaled**2).sum(axis=0))
+    squares, unit = squares_about(x, g / n)
+    sigma: Array = unit * np.sqrt(n / (n - 1) * squares)
     return sigma
 
 

@@ -45,7 +45,7 @@ def test_sample_gradients_are_the_slope_of_each_loss(step: Step, seed: int) -> N
 
 
 def torch_sample_gradients(net: Network, params: Params, batch: Batch) -> list[Params]:
-    """One backward pass a sample, through torch's own layers and losses."""
+    """One backward pass for each sample, through torch's layers and losses."""
     torch = pytest.importorskip("torch", reason="extra `peers`: torch")
     activation = {
         "relu": torch.nn.ReLU,
@@ -123,7 +123,7 @@ def test_gradients_far_out_do_not_overflow(activation: str) -> None:
 
 @pytest.mark.parametrize("activation", ["sigmoid", "silu", "gelu", "tanh"])
 def test_activations_keep_their_relative_digits_far_out(activation: str) -> None:
-    """At −30, `1 + erf` and `1/(1 + e^30)` written naively keep few digits or none."""
+    """At −30, naive forms of `1 + erf` and `1/(1 + e^30)` keep few correct digits or none."""
     mpmath = pytest.importorskip("mpmath")
     z = np.array([-30.0, -8.0, -1.0, 0.5, 9.0, 30.0])
     formulas = {
@@ -153,7 +153,7 @@ def test_init_is_torchs_distribution(net: Network, seed: int) -> None:
 
 @pytest.mark.parametrize("gap", [1.0, 20.0, 200.0])
 def test_cross_entropy_keeps_its_digits_where_the_label_is_nearly_certain(gap: float) -> None:
-    """softmax − onehot written as it reads is a difference of two numbers near 1."""
+    """A naive softmax − onehot is a difference of two numbers near 1."""
     net = Network((1, 2), loss="cross_entropy", bias=False)
     params = {"0.weight": np.array([[gap], [0.0]])}
     batch = Batch(np.ones((1, 1)), np.array([0]))
@@ -167,7 +167,7 @@ def test_cross_entropy_keeps_its_digits_where_the_label_is_nearly_certain(gap: f
 
 @pytest.mark.parametrize("depth", [1.0, 1e3, 1e7, 1e15])
 def test_cross_entropy_keeps_the_others_digits_where_the_label_is_far_below_them(depth: float) -> None:
-    """z_j − z_y, computed first, would leave of the others' differences what depth's rounding leaves."""
+    """Computing z_j − z_y first would lose the differences between the others in the rounding of large logits."""
     net = Network((1, 3), loss="cross_entropy", bias=False)
     params = {"0.weight": np.array([[0.3], [0.1], [-depth]])}
     batch = Batch(np.ones((1, 1)), np.array([2]))

@@ -1,4 +1,4 @@
-"""What must hold of the oracle's scores whatever the network, the batch, the state and β/ε."""
+"""Properties of the oracle's scores for any network, batch, state and β/ε."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def replace(step: Step, **changes: object) -> Step:
 
 
 def to_mse(step: Step) -> Step:
-    """The same step with squared error: there a sample's gradient can be made exactly 0."""
+    """The same step with squared error, for which a sample's gradient can be exactly 0."""
     net = Network(step.net.sizes, step.net.activation, "mse", step.net.bias)
     batches = {}
     for name in ("train", "valid"):
@@ -53,7 +53,7 @@ def to_mse(step: Step) -> Step:
 
 
 def own_outputs(step: Step) -> Array:
-    """The network's outputs on the training batch, by the very operations that per-sample gradients go through."""
+    """The network's outputs on the training batch, by the same operations as the per-sample gradients."""
     copies = {name: np.repeat(p[None], step.n, axis=0) for name, p in step.params.items()}
     return models.outputs(step.net, copies, step.train.x)
 
@@ -101,7 +101,7 @@ def test_efficient_scores_sum_to_the_utility(
         gain = np.array(utility(step, everybody) - utility(step, ~everybody))
     scale = loss_scale(step) + np.abs(plain).sum(axis=0)
     assert_within(got.sum(axis=0), gain, rounding(scale, step.n), "Σ score")
-    # What is missing is spread equally.
+    # The remainder is spread equally.
     spread = got - plain
     assert_within(spread, np.broadcast_to(spread.mean(axis=0), spread.shape), rounding(scale, step.n), "share")
 
@@ -192,7 +192,7 @@ def test_validation_samples_add_up(step: Step, slope: Slope, gradient: Gradient)
 
 @given(any_step, slope_names.filter(lambda slope: slope != "sgd"))
 def test_a_large_eps_leaves_sgd(step: Step, slope: Slope) -> None:
-    """D(g) → ε: Adam becomes SGD with momentum, whose slope is η k / ε everywhere."""
+    """D(g) → ε: Adam becomes SGD with momentum, with the slope η k / ε everywhere."""
     eps = 1e30  # beside which every root of a gradient vanishes in float64
     step = replace(step, adam=dataclasses.replace(step.adam, eps=eps))
     k = step_coefficients(step)["0.weight"].k
@@ -202,7 +202,7 @@ def test_a_large_eps_leaves_sgd(step: Step, slope: Slope) -> None:
 
 @given(any_step, slope_names.filter(lambda slope: slope != "sgd"), gradients)
 def test_rescaling_loss_and_state_changes_nothing(step: Step, slope: Slope, gradient: Gradient) -> None:
-    """Adam is scale-free: n times the training loss with (m, v, ε) to match is the same step, score for score."""
+    """Adam is scale-free: n times the training loss with matching (m, v, ε) gives the same step and scores."""
     n, adam = step.n, step.adam
     mean = replace(step, reduction="mean")
     state = AdamState(
@@ -233,7 +233,7 @@ def test_linearized_is_the_tangent_where_the_gradient_is_zero(step: Step) -> Non
 @given(seeds, st.integers(2, 6))
 @settings(max_examples=20)
 def test_equal_samples_make_random_order_the_secant(seed: int, n: int) -> None:
-    """With no spread in the batch a random prefix is certain: E[A'(Y)] = ∫ A'(τ g) dτ, given nodes enough."""
+    """With equal samples a random prefix is deterministic: E[A'(Y)] = ∫ A'(τ g) dτ, with enough nodes."""
     generator = np.random.default_rng(seed)
     c = Coefficients(
         mu=generator.standard_normal(50), k=0.1, kappa=1 + generator.chisquare(3, 50), q=0.01, eps=1e-8, lr=0.1
@@ -290,7 +290,7 @@ def test_previous_denominator_is_the_states_own(step: Step) -> None:
         slope = step.adam.lr * (1 - beta1) / (1 - beta1**t) / (np.sqrt(v_hat + step.adam.eps_root) + step.adam.eps)
         products = (gamma[name] * slope * x[name]).reshape(step.n, -1)
         expected, size = expected + products.sum(axis=1), size + np.abs(products).sum(axis=1)
-    # 1 − β^t written naively loses a factor of 1/(1 − β).
+    # A naive 1 − β^t loses a factor of 1/(1 − β) in precision.
     naive = 1 + sum(beta / (1 - beta) for beta in step.adam.betas)
     assert_within(got, expected, rounding(size * naive, parameter_count(step)), "score")
 

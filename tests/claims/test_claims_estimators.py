@@ -1,4 +1,4 @@
-"""What no implementation can have: the change of the step itself, and the best slope for it."""
+"""The references that no implementation can compute: the change of the step itself, and its best slope."""
 
 from typing import Any
 

@@ -22,13 +22,13 @@ from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer, 
 from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.properties import PROPERTIES, Case, Disagreement, asker, in_dtype
 from adamshap.verify.replacing import replaced
+from adamshap.verify.steps import perturbed
 from adamshap.verify.tolerance import (
     DRAWN,
     DRAWS,
     SAFETY,
     conditioning,
     parameter_count,
-    perturbed,
     rounding,
     score_magnitude,
     unit_roundoff,

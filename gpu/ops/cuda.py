@@ -1,7 +1,6 @@
-"""The passes of `passes_numpy` as CUDA kernels: one launch each, CuPy's ElementwiseKernel, for float and double alike.
+"""The array routines as CUDA kernels: one launch each, CuPy's ElementwiseKernel, for float and double alike.
 
-``T`` is the dtype. A plan's nodes are unrolled into the source as constants, so a kernel is made for each plan and
-kept. The formulas and their derivation stand in `passes_numpy`; `tests` hold the three together.
+``T`` is the dtype.
 """
 
 from functools import cache
@@ -10,14 +9,11 @@ from typing import Any
 import cupy
 import numpy as np
 
-from adamshap.gpu.kernels import Scaling
-from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan
-from adamshap.gpu.passes_numpy import UNRESOLVED
+from adamshap.gpu.ops import Scaling
+from adamshap.gpu.ops.numpy import UNRESOLVED
 
 __all__ = [
     "activate",
-    "adam",
-    "attributed",
     "between",
     "column_norms",
     "ranges",
@@ -25,72 +21,10 @@ __all__ = [
     "row_dot",
     "scale_by_derivative",
     "scaled_squares",
-    "two_factors",
     "whitening",
 ]
 
 # CUDA has no T-typed literals: T(…) makes each constant one, or float kernels would compute in double.
-ADAM = """
-    T rho = sqrt(kappa * v + root);
-    T size = root_q * abs(g);
-    T top = max(max(rho, size), tiny);
-    T x = rho / top, y = size / top;
-    T below = top * sqrt(x * x + y * y) + eps;
-    T idle = lr * (mu * m) / (rho + eps);
-    T step = lr * (mu * m + k * g) / below;
-    T kept = theta * shrink;
-"""
-# Outputs may be the inputs themselves: what is read from them comes before.
-WRITE = """
-    new_m = b1 * m + d1 * g;
-    new_v = b2 * v + d2 * g * g;
-    new_theta = kept - step;
-"""
-CLOSED = {
-    "sgd": "T s = lr;",
-    "frozen": "T s = lr * k / below;",
-    "linearized": "T s = lr * k / (rho + eps);",
-    "previous": "T s = lr * k / (sqrt(previous * v + root) + eps);",
-}
-SPREAD = """
-    T spread = T(0);
-    {
-        T whole = row * col, own = g / (whole > T(0) ? whole : T(1));
-        T left = max(T(1) - own * own * share, T(0));
-        spread = root_q * (whole * sqrt(left * unbias));
-    }
-"""
-SCALE = """
-    T s = T(0);
-    T big = root_q * g;
-    T most = max(max(max(rho, abs(big)), spread), tiny);
-    T inverse = T(1) / most, tail = T(1) / (most + eps);
-    T G = big * inverse, S = spread * inverse, rho2 = (rho * inverse) * (rho * inverse);
-    T f_m = most * tail, f_e = max(eps * tail, tiny), mu2 = mu * m * tail * root_q * T(2);
-"""
-QUOTIENT = """
-        T aa = rho2 + a * a, bb = rho2 + b * b, ab = a * b;
-        T r_a = sqrt(aa), r_b = sqrt(bb);
-        T R = r_a + r_b + T(1e-30), U = r_a * r_b + abs(ab);
-        T X = ab > T(0) ? rho2 * (aa + b * b) : U;
-        U = ab > T(0) ? U : T(1);
-        T above = (k * (f_e * R + f_m * rho2) - of_mu) * U + k * f_m * X;
-        T scale = R * U, D_a = f_m * r_a + f_e, D_b = f_m * r_b + f_e;
-"""
-NODE = (
-    """
-    {{
-        T c = T({tau!r}) * G, d = T({along!r}) * G + T({across!r}) * S;
-        T a = c + d, b = c - d, of_mu = mu2 * c;
-"""
-    + QUOTIENT
-    + """
-        s += T({weight!r}) * above / (scale * D_a * D_b);
-    }}
-"""
-)
-RATES = ", ".join(f"T {name}" for name in AdamScalars.__dataclass_fields__)
-OUTSIDE = "T new_theta, T new_m, T new_v"
 ACTIVATIONS = {
     "relu": "a = max(x, T(0));",
     "tanh": "T t = exp(T(-2) * abs(x)); a = tanh(x); derivative = T(4) * t / ((T(1) + t) * (T(1) + t));",
@@ -166,28 +100,6 @@ def _whitening() -> Any:
 
 
 @cache
-def _adam() -> Any:
-    return cupy.ElementwiseKernel(f"T g, T theta, T m, T v, {RATES}, T tiny", OUTSIDE, ADAM + WRITE, "adamshap_adam")
-
-
-@cache
-def _attributed(plan: SlopePlan, with_gamma: bool, with_point: bool) -> Any:
-    body = ADAM
-    if plan.kind == "nodes":
-        body += (SPREAD if plan.needs_spread else "T spread = T(0);") + SCALE
-        for tau, along, across, weight in plan.nodes:
-            body += NODE.format(tau=tau, along=along, across=across, weight=weight)
-        body += "s *= lr * tail;"
-    else:
-        body += CLOSED[plan.kind]
-    body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
-    inputs = "T g, T theta, T m, T v, T row, T col, T gamma, " + RATES + ", T tiny, T share, T unbias, T blend"
-    outputs = OUTSIDE + ", T slope" + (", T point" if with_point else "")
-    body += WRITE + ("slope = s * gamma;" if with_gamma else "slope = s;")  # last, as it may be written over g
-    return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_{plan.kind}")
-
-
-@cache
 def _activation(name: str) -> Any:
     kept = "" if name in ("relu", "identity") else ", T derivative"
     return cupy.ElementwiseKernel(
@@ -238,54 +150,6 @@ def _row_dot() -> Any:
     return cupy.ReductionKernel("T b, T z, T p", "T s", "b * (z + p)", "a + b", "s = a", "0", "adamshap_row_dot")
 
 
-def _typed(dtype: Any, *numbers: float) -> list[Any]:
-    return [dtype.type(number) for number in numbers]
-
-
-def adam(scalars: AdamScalars, g: Any, theta: Any, m: Any, v: Any, new_theta: Any, new_m: Any, new_v: Any) -> None:
-    """Write Adam's update of θ, m and v into the last three; they may be the inputs themselves."""
-    numbers = _typed(g.dtype, *vars(scalars).values(), cupy.finfo(g.dtype).tiny)
-    _adam()(g, theta, m, v, *numbers, new_theta, new_m, new_v)
-
-
-def attributed(
-    scalars: AdamScalars,
-    plan: SlopePlan,
-    n: int,
-    g: Any,
-    theta: Any,
-    m: Any,
-    v: Any,
-    row: Any,
-    col: Any,
-    root: Any,
-    gamma: Any,
-    blend: float,
-    new_theta: Any,
-    new_m: Any,
-    new_v: Any,
-    point: Any,
-    slope: Any,
-) -> None:
-    """Take Adam's step and make the slope, both in one launch; see `kernels.Passes.attributed`."""
-    unbias = n / (n - 1) if n > 1 else 0.0
-    numbers = _typed(g.dtype, *vars(scalars).values(), cupy.finfo(g.dtype).tiny, 1 / n, unbias, blend)
-    _attributed(plan, gamma is not None, point is not None)(
-        g,
-        theta,
-        m,
-        v,
-        *two_factors(row, col, root, g.dtype),
-        g.dtype.type(0) if gamma is None else gamma,
-        *numbers,
-        new_theta,
-        new_m,
-        new_v,
-        slope,
-        *(() if point is None else (point,)),
-    )
-
-
 def between(tau: float, a: Any, b: Any, out: Any) -> None:
     """Write the point at `tau` of the way from `a` to `b`."""
     _between()(a, b, a.dtype.type(tau), out)
@@ -324,18 +188,11 @@ def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
 
 
 def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
-    """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `kernels.Passes.roots`."""
+    """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `Ops.roots`."""
     part, b = square[units], b[:, units]
     ends = (*(end[units, None] for end in of_b), *of_a)
-    numbers = _typed(square.dtype, scaling.scale, scaling.least, scaling.back, scaling.root_n)
+    numbers = map(square.dtype.type, (scaling.scale, scaling.least, scaling.back, scaling.root_n))
     _roots()(part, *ends, b, a, *map(np.int32, (len(a), *part.shape)), *numbers, part)
-
-
-def two_factors(row: Any, col: Any, root: Any, dtype: Any) -> tuple[Any, Any]:
-    """Return √Σx² as two factors that a kernel multiplies: norms, or `root` and 1, or zeros where there are neither."""
-    if root is not None:
-        return root, dtype.type(1)
-    return (dtype.type(0), dtype.type(0)) if row is None else (row[:, None], col[None, :])
 
 
 def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
