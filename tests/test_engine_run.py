@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import in_each_dtype, on_device, on_each_device
-from engine_tolerance import bound
+from engine_devices import assert_scores, in_each_dtype, on_device, on_each_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +36,8 @@ from adamshap.reference.contract import (
     Step,
     blas,
 )
+from adamshap.verify.implementation import Query
+from adamshap.verify.oracle import bounds
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import DRAWS, SAFETY, assert_within, rounding, score_magnitude, unit_roundoff
 
@@ -300,8 +301,7 @@ def test_a_basis_improves_from_step_to_step(device: Any) -> None:
 def test_sgd_along_the_path_for_each_validation_sample(device: Any) -> None:
     step = float32_step()
     got = engine.scores(step, "sgd", "path", per_validation=True, device=device, dtype="float64")
-    close = bound(step, "sgd", "path", (4, 4), "float64", per_validation=True)
-    assert_within(got, oracle.scores(step, "sgd", "path", per_validation=True), close, "score")
+    assert_scores(got, step, "float64", slope="sgd", gradient="path", per_validation=True)
 
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
@@ -336,7 +336,7 @@ def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -
     params = net.init(0)
     step = Step(net, params, Adam(eps=0.0), AdamState.zeros(params), train, valid)
     got = engine.scores(step, slope, "start", device=device, dtype="float64")
-    assert_within(got, oracle.scores(step, slope, "start"), bound(step, slope, "start", (4, 4), "float64"), "score")
+    assert_scores(got, step, "float64", slope=slope, gradient="start")
 
 
 @on_each_device
@@ -360,23 +360,16 @@ def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, s
         attribute_step(context, step.adam, state, batch, 1.0, Estimator(), new, micro_batch=micro_batch)
         return new
 
-    whole, parts = taken(None), taken(size)
-    once = dataclasses.replace(step, reduction="sum")
-    from engine_tolerance import update_bounds
-
-    for name, ours, theirs, close in zip(
-        ("θ", "m", "v"),
-        parts_of(context.backend, parts),
-        parts_of(context.backend, whole),
-        update_bounds(once, dtype),
-        strict=True,
-    ):
-        for key, array in ours.items():
-            assert_within(array, theirs[key], 2 * close[key], f"{name} {key}")
+    whole, parts = (arrays_of(context.backend, taken(micro_batch)) for micro_batch in (None, size))
+    close = bounds(dataclasses.replace(step, reduction="sum"), Query("update"), dtype)
+    for name, array in parts.items():
+        assert_within(array, whole[name], 2 * close[name], name)
 
 
-def parts_of(backend: Backend, state: State) -> list[Params]:
-    return [{k: backend.host(a) for k, a in group.items()} for group in (state.theta, state.m, state.v)]
+def arrays_of(backend: Backend, state: State) -> Params:
+    """Return the arrays of a state as the kit names them."""
+    groups = {"params": state.theta, "m": state.m, "v": state.v}
+    return {f"{group}.{key}": backend.host(array) for group, arrays in groups.items() for key, array in arrays.items()}
 
 
 # --- memory and waiting
@@ -612,6 +605,4 @@ print(*engine.scores(step, dtype="float64", device="cpu"))
     params = net.init(0)
     batch = Batch(np.linspace(-1, 1, 12).reshape(4, 3), np.array([0, 1, 1, 0]))
     step = Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
-    expected = oracle.scores(step)
-    close = bound(step, "random_order", "midpoint", (4, 4), "float64")
-    assert_within(np.array(done.stdout.split(), float), expected, close, "score")
+    assert_scores(np.array(done.stdout.split(), float), step, "float64")
