@@ -63,10 +63,12 @@ def copied(tree: Path, to: Path) -> Path:
     return to
 
 
-def tests_of(names: str, tree: Path) -> list[str]:
+def files_of(names: str, tree: Path) -> list[str]:
     """Return the test files of a fault's `tests`."""
-    paths = (f"tests/{start}{name}.py" for name in names.split() for start in ("test_engine_", "test_", "test_memory_"))
-    return [path for path in paths if (tree / path).exists()]
+    paths = (
+        [f"tests/{start}{name}.py" for start in ("test_engine_", "test_", "test_memory_")] for name in names.split()
+    )
+    return [next(path for path in some if (tree / path).exists()) for some in paths]
 
 
 def failure(tree: Path, tests: list[str], chosen: str) -> str:
@@ -134,7 +136,7 @@ def main() -> None:
         whole = copied(given.tree.resolve(), Path(name) / "whole")
         for fault in left:
             planted(fault, whole / "gpu")
-        os.waitpid(forked(whole, tests_of("run passes carry two_term", whole), FIRST), 0)
+        os.waitpid(forked(whole, files_of("run passes carry two_term", whole), FIRST), 0)
         if found := (whole / "result").read_text():  # it has also filled the caches of compiled loops
             sys.exit(f"without a fault: {found}")
         trees = [copied(whole, Path(name) / f"tree{number}") for number in range(given.workers)]
@@ -144,7 +146,7 @@ def main() -> None:
                 fault, tree = left.pop(), trees.pop()
                 plant(fault, tree, whole)
                 (tree / "result").write_text("time limit")
-                running[forked(tree, tests_of(fault.tests, tree), fault.chosen)] = fault, tree, time.monotonic()
+                running[forked(tree, files_of(fault.tests, tree), fault.chosen)] = fault, tree, time.monotonic()
             fault, tree, start = ended(running)
             trees.append(tree)
             found = (tree / "result").read_text()

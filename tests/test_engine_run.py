@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,10 @@ def problem(sizes: tuple[int, ...] = (8, 16, 12, 4), n: int = 50, n_val: int = 6
 RUN: dict[str, Any] = {"epochs": 4, "batch_size": 16, "seed": 3}  # 50 samples: the last batch holds 2
 
 
-def spread_of_runs(net: Network, train: Batch, valid: Batch, dtype: Any, **options: Any) -> Any:
-    """Return the oracle's run, and how far its scores and parameters move when all inputs do, relatively by u."""
+@cache  # many tests compare with one run
+def spread_of_runs(dtype: Any, **options: Any) -> Any:
+    """Return the oracle's run of `problem`, and how far its numbers move when all inputs do, relatively by u."""
+    net, train, valid = problem()
     base = oracle.attribute(net, Adam(), train, valid, **RUN, **options)
     generator = np.random.default_rng(1)
     moved = []
@@ -99,7 +102,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("threads")
 def test_a_run_is_the_oracles(device: Any, dtype: Any, micro_batch: Any, options: Any) -> None:
     net, train, valid = problem()
-    expected, moved = spread_of_runs(net, train, valid, dtype, **options)
+    expected, moved = spread_of_runs(dtype, **options)
     theirs: list[Progress] = []
     got = engine.attribute(
         net,
@@ -171,9 +174,21 @@ def test_an_error_in_a_thread_comes_out(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @on_each_device
+@in_each_dtype
+def test_the_loss_of_a_sure_label_keeps_its_digits(device: Any, dtype: Any) -> None:
+    """The label's probability is 1 to the last digit, and its logarithm 0."""
+    net, gap = Network((1, 2), bias=False), 40.0
+    weights = net.init(0)["0.weight"]
+    batch = Batch((gap / (weights[0] - weights[1]))[None], np.array([0]))
+    got = engine.attribute(net, Adam(), batch, batch, epochs=1, batch_size=1, device=device, dtype=dtype)
+    expected, outputs = np.log1p(np.exp(-gap)), np.abs(weights * batch.x).sum()
+    assert_within(got.history["train_loss"], np.array([expected]), rounding(outputs * expected, 2, dtype), "loss")
+
+
+@on_each_device
 def test_a_run_for_each_validation_sample(device: Any) -> None:
     net, train, valid = problem()
-    expected, moved = spread_of_runs(net, train, valid, "float64", per_validation=True)
+    expected, moved = spread_of_runs("float64", per_validation=True)
     got = engine.attribute(
         net, Adam(), train, valid, device=device, dtype="float64", variance="exact", per_validation=True, **RUN
     )
