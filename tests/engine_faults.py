@@ -81,9 +81,9 @@ _LAYERS = (
         "run scores",
     ),
     Fault(
-        "units-of-the-widest-layer-for-all",
+        "units-at-the-borders-of-parts-added-twice",
         "units = slice(all_b.shape[1] * low // parts, all_b.shape[1] * high // parts)",
-        "units = slice(low, high)",
+        "units = slice(all_b.shape[1] * low // parts, all_b.shape[1] * high // parts + 1)",
         "run",
     ),
     Fault("columns-of-parts-misplaced", "out=out[:, low:high])", "out=out[:, : high - low])", "run"),
@@ -228,7 +228,7 @@ _SLOPES = (
         "zero-denominators-not-looked-for",
         'self.kind in ("linearized", "previous") or SECANT in self.nodes',
         "False",
-        "run",
+        "run small_eps",
     ),
     Fault(
         "quotient-with-the-wrong-square", "kappa * (r_b * r_b + aa)", "kappa * (kappa + aa)", "passes two_term", "numpy"
@@ -257,10 +257,10 @@ _SLOPES = (
         "numba",
     ),
     Fault(
-        "tables-of-nodes-not-keyed-by-rule",
+        "tables-of-nodes-keyed-by-their-number",
         "    return np.array(plan.nodes or np.zeros((0, 4)), dtype)\n",
         """    table = np.array(plan.nodes or np.zeros((0, 4)), dtype)
-    return globals().setdefault("kept_" + dtype.name, table) if len(table) == 16 else table
+    return globals().setdefault(f"table of {len(table)} in {dtype}", table)
 """,
         "scores",
         "passes_numba",

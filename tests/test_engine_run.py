@@ -186,11 +186,13 @@ def test_the_loss_of_a_sure_label_keeps_its_digits(device: Any, dtype: Any) -> N
 
 
 @on_each_device
-def test_a_run_for_each_validation_sample(device: Any) -> None:
+@pytest.mark.parametrize("gradient", ["midpoint", "path"])
+def test_a_run_for_each_validation_sample(device: Any, gradient: Any) -> None:
     net, train, valid = problem()
-    expected, moved = spread_of_runs("float64", per_validation=True)
+    options: dict[str, Any] = {"per_validation": True, "gradient": gradient}
+    expected, moved = spread_of_runs("float64", **options)
     got = engine.attribute(
-        net, Adam(), train, valid, device=device, dtype="float64", variance="exact", per_validation=True, **RUN
+        net, Adam(), train, valid, device=device, dtype="float64", variance="exact", **options, **RUN
     )
     for name, close in zip(("scores", "sgd_scores"), moved[:2], strict=True):
         ours, theirs = getattr(got, name), getattr(expected, name)
