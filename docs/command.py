@@ -1,4 +1,4 @@
-"""Write the tables of options into docs/command.md, from the command itself.
+"""Write the option tables of docs/command.md, from the command itself.
 
 python docs/command.py        # a second
 """
@@ -17,7 +17,7 @@ TABLE = re.compile(r"<!-- options: ([\w ]+) -->\n.*?<!-- end -->", re.S)
 
 
 def filled(page: str) -> str:
-    """Return `page` with the table of each ``<!-- options: COMMAND -->`` written anew, up to ``<!-- end -->``."""
+    """Return `page` with every table between ``<!-- options: COMMAND -->`` and ``<!-- end -->`` regenerated."""
     root: Any = typer.main.get_command(build(entry_points(group=GROUP)))
 
     def fill(found: re.Match[str]) -> str:
@@ -33,7 +33,7 @@ def filled(page: str) -> str:
 
 
 def names(page: str) -> list[str]:
-    """Return the commands whose tables `page` has."""
+    """Return the commands that have a table in `page`."""
     return TABLE.findall(page)
 
 

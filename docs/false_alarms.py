@@ -1,14 +1,14 @@
-"""Look for false alarms: the quick profile, seed after seed, on implementations that are right.
+"""Look for false alarms: run the quick profile, seed after seed, on correct implementations.
 
-    python docs/false_alarms.py --seeds 1000                      # hours; stop and start it as you like
+    python docs/false_alarms.py --seeds 1000                      # hours; can be stopped and restarted
     python docs/false_alarms.py mypackage.mine --seeds 20 --file mine.json
     python docs/false_alarms.py --first 1000 --seeds 100          # these hundred
-    python docs/false_alarms.py --seeds 0                         # only print what the file holds
+    python docs/false_alarms.py --seeds 0                         # only print the contents of the file
 
-An alarm on a right implementation is a defect of the kit's tolerance. Each seed draws new cases for every property.
-What was found is added to the file after every seed, and seeds that it holds are not tried again; a file made by other
-code is refused. An error is measured against as much of its bound as shows that it is within half of it, so shares
-below a half are upper limits. Exit code 1 where there is an alarm.
+An alarm on a correct implementation is a defect of the kit's tolerance. Each seed draws new cases for every property.
+The results are added to the file after every seed, and seeds already in it are skipped; a file from other code is
+refused. The bound is evaluated only until an error proves to be within half of it, so shares below a half are upper
+limits. Exit code 1 if there is an alarm.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from adamshap.verify.reproduction import snippet
 TARGETS = ("engine", "adamshap.verify.candidates.torch_ghost")
 DTYPES = ("float64", "float32")
 Job = tuple[int, tuple[tuple[str, str], ...]]
-"""A seed, and the targets and dtypes that it is still to be tried with: in one process, which draws its cases once."""
+"""A seed, and the targets and dtypes still to be tried with it, in one process that draws its cases once."""
 
 
 def try_seed(job: Job, only: tuple[str, ...]) -> list[list[dict[str, Any]]]:
-    """Return, for each target and dtype, what became of each property on the cases of one seed."""
+    """Return the outcome of each property on the cases of one seed, for each target and dtype."""
     seed, pairs = job
     chosen = [one for one in PROPERTIES if not only or one.name in only]
     return [
@@ -50,7 +50,7 @@ def try_seed(job: Job, only: tuple[str, ...]) -> list[list[dict[str, Any]]]:
                 "sentence": outcome.finding.sentence if outcome.finding else "",
                 "reproduce": snippet(outcome.finding.case, target) if outcome.finding else "",
             }
-            # A hang is not what is looked for, and a first call may compile.
+            # No timeout: hangs are not the subject here, and a first call may compile.
             for outcome in check(load(target), chosen, dtype=dtype, seed=seed, timeout=None)
         ]
         for target, dtype in pairs
@@ -75,18 +75,18 @@ def add(record: dict[str, Any], job: Job, found: list[list[dict[str, Any]]]) -> 
 
 
 def source() -> str:
-    """Return a hash of the project's code that is loaded, and of all of the engine, which loads some when it runs."""
+    """Return a hash of the project's loaded code and of the whole engine, which loads some modules when it runs."""
     loaded = {
         Path(module.__file__)
         for name, module in sys.modules.items()
         if name.startswith("adamshap.") and module.__file__
     }
-    files = loaded | set(Path(gpu.__file__).parent.glob("*.py"))
+    files = loaded | set(Path(gpu.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()
 
 
 def read(file: Path, code: str, only: tuple[str, ...]) -> dict[str, Any]:
-    """Return the record of earlier seeds, an empty one where there is no file."""
+    """Return the record of earlier seeds, or an empty one if the file does not exist."""
     if not file.exists():
         return {"source": code, "only": list(only), "runs": {}}
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -96,14 +96,14 @@ def read(file: Path, code: str, only: tuple[str, ...]) -> dict[str, Any]:
 
 
 def write(file: Path, record: dict[str, Any]) -> None:
-    """Write the record whole or not at all."""
+    """Write the record atomically."""
     half = file.with_suffix(".half")
     half.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
     os.replace(half, file)
 
 
 def jobs(record: dict[str, Any], targets: list[str], dtypes: tuple[str, ...], seeds: range) -> Iterator[Job]:
-    """Yield what is not in the record yet, seed by seed."""
+    """Yield the jobs missing from the record, seed by seed."""
     for seed in seeds:
         pairs = tuple(
             (target, dtype)
@@ -115,7 +115,7 @@ def jobs(record: dict[str, Any], targets: list[str], dtypes: tuple[str, ...], se
 
 
 def show(record: dict[str, Any]) -> bool:
-    """Print the record as a table; return whether it holds an alarm."""
+    """Print the record as a table; return whether it contains an alarm."""
     names = {name: None for run in record["runs"].values() for name in run["properties"]}
     print("| largest share of its bound | " + " | ".join(record["runs"]) + " |")
     print("|---|" + "---|" * len(record["runs"]))
@@ -131,16 +131,16 @@ def show(record: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    """Try seeds until they or the minutes are used up, and print what the file then holds."""
+    """Try seeds until they or the minutes are used up, and print the contents of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=list(TARGETS), metavar="TARGET", help="as for adamshap verify")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
-    parser.add_argument("--first", type=int, default=0, help="the first of them: 0 unless given")
+    parser.add_argument("--first", type=int, default=0, help="the first seed, 0 by default")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="default: both")
     parser.add_argument("--only", action="append", default=[], metavar="PROPERTY", help="this property only")
-    parser.add_argument("--file", type=Path, default=Path("false-alarms.json"), help="where results are gathered")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no seed after this many")
-    parser.add_argument("--processes", type=int, default=1, help="how many seeds at a time")
+    parser.add_argument("--file", type=Path, default=Path("false-alarms.json"), help="collects the results")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no seed after this many minutes")
+    parser.add_argument("--processes", type=int, default=1, help="how many seeds in parallel")
     given = parser.parse_args()
     only = tuple(given.only)
     for target in given.targets:

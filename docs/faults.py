@@ -1,6 +1,6 @@
-"""Make docs/faults.md: every known mistake, which property catches it first, and after how many random cases.
+"""Write docs/faults.md: every known mistake, the first property that catches it, and the number of random cases needed.
 
-python docs/faults.py       # some minutes; fails if a mistake is caught by no property
+python docs/faults.py       # a few minutes; fails if no property catches a mistake
 """
 
 import sys
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from adamshap.verify.mutation import table
 
-PAGE = """# Known mistakes, and what catches them
+PAGE = """# Known mistakes and the properties that catch them
 
-Made by `python docs/faults.py` on the quick profile, float64, seed 0. {caught} of {total} mistakes are caught; the
-test suite asserts that all are, and that the diagnosis calls each by its name.
+`python docs/faults.py` writes this page (quick profile, float64, seed 0). {caught} of {total} mistakes are caught; the
+test suite asserts that all are, and that the diagnosis names each.
 
-| mistake | your answers equal the oracle's with … | seen | caught first by | after cases |
+| mistake | your answers equal the oracle's with … | seen in | first caught by | after cases |
 |---|---|---|---|---|
 {rows}
 """
 
 
 def main() -> None:
-    """Try every fault, write the page, and fail where one is missed."""
+    """Try every fault, write the page, and fail if one is missed."""
     catches = table()
     rows = [
         f"| `{catch.fault.name}` | {catch.fault.sentence} | {catch.fault.source} | "
@@ -32,7 +32,7 @@ def main() -> None:
     (Path(__file__).parent / "faults.md").write_text(page, encoding="utf-8")
     print(page)
     if missed:
-        sys.exit(f"caught by nothing: {', '.join(missed)}")
+        sys.exit(f"not caught: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Make docs/fidelity.md: how close each estimator comes to the step's exact marginal utilities, on digits.
+"""Write docs/fidelity.md: how close each estimator comes to the step's exact marginal utilities, on digits.
 
     python docs/fidelity.py             # about ten minutes on two cores
     python docs/fidelity.py --quick     # n = 8 only, seconds; prints, writes nothing
 
-One training run a batch size, with the default Adam; before each of the steps t = 1, 2, 5, 20, 100 the batch's exact
-Shapley values and marginals are counted, and every estimator's scores are correlated with them (Pearson's R).
+One training run per batch size, with the default Adam. Before each of the steps t = 1, 2, 5, 20, 100 the script
+computes the batch's exact Shapley values and marginals, and Pearson's R of every estimator's scores with them.
 """
 
 import argparse
@@ -25,20 +25,20 @@ from adamshap.reference.game import exact_game, sampled_shapley_values, shapley_
 STEPS = (1, 2, 5, 20, 100)
 NETWORK = Network((64, 64, 64, 10), "tanh")
 N_VAL = 100
-COUNTED = 16  # all 2¹⁶ coalitions; larger batches are sampled
+COUNTED = 16  # all 2¹⁶ coalitions; for larger batches, a sample
 PERMUTATIONS = 1024
 ESTIMATORS = [
     *((slope, gradient, (4, 4)) for slope in SLOPES for gradient in ("start", "midpoint")),
     ("random_order", "midpoint", (2, 4)),
     ("random_order", "midpoint", (8, 9)),
 ]
-# What is asked of random_order with midpoint gradients: R with the Shapley value, by nodes, at t = 1 and from t = 5.
+# Required R of random_order + midpoint with the Shapley value, by nodes: at t = 1, and from t = 5 on.
 ASKED = {(4, 4): (0.98, 0.9999), (8, 9): (0.99, 0.9999)}
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A step's exact quantities, and how much of the Shapley values' spread is sampling noise."""
+    """A step's exact quantities, and the share of the Shapley values' variance that is sampling noise."""
 
     t: int
     values: dict[str, Array]
@@ -64,7 +64,7 @@ def steps_of_a_run(n: int, seed: int = 0) -> Iterator[Step]:
 
 
 def truth(step: Step) -> Truth:
-    """Count the step's Shapley values (or sample them, for a large batch) and its marginals."""
+    """Compute the step's Shapley values (sampled for a large batch) and its marginals."""
     game, n = exact_game(step), step.n
     nobody, everybody = np.zeros(n, bool), np.ones(n, bool)
     error = np.zeros(n)
@@ -100,23 +100,23 @@ def label(estimator: tuple[str, str, tuple[int, int]]) -> str:
 
 
 def decimals(r: float) -> str:
-    """Return R rounded down in magnitude, so that no table claims a digit that was not reached."""
+    """Return R rounded towards zero, so that no table overstates it."""
     return f"{np.trunc(r * 1e5) / 1e5:.5f}" if abs(r) >= 0.99 else f"{np.trunc(r * 1e3) / 1e3:.3f}"
 
 
 def counting(n: int, truths: list[Truth]) -> str:
-    """Return how the Shapley values of batches of `n` were had, and how exact they are."""
+    """Return how the Shapley values of batches of `n` were computed, and their sampling error."""
     if n <= COUNTED:
-        return "all coalitions counted"
+        return "full enumeration of the coalitions"
     noise = ", ".join(f"{exact.noise:.0e}" for exact in truths)
     return (
-        f"{PERMUTATIONS} antithetic permutations. Their mean squared standard error is, at these t, {noise} of the "
-        "values' variance; even a perfect estimator's R falls short of 1 by about half of that"
+        f"{PERMUTATIONS} antithetic permutations. At these t their mean squared standard error is {noise} of the "
+        "values' variance; even a perfect estimator has an R below 1, by about half of that"
     )
 
 
 def main() -> None:
-    """Measure, check what is asked, and write the page."""
+    """Measure, check the required R, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="n = 8 only; print, write nothing")
     quick = parser.parse_args().quick
@@ -155,14 +155,14 @@ def main() -> None:
 
 PAGE = """# How close the estimators come
 
-Made by `python docs/fidelity.py`, with {versions}.
-The script fails if `random_order` with `midpoint` gradients falls short of R = 0.98 at t = 1 with the default nodes, of
-0.99 at t = 1 with nodes (8, 9), or of 0.9999 from t = 5 with either, for the Shapley value at n = 16 or 64.
+`python docs/fidelity.py` writes this page; this one with {versions}.
+The script fails if, for the Shapley value at n = 16 or 64, R of `random_order` with `midpoint` gradients is below 0.98
+at t = 1 with the default nodes, below 0.99 at t = 1 with nodes (8, 9), or below 0.9999 from t = 5 on with either.
 
 Digits (pixels over 16), 64-64-64-10 tanh, cross-entropy, Adam with η = 1e-3, β = (0.9, 0.999), ε = 1e-8, {n_val}
-validation samples, one seed. Pearson's R over the batch's samples with the exact quantities of the step at fixed state:
-the Shapley value of U, `first` = U({{i}}) − U(∅) (the paper's marginal utility) and `last` = U(B) − U(B∖{{i}}) (leave
-one out). Rounded towards zero.
+validation samples, one seed. The tables show Pearson's R over the batch's samples with the exact quantities of the step
+at fixed state: the Shapley value of U, `first` = U({{i}}) − U(∅) (the paper's marginal utility) and `last` =
+U(B) − U(B∖{{i}}) (leave one out). Values are rounded towards zero.
 
 {tables}
 """

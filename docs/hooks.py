@@ -1,4 +1,4 @@
-"""Tell the API pages where the packages are: `adamshap` is a namespace whose folders have other names in a checkout."""
+"""Show the API pages the packages: `adamshap` is a namespace whose folders have other names in a checkout."""
 
 import atexit
 import tempfile
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 @event_priority(100)  # before mkdocstrings reads its configuration
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Give mkdocstrings a folder in which ``adamshap/reference`` and so on are links to the checkout's folders."""
+    """Point mkdocstrings at a folder in which ``adamshap/reference`` and so on link to the checkout's folders."""
     tree = tempfile.TemporaryDirectory()
     atexit.register(tree.cleanup)
     package = Path(tree.name, "adamshap")

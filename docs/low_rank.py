@@ -14,7 +14,7 @@ EPOCHS, BATCH_SIZE, N_VAL = 5, 128, 32
 
 
 def main() -> None:
-    """Train with the same seed at each rank, and correlate the summed scores with the exact ones."""
+    """Train with the same seed at each rank, and correlate the total scores with the exact ones."""
     x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order] / 16, y[order]

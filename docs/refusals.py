@@ -1,6 +1,6 @@
-"""Make docs/refusals.md: what is refused, and in which words.
+"""Write docs/refusals.md: the refused inputs and their messages.
 
-python docs/refusals.py       # some seconds
+python docs/refusals.py       # a few seconds
 """
 
 import sys
@@ -8,24 +8,24 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 
-PAGE = """# What is refused
+PAGE = """# Refused input
 
-Bad input ends in an error that names the argument, says what came, and what is needed: never in a number. From Python
-it is a `ValueError` or a `TypeError`; the command prints one line and ends with exit code 2. Made by
-`python docs/refusals.py` from the tests, which assert each line.
+Bad input never yields a number. It raises an error that names the argument, what it got and what it needs: a
+`ValueError` or a `TypeError` from Python; one line and exit code 2 from the command. `python docs/refusals.py` writes
+this page from the tests, which assert each line.
 
 ## From Python
 
-`NET`, `X`, `Y`, `batch()` and `step(...)` are a small network, five samples, and a step over them that is in order but
-for what is given; `narrow(...)` is such a step with parameters in float32, `run()` a run over them.
+`NET`, `X`, `Y`, `batch()` and `step(...)` are a small network, five samples, and a step over them that is valid except
+for the arguments given; `narrow(...)` is such a step with parameters in float32, `run()` a run over them.
 
-| call | is refused with |
+| call | error |
 |---|---|
 {calls}
 
 ## The command
 
-| command | is refused with |
+| command | error |
 |---|---|
 {commands}
 """

@@ -1,6 +1,6 @@
-"""Print what each slope's pass over the parameters costs, as a multiple of Adam's own step, in processor time.
+"""Print the processor time of each slope's pass over the parameters, as a multiple of that of Adam's own step.
 
-python docs/slope_cost.py       # the engine's float32 passes, on one core, where the system can be asked for that
+python docs/slope_cost.py       # the engine's float32 kernels, on one core where the system can pin them
 """
 
 import os
@@ -22,7 +22,7 @@ NODES = {slope: [(4, 4), (2, 4)] if slope == "random_order" else [(4, 4)] for sl
 
 
 def least_seconds(take: Callable[[], None]) -> float:
-    """Return the least processor time of ROUNDS calls: what other work on the machine adds, it only adds."""
+    """Return the minimum processor time of ROUNDS calls, since other work on the machine only adds to it."""
     times = []
     for _ in range(ROUNDS + 1):
         start = time.thread_time()
@@ -58,7 +58,7 @@ def main() -> None:
                 print(f"{name} {nodes}: {least_seconds(partial(fused, point, slope)) / adam:.1f}")
         for kind, nodes in (("first", (4, 4)), ("shapley", (2, 4)), ("shapley", (4, 4)), ("shapley", (8, 2))):
             terms = (steps.like(context, name) for name in ("first term", "second term"))
-            both = partial(two_slopes, context, scalars, kind, nodes, N, g, m, v, spread, *terms)
+            both = partial(two_slopes, context, scalars, kind, nodes, N, g, state, spread, *terms)
             print(f"two_term {kind} {nodes}: {least_seconds(both) / adam:.0f} more than sgd")
 
 

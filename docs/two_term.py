@@ -1,4 +1,4 @@
-"""How near "two_term" comes to the exact marginals for several numbers of nodes; printed for docs/choose.md.
+"""Print how close "two_term" comes to the exact marginals with several numbers of nodes, for docs/choose.md.
 
 python docs/two_term.py       # minutes
 """
@@ -18,11 +18,11 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "random_order": {"slope": "random_order"},
     **{f"two_term, nodes {nodes}": {"slope": "two_term", "nodes": nodes} for nodes in ((2, 4), (4, 2), (4, 4), (8, 2))},
 }
-"""Of first and last, "two_term" has no nodes but for a path."""
+"""For first and last, "two_term" uses nodes only on a path."""
 
 
 def main() -> None:
-    """Print the mean of R over tasks, batch sizes, rates, steps and seeds, its lowest mean over seeds, and t = 1's."""
+    """Print the mean of R over tasks, sizes, rates, steps and seeds; the lowest mean over seeds; the mean at t = 1."""
     found: dict[tuple[str, str], dict[tuple[Any, ...], list[float]]] = {}
     for seed, name, n, lr in product(range(FULL.seeds), FULL.tasks, FULL.sizes, FULL.rates):
         task = data.load(name, seed, train=FULL.train, valid=FULL.valid, test=1)

@@ -1,11 +1,11 @@
-"""Print what `variance` is worth and what it costs: how close "exact" and "rank_one" come to exact Shapley values.
+"""Print accuracy and cost of `variance`: how close "exact" and "rank_one" come to exact Shapley values.
 
     python docs/variance.py             # a few minutes on one core
     python docs/variance.py --quick     # one seed and small networks, seconds
 
-R is Pearson's with the step's Shapley value, all coalitions counted, at the steps t of a training run; the mean over
-seeds. Cost is a step's processor time on one core, without attribution and with each variance; the three take turns,
-and each figure is a ratio of least times.
+R is Pearson's correlation with the step's exact Shapley value at the steps t of a training run, mean over seeds. Cost
+is a step's processor time on one core, without attribution and with each variance, interleaved; each figure is a ratio
+of minimum times.
 """
 
 import argparse
@@ -40,14 +40,14 @@ def digits(seed: int) -> tuple[Network, Array, Array]:
 def table(
     draw: Callable[[np.random.Generator], Array], activation: Activation, seed: int
 ) -> tuple[Network, Array, Array]:
-    """Return a table of 20 columns, each entry drawn alike, labelled by a linear function of them."""
+    """Return a table of 20 columns with identically drawn entries, labelled by a linear function of them."""
     generator = np.random.default_rng(seed)
     x = draw(generator)
     return Network((20, 32, 3), activation), x, np.argmax(x @ generator.standard_normal((20, 3)), axis=1)
 
 
 ROWS = (2000, 20)
-MISSING = "normal, one entry −9999"  # in the batch that is scored: a value that stands for a missing one
+MISSING = "normal, one entry −9999"  # in the scored batch: a placeholder for a missing value
 INPUTS = {
     "digits": digits,
     "log-normal, ReLU": partial(table, lambda generator: np.exp(2 * generator.standard_normal(ROWS)), "relu"),
@@ -79,7 +79,7 @@ def correlations(name: str, seed: int) -> dict[tuple[str, str, int], float]:
 
 
 def cost(sizes: tuple[int, ...], n: int, rounds: int) -> dict[str, float]:
-    """Return the least processor time of a step, plain and with each variance, taking turns."""
+    """Return the minimum processor time of a step, plain and with each variance, interleaved."""
     generator, context = (
         np.random.default_rng(0),
         EngineContext.on(Network(sizes, "relu"), pick_backend("cpu", "float32")),
@@ -135,7 +135,7 @@ def main() -> None:
             least = cost(sizes, n, 3 if quick else ROUNDS)
             speeds = (f"{least['plain'] / least[name]:.2f} with `{name}`" for name in ("exact", "rank_one"))
             ratio = least["exact"] / least["rank_one"]
-            print(f"{title}, n = {n}: attributed over plain {', '.join(speeds)}; exact takes {ratio:.2f} as long")
+            print(f"{title}, n = {n}: attributed over plain {', '.join(speeds)}; exact takes {ratio:.2f} times as long")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 `adamshap.reference.contract` describes steps, runs and models, and is all that this package shares with the oracle.
 """
 
+from adamshap.gpu.api import attribute, influence, marginals, scores, update, utility
 from adamshap.gpu.backend import describe
-from adamshap.gpu.single import influence, marginals, scores, update, utility
-from adamshap.gpu.trainer import attribute
 
 __all__ = ["attribute", "describe", "influence", "marginals", "scores", "update", "utility"]

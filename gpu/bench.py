@@ -22,12 +22,24 @@ import typer
 from adamshap.gpu import step as steps
 from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.carry import Carrier
+from adamshap.gpu.counting import FIRST_STEP, completed_after, following, next_step
+from adamshap.gpu.data import Data
 from adamshap.gpu.ghost import Sketch, contract
 from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
 from adamshap.gpu.layers import EngineContext, gradients, new_trace, run_rows, times_gradients
 from adamshap.gpu.step import Arrays, State, StepBatch
 from adamshap.gpu.threads import cpu_threads
-from adamshap.reference.contract import Adam, Batch, Estimator, Gradient, Network, RunConfig, ScoreSlope, Slope
+from adamshap.reference.contract import (
+    Adam,
+    Batch,
+    CompletedSteps,
+    Estimator,
+    Gradient,
+    Network,
+    RunConfig,
+    ScoreSlope,
+    Slope,
+)
 
 __all__ = ["CASES", "Case", "bench_command", "measure"]
 
@@ -246,13 +258,13 @@ class _Run:
         return cls(
             case,
             context,
-            State(backend.reals(net.init(0)), moments[0], moments[1], 1),
+            State(backend.reals(net.init(0)), moments[0], moments[1], FIRST_STEP),
             StepBatch(both[n_val:], labels[n_val:], both[:n_val], labels[:n_val], both),
             Estimator(slope, gradient, nodes=(2, 4), variance="rank_one"),
         )
 
     def _next(self) -> None:
-        self.state = State(self.state.theta, self.state.m, self.state.v, self.state.t + 1)
+        self.state = State(self.state.theta, self.state.m, self.state.v, following(self.state.t))
 
     def plain(self) -> None:
         steps.plain_step(self.context, Adam(), self.state, self.batch.x, self.batch.y, 1 / self.case.n, self.state)
@@ -280,7 +292,7 @@ class _Run:
         backend = self.context.backend
         for _ in range(count):
             theta, m, v = (steps.like(self.context, f"other {group}") for group in ("theta", "m", "v"))
-            new = State(theta, m, v, 0)
+            new = State(theta, m, v, FIRST_STEP)
             totals[0] += backend.host(self.attributed(None, new=new))
             totals[1] += backend.host(self.attributed(sketch))
         return float(np.corrcoef(totals[0], totals[1])[0, 1])
@@ -329,20 +341,24 @@ class _Run:
         valid = Batch(backend.host(self.batch.valid_x), backend.host(self.batch.valid_y))
         config = RunConfig(context.net, Adam(), train, valid, epochs=1, batch_size=case.n, seed=0)
         longest = 10**6  # steps: more than are taken, so that the window ends
-        default, carrier = (Carrier.of(context, config, longest, window) for window in (None, 1))
+        data = Data.of(context, train, valid, case.n)
+        default, carrier = (Carrier.of(context, config, data, longest, window) for window in (None, 1))
         index = np.arange(case.n)
         where = backend.labels(index)
         new = State(
-            steps.like(context, "other theta"), steps.like(context, "other m"), steps.like(context, "other v"), 0
+            steps.like(context, "other theta"),
+            steps.like(context, "other m"),
+            steps.like(context, "other v"),
+            FIRST_STEP,
         )
-        taken = 0
+        taken = CompletedSteps(0)
 
         def block() -> None:
             nonlocal taken, new
             for _ in range(carrier.length):
                 carrier.take(taken, index, where, self.state, self.batch, self.estimator, new)
-                self.state, new = State(new.theta, new.m, new.v, self.state.t + 1), self.state
-                taken += 1
+                self.state, new = State(new.theta, new.m, new.v, following(self.state.t)), self.state
+                taken = completed_after(next_step(taken))
 
         block()
         block()  # from now on, each block pays another

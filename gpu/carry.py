@@ -24,7 +24,7 @@ import numpy as np
 
 from adamshap.gpu.data import Data
 from adamshap.gpu.ghost import contract
-from adamshap.gpu.kernels import split_for
+from adamshap.gpu.kernels.groups import NO_NORMS, OwedSum
 from adamshap.gpu.kernels.plan import AdamScalars, SplitPlan, adam_scalars, path_nodes, split_plan
 from adamshap.gpu.layers import (
     CACHED,
@@ -50,6 +50,7 @@ from adamshap.gpu.step import (
 from adamshap.gpu.threads import in_parts
 from adamshap.reference.contract import (
     Array,
+    CompletedSteps,
     Estimator,
     RunConfig,
     Snapshot,
@@ -131,21 +132,27 @@ class Carrier:
     unused: list[list[Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, context: EngineContext, config: RunConfig, steps: int, window: int | None) -> "Carrier":
+    def of(cls, context: EngineContext, config: RunConfig, data: Data, steps: int, window: int | None) -> "Carrier":
         """Return a carrier for a run of so many steps, with a window of at least `window` steps."""
         beta1, xp, count = config.adam.betas[0], context.backend.xp, config.train.n
         rate = -math.log(beta1) if beta1 > 0 else math.inf
         length = min(max(1, int(math.log(GROWTH) / rate)), steps)
         later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
         loses = beta1 > 0 and (later + 1) * length < steps
-        data = Data.of(context, config.train, config.valid, min(config.batch_size, count))
         log = xp.zeros((steps, 5))
         return cls(context, config, length, later, loses, data, xp.zeros(count), xp.zeros(count), xp.zeros(count), log)
 
     def take(
-        self, number: int, index: Array, where: Any, state: State, batch: StepBatch, estimator: Estimator, new: State
+        self,
+        number: CompletedSteps,
+        index: Array,
+        where: Any,
+        state: State,
+        batch: StepBatch,
+        estimator: Estimator,
+        new: State,
     ) -> Any:
-        """Take step `number`, add its samples' own scores to the totals, and return SGD's.
+        """Take the step after `number` completed ones, add its samples' own scores to the totals, and return SGD's.
 
         The samples are those at `index`, which is `where` in the backend.
 
@@ -215,7 +222,7 @@ class Carrier:
                 later = self._with([block], later)
         return totals
 
-    def arrays(self, done: int) -> Snapshot:
+    def arrays(self, done: CompletedSteps) -> Snapshot:
         """Return, for a snapshot after so many steps, what `restore` takes, and the scores as they stand.
 
         The window's arrays have a row for each block, or for each batch, that may ever be in it; blocks and batches
@@ -400,29 +407,22 @@ def charge(
     less: float,
     product: Arrays,
 ) -> Any:
-    """Run the split over every parameter, with the validation's gradient for Γ; see `kernels.Split`."""
-    split, sums = split_for(context.backend), {}
+    """Run the split over every parameter, with the validation's gradient for Γ; see `Kernels.momentum_split`."""
+    sums = {}
 
     def use(key: str, units: slice, gamma: Any) -> None:
         def part(arrays: Arrays) -> Any:
             return as_matrix(arrays[key][units])
 
-        row, col, root = (None, None, None) if first.norms is None else first.norms.of(key, n, units)
-        sums[key, units.start] = split(
+        norms = NO_NORMS if first.norms is None else first.norms.of(key, n, units)
+        sums[key, units.start] = context.kernels.momentum_split(
             scalars,
             plan,
-            n,
             part(first.g),
-            part(state.theta) if scalars.shrink < 1 else None,
-            part(state.m),
-            part(state.v),
-            row,
-            col,
-            root,
+            state.of(key, units),
+            norms,
             as_matrix(gamma),
-            grow,
-            less,
-            None if owed is None else part(owed),
+            None if owed is None else OwedSum(part(owed), grow, less),
             part(product),
         )
 

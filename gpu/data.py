@@ -27,7 +27,7 @@ class Data:
 
     @classmethod
     def of(cls, context: EngineContext, train: Batch, valid: Batch, largest: int) -> "Data":
-        """Return the data of a run whose largest batch has so many samples."""
+        """Return the data of a run whose largest batch has `largest` samples."""
         backend = context.backend
         together = context.buffers.get("batch", (valid.n + largest, context.net.sizes[0]))
         together[: valid.n] = backend.held("valid.x", valid.x)

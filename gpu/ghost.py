@@ -48,13 +48,13 @@ def contract(
             a, b, p = all_a[rows], all_b[rows], product.get(f"{layer}.bias")
             if factors and layer in factors:
                 q, c = factors[layer]
-                context.passes.row_dot(b @ q, a @ c.T, None, out[rows])
+                context.ops.row_dot(b @ q, a @ c.T, None, out[rows])
                 if p is not None:
                     out[rows] += b @ p
             else:
                 z = room[rows].reshape(-1)[: b.size].reshape(b.shape)
                 _score_product(context, a, product[f"{layer}.weight"].T, z, score_dtype)
-                context.passes.row_dot(b, z, p, out[rows])
+                context.ops.row_dot(b, z, p, out[rows])
 
     in_parts(some, len(out), 2 * len(out) * weights_of(context.net))
 
@@ -165,4 +165,4 @@ def orthonormal(context: EngineContext, y: Any) -> Any:
     Directions that the dtype of `y` cannot resolve beside the largest come out as 0.
     """
     wide = y.astype("float64")
-    return (wide @ context.passes.whitening(wide.T @ wide)).astype(y.dtype)
+    return (wide @ context.ops.whitening(wide.T @ wide)).astype(y.dtype)

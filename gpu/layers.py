@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from adamshap.gpu.backend import Backend, Buffers, Place, within_memory
-from adamshap.gpu.kernels import Passes, passes_for
+from adamshap.gpu.kernels import Kernels, kernels_for
+from adamshap.gpu.ops import Ops, ops_for
 from adamshap.gpu.threads import in_parts, own_threads
 from adamshap.reference.contract import Network
 
@@ -48,16 +50,19 @@ FEW_ROWS = 64
 CACHED = 1 << 16
 """Elements of a gradient that are made at a time and stay in the cache."""
 
+A = TypeVar("A", bound=npt.NDArray[Any])
+
 WITHOUT_DERIVATIVE = ("relu", "identity")  # ReLU's is read from the activation, the identity has none
 
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What every part of a step works with: the network, the backend, its passes and its buffers."""
+    """What every part of a step works with: the network, the backend, its kernels, array routines and buffers."""
 
     net: Network
     backend: Backend
-    passes: Passes
+    kernels: Kernels
+    ops: Ops
     buffers: Buffers
     shapes: Mapping[str, tuple[int, ...]]
     place: Place = field(default_factory=Place)
@@ -66,7 +71,7 @@ class EngineContext:
     @classmethod
     def on(cls, net: Network, backend: Backend, parts: int | None = None) -> "EngineContext":
         """Return a workshop with no buffers yet, that shares out work into `parts` (None: one a processor)."""
-        return cls(net, backend, passes_for(backend), Buffers(backend), net.shapes, parts=parts)
+        return cls(net, backend, kernels_for(backend), ops_for(backend), Buffers(backend), net.shapes, parts=parts)
 
     def loss(self, z: Any, y: Any, weight: Any) -> Any:
         """Return each row's loss and turn the network's output `z` into the gradient of ``weight · ℓ`` in it."""
@@ -112,9 +117,9 @@ class Trace:
         )
 
 
-def as_matrix(array: Any) -> Any:
+def as_matrix(array: A) -> A:
     """Return a weight as it is, and a bias as one row."""
-    return array if array.ndim == 2 else array[None, :]
+    return array if array.ndim == 2 else cast(A, array[None, :])
 
 
 def new_trace(context: EngineContext, name: str, rows: int, x: Any = None) -> Trace:
@@ -176,7 +181,7 @@ def forward(context: EngineContext, trace: Trace, params: Mapping[str, Any]) -> 
             if bias is not None:
                 z += bias
         else:
-            context.passes.activate(net.activation, z, bias, trace.derivatives[layer])
+            context.ops.activate(net.activation, z, bias, trace.derivatives[layer])
 
 
 def backward(context: EngineContext, trace: Trace, params: Mapping[str, Any]) -> None:
@@ -187,7 +192,7 @@ def backward(context: EngineContext, trace: Trace, params: Mapping[str, Any]) ->
         b = trace.grads[layer - 1]
         product(context, trace.grads[layer], params[f"{layer}.weight"], b)
         kept = trace.inputs[layer] if net.activation == "relu" else trace.derivatives[layer - 1]
-        context.passes.scale_by_derivative(net.activation, b, kept)
+        context.ops.scale_by_derivative(net.activation, b, kept)
 
 
 def gradients(context: EngineContext, trace: Trace, into: Mapping[str, Any], add: bool = False) -> None:

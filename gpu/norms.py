@@ -1,4 +1,4 @@
-"""Norms over a batch, from which the passes make σ: √Σ x² of each parameter, or the rank-one product of norms.
+"""Norms over a batch, from which the kernels make σ: √Σ x² of each parameter, or the rank-one product of norms.
 
 A sample's contribution to a weight is x_i = b_i a_i, so that Σ x_i² = Σ b_i² a_i² is one matrix product of squares. The
 squares of float32 span 10^±38 only, and x_i may be of any size that float32 holds. A large input sets the scale of its
@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.kernels import Scaling
+from adamshap.gpu.kernels.groups import GradientNorms
 from adamshap.gpu.layers import EngineContext, Trace
+from adamshap.gpu.ops import Scaling
 from adamshap.gpu.threads import in_parts
 
 __all__ = ["Norms", "add_norms", "scaling_of"]
@@ -46,32 +47,32 @@ class Norms:
     col: dict[int, Any] = field(default_factory=dict)
     root: dict[int, Any] = field(default_factory=dict)
 
-    def of(self, key: str, n: int, units: slice = slice(None)) -> tuple[Any, Any, Any]:
-        """Return what the passes take for σ of some units of a parameter: two norms, or √Σ x² as a matrix.
+    def of(self, key: str, n: int, units: slice = slice(None)) -> GradientNorms:
+        """Return what the kernels take for σ of some units of a parameter: two norms, or √Σ x² as a matrix.
 
         The product of the two norms is √Σ x² of rank one. A bias has contributions b_i, whose norm is exact.
         """
         layer, kind = int(key.split(".")[0]), key.split(".")[1]
         if kind == "bias":
-            return None, None, self.row[layer][None, units]
+            return GradientNorms(n, root=self.row[layer][None, units])
         if layer in self.root:
-            return None, None, self.root[layer][units]
+            return GradientNorms(n, root=self.root[layer][units])
         row = self.row[layer][units]
-        return row * row.dtype.type(1 / math.sqrt(n)), self.col[layer], None
+        return GradientNorms(n, row * row.dtype.type(1 / math.sqrt(n)), self.col[layer])
 
 
 def add_norms(context: EngineContext, norms: Norms, trace: Trace, variance: str) -> None:
     """Add a chunk's norms to those of the chunks before it."""
-    xp, passes = context.backend.xp, context.passes
+    xp, ops = context.backend.xp, context.ops
 
     def add(to: dict[int, Any], layer: int, norm: Any) -> None:
         to[layer] = xp.hypot(to[layer], norm) if layer in to else norm
 
     for layer, (a, b) in enumerate(zip(trace.inputs, trace.grads, strict=True)):
         if variance == "rank_one" or context.net.bias:
-            add(norms.row, layer, passes.column_norms(b))
+            add(norms.row, layer, ops.column_norms(b))
         if variance == "rank_one":
-            add(norms.col, layer, passes.column_norms(a))
+            add(norms.col, layer, ops.column_norms(a))
         elif layer in norms.root:
             root = norms.root[layer]
             xp.hypot(root, _roots(context, a, b, xp.empty_like(root)), out=root)
@@ -81,10 +82,10 @@ def add_norms(context: EngineContext, norms: Norms, trace: Trace, variance: str)
 
 def _roots(context: EngineContext, a: Any, b: Any, out: Any) -> Any:
     """Write √Σ b² a² of every weight and return it; in blocks that are the same for any number of threads."""
-    xp, passes = context.backend.xp, context.passes
+    xp, ops = context.backend.xp, context.ops
     scaling = scaling_of(len(a), a.dtype)
-    of_b, of_a = passes.ranges(b), passes.ranges(a)
-    squares = passes.scaled_squares(b, of_b[0], scaling), passes.scaled_squares(a, of_a[0], scaling)
+    of_b, of_a = ops.ranges(b), ops.ranges(a)
+    squares = ops.scaled_squares(b, of_b[0], scaling), ops.scaled_squares(a, of_a[0], scaling)
     count = len(out)
     block = count if context.backend.on_cuda else UNITS
 
@@ -92,7 +93,7 @@ def _roots(context: EngineContext, a: Any, b: Any, out: Any) -> Any:
         for first in range(low * block, min(high * block, count), block):
             units = slice(first, min(first + block, count))
             xp.matmul(squares[0][:, units].T, squares[1], out=out[units])
-            passes.roots(out, units, b, a, of_b, of_a, scaling)
+            ops.roots(out, units, b, a, of_b, of_a, scaling)
 
     in_parts(some, -(-count // block), 2 * len(a) * out.size)
     return out

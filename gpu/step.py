@@ -17,7 +17,7 @@ w       ``weight``             1/n or 1: what a sample's gradient counts in the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,13 @@ import numpy as np
 
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
+from adamshap.gpu.kernels.groups import (
+    NO_NORMS,
+    FirstMoment,
+    FusedStepOut,
+    ParameterState,
+    SecondMoment,
+)
 from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan, adam_scalars, path_nodes, slope_plan
 from adamshap.gpu.layers import (
     EngineContext,
@@ -39,7 +46,7 @@ from adamshap.gpu.layers import (
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.threads import in_parts
 from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
-from adamshap.reference.contract import TWO_TERM, Adam, Estimator, refuse_zero_denominator
+from adamshap.reference.contract import TWO_TERM, Adam, Estimator, StepNumber, refuse_zero_denominator
 
 __all__ = [
     "ForwardResult",
@@ -73,9 +80,14 @@ class State:
     """θ, m, v before step t, or where those after it are written."""
 
     theta: Arrays
-    m: Arrays
-    v: Arrays
-    t: int
+    m: Mapping[str, FirstMoment]
+    v: Mapping[str, SecondMoment]
+    t: StepNumber
+
+    def of(self, key: str, units: slice = slice(None)) -> ParameterState:
+        """Return some units of one parameter, as matrices."""
+        m, v = FirstMoment(self.m[key][units]), SecondMoment(self.v[key][units])
+        return ParameterState(as_matrix(self.theta[key][units]), as_matrix(m), as_matrix(v))
 
     def suspects(self) -> Arrays:
         """Return the arrays that show an overflow, keyed by their names in error messages."""
@@ -148,9 +160,7 @@ def take_step(context: EngineContext, scalars: AdamScalars, state: State, g: Arr
     """Write Adam's update."""
     context.now("pass over the parameters")
     for key in state.theta:
-        context.passes.adam(
-            scalars, g[key], state.theta[key], state.m[key], state.v[key], new.theta[key], new.m[key], new.v[key]
-        )
+        context.kernels.adam_step(scalars, as_matrix(g[key]), state.of(key), new.of(key))
 
 
 def attribute_step(
@@ -209,9 +219,7 @@ def attribute_step(
     terms = None
     if two and first.norms is not None:
         terms = like(context, "first term"), like(context, "second term")
-        two_slopes(
-            context, scalars, estimator.kind, estimator.nodes, batch.n, first.g, state.m, state.v, first.norms, *terms
-        )
+        two_slopes(context, scalars, estimator.kind, estimator.nodes, batch.n, first.g, state, first.norms, *terms)
     gamma = None
     if validation is not None and plan.kind != "sgd" and not estimator.per_validation:
         gamma = like(context, "validation gradient")
@@ -319,29 +327,14 @@ def take_step_and_slope(
     point: Arrays | None,
     slope: Arrays,
 ) -> None:
-    """Run the fused pass over every parameter; see `kernels.Passes.attributed`."""
+    """Run the fused pass over every parameter; see `Kernels.fused_step`."""
     context.now("fused pass", slice(0, n))
     for key, g in first.g.items():
-        row, col, root = (None, None, None) if first.norms is None else first.norms.of(key, n)
-        context.passes.attributed(
-            scalars,
-            plan,
-            n,
-            as_matrix(g),
-            as_matrix(state.theta[key]),
-            as_matrix(state.m[key]),
-            as_matrix(state.v[key]),
-            row,
-            col,
-            root,
-            None if gamma is None else as_matrix(gamma[key]),
-            blend,
-            as_matrix(new.theta[key]),
-            as_matrix(new.m[key]),
-            as_matrix(new.v[key]),
-            None if point is None else as_matrix(point[key]),
-            as_matrix(slope[key]),
-        )
+        norms = NO_NORMS if first.norms is None else first.norms.of(key, n)
+        factor = None if gamma is None else as_matrix(gamma[key])
+        there = None if point is None else as_matrix(point[key])
+        out = FusedStepOut(new.of(key), there, as_matrix(slope[key]))
+        context.kernels.fused_step(scalars, plan, as_matrix(g), state.of(key), norms, factor, blend, out)
 
 
 def end_points(context: EngineContext, scalars: AdamScalars, state: State, g: Arrays) -> tuple[Arrays, Arrays]:
@@ -378,7 +371,7 @@ def along_segment(
     for i, (tau, w) in enumerate(nodes):
         context.now("pass over the parameters")
         for key, there in point.items():
-            context.passes.between(tau, ends[0][key], ends[1][key], there)
+            context.ops.between(tau, ends[0][key], ends[1][key], there)
         context.now("forward pass", VALIDATION)
         run_rows(context, trace.rows(slice(i * n_val, (i + 1) * n_val)), point, batch.valid_y, each * w)
     return trace

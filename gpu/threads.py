@@ -1,8 +1,8 @@
-"""Sharing work out among the processor's cores: by the engine's own threads, with BLAS kept to one.
+"""Dividing work among the processor's cores: by the engine's own threads, with BLAS kept to one.
 
 A step consists of a few stretches in which rows do not need each other: the network's forward and backward pass by
 samples, the gradient and the fused pass by output units, the contraction by samples again. One thread takes each part
-of such a stretch from end to end, products and elementwise work alike. BLAS's own threads would share out each product
+of such a stretch from end to end, products and elementwise work alike. BLAS's own threads would divide each product
 alone, and wait for the next one by spinning, on the very core that the elementwise work is meant to use.
 
 Where the parts begin and end decides the last digits of a result: BLAS has other loops for other shapes. So a run has a
@@ -45,7 +45,7 @@ def parts_of(resume: object) -> int:
 
 @contextmanager
 def own_threads(parts: int | None = None) -> Iterator[None]:
-    """Keep BLAS to one thread and let `in_parts` share out this thread's work, into `parts` (None: one a processor)."""
+    """Keep BLAS to one thread and let `in_parts` divide this thread's work into `parts` (None: one a processor)."""
     before = getattr(_here, "parts", 1)
     with one_blas_thread():
         _here.parts = cpu_threads() if parts is None else parts
@@ -64,7 +64,7 @@ def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> N
     left = deque(pairwise([rows * i // parts for i in range(parts + 1)]))
 
     def take() -> None:
-        before, _here.parts = getattr(_here, "parts", 1), 1  # what is called from here does not share out again
+        before, _here.parts = getattr(_here, "parts", 1), 1  # what is called from here does not divide again
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # as in `EngineContext.at_work`; each thread has its own
                 while (part := _next(left)) is not None:

@@ -13,21 +13,24 @@ h_j, a_j  ``OWN``            nodes and weights of a sample's own x
 
 The second term's ghost dot product is that of sign(b) √|b| and sign(a) √|a|, whose outer product is sign(x) √|x|.
 
-The elementwise work is a pass of its own (`kernels.Fit`): a Numba loop, a CUDA kernel, or array operations.
+The elementwise work is a kernel of its own (`Kernels.two_term_fit`).
 """
 
 import math
-from functools import cache
+from functools import cache, partial
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adamshap.gpu.kernels import fit_for
+from adamshap.gpu.kernels.groups import GradientNorms, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import AdamScalars, Arrival, FitPlan
 from adamshap.gpu.layers import EngineContext, Trace, as_matrix
 from adamshap.gpu.norms import Norms
 from adamshap.gpu.threads import in_parts
+
+if TYPE_CHECKING:
+    from adamshap.gpu.step import State
 
 __all__ = ["arrivals", "finds_nothing", "fit_plan", "part_of_the_way", "roots_of", "two_slopes"]
 
@@ -51,8 +54,7 @@ def two_slopes(
     nodes: tuple[int, int],
     n: int,
     g: Arrays,
-    m: Arrays,
-    v: Arrays,
+    state: "State",
     norms: Norms,
     into_slope: Arrays,
     into_second: Arrays,
@@ -71,25 +73,32 @@ def two_slopes(
         Written.
     """
     context.now("slopes of two terms", slice(0, n))
-    fit, plan = fit_for(context.backend), fit_plan(kind, n, nodes)
+    plan = fit_plan(kind, n, nodes)
     differences = len(plan.own) * len(plan.arrivals)
     for key, whole in g.items():
-        row, col, root = norms.of(key, n)
-        arrays = [as_matrix(a) for a in (whole, m[key], v[key], into_slope[key], into_second[key])]
+        matrix, out = as_matrix(whole), TwoTermOut(as_matrix(into_slope[key]), as_matrix(into_second[key]))
+        some = partial(_fit_rows, context, scalars, plan, matrix, state.of(key), norms.of(key, n), out)
+        in_parts(some, len(matrix), FLOPS_OF_A_NODE * differences * matrix.size)
 
-        def some(low: int, high: int, arrays: Any = arrays, given: Any = (row, col, root)) -> None:
-            part = slice(low, high)
-            g_, m_, v_, slope, second = (a[part] for a in arrays)
-            row, col, root = given
-            row, root = (None if x is None else x[part] for x in (row, root))
-            fit(scalars, plan, n, g_, m_, v_, row, col, root, slope, second)
 
-        in_parts(some, len(arrays[0]), FLOPS_OF_A_NODE * differences * arrays[0].size)
+def _fit_rows(
+    context: EngineContext,
+    scalars: AdamScalars,
+    plan: FitPlan,
+    g: Any,
+    state: ParameterState,
+    norms: GradientNorms,
+    out: TwoTermOut,
+    low: int,
+    high: int,
+) -> None:
+    units = slice(low, high)
+    context.kernels.two_term_fit(scalars, plan, g[units], state.rows(units), norms.rows(units), out.rows(units))
 
 
 @cache
 def fit_plan(kind: str, n: int, nodes: tuple[int, int]) -> FitPlan:
-    """Return what the pass needs to know: ς² is a 1/n of Σ (x − x̄)², of which σ² is n/(n − 1)."""
+    """Return what the kernel needs to know: ς² is a 1/n of Σ (x − x̄)², of which σ² is n/(n − 1)."""
     return FitPlan(OWN, arrivals(kind, n, nodes), math.sqrt(n - 1) / n, RIDGE)
 
 

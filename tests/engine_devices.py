@@ -22,7 +22,7 @@ in_each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def on_device(device: str, array: Any) -> Any:
-    """Return `array` as the device's own kind of array."""
+    """Return `array` as an array of the device's library."""
     if device == "cpu":
         return np.asarray(array)
     import cupy

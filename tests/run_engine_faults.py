@@ -136,7 +136,7 @@ def main() -> None:
         whole = copied(given.tree.resolve(), Path(name) / "whole")
         for fault in left:
             planted(fault, whole / "gpu")
-        os.waitpid(forked(whole, files_of("run passes carry two_term", whole), FIRST), 0)
+        os.waitpid(forked(whole, files_of("run kernels ops carry two_term", whole), FIRST), 0)
         if found := (whole / "result").read_text():  # it has also filled the caches of compiled loops
             sys.exit(f"without a fault: {found}")
         trees = [copied(whole, Path(name) / f"tree{number}") for number in range(given.workers)]

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import carry, splits
+from adamshap.gpu import carry
 from adamshap.gpu.backend import Backend, pick_backend
-from adamshap.gpu.kernels import split_for
+from adamshap.gpu.data import Data
+from adamshap.gpu.kernels import kernels_for
+from adamshap.gpu.kernels import numpy as in_numpy
+from adamshap.gpu.kernels.groups import NO_NORMS, GradientNorms, OwedSum, ParameterState
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES, adam_scalars, split_plan
 from adamshap.gpu.layers import EngineContext
 from adamshap.gpu.step import State
@@ -23,7 +26,7 @@ from adamshap.reference import Adam, Batch, Network
 from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients
 from adamshap.reference.contract import GRADIENTS, Array, Estimator, Run, RunConfig
-from adamshap.reference.ghost import SlopeInput
+from adamshap.reference.slopes import SlopeInput
 from adamshap.verify.strategies import adams, powers_of_ten, run_configs, seeds, step_numbers
 from adamshap.verify.tolerance import account_bound, assert_within, rounding, run_conditioning
 
@@ -33,8 +36,8 @@ each_make = pytest.mark.parametrize("make", ["arrays", "device"])
 
 
 def split_of(make: str, backend: Backend) -> Any:
-    """Return the split in array operations, or the device's own: CUDA kernels or a Numba loop."""
-    return splits.split if make == "arrays" else split_for(backend)
+    """Return the split in NumPy, or the device's own: CUDA kernels or a Numba loop."""
+    return (in_numpy if make == "arrays" and not backend.on_cuda else kernels_for(backend)).momentum_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +81,9 @@ def engines_split(
     arrays = (p.g, p.m, p.v, *norms, *more)
     given_ = (None if a is None else on_device(device, np.array(a, dtype)) for a in arrays)
     g, m, v, row, col, root, gamma, theta, owed = given_
-    plan = split_plan(slope, nodes, len(p.x))
-    sums = split_of(make, backend)(
-        adam_scalars(adam, t), plan, len(p.x), g, theta, m, v, row, col, root, gamma, GROW, LESS, owed, g
-    )
+    plan, state = split_plan(slope, nodes, len(p.x)), ParameterState(theta, m, v)
+    held_norms, account = GradientNorms(len(p.x), row, col, root), OwedSum(owed, GROW, LESS)
+    sums = split_of(make, backend)(adam_scalars(adam, t), plan, g, state, held_norms, gamma, account, g)
     return tuple(np.asarray(backend.host(a)) for a in (g, owed, sums))
 
 
@@ -99,7 +101,7 @@ GROW, LESS = 1.5, 0.25
     nodes=st.sampled_from([(1, 3), (2, 4)]),
     exact=st.booleans(),
     t=st.sampled_from([1, 3, 50]),
-    adam=st.sampled_from([Adam(0.01, (0.75, 0.5), 0.0625), Adam(0.01, (0.9, 0.99), 1e-3, 0.01)]),
+    adam=st.sampled_from([Adam(0.01, (0.75, 0.5), 0.0625, weight_decay=0.5), Adam(0.01, (0.9, 0.99), 1e-3, 0.01)]),
 )
 @settings(max_examples=5)
 def test_what_a_step_owes_is_the_oracles(
@@ -135,7 +137,12 @@ def test_what_a_step_owes_is_the_oracles(
     about = np.abs(gamma) * about_S + LESS * about_owed
     assert_within(got[0], gamma * S - LESS * owed, rounding(about, terms, dtype), "product")
     due, about_due = gamma * M, np.abs(gamma) * about_M
-    sums = [(gamma * S * point.g).sum(), (due * m).sum(), (due * due).sum(), (gamma * theta).sum()]
+    sums = [
+        (gamma * S * point.g).sum(),
+        (due * m).sum(),
+        (due * due).sum(),
+        (gamma * theta).sum() if adam.weight_decay else 0.0,
+    ]
     parts = [
         np.abs(gamma) * about_S * np.abs(point.g),
         about_due * np.abs(m),
@@ -170,7 +177,8 @@ def test_the_even_split_is_the_oracles(
     zero, one = (np.full((1, 1), number, dtype) for number in (0, 1))
     g_, m_, v_, gamma, owed = (on_device(device, a) for a in (*given_, one, zero))
     scalars, plan = adam_scalars(adam, t), split_plan("secant", (4, 4), 2)
-    split_of(make, backend)(scalars, plan, 2, g_, None, m_, v_, None, None, None, gamma, 1.0, 0.0, owed, g_)
+    state = ParameterState(gamma, m_, v_)
+    split_of(make, backend)(scalars, plan, g_, state, NO_NORMS, gamma, OwedSum(owed, 1.0, 0.0), g_)
     parts = c.lr * (c.k / reference.denominator(c, wide[0]) + abs(c.mu * reference.excess(c, wide[0])))
     terms = reference.PANEL_NODES * 60  # of the oracle's sum
     assert_within(backend.host(g_), expected.slope, rounding(parts, terms) + rounding(parts, 1, dtype), "S")
@@ -185,7 +193,8 @@ def test_a_gradient_whose_square_beside_eps_is_nothing_keeps_the_split_finite(ma
     backend, adam = pick_backend(device, "float64"), Adam(eps=1.0)
     g, m, v, gamma, owed = (on_device(device, np.full((1, 1), a)) for a in (1e-310, 1.0, 0.0, 1.0, 0.0))
     scalars, plan = adam_scalars(adam, 2), split_plan("secant", (4, 4), 2)
-    split_of(make, backend)(scalars, plan, 2, g, None, m, v, None, None, None, gamma, 1.0, 0.0, owed, g)
+    state = ParameterState(gamma, m, v)
+    split_of(make, backend)(scalars, plan, g, state, NO_NORMS, gamma, OwedSum(owed, 1.0, 0.0), g)
     of_k, of_mu = scalars.lr * scalars.k, scalars.lr * scalars.mu
     assert_within(backend.host(owed)[0, 0], of_mu, rounding(of_mu, 1), "M")
     assert_within(backend.host(g)[0, 0], of_k, rounding(of_k, 1) + of_mu * scalars.root_q / 2, "S")
@@ -294,12 +303,16 @@ def test_a_windows_memory_does_not_grow_with_the_run() -> None:
     config = problem(0.5, epochs=30)
     context = EngineContext.on(config.network, pick_backend("cpu", "float64"))
     order = list(config.order())
-    carrier = carry.Carrier.of(context, config, len(order), 4)
+    carrier = carry.Carrier.of(context, config, data_of(context, config), len(order), 4)
     held = []
     run_through(carrier, lambda: held.append(sum(len(block.batches) for block in carrier.blocks)))
     assert len(order) > 100
     assert max(held[10:]) == carrier.length * carrier.later  # what is paid at its end has left
     assert carrier.length * carrier.later >= 4
+
+
+def data_of(context: EngineContext, config: RunConfig) -> Data:
+    return Data.of(context, config.train, config.valid, min(config.batch_size, config.train.n))
 
 
 def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullcontext) -> None:
@@ -323,7 +336,7 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
 def test_no_step_waits_for_the_device(device: Any) -> None:
     config = dataclasses.replace(problem(0.5), batch_size=5)
     context = EngineContext.on(config.network, pick_backend(device, "float32"))
-    carrier = carry.Carrier.of(context, config, len(list(config.order())), 2)
+    carrier = carry.Carrier.of(context, config, data_of(context, config), len(list(config.order())), 2)
     waiting: Any = nullcontext
     if device != "cpu":
         import cupyx

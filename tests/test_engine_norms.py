@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamshap import gpu as engine
-from adamshap.gpu import passes_numpy
 from adamshap.gpu.backend import Buffers, pick_backend
-from adamshap.gpu.kernels import passes_for
+from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.layers import EngineContext, Trace
 from adamshap.gpu.norms import Norms, add_norms
+from adamshap.gpu.ops import numpy as in_numpy
+from adamshap.gpu.ops import ops_for
 from adamshap.reference import Adam, AdamState, Batch, Network, Step
 from adamshap.reference.contract import Array
 from adamshap.verify.implementation import Query
@@ -32,14 +33,15 @@ def roots(make: str, device: Any, dtype: Any, a: Array, b: Array, chunks: list[s
     """Return the engine's √Σ x² of the weights and of the biases of one layer."""
     backend = pick_backend(device, dtype)
     net = Network((a.shape[1], b.shape[1]))
-    passes = passes_numpy if make == "numpy" and not backend.on_cuda else passes_for(backend)
-    context, norms = EngineContext(net, backend, passes, Buffers(backend), net.shapes), Norms()
+    ops = in_numpy if make == "numpy" and not backend.on_cuda else ops_for(backend)
+    context, norms = EngineContext(net, backend, kernels_for(backend), ops, Buffers(backend), net.shapes), Norms()
     for chunk in chunks:
         add_norms(
             context, norms, Trace([on_device(device, a[chunk])], [on_device(device, b[chunk])], [], None), "exact"
         )
-    assert norms.of("0.weight", len(a))[:2] == norms.of("0.bias", len(a))[:2] == (None, None)
-    weights, biases = (norms.of(name, len(a))[2] for name in ("0.weight", "0.bias"))
+    both = [norms.of(name, len(a)) for name in ("0.weight", "0.bias")]
+    assert all(given.row is None and given.col is None for given in both)
+    weights, biases = (given.root for given in both)
     return backend.host(weights), backend.host(biases)
 
 

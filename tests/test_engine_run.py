@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import layers, passes_numpy
+from adamshap.gpu import layers
 from adamshap.gpu import threads as gpu_threads
 from adamshap.gpu.backend import Backend, Buffers, pick_backend, within_memory
 from adamshap.gpu.ghost import Sketch, contract
+from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.layers import EngineContext
+from adamshap.gpu.ops import ops_for
 from adamshap.gpu.step import State, StepBatch, attribute_step, plain_step
 from adamshap.reference.contract import (
     Adam,
@@ -464,7 +466,8 @@ def test_a_full_device_names_the_buffer_and_says_where() -> None:
 
     net = Network((100, 3))
     backend = Backend(Full(), np.dtype("float32"))
-    context = EngineContext(net, backend, passes_numpy, Buffers(backend), net.shapes)
+    made_for = pick_backend("cpu", "float32")
+    context = EngineContext(net, backend, kernels_for(made_for), ops_for(made_for), Buffers(backend), net.shapes)
     with pytest.raises(MemoryError, match=r"'train inputs 0' of 4,000 bytes \(none left\).*micro_batch"):
         context.buffers.get("train inputs 0", (10, 100))
     context.now("forward pass", slice(3, 13))
@@ -608,9 +611,11 @@ sys.modules["numba"] = None
 import numpy as np
 import adamshap.gpu as engine
 from adamshap.gpu.backend import pick_backend
-from adamshap.gpu.kernels import passes_for
+from adamshap.gpu.kernels import kernels_for
+from adamshap.gpu.ops import ops_for
 from adamshap.reference import Adam, AdamState, Batch, Network, Step
-assert passes_for(pick_backend("cpu", "float32")).__name__ == "adamshap.gpu.passes_numpy"
+assert kernels_for(pick_backend("cpu", "float32")).__name__ == "adamshap.gpu.kernels.numpy"
+assert ops_for(pick_backend("cpu", "float32")).__name__ == "adamshap.gpu.ops.numpy"
 net = Network((3, 5, 2), "gelu")
 params = net.init(0)
 batch = Batch(np.linspace(-1, 1, 12).reshape(4, 3), np.array([0, 1, 1, 0]))

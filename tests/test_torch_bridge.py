@@ -1,4 +1,4 @@
-"""`from_torch`: the step that it hands on is the one that torch takes, and a mapping that is not sure is refused."""
+"""`from_torch`: its step is the one that torch takes, and an uncertain mapping is refused."""
 
 import copy
 import runpy
@@ -130,7 +130,7 @@ def test_names_and_a_checkpoint_there_and_back() -> None:
 
 
 class Other(nn.Linear):  # type: ignore[misc]
-    """A layer that could compute anything."""
+    """A layer of an unknown subclass, which could compute anything."""
 
 
 def normed() -> Any:
@@ -191,7 +191,7 @@ def test_models_that_are_refused(model: Callable[[], Any], words: str) -> None:
 
 
 def permuted_names(model: Any) -> Any:
-    """Same shapes, so that nothing but the names tells."""
+    """Same shapes, so that only the names differ."""
     names = dict(model.named_parameters())
     swapped = {"1.weight": "3.weight", "3.weight": "1.weight"}
     return torch.optim.Adam([(swapped.get(name, name), p) for name, p in names.items()])
@@ -242,7 +242,7 @@ def test_optimizers_that_are_refused(optimizer: Callable[[Any], Any], words: str
 
 
 def test_a_checkpoint_of_another_order_is_refused() -> None:
-    """Torch loads moments by position, whatever they are called: here into the wrong layer, of the same shape."""
+    """Torch loads moments by position, regardless of names: here into the wrong layer, of the same shape."""
     model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
     optimizer = torch.optim.Adam(model.named_parameters())
     trained(model, optimizer)

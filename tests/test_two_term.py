@@ -1,4 +1,4 @@
-"""The slope "two_term": facts that pin it down, the engine against the oracle, and how near it comes to the truth."""
+"""The slope "two_term": exact facts, the engine against the oracle, and its distance from the truth."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import fits
+from adamshap.gpu import kernels
 from adamshap.gpu import two_term as engine_two_term
 from adamshap.gpu.backend import pick_backend
-from adamshap.gpu.kernels import fit_for
+from adamshap.gpu.kernels import numpy as in_numpy
+from adamshap.gpu.kernels.groups import GradientNorms, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import adam_scalars
-from adamshap.reference import network, two_term
+from adamshap.reference import models, two_term
 from adamshap.reference.adam import coefficients, divided_difference, update_map
 from adamshap.reference.contract import MARGINALS, Adam, AdamState, Array, Batch, Network, Step
 from adamshap.verify.implementation import Query
@@ -72,6 +73,10 @@ each_make = pytest.mark.parametrize(
 )
 
 
+def fit_of(make: str, backend: Any) -> Any:
+    return (in_numpy if make == "arrays" else kernels.kernels_for(backend)).two_term_fit
+
+
 def engines_fit(
     make: str, device: Any, dtype: Any, adam: Adam, t: int, kind: Any, nodes: Any, exact: bool, x: Array, *state: Array
 ) -> tuple[Array, ...]:
@@ -82,16 +87,21 @@ def engines_fit(
     norms = (None, None, np.sqrt(squares)) if exact else (row, col, None)
     arrays = (x.sum(axis=0), *state, *norms)
     given_ = [None if a is None else on_device(device, np.array(a, dtype)) for a in arrays]
-    slope, second = (backend.xp.full_like(given_[0], np.nan) for _ in range(2))
-    fit = fits.fit if make == "arrays" else fit_for(backend)
-    fit(adam_scalars(adam, t), engine_two_term.fit_plan(kind, n, nodes), n, *given_, slope, second)
+    g, m, v, row, col, root = given_
+    slope, second = (backend.xp.full_like(g, np.nan) for _ in range(2))
+    plan, before, held_norms = (
+        engine_two_term.fit_plan(kind, n, nodes),
+        ParameterState(g, m, v),
+        GradientNorms(n, row, col, root),
+    )
+    fit_of(make, backend)(adam_scalars(adam, t), plan, g, before, held_norms, TwoTermOut(slope, second))
     return tuple(np.asarray(backend.host(a)) for a in (slope, second))
 
 
 def sizes_of_the_fit(
     kind: Any, adam: Adam, t: int, nodes: Any, x: Array, m: Array, v: Array, dtype: Any
 ) -> tuple[Array, Array]:
-    """Return what the rounding errors of S and R are relative to.
+    """Return the sizes to which the rounding errors of S and R are relative.
 
     First their own: an error of s_j of u times its two parts, k's and μ's, is one of R of at most u ‖s‖/(2 √(δ Σωφ²)),
     by Cauchy and Schwarz, with the norm of the weights ω. Then how far they move with each contribution, with m and v,
@@ -170,7 +180,7 @@ def test_both_slopes_are_the_oracles(
     t: int,
     adam: Adam,
 ) -> None:
-    """Over blocks and their ends, for momentum of both signs, large and small beside the gradients or none at all."""
+    """Over blocks and their ends, for momentum of both signs, large, small or zero compared with the gradients."""
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((n, *shape)) + common
     if not exact:
@@ -195,10 +205,10 @@ def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(make
     root *= 1 + np.finfo(dtype).eps * np.arange(-32, 32, dtype=dtype)
     arrays = (np.broadcast_to(a, root.shape) for a in (h, np.zeros_like(h), np.zeros_like(h)))
     held, of_squares = [on_device(device, np.array(a, dtype)) for a in arrays], on_device(device, root)
-    given_ = [*held, None, None, of_squares]
     scalars, plan = adam_scalars(Adam(betas=(0.0, 0.0), eps=1e-30), 1), engine_two_term.fit_plan("first", 2, (1, 2))
-    slope, second = (backend.xp.empty_like(given_[0]) for _ in range(2))
-    (fits.fit if make == "arrays" else fit_for(backend))(scalars, plan, 2, *given_, slope, second)
+    slope, second = (backend.xp.empty_like(of_squares) for _ in range(2))
+    state, norms, out = ParameterState(*held), GradientNorms(2, root=of_squares), TwoTermOut(slope, second)
+    fit_of(make, backend)(scalars, plan, held[0], state, norms, out)
     assert np.isfinite(backend.host(slope)).all()
     assert np.isfinite(backend.host(second)).all()
 
@@ -223,7 +233,7 @@ def first_step() -> Step:
 
 
 def second_step() -> Step:
-    """The like for two classes, where v is small."""
+    """The same for two classes, with a small v."""
     net, params = Network((1, 2), "relu", "cross_entropy", bias=False), {"0.weight": np.array([WEIGHTS[:2]]).T}
     m = {"0.weight": np.array([[1.257302210933933e-06], [-1.321048632913019e-06]])}
     v = {"0.weight": np.array([[4.008245109412008e-10], [1.3569086466461502e-10]])}
@@ -242,7 +252,7 @@ SMALL_SUMS = Query("scores", {"slope": "two_term", "kind": "shapley", "gradient"
 @in_each_dtype
 def test_small_sums_of_others_keep_their_digits(make: str, step: Step, dtype: Any, monkeypatch: Any) -> None:
     if make == "arrays":
-        monkeypatch.setattr(engine_two_term, "fit_for", lambda backend: fits.fit)
+        monkeypatch.setattr(kernels, "_host_kernels", lambda: in_numpy)
     got = engine.scores(step, "two_term", "start", kind="shapley", nodes=(8, 2), device="cpu", dtype=dtype)
     wanted, close = expected(step, SMALL_SUMS)["values"], bounds(step, SMALL_SUMS, dtype)["values"]
     assert_within(got, wanted, close, "score")
@@ -270,7 +280,7 @@ def test_one_sample_alone_changes_the_step_by_all_of_it(kind: Any) -> None:
 
 @of_each_kind
 def test_equal_samples_share_one_slope(kind: Any) -> None:
-    """Then every x is x̄: S x is the exact change where only one sum can be found, and nothing is left for R."""
+    """Then every x is x̄: S x is the exact change if only one sum is possible, and R is 0."""
     c, x = case(1)
     equal = np.repeat(x, 6, axis=0)
     S, R = two_term.two_coefficients(kind, c, equal, (6, 4))
@@ -282,12 +292,12 @@ def test_equal_samples_share_one_slope(kind: Any) -> None:
 
 @of_each_kind
 def test_where_adam_is_linear_the_slope_is_its_rate(kind: Any) -> None:
-    """With a huge ε the update is linear in the gradient, whoever arrives when."""
+    """With a huge ε the update is linear in the gradient, in any order of arrival."""
     eps = 1e9
     c = coefficients(Adam(lr=eps, eps=eps, betas=(0.0, 0.5)), 1, np.zeros(5), np.zeros(5))
     _, x = case(7)
     S, R = two_term.two_coefficients(kind, c, x, (4, 4))
-    # Short of linear by a part in ε of the gradients, which the fit magnifies by 1/δ at most.
+    # It deviates from linear by a part in ε of the gradients, which the fit magnifies by at most 1/δ.
     allowed = (np.abs(x).sum() / eps + rounding(1.0, 1000)) / two_term.RIDGE
     assert_within(S, np.ones(5), np.full(5, allowed), "S")
     assert_within(R, np.zeros(5), np.full(5, allowed), "R")
@@ -321,7 +331,7 @@ def test_coefficients_of_samples_without_a_gradient_are_finite(kind: Any) -> Non
 @of_each_kind
 @pytest.mark.parametrize("gradient", ["midpoint", "path"])
 def test_the_gradient_is_taken_where_the_sample_moves(kind: Any, gradient: Any) -> None:
-    """A quadratic loss, by a huge ε a linear update, and equal samples: the scores are the exact marginals."""
+    """A quadratic loss, a linear update (huge ε) and equal samples: the scores are the exact marginals."""
     generator = np.random.default_rng(1)
     net = Network((3, 1), "identity", "mse")
     train = Batch(*(np.repeat(generator.normal(size=(1, size)), 4, axis=0) for size in (3, 1)))
@@ -329,18 +339,18 @@ def test_the_gradient_is_taken_where_the_sample_moves(kind: Any, gradient: Any) 
     params, eps = net.init(0), 1e9
     step = Step(net, params, Adam(lr=eps, eps=eps, betas=(0.0, 0.5)), AdamState.zeros(params), train, valid)
     exact = oracle.marginals(step, kind)
-    reach = max(float(np.abs(x_i).sum(axis=0).max()) for x_i in network.sample_gradients(step).values())
-    terms = np.abs(exact.values) + abs(exact.total) + network.mean_loss(net, params, valid)
+    reach = max(float(np.abs(x_i).sum(axis=0).max()) for x_i in models.sample_gradients(step).values())
+    terms = np.abs(exact.values) + abs(exact.total) + models.mean_loss(net, params, valid)
     close = reach / eps / two_term.RIDGE * terms + rounding(terms, 1000)
     assert_within(oracle.scores(step, "two_term", gradient, kind=kind), exact.values, close, "score")
 
 
-# --- how near it comes -----------------------------------------------------------------------------------------------
+# --- distance from the truth -----------------------------------------------------------------------------------------
 
 
 @of_each_kind
 def test_it_is_nearer_to_the_marginals_than_random_order(kind: Any) -> None:
-    """Diabetes, six samples, the first three steps of three runs: the mean of Pearson's R is the greater."""
+    """Diabetes, six samples, the first three steps of three runs: its mean Pearson's R is the larger one."""
     from sklearn.datasets import load_diabetes  # here, as the tests of a device also run on machines without it
 
     x, y = load_diabetes(return_X_y=True)

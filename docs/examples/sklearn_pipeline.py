@@ -1,7 +1,7 @@
-"""From a fitted scikit-learn pipeline's arrays to scores: which patients helped a network, and which hurt it.
+"""From a fitted scikit-learn pipeline to scores: which patients helped a network, and which hurt it.
 
-The scores are of a network that is trained here, with Adam, on what the pipeline makes of the data; the pipeline's own
-last step, an estimator of another kind, is not what is scored.
+The script trains a network with Adam on the pipeline's transformed features and scores the network's training
+examples. The pipeline's own last step, another kind of estimator, is not scored.
 
     python docs/examples/sklearn_pipeline.py
 """

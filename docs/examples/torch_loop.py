@@ -1,7 +1,7 @@
-"""Score a training loop of your own in PyTorch: which of 400 handwritten digits helped, and which hurt.
+"""Score your own PyTorch training loop: which of 400 handwritten digits helped, and which hurt.
 
-The loop stays as it is. Before each ``optimizer.step()``, `from_torch` copies the weights and Adam's memory, and
-`scores` says what each example of the batch does to the loss on the validation examples.
+The loop itself is unchanged. Before each ``optimizer.step()``, `from_torch` copies the weights and Adam's moments, and
+`scores` computes the effect of each example of the batch on the loss over the validation examples.
 
     python docs/examples/torch_loop.py
 """

@@ -1,6 +1,6 @@
 """What the elementwise kernels need to know of a step, as plain numbers: Adam's scalars and the slope's nodes.
 
-Both are computed on the host in double precision, once a step; the passes (`kernels`) then work in the run's dtype.
+Both are computed on the host in double precision, once a step; the kernels then work in the run's dtype.
 
 ======  ================  ======================================================
 paper   name              meaning
@@ -37,6 +37,7 @@ __all__ = [
     "SplitPlan",
     "adam_scalars",
     "even_nodes",
+    "even_squares",
     "path_nodes",
     "slope_plan",
     "split_plan",
@@ -47,7 +48,7 @@ Node = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class AdamScalars:
-    """Adam's numbers at step t, in the order in which the passes take them."""
+    """Adam's numbers at step t, in the order in which the kernels take them."""
 
     lr: float
     shrink: float
@@ -159,7 +160,7 @@ SPLIT_SLOPES = ("frozen", "linearized", "tangent", "secant", "random_order")
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How Adam's map is split between momentum and batch, ``A(g) ≈ M ⊙ m + S ⊙ g`` (`splits`).
+    """How Adam's map is split between momentum and batch, ``A(g) ≈ M ⊙ m + S ⊙ g``.
 
     ``kind`` "nodes" is a sum over nodes ``(τ, across, weight, each)``: with ``c = τ g``, ``d = across · σ`` and the
     part τ of the momentum, S has ``weight`` times the divided difference of Adam's map between ``c + d`` and
@@ -217,6 +218,12 @@ def even_nodes(dtype: Any) -> tuple[tuple[float, float], ...]:
     return path_nodes(12 if np.dtype(dtype) == np.float64 else 7)
 
 
+@cache
+def even_squares(dtype: Any) -> tuple[tuple[float, float], ...]:
+    """Return x² and w x² for each of `even_nodes`."""
+    return tuple((x * x, w * x * x) for x, w in even_nodes(dtype))
+
+
 # --- two slopes for one marginal -------------------------------------------------------------------------------------
 
 Arrival = tuple[float, float, float]
@@ -225,13 +232,13 @@ Arrival = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class FitPlan:
-    """How the two slopes of "two_term" are made (`fits`).
+    """How the two slopes of "two_term" are computed.
 
     ``own`` are nodes and weights of the normal that a sample's own x is taken from, ``arrivals`` what it may find,
-    ``share`` is ς/σ, and ``ridge`` δ.
+    ``relative_deviation`` is ς/σ, and ``ridge`` δ.
     """
 
     own: tuple[tuple[float, float], ...]
     arrivals: tuple[Arrival, ...]
-    share: float
+    relative_deviation: float
     ridge: float

@@ -268,14 +268,17 @@ def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
             "vector 3: case",
         ),
         (lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][3].pop("bound")), "'bound' is missing"),
-        (lambda folder: changed(folder, "scores.json", lambda v: v["vectors"].append(v["vectors"][0])), "there twice"),
+        (
+            lambda folder: changed(folder, "scores.json", lambda v: v["vectors"].append(v["vectors"][0])),
+            "the same name",
+        ),
         (
             lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][0]["exposes"].append("laziness")),
             "exposes 'laziness'",
         ),
         (
             lambda folder: changed(folder, "influence.json", lambda v: v["vectors"][0]["bound"].update(values=[])),
-            "not the same names and shapes",
+            "differ in names or shapes",
         ),
     ],
 )
@@ -310,7 +313,7 @@ def test_the_command_exports_and_checks(tmp_path: Path) -> None:
         (("check", tmp_path / "v"), "update.json is damaged"),
         (("check", tmp_path / "nowhere"), "cannot read"),
         (("export", tmp_path / "v"), "exists and is not an empty folder"),
-        (("export", tmp_path / "no" / "where"), "the folder above it does not exist"),
+        (("export", tmp_path / "no" / "where"), "its parent folder does not exist"),
         (("export", tmp_path / "v" / SUMS), "exists and is not an empty folder"),
     ):
         done = vectors(*arguments)

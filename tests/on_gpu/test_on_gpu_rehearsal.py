@@ -1,4 +1,4 @@
-"""The run on a card, rehearsed: whole on a machine as bare as the card's, and killed in every stage."""
+"""Rehearsals of the run on a GPU: complete, with only the GPU machine's packages, and killed in every stage."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = [stage.name for stage in STAGES]
 COMMAND = [sys.executable, "-m", "adamshap.verify.on_gpu", "--rehearse", "--minutes", "10"]
 
-pytestmark = pytest.mark.usefixtures("cupy_on_cpu")  # skipped where a rehearsal cannot run
+pytestmark = pytest.mark.usefixtures("cupy_on_cpu")  # skipped if a rehearsal cannot run
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -91,14 +91,14 @@ def test_it_holds_the_throughput_and_says_what_is_not_built(rehearsed: Path) -> 
 
 
 def kernels_of_the_engine() -> set[str]:
-    """Return the names of its kernels, as the sources give them."""
+    """Return the names of the engine's kernels, from the sources."""
     rules = {
-        "adamshap_{plan.kind}": ("sgd", "frozen", "linearized", "previous", "nodes"),
-        "adamshap_split_{plan.kind}": ("frozen", "linearized", "nodes", "even"),
+        "adamshap_fused_{kind}": ("sgd", "frozen", "linearized", "previous", "nodes"),
+        "adamshap_split_{kind}": ("frozen", "linearized", "nodes", "even"),
         "adamshap_{name}": ACTIVATIONS,
     }
     found = set()
-    for file in (ROOT / "gpu").glob("*_cuda.py"):
+    for file in (ROOT / "gpu").glob("*/cuda.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and re.fullmatch(r"adamshap_\w*[^_]", str(node.value)):
                 found.add(str(node.value))
@@ -113,7 +113,13 @@ def test_the_smoke_test_launches_every_kernel(rehearsed: Path) -> None:
     notes = content(rehearsed)["stages"][NAMES.index("smoke")]["notes"]
     launched = {kernel for name, kernels in notes.items() if name.startswith("kernels") for kernel in kernels}
     kernels = kernels_of_the_engine()
-    assert {"adamshap_nodes", "adamshap_split_even", "adamshap_gelu", "adamshap_fit", "adamshap_whitening"} <= kernels
+    assert {
+        "adamshap_fused_nodes",
+        "adamshap_split_even",
+        "adamshap_gelu",
+        "adamshap_two_term_fit",
+        "adamshap_whitening",
+    } <= kernels
     assert kernels - launched == set()
 
 
@@ -135,7 +141,7 @@ def test_a_rehearsal_is_no_receipt(rehearsed: Path) -> None:
 
 
 class Running:
-    """A rehearsal under way, of one stage or of some others before it."""
+    """A running rehearsal of one stage, possibly after others."""
 
     def __init__(self, folder: Path, stage: str, before: tuple[str, ...] = ()) -> None:
         self.out, self.stage = folder / "out", stage
@@ -161,12 +167,12 @@ class Running:
         wait_for(condition, str(self.outcome()))
 
     def check_what_was_written(self) -> None:
-        """Every file is whole, the receipt is partial, and nothing goes on."""
+        """Check that every file is complete, the receipt is partial, and no process is left."""
         self.wait_for(lambda: not self.children())
         written = json.loads(the_receipt(self.out).read_text())
         assert (written["partial"], written["rehearsal"]) == (True, True)
         status = self.outcome()["status"]
-        # A killed conductor may have written the receipt of the moment before.
+        # A killed conductor may have written the previous version of the receipt.
         known = {status} if status in ("passed", "failed") else {"cut short", "not run"}
         assert written["stages"][self.stage] in known
         assert status in (*known, "running")
@@ -194,7 +200,7 @@ def test_a_run_that_is_killed_leaves_a_partial_receipt(
 ) -> None:
     seed = random.SystemRandom().randrange(2**32)
     moment = random.Random(seed).uniform(0, 3)
-    print(f"seed {seed}: after {moment:.3f} s")  # pytest shows it where the test fails
+    print(f"seed {seed}: after {moment:.3f} s")  # pytest shows it if the test fails
     run = start(stage)
     run.wait_for(lambda: run.children() or run.process.poll() is not None)
     time.sleep(moment)
@@ -227,7 +233,7 @@ def test_a_stage_goes_on_when_a_process_of_it_is_killed(start: Callable[..., Run
     done = len(run.outcome()["done"])
     os.kill(run.children()[0], signal.SIGKILL)
     run.wait_for(lambda: run.outcome()["failed"])
-    run.wait_for(lambda: len(run.outcome()["done"]) > done + 1)  # more than the task that was lost
+    run.wait_for(lambda: len(run.outcome()["done"]) > done + 1)  # more than the lost task
     run.process.send_signal(signal.SIGTERM)
     assert run.process.wait(PATIENCE) == 3
     (how,) = run.outcome()["failed"].values()

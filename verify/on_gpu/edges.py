@@ -1,7 +1,7 @@
-"""What only a real card can get wrong: two streams at a time, memory that runs out, and more than 2³¹ elements.
+"""Checks that need a real card: two concurrent streams, exhausted memory, and more than 2³¹ elements.
 
-A kernel on a large array is compared with the same kernel on some of its rows: each element depends on its own inputs
-alone, so the bits must be the same. A reduction is compared with a sum on the host, a whole step with its
+A kernel on a large array is compared with the same kernel on some of its rows: each element depends only on its own
+inputs, so the bits must be the same. A reduction is compared with a sum on the host, a whole step with its
 micro-batches.
 """
 
@@ -12,8 +12,10 @@ import numpy as np
 
 from adamshap import gpu
 from adamshap.gpu.backend import NoRoomError, pick_backend
-from adamshap.gpu.kernels import passes_for
+from adamshap.gpu.kernels import kernels_for
+from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, ParameterState
 from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
+from adamshap.gpu.ops import ops_for
 from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.implementation import Query, implementation
@@ -26,9 +28,9 @@ from adamshap.verify.tolerance import assert_within, rounding
 __all__ = ["tasks"]
 
 LARGE = (46341, 46342)
-"""Just above 2³¹ elements, 8.6 GB in float32; five such arrays are used at a time."""
+"""Just above 2³¹ elements, 8.6 GB in float32; up to five such arrays exist at a time."""
 LARGE_BATCH = (65537, 32768)
-"""Samples and units: as large."""
+"""Samples and units, of the same total size."""
 SMALL, SMALL_BATCH = (33, 65), (300, 8)
 ROWS = (0, 1, -2, -1)
 
@@ -36,7 +38,7 @@ ROWS = (0, 1, -2, -1)
 def tasks(setting: Setting) -> list[Task]:
     """Return the stage's tasks."""
     shape, batch = (SMALL, SMALL_BATCH) if setting.rehearsal else (LARGE, LARGE_BATCH)
-    fresh = not setting.rehearsal  # so that the card is empty for each
+    fresh = not setting.rehearsal  # so that each starts with an empty card
     return [
         Task("two streams", partial(_two_streams, setting)),
         Task("a full memory pool", _full_pool),
@@ -52,7 +54,7 @@ def tasks(setting: Setting) -> list[Task]:
 
 
 def _two_streams(setting: Setting, report: Reporter) -> None:
-    """Calls that are under way on two streams at the same time answer as they do one after the other."""
+    """Check that concurrent calls on two streams give the same answers as sequential ones."""
     import cupy
 
     sizes, n = ((6, 24, 4), 24) if setting.rehearsal else ((784, 2048, 2048, 10), 1024)
@@ -76,14 +78,14 @@ def _two_streams(setting: Setting, report: Reporter) -> None:
 
 
 def _full_pool(report: Reporter) -> None:
-    """A limit of CuPy's pool ends a call with an error that says where, and the next call is not harmed."""
+    """Check that a call beyond the limit of CuPy's pool raises `NoRoomError`, and that the next call is unaffected."""
     import cupy
 
     pool = cupy.get_default_memory_pool()
     problem = in_dtype(step(sizes=(64, 512, 512, 4), n=256), "float32")
     expected = gpu.scores(problem, device="cuda", dtype="float32")
     pool.free_all_blocks()
-    pool.set_limit(size=pool.used_bytes() + (6 << 20))  # the step itself has 4 MB
+    pool.set_limit(size=pool.used_bytes() + (6 << 20))  # the step itself takes 4 MB
     try:
         _expect_no_room(problem)
     finally:
@@ -93,7 +95,7 @@ def _full_pool(report: Reporter) -> None:
 
 
 def _full_card(setting: Setting, report: Reporter) -> None:
-    """The same where the card itself is full: all of its memory but a little is taken first."""
+    """Check the same with a full card: almost all of its memory is allocated first."""
     import cupy
 
     if setting.rehearsal:
@@ -104,7 +106,7 @@ def _full_card(setting: Setting, report: Reporter) -> None:
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     free, _ = cupy.cuda.runtime.memGetInfo()
-    # Plain cudaMalloc, which no pool keeps; the step itself has 200 MB.
+    # Plain cudaMalloc, outside of any pool; the step itself takes 200 MB.
     taken = cupy.cuda.Memory(free - (320 << 20))
     try:
         _expect_no_room(problem)
@@ -119,14 +121,14 @@ def _expect_no_room(problem: Step) -> None:
         gpu.scores(problem, device="cuda", dtype="float32")
     except NoRoomError:
         return
-    raise AssertionError("a call without room for its arrays went on")
+    raise AssertionError("a call without room for its arrays did not fail")
 
 
 # --- more than 2³¹ elements -------------------------------------------------------------------------------------------
 
 
 def _random(shape: tuple[int, ...], seed: int) -> Any:
-    """Return numbers of either sign that differ from place to place, made on the card without a library's generator."""
+    """Return pseudo-random numbers of either sign, computed on the card by a kernel of our own."""
     import cupy
 
     out = cupy.empty(shape, "float32")
@@ -146,7 +148,7 @@ def _random(shape: tuple[int, ...], seed: int) -> Any:
 
 
 def _rows(array: Any) -> Any:
-    """Return a copy of the first and the last rows."""
+    """Return a copy of the first two and the last two rows."""
     import cupy
 
     return cupy.concatenate([array[row][None] for row in ROWS])
@@ -158,45 +160,49 @@ def _same(report: Reporter, large: Any, small: Any, what: str) -> None:
 
 
 def _large_adam(shape: tuple[int, int], report: Reporter) -> None:
-    passes, scalars = passes_for(pick_backend("cuda", "float32")), adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3)
+    backend, scalars = pick_backend("cuda", "float32"), adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3)
+    kernels, ops = kernels_for(backend), ops_for(backend)
     g, theta, m, v = (_random(shape, seed) for seed in range(4))
     v *= v
     few = [_rows(array) for array in (g, theta, m, v)]
-    passes.adam(scalars, g, theta, m, v, theta, m, v)
-    passes.adam(scalars, *few, *few[1:])
+    for gradient, *arrays in ((g, theta, m, v), few):
+        state = ParameterState(*arrays)
+        kernels.adam_step(scalars, gradient, state, state)
     for name, large, small in zip(("theta", "m", "v"), (theta, m, v), few[1:], strict=True):
         _same(report, large, small, name)
-    passes.between(0.3, theta, m, v)
-    passes.between(0.3, few[1], few[2], few[3])
+    ops.between(0.3, theta, m, v)
+    ops.between(0.3, few[1], few[2], few[3])
     _same(report, v, few[3], "between")
 
 
 def _large_fused(shape: tuple[int, int], report: Reporter) -> None:
     n = 8
-    passes = passes_for(pick_backend("cuda", "float32"))
+    kernels = kernels_for(pick_backend("cuda", "float32"))
     scalars, plan = adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3), slope_plan("random_order", (4, 4), n)
     g, theta, m, v = (_random(shape, seed) for seed in range(4))
     v *= v
     row, col = abs(_random(shape[:1], 5)), abs(_random(shape[1:], 6))
     few, few_of_row = [_rows(array) for array in (g, theta, m, v)], row[list(ROWS)]
     for (g_, theta_, m_, v_), row_ in (((g, theta, m, v), row), (few, few_of_row)):
-        passes.attributed(scalars, plan, n, g_, theta_, m_, v_, row_, col, None, None, 0.5, theta_, m_, v_, None, g_)
+        state = ParameterState(theta_, m_, v_)
+        out = FusedStepOut(state, None, g_)
+        kernels.fused_step(scalars, plan, g_, state, GradientNorms(n, row_, col), None, 0.5, out)
     for name, large, small in zip(("slope", "theta", "m", "v"), (g, theta, m, v), few, strict=True):
         _same(report, large, small, name)
 
 
 def _large_reductions(shape: tuple[int, int], report: Reporter) -> None:
     backend = pick_backend("cuda", "float32")
-    passes = passes_for(backend)
+    ops = ops_for(backend)
     b, z = _random(shape, 0), _random(shape, 1)
     dots = backend.xp.zeros(shape[0], "float32")
-    passes.row_dot(b, z, None, dots)
+    ops.row_dot(b, z, None, dots)
     few = [_rows(array).get().astype(np.float64) for array in (b, z)]
     sizes = np.abs(few[0] * few[1]).sum(axis=1)
     assert_within(
         dots[list(ROWS)].get(), (few[0] * few[1]).sum(axis=1), rounding(sizes, shape[1], "float32"), "row_dot"
     )
-    norms = passes.column_norms(b)
+    norms = ops.column_norms(b)
     columns = backend.xp.ascontiguousarray(b[:, list(ROWS)]).get().astype(np.float64)
     expected = np.sqrt((columns**2).sum(axis=0))
     assert_within(norms[list(ROWS)].get(), expected, rounding(expected, shape[0], "float32"), "column_norms")

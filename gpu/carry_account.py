@@ -1,0 +1,211 @@
+"""The account of ``credit="carry"``: momentum's steps are credited to earlier samples, in a window (docs/engine.md).
+
+On a device, every step is checked only if a callback waits for it anyway. Otherwise a run that diverged shows when its
+account is closed, without the step at which it did.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from adamshap.gpu.accounts import Credited, NotFinite
+from adamshap.gpu.carry import LOG, Carrier
+from adamshap.gpu.counting import completed_after, next_step
+from adamshap.gpu.kernels.plan import SPLIT_SLOPES
+from adamshap.gpu.layers import new_trace, row_losses
+from adamshap.gpu.run_setup import RunSetup
+from adamshap.gpu.step import Arrays, State
+from adamshap.reference.contract import (
+    Array,
+    CompletedSteps,
+    Credit,
+    Estimator,
+    RunConfig,
+    Snapshot,
+    first_not_finite,
+    refuse,
+    shown,
+)
+
+__all__ = ["CarryAccount", "refuse_with_carry"]
+
+LOSSES = LOG[:2]
+
+
+def refuse_with_carry(estimator: Estimator, rank: object, micro_batch: object) -> None:
+    """Refuse what ``credit="carry"`` does not have; `rank` as it was given."""
+    for name, option in (("rank", rank), ("micro_batch", micro_batch)):
+        if option is not None:
+            refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
+    if estimator.slope not in SPLIT_SLOPES:
+        refuse(
+            "slope",
+            f"'{estimator.slope}' with credit 'carry'",
+            "one of " + ", ".join(SPLIT_SLOPES) + ": the others do not split the step between batch and momentum",
+        )
+    if estimator.per_validation:
+        refuse("per_validation", "True with credit 'carry'", "False: each validation sample would need its own window")
+
+
+@dataclass(frozen=True)
+class _Unchecked:
+    """A step that was taken and not checked yet.
+
+    ``paid`` holds `Carrier.totals` and `Carrier.truncated` before the step, if it is to be checked.
+    """
+
+    index: Array
+    where: Any
+    sgd_scores: Any
+    paid: tuple[Any, Any] | None
+
+
+@dataclass
+class CarryAccount:
+    """Scores added up where they are computed, by a `Carrier`.
+
+    Parameters
+    ----------
+    setup : RunSetup
+    carrier : Carrier
+    checks_every_step : bool
+    sgd_scores : array (N,)
+        In the backend.
+    seen : int array (N,)
+    completed : int
+        Steps that were added, and checked and reported if `checks_every_step`.
+    unchecked : _Unchecked or None
+        The last step, until `check`.
+    closed : tuple of two arrays (N,) and (steps,), or None
+        Once the account is closed: the scores, and what each step leaves open.
+    """
+
+    credit: ClassVar[Credit] = "carry"
+    keeps_old_state: ClassVar[bool] = True
+
+    setup: RunSetup
+    carrier: Carrier
+    checks_every_step: bool
+    sgd_scores: Any
+    seen: Array
+    completed: CompletedSteps = CompletedSteps(0)  # noqa: RUF009
+    unchecked: _Unchecked | None = None
+    closed: tuple[Array, Array] | None = None
+
+    @classmethod
+    def of(cls, setup: RunSetup, *, check_every_step: bool, window: int | None) -> "CarryAccount":
+        """Return an empty account, with a window of at least so many steps; None: the default."""
+        config, backend = setup.config, setup.context.backend
+        waits = check_every_step or setup.on_step is not None or setup.on_checkpoint is not None
+        carrier = Carrier.of(setup.context, config, setup.data, config.length, window)
+        sgd_scores, seen = backend.xp.zeros(config.train.n), np.zeros(config.train.n, np.int64)
+        return cls(setup, carrier, waits or not backend.on_cuda, sgd_scores, seen)
+
+    def take(self, index: Array, before: State, after: State) -> None:
+        """Take a step, score its samples and pay what it owes to earlier ones."""
+        carrier, data = self.carrier, self.setup.data
+        where = self.setup.context.backend.labels(index)
+        paid = (carrier.totals.copy(), carrier.truncated.copy()) if self.checks_every_step else None
+        batch = data.batch(index, where)
+        sgd_scores = carrier.take(self.completed, index, where, before, batch, self.setup.estimator, after)
+        self.unchecked = _Unchecked(index, where, sgd_scores, paid)
+
+    def check(self, state: State, *, wait: bool) -> NotFinite | None:
+        """Check the last step, if every step is checked, add it and report it."""
+        step, self.unchecked = self.unchecked, None
+        if step is None:
+            return None
+        logged: dict[str, float] = {}
+        if step.paid is not None:
+            row = self.setup.context.backend.host(self.carrier.log[self.completed])
+            logged = dict(zip(LOG, row.tolist(), strict=True))
+            bad = self._first_not_finite(state, step, logged)
+            if bad is not None:
+                # What the step owes to past samples is unknown: the scores are those paid before it.
+                self.carrier.totals, self.carrier.truncated = step.paid
+                return NotFinite(next_step(self.completed), *bad)
+        self.sgd_scores[step.where] += step.sgd_scores
+        self.seen[step.index] += 1
+        self.completed = completed_after(next_step(self.completed))
+        if logged:
+            self.setup.report(self.completed, *(logged[name] for name in LOSSES))
+        return None
+
+    def _first_not_finite(self, state: State, step: _Unchecked, logged: dict[str, float]) -> tuple[str, float] | None:
+        """Return what is not finite in a step, in the order in which one thing follows from another."""
+        watched: Arrays = {name: logged[name] for name in LOSSES}
+        watched |= {} if state.is_finite() else state.suspects()
+        if next_step(self.completed) == self.setup.config.length:
+            watched |= {"final valid_loss": self._valid_loss(state)}
+        return first_not_finite(watched | {"scores": self.carrier.totals, "sgd_scores": step.sgd_scores} | logged)
+
+    def _valid_loss(self, state: State) -> float:
+        context, data = self.setup.context, self.setup.data
+        trace = new_trace(context, "valid", self.setup.config.valid.n, data.valid_x)
+        return float(row_losses(context, trace, state.theta, data.valid_y).mean(dtype="float64"))
+
+    def close(self, state: State) -> NotFinite | None:
+        """Pay all that is owed, and credit each step's batch with what the step leaves open."""
+        host, carrier = self.setup.context.backend.host, self.carrier
+        settled, last_loss = host(carrier.settled()), self._valid_loss(state)
+        scores, closed = _closed(self.setup.config, settled, carrier.loses, host(carrier.log), last_loss)
+        bad = first_not_finite({"scores": scores, "sgd_scores": self.sgd_scores, "closed": closed})
+        if bad is not None:
+            return NotFinite(next_step(self.completed), *bad)
+        self.closed = scores, closed
+        return None
+
+    def credited(self) -> Credited:
+        """Return the scores so far: those paid, until the account is closed."""
+        host, carrier = self.setup.context.backend.host, self.carrier
+        log = np.array(host(carrier.log))[: self.completed]
+        history = {"epoch": np.arange(self.completed) // self.setup.config.per_epoch}
+        history |= {name: log[:, column] for column, name in enumerate(LOSSES)}
+        scores, closed = (host(carrier.totals), None) if self.closed is None else self.closed
+        return Credited(
+            scores,
+            host(self.sgd_scores),
+            self.seen,
+            history,
+            decay=log[:, LOG.index("decay")],
+            closed=closed,
+            truncated=host(carrier.truncated),
+        )
+
+    def settings(self) -> dict[str, object]:
+        """Return the window."""
+        return {"carry_window": [self.carrier.length, self.carrier.later]}
+
+    def arrays(self) -> Snapshot:
+        """Return copies of scores, losses and the window."""
+        sgd_scores = np.array(self.setup.context.backend.host(self.sgd_scores))
+        return {"sgd_scores": sgd_scores, "seen": self.seen.copy()} | self.carrier.arrays(self.completed)
+
+    def optional_arrays(self) -> Arrays:
+        """Return nothing: all arrays exist before the first step."""
+        return {}
+
+    def restore(self, kept: Snapshot) -> None:
+        """Go on from a snapshot."""
+        self.carrier.restore(kept)
+        self.completed = CompletedSteps(int(kept["step"]))
+        self.sgd_scores, self.seen = self.setup.context.backend.xp.array(kept["sgd_scores"]), kept["seen"].copy()
+
+
+def _closed(config: RunConfig, settled: Array, loses: bool, log: Array, last_loss: float) -> tuple[Array, Array]:
+    """Return the scores with what each step leaves open and what was lost at windows' ends, spread equally; and both.
+
+    The second array (steps,) is that addition.
+    """
+    losses = np.append(log[:, 1], last_loss)
+    decay, own, owed = (log[:, LOG.index(name)] for name in ("decay", "own", "owed"))
+    closed = losses[:-1] - losses[1:] - decay - own - owed
+    scores = np.array(settled)
+    sizes = np.array([len(index) for _, index in config.order()])
+    if loses:
+        # All that was owed, and was not paid: the rest of the account.
+        closed = closed + (owed.sum() + own.sum() - scores.sum()) * (sizes / sizes.sum())
+    for (_, index), each in zip(config.order(), closed / sizes, strict=True):
+        scores[index] += each
+    return scores, closed

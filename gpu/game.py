@@ -1,0 +1,124 @@
+"""The game of one step: utilities of coalitions, marginals and Shapley values.
+
+======  =================  ==============================================================
+paper   name               meaning
+======  =================  ==============================================================
+U       `Game.utility`     fall of the validation loss by a step with a coalition alone
+S       ``coalition``      which samples take part, a mask
+======  =================  ==============================================================
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from adamshap.gpu.case import Case
+from adamshap.gpu.kernels.plan import AdamScalars, adam_scalars
+from adamshap.gpu.layers import Trace, gradients, new_trace, row_losses, run_rows
+from adamshap.gpu.step import Arrays, like, refuse_division_by_zero, take_step
+from adamshap.reference.contract import Array, MarginalKind, MarginalLoss, Marginals
+
+__all__ = ["Game", "marginals_of"]
+
+ALL_COALITIONS_UP_TO = 12  # samples
+
+
+@dataclass(frozen=True)
+class Game:
+    """The utility of coalitions of one batch."""
+
+    case: Case
+    scalars: AdamScalars
+    trace: Trace
+    base: float | Arrays  # L(θ), or ∇L(θ) for the first-order loss
+
+    @classmethod
+    def of(cls, case: Case, loss: MarginalLoss) -> "Game":
+        """Return the game of a case, with one of `MARGINAL_LOSSES`."""
+        context, batch = case.context, case.batch
+        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
+        run_rows(context, validation, case.state.theta, batch.valid_y, 1 / batch.n_val)
+        base: float | Arrays = float(validation.losses.mean(dtype="float64"))
+        if loss == "first_order":
+            base = like(context, "validation gradient")
+            gradients(context, validation, base)
+        return cls(case, adam_scalars(case.adam, case.state.t), case.trace(), base)
+
+    @property
+    def n(self) -> int:
+        """Number of samples of the batch."""
+        return self.case.batch.n
+
+    def utility(self, coalition: Any) -> float:
+        """Return U(S), or U₁(S)."""
+        context = self.case.context
+        mask = context.backend.real(coalition.astype(np.float64))[:, None]
+        g = like(context, "coalition")
+        gradients(context, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
+        refuse_division_by_zero(context, self.case.adam, self.case.state, g)
+        return self._exact(g, self.base) if isinstance(self.base, float) else self._first_order(g, self.base)
+
+    def _exact(self, g: Arrays, before: float) -> float:
+        """Return the fall of the loss from `before`, by a step with the gradient `g`."""
+        context, batch, new = self.case.context, self.case.batch, self.case.fresh()
+        take_step(context, self.scalars, self.case.state, g, new)
+        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
+        return before - float(row_losses(context, validation, new.theta, batch.valid_y).mean(dtype="float64"))
+
+    def _first_order(self, g: Arrays, gradient: Arrays) -> float:
+        """Return ⟨∇L(θ), A(g)⟩."""
+        context, new = self.case.context, self.case.fresh()
+        # From θ = 0 the step is −A(g_S) to its last digit; θ − A(g_S) would round it off.
+        zeros = {key: context.backend.xp.zeros_like(a) for key, a in g.items()}
+        take_step(context, self.scalars, replace(self.case.state, theta=zeros), g, new)
+        products = [(gradient[key] * moved).sum(dtype="float64") for key, moved in new.theta.items()]
+        return -float(sum(products))
+
+
+def marginals_of(game: Game, kind: MarginalKind, permutations: int, seed: int) -> Marginals:
+    """Return the marginals of every sample; of "shapley", over all coalitions of few samples, else sampled."""
+    n = game.n
+    error, singles = np.zeros(n), np.eye(n, dtype=bool)
+    empty, total = game.utility(np.zeros(n, bool)), game.utility(np.ones(n, bool))
+    if kind == "first":
+        values = np.array([game.utility(alone) - empty for alone in singles])
+    elif kind == "last":
+        values = np.array([total - game.utility(~alone) for alone in singles])
+    elif n > ALL_COALITIONS_UP_TO:
+        values, error = _sampled_shapley(game, permutations // 2, seed)
+    else:
+        values = _exact_shapley(game)
+    return Marginals(values, empty, total, error)
+
+
+def _exact_shapley(game: Game) -> Array:
+    """Return the Shapley values from all 2ⁿ coalitions; bit i of a coalition's number says whether i takes part."""
+    n = game.n
+    members = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    value = np.array([game.utility(row.astype(bool)) for row in members])
+    size = members.sum(axis=1)
+    chance = np.array([1 / (n * math.comb(n - 1, s)) for s in range(n)])
+    values = np.empty(n)
+    for i in range(n):
+        without = np.flatnonzero(members[:, i] == 0)
+        values[i] = chance[size[without]] @ (value[without | (1 << i)] - value[without])
+    return values
+
+
+def _sampled_shapley(game: Game, pairs: int, seed: int) -> tuple[Array, Array]:
+    """Return means over random orders, each with its reverse, and the standard errors of these means."""
+    generator, n = np.random.default_rng(seed), game.n
+    drawn = np.zeros((pairs, n))
+    for row in drawn:
+        order = generator.permutation(n)
+        for way in (order, order[::-1]):
+            mask = np.zeros(n, bool)
+            before = game.utility(mask)
+            for i in way:
+                mask[i] = True
+                after = game.utility(mask)
+                row[i] += (after - before) / 2
+                before = after
+    return drawn.mean(axis=0), drawn.std(axis=0, ddof=1) / math.sqrt(pairs)

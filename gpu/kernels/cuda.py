@@ -1,0 +1,387 @@
+"""The kernels for CUDA: CuPy's ElementwiseKernel, for float and double alike.
+
+``T`` is the dtype. Adam's step, the fused step and the fit are one launch each; the split is one for Γ ⊙ S and Γ ⊙ M,
+one that adds up what is owed, and reductions. Nodes are read from an array, the same number by all threads: a kernel is
+compiled once for all rules of its kind. The formulas and their derivation stand in `kernels.numpy`, and the purpose of
+`tiny` in `kernels.numba`; `tests` hold the three together.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import cupy
+import numpy as np
+
+from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, ParameterState, TwoTermOut
+from adamshap.gpu.kernels.plan import LITTLE, SMALL_ANGLE, AdamScalars, FitPlan, SlopePlan, SplitPlan, even_squares
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float64
+
+    from adamshap.reference.contract import Array
+
+__all__ = ["adam_step", "fused_step", "momentum_split", "two_term_fit"]
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+# CUDA has no T-typed literals: T(…) makes each constant one, or float kernels would compute in double.
+
+SCALARS = ", ".join(f"T {name}" for name in AdamScalars.__dataclass_fields__) + ", T tiny, T per_sample, T unbias"
+NODES = "raw T nodes, int32 count, "
+
+RHO = "T rho = sqrt(kappa * v + root);"
+ADAM = (
+    RHO
+    + """
+    T size = root_q * abs(g);
+    T top = max(max(rho, size), tiny);
+    T x = rho / top, y = size / top;
+    T below = top * sqrt(x * x + y * y) + eps;
+    T idle = lr * (mu * m) / (rho + eps);
+    T step = lr * (mu * m + k * g) / below;
+    T kept = theta * shrink;
+"""
+)
+# Outputs may be the inputs themselves: what is read from them comes before.
+WRITE_STATE = """
+    new_m = b1 * m + d1 * g;
+    new_v = b2 * v + d2 * g * g;
+    new_theta = kept - step;
+"""
+SPREAD = """
+    T spread = T(0);
+    {
+        T whole = row * col, own = g / (whole > T(0) ? whole : T(1));
+        T left = max(T(1) - own * own * per_sample, T(0));
+        spread = root_q * (whole * sqrt(left * unbias));
+    }
+"""
+SCALE = """
+    T big = root_q * g;
+    T most = max(max(max(rho, abs(big)), spread), tiny);
+    T one_by = T(1) / most, tail = T(1) / (most + eps);
+    T G = big * one_by, S = spread * one_by, rho2 = (rho * one_by) * (rho * one_by);
+    T f_m = most * tail, f_e = eps * tail, mu2 = mu * m * tail * root_q * T(2);
+    T s = T(0);
+"""
+LEAST_EPS = "    f_e = max(f_e, tiny);"
+QUOTIENT = """
+        T aa = rho2 + a * a, bb = rho2 + b * b, ab = a * b;
+        T r_a = sqrt(aa), r_b = sqrt(bb);
+        T R = r_a + r_b + T(1e-30), U = r_a * r_b + abs(ab);
+        T X = ab > T(0) ? rho2 * (aa + b * b) : U;
+        U = ab > T(0) ? U : T(1);
+        T above = (k * (f_e * R + f_m * rho2) - of_mu) * U + k * f_m * X;
+        T scale = R * U, D_a = f_m * r_a + f_e, D_b = f_m * r_b + f_e;
+"""
+
+SLOPES = {
+    "sgd": "T s = lr;",
+    "frozen": "T s = lr * k / below;",
+    "linearized": "T s = lr * k / (rho + eps);",
+    "previous": "T s = lr * k / (sqrt(previous * v + root) + eps);",
+    "nodes": SCALE
+    + LEAST_EPS
+    + """
+    for (int node = 0; node < count; ++node) {
+        T c = nodes[4 * node] * G, d = nodes[4 * node + 1] * G + nodes[4 * node + 2] * S;
+        T a = c + d, b = c - d, of_mu = mu2 * c;
+"""
+    + QUOTIENT
+    + """
+        s += nodes[4 * node + 3] * above / (scale * D_a * D_b);
+    }
+    s *= lr * tail;
+""",
+}
+
+# The integral of "even" is in double throughout, whatever T is.
+EVEN = f"""
+    double wide_rho = sqrt(wide_kappa * double(v) + wide_root), big = wide_root_q * double(g);
+    double r = hypot(wide_rho, big), by_D = 1.0 / (r + wide_eps);
+    r = max(r, wide_eps * {LITTLE!r});
+    r = 1.0 / (r > 0.0 ? r : 1.0);
+    double c = wide_rho * r, size = abs(big) * r, e = wide_eps * r, Y = size / (1.0 + c), total = 0.0;
+    if (Y < {SMALL_ANGLE!r}) {{
+        for (int node = 0; node < count; ++node) {{
+            double y2 = nodes[2 * node] * Y * Y, q = c * (1.0 + y2) + e * (1.0 - y2);
+            total += nodes[2 * node + 1] / ((1.0 - y2) * q * q);
+        }}
+        double part = c / (1.0 + c);
+        total *= 8.0 * part * part / (1.0 + c) * size;
+    }} else if (Y >= {SMALL_ANGLE!r}) {{
+        double shorter = c * c / (1.0 + size), psi = max(sqrt(abs(e - c) / (e + c)), {LITTLE!r});
+        double gap = (c + shorter) / (1.0 + c);
+        if (e < c) {{
+            total = log1p(2.0 * Y / max(gap, 2.2250738585072014e-308)) - 2.0 * e / (e + c) * (atan(Y * psi) / psi)
+                  - size / (1.0 + e);
+        }} else {{
+            double d = (e + c) * psi, below = 1.0 + e + d, z = size / below, less_z = 0.0;
+            if (z < 0.3) {{
+                for (int power = 31; power > 1; power -= 2) less_z = (less_z + 1.0 / power) * (z * z);
+                less_z *= z;
+            }} else {{
+                less_z = 0.5 * log1p(2.0 * z / ((shorter + e + d) / below)) - z;
+            }}
+            gap += Y * 2.0 * c / ((e + c) * (1.0 + psi));
+            total = 2.0 * less_z + size * (1.0 + c * c / (e + d)) / ((1.0 + e) * below)
+                  - c * c * log1p(2.0 * (Y * psi) / max(gap, 2.2250738585072014e-308)) / (psi * (e + c) * (e + d));
+        }}
+        total /= size * size;
+    }} else {{
+        total = Y;
+    }}
+    double N = (big < 0.0 ? -total : total) * wide_root_q * r * r;
+    T s = T(wide_k * by_D - wide_mu * double(m) * N), inverse = T(by_D + double(g) * N);
+"""
+SPLITS = {
+    "frozen": """
+    T big = root_q * abs(g), top = max(max(rho, big), tiny), x = rho / top, y = big / top;
+    T inverse = T(1) / (top * sqrt(x * x + y * y) + eps), s = k * inverse;
+""",
+    "linearized": "T inverse = T(1) / (rho + eps), s = k * inverse;",
+    "nodes": SCALE
+    + """
+    T inverse = T(0);
+    for (int node = 0; node < count; ++node) {
+        T tau = nodes[4 * node], c = tau * G, d = nodes[4 * node + 1] * S;
+        T a = c + d, b = c - d, of_mu = tau * mu2 * c;
+"""
+    + QUOTIENT
+    + """
+        T one_in = T(1) / (scale * D_a * D_b);
+        s += nodes[4 * node + 2] * above * one_in;
+        inverse += nodes[4 * node + 3] * (D_a + D_b) * scale * one_in;
+    }
+    s *= tail;
+    inverse *= tail;
+""",
+    "even": EVEN,
+}
+WIDE = ("lr", "mu", "k", "kappa", "root", "root_q", "eps")
+
+FIT = (
+    RHO
+    + SPREAD
+    + SCALE
+    + LEAST_EPS
+    + """
+    T mean = per_sample * big, apart = of_sigma * spread;
+    T larger = max(max(abs(mean), apart), tiny), x0 = mean / larger, y0 = apart / larger;
+    T size = sqrt(x0 * x0 + y0 * y0), by = size > T(0) ? T(1) / size : T(0);
+    T phi = T(0), up = T(0), down = T(0);
+    S *= of_sigma;
+    T z[OWN], root_z[OWN], found[OWN];
+    #pragma unroll
+    for (int j = 0; j < OWN; ++j) {
+        T h = own[2 * j], a_j = own[2 * j + 1], x = per_sample * G + h * S, rest = G - x, sum = T(0);
+        for (int node = 0; node < count; ++node) {
+            T tau = nodes[3 * node], across = nodes[3 * node + 1] * S;
+            T b = tau * rest + across, a = tau * G + (T(1) - tau) * x + across;
+            T of_mu = T(0.5) * mu2 * (a + b);
+"""
+    + QUOTIENT
+    + """
+            sum += nodes[3 * node + 2] * above / (scale * max(D_a, D_b) + tiny) / min(D_a, D_b);
+        }
+        T z_j = abs(x0 * by + h * (y0 * by)), r_j = sqrt(z_j);
+        s += a_j * z_j * z_j * sum;
+        phi += a_j * z_j * r_j;
+        down += ridge * a_j * z_j;
+        #pragma unroll
+        for (int i = 0; i < j; ++i) {
+            T both = own[2 * i + 1] * a_j * z[i] * z_j, gap = r_j - root_z[i];
+            up += both * root_z[i] * r_j * gap * (found[i] - sum);
+            down += both * gap * gap;
+        }
+        z[j] = z_j;
+        root_z[j] = r_j;
+        found[j] = sum;
+    }
+    T ratio = up * (lr * tail) / (down > T(0) ? down : T(1));
+    slope = s * (lr * tail) - ratio * phi;
+    second = ratio * sqrt(larger * size / root_q);
+"""
+)
+
+
+# --- compiled kernels ------------------------------------------------------------------------------------------------
+
+
+@cache
+def _adam_step() -> Any:
+    inputs, outputs = f"T g, T theta, T m, T v, {SCALARS}", "T new_theta, T new_m, T new_v"
+    return cupy.ElementwiseKernel(inputs, outputs, ADAM + WRITE_STATE, "adamshap_adam_step")
+
+
+@cache
+def _fused_step(kind: str, with_spread: bool, with_gamma: bool, with_point: bool) -> Any:
+    nodes = NODES if kind == "nodes" else ""
+    inputs = f"T g, T theta, T m, T v, T row, T col, T gamma, {nodes}{SCALARS}, T blend"
+    outputs = "T new_theta, T new_m, T new_v, T slope" + (", T point" if with_point else "")
+    body = ADAM + (SPREAD if with_spread else "T spread = T(0);") + SLOPES[kind]
+    body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
+    body += WRITE_STATE + ("slope = s * gamma;" if with_gamma else "slope = s;")  # last, as it may be written over g
+    return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_fused_{kind}")
+
+
+@cache
+def _momentum_split(kind: str, with_spread: bool) -> Any:
+    nodes = {"nodes": NODES, "even": "raw float64 nodes, int32 count, "}.get(kind, "")
+    wide = ", ".join(f"float64 wide_{name}" for name in WIDE)
+    inputs = f"T g, T m, T v, T row, T col, T gamma, {nodes}{SCALARS}, {wide}"
+    body = RHO + (SPREAD if with_spread else "T spread = T(0);") + SPLITS[kind]
+    body += "slope = lr * s * gamma; due = lr * mu * inverse * gamma;"
+    return cupy.ElementwiseKernel(inputs, "T slope, T due", body, f"adamshap_split_{kind}")
+
+
+@cache
+def _dot() -> Any:
+    return cupy.ReductionKernel("T a, T b", "float64 s", "double(a) * double(b)", "a + b", "s = a", "0", "adamshap_dot")
+
+
+@cache
+def _owe() -> Any:
+    body = "K = owed + grow * due; product = slope - less * K;"
+    return cupy.ElementwiseKernel("T slope, T due, T owed, T grow, T less", "T K, T product", body, "adamshap_owe")
+
+
+@cache
+def _two_term_fit(own: int) -> Any:
+    inputs = f"T g, T m, T v, T row, T col, raw T own, {NODES}{SCALARS}, T of_sigma, T ridge"
+    body = FIT.replace("OWN", str(own))
+    return cupy.ElementwiseKernel(inputs, "T slope, T second", body, "adamshap_two_term_fit")
+
+
+# --- their arguments -------------------------------------------------------------------------------------------------
+
+
+def _numbers(scalars: AdamScalars, n: int, dtype: Any, *more: float) -> list[Any]:
+    """Return what `SCALARS` names, and a kernel's own numbers."""
+    unbias = n / (n - 1) if n > 1 else 0.0
+    return [dtype.type(x) for x in (*vars(scalars).values(), cupy.finfo(dtype).tiny, 1 / n, unbias, *more)]
+
+
+def _nodes(nodes: tuple[tuple[float, ...], ...], dtype: Any) -> tuple[Any, Any]:
+    return _table(nodes, np.dtype(dtype), cupy.cuda.Device().id), np.int32(len(nodes))
+
+
+@cache
+def _table(nodes: tuple[tuple[float, ...], ...], dtype: Any, _device: int) -> Any:
+    """Return the nodes as one array on the current device, whose number is part of the key."""
+    table = cupy.asarray(np.array(nodes, dtype).ravel())
+    cupy.cuda.get_current_stream().synchronize()  # later calls may come on other streams
+    return table
+
+
+def _two_factors(norms: GradientNorms, dtype: Any) -> tuple[Any, Any]:
+    """Return √Σx² as two factors that a kernel multiplies: norms, or `root` and 1, or zeros where there are neither."""
+    if norms.root is not None:
+        return norms.root, dtype.type(1)
+    if norms.row is None or norms.col is None:
+        return dtype.type(0), dtype.type(0)
+    return norms.row[:, None], norms.col[None, :]
+
+
+# --- the four --------------------------------------------------------------------------------------------------------
+
+
+def adam_step(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState, new: ParameterState) -> None:
+    """Write Adam's update; see `Kernels.adam_step`."""
+    numbers = _numbers(scalars, 1, g.dtype)
+    _adam_step()(g, state.theta, state.m, state.v, *numbers, new.theta, new.m, new.v)
+
+
+def fused_step(
+    scalars: AdamScalars,
+    plan: SlopePlan,
+    g: Float[Array, "d_out d_in"],
+    state: ParameterState,
+    norms: GradientNorms,
+    gamma: Float[Array, "d_out d_in"] | None,
+    blend: float,
+    out: FusedStepOut,
+) -> None:
+    """Take Adam's step and compute the slope, in one launch; see `Kernels.fused_step`."""
+    _fused_step(plan.kind, plan.needs_spread, gamma is not None, out.point is not None)(
+        g,
+        state.theta,
+        state.m,
+        state.v,
+        *_two_factors(norms, g.dtype),
+        g.dtype.type(0) if gamma is None else gamma,
+        *(_nodes(plan.nodes, g.dtype) if plan.kind == "nodes" else ()),
+        *_numbers(scalars, norms.n, g.dtype, blend),
+        out.new.theta,
+        out.new.m,
+        out.new.v,
+        out.slope,
+        *(() if out.point is None else (out.point,)),
+    )
+
+
+def momentum_split(
+    scalars: AdamScalars,
+    plan: SplitPlan,
+    g: Float[Array, "d_out d_in"],
+    state: ParameterState,
+    norms: GradientNorms,
+    gamma: Float[Array, "d_out d_in"],
+    owed: OwedSum | None,
+    product: Float[Array, "d_out d_in"],
+) -> Float64[Array, " 4"]:
+    """Split, weigh with Γ, add up what is owed and what it amounts to; see `Kernels.momentum_split`."""
+    f, nodes = g.dtype.type, cast(tuple[Any, ...], ())
+    if plan.kind == "nodes":
+        nodes = _nodes(plan.nodes, g.dtype)
+    elif plan.kind == "even":
+        nodes = _nodes(even_squares(g.dtype), np.float64)
+    slope, owed_now = cupy.empty_like(g), cupy.empty_like(g)
+    _momentum_split(plan.kind, plan.needs_spread)(
+        g,
+        state.m,
+        state.v,
+        *_two_factors(norms, g.dtype),
+        gamma,
+        *nodes,
+        *_numbers(scalars, norms.n, g.dtype),
+        *(getattr(scalars, name) for name in WIDE),
+        slope,
+        owed_now,
+    )
+    sums: Array = cupy.zeros(4)
+    pairs = [(slope, g), (owed_now, state.m), (owed_now, owed_now)]
+    if scalars.shrink < 1:
+        pairs.append((gamma, state.theta))
+    for number, (a, b) in enumerate(pairs):
+        sums[number] = _dot()(a, b)
+    if owed is None:
+        product[...] = slope
+    else:
+        _owe()(slope, owed_now, owed.total, f(owed.grow), f(owed.less), owed.total, product)
+    return sums
+
+
+def two_term_fit(
+    scalars: AdamScalars,
+    plan: FitPlan,
+    g: Float[Array, "d_out d_in"],
+    state: ParameterState,
+    norms: GradientNorms,
+    out: TwoTermOut,
+) -> None:
+    """Write S and R, in one launch; see `Kernels.two_term_fit`."""
+    own, _ = _nodes(plan.own, g.dtype)
+    _two_term_fit(len(plan.own))(
+        g,
+        state.m,
+        state.v,
+        *_two_factors(norms, g.dtype),
+        own,
+        *_nodes(plan.arrivals, g.dtype),
+        *_numbers(scalars, norms.n, g.dtype, plan.relative_deviation, plan.ridge),
+        out.slope,
+        out.second,
+    )

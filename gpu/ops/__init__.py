@@ -1,0 +1,92 @@
+"""Array routines that know no optimiser: written for CUDA, as Numba loops, or in NumPy where Numba is missing."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+from adamshap.gpu.backend import Backend
+
+__all__ = ["Ops", "Scaling", "ops_for"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How the entries of a column are scaled before they are squared (`norms`).
+
+    Parameters
+    ----------
+    scale : float
+        What the largest entry of a column becomes.
+    least : float
+        A sum of products of squares that is at least this has lost nothing that counts to underflow.
+    back, root_n : float
+        Their product brings the root of such a sum back to the columns' own scale. `root_n` is √n, and the root times
+        `back` is at most 1.
+    """
+
+    scale: float
+    least: float
+    back: float
+    root_n: float
+
+
+class Ops(Protocol):
+    """What each backend's module offers. Arrays are C-contiguous, of one dtype, and matrices by default."""
+
+    def between(self, tau: float, a: Any, b: Any, out: Any) -> None:
+        """Write the point at `tau` of the way from `a` to `b` (any one shape)."""
+
+    def activate(self, name: str, z: Any, bias: Any, derivative: Any) -> None:
+        """Turn `z` + bias into the activation in place, and write the derivative, but for ReLU's and the identity's."""
+
+    def scale_by_derivative(self, name: str, b: Any, derivative: Any) -> None:
+        """Multiply `b` in place by the derivative; for ReLU, `derivative` is the activation."""
+
+    def column_norms(self, x: Any) -> Any:
+        """Return the Euclidean norm of each column."""
+
+    def ranges(self, x: Any) -> tuple[Any, Any]:
+        """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+
+    def scaled_squares(self, x: Any, top: Any, scaling: Scaling) -> Any:
+        """Return the squares of `x` with its columns divided by `top` and multiplied by ``scaling.scale``."""
+
+    def roots(self, square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+        """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows.
+
+        Parameters
+        ----------
+        square : array (d_out, d_in)
+        units : slice
+            The rows.
+        b, a : arrays (n, d_out), (n, d_in)
+        of_b, of_a : tuples of arrays
+            Their `ranges`.
+        scaling : Scaling
+        """
+
+    def row_dot(self, b: Any, z: Any, p: Any, out: Any) -> None:
+        """Add ⟨b_i, z_i + p⟩ to ``out[i]``; `p` may be None."""
+
+    def whitening(self, gram: Any) -> Any:
+        """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
+
+
+def ops_for(backend: Backend) -> Ops:
+    """Return the routines that work on the arrays of `backend`."""
+    if backend.on_cuda:
+        from adamshap.gpu.ops import cuda
+
+        return cuda
+    return _host_ops()
+
+
+@cache
+def _host_ops() -> Ops:
+    try:
+        from adamshap.gpu.ops import numba
+    except ImportError:
+        from adamshap.gpu.ops import numpy
+
+        return numpy
+    return numba

@@ -1,0 +1,77 @@
+"""What stays the same from the first step of a run to the last."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from adamshap.gpu.backend import Backend
+from adamshap.gpu.data import Data
+from adamshap.gpu.layers import EngineContext
+from adamshap.gpu.step import Arrays
+from adamshap.gpu.threads import parts_of
+from adamshap.reference.contract import (
+    Adam,
+    Array,
+    Checkpointer,
+    CompletedSteps,
+    Estimator,
+    Progress,
+    RunConfig,
+)
+
+__all__ = ["RunSetup"]
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """A run's settings, its data and its place of work.
+
+    Parameters
+    ----------
+    config : RunConfig
+    estimator : Estimator
+    adam : Adam
+        As the backend's dtype holds it.
+    context : EngineContext
+    data : Data
+    initial : dict of arrays
+        The parameters before the first step, in the backend.
+    on_step, on_checkpoint : callable or None
+    resume : mapping or None
+    parts : int
+        Into how many parts the work of a step is divided, on the host.
+    """
+
+    config: RunConfig
+    estimator: Estimator
+    adam: Adam
+    context: EngineContext
+    data: Data
+    initial: Arrays
+    on_step: Callable[[Progress], None] | None
+    on_checkpoint: Checkpointer | None
+    resume: Mapping[str, Array] | None
+    parts: int
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        estimator: Estimator,
+        adam: Adam,
+        backend: Backend,
+        on_step: Callable[[Progress], None] | None,
+        on_checkpoint: Checkpointer | None,
+        resume: Mapping[str, Array] | None,
+    ) -> "RunSetup":
+        """Return the setup of a run on a backend, in whose dtype `adam` is."""
+        parts = parts_of(resume)
+        context = EngineContext.on(config.network, backend, parts)
+        initial = backend.reals(config.network.init(config.seed))
+        data = Data.of(context, config.train, config.valid, min(config.batch_size, config.train.n))
+        return cls(config, estimator, adam, context, data, initial, on_step, on_checkpoint, resume, parts)
+
+    def report(self, completed: CompletedSteps, train_loss: float, valid_loss: float) -> None:
+        """Report the last of the completed steps to `on_step`, with the losses before it."""
+        if self.on_step is not None:
+            epoch = (completed - 1) // self.config.per_epoch
+            self.on_step(Progress(completed, self.config.length, epoch, train_loss, valid_loss))

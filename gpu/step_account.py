@@ -1,0 +1,203 @@
+"""The account of ``credit="step"``: a step is credited to the samples of its batch, and momentum's part to nobody.
+
+On a device, results are fetched a few steps at a time, at the pace of a progress bar.
+"""
+
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from adamshap.gpu.accounts import Credited, NotFinite
+from adamshap.gpu.counting import completed_after, next_step
+from adamshap.gpu.ghost import Sketch
+from adamshap.gpu.run_setup import RunSetup
+from adamshap.gpu.step import Arrays, State, StepResult, attribute_step
+from adamshap.reference.contract import Array, CompletedSteps, Credit, Snapshot, first_not_finite
+
+__all__ = ["StepAccount"]
+
+SECONDS_BETWEEN_FETCHES = 0.1  # at the pace of a progress bar
+SECONDS_BETWEEN_CHECKS = 5.0  # without anybody to report to
+BYTES_UNCHECKED = 1 << 26  # of scores on a device
+LOSSES = ("train_loss", "valid_loss")
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A step's samples and its results on the host."""
+
+    index: Array
+    losses: list[float]
+    scores: Array
+    sgd_scores: Array
+
+
+@dataclass
+class StepAccount:
+    """Scores added up on the host.
+
+    Parameters
+    ----------
+    setup : RunSetup
+    micro_batch : int or None
+    sketch : Sketch or None
+        Its bases are kept from step to step.
+    scores, sgd_scores : arrays (N,) or (N, n_val)
+    seen : int array (N,)
+    losses : array (steps, 2)
+        Both losses before each step.
+    unchecked : list of (sample indices, `StepResult`)
+        Steps that were taken, and not fetched yet.
+    completed : int
+        Steps that were checked, added and reported.
+    last_fetch : float
+        Time on the monotonic clock.
+    """
+
+    credit: ClassVar[Credit] = "step"
+    checks_every_step: ClassVar[bool] = True
+
+    setup: RunSetup
+    micro_batch: int | None
+    sketch: Sketch | None
+    scores: Array
+    sgd_scores: Array
+    seen: Array
+    losses: Array
+    unchecked: list[tuple[Array, StepResult]] = field(default_factory=list)
+    completed: CompletedSteps = CompletedSteps(0)  # noqa: RUF009
+    last_fetch: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, setup: RunSetup, *, check_every_step: bool, micro_batch: int | None) -> "StepAccount":
+        """Return an empty account; it always finds the step that diverged."""
+        del check_every_step
+        config, estimator = setup.config, setup.estimator
+        sketch = None if estimator.rank is None else Sketch(estimator.rank, config.seed)
+        shape = (config.train.n, config.valid.n) if estimator.per_validation else (config.train.n,)
+        seen, losses = np.zeros(config.train.n, np.int64), np.zeros((config.length, len(LOSSES)))
+        return cls(setup, micro_batch, sketch, np.zeros(shape), np.zeros(shape), seen, losses)
+
+    @property
+    def keeps_old_state(self) -> bool:
+        """Whether batches are run in chunks: each goes through the network twice, with the parameters before."""
+        config = self.setup.config
+        return self.micro_batch is not None and self.micro_batch < min(config.batch_size, config.train.n)
+
+    def take(self, index: Array, before: State, after: State) -> None:
+        """Take a step and score its samples."""
+        setup = self.setup
+        batch = setup.data.batch(index, setup.context.backend.labels(index))
+        weight = 1 / batch.n if setup.config.reduction == "mean" else 1.0
+        result = attribute_step(
+            setup.context,
+            setup.adam,
+            before,
+            batch,
+            weight,
+            setup.estimator,
+            after,
+            micro_batch=self.micro_batch,
+            sketch=self.sketch,
+            with_sgd=True,
+        )
+        self.unchecked.append((index, result))
+
+    def check(self, state: State, *, wait: bool) -> NotFinite | None:
+        """Fetch, check, add up and report the steps taken, if it is time."""
+        if not self._is_due(wait):
+            return None
+        fetched = self._fetch()
+        for place, step in enumerate(fetched, start=1):
+            bad = first_not_finite(dict(zip(LOSSES, step.losses, strict=True)))
+            if bad is None and place == len(fetched) and not state.is_finite():
+                bad = first_not_finite(state.suspects())
+            bad = bad or first_not_finite({"scores": step.scores, "sgd_scores": step.sgd_scores})
+            if bad is not None:
+                return NotFinite(next_step(self.completed), *bad)
+            self._add(step)
+        return None
+
+    def _is_due(self, wait: bool) -> bool:
+        """Whether to fetch now: after some time or on a full device; always on the host, which has nothing to fetch."""
+        pace = SECONDS_BETWEEN_CHECKS if self.setup.on_step is None else SECONDS_BETWEEN_FETCHES
+        due = wait or time.monotonic() - self.last_fetch >= pace
+        if due:
+            self.last_fetch = time.monotonic()
+        unchecked = sum(result.scores.nbytes for _, result in self.unchecked)
+        return due or not self.setup.context.backend.on_cuda or unchecked >= BYTES_UNCHECKED
+
+    def _fetch(self) -> list[_Fetched]:
+        """Return the steps taken since the last fetch, in few transfers."""
+        if not self.unchecked:
+            return []
+        indices, results = zip(*self.unchecked, strict=True)
+        self.unchecked = []
+        backend = self.setup.context.backend
+        xp, host = backend.xp, backend.host
+        losses = host(xp.stack([xp.stack([r.train_loss, r.valid_loss]) for r in results])).tolist()
+        scores = [(r.scores, r.sgd_scores) for r in results]
+        if backend.on_cuda:
+            ends = np.cumsum([len(r.scores) for r in results])[:-1]
+            whole = (host(xp.concatenate(part)) for part in zip(*scores, strict=True))
+            scores = list(zip(*(np.split(part, ends) for part in whole), strict=True))
+        return [_Fetched(i, pair, *both) for i, pair, both in zip(indices, losses, scores, strict=True)]
+
+    def _add(self, step: _Fetched) -> None:
+        self.scores[step.index] += step.scores
+        self.sgd_scores[step.index] += step.sgd_scores
+        self.seen[step.index] += 1
+        self.losses[self.completed] = step.losses
+        self.completed = completed_after(next_step(self.completed))
+        self.setup.report(self.completed, *step.losses)
+
+    def close(self, state: State) -> NotFinite | None:
+        """Nothing is open after the last step's check."""
+        return None
+
+    def credited(self) -> Credited:
+        """Return the scores so far."""
+        epochs = np.arange(self.completed) // self.setup.config.per_epoch
+        return Credited(self.scores, self.sgd_scores, self.seen, {"epoch": epochs} | self._losses_by_name())
+
+    def _losses_by_name(self) -> dict[str, Array]:
+        columns = self.losses[: self.completed].T
+        return {name: column.copy() for name, column in zip(LOSSES, columns, strict=True)}
+
+    def settings(self) -> dict[str, object]:
+        """Return the size of the chunks that batches are run in."""
+        return {"micro_batch": self.micro_batch}
+
+    def arrays(self) -> Snapshot:
+        """Return copies of scores, losses and the sketch's bases."""
+        host, bases = self.setup.context.backend.host, {} if self.sketch is None else self.sketch.bases
+        arrays = {"scores": self.scores.copy(), "sgd_scores": self.sgd_scores.copy(), "seen": self.seen.copy()}
+        arrays |= {f"history/{name}": column for name, column in self._losses_by_name().items()}
+        return arrays | {f"basis/{layer}/{group}": np.array(host(basis)) for (layer, group), basis in bases.items()}
+
+    def optional_arrays(self) -> Arrays:
+        """Return arrays like the bases that a sketch may have: none before the first step."""
+        if self.sketch is None:
+            return {}
+        context, rank = self.setup.context, self.sketch.rank
+        groups = self.setup.config.valid.n if self.setup.estimator.per_validation else 1
+        return {
+            f"basis/{layer}/{group}": np.empty((d_in, rank), context.backend.dtype)
+            for layer, (d_in, _) in enumerate(pairwise(context.net.sizes))
+            for group in range(groups)
+        }
+
+    def restore(self, kept: Snapshot) -> None:
+        """Go on from a snapshot."""
+        self.completed = CompletedSteps(int(kept["step"]))
+        for array, name in ((self.scores, "scores"), (self.sgd_scores, "sgd_scores"), (self.seen, "seen")):
+            array[...] = kept[name]
+        for column, name in enumerate(LOSSES):
+            self.losses[: self.completed, column] = kept[f"history/{name}"]
+        if self.sketch is not None:
+            for name in (name for name in kept if name.startswith("basis/")):
+                layer, group = map(int, name.split("/")[1:])
+                self.sketch.bases[layer, group] = self.setup.context.backend.real(kept[name])

@@ -1,0 +1,140 @@
+"""The content of ``adamshap show``: title, histogram and classes of a run, for the terminal or a page."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from adamshap.reference.command.datasets import label_names, load
+from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.contract import Array, LazyRows
+from adamshap.reference.contract.views import histogram
+
+# Approximate number of histogram bins; number of groups of a regression's targets.
+BINS = 16
+GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Group:
+    """The training examples of one class, or of one range of a regression's target.
+
+    Parameters
+    ----------
+    name : str
+    count, harmful, flipped : int
+        Number of examples, of those with a negative score, and of those with a flipped label.
+    total, mean : float
+        Sum and mean of their scores.
+    """
+
+    name: str
+    count: int
+    harmful: int
+    flipped: int
+    total: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A histogram bin: the number of examples with scores from `low` to `high`."""
+
+    low: float
+    high: float
+    count: int
+
+
+def bins_of(scores: Array) -> list[Bin]:
+    """Return the histogram of `scores` (n,), with a bin edge at 0."""
+    counts, edges = histogram(scores, BINS)
+    return [Bin(*bin_) for bin_ in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)]
+
+
+def groups_of(saved: SavedRun) -> list[Group]:
+    """Return the training examples grouped by class, or by quarter of a regression's single target."""
+    columns, classes = saved.columns, saved.config["dataset"]["classes"]
+    labels, scores = columns["label"], columns["score"]
+    members: dict[str, Array] = {}
+    if classes:
+        members = {name: labels == number for number, name in enumerate(classes)}
+    elif labels.ndim == 1:
+        order = np.argsort(labels, kind="stable")
+        for part in np.array_split(order, min(GROUPS, len(order))):
+            name = f"{labels[part[0]]:.4g} to {labels[part[-1]]:.4g}"
+            members[name] = np.isin(np.arange(len(labels)), part) | members.get(name, False)
+    return [
+        Group(
+            name,
+            int(mask.sum()),
+            int((scores[mask] < 0).sum()),
+            int(columns["flipped"][mask].sum()),
+            math.fsum(scores[mask]),
+            math.fsum(scores[mask]) / int(mask.sum()),
+        )
+        for name, mask in members.items()
+        if mask.any()
+    ]
+
+
+def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
+    """Return title, header and cells of the table of `groups_of`; no rows if there are no groups."""
+    classes, flips = bool(saved.config["dataset"]["classes"]), bool(saved.config["flips"])
+    heads = ["class" if classes else "target", "examples", "harmful", "mean score", "sum of scores", "flipped"]
+    rows = [
+        [
+            group.name,
+            str(group.count),
+            f"{group.harmful / group.count:.0%}",
+            f"{group.mean:+.2e}",
+            f"{group.total:+.2e}",
+            str(group.flipped),
+        ]
+        for group in groups_of(saved)
+    ]
+    title = "Classes" if classes else "Targets"
+    return (title, heads, rows) if flips else (title, heads[:-1], [row[:-1] for row in rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The examples' images (N, height · width) by row of the data set; or None, and the reason."""
+
+    images: Array | LazyRows | None
+    missing: str = ""
+
+
+def pictures_of(saved: SavedRun) -> Pictures:
+    """Return the images of the data set of `saved`, read again if it has images and has not changed."""
+    shape, options = saved.config["dataset"]["image_shape"], saved.config["options"]
+    if shape is None:
+        return Pictures(None)
+    try:
+        # Pictures never come from a table, whose columns have options.
+        dataset = load(options["data"], options["label"], options["task"], held_out=options["valid"] is None)
+    except CommandError as error:
+        return Pictures(None, f"No pictures: {error}")
+    if dataset.image_shape != tuple(shape) or len(dataset.x) != saved.config["dataset"]["examples"]:
+        return Pictures(None, f"No pictures: {options['data']!r} has changed since the run started")
+    return Pictures(dataset.x)
+
+
+def title_of(saved: SavedRun) -> str:
+    """Return one line on the data, the network and the progress of the run."""
+    dataset, network = saved.config["dataset"], saved.config["network"]
+    options = saved.config["options"]
+    flips = f", {len(saved.config['flips'])} with flipped labels" if saved.config["flips"] else ""
+    task = f"{len(dataset['classes'])} classes" if dataset["classes"] else "regression"
+    sizes = "-".join(map(str, network["sizes"]))
+    credit = "" if options.get("credit", "step") == "step" else f", credit {options['credit']}"
+    return (
+        f"{dataset['name']}: {saved.status}, {saved.step} of {saved.steps} steps;"
+        f" {dataset['train_examples']} training examples{flips}; {dataset['validation_examples']} for validation;"
+        f" {task}; network {sizes}; slope {options['slope']}, gradient {options['gradient']}{credit}"
+    )
+
+
+def names_of(saved: SavedRun) -> list[str]:
+    """Return each training example's label as text."""
+    return label_names(saved.columns["label"], saved.config["dataset"]["classes"])
