@@ -28,7 +28,6 @@ from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,
-    CompletedSteps,
     Network,
     Run,
     RunConfig,
@@ -82,7 +81,7 @@ def step(activation: Any = "relu", loss: Any = "cross_entropy", sizes: tuple[int
         net,
         params,
         Adam(lr=0.01, weight_decay=0.01),
-        AdamState(CompletedSteps(7), m, v),
+        AdamState(7, m, v),
         batch(net, n, generator),
         batch(net, N_VAL, generator),
     )
