@@ -1,8 +1,9 @@
 """The oracle: Adam, exact fixed-state utilities and every estimator, in float64, to be read beside the paper.
 
 Slow and obviously right: per-sample gradients are materialised, network gradients are autograd's, and each equation of
-the method is one function. `contract` describes steps, runs and models; `network`, `adam`, `game`, `ghost`, `carry`,
-`run` and `retraining` follow the derivation from the forward pass to the scores of a training run.
+the method is one function. `contract` describes steps, runs and models; `perceptron`, `losses`, `models`, `adam`,
+`game`, `slopes`, `validation`, `scoring`, `carry`, `run` and `retraining` follow the derivation from the forward pass
+to the scores of a training run.
 """
 
 from adamshap.reference.adam import update
@@ -19,9 +20,9 @@ from adamshap.reference.contract import (
     Step,
 )
 from adamshap.reference.game import marginals, utility
-from adamshap.reference.ghost import influence, scores
 from adamshap.reference.retraining import metagradient, retrained
 from adamshap.reference.run import attribute
+from adamshap.reference.scoring import influence, scores
 from adamshap.reference.torch_bridge import from_torch
 
 Rows = LazyRows  # the name before 0.2

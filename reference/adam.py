@@ -32,13 +32,16 @@ from adamshap.reference.contract import (
     Array,
     Params,
     Step,
+    StepNumber,
     float64_step,
     refuse_overflow,
     refuse_zero_denominator,
 )
-from adamshap.reference.network import batch_gradient
+from adamshap.reference.elementary import elementary
+from adamshap.reference.models import batch_gradient
 
 
+@elementary
 def bias_correction(beta: float, t: int) -> float:
     """Return 1 − β^t, without the cancellation that the formula as written has for β near 1."""
     # Below 1/2 nothing cancels; from 1/2 on, β − 1 is exact.
@@ -57,7 +60,7 @@ class Coefficients:
     lr: float
 
 
-def coefficients(adam: Adam, t: int, m: Array, v: Array) -> Coefficients:
+def coefficients(adam: Adam, t: StepNumber, m: Array, v: Array) -> Coefficients:
     """Return the coefficients of step `t` ≥ 1 for the moments `m` and `v` before it."""
     beta1, beta2 = adam.betas
     c1, c2 = bias_correction(beta1, t), bias_correction(beta2, t)
@@ -73,8 +76,8 @@ def coefficients(adam: Adam, t: int, m: Array, v: Array) -> Coefficients:
 
 def step_coefficients(step: Step) -> dict[str, Coefficients]:
     """Return the coefficients of each parameter of `step`."""
-    state = step.state
-    return {name: coefficients(step.adam, state.step + 1, state.m[name], state.v[name]) for name in step.params}
+    t, m, v = step.state.next_step, step.state.m, step.state.v
+    return {name: coefficients(step.settings(name), t, m[name], v[name]) for name in step.params}
 
 
 def root(c: Coefficients, g: Array) -> Array:
@@ -152,7 +155,11 @@ def momentum_step(step: Step) -> Params:
 
 def decayed(step: Step) -> Params:
     """Return θ − η λ θ, where the step starts once weight decay, the same for every coalition, is done."""
-    return {name: p - step.adam.lr * step.adam.weight_decay * p for name, p in step.params.items()}
+    start = {}
+    for name, p in step.params.items():
+        adam = step.settings(name)
+        start[name] = p - adam.lr * adam.weight_decay * p
+    return start
 
 
 def update(step: Step) -> tuple[Params, AdamState]:
@@ -179,7 +186,7 @@ def update(step: Step) -> tuple[Params, AdamState]:
     with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
         params, m, v = moved(step, batch_gradient(step))
     refuse_overflow(named_results(params, m, v), np.float64)
-    return params, AdamState(step.state.step + 1, m, v)
+    return params, step.state.after(m, v)
 
 
 def named_results(params: Params, m: Params, v: Params) -> Params:
@@ -191,14 +198,16 @@ def named_results(params: Params, m: Params, v: Params) -> Params:
 def apply_gradient(step: Step, g: Params) -> tuple[Params, AdamState]:
     """Return parameters and state after the step with the batch gradient `g`, as `update` does."""
     params, m, v = moved(step, g)
-    return params, AdamState(step.state.step + 1, m, v)
+    return params, step.state.after(m, v)
 
 
 def moved(step: Step, g: Params) -> tuple[Params, Params, Params]:
     """Return θ⁺, m⁺ and v⁺ after the step with the batch gradient `g`, which may be not finite."""
-    beta1, beta2 = step.adam.betas
-    start, coefficients_ = decayed(step), step_coefficients(step)
-    params = {name: start[name] - update_map(coefficients_[name], g[name]) for name in start}
-    m = {name: beta1 * step.state.m[name] + (1 - beta1) * g[name] for name in start}
-    v = {name: beta2 * step.state.v[name] + (1 - beta2) * g[name] ** 2 for name in start}
+    start, coefficients_, state = decayed(step), step_coefficients(step), step.state
+    params, m, v = {}, {}, {}
+    for name in start:
+        beta1, beta2 = step.settings(name).betas
+        params[name] = start[name] - update_map(coefficients_[name], g[name])
+        m[name] = beta1 * state.m[name] + (1 - beta1) * g[name]
+        v[name] = beta2 * state.v[name] + (1 - beta2) * g[name] ** 2
     return params, m, v

@@ -15,17 +15,20 @@ x_i                 ``x``                           sample i's contribution to t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import numpy as np
 
-from adamshap.reference import ghost, network
+from adamshap.reference import models, slopes
+from adamshap.reference.accounts import Settlement, zero_scores
 from adamshap.reference.adam import Coefficients, bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.contract import (
     TWO_TERM,
     AdamState,
     Array,
+    CompletedSteps,
     Estimator,
     Gradient,
     Params,
@@ -35,6 +38,8 @@ from adamshap.reference.contract import (
     Step,
     refuse,
 )
+from adamshap.reference.scoring import dot_products
+from adamshap.reference.validation import gradient_at
 
 # --- the split of one parameter's update -----------------------------------------------------------------------------
 
@@ -70,7 +75,7 @@ def excess(c: Coefficients, g: Array) -> Array:
     rho = np.where(s > 0, rho, 1.0)
     U = np.arcsinh(s / rho)
     panels = max(1, math.ceil(U.max() / PANEL))
-    nodes, weights = ghost.unit_interval_rule(PANEL_NODES)
+    nodes, weights = slopes.unit_interval_rule(PANEL_NODES)
     per_g = np.divide(1, g, out=np.zeros_like(g), where=g != 0)
     mean = np.zeros_like(g)
     for panel in range(panels):
@@ -81,26 +86,26 @@ def excess(c: Coefficients, g: Array) -> Array:
     return mean * np.divide(U, s, out=np.zeros_like(g), where=s > 0)
 
 
-def even(given: ghost.SlopeInput) -> Split:
+def even(given: slopes.SlopeInput) -> Split:
     """Split by Aumann–Shapley: momentum and batch arrive evenly, (τ m, τ g), τ from 0 to 1; nothing is left over."""
     c, N = given.c, excess(given.c, given.g)
     inverse = 1 / denominator(c, given.g)
     return Split(c.lr * (c.k * inverse - c.mu * N), inverse + given.g * N)
 
 
-def in_random_order(given: ghost.SlopeInput) -> Split:
-    """Split with the samples in random order, as `ghost.random_order`, while the momentum arrives evenly.
+def in_random_order(given: slopes.SlopeInput) -> Split:
+    """Split with the samples in random order, as `slopes.random_order`, while the momentum arrives evenly.
 
     Sample i finds τ m beside the partial sum Y of those before it; the momentum meets 1/D(Y).
     """
     if len(given.x) == 1:
         return even(given)
-    c, sigma = given.c, ghost.partial_sum_deviation(given.x, given.g)
+    c, sigma = given.c, slopes.partial_sum_deviation(given.x, given.g)
     slope, inverse = np.zeros_like(given.g), np.zeros_like(given.g)
-    for tau, w in zip(*ghost.unit_interval_rule(given.nodes[0]), strict=True):
+    for tau, w in zip(*slopes.unit_interval_rule(given.nodes[0]), strict=True):
         s, arrived = math.sqrt(tau * (1 - tau)) * sigma, replace(c, mu=tau * c.mu)
         rest = 1.0  # the weight of the middle node of an odd rule
-        for h, a in zip(*ghost.positive_normal_rule(given.nodes[1]), strict=True):
+        for h, a in zip(*slopes.positive_normal_rule(given.nodes[1]), strict=True):
             above, below = tau * given.g + h * s, tau * given.g - h * s
             slope += w * 2 * a * h**2 * divided_difference(arrived, above, below)
             inverse += w * a * (1 / denominator(c, above) + 1 / denominator(c, below))
@@ -110,22 +115,22 @@ def in_random_order(given: ghost.SlopeInput) -> Split:
     return Split(slope, inverse)
 
 
-def frozen(given: ghost.SlopeInput) -> Split:
+def frozen(given: slopes.SlopeInput) -> Split:
     """Hold the denominator of the step really taken: linear in momentum and batch, so nothing is left over."""
-    return Split(ghost.frozen(given), 1 / denominator(given.c, given.g))
+    return Split(slopes.frozen(given), 1 / denominator(given.c, given.g))
 
 
-def linearized(given: ghost.SlopeInput) -> Split:
+def linearized(given: slopes.SlopeInput) -> Split:
     """Take both derivatives of the map at (m, g) = (0, 0)."""
-    return Split(ghost.linearized(given), 1 / denominator(given.c, np.zeros_like(given.g)))
+    return Split(slopes.linearized(given), 1 / denominator(given.c, np.zeros_like(given.g)))
 
 
-def tangent(given: ghost.SlopeInput) -> Split:
+def tangent(given: slopes.SlopeInput) -> Split:
     """Take both derivatives of the map at (m, g)."""
-    return Split(ghost.tangent(given), 1 / denominator(given.c, given.g))
+    return Split(slopes.tangent(given), 1 / denominator(given.c, given.g))
 
 
-SPLITS: dict[str, Callable[[ghost.SlopeInput], Split]] = {
+SPLITS: dict[str, Callable[[slopes.SlopeInput], Split]] = {
     "frozen": frozen,
     "linearized": linearized,
     "tangent": tangent,
@@ -137,9 +142,10 @@ SPLITS: dict[str, Callable[[ghost.SlopeInput], Split]] = {
 def splits(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int]) -> tuple[Params, Params]:
     """Return S and M of each parameter: `A(g) ≈ M ⊙ m + S ⊙ g`."""
     S, M = {}, {}
-    factor = step.adam.lr * step.adam.betas[0] / bias_correction(step.adam.betas[0], step.state.step + 1)
     for name, c in step_coefficients(step).items():
-        split = SPLITS[slope](ghost.SlopeInput(c, x[name], g[name], nodes))
+        adam = step.settings(name)
+        factor = adam.lr * adam.betas[0] / bias_correction(adam.betas[0], step.state.next_step)
+        split = SPLITS[slope](slopes.SlopeInput(c, x[name], g[name], nodes))
         S[name], M[name] = split.slope, factor * split.inverse
     return S, M
 
@@ -149,7 +155,7 @@ def splits(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int
 WALKED: dict[str, Callable[[int], tuple[Array, Array]]] = {
     "start": lambda count: (np.zeros(1), np.ones(1)),
     "midpoint": lambda count: (np.full(1, 0.5), np.ones(1)),
-    "path": ghost.unit_interval_rule,
+    "path": slopes.unit_interval_rule,
 }
 """Where, from θ_t (0) to θ_{t+1} (1), the validation gradient is taken, and with which weights."""
 
@@ -159,7 +165,7 @@ def walked_gradient(step: Step, after: Params, gradient: Gradient, nodes: tuple[
     total: Params = {}
     for tau, w in zip(*WALKED[gradient](nodes[0]), strict=True):
         point = {name: (1 - tau) * p + tau * after[name] for name, p in step.params.items()}
-        for name, there in ghost.gradient_at(step, point, each=each).items():
+        for name, there in gradient_at(step, point, each=each).items():
             total[name] = total.get(name, 0.0) + w * there
     return total
 
@@ -190,29 +196,62 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The steps of a run in order, and how they are judged; every array has the judges J in its last axis or first."""
+    """The account for ``credit="carry"``: the steps of a run in order.
+
+    Every array has J as its last axis or its first: 1 for the mean validation loss, n_val for each sample's own.
+    """
 
     config: RunConfig
-    slope: Slope
-    gradient: Gradient
-    per_validation: bool
-    nodes: tuple[int, int]
+    estimator: Estimator
     entries: list[Entry] = field(default_factory=list)
 
-    def entry(self, index: Array, step: Step, after: Params) -> Entry:
+    def scores(self, step: Step) -> None:
+        """Return None: the scores depend on where the step ends."""
+
+    def entry(self, index: Array, scores: Array | None, step: Step, after: Params) -> Entry:
         """Return the entry of a step of the samples `index` that ended at the parameters `after`."""
-        step = step.as_float64()
-        x = network.sample_gradients(step)
+        step, each, nodes = step.as_float64(), self.estimator.per_validation, self.estimator.nodes
+        x = models.sample_gradients(step)
         g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-        S, M = splits(step, self.slope, x, g, self.nodes)
-        gamma = walked_gradient(step, after, self.gradient, self.nodes, each=self.per_validation)
+        S, M = splits(step, split_slope(self.estimator), x, g, nodes)
+        gamma = walked_gradient(step, after, self.estimator.gradient, nodes, each=each)
         owed = {name: gamma[name] * M[name] for name in M}
-        scores = ghost.dot_products(x, {name: gamma[name] * S[name] for name in S})
-        rate = step.adam.lr * step.adam.weight_decay
-        decay = rate * _summed(gamma, step.params)
-        gain = _losses(step, step.params, each=self.per_validation) - _losses(step, after, each=self.per_validation)
-        closed = gain - decay - scores.sum(axis=0) - _summed(owed, step.state.m)
-        return Entry(index, step.params, step.state, scores + closed / step.n, owed, decay, closed)
+        own = dot_products(x, {name: gamma[name] * S[name] for name in S})
+        decay = _decay(step, gamma)
+        gain = _losses(step, step.params, each=each) - _losses(step, after, each=each)
+        closed = gain - decay - own.sum(axis=0) - _summed(owed, step.state.m)
+        return Entry(index, step.params, step.state, own + closed / step.n, owed, decay, closed)
+
+    def record(self, entry: Entry) -> None:
+        """Add a step's entry."""
+        self.entries.append(entry)
+
+    def own_scores(self) -> Array:
+        """Return what each sample has from its own steps, without what later ones owe it."""
+        totals = zero_scores(self.config, self.estimator)
+        sums = totals.reshape(len(totals), -1)
+        for entry in self.entries:
+            sums[entry.index] += entry.scores
+        return totals
+
+    def settle(self) -> Settlement:
+        """Return each sample's total, the part of each step that is weight decay's, and what was closed."""
+        scores = zero_scores(self.config, self.estimator)
+        sums = scores.reshape(len(scores), -1)
+        carried: Params = {}
+        for entry in reversed(self.entries):
+            sums[entry.index] += entry.scores
+            t = entry.state.next_step
+            beta1 = {name: self.config.adam.at(t, name).betas[0] for name in entry.owed}
+            if carried:
+                x = models.sample_gradients(self._step(entry))
+                for beta, names in grouped(beta1):
+                    sums[entry.index] += (1 - beta) * dot_products({name: x[name] for name in names}, carried)
+            carried = {name: beta1[name] * carried.get(name, 0.0) + owed for name, owed in entry.owed.items()}
+        rows = (len(self.entries), sums.shape[1])  # also where there is no entry yet
+        per_step = (np.reshape([getattr(entry, name) for entry in self.entries], rows) for name in ("decay", "closed"))
+        decay, closed = (array if self.estimator.per_validation else array[:, 0] for array in per_step)
+        return Settlement(scores, decay, closed)
 
     def _step(self, entry: Entry) -> Step:
         """Return the step of an entry."""
@@ -224,12 +263,13 @@ class Ledger:
     def kept(self) -> Snapshot:
         """Return the entries so far as arrays (steps, ...), from which `restore` makes them again."""
         config = self.config
-        steps, judges = len(self.entries), config.valid.n if self.per_validation else 1
-        arrays = {name: np.zeros((steps, judges)) for name in ("decay", "closed")}
-        arrays["scores"] = np.zeros((steps, min(config.batch_size, config.train.n), judges))  # 0 after a smaller batch
+        steps, columns = len(self.entries), config.valid.n if self.estimator.per_validation else 1
+        arrays = {name: np.zeros((steps, columns)) for name in ("decay", "closed")}
+        largest = min(config.batch_size, config.train.n)
+        arrays["scores"] = np.zeros((steps, largest, columns))  # 0 after a smaller batch
         for name, shape in config.network.shapes.items():
             arrays |= {f"{group}/{name}": np.zeros((steps, *shape)) for group in ("params", "m", "v")}
-            arrays[f"owed/{name}"] = np.zeros((steps, judges, *shape))
+            arrays[f"owed/{name}"] = np.zeros((steps, columns, *shape))
         for row, entry in enumerate(self.entries):
             arrays["decay"][row], arrays["closed"][row] = entry.decay, entry.closed
             arrays["scores"][row, : len(entry.index)] = entry.scores
@@ -239,40 +279,16 @@ class Ledger:
                     arrays[f"{group}/{name}"][row] = array
         return arrays
 
-    def restore(self, kept: Snapshot) -> None:
+    def restore(self, own_scores: Array, kept: Mapping[str, Array]) -> None:
         """Make the entries again that `kept` was made of, for as many steps."""
         names = self.config.network.shapes
         for row, (_, index) in zip(range(len(kept["decay"])), self.config.order(), strict=False):
             groups = ("params", "m", "v", "owed")
             params, m, v, owed = ({name: kept[f"{group}/{name}"][row].copy() for name in names} for group in groups)
-            scores, accounts = (
-                kept["scores"][row, : len(index)].copy(),
-                (kept[name][row] for name in ("decay", "closed")),
-            )
-            self.entries.append(Entry(index, params, AdamState(row, m, v), scores, owed, *accounts))
-
-    def own(self, totals: Array) -> Array:
-        """Return, like `totals`, what each sample has from its own steps, without what later ones owe it."""
-        sums = np.zeros_like(totals).reshape(len(totals), -1)
-        for entry in self.entries:
-            sums[entry.index] += entry.scores
-        return sums.reshape(totals.shape)
-
-    def settle(self, totals: Array) -> tuple[Array, Array, Array]:
-        """Return each sample's total, like `totals`, and each step's share of weight decay and what was closed."""
-        sums = np.zeros_like(totals).reshape(len(totals), -1)
-        carried: Params = {}
-        beta1 = self.config.adam.betas[0]
-        for entry in reversed(self.entries):
-            sums[entry.index] += entry.scores
-            if carried:
-                x = network.sample_gradients(self._step(entry))
-                sums[entry.index] += (1 - beta1) * ghost.dot_products(x, carried)
-            carried = {name: beta1 * carried.get(name, 0.0) + owed for name, owed in entry.owed.items()}
-        rows = (len(self.entries), sums.shape[1])  # also where there is no entry yet
-        shares = (np.reshape([getattr(entry, name) for entry in self.entries], rows) for name in ("decay", "closed"))
-        decay, closed = (share if self.per_validation else share[:, 0] for share in shares)
-        return sums.reshape(totals.shape), decay, closed
+            scores = kept["scores"][row, : len(index)].copy()
+            decay, closed = (kept[name][row] for name in ("decay", "closed"))
+            state = AdamState(CompletedSteps(row), m, v)
+            self.entries.append(Entry(index, params, state, scores, owed, decay, closed))
 
 
 def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
@@ -288,6 +304,12 @@ def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
         are refused. Its gradient is where on the segment from θ_t to θ_{t+1}, the step that was walked, the validation
         gradient is taken.
     """
+    split_slope(estimator)
+    return Ledger(config, estimator)
+
+
+def split_slope(estimator: Estimator) -> Slope:
+    """Return the slope of `estimator`, if it splits the step between batch and momentum."""
     slope = estimator.slope
     if slope == TWO_TERM or slope not in SPLITS:
         refuse(
@@ -295,15 +317,29 @@ def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
             f"'{slope}' with credit 'carry'",
             "one of " + ", ".join(SPLITS) + ": the others do not split the step between batch and momentum",
         )
-    return Ledger(config, slope, estimator.gradient, estimator.per_validation, estimator.nodes)
+    return slope
 
 
-def _summed(judged: Params, values: Params) -> Array:
-    """Return ⟨judged_j, values⟩ over all parameters: (J,)."""
-    sums: Array = ghost.dot_products({name: value[None] for name, value in values.items()}, judged)[0]
+def grouped(values: Mapping[str, float]) -> Iterator[tuple[float, list[str]]]:
+    """Yield each value with the parameters that have it: a sum over these is multiplied by it once."""
+    for value in dict.fromkeys(values.values()):
+        yield value, [name for name, other in values.items() if other == value]
+
+
+def _decay(step: Step, gamma: Params) -> Array:
+    """Return η λ ⟨Γ_j, θ⟩ over all parameters: (J,), how much weight decay lowers the loss."""
+    settings = {name: step.settings(name) for name in step.params}
+    rates = {name: adam.lr * adam.weight_decay for name, adam in settings.items()}
+    parts = (rate * _summed({name: gamma[name] for name in names}, step.params) for rate, names in grouped(rates))
+    return reduce(np.add, parts)
+
+
+def _summed(gradients: Params, values: Params) -> Array:
+    """Return ⟨gradients_j, values⟩ over the parameters of `gradients`: (J,)."""
+    sums: Array = dot_products({name: values[name][None] for name in gradients}, gradients)[0]
     return sums
 
 
 def _losses(step: Step, params: Params, *, each: bool) -> Array:
-    losses = network.sample_losses(step.net, params, step.valid)
+    losses = models.sample_losses(step.net, params, step.valid)
     return losses if each else np.mean(losses, keepdims=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference import network
+from adamshap.reference import models
 from adamshap.reference.adam import decayed, step_coefficients, update_map
 from adamshap.reference.contract import (
     MARGINAL_LOSSES,
@@ -84,14 +84,14 @@ def coalition_gradient(x: Params, coalition: Array) -> Params:
 def exact_game(step: Step) -> Game:
     """Return U as a function of the coalition, with what all coalitions share computed once."""
     step = float64_step(step)
-    x = network.sample_gradients(step)
+    x = models.sample_gradients(step)
     start, c = decayed(step), step_coefficients(step)
-    before = network.mean_loss(step.net, step.params, step.valid)
+    before = models.mean_loss(step.net, step.params, step.valid)
 
     def U(coalition: Array) -> float:
         g = coalition_gradient(x, coalition)
         after = {name: start[name] - update_map(c[name], g[name]) for name in start}
-        return float(before - network.mean_loss(step.net, after, step.valid))
+        return float(before - models.mean_loss(step.net, after, step.valid))
 
     return U
 
@@ -99,12 +99,12 @@ def exact_game(step: Step) -> Game:
 def first_order_game(step: Step) -> Game:
     """Return U₁(S) = ⟨∇L(θ), A(g_S)⟩, the form that the paper's closed form approximates.
 
-    Weight decay's share, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is left out.
+    Weight decay's part, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is left out.
     """
     step = float64_step(step)
-    x = network.sample_gradients(step)
+    x = models.sample_gradients(step)
     c = step_coefficients(step)
-    gradient = network.loss_gradient(step.net, step.params, step.valid)
+    gradient = models.loss_gradient(step.net, step.params, step.valid)
 
     def U1(coalition: Array) -> float:
         g = coalition_gradient(x, coalition)

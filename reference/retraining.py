@@ -35,7 +35,7 @@ from adamshap.reference.contract import (
     refuse,
     shown,
 )
-from adamshap.reference.network import loss_gradient, mean_loss, sample_losses
+from adamshap.reference.models import loss_gradient, mean_loss, sample_losses
 
 State = tuple[Params, AdamState]
 
@@ -171,20 +171,21 @@ def _step_adjoint(
 ) -> tuple[Any, ...]:
     """Return (θ̄, m̄, v̄, ω̄) before a step from (θ̄, m̄, v̄) after it: the gradient of ⟨after, step(θ, m, v, ω)⟩."""
     params, moments = before
-    batch, t, adam = config.train.take(index), moments.step + 1, config.adam
-    (beta1, beta2), lr = adam.betas, adam.lr
-    c1, c2 = bias_correction(beta1, t), bias_correction(beta2, t)
+    batch, t = config.train.take(index), moments.next_step
 
     def paired(theta: Any, m: Any, v: Any, given: Any) -> Any:
         g = batch_gradient(config, theta, batch, given)
         total = 0.0
         for name in params:
+            adam = config.adam.at(t, name)
+            (beta1, beta2), lr = adam.betas, adam.lr
+            c1, c2 = bias_correction(beta1, t), bias_correction(beta2, t)
             new_m = beta1 * m[name] + (1 - beta1) * g[name]
             new_v = beta2 * v[name] + (1 - beta2) * g[name] ** 2
             update = lr * (new_m / c1) / (_root(new_v / c2 + adam.eps_root) + adam.eps)
             new_theta = theta[name] * (1 - lr * adam.weight_decay) - update
-            for judged, new in zip(after, (new_theta, new_m, new_v), strict=True):
-                total = total + anp.sum(judged[name] * new)
+            for weight, new in zip(after, (new_theta, new_m, new_v), strict=True):
+                total = total + anp.sum(weight[name] * new)
         return total
 
     found: tuple[Any, ...] = autograd.grad(paired, (0, 1, 2, 3))(params, moments.m, moments.v, weights)

@@ -1,17 +1,18 @@
 """A training run with its attribution: each sample's scores, summed over the steps that it took part in."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 
-from adamshap.reference import carry, ghost
+from adamshap.reference import carry
+from adamshap.reference.accounts import Account, StepAccount, zero_scores
 from adamshap.reference.adam import moved
 from adamshap.reference.contract import (
     CREDITS,
     Adam,
-    AdamState,
     Array,
     Batch,
     Checkpointer,
@@ -21,13 +22,11 @@ from adamshap.reference.contract import (
     Gradient,
     MarginalKind,
     Network,
-    Params,
     Progress,
     Reduction,
     Run,
     RunConfig,
     ScoreSlope,
-    Snapshot,
     Step,
     check_callable,
     first_not_finite,
@@ -40,7 +39,9 @@ from adamshap.reference.contract import (
     run_settings,
     shown,
 )
-from adamshap.reference.network import batch_gradient, mean_loss
+from adamshap.reference.models import batch_gradient, mean_loss
+from adamshap.reference.run_state import RunState, StepResult
+from adamshap.reference.scoring import unchecked_scores
 
 
 def attribute(
@@ -153,97 +154,84 @@ def attribute(
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
     estimator = Estimator(slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
-    per_validation = estimator.per_validation
-    sgd = Estimator("sgd", "start", per_validation=per_validation)
-    ledger = carry.ledger_of(config, estimator) if credit == "carry" else None
+    state = RunState.fresh(config, credit, account_of(config, credit, estimator), zero_scores(config, estimator))
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
-    length = config.length
-    initial = params = network.init(seed)
-    state = AdamState.zeros(params)
-    shape = (train.n, valid.n) if per_validation else (train.n,)
-    totals, sgd_totals, seen = np.zeros(shape), np.zeros(shape), np.zeros(train.n, np.int64)
-    train_log, valid_log = np.zeros(length), np.zeros(length)
-    settings = ""
-    if resume is not None or on_checkpoint is not None:
-        settings = run_settings(
-            train,
-            valid,
-            trainer="adamshap.reference",
-            network=network,
-            adam=adam,
-            epochs=config.epochs,
-            steps=length,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            estimator=estimator,
-            reduction=reduction,
-        )
-
-    def snapshot() -> Snapshot:
-        done = state.step
-        arrays = {
-            "scores": totals if ledger is None else ledger.own(totals),
-            "sgd_scores": sgd_totals,
-            "seen": seen,
-            "history/train_loss": train_log[:done],
-            "history/valid_loss": valid_log[:done],
-        }
-        for group, named in (("params", params), ("m", state.m), ("v", state.v)):
-            arrays |= {f"{group}/{name}": array for name, array in named.items()}
-        if ledger is not None:
-            arrays |= {f"history/{name}": array for name, array in ledger.kept().items()}
-        return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
-
-    def so_far(done: int, params: Params, state: AdamState) -> Run:
-        history: dict[str, Array] = {"epoch": np.arange(done) // config.per_epoch}
-        history |= {"train_loss": train_log[:done], "valid_loss": valid_log[:done]}
-        sums, decay, closed = (totals, None, None) if ledger is None else ledger.settle(totals)
-        return Run(initial, params, state, sums, sgd_totals, seen, history, config, credit, decay, closed)
-
+    settings = "" if resume is None and on_checkpoint is None else settings_of(config, estimator)
     if resume is not None:
-        kept = resumed(resume, settings, snapshot(), steps=length)
-        done = int(kept["step"])
-        for array, name in ((totals, "scores"), (sgd_totals, "sgd_scores"), (seen, "seen")):
-            array[...] = kept[name]
-        train_log[:done], valid_log[:done] = kept["history/train_loss"], kept["history/valid_loss"]
-        if ledger is not None:
-            ledger.restore({name.removeprefix("history/"): array for name, array in kept.items()})
-        params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in initial} for group in ("params", "m", "v"))
-        state = AdamState(done, m, v)
-
+        state.restore(resumed(resume, settings, state.snapshot(settings), steps=config.length))
+    sgd = Estimator("sgd", "start", per_validation=estimator.per_validation)
     with one_blas_thread():
-        for number, (epoch, index) in islice(enumerate(config.order(), start=1), state.step, None):
-            step = Step(network, params, adam, state, train.take(index), valid, reduction).as_float64()
-            with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
-                train_loss, valid_loss = (float(mean_loss(network, params, batch)) for batch in (step.train, valid))
-                scores = np.zeros(shape)[index]  # with a ledger, known at the run's end
-                if ledger is None:
-                    scores = ghost.unchecked_scores(step, estimator)
-                sgd_scores = ghost.unchecked_scores(step, sgd)
-                g = batch_gradient(step)
-                watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
-                watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
-                watched |= {"scores": scores, "sgd_scores": sgd_scores}
-                new_params, m, v = moved(step, g)
-                watched |= {f"params[{name!r}]": p for name, p in new_params.items()}
-                bad, entry = first_not_finite(watched), None
-                if ledger is not None and bad is None:
-                    entry = ledger.entry(index, step, new_params)
-                    bad = first_not_finite(entry.numbers())
-            if bad is not None:
-                broken = so_far(number - 1, new_params, AdamState.unchecked(number, m, v))
-                raise Diverged(number, length, *bad, broken, f"a smaller lr than {adam.lr}, or smaller inputs")
-            if ledger is not None and entry is not None:
-                ledger.entries.append(entry)
-            totals[index] += scores
-            sgd_totals[index] += sgd_scores
-            seen[index] += 1
-            params, state = new_params, AdamState(number, m, v)
-            train_log[number - 1], valid_log[number - 1] = train_loss, valid_loss
+        for epoch, index in islice(config.order(), state.adam.step, None):
+            result = step_result(state, index, sgd)
+            if result.bad is not None:
+                advice = f"a smaller lr than {largest_lr(state)}, or smaller inputs"
+                raise Diverged(state.adam.next_step, config.length, *result.bad, state.broken_off(result), advice)
+            state.record(result)
+            completed = state.adam.step
             if on_step is not None:
-                on_step(Progress(number, length, epoch, train_loss, valid_loss))
+                on_step(Progress(completed, config.length, epoch, result.train_loss, result.valid_loss))
             if on_checkpoint is not None:
-                on_checkpoint(number, snapshot)
-        return so_far(length, params, state)
+                on_checkpoint(completed, partial(state.snapshot, settings))
+        return state.run()
+
+
+def account_of(config: RunConfig, credit: Credit, estimator: Estimator) -> Account[Any]:
+    """Return an empty account of a run."""
+    if credit == "carry":
+        return carry.ledger_of(config, estimator)
+    return StepAccount(estimator, zero_scores(config, estimator))
+
+
+def settings_of(config: RunConfig, estimator: Estimator) -> str:
+    """Return the settings of a run that its snapshots hold."""
+    return run_settings(
+        config.train,
+        config.valid,
+        trainer="adamshap.reference",
+        network=config.network,
+        adam=config.adam,
+        epochs=config.epochs,
+        steps=config.length,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        estimator=estimator,
+        reduction=config.reduction,
+    )
+
+
+def step_result(state: RunState, index: Array, sgd: Estimator) -> StepResult:
+    """Return the next step of a run, with the samples `index`; changes nothing.
+
+    Its losses, scores, gradient, parameters and the account's entry are checked in this order, and the entry is
+    computed where all before it is finite.
+    """
+    config, account = state.config, state.account
+    batch = config.train.take(index)
+    step = Step(config.network, state.params, config.adam, state.adam, batch, config.valid, config.reduction)
+    step = step.as_float64()
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked
+        train_loss, valid_loss = (
+            float(mean_loss(config.network, state.params, part)) for part in (step.train, config.valid)
+        )
+        scores = account.scores(step)
+        sgd_scores = unchecked_scores(step, sgd)
+        g = batch_gradient(step)
+        watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
+        watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
+        watched |= {} if scores is None else {"scores": scores}
+        watched |= {"sgd_scores": sgd_scores}
+        params, m, v = moved(step, g)
+        watched |= {f"params[{name!r}]": p for name, p in params.items()}
+        bad, entry = first_not_finite(watched), None
+        if bad is None:
+            entry = account.entry(index, scores, step, params)
+            bad = first_not_finite(entry.numbers())
+    return StepResult(index, params, m, v, train_loss, valid_loss, sgd_scores, entry, bad)
+
+
+def largest_lr(state: RunState) -> float:
+    """Return the largest learning rate of the next step."""
+    adam, t = state.config.adam, state.adam.next_step
+    return max(adam.at(t, name).lr for name in state.params)

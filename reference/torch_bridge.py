@@ -27,6 +27,7 @@ from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,
+    CompletedSteps,
     Loss,
     Network,
     Params,
@@ -311,7 +312,7 @@ def _state(optimizer: "torch.optim.Optimizer", tensors: dict[str, tuple[str, "to
         steps[torch_name] = _whole(f"{where}: step", memory[name]["step"])
     if len(set(steps.values())) > 1:
         refuse("optimizer.state: step", f"{steps}", "one number of steps for all parameters")
-    return AdamState(next(iter(steps.values())), m, v)
+    return AdamState(CompletedSteps(next(iter(steps.values()))), m, v)
 
 
 def _whole(field: str, value: Any) -> int:

@@ -27,7 +27,8 @@ import numpy as np
 
 from adamshap.reference.adam import Coefficients, divided_difference
 from adamshap.reference.contract import Array, MarginalKind
-from adamshap.reference.squares import in_units
+from adamshap.reference.elementary import elementary
+from adamshap.reference.squares import squares_about
 
 OWN_NODES = 4
 """Of a sample's own x. With two or three, nodes on both sides of a mean of 0 have the same |x|, and only one term is
@@ -74,8 +75,8 @@ def two_coefficients(kind: MarginalKind, c: Coefficients, x: Array, nodes: tuple
 
 def own_spread(x: Array) -> Array:
     """Return ς = √(Σ_i (x_i − x̄)²/n), the deviation of the batch's contributions: they are all there are."""
-    scaled, unit = in_units(x - x.mean(axis=0))
-    spread: Array = unit * np.sqrt((scaled**2).mean(axis=0))
+    squares, unit = squares_about(x, x.mean(axis=0))
+    spread: Array = unit * np.sqrt(squares / len(x))
     return spread
 
 
@@ -115,14 +116,20 @@ def normal_rule(count: int) -> tuple[Array, Array]:
 
 
 def place_rule(n: int, count: int) -> tuple[Array, Array]:
-    """Return nodes and weights of τ = k/(n − 1), k uniform on 0 … n − 1: all n of them, or Gauss's `count` < n.
+    """Return nodes and weights of τ = k/(n − 1), k uniform on 0 … n − 1: all n of them, or `gauss_places`."""
+    if n <= count:
+        return np.arange(n) / max(n - 1, 1), np.full(n, 1 / n)
+    return gauss_places(n, count)
 
-    The Gauss rule of these points is exact for polynomials of degree 2 `count` − 1. Its nodes and weights come from the
+
+@elementary
+def gauss_places(n: int, count: int) -> tuple[Array, Array]:
+    """Return `count` < n nodes and weights of Gauss's rule for `place_rule`.
+
+    It is exact for polynomials of degree 2 `count` − 1. Its nodes and weights come from the
     eigenvectors of the Jacobi matrix of the discrete Chebyshev polynomials (Golub & Welsch 1969), whose diagonal is ½
     and whose other elements are, squared, j² (n² − j²) / (4 (4 j² − 1) (n − 1)²). For n → ∞ it is Gauss–Legendre.
     """
-    if n <= count:
-        return np.arange(n) / max(n - 1, 1), np.full(n, 1 / n)
     j = np.arange(1, count)
     beside = j / (2 * (n - 1)) * np.sqrt((n - j) * (n + j) / (4 * j**2 - 1))
     tau, vectors = np.linalg.eigh(np.diag(np.full(count, 0.5)) + np.diag(beside, 1) + np.diag(beside, -1))

@@ -1,7 +1,7 @@
 """Hypothesis profiles: `--hypothesis-profile quick | ci | thorough`; `ci` is the default.
 
-`quick` and `ci` draw the same cases every time, so that a change is judged, not the luck of the draw; `thorough` draws
-new ones, and is what to run now and then.
+`quick` and `ci` draw the same cases every time, so that failures come from changes and not from chance; `thorough`
+draws new ones, and is meant for an occasional run.
 """
 
 from contextlib import suppress
@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from adamshap.verify import cpu_device
 
-# Before any test imports CuPy. Where it is impossible (no g++, another platform, a real device) the tests that need it
-# say why they are skipped.
+# Before any test imports CuPy. If it is impossible (no g++, another platform, a real device), the tests that need it
+# are skipped with the reason.
 with suppress(cpu_device.UnavailableError):
     cpu_device.install()
 

@@ -1,4 +1,4 @@
-"""What is refused, one call a line: asserted by test_refusals, and printed as docs/refusals.md by docs/refusals.py."""
+"""All refused calls, one a line: asserted by test_refusals, and printed as docs/refusals.md by docs/refusals.py."""
 
 import math
 from contextlib import chdir
@@ -40,7 +40,7 @@ def step(**changes: Any) -> Step:
 
 
 def long_step() -> Step:
-    """Return a step of too many samples to count all coalitions."""
+    """Return a step with too many samples to enumerate all coalitions."""
     return step(train=Batch(np.ones((13, 3)), np.arange(13) % 2))
 
 
@@ -65,14 +65,14 @@ def with_element(array: Any, value: float) -> Any:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A call that is refused: the argument that its message names, the call, and the kind of error."""
+    """A refused call: the argument named in its message, the call, and the type of the error."""
 
     field: str
     call: str
     error: type[Exception]
 
     def message(self) -> str:
-        """Return what the call is refused with."""
+        """Return the message with which the call is refused."""
         try:
             eval(self.call, NAMES)
         except self.error as error:
@@ -97,7 +97,7 @@ NAMES = {
         "Y": Y,
     },
 }
-"""What a call may use."""
+"""Names available to the calls."""
 
 REFUSALS = (
     Refusal("Network.sizes", "Network((3,))", ValueError),
@@ -337,7 +337,7 @@ FILES = {
     "full/mine.txt": "mine",
     "run/config.json": "{}",
 }
-"""Files that the commands find in their folder."""
+"""Files in the folder in which the commands run."""
 
 COMMANDS = (
     "adamshap train",
@@ -416,17 +416,17 @@ COMMANDS = (
 
 @cache
 def application() -> Typer:
-    """Return the command, built once."""
+    """Return the command-line application, built once."""
     return build(entry_points(group=GROUP))
 
 
 def invoke(*arguments: str) -> Result:
-    """Run the command in this process, and let what is not one of its errors come out."""
+    """Run the command in this process; unexpected exceptions propagate."""
     return CliRunner().invoke(application(), arguments, catch_exceptions=False)
 
 
 def refused_line(command: str) -> str:
-    """Return the one line that a command is refused with, in a folder that holds `FILES` and is left as it was."""
+    """Return the one-line refusal of a command, run in a folder with `FILES`, which it must not change."""
     with TemporaryDirectory() as folder, chdir(folder):
         for name, content in FILES.items():
             Path(name).parent.mkdir(exist_ok=True)

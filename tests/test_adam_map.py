@@ -14,14 +14,14 @@ from adamshap.verify.strategies import adams, step_numbers
 from adamshap.verify.tolerance import assert_within, rounding
 
 TERMS = 2
-"""Both formulas are, in the end, a sum of two terms: one with k and one with μ."""
+"""Both formulas are a sum of two terms: one with k and one with μ."""
 
 FLOOR = float(np.finfo(np.float64).tiny)
-"""Below the smallest normal number, float64 has no relative precision left to ask for."""
+"""The smallest normal number; below it, float64 has no relative precision."""
 
 
 def magnitudes(low: int, high: int) -> st.SearchStrategy[float]:
-    """Zero, and ± powers of ten: mostly ordinary ones, and now and then the extremes."""
+    """Zero, and ± powers of ten: mostly of ordinary size, sometimes extreme."""
     size = st.floats(-6, 2) | st.floats(low, high)
     return st.just(0.0) | st.builds(lambda sign, e: sign * 10**e, st.sampled_from([-1.0, 1.0]), size)
 
@@ -114,7 +114,7 @@ def test_divided_difference_is_exact(c: Coefficients, ab: tuple[float, float]) -
     list(itertools.product([0.0, 1e-30, 1e-8], [1e-12, 1e-8, 0.1], [1e-160, 1e-9, 1e-3, 10.0, 1e100])),
 )
 def test_first_step_slope_keeps_its_digits(kappa: float, eps: float, a: float) -> None:
-    """At t = 1 the terms in k cancel but for κ and ε: the formula as usually written keeps no digit there."""
+    """At t = 1 the terms in k cancel except for κ and ε: the usual form of the formula keeps no correct digit there."""
     c = Coefficients(mu=np.zeros(1), k=1.0, kappa=np.array([kappa]), q=1.0, eps=eps, lr=1.0)
     for b in (a, a / 2, -a / 3):
         k_part, _ = exact_parts(c, a, b)

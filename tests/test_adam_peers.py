@@ -72,7 +72,7 @@ def optax_trajectory(adam: Adam, params: Params, gs: list[Params]) -> Iterator[P
 
 
 def bias_condition(adam: Adam) -> float:
-    """1 − β^t as libraries compute it loses digits for β near 1: how many u, at the worst step, t = 1."""
+    """The error, in u, of 1 − β^t as libraries compute it for β near 1, at the worst step, t = 1."""
     return max(1.0, *(beta / (1 - beta) for beta in adam.betas))
 
 
@@ -88,7 +88,7 @@ def assert_same_trajectory(peer: Trajectory, adam: Adam) -> None:
 
 
 def bound(travelled: Array) -> Array:
-    """Every step adds a few roundings of the parameter and of its update: the way travelled, so far, times u."""
+    """Every step adds a few roundings of the parameter and its update: the distance travelled so far, times u."""
     return rounding(travelled, STEPS)  # type: ignore[no-any-return]
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adamshap.reference import Adam, AdamState, Batch, Network, Step, attribute, carry, ghost, update
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, attribute, carry, scoring, slopes, update
 from adamshap.reference.adam import Coefficients, coefficients, denominator, divided_difference, update_map
 from adamshap.reference.contract import GRADIENTS, RunConfig
-from adamshap.reference.network import mean_loss, sample_losses
+from adamshap.reference.models import mean_loss, sample_losses
 from adamshap.verify.strategies import powers_of_ten, run_configs
 from adamshap.verify.tolerance import account_bound, assert_within, rounding
 
@@ -20,7 +20,7 @@ from adamshap.verify.tolerance import account_bound, assert_within, rounding
 
 
 def exact_excess(c: Coefficients, g: float) -> float:
-    """N = (∫₀¹ dτ / D(τ g) − 1/D(g)) / g, the integral in closed form, at 700 digits: what is left after cancelling."""
+    """N = (∫₀¹ dτ / D(τ g) − 1/D(g)) / g, with the integral in closed form, at 700 digits because of cancellation."""
     with mpmath.workdps(700):
         kappa, q, eps, g_ = (mpmath.mpf(float(number)) for number in (c.kappa[0], c.q, c.eps, g))
         rho, s = mpmath.sqrt(kappa), mpmath.sqrt(q) * abs(g_)
@@ -50,11 +50,11 @@ def test_the_momentums_mean_denominator(kappa: float, g: float, sign: float, eps
     assert_within(carry.excess(c, np.array([sign * g])), [expected], rounding(abs(expected), terms), "N")
 
 
-def split_input(eps: float, n: int = 6, nodes: tuple[int, int] = (24, 24)) -> ghost.SlopeInput:
+def split_input(eps: float, n: int = 6, nodes: tuple[int, int] = (24, 24)) -> slopes.SlopeInput:
     generator = np.random.default_rng(0)
     x = generator.standard_normal((n, 5)) / n
     m, v = generator.standard_normal(5), generator.chisquare(3, 5)
-    return ghost.SlopeInput(coefficients(Adam(lr=0.1, eps=eps), 7, m, v), x, x.sum(axis=0), nodes)
+    return slopes.SlopeInput(coefficients(Adam(lr=0.1, eps=eps), 7, m, v), x, x.sum(axis=0), nodes)
 
 
 @pytest.mark.parametrize("slope", ["secant", "frozen"])
@@ -67,13 +67,13 @@ def test_the_two_parts_make_the_update(slope: str, eps: float) -> None:
 
 
 def test_random_order_is_the_mean_over_a_normal_prefix() -> None:
-    """Where all is smooth (ε = 10), S and the inverse are the means of the derivative and of 1/D, by other nodes."""
+    """For a smooth map (ε = 10), S and the inverse are the means of the derivative and of 1/D, by other nodes."""
     given_ = split_input(eps=10.0, nodes=(24, 25))
     split, c, g = carry.in_random_order(given_), given_.c, given_.g
-    sigma = ghost.partial_sum_deviation(given_.x, g)
+    sigma = slopes.partial_sum_deviation(given_.x, g)
     slope, inverse = np.zeros(5), np.zeros(5)
     h, a = np.polynomial.hermite_e.hermegauss(40)
-    for tau, w in zip(*ghost.unit_interval_rule(30), strict=True):
+    for tau, w in zip(*slopes.unit_interval_rule(30), strict=True):
         for h_j, a_j in zip(h, a / a.sum(), strict=True):
             y = tau * g + h_j * np.sqrt(tau * (1 - tau)) * sigma
             slope += w * a_j * divided_difference(dataclasses.replace(c, mu=tau * c.mu), y, y)
@@ -106,7 +106,7 @@ def carried(config: RunConfig, **options: Any) -> Any:
 def test_scores_and_weight_decay_add_up_to_the_change_of_the_loss(
     config: RunConfig, slope: Any, gradient: Any, nodes: tuple[int, int]
 ) -> None:
-    """Whatever the network, the batches, Adam's settings, the slope and the validation gradient."""
+    """For any network, batches, Adam settings, slope and validation gradient."""
     run = carried(config, slope=slope, gradient=gradient, nodes=nodes)
     change = mean_loss(config.network, run.initial_params, config.valid) - mean_loss(
         config.network, run.params, config.valid
@@ -137,7 +137,7 @@ def test_each_validation_samples_own_loss_has_its_account(config: RunConfig) -> 
 @given(config=run_configs())
 @settings(max_examples=10)
 def test_secant_and_frozen_leave_only_the_curvature_open(config: RunConfig) -> None:
-    """With a validation gradient that is the mean over the path, nothing: identity network, mse, a quadratic loss."""
+    """Nothing is left over if the validation gradient is its mean over the path: identity network, mse."""
     sizes = config.network.sizes
     net = Network((sizes[0], sizes[-1]), "identity", "mse", config.network.bias)
     targets = [
@@ -161,13 +161,13 @@ def test_without_momentum_and_decay_there_is_nothing_to_carry(config: RunConfig)
     state, expected = AdamState.zeros(params), np.zeros(config.train.n)
     for _, index in config.order():
         step = Step(config.network, params, adam, state, config.train.take(index), config.valid, config.reduction)
-        expected[index] = ghost.scores(step, "secant", "path", efficient=True)
+        expected[index] = scoring.scores(step, "secant", "path", efficient=True)
         params, state = update(step)
     assert_within(run.scores, expected, account_bound(config, "secant", "path"), "score")
 
 
 def test_two_steps_by_hand() -> None:
-    """One weight w, loss (w x − y)², batches of one: the first sample is paid by the second step's momentum."""
+    """One weight w, loss (w x − y)², batches of one: the second step's momentum credits the first sample."""
     net, adam = Network((1, 1), "identity", "mse", bias=False), Adam(0.1, (0.5, 0.75), 0.01, weight_decay=0.3)
     data, valid = Batch([[1.0], [2.0]], [[3.0], [-1.0]]), Batch([[1.5]], [[0.5]])
     run = attribute(

@@ -1,4 +1,4 @@
-"""Runs on one core and on two, processes that fork, and states that another machine computed."""
+"""Runs on one core and on two, forking processes, and states computed on another machine."""
 
 import json
 import os
@@ -23,11 +23,11 @@ from adamshap.gpu import threads
 from adamshap.reference import Adam, Batch, Network, checkpoint
 from pathlib import Path
 
-threads.FLOPS_WORTH_A_THREAD = 1 << 12  # small work is shared out too
+threads.FLOPS_WORTH_A_THREAD = 1 << 12  # so that small work is distributed too
 trainer, credit, rank, dtype, cores, stop, start, out = sys.argv[1:]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
 if cores != "1":
-    threads.cpu_threads = lambda: int(cores)  # also where there is one
+    threads.cpu_threads = lambda: int(cores)  # even on a single core
 generator, owner = np.random.default_rng(0), "0" * 64
 x, y = generator.normal(size=(300, 70)), generator.integers(0, 3, 300)
 options = dict(epochs=2, batch_size=130, credit=credit, dtype=dtype, rank=int(rank) or None)
@@ -49,7 +49,7 @@ on_linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no c
 
 
 def run(folder: Path, out: str, cores: int, case: tuple[str, ...], start: str = "") -> dict[str, Array]:
-    """Return the end of a run on so many cores, from a state or from the beginning; the state after step 2 is kept."""
+    """Return the result of a run on some cores, from a state or from the beginning; save the state after step 2."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     program = [sys.executable, "-c", RUN, *case, str(cores), "2", start, out]
     done = subprocess.run(program, capture_output=True, text=True, cwd=folder, env=environment)
@@ -194,7 +194,7 @@ def test_a_forked_child_computes_the_same(program: str) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
-# --- states that were computed on another machine -------------------------------------------------------------------
+# --- states computed on another machine ------------------------------------------------------------------------------
 
 NET, ADAM = Network((6, 8, 3)), Adam()
 GENERATOR = np.random.default_rng(3)

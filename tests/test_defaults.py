@@ -1,4 +1,4 @@
-"""One default for each option, wherever it is named: oracle, engine, command and the kit's candidates."""
+"""Each option has the same default everywhere: oracle, engine, command and the kit's candidates."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,7 @@ from adamshap.reference.contract import Estimator, quadrature_nodes
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence", "attribute")
 
 PRECISION = {"dtype": ("float64", "float32")}
-"""The one default that oracle and engine have each for itself: the oracle computes in float64 alone."""
+"""The only default that differs between oracle and engine: the oracle computes in float64 only."""
 
 OF_SMALL_TABLES = ("batch_size",)
 
@@ -26,7 +26,7 @@ def defaults_of(function: Any) -> dict[str, Any]:
 
 
 def assert_alike(one: dict[str, Any], other: dict[str, Any], at_least: set[str]) -> None:
-    """Assert that what both have is the same, `at_least` among it."""
+    """Assert that all common options have the same default, and that `at_least` are common."""
     shared = one.keys() & other.keys()
     assert at_least <= shared
     assert {name: one[name] for name in shared} == {name: other[name] for name in shared}

@@ -1,4 +1,4 @@
-"""The pages of docs/ that hold code are run, and what the tables claim is tried on a smaller case."""
+"""The code on the pages of docs/ is run, and the tables' claims are checked on smaller cases."""
 
 import doctest
 import inspect
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from adamshap import reference
 from adamshap.reference import Adam, Network, Step, scores
-from adamshap.reference.command.errors import BROKE_OFF, INTERNAL, INTERRUPTED, TERMINATED
+from adamshap.reference.command.errors import INTERNAL, INTERRUPTED, TERMINATED, TRAINING_DIVERGED
 from adamshap.reference.command.main import GROUP, build
 from adamshap.reference.contract import quadrature_nodes
 from adamshap.reference.game import exact_game, shapley_values
@@ -55,12 +55,12 @@ COUNTS = {
     r"(\d+) more are drawn": MORE_DRAWS - DRAWS,
     r"by a factor of up to (\d+)": CLOSE,
 }
-"""What the program knows the number of, as pages say it."""
+"""Numbers known to the program, in the wording of the pages."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_count_on_a_page_is_the_program_s(page: Path) -> None:
-    """Regenerate a page that a script writes, correct any other."""
+    """If this fails, regenerate a page that a script writes, and correct any other."""
     text = " ".join(page.read_text(encoding="utf-8").split())
     for pattern, number in COUNTS.items():
         for found in re.finditer(pattern, text):
@@ -73,7 +73,7 @@ def test_counts_are_found_where_they_stand(pattern: str) -> None:
 
 
 def test_the_page_of_the_faults_has_every_fault() -> None:
-    """Run ``python docs/faults.py`` where this fails."""
+    """If this fails, run ``python docs/faults.py``."""
     rows = [line for line in (DOCS / "faults.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == [fault.name for fault in FAULTS]
 
@@ -106,18 +106,18 @@ def test_the_page_of_the_vectors_has_their_limits() -> None:
 
 
 def test_the_command_page_has_every_option() -> None:
-    """Run ``python docs/command.py`` where this fails."""
+    """If this fails, run ``python docs/command.py``."""
     made = runpy.run_path(str(DOCS / "command.py"))
     page = (DOCS / "command.md").read_text(encoding="utf-8")
     assert made["filled"](page) == page
     commands = typer.main.get_command(build(entry_points(group=GROUP))).commands  # type: ignore[attr-defined]
     every = {f"{name} {part}".strip() for name, one in commands.items() for part in getattr(one, "commands", [""])}
     assert set(made["names"](page)) == every
-    assert all(f"| {code} |" in page for code in (0, 1, 2, BROKE_OFF, INTERNAL, INTERRUPTED, TERMINATED))
+    assert all(f"| {code} |" in page for code in (0, 1, 2, TRAINING_DIVERGED, INTERNAL, INTERRUPTED, TERMINATED))
 
 
 def table_rows(text: str) -> dict[str, list[float]]:
-    """Return the numbers of each row whose first cell names an estimator."""
+    """Return the numbers of each row that starts with an estimator's name."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| `"]
     return {
         cells[0]: [float(cell.replace("−", "-")) for cell in cells[1:]] for cells in rows if cells[-1][:1].isdigit()
@@ -125,7 +125,7 @@ def table_rows(text: str) -> dict[str, list[float]]:
 
 
 def test_the_decision_table_says_what_was_measured() -> None:
-    """Its R are the worse of both batch sizes in docs/fidelity.md."""
+    """Its values of R are the smaller ones of both batch sizes in docs/fidelity.md."""
     parts = (DOCS / "fidelity.md").read_text(encoding="utf-8").split("### ")
     measured = [table_rows(part) for part in parts if "R with the Shapley value" in part.splitlines()[0]]
     assert len(measured) == 2
@@ -140,7 +140,7 @@ def test_the_decision_table_says_what_was_measured() -> None:
 
 @pytest.mark.parametrize("n", [16, 64])
 def test_fidelity_with_the_marginals_is_what_the_page_shows(n: int) -> None:
-    """The tables of ``first`` and ``last``, computed anew; those of the Shapley value take minutes."""
+    """Recompute the tables of ``first`` and ``last``; those of the Shapley value take minutes."""
     fidelity = runpy.run_path(str(DOCS / "fidelity.py"), run_name="fidelity")
     everybody = np.ones(n, bool)
     found: dict[str, dict[str, list[str]]] = {"first": {}, "last": {}}
@@ -161,7 +161,7 @@ def test_fidelity_with_the_marginals_is_what_the_page_shows(n: int) -> None:
 
 
 def test_all_ten_digits_that_hurt_most_have_a_flipped_label(tmp_path: Path) -> None:
-    """What README.md and docs/index.md say below the picture."""
+    """As README.md and docs/index.md claim below the picture."""
     application = build(entry_points(group=GROUP))
     options = ["attribute", "digits", "--flip-labels", "0.1", "--out", str(tmp_path / "o"), "--json"]
     result = CliRunner().invoke(application, options, catch_exceptions=False)
@@ -171,7 +171,7 @@ def test_all_ten_digits_that_hurt_most_have_a_flipped_label(tmp_path: Path) -> N
 
 
 def test_random_order_is_close_to_the_shapley_value_on_digits() -> None:
-    """What docs/fidelity.md says of n = 16 and 64, at an n whose coalitions are counted in seconds."""
+    """As docs/fidelity.md claims for n = 16 and 64, at an n whose coalitions are enumerated in seconds."""
     fidelity = runpy.run_path(str(DOCS / "fidelity.py"), run_name="fidelity")
     for step in fidelity["steps_of_a_run"](12):
         t = step.state.step + 1

@@ -1,9 +1,9 @@
-"""Every block of code on a page is run, or is named here with the reason why it is not, and its options are known.
+"""Every block of code on a page is run, or listed here with the reason for not running it; its options must exist.
 
-A page is read from top to bottom, in an empty folder. ``python`` is executed, the names of one block staying for the
-next; with a title it is written to the file of that name. ``diff`` changes such a file. ``pycon`` is a doctest. ``sh``
-is run line by line; ``console`` too, and what the program prints must be what the page shows, ``...`` standing for any
-text: words to the letter, numbers to the digits that the page shows. ``text`` is for what no program printed.
+A page is read from top to bottom, in an empty folder. ``python`` is executed, and its names stay defined for the next
+block; with a title it is written to the file of that name. ``diff`` changes such a file. ``pycon`` is a doctest. ``sh``
+is run line by line; so is ``console``, whose output must match the page: words exactly, numbers to the digits shown,
+and ``...`` matches any text. ``text`` is for text that no program prints.
 """
 
 import doctest
@@ -33,7 +33,7 @@ PAGES = {
 }
 FENCE = re.compile(r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.M | re.S)
 
-# What starts a line that is not run, and why. The options of our own commands are checked all the same.
+# Beginnings of lines that are not run, and why. The options of our own commands are still checked.
 NOT_RUN = {
     "python3 -m venv": "makes an environment and installs: CI runs the README's",
     ".venv/bin/": "the environment of the line before",
@@ -54,7 +54,7 @@ NOT_RUN = {
 }
 PROGRAMS = {
     "adamshap": [sys.executable, "-P", "-c", "from adamshap.reference.command.main import main; main()"],
-    # The search for the smallest failing case may take all the time it needs: what it finds must not depend on that.
+    # Shrinking a failing case has no time limit, so that its result does not depend on the machine's speed.
     "adamshap verify": [
         sys.executable,
         "-P",
@@ -91,7 +91,7 @@ def test_the_code_of_a_page_works(name: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "100")
     for file in {block.title for block in blocks(PAGES[name]) if block.title is not None}:
         module = file.removesuffix(".py")
-        monkeypatch.setitem(sys.modules, module, sys)  # so that it is forgotten when the test ends
+        monkeypatch.setitem(sys.modules, module, sys)  # so that it is removed when the test ends
         del sys.modules[module]
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(PAGES[name]):
@@ -125,7 +125,7 @@ def write_or_change(file: Path, block: Block) -> None:
 
 
 def commands(block: Block) -> Iterator[tuple[str, str | None]]:
-    """Yield each command of the block, with what the page shows that it prints."""
+    """Yield each command of the block, with its output on the page."""
     if block.language == "sh":
         for line in block.text.splitlines():
             command = re.split(r"\s+#\s", line)[0].strip()
@@ -150,7 +150,7 @@ def run(command: str, shown: str | None, where: str) -> None:
     if shown is None:
         assert result.returncode == 0, f"{where}: {command}\n{result.stdout}\n{result.stderr}"
         return
-    # A verdict may be bad news, but no error of the command's own.
+    # A verdict may be negative, but the command itself must not fail.
     assert result.returncode in (0, 1), f"{where}: {command}\n{result.stderr}"
     assert is_shown(shown, result.stdout), f"{where}: {command}\n{result.stdout}"
 
@@ -159,7 +159,7 @@ NUMBER = r"(?<![\w.-])[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?"
 
 
 def is_shown(shown: str, printed: str) -> bool:
-    """Return whether a program `printed` what a page shows, wherever lines break."""
+    """Return whether a program `printed` what a page shows, regardless of line breaks."""
     text = " ".join(shown.split())
     pattern = "".join(
         "(" + NUMBER + ")" if number else ".*".join(map(re.escape, part.split("...")))
@@ -171,7 +171,7 @@ def is_shown(shown: str, printed: str) -> bool:
 
 
 def is_the_number(shown: str, printed: str) -> bool:
-    """Return whether both are one number, to the digits of `shown`.
+    """Return whether both are the same number, to the digits of `shown`.
 
     Fractions may differ by one in the last digit: another order of a sum may take them over the edge of a rounding.
     """
@@ -200,7 +200,7 @@ def test_what_is_shown_is_what_is_printed(shown: str, printed: str, same: bool) 
 
 
 def check_options(command: str, where: str) -> None:
-    """Assert that a command of ours has the options that the page gives it."""
+    """Assert that our command has the options used on the page."""
     words = shlex.split(command.removeprefix(".venv/bin/"))
     if not words or words[0] not in ("adamshap", "pytest", "python") or (words[0] == "python" and "-m" not in words):
         return
@@ -218,7 +218,7 @@ def check_options(command: str, where: str) -> None:
 
 @cache
 def options_of(words: tuple[str, ...]) -> set[str]:
-    """Return the options of the subcommand that `words` begin with."""
+    """Return the options of the subcommand named at the beginning of `words`."""
     command: Any = typer.main.get_command(build(entry_points(group=GROUP)))
     for word in words:
         if not hasattr(command, "commands"):
@@ -236,7 +236,7 @@ def options_in_help(*words: str) -> set[str]:
     return set(re.findall(r"--[a-z][\w-]*", result.stdout))
 
 
-# Refusals are of wrong commands; tests/test_refusals.py runs each of them.
+# docs/refusals.md shows wrong commands; tests/test_refusals.py runs each of them.
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "docs/refusals.md"])
 def test_commands_in_the_text_of_a_page_exist(name: str) -> None:
     text = FENCE.sub("", PAGES[name].read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Docstrings of the public names are numpydoc's: a summary, every parameter in its order, what is returned."""
+"""Docstrings of public names follow numpydoc: a summary, all parameters in order, the return value."""
 
 import inspect
 from importlib import import_module
@@ -21,12 +21,12 @@ CHECKS = {
     *("GL06", "GL07", "GL08"),  # sections known and in order; a docstring at all
     *("SS01", "SS02", "SS03", "SS04", "SS06"),  # a summary: capital, full stop, no indent, one line
     *("PR01", "PR02", "PR03", "PR04", "PR05", "PR10"),  # parameters: all, no others, in order, with types
-    *("RT01", "RT02", "RT03", "RT05", "YD01"),  # what comes back, with a sentence on it
+    *("RT01", "RT02", "RT03", "RT05", "YD01"),  # return values, each with a sentence
 }
 
 
 def public_names(module: str) -> list[str]:
-    """Return the functions and classes of a module, and the classes' own methods."""
+    """Return the names of a module's functions and classes, and of the classes' own methods."""
     loaded = import_module(module)
     own = [name for name, member in vars(loaded).items() if getattr(member, "__module__", None) == module]
     names = []

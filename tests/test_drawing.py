@@ -1,4 +1,4 @@
-"""Figures need no backend: whatever MPLBACKEND, matplotlibrc and matplotlib's cache are, results are written."""
+"""Figures need no backend: results are written with any MPLBACKEND, matplotlibrc and cache of matplotlib."""
 
 import json
 import os
@@ -32,7 +32,7 @@ no.such.setting: 1
 
 
 def run(code: str, cwd: Path, **environment: str) -> str:
-    """Return what `code` prints; it ends well."""
+    """Run `code`, which must succeed, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -47,7 +47,7 @@ def run(code: str, cwd: Path, **environment: str) -> str:
 
 
 def run_of_the_command(cwd: Path, **environment: str) -> str:
-    """Return what the command prints on images, first ``attribute`` and then ``show --html``; the results are there."""
+    """Run ``attribute`` and ``show --html`` on images, check that results exist, and return the output."""
     generator = np.random.default_rng(5)
     np.savez(cwd / "blobs.npz", x=generator.normal(size=(40, 2, 3)), y=np.repeat([0, 1], 20))
     shown = run(BOTH, cwd, **environment)
@@ -58,7 +58,7 @@ def run_of_the_command(cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return the picture that is drawn where nothing is set."""
+    """Return the picture drawn with default settings."""
     cwd = tmp_path_factory.mktemp("drawing")
     run_of_the_command(cwd, MPLBACKEND="")
     return (cwd / "o" / "examples.png").read_bytes()
@@ -70,7 +70,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
         {"MPLBACKEND": "no such backend"},
         {"MATPLOTLIBRC": "matplotlibrc"},
-        {"MPLCONFIGDIR": "matplotlibrc"},  # a file, where nothing can be written
+        {"MPLCONFIGDIR": "matplotlibrc"},  # a file, in which nothing can be written
         {"MPLCONFIGDIR": "damaged"},
     ],
     ids=lambda environment: " ".join(f"{name}={value}" for name, value in environment.items()),

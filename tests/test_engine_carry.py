@@ -27,7 +27,7 @@ from adamshap.reference import Adam, Batch, Network
 from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients
 from adamshap.reference.contract import GRADIENTS, Array, Estimator, Run, RunConfig
-from adamshap.reference.ghost import SlopeInput
+from adamshap.reference.slopes import SlopeInput
 from adamshap.verify.strategies import adams, powers_of_ten, run_configs, seeds, step_numbers
 from adamshap.verify.tolerance import account_bound, assert_within, rounding, run_conditioning
 

@@ -7,20 +7,20 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adamshap.reference import game, network, update
+from adamshap.reference import game, models, update
 from adamshap.reference.contract import MARGINAL_LOSSES, Adam, AdamState, Array, Batch, Network, Step
 from adamshap.verify.strategies import seeds, steps
 from adamshap.verify.tolerance import assert_within, conditioning, rounding
 
 
 def random_game(n: int, seed: int) -> game.Game:
-    """A set function with no structure at all: a random number for each coalition."""
+    """A set function without structure: a random number for each coalition."""
     numbers = np.random.default_rng(seed).standard_normal(2**n)
     return lambda coalition: float(numbers[coalition @ (2 ** np.arange(n))])
 
 
 def permutation_average(U: game.Game, n: int) -> Array:
-    """The definition: what each adds on arrival, averaged over all n! orders."""
+    """The definition: each player's marginal contribution, averaged over all n! orders."""
     total = np.zeros(n)
     for order in itertools.permutations(range(n)):
         present = np.zeros(n, bool)
@@ -60,7 +60,7 @@ def test_sampled_values_lie_within_their_standard_error() -> None:
 
 
 def test_antithetic_pairs_reduce_the_variance_of_a_smooth_game() -> None:
-    """Where what a sample adds grows with the coalition, an order and its reverse err in opposite directions."""
+    """If marginal contributions grow with the coalition, an order and its reverse err in opposite directions."""
     n, weights, permutations = 10, np.linspace(1, 2, 10), 64
 
     def U(coalition: Array) -> float:
@@ -75,7 +75,7 @@ def test_antithetic_pairs_reduce_the_variance_of_a_smooth_game() -> None:
 @given(steps(max_n=6, max_n_val=4))
 @settings(max_examples=50)
 def test_marginals_are_differences_of_the_utility(step: Step) -> None:
-    """Written out from the definitions, over `utility` alone."""
+    """The definitions written out, with `utility` alone."""
     n = step.n
     everybody = np.ones(n, bool)
     scale = loss_scale(step)
@@ -98,7 +98,7 @@ def test_marginals_are_differences_of_the_utility(step: Step) -> None:
 @settings(max_examples=50)
 def test_utility_of_everybody_is_what_the_update_achieves(step: Step) -> None:
     params, _ = update(step)
-    expected = network.mean_loss(step.net, step.params, step.valid) - network.mean_loss(step.net, params, step.valid)
+    expected = models.mean_loss(step.net, step.params, step.valid) - models.mean_loss(step.net, params, step.valid)
 
     def total(given: Step) -> Array:
         return np.array(game.utility(given, np.ones(given.n, bool)))
@@ -133,17 +133,17 @@ def large_step() -> Step:
 
 
 def loss_scale(step: Step) -> float:
-    """The losses whose difference a utility is: the largest before and after, with the parts they are made of."""
-    values = [network.mean_loss(step.net, step.params, step.valid)]
+    """Bound the two losses whose difference is a utility: the largest before and after, with their terms."""
+    values = [models.mean_loss(step.net, step.params, step.valid)]
     for coalition in (np.ones(step.n, bool), np.zeros(step.n, bool)):
         values.append(values[0] - game.utility(step, coalition))
-    logits = np.abs(network.outputs(step.net, step.params, step.valid.x)).max()
+    logits = np.abs(models.outputs(step.net, step.params, step.valid.x)).max()
     return float(max(abs(v) for v in values) + logits + 1)
 
 
 def first_order_scale(step: Step) -> float:
-    """The largest U₁, with Σ |∂L| η for the dot products that it is made of."""
+    """Bound U₁, with Σ |∂L| η for its dot products."""
     U1 = game.first_order_game(step)
     largest = max(abs(U1(np.array(mask))) for mask in itertools.product([False, True], repeat=step.n))
-    gradient = network.loss_gradient(step.net, step.params, step.valid)
+    gradient = models.loss_gradient(step.net, step.params, step.valid)
     return largest + step.adam.lr * sum(float(np.abs(part).sum()) for part in gradient.values())

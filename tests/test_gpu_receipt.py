@@ -1,4 +1,4 @@
-"""Receipts of runs on a real GPU, without a GPU: from facts that the tests make up, in folders of their own."""
+"""Receipts of runs on a real GPU, tested without a GPU: from invented facts, in temporary folders."""
 
 import dataclasses
 import json
@@ -86,7 +86,7 @@ def test_bad_values_are_refused_by_receipt_and_schema(tmp_path: Path, schema: An
         receipt.read(tmp_path / "bad.json")
 
 
-# What agrees with the schema alone, or with the rest of the receipt alone.
+# Receipts that agree only with the schema, or only with the checks of `Receipt`.
 CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
     ("partial", {"partial": True}),
     ("partial", {"partial": True, "stages": {"smoke": "failed"}}),
@@ -133,7 +133,7 @@ def test_a_rehearsals_receipt_is_refused_by_reader_and_schema(tmp_path: Path, sc
     with pytest.raises(ValueError, match="comes from a rehearsal on CuPy on CPU; needs a run on a real GPU"):
         receipt.read(file)
     content = json.loads(file.read_text())
-    for honest in ({"rehearsal": False}, {"machine": dataclasses.asdict(MACHINE)}):  # one of its two marks taken off
+    for honest in ({"rehearsal": False}, {"machine": dataclasses.asdict(MACHINE)}):  # one of its two marks removed
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(content | honest, schema)
         file.write_text(json.dumps(content | honest))

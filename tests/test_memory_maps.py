@@ -1,4 +1,4 @@
-"""Data that do not fit into memory: memory maps are read by batches, and nothing is made of their size."""
+"""Data larger than memory: memory maps are read in batches, and no array of their size is allocated."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ print(train.x.nbytes // 2**20, len(snapshots))
 def test_a_run_over_more_data_than_memory(
     tmp_path: Path, trainer: str, credit: str, batch_size: int, beta1: float, steps: int
 ) -> None:
-    """381 MB of inputs with 96 MB of memory; the file is sparse, and read all the same."""
+    """381 MB of inputs with 96 MB of memory; the file is sparse, but read like any other."""
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (200_000, 500)).flush()
     np.save(tmp_path / "y.npy", np.arange(200_000) % 3)
     words = [tmp_path, "96", trainer, credit, str(batch_size), str(beta1)]

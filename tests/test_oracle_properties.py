@@ -1,4 +1,4 @@
-"""What must hold of the oracle's scores whatever the network, the batch, the state and β/ε."""
+"""Properties of the oracle's scores for any network, batch, state and β/ε."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adamshap.reference import ghost, influence, marginals, network, scores, update, utility
+from adamshap.reference import influence, marginals, models, scores, slopes, update, utility
 from adamshap.reference.adam import Coefficients, apply_gradient, divided_difference, step_coefficients, update_map
 from adamshap.reference.contract import (
     GRADIENTS,
@@ -32,7 +32,7 @@ from adamshap.verify.tolerance import (
     unit_roundoff,
 )
 
-slopes = st.sampled_from(SLOPES)
+slope_names = st.sampled_from(SLOPES)
 gradients = st.sampled_from(GRADIENTS)
 any_step = steps()
 
@@ -42,7 +42,7 @@ def replace(step: Step, **changes: object) -> Step:
 
 
 def to_mse(step: Step) -> Step:
-    """The same step with squared error: there a sample's gradient can be made exactly 0."""
+    """The same step with squared error, for which a sample's gradient can be exactly 0."""
     net = Network(step.net.sizes, step.net.activation, "mse", step.net.bias)
     batches = {}
     for name in ("train", "valid"):
@@ -53,9 +53,9 @@ def to_mse(step: Step) -> Step:
 
 
 def own_outputs(step: Step) -> Array:
-    """The network's outputs on the training batch, by the very operations that per-sample gradients go through."""
+    """The network's outputs on the training batch, by the same operations as the per-sample gradients."""
     copies = {name: np.repeat(p[None], step.n, axis=0) for name, p in step.params.items()}
-    return network.outputs(step.net, copies, step.train.x)
+    return models.outputs(step.net, copies, step.train.x)
 
 
 # --- efficiency
@@ -79,7 +79,7 @@ def first_order_gain(step: Step) -> Array:
 
 def absolute_first_order(step: Step) -> float:
     """Σ |∂L| (|A(g)| + |A(0)|): the terms of U₁(B) and U₁(∅)."""
-    gamma, g = network.loss_gradient(step.net, step.params, step.valid), network.batch_gradient(step)
+    gamma, g = models.loss_gradient(step.net, step.params, step.valid), models.batch_gradient(step)
     size = 0.0
     for name, c in step_coefficients(step).items():
         full, empty = update_map(c, g[name]), update_map(c, np.zeros_like(g[name]))
@@ -87,7 +87,7 @@ def absolute_first_order(step: Step) -> float:
     return size
 
 
-@given(any_step, slopes, gradients, st.booleans())
+@given(any_step, slope_names, gradients, st.booleans())
 def test_efficient_scores_sum_to_the_utility(
     step: Step, slope: Slope, gradient: Gradient, per_validation: bool
 ) -> None:
@@ -101,15 +101,15 @@ def test_efficient_scores_sum_to_the_utility(
         gain = np.array(utility(step, everybody) - utility(step, ~everybody))
     scale = loss_scale(step) + np.abs(plain).sum(axis=0)
     assert_within(got.sum(axis=0), gain, rounding(scale, step.n), "Σ score")
-    # What is missing is spread equally.
+    # The remainder is spread equally.
     spread = got - plain
     assert_within(spread, np.broadcast_to(spread.mean(axis=0), spread.shape), rounding(scale, step.n), "share")
 
 
 def loss_scale(step: Step) -> float:
     ends = (utility(step, np.ones(step.n, bool)), utility(step, np.zeros(step.n, bool)))
-    losses = network.sample_losses(step.net, step.params, step.valid)
-    logits = np.abs(network.outputs(step.net, step.params, step.valid.x)).max()
+    losses = models.sample_losses(step.net, step.params, step.valid)
+    logits = np.abs(models.outputs(step.net, step.params, step.valid.x)).max()
     return float(step.n_val * np.abs(losses).max() + sum(map(abs, ends)) + logits + 1)
 
 
@@ -143,7 +143,7 @@ def smooth_step() -> Step:
 # --- symmetry
 
 
-@given(any_step, slopes, gradients, seeds)
+@given(any_step, slope_names, gradients, seeds)
 def test_scores_follow_their_samples(step: Step, slope: Slope, gradient: Gradient, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(step.n)
     bound = score_bound(step, slope, gradient)
@@ -151,7 +151,7 @@ def test_scores_follow_their_samples(step: Step, slope: Slope, gradient: Gradien
     assert_within(shuffled, scores(step, slope, gradient)[order], bound[order], "score")
 
 
-@given(any_step, slopes, gradients)
+@given(any_step, slope_names, gradients)
 def test_equal_samples_score_equally(step: Step, slope: Slope, gradient: Gradient) -> None:
     twice = replace(step, train=step.train.take(np.concatenate([np.arange(step.n), [0]])))
     got = scores(twice, slope, gradient)
@@ -159,13 +159,13 @@ def test_equal_samples_score_equally(step: Step, slope: Slope, gradient: Gradien
     assert_within(got[0], got[-1], bound, "score")
 
 
-@given(any_step, slopes, gradients)
+@given(any_step, slope_names, gradients)
 def test_a_sample_without_gradient_scores_zero(step: Step, slope: Slope, gradient: Gradient) -> None:
     step = to_mse(step)
     targets = step.train.y.copy()
     targets[0] = own_outputs(step)[0]
     step = replace(step, train=Batch(step.train.x, targets))
-    assert not any(x[0].any() for x in network.sample_gradients(step).values())
+    assert not any(x[0].any() for x in models.sample_gradients(step).values())
     assert scores(step, slope, gradient)[0] == 0
     assert influence(step)[0] == 0
     for kind in ("first", "last"):
@@ -175,7 +175,7 @@ def test_a_sample_without_gradient_scores_zero(step: Step, slope: Slope, gradien
 # --- additivity over validation
 
 
-@given(any_step, slopes, gradients)
+@given(any_step, slope_names, gradients)
 def test_validation_samples_add_up(step: Step, slope: Slope, gradient: Gradient) -> None:
     """Each column is the score against that sample alone, and their mean is the score."""
     matrix = scores(step, slope, gradient, per_validation=True)
@@ -190,9 +190,9 @@ def test_validation_samples_add_up(step: Step, slope: Slope, gradient: Gradient)
 # --- limits and invariances
 
 
-@given(any_step, slopes.filter(lambda slope: slope != "sgd"))
+@given(any_step, slope_names.filter(lambda slope: slope != "sgd"))
 def test_a_large_eps_leaves_sgd(step: Step, slope: Slope) -> None:
-    """D(g) → ε: Adam becomes SGD with momentum, whose slope is η k / ε everywhere."""
+    """D(g) → ε: Adam becomes SGD with momentum, with the slope η k / ε everywhere."""
     eps = 1e30  # beside which every root of a gradient vanishes in float64
     step = replace(step, adam=dataclasses.replace(step.adam, eps=eps))
     k = step_coefficients(step)["0.weight"].k
@@ -200,9 +200,9 @@ def test_a_large_eps_leaves_sgd(step: Step, slope: Slope) -> None:
     assert_within(scores(step, slope, "start") * eps, k * scores(step, "sgd", "start"), bound, "ε score")
 
 
-@given(any_step, slopes.filter(lambda slope: slope != "sgd"), gradients)
+@given(any_step, slope_names.filter(lambda slope: slope != "sgd"), gradients)
 def test_rescaling_loss_and_state_changes_nothing(step: Step, slope: Slope, gradient: Gradient) -> None:
-    """Adam is scale-free: n times the training loss with (m, v, ε) to match is the same step, score for score."""
+    """Adam is scale-free: n times the training loss with matching (m, v, ε) gives the same step and scores."""
     n, adam = step.n, step.adam
     mean = replace(step, reduction="mean")
     state = AdamState(
@@ -222,26 +222,26 @@ def test_rescaling_loss_and_state_changes_nothing(step: Step, slope: Slope, grad
 
 @given(any_step)
 def test_linearized_is_the_tangent_where_the_gradient_is_zero(step: Step) -> None:
-    x = network.sample_gradients(step)
+    x = models.sample_gradients(step)
     for name, c in step_coefficients(step).items():
-        at_zero = ghost.SlopeInput(c, x[name], np.zeros_like(step.params[name]), (4, 4))
-        expected = ghost.linearized(at_zero)
-        assert_within(ghost.tangent(at_zero), expected, rounding(np.abs(expected), 1), name)
-        assert_within(ghost.secant(at_zero), expected, rounding(np.abs(expected), 1), name)
+        at_zero = slopes.SlopeInput(c, x[name], np.zeros_like(step.params[name]), (4, 4))
+        expected = slopes.linearized(at_zero)
+        assert_within(slopes.tangent(at_zero), expected, rounding(np.abs(expected), 1), name)
+        assert_within(slopes.secant(at_zero), expected, rounding(np.abs(expected), 1), name)
 
 
 @given(seeds, st.integers(2, 6))
 @settings(max_examples=20)
 def test_equal_samples_make_random_order_the_secant(seed: int, n: int) -> None:
-    """With no spread in the batch a random prefix is certain: E[A'(Y)] = ∫ A'(τ g) dτ, given nodes enough."""
+    """With equal samples a random prefix is deterministic: E[A'(Y)] = ∫ A'(τ g) dτ, with enough nodes."""
     generator = np.random.default_rng(seed)
     c = Coefficients(
         mu=generator.standard_normal(50), k=0.1, kappa=1 + generator.chisquare(3, 50), q=0.01, eps=1e-8, lr=0.1
     )
     g = generator.standard_normal(50)
-    given = ghost.SlopeInput(c, np.repeat(g[None] / n, n, axis=0), g, (16, 4))
+    given = slopes.SlopeInput(c, np.repeat(g[None] / n, n, axis=0), g, (16, 4))
     size = divided_difference(dataclasses.replace(c, mu=-np.abs(c.mu) * np.sign(g)), g, np.zeros(50))
-    assert_within(ghost.random_order(given), ghost.secant(given), rounding(np.abs(size), 16), "slope")
+    assert_within(slopes.random_order(given), slopes.secant(given), rounding(np.abs(size), 16), "slope")
 
 
 def test_one_sample_alone_has_the_secant() -> None:
@@ -258,13 +258,13 @@ def test_one_sample_alone_has_the_secant() -> None:
 def test_influence_is_the_derivative_in_a_samples_weight(step: Step) -> None:
     if step.net.activation == "relu":
         step = replace(step, net=Network(step.net.sizes, "silu", step.net.loss, step.net.bias))
-    x, g = network.sample_gradients(step), network.batch_gradient(step)
+    x, g = models.sample_gradients(step), models.batch_gradient(step)
     stride = unit_roundoff(np.float64) ** (1 / 3)
 
     def loss(i: int, change: float) -> float:
         moved = {name: g[name] + change * x[name][i] for name in g}
         params, _ = apply_gradient(step, moved)
-        return float(network.mean_loss(step.net, params, step.valid))
+        return float(models.mean_loss(step.net, params, step.valid))
 
     got = influence(step)
     for i in range(step.n):
@@ -282,7 +282,7 @@ def test_previous_denominator_is_the_states_own(step: Step) -> None:
     """η k / (√(v̂_{t−1} + ε_root) + ε), written out."""
     got = scores(step, "linearized", "start", denominator="previous")
     beta2 = step.adam.betas[1]
-    gamma, x = network.loss_gradient(step.net, step.params, step.valid), network.sample_gradients(step)
+    gamma, x = models.loss_gradient(step.net, step.params, step.valid), models.sample_gradients(step)
     beta1, t = step.adam.betas[0], step.state.step + 1
     expected, size = np.zeros(step.n), np.zeros(step.n)
     for name in x:
@@ -290,7 +290,7 @@ def test_previous_denominator_is_the_states_own(step: Step) -> None:
         slope = step.adam.lr * (1 - beta1) / (1 - beta1**t) / (np.sqrt(v_hat + step.adam.eps_root) + step.adam.eps)
         products = (gamma[name] * slope * x[name]).reshape(step.n, -1)
         expected, size = expected + products.sum(axis=1), size + np.abs(products).sum(axis=1)
-    # 1 − β^t written naively loses a factor of 1/(1 − β).
+    # A naive 1 − β^t loses a factor of 1/(1 − β) in precision.
     naive = 1 + sum(beta / (1 - beta) for beta in step.adam.betas)
     assert_within(got, expected, rounding(size * naive, parameter_count(step)), "score")
 

@@ -1,4 +1,4 @@
-"""What is installed is what the folders hold, and the folders keep to themselves."""
+"""The installed package matches the folders, and the folders respect the import contracts."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_every_package_is_installed() -> None:
-    """A subfolder that pyproject.toml forgets works in a checkout and is missing from the wheel."""
+    """A subfolder missing from pyproject.toml works in a checkout, but is missing from the wheel."""
     have = {
         "adamshap." + ".".join(init.parent.relative_to(ROOT).parts)
         for folder in FOLDERS
@@ -24,19 +24,16 @@ def test_every_package_is_installed() -> None:
 
 
 def test_the_engine_may_import_nothing_of_the_oracle_but_the_contract() -> None:
-    """A module that the import contract forgets could be shared unseen."""
+    """A module missing from the import contract could be shared unnoticed."""
     (contract,) = (
         one for one in PROJECT["tool"]["importlinter"]["contracts"] if one["source_modules"] == ["adamshap.gpu"]
     )
-    modules = {path.stem for path in (ROOT / "reference").glob("*.py")} | {
-        init.parent.name for init in (ROOT / "reference").glob("*/__init__.py")
-    }
-    allowed = {"__init__", "contract"}
-    assert {f"adamshap.reference.{name}" for name in modules - allowed} <= set(contract["forbidden_modules"])
+    assert {"adamshap.reference.*", "adamshap.verify"} <= set(contract["forbidden_modules"])
+    assert contract["ignore_imports"] == ["adamshap.gpu.** -> adamshap.reference.contract"]
 
 
 def test_the_oracle_needs_only_the_base_dependencies() -> None:
-    """Extras are imported when used, not before."""
+    """Extras are imported only when used."""
     heavy = ("sklearn", "matplotlib", "pandas", "pyarrow", "numba", "cupy", "torch", "jax", "hypothesis", "scipy")
     code = f"import sys, adamshap.reference; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

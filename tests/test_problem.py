@@ -1,4 +1,4 @@
-"""The contract keeps what it is given as it came, and fixes names, shapes and the order of samples."""
+"""The contract keeps arrays as they are given, and defines names, shapes and the order of samples."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def test_arrays_are_read_only_views() -> None:
     assert np.shares_memory(batch.x, x)
     with pytest.raises(ValueError, match="read-only"):
         batch.x[0, 0] = 2.0
-    x[0, 0] = 2.0  # the caller's own array is the caller's
+    x[0, 0] = 2.0  # the caller's own array stays writable
 
 
 def test_dlpack_tensors_share_their_memory_and_gradients_are_refused() -> None:
@@ -67,7 +67,7 @@ def test_batches_cover_every_epoch_once_and_the_last_holds_the_rest() -> None:
     assert any((a[1] != b[1]).any() for a, b in zip(order[:3], order[3:6], strict=True))
 
 
-# --- arrays of other kinds: used as they are, or refused -------------------------------------------------------------
+# --- arrays of other libraries: used as they are, or refused ---------------------------------------------------------
 
 MASKED = np.ma.masked_equal(np.arange(15.0).reshape(5, 3), 3)
 

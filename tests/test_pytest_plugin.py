@@ -1,4 +1,4 @@
-"""Both pytest plugins, in runs of pytest of their own: the one that installs with the package, and `device_plugin`."""
+"""Both pytest plugins, in separate runs of pytest: the one that installs with the package, and `device_plugin`."""
 
 import sys
 from typing import Any
@@ -9,7 +9,7 @@ pytest_plugins = ["pytester"]
 
 DEVICE_PLUGIN = ("-p", "adamshap.verify.device_plugin")
 
-# A machine with a GPU, as the plugin would see it: nothing else is changed.
+# Makes the plugin see a GPU, and changes nothing else.
 PRETEND_GPU = """
 from adamshap.verify import device_plugin, receipt
 
@@ -32,14 +32,14 @@ def test_without_gpu():
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A project that asks for nothing of ours."""
+    """A project that uses none of our options."""
     pytester.makeini("[pytest]\naddopts = --strict-markers --strict-config\nfilterwarnings = error\n")
     return pytester
 
 
 @pytest.fixture
 def device_project(project: pytest.Pytester) -> pytest.Pytester:
-    """A project that loads the plugin of devices in its configuration."""
+    """A project that loads `device_plugin` in its configuration."""
     options = f"--strict-markers --strict-config {' '.join(DEVICE_PLUGIN)}"
     project.makeini(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
     return project
@@ -95,7 +95,7 @@ def test_a_project_with_names_like_ours_is_left_alone(project: pytest.Pytester) 
 
 
 def test_a_marker_that_no_plugin_of_theirs_has_is_unknown(project: pytest.Pytester) -> None:
-    """Even a misspelt marker of theirs would be ours otherwise, and skip their test."""
+    """Otherwise even a misspelt marker of theirs would match ours, and skip their test."""
     project.makepyfile("import pytest\n\n@pytest.mark.gpu\ndef test_it(): pass")
     result = project.runpytest_subprocess()
     result.assert_outcomes(errors=1)
@@ -174,7 +174,7 @@ def test_the_device_fixture_gives_numpy_and_cupy_on_the_cpu_and_skips_a_real_dev
     """)
     result = device_project.runpytest_subprocess("-rs", "-s")
     result.assert_outcomes(passed=2, skipped=1)
-    result.stdout.fnmatch_lines(["*ran on cpu numpy*", "*ran on cupy-on-cpu cupy*", "*CuPy on CPU is none*"])
+    result.stdout.fnmatch_lines(["*ran on cpu numpy*", "*ran on cupy-on-cpu cupy*", "*not CuPy on CPU*"])
     result.stdout.fnmatch_lines(["CuPy on CPU: real CuPy code and kernels, executed on the CPU; not a GPU"])
 
 
@@ -224,7 +224,7 @@ def test_tests_for_a_gpu_are_skipped_without_one(device_project: pytest.Pytester
     device_project.makeconftest("from adamshap.verify import device_plugin\ndevice_plugin._real_devices = lambda: 0")
     result = device_project.runpytest_subprocess("-rs")
     result.assert_outcomes(passed=1, skipped=1)
-    result.stdout.fnmatch_lines(["*needs a real CUDA device: there is none here*"])
+    result.stdout.fnmatch_lines(["*needs a real CUDA device: none found*"])
 
 
 def test_a_run_on_a_gpu_writes_its_receipt(device_project: pytest.Pytester) -> None:
@@ -263,7 +263,7 @@ def test_a_run_that_failed_or_ran_nothing_writes_none(device_project: pytest.Pyt
 @pytest.mark.parametrize(
     ("options", "devices", "message"),
     [
-        (("--receipt", "receipts"), 0, "*--receipt is for a real GPU: there is none here*"),
+        (("--receipt", "receipts"), 0, "*--receipt is for a real GPU: none found*"),
         (("--receipt", "receipts", "--cupy-on-cpu"), 1, "*CuPy on CPU cannot make one*"),
         (("--receipt", "receipts", "-n", "2"), 1, "*--receipt needs one process*"),
     ],

@@ -1,4 +1,4 @@
-"""Bad input ends in a named error: what the table lists, what the page says, and what Hypothesis thinks of."""
+"""Bad input raises an error that names it: the cases of the table, the page, and random ones by Hypothesis."""
 
 import math
 import runpy
@@ -28,7 +28,7 @@ def test_bad_input_is_refused_by_name(refusal: Refusal) -> None:
 
 
 def test_the_page_says_what_is_said() -> None:
-    """Run ``python docs/refusals.py`` where this fails; it also holds that each command ends in one line."""
+    """If this fails, run ``python docs/refusals.py``; it also checks that each command ends in one line."""
     page: str = runpy.run_path(str(DOCS / "refusals.py"))["page"]()
     assert (DOCS / "refusals.md").read_text(encoding="utf-8") == page
 
@@ -109,7 +109,7 @@ def scored(who: Any, field: str) -> Callable[[Any], object]:
 
 
 BAD: Mapping[str, tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = {
-    # what the message must begin with, the call, and values that it cannot mean
+    # the beginning of the message, the call, and invalid values
     "Network.sizes": (
         Network,
         THINGS | st.integers() | st.tuples(st.integers(1, 5)) | st.tuples(st.just(3), NOT_A_COUNT),

@@ -1,4 +1,4 @@
-"""Oracle and engine refuse alike: the same kind of error, naming the same argument, whatever is passed to either."""
+"""Oracle and engine refuse alike: the same type of error, naming the same argument, for any input."""
 
 import ast
 import inspect
@@ -16,13 +16,13 @@ from adamshap.reference import Adam, AdamState, Batch, LazyRows, Network, RunCon
 from adamshap.reference.torch_bridge import TorchSnapshot
 
 ENGINE_ONLY = {"rank", "variance", "micro_batch", "carry_window", "score_dtype", "device", "dtype", "device_arrays"}
-"""Options that the oracle does not have, or has one choice of."""
+"""Options that the oracle lacks, or for which it has a single choice."""
 
 MODULES = {"reference": reference, "gpu": gpu}
 
 
 def outcome(call: Callable[[], object]) -> tuple[str, str]:
-    """Return the kind of error that a call ends in, and what the message names; for a result, what that is."""
+    """Return the type of error that a call raises and the argument named in its message, or the type of its result."""
     try:
         result = call()
     except Exception as error:
@@ -34,7 +34,7 @@ def outcome(call: Callable[[], object]) -> tuple[str, str]:
 
 
 def called(refusal: Refusal) -> tuple[str, str, set[str]] | None:
-    """Return the module and the function that a row of the table calls, and the keywords; None if it is neither's."""
+    """Return module, function and keywords of a row's call; None if it calls neither the oracle nor the engine."""
     call = ast.parse(refusal.call, mode="eval").body
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
         return None
@@ -67,7 +67,7 @@ def test_the_table_has_rows_for_every_function_of_both() -> None:
 
 
 class Anything:
-    """Takes what it is given."""
+    """Accepts any arguments."""
 
     def __init__(self, *arguments: object) -> None:
         self.arguments = arguments

@@ -1,4 +1,4 @@
-"""Runs that stop and go on: to the same bits, from every step; and runs that come upon numbers that are not finite."""
+"""Runs that are stopped and resumed, with the same bits, from every step; and runs that diverge (non-finite values)."""
 
 import dataclasses
 import tracemalloc
@@ -77,7 +77,7 @@ def assert_resumes(
         told: list[Progress] = []
         assert_same(attribute(NET, adam, TRAIN, VALID, resume=read, on_step=told.append, **options), whole)
         assert [progress.step for progress in told] == list(range(int(snapshot["step"]) + 1, STEPS + 1))
-        assert_equal(read, snapshot)  # is the caller's still
+        assert_equal(read, snapshot)  # the caller's snapshot is unchanged
     assert_same(attribute(NET, adam, TRAIN, VALID, **options), whole)
     return snapshots
 
@@ -118,7 +118,7 @@ def test_the_engine_goes_on_bit_by_bit(tmp_path: Any, dtype: str, options: Any) 
     ],
 )
 def test_the_engine_goes_on_with_a_carrying_run(tmp_path: Any, dtype: str, beta1: float, options: Any) -> None:
-    """From every step: in a block, at its end, and after what has left the window was paid."""
+    """From every step: within a block, at its end, and after the window's oldest steps were paid."""
     options = RUN | options | {"credit": "carry", "dtype": dtype, "device": "cpu"}
     adam = Adam(0.01, (beta1, 0.99), weight_decay=0.1)
     snapshots = assert_resumes(engine.attribute, tmp_path, options, adam=adam)
@@ -166,9 +166,9 @@ def test_wherever_a_carrying_run_stops_it_goes_on_through_the_same_states(
 
 @in_each_dtype
 def test_the_scores_in_a_carrying_state_are_those_of_the_run_that_ends_there(dtype: Any) -> None:
-    """But for what its steps leave open."""
+    """Except for the credit that its steps leave open."""
     options: dict[str, Any] = {"credit": "carry", "dtype": dtype, "device": "cpu"}
-    for step in (6, 8, STEPS):  # with blocks of six steps, as the whole run's
+    for step in (6, 8, STEPS):  # with blocks of six steps, as in the whole run
         scores = snapshot_after(engine.attribute, step, **options)["scores"].copy()
         ended = engine.attribute(NET, Adam(), TRAIN, VALID, **RUN | {"steps": step}, **options)
         batches = [index for _, index in batch_order(TRAIN.n, **RUN)]
@@ -192,7 +192,7 @@ def test_a_state_copies_the_window_once() -> None:
     net, valid = Network((4, 64, 64, 3)), train.take(np.arange(8))
     engine.attribute(net, Adam(), train, valid, batch_size=50, epochs=2, credit="carry", on_checkpoint=take_it)
     assert len(peaks) == 9
-    for peak, held in peaks[1:]:  # the first has made the buffers
+    for peak, held in peaks[1:]:  # the first allocates the buffers
         assert held <= peak < 1.5 * held
 
 
@@ -269,7 +269,7 @@ def test_a_state_that_is_none_is_refused(attribute: Any, change: Any, error: Any
         attribute(NET, Adam(), TRAIN, VALID, resume=change(snapshot), **RUN)
 
 
-# --- numbers that are not finite -------------------------------------------------------------------------------------
+# --- non-finite values -----------------------------------------------------------------------------------------------
 
 
 LINEAR = Network((6, 3))  # nothing saturates: a gradient grows with its input
@@ -289,7 +289,7 @@ LAST_GOOD_BATCHES = [index for _, index in batch_order(TRAIN.n, **RUN)][: BREAKS
 
 
 def with_one_huge(value: float) -> Batch:
-    """Return the training samples with one that is huge, of an unlikely class, and first in step `BREAKS_AT`."""
+    """Return the training samples with a huge one of an unlikely class, which first occurs in step `BREAKS_AT`."""
     huge = [index for _, index in batch_order(TRAIN.n, **RUN)][BREAKS_AT - 1][0]
     x, y = TRAIN.x.copy(), TRAIN.y.copy()
     x[huge] = value
@@ -313,7 +313,7 @@ def test_a_gradient_too_large_to_square_stops_the_run_at_its_step(attribute: Any
     assert "smaller inputs" in str(error)
     assert ("dtype='float64'" in str(error)) == (options.get("dtype") == "float32")
     assert [progress.step for progress in told] == list(range(1, step))
-    # All up to there is as in a run that was stopped there.
+    # Everything up to that point equals a run stopped there.
     before = snapshot_after(attribute, step - 1, net=LINEAR, train=train, **options)
     for name in ("scores", "sgd_scores", "seen"):
         np.testing.assert_array_equal(getattr(error.run, name), before[name])
@@ -398,7 +398,7 @@ def test_a_run_does_not_go_on_with_another_credit(attribute: Any, owed: str) -> 
 
 
 def test_the_state_of_a_carrying_run_has_what_each_step_gave_its_own_samples() -> None:
-    """The rest comes from later steps; after the first there is nothing else."""
+    """The rest comes from later steps, so after the first step there is no other credit."""
     first = snapshot_after(oracle.attribute, 1, credit="carry")["scores"]
     alone = oracle.attribute(NET, Adam(), TRAIN, VALID, credit="carry", **RUN | {"steps": 1}).scores
     np.testing.assert_array_equal(first, alone)
@@ -416,16 +416,16 @@ def test_a_learning_rate_beyond_reason_stops_the_run(device: Any) -> None:
 
 @on_each_device
 def test_nothing_is_added_after_the_step_that_broke(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device has gone on when it is looked at: what it has done since counts for nothing."""
+    """A device continues until its values are fetched: results after the bad step must not count."""
     monkeypatch.setattr(step_account, "SECONDS_BETWEEN_FETCHES", 1e9)
     train = with_one_huge(float(np.finfo(np.float32).max))
     error, told = broken(engine.attribute, LINEAR, Adam(), train, device=device)
-    assert error.step in (BREAKS_AT, BREAKS_AT + 1)  # on a device, a score may show what a gradient did the step before
+    assert error.step in (BREAKS_AT, BREAKS_AT + 1)  # on a device, a score may show it one step later
     assert len(told) == len(error.run.history["epoch"]) == error.step - 1
     assert error.run.seen.sum() == 5 * (error.step - 1)
     assert np.isfinite(error.run.scores).all()
     before = snapshot_after(engine.attribute, BREAKS_AT - 1, net=LINEAR, train=train, device=device)
-    good = np.concatenate(LAST_GOOD_BATCHES)  # in the first epoch: no sample of these is in the step that broke
+    good = np.concatenate(LAST_GOOD_BATCHES)  # in the first epoch: none of these samples is in the bad step
     np.testing.assert_array_equal(error.run.scores[good], before["scores"][good])
 
 
@@ -442,9 +442,9 @@ def test_nothing_is_added_after_the_step_that_broke(device: Any, monkeypatch: py
 def test_a_broken_run_holds_what_came_before_the_step(
     attribute: Any, options: Any, growth: float, steps: int | None, credit: str
 ) -> None:
-    """Where it breaks in the midst of the run and where it breaks at the run's last step.
+    """In the middle of the run, and at its last step.
 
-    Weights grow by a factor of −`growth` a step, beyond the dtype in the second one; gradients and losses are in order.
+    Weights grow by a factor of −`growth` per step, beyond the dtype in the second; gradients and losses stay finite.
     """
     growing = Adam(lr=1.0, weight_decay=growth)
     options = options | {"credit": credit, "slope": "frozen", "gradient": "start"}
@@ -475,7 +475,7 @@ def test_a_broken_run_holds_what_came_before_the_step(
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @on_each_device
 def test_a_carrying_run_whose_final_loss_overflows_does_not_return(device: Any, steps: int) -> None:
-    """The account closes with the loss after the last step: without it there are no scores of that step."""
+    """The account closes with the loss after the last step; without it, that step has no scores."""
     net = Network((6, 3), loss="mse")
     train, valid = (Batch(given.x, np.zeros((given.n, 3))) for given in (TRAIN, VALID))
     options: dict[str, Any] = {"credit": "carry", "slope": "frozen", "gradient": "start", "steps": steps}

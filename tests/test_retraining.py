@@ -1,4 +1,4 @@
-"""Training again with other weights: leave-one-out, and the derivative through the whole run."""
+"""Retraining with other sample weights: leave-one-out, and the derivative through the whole run."""
 
 import dataclasses
 import weakref
@@ -24,7 +24,7 @@ from adamshap.reference import (
     retraining,
 )
 from adamshap.reference.contract import RunConfig
-from adamshap.reference.network import mean_loss
+from adamshap.reference.models import mean_loss
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import assert_within, conditioning, parameter_count, rounding, unit_roundoff
 
@@ -36,7 +36,7 @@ def problem(n: int = 11, activation: Any = "tanh") -> tuple[Network, Batch, Batc
     return Network((4, 5, 3), activation), Batch(x[:n], y[:n]), Batch(x[n:], y[n:])
 
 
-# --- against other ways to the same number
+# --- against other computations of the same number
 
 
 @given(step=steps(max_depth=2, max_width=5, max_n=6, kinds=("fresh",)))
@@ -71,7 +71,7 @@ def test_the_metagradient_is_the_limit_of_central_differences(activation: Any, a
     net, train, valid = problem(activation=activation)
     run = attribute(net, adam, train, valid, epochs=3, batch_size=4, reduction=reduction)
     config, found = retraining.config_of(run), metagradient(run)
-    # h² c ≈ u L / h: the step at which both errors are alike, for a loss and a weight of order 1.
+    # h² c ≈ u L / h: the step at which both errors are equal, for a loss and a weight of order 1.
     h = unit_roundoff("float64") ** (1 / 3)
 
     def central(sample: int, h: float) -> float:
@@ -106,11 +106,11 @@ def test_two_steps_by_hand() -> None:
     scale = float(abs(w0) + abs(m1) + abs(m2))
     assert_within(run.params["0.weight"], [[float(w2)]], rounding(scale, 4), "weight")
     assert_within(metagradient(run), [-float(2 * w2 * dw2)], rounding(scale, 8), "metagradient")
-    # Without the only sample nothing moves.
+    # Without the only sample the weight does not change.
     assert_within(retrained(run, [0]), [float(w0**2 - w2**2)], rounding(float(w0**2), 4), "retrained")
 
 
-# --- what they keep and what they take
+# --- memory and arguments
 
 
 def test_the_run_itself_is_the_base() -> None:

@@ -1,4 +1,4 @@
-"""A training run: the same steps as taken one by one, each sample credited for the steps that it took part in."""
+"""A training run equals its steps taken one by one, and credits each sample for the steps with it in the batch."""
 
 import inspect
 
@@ -8,7 +8,7 @@ import pytest
 from adamshap import gpu
 from adamshap.reference import Adam, AdamState, Batch, Network, Progress, Step, attribute, scores, update
 from adamshap.reference.contract import batch_order
-from adamshap.reference.network import mean_loss
+from adamshap.reference.models import mean_loss
 from adamshap.verify.tolerance import assert_within, rounding
 
 
@@ -73,7 +73,7 @@ def test_per_validation_scores_average_to_the_scores(data: tuple[Network, Batch,
 
 
 def test_harmful_examples_score_low() -> None:
-    """On a task that is learnt, examples with a wrong label score below the others."""
+    """On a learnable task, examples with a wrong label score below the others."""
     generator = np.random.default_rng(1)
     x = generator.standard_normal((120, 5))
     y = (x @ generator.standard_normal(5) > 0).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What a run shows of itself: a table, a figure, a log; and the example for users of scikit-learn."""
+"""The views of a run: a table, a figure, a log; and the example for users of scikit-learn."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""An ε or a learning rate that a dtype does not hold: refused alike by oracle and engine, never a NaN."""
+"""An ε or a learning rate that a dtype cannot represent: refused alike by oracle and engine, never a NaN."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ MOST = {dtype: float(np.finfo(dtype).max) for dtype in ("float32", "float64")}
 
 
 def step(adam: Adam, dtype: str = "float64", v: float = 0.0, t: int = 0) -> Step:
-    """Return a step whose second input is always 0, so that the gradient is, and v there too."""
+    """Return a step whose second input is always 0, so that its gradients and v are 0 too."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(5, 3)) * [1, 0, 1]
     state = AdamState(t, *({name: np.full(shape, value) for name, shape in SHAPES.items()} for value in (0.0, v)))
@@ -46,7 +46,7 @@ CALLS = {
 
 
 def settings_below(dtype: str) -> list[Adam]:
-    """Return settings whose ε is positive, and which `dtype` does not hold with all its digits."""
+    """Return settings with a positive ε that `dtype` cannot represent with full precision."""
     small = [np.nextafter(LEAST[dtype], 0)] + ([1e-46] if dtype == "float32" else [5e-324])
     return [Adam(eps=eps) for eps in small] + [Adam(eps=0.0, eps_root=eps) for eps in small]
 
@@ -94,7 +94,7 @@ def test_retraining_has_eps_as_the_run_has_it() -> None:
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @on_each_device
 def test_both_refuse_the_same_denominators(device: Any, slope: Any, gradient: Any) -> None:
-    """ε = 0: with v = 0 everywhere or nowhere, and where the gradient is 0 and where it is not."""
+    """ε = 0: with v = 0 everywhere or nowhere, and with gradients that are 0 or not."""
     for v in (0.0, 1e-6):
         for idle in (False, True):
             given = step(Adam(eps=0.0), v=v)
@@ -148,7 +148,7 @@ def test_a_weight_decay_whose_product_with_lr_is_beyond_the_dtype_is_refused() -
 @pytest.mark.parametrize("betas", [(0.0, 1 - 1e-9), (1 - 1e-9, 0.0), (1 - 1e-9, 1 - 1e-9), (1 - 2**-53,) * 2])
 @pytest.mark.parametrize("t", [0, 10**6])
 def test_betas_next_to_1_need_no_refusal(betas: Any, t: int) -> None:
-    """1 − β and 1 − β^t are computed in double, also where float32 holds β as 1."""
+    """1 − β and 1 − β^t are computed in double precision, even if β is 1 in float32."""
     given, query = step(Adam(betas=betas), "float32", v=1e-6, t=t), Query("scores", {})
     found = gpu.scores(given, device="cpu")
     assert_within(found, expected(given, query)["values"], bounds(given, query, "float32")["values"], "scores")
@@ -163,7 +163,7 @@ def test_a_learning_rate_that_the_dtype_holds_as_0_is_0(device: Any) -> None:
 @pytest.mark.parametrize("slope", ["secant", "tangent", "random_order"])
 @on_each_device
 def test_an_eps_that_vanishes_beside_the_gradient_still_divides(device: Any, slope: Any) -> None:
-    """ε over the largest number under the root underflows, while ε itself is held."""
+    """ε over the largest number under the root underflows, although ε itself is representable."""
     base = step(Adam(eps=1e-33))
     x = 1e15 * np.random.default_rng(1).normal(size=(5, 3))
     net = Network((3, 2))

@@ -1,4 +1,4 @@
-"""The tolerance lets rounding pass and nothing else: it is small where the problem is well conditioned."""
+"""The tolerance accepts rounding errors and nothing else: it is small for well-conditioned problems."""
 
 import dataclasses
 import math
@@ -10,12 +10,12 @@ from hypothesis import given, settings
 
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, scores
 from adamshap.reference.contract import Array
+from adamshap.verify.steps import perturbed
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import (
     DRAWS,
     SAFETY,
     assert_within,
-    perturbed,
     rounding,
     score_bound,
     score_magnitude,
@@ -62,7 +62,7 @@ def test_the_bound_grows_where_the_method_is_steep() -> None:
 @given(steps(max_n=8))
 @settings(max_examples=30)
 def test_float32_inputs_stay_within_the_float32_bound(step: Step) -> None:
-    """Rounding the inputs to float32 is the least that a float32 implementation does."""
+    """A float32 implementation at least rounds the inputs to float32."""
 
     def rounded(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -174,7 +174,7 @@ def test_the_usual_derivatives_are_rounding_and_no_mistake(step: Step, usual: Ca
 def test_without_its_own_term_the_usual_derivative_would_be_a_mistake(
     step: Step, usual: Callable[[Step], Array]
 ) -> None:
-    """Changes of the inputs do not explain it."""
+    """Perturbed inputs do not explain the error."""
     generator, base = np.random.default_rng(0), scores(step, "sgd", "start")
     moved = [scores(perturbed(step, unit_roundoff(np.float64), generator), "sgd", "start") - base for _ in range(DRAWS)]
     explained = SAFETY * np.max(np.abs(moved), axis=0) + rounding(score_magnitude(step, "sgd", "start"), 4)

@@ -1,4 +1,4 @@
-"""`from_torch`: the step that it hands on is the one that torch takes, and a mapping that is not sure is refused."""
+"""`from_torch`: its step is the one that torch takes, and an uncertain mapping is refused."""
 
 import copy
 import runpy
@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_tolerance import update_bounds
 
 from adamshap.reference import Batch, from_torch, scores, update
 from adamshap.reference.contract import Activation, Loss
+from adamshap.verify.implementation import Query
+from adamshap.verify.oracle import bounds
 from adamshap.verify.tolerance import assert_within
 
 torch = pytest.importorskip("torch", reason="extra `peers`: torch")
@@ -87,12 +88,12 @@ def test_the_step_is_torchs_own(
     torch_step(model, optimizer, train, loss, reduction)
     after = from_torch(model, optimizer, loss=loss)
     params, state = update(step)
-    theta, m, v = update_bounds(step, np.float64)
+    close = bounds(step, Query("update"), np.float64)
     assert after.state.step == state.step == steps + 1
     for name in params:
-        assert_within(after.params[name], params[name], theta[name], name)
-        assert_within(after.state.m[name], state.m[name], m[name], f"m {name}")
-        assert_within(after.state.v[name], state.v[name], v[name], f"v {name}")
+        assert_within(after.params[name], params[name], close[f"params.{name}"], name)
+        assert_within(after.state.m[name], state.m[name], close[f"m.{name}"], f"m {name}")
+        assert_within(after.state.v[name], state.v[name], close[f"v.{name}"], f"v {name}")
 
 
 def test_a_snapshot_stays_as_it_was() -> None:
@@ -129,7 +130,7 @@ def test_names_and_a_checkpoint_there_and_back() -> None:
 
 
 class Other(nn.Linear):  # type: ignore[misc]
-    """A layer that could compute anything."""
+    """A layer of an unknown subclass, which could compute anything."""
 
 
 def normed() -> Any:
@@ -190,7 +191,7 @@ def test_models_that_are_refused(model: Callable[[], Any], words: str) -> None:
 
 
 def permuted_names(model: Any) -> Any:
-    """Same shapes, so that nothing but the names tells."""
+    """Same shapes, so that only the names differ."""
     names = dict(model.named_parameters())
     swapped = {"1.weight": "3.weight", "3.weight": "1.weight"}
     return torch.optim.Adam([(swapped.get(name, name), p) for name, p in names.items()])
@@ -241,7 +242,7 @@ def test_optimizers_that_are_refused(optimizer: Callable[[Any], Any], words: str
 
 
 def test_a_checkpoint_of_another_order_is_refused() -> None:
-    """Torch loads moments by position, whatever they are called: here into the wrong layer, of the same shape."""
+    """Torch loads moments by position, regardless of names: here into the wrong layer, of the same shape."""
     model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
     optimizer = torch.optim.Adam(model.named_parameters())
     trained(model, optimizer)

@@ -8,6 +8,7 @@ A case is the step before it is taken and one call about it::
      "state": {"step": 0, "m": {"0.weight": [[...]], "0.bias": [...]}, "v": {...}},
      "params": {...}, "train": {"x": [[...]], "y": [...]}, "valid": {...}, "reduction": "mean"}
 
+The network of another kind than "perceptron" says so, by ``"kind"``; where none is named, it is a perceptron.
 Every option is written out, with its default where the call leaves it open, so that a reader needs to know none. An
 answer is an object from a name to a number or nested lists of numbers. Python writes the shortest decimals that give
 the same float64 back.
@@ -32,7 +33,7 @@ from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,
-    Network,
+    Model,
     Params,
     Step,
     coalition_mask,
@@ -42,8 +43,9 @@ from adamshap.reference.contract import (
     refuse,
 )
 from adamshap.verify.implementation import FUNCTIONS, Answer, Query
-
-Json = dict[str, Any]
+from adamshap.verify.json_values import Json, brief, object_with
+from adamshap.verify.models import PERCEPTRON, kind_named, kind_of
+from adamshap.verify.steps import adam_of
 
 DTYPES = ("float64", "float32")
 CASE = ("function", "options", "dtype", "network", "adam", "state", "params", "train", "valid", "reduction")
@@ -77,14 +79,20 @@ def case_to_json(step: Step, query: Query) -> Json:
         "function": query.function,
         "options": {name: _plain(value) for name, value in complete(query).options.items()},
         "dtype": dtypes[0],
-        "network": {**vars(step.net), "sizes": list(step.net.sizes)},
-        "adam": {**vars(step.adam), "betas": list(step.adam.betas)},
+        "network": _model_to_json(step.net),
+        "adam": {**vars(adam_of(step)), "betas": list(adam_of(step).betas)},
         "state": {"step": step.state.step, "m": _lists(step.state.m), "v": _lists(step.state.v)},
         "params": _lists(step.params),
         "train": {"x": step.train.x.tolist(), "y": step.train.y.tolist()},
         "valid": {"x": step.valid.x.tolist(), "y": step.valid.y.tolist()},
         "reduction": step.reduction,
     }
+
+
+def _model_to_json(model: Model) -> Json:
+    # Not written for perceptrons: readers of version 1 know no such name.
+    kind = {} if model.kind == PERCEPTRON else {"kind": model.kind}
+    return kind | kind_of(model).to_json(model)
 
 
 def complete(query: Query) -> Query:
@@ -98,7 +106,7 @@ def complete(query: Query) -> Query:
     }
     whole = defaults | dict(query.options)
     if query.function == "scores":
-        whole["nodes"] = quadrature_nodes(whole["nodes"], whole["slope"])
+        whole["nodes"] = Query("scores", whole).estimator.nodes
     return Query(query.function, whole)
 
 
@@ -149,13 +157,12 @@ def case_from_json(value: Any, where: str = "case") -> tuple[Step, Query]:
         Whose message begins with `where`.
     """
     try:
-        given = _object("case", value, CASE)
+        given = object_with("case", value, CASE)
         dtype = one_of("dtype", given["dtype"], DTYPES)
-        network = _object("network", given["network"], ("sizes", "activation", "loss", "bias"))
-        adam = _object("adam", given["adam"], ("lr", "betas", "eps", "eps_root", "weight_decay"))
-        state = _object("state", given["state"], ("step", "m", "v"))
+        adam = object_with("adam", given["adam"], ("lr", "betas", "eps", "eps_root", "weight_decay"))
+        state = object_with("state", given["state"], ("step", "m", "v"))
         step = Step(
-            Network(**network),
+            _model_from_json(given["network"]),
             _arrays("params", given["params"], dtype),
             Adam(**adam),
             AdamState(state["step"], _arrays("state.m", state["m"], dtype), _arrays("state.v", state["v"], dtype)),
@@ -168,6 +175,13 @@ def case_from_json(value: Any, where: str = "case") -> tuple[Step, Query]:
         raise CaseError(f"{where}: {error}") from error
 
 
+def _model_from_json(value: Any) -> Model:
+    if not isinstance(value, dict) or "kind" not in value:
+        return kind_named(PERCEPTRON).from_json(value)
+    rest = {name: part for name, part in value.items() if name != "kind"}
+    return kind_named(value["kind"]).from_json(rest)
+
+
 def answer_from_json(value: Any, where: str = "answer") -> Answer:
     """Return the named arrays, in float64, that `value` describes; NaN and infinity pass.
 
@@ -178,7 +192,7 @@ def answer_from_json(value: Any, where: str = "answer") -> Answer:
     """
     try:
         if not isinstance(value, dict) or not value:
-            refuse("answer", _brief(value), "an object from names to numbers", TypeError)
+            refuse("answer", brief(value), "an object from names to numbers", TypeError)
         return {name: _numbers(name, numbers, "float64") for name, numbers in value.items()}
     except (ValueError, TypeError) as error:
         raise CaseError(f"{where}: {error}") from error
@@ -225,22 +239,14 @@ def whole_number(text: str) -> int | float:
     return int(text) if len(text) <= 18 else float(text)
 
 
-def _object(field: str, value: Any, names: tuple[str, ...]) -> Json:
-    if not isinstance(value, dict):
-        refuse(field, _brief(value), f"an object with exactly the names {', '.join(names)}", TypeError)
-    if set(value) != set(names):
-        refuse(field, f"the names {', '.join(map(str, value)) or '(none)'}", f"exactly the names {', '.join(names)}")
-    return value
-
-
 def _arrays(field: str, value: Any, dtype: str) -> Params:
     if not isinstance(value, dict):
-        refuse(field, _brief(value), "an object from parameter names to numbers", TypeError)
+        refuse(field, brief(value), "an object from parameter names to numbers", TypeError)
     return {name: _numbers(f"{field}[{name!r}]", numbers, dtype) for name, numbers in value.items()}
 
 
 def _batch(field: str, value: Any, dtype: str) -> Batch:
-    given = _object(field, value, ("x", "y"))
+    given = object_with(field, value, ("x", "y"))
     y = _numbers(f"{field}.y", given["y"])
     return Batch(_numbers(f"{field}.x", given["x"], dtype), y if y.ndim == 1 else y.astype(dtype))
 
@@ -252,18 +258,13 @@ def _numbers(field: str, value: Any, dtype: str | None = None) -> Array:
     except ValueError:
         refuse(field, "lists of uneven length", needs)
     if array.dtype.kind not in "iuf":
-        refuse(field, _brief(value), needs, TypeError)
+        refuse(field, brief(value), needs, TypeError)
     return array if dtype is None else array.astype(dtype)
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _true_or_false(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        refuse(name, _brief(value), "true or false", TypeError)
+        refuse(name, brief(value), "true or false", TypeError)
     return value
 
 
@@ -294,7 +295,7 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 
 def _query(function: Any, options: Any, n: int) -> Query:
     one_of("function", function, FUNCTIONS)
-    given = _object("options", options, option_names(function, options if isinstance(options, dict) else {}))
+    given = object_with("options", options, option_names(function, options if isinstance(options, dict) else {}))
     return Query(
         function,
         {

@@ -278,7 +278,7 @@ def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:
 
 
 def size_of(step: Step) -> int:
-    """Return how much a reader has to look at.
+    """Return the size of a case, for shrinking.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""``adamshap verify``: try any implementation on random problems, and say which mistake it makes."""
+"""``adamshap verify``: test any implementation on random problems, and diagnose its mistake."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # these need Hypothesis, which may be missing
     from adamshap.verify.properties import Property
 
 _EXTRAS = {"two_term": "kind", "micro_batch": "micro_batch"}
-"""What a command may say that it has, and the option of `scores` that a Python function names for it."""
+"""Extras that a command may offer, with the option of `scores` that declares each of them in a Python function."""
 
 
 def verify_command(
@@ -36,7 +36,7 @@ def verify_command(
             metavar="COMMAND",
             show_default=False,
             help='Instead of TARGET, a program in any language: "./mine {case} {result}" reads a JSON file with a list'
-            " of cases and writes one with the answers; adamshap.verify.process tells both formats.",
+            " of cases and writes one with the answers; adamshap.verify.process describes both formats.",
         ),
     ] = None,
     offers: Annotated[
@@ -44,32 +44,33 @@ def verify_command(
         typer.Option(
             metavar="EXTRA",
             show_default=False,
-            help="What COMMAND has beyond the contract: scores with slope two_term for each kind, or with micro_batch;"
-            " may be given twice. TARGET says so by the parameters of its scores.",
+            help="What COMMAND offers beyond the contract: scores with slope two_term for each kind, or with"
+            " micro_batch; may be given twice. A TARGET declares it by the parameters of its scores.",
         ),
     ] = None,
     profile: Annotated[
-        Literal["quick", "ci", "thorough"], typer.Option(help="How many random cases: 15, 60 or 600 for each property.")
+        Literal["quick", "ci", "thorough"],
+        typer.Option(help="Number of random cases: 15, 60 or 600 for each property."),
     ] = "quick",
     dtype: Annotated[
-        Literal["float64", "float32"], typer.Option(help="Of the arrays given, and of the rounding allowed.")
+        Literal["float64", "float32"], typer.Option(help="Dtype of the inputs, which sets the rounding allowed.")
     ] = "float64",
     only: Annotated[
-        list[str] | None, typer.Option(metavar="PROPERTY", help="Try this property only; may be given several times.")
+        list[str] | None, typer.Option(metavar="PROPERTY", help="Check only this property; may be given several times.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random cases.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random cases.")] = 0,
     timeout: Annotated[
         float,
         typer.Option(
-            min=0.001, help="Seconds that one call may take, or one run of COMMAND for all cases of a property."
+            min=0.001, help="Time limit in seconds of a call, or of a run of COMMAND for all cases of a property."
         ),
     ] = 60.0,
     in_process: Annotated[
         bool,
         typer.Option(
             "--in-process",
-            help="Run TARGET in this process, to debug it; otherwise it has a process of its own, so that what it"
-            " does there cannot harm the kit, and what it prints is not shown.",
+            help="Run TARGET in this process, to debug it; by default it runs in a process of its own, where it cannot"
+            " harm the kit and its output is not shown.",
         ),
     ] = False,
     json_file: Annotated[
@@ -79,9 +80,9 @@ def verify_command(
         Path | None, typer.Option("--html", metavar="FILE", show_default=False, help="Write the report as a page.")
     ] = None,
 ) -> None:
-    """Try TARGET, or COMMAND, against the oracle on random problems, and say which mistake it makes.
+    """Test TARGET, or COMMAND, against the oracle on random problems, and diagnose its mistake.
 
-    Exit code 0: every property tried holds. 1: one fails. 2: the implementation could not be tried.
+    Exit code 0: every property tested holds. 1: one fails. 2: the implementation could not be tested.
     """
     if (target is None) == (command is None):
         raise CommandError("needs a TARGET or --command, and not both")
@@ -92,7 +93,8 @@ def verify_command(
         raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(_EXTRAS)}")
     if offers and command is None:
         raise CommandError(
-            f"--offers: got {offers[0]!r} with a TARGET, whose scores say so by their parameters; needs --command"
+            f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores; needs"
+            " --command"
         )
     tried = str(command if target is None else target)
     try:
@@ -125,7 +127,7 @@ def verify_command(
     result = report.Report(tried, profile, dtype, seed, outcomes, diagnosis)
     unwritten = ""
     try:
-        # What UTF-8 cannot hold, such as bytes of the command line that are none, is escaped.
+        # Escape what UTF-8 cannot encode, such as undecodable bytes from the command line.
         if json_file is not None:
             text = json.dumps(report.to_json(result), indent=2, ensure_ascii=False)
             json_file.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -158,7 +160,7 @@ def _try_command(
     candidate, outcomes = check_command(
         command, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout, extras=extras
     )
-    # A command has a time limit of its own.
+    # A command enforces its own time limit.
     return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=None)
 
 
@@ -178,6 +180,6 @@ def _try_target(
     from adamshap.verify.isolation import isolated
 
     with nullcontext(load(target)) if in_process else isolated(target, timeout) as candidate:
-        limit = timeout if in_process else None  # a candidate in a process of its own has its own
+        limit = timeout if in_process else None  # a candidate in its own process enforces its own
         outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=limit)
         return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=limit)

@@ -1,12 +1,12 @@
 """The properties as items of pytest: ``pytest --pyargs adamshap.verify --adamshap-target package.module:object``.
 
-One item for each property and dtype, such as ``scores-secant-start[float32]``; choosing (``-k``), stopping (``-x``),
-spreading over processes (``-n``) and JUnit files (``--junit-xml``) are pytest's. A failure shows what the kit has to
-say and no traceback, since none of it is about the candidate's code. What is not offered or not supported is skipped
-with its reason.
+One item for each property and dtype, such as ``scores-secant-start[float32]``; pytest selects (``-k``), stops (``-x``),
+distributes (``-n``) and writes JUnit files (``--junit-xml``). A failure shows the kit's message without a traceback,
+which would show nothing of the candidate's code. Properties that are not offered or not supported are skipped with the
+reason.
 
-The candidate has a process of its own. It stays in this one with ``--adamshap-in-process``, and where CuPy runs on the
-CPU, which stands in for a device in this process only.
+The candidate runs in a process of its own. It stays in this one with ``--adamshap-in-process``, and with CuPy on the
+CPU, which replaces a device in this process only.
 """
 
 import sys
@@ -29,15 +29,15 @@ _outcomes = pytest.StashKey[dict[str, list[Outcome]]]()
 _candidate = pytest.StashKey[Implementation]()
 _patience = pytest.StashKey[Patience]()
 _time_limit = pytest.StashKey[float | None]()
-"""Of a call to a candidate in this process; one in a process of its own has its own."""
+"""Time limit of a call in this process; None for a candidate in its own process, which has its own limit."""
 
 
 class Broken(Exception):
-    """A property that does not hold; the message says how."""
+    """A property that does not hold; the message explains the failure."""
 
 
 class Properties(pytest.File):
-    """All properties, of the candidate that ``--adamshap-target`` names."""
+    """All properties, for the candidate named by ``--adamshap-target``."""
 
     def collect(self) -> Iterator["PropertyItem"]:
         """Yield an item for each property and dtype.
@@ -45,18 +45,18 @@ class Properties(pytest.File):
         Raises
         ------
         CollectError
-            Where there is no target, or it cannot be loaded.
+            No target is given, or it cannot be loaded.
         """
         config = self.config
         target = config.getoption("--adamshap-target")
         if target is None:
             raise self.CollectError(
-                "adamshap.verify has properties for an implementation of yours: it needs --adamshap-target"
+                "adamshap.verify tests an implementation of yours: it needs --adamshap-target"
                 " package.module, package.module:object, or an entry point of the group adamshap.implementations"
             )
         here = str(config.invocation_params.dir)
         if here not in sys.path:
-            sys.path.insert(0, here)  # as `python -m pytest` and `adamshap verify` have it
+            sys.path.insert(0, here)  # as with `python -m pytest` and `adamshap verify`
         try:
             _load(config, target)
         except LoadError as error:
@@ -87,7 +87,7 @@ class PropertyItem(pytest.Item):
         self.keywords[dtype] = self.keywords[one.kind] = True
 
     def runtest(self) -> None:
-        """Try the property on the random cases of the profile."""
+        """Check the property on the random cases of the profile."""
         config = self.config
         candidate = config.stash[_candidate]
         (outcome,) = check(
@@ -109,7 +109,7 @@ class PropertyItem(pytest.Item):
             pytest.skip(f"{outcome.status}{': ' if reasons else ''}{reasons}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Return what the kit says; an error of the kit itself has its traceback."""
+        """Return the kit's message; for an error of the kit itself, its traceback."""
         return str(excinfo.value) if isinstance(excinfo.value, Broken) else super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
@@ -118,7 +118,7 @@ class PropertyItem(pytest.Item):
 
 
 def summarize(terminalreporter: Any, config: pytest.Config) -> None:
-    """Write which known mistake explains the failures of this process, for each dtype."""
+    """Write, for each dtype, the known mistake that explains the failures of this process."""
     for dtype, outcomes in config.stash.get(_outcomes, {}).items():
         diagnosis = diagnose(
             config.stash[_candidate], with_answers(outcomes), dtype=dtype, timeout=config.stash[_time_limit]

@@ -1,10 +1,10 @@
 """A pytest plugin for tests of code that runs on a GPU: fixtures, the marker ``gpu``, and receipts.
 
-- The fixture `device` gives a test one array library after the other: NumPy, CuPy on the CPU, CuPy on a real device.
+- The fixture `device` runs a test with each array library: NumPy, CuPy on the CPU, CuPy on a real device.
 - Tests marked ``gpu`` need a real device. ``pytest -m gpu --receipt DIRECTORY`` runs them and writes the receipt.
 
-Its names are common ones, so it acts only in a project that loads it: ``-p adamshap.verify.device_plugin`` on the
-command line or among ``addopts``. This repository does so in ``pyproject.toml``.
+Its names are common, so it acts only in a project that loads it: ``-p adamshap.verify.device_plugin`` on the command
+line or among ``addopts``. This repository does so in ``pyproject.toml``.
 """
 
 import datetime
@@ -25,7 +25,7 @@ __all__ = ["Device"]
 
 @dataclass(frozen=True)
 class Device:
-    """What a test runs on: its `name` ("cpu", "cupy-on-cpu" or "cuda"), and the array library `xp`."""
+    """A test's device: its `name` ("cpu", "cupy-on-cpu" or "cuda") and array library `xp`."""
 
     name: str
     xp: ModuleType
@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and get ready to write a receipt."""
+    """Register the marker, and the receipt's writer if a receipt is wanted."""
     config.addinivalue_line("markers", "gpu: needs a real CUDA device")
     folder: Path | None = config.getoption("--receipt")
     if folder is not None:
@@ -58,45 +58,45 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.getoption("cupy_on_cpu", False):
             raise pytest.UsageError("--receipt is for a real GPU: CuPy on CPU cannot make one")
         if cpu_device_is_installed() or _real_devices() == 0:
-            raise pytest.UsageError("--receipt is for a real GPU: there is none here")
+            raise pytest.UsageError("--receipt is for a real GPU: none found")
         source: Path = config.getoption("--receipt-source") or config.rootpath / "gpu"
         config.pluginmanager.register(_ReceiptWriter(config, folder, source), "adamshap-receipt")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what CuPy runs on, unless the plugin of the option does."""
+    """Return a line on what CuPy runs on, unless the plugin of the option prints it."""
     return None if config.getoption("cupy_on_cpu", False) else what_cupy_runs_on()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say what CuPy runs on once more: a fixture may have installed it meanwhile."""
+    """Repeat what CuPy runs on: a fixture may have installed CuPy on the CPU meanwhile."""
     line = pytest_report_header(config)
     if line is not None:
         terminalreporter.write_line(line)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a real device where there is none."""
+    """Skip tests that need a real device if there is none."""
     if item.get_closest_marker("gpu") is None:
         return
     if cpu_device_is_installed():
-        pytest.skip("needs a real CUDA device: CuPy on CPU is none")
+        pytest.skip("needs a real CUDA device, not CuPy on CPU")
     if _real_devices() == 0:
-        pytest.skip("needs a real CUDA device: there is none here")
+        pytest.skip("needs a real CUDA device: none found")
 
 
 def _real_devices() -> int:
     return int(cpu_device().real_devices())
 
 
-# --- fixtures: of session scope, since Hypothesis refuses others in a property's arguments ----------------------------
+# --- fixtures: with session scope, since Hypothesis refuses others in a property's arguments --------------------------
 
 
 @pytest.fixture(scope="session")
 def cupy_on_cpu(pytestconfig: pytest.Config) -> Any:
     """Return `adamshap.verify.cpu_device`, installed: ``import cupy`` after it gives CuPy on the CPU.
 
-    Skips the test where that is impossible; with ``--cupy-on-cpu`` the whole run ends then.
+    If that is impossible, skips the test; with ``--cupy-on-cpu``, ends the whole run.
     """
     if not cpu_device_is_installed():
         try:
@@ -110,7 +110,7 @@ def cupy_on_cpu(pytestconfig: pytest.Config) -> Any:
 
 @pytest.fixture(scope="session", params=["cpu", "cupy-on-cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Device:
-    """Give the test NumPy, CuPy on the CPU and CuPy on a real device in turn; what is missing is skipped, and why."""
+    """Return NumPy, CuPy on the CPU and CuPy on a real device in turn; skip a missing one with the reason."""
     if request.param == "cpu":
         return Device("cpu", importlib.import_module("numpy"))
     if request.param == "cupy-on-cpu":
@@ -120,7 +120,7 @@ def device(request: pytest.FixtureRequest) -> Device:
 
 @pytest.fixture(scope="session")
 def record_error(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
-    """Return a function of a property's name and an error that it saw; the receipt holds the largest of each."""
+    """Return a function that records a property's error by name; the receipt holds the largest of each."""
     errors = pytestconfig.stash.setdefault(_largest_errors, {})
 
     def record(name: str, error: float) -> None:
@@ -131,7 +131,7 @@ def record_error(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
 
 @pytest.fixture(scope="session")
 def record_throughput(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
-    """Return a function of a name and a measured throughput; the receipt holds the last of each."""
+    """Return a function that records a measured throughput by name; the receipt holds the last of each."""
     throughput = pytestconfig.stash.setdefault(_throughput, {})
 
     def record(name: str, value: float) -> None:
@@ -147,7 +147,7 @@ _throughput = pytest.StashKey[dict[str, float]]()
 
 
 class _ReceiptWriter:
-    """Counts the tests on the device, and writes the receipt when the run ends and all of them passed."""
+    """Counts the tests on the device, and writes the receipt at the end of the run if all passed."""
 
     def __init__(self, config: pytest.Config, folder: Path, source: Path) -> None:
         self.config = config

@@ -21,6 +21,7 @@ from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, Fault, other_nodes
 from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer
 from adamshap.verify.oracle import ORACLE, bounds
 from adamshap.verify.properties import Case, Disagreement, asker
+from adamshap.verify.steps import adam_of
 from adamshap.verify.tolerance import unit_roundoff
 
 CASES = 24
@@ -38,8 +39,8 @@ FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
     ("n_val (the validation loss summed)", lambda step: step.n_val),
     ("1/n_val (the validation mean taken twice)", lambda step: 1 / step.n_val),
     ("−n_val (sign, and the validation loss summed)", lambda step: -step.n_val),
-    ("1/η (the learning rate left out)", lambda step: 1 / step.adam.lr),
-    ("−1/η (sign, and the learning rate left out)", lambda step: -1 / step.adam.lr),
+    ("1/η (the learning rate left out)", lambda step: 1 / adam_of(step).lr),
+    ("−1/η (sign, and the learning rate left out)", lambda step: -1 / adam_of(step).lr),
 )
 """Factors that have a name; any other must be the same number in all cases."""
 

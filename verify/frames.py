@@ -1,7 +1,7 @@
 """Messages between the kit and the process of a candidate: their length, then their bytes.
 
-What the kit sends is pickled. What comes back is never unpickled, since the candidate might have written it: a header
-in JSON, then the numbers of an answer in float64.
+The kit sends pickles. It never unpickles a reply, since the candidate might have written it: replies are a JSON header,
+then the numbers of an answer in float64.
 """
 
 import json
@@ -14,10 +14,10 @@ from adamshap.reference.contract import Array
 from adamshap.verify.implementation import Answer
 
 START = b"\x00adamshap candidate\x00"
-"""Comes before the first message; what a Python start-up file may have printed before it is skipped."""
+"""Precedes the first message; output of a Python start-up file before it is skipped."""
 
 LONGEST = 1 << 30
-"""Bytes of a message."""
+"""Largest size of a message in bytes."""
 
 _LENGTH = struct.Struct("<Q")
 
@@ -34,9 +34,9 @@ def read_frame(stream: IO[bytes]) -> bytes:
     Raises
     ------
     EOFError
-        Where the other side has closed the stream.
+        The other side has closed the stream.
     ValueError
-        Where this cannot be a message.
+        The message is too long.
     """
     (length,) = _LENGTH.unpack(_read(stream, _LENGTH.size))
     if length > LONGEST:
@@ -52,12 +52,12 @@ def _read(stream: IO[bytes], length: int) -> bytes:
 
 
 def skip_to_start(stream: IO[bytes]) -> None:
-    """Read on until `START` has passed.
+    """Read up to the end of `START`.
 
     Raises
     ------
     EOFError
-        Where it never comes.
+        The stream ends before it.
     """
     seen = b""
     while not seen.endswith(START):
@@ -65,7 +65,7 @@ def skip_to_start(stream: IO[bytes]) -> None:
 
 
 def reply(kind: str, text: str = "", answer: Answer | None = None) -> bytes:
-    """Return a message from the candidate's process: of a `kind`, with a text or with an answer."""
+    """Return a message from the candidate's process: a `kind`, with a text or an answer."""
     arrays = {} if answer is None else answer
     header = json.dumps({"kind": kind, "text": text, "shapes": {name: a.shape for name, a in arrays.items()}}).encode()
     numbers = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in arrays.values())
@@ -78,7 +78,7 @@ def read_reply(frame: bytes) -> tuple[str, str, Answer]:
     Raises
     ------
     ValueError
-        Where it is not one that `reply` made.
+        The message does not come from `reply`.
     """
     try:
         (length,) = _LENGTH.unpack_from(frame)

@@ -1,8 +1,8 @@
-"""The copy of a step that a candidate is given, and what the candidate has changed of it.
+"""The copy of a step that is passed to a candidate, and the detection of changes to it.
 
 The copy has the types of the contract: arrays are read-only views, and mappings are plain dicts, since JAX and PyTorch
-take any other mapping for a leaf of a tree. Nobody else sees it, so a change does no harm beyond the call. In a
-training loop it would, so it is looked for and reported.
+treat any other mapping as a leaf of a tree. Nobody else uses the copy, so a change does no harm beyond the call. In a
+training loop it would, so it is detected and reported.
 """
 
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ from adamshap.verify.time_limit import TimeIsUp
 
 @dataclass(frozen=True)
 class Given:
-    """What a candidate is given, and what it was copied from.
+    """A candidate's inputs, and the originals that they were copied from.
 
     Parameters
     ----------
     step, options : Step, dict
-        The candidate's own.
-    asked, asked_options : Step, Mapping
+        The candidate's copies.
+    original, original_options : Step, Mapping
         The kit's.
     """
 
     step: Step
     options: dict[str, Any]
-    asked: Step
-    asked_options: Mapping[str, Any]
+    original: Step
+    original_options: Mapping[str, Any]
 
     @classmethod
     def of(cls, step: Step, options: Mapping[str, Any]) -> "Given":
-        """Return copies of a step and of a call's options."""
-        theirs = _with(
+        """Copy a step and a call's options."""
+        copied_step = _with(
             step,
             net=copy(step.net),
             params=_copies(step.params),
@@ -46,21 +46,21 @@ class Given:
             valid=_copy_of_batch(step.valid),
         )
         copied = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in options.items()}
-        return cls(theirs, copied, step, options)
+        return cls(copied_step, copied, step, options)
 
     def changed(self) -> str:
-        """Return the first part that is not as it was given: ``step.params['0.weight']``; "" for none."""
+        """Return the first part that has changed, such as ``step.params['0.weight']``; "" if none has."""
         try:
             return self._changed()
         except AttributeError as error:
             return f"a field is gone ({error})"
         except (TimeIsUp, KeyboardInterrupt):
             raise
-        except BaseException as error:  # of whatever the candidate put there
-            return f"a field cannot be compared with what it was ({type_name(error)})"
+        except BaseException as error:  # raised by an object that the candidate put there
+            return f"a field cannot be compared with its original ({type_name(error)})"
 
     def _changed(self) -> str:
-        now, then = self.step, self.asked
+        now, then = self.step, self.original
         for name in ("net", "adam", "reduction"):
             value, original = getattr(now, name), getattr(then, name)
             if type(value) is not type(original) or value != original:
@@ -71,7 +71,7 @@ class Given:
             ("step.params", now.params, then.params),
             ("step.state.m", now.state.m, then.state.m),
             ("step.state.v", now.state.v, then.state.v),
-            ("options", self.options, self.asked_options),
+            ("options", self.options, self.original_options),
         ):
             if list(group) != list(original):
                 return f"the names in {where}, now {list(group)}"
@@ -86,7 +86,7 @@ class Given:
 
 
 def type_name(error: BaseException) -> str:
-    """Return the name of an exception's class, whatever its metaclass makes of ``__name__``."""
+    """Return the name of an exception's class, even if its metaclass overrides ``__name__``."""
     return str(type.__dict__["__name__"].__get__(type(error)))
 
 
@@ -98,7 +98,7 @@ def arrays_of(step: Step) -> list[Array]:
 
 
 def _with(original: Any, **fields: Any) -> Any:
-    """Return a copy with other values in some fields, none of them validated again."""
+    """Return a copy with new values in some fields, without validation."""
     changed = copy(original)
     for name, value in fields.items():
         object.__setattr__(changed, name, value)
@@ -121,7 +121,7 @@ def _copy_of_batch(batch: Batch) -> Batch:
 
 
 def _same(one: Any, other: Array) -> bool:
-    """Whether `one` is an array of the same bits."""
+    """Return whether `one` is an array with the same dtype, shape and bits as `other`."""
     return (
         type(one) is np.ndarray
         and (one.dtype, one.shape) == (other.dtype, other.shape)

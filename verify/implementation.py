@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.contract import AdamState, Array, Marginals, Step
-from adamshap.verify.given import Given, arrays_of, type_name
+from adamshap.reference.contract import AdamState, Array, Estimator, Marginals, Step
+from adamshap.verify.foreign_text import described, message_of, printable
+from adamshap.verify.given import Given, arrays_of
 from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
 from adamshap.verify.time_limit import TimeIsUp, time_limit
 
@@ -46,6 +47,11 @@ class Query:
 
     function: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def estimator(self) -> Estimator:
+        """Which score a call of `scores` asks for."""
+        return Estimator(**{name: value for name, value in self.options.items() if name != "micro_batch"})
 
     def __str__(self) -> str:
         """Return the call as it is written: ``scores(step, slope='secant')``."""
@@ -93,14 +99,14 @@ class Unsupported(Exception):
     """The candidate says that it does not do this."""
 
     def __str__(self) -> str:
-        return _printable(super().__str__())
+        return printable(super().__str__())
 
 
 class Misbehaviour(Exception):
     """The candidate raised, or returned what is no answer; the message is a predicate: ``raised ValueError``."""
 
     def __str__(self) -> str:
-        return _printable(super().__str__())
+        return printable(super().__str__())
 
 
 class Lost(Misbehaviour):
@@ -109,17 +115,6 @@ class Lost(Misbehaviour):
 
 class Hung(Lost):
     """The candidate gave no answer in time."""
-
-
-LONGEST_TEXT = 2000
-"""Characters of a candidate's text that are shown."""
-
-
-def _printable(text: str) -> str:
-    """Return `text` cut to a length that can be read, with escapes for characters that no report can hold."""
-    shown = str.__getitem__(text, slice(LONGEST_TEXT))
-    cut = "…" if str.__len__(text) > LONGEST_TEXT else ""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in shown) + cut
 
 
 class Guard:
@@ -180,7 +175,7 @@ def load(target: str) -> Implementation:
         raise
     except BaseException as error:
         known = f"; entry points: {', '.join(sorted(points))}" if points else ""
-        raise LoadError(_printable(f"cannot load {target!r}: {_described(error)}{known}")) from error
+        raise LoadError(printable(f"cannot load {target!r}: {described(error)}{known}")) from error
     return replace(loaded, guard=guard) if loaded.guard is not None else loaded
 
 
@@ -214,23 +209,7 @@ def _refuse_path(target: str, module: str) -> None:
     parts = [part for part in Path(module.removesuffix(".py")).parts if part not in ("/", ".", "..")]
     name = ".".join(parts) if all(map(str.isidentifier, parts)) else ""
     example = f": {name}, from the folder that holds it" if name else ""
-    raise LoadError(_printable(f"cannot load {target!r}: needs the name of a module, as import has it{example}"))
-
-
-def _described(error: BaseException) -> str:
-    """Return the type and the message of an exception."""
-    name = "KeyboardInterrupt" if isinstance(error, RaisedInterrupt) else type_name(error)
-    text = _message(error)
-    return f"{name}: {text}" if text else name
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str.__str__(str(error))  # which may be of a subclass, with methods of its own
-    except TimeIsUp:
-        raise
-    except BaseException as second:
-        return f"(a message that cannot be printed: {type_name(second)})"
+    raise LoadError(printable(f"cannot load {target!r}: needs the name of a module, as import has it{example}"))
 
 
 def implementation(candidate: Any, name: str) -> Implementation:
@@ -321,7 +300,7 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
         try:
             result = candidate.ask(given.step, Query(query.function, given.options))
         except Misbehaviour as error:  # the kit's own exception, raised by the candidate
-            raise Misbehaviour(f"raised {_described(error)}") from None
+            raise Misbehaviour(f"raised {described(error)}") from None
         return _named(query, step, result, inputs)  # within the guard: what it looks at is the candidate's
 
     try:
@@ -336,7 +315,7 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
     except TimeIsUp:
         raise Hung(f"gave no answer within {timeout:g} s") from None
     except RaisedInterrupt as error:
-        raise Misbehaviour(f"raised {_described(error)}") from None
+        raise Misbehaviour(f"raised {described(error)}") from None
     return named
 
 
@@ -345,11 +324,11 @@ def _caught(call: Callable[[], Answer]) -> Answer:
     try:
         return call()
     except NotImplementedError as error:
-        raise Unsupported(_message(error) or "not implemented") from error
+        raise Unsupported(message_of(error) or "not implemented") from error
     except (Misbehaviour, TimeIsUp, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise Misbehaviour(f"raised {_described(error)}") from error
+        raise Misbehaviour(f"raised {described(error)}") from error
 
 
 def _named(query: Query, step: Step, result: Any, inputs: list[Array]) -> Answer:
@@ -393,7 +372,7 @@ def _array(name: str, value: Any, shape: tuple[int, ...], inputs: list[Array]) -
     try:
         array = np.asarray(value)
     except Exception as error:
-        text = f"returned {name} as a {type(value).__name__}, which is no NumPy array ({_described(error)})"
+        text = f"returned {name} as a {type(value).__name__}, which is no NumPy array ({described(error)})"
         raise Misbehaviour(text) from error
     if array.dtype.kind == "O":
         raise Misbehaviour(f"returned {name} as a {type(value).__name__}, which is no array of numbers")

@@ -1,9 +1,9 @@
-"""State of the whole process that a candidate may change: kept apart from the kit's while the candidate runs.
+"""Keeps a candidate's changes to process-wide state apart from the kit's state.
 
-Floating point handling (NumPy's, and the processor's rounding and flushing), warnings filters, the working folder, the
-locale, the recursion limit, the mask of new files, the standard streams. A candidate finds again what it set, and the
-kit what it had. What ends a process becomes an exception where Python can see it; for the rest a candidate needs a
-process of its own.
+Floating-point handling (NumPy's, and the processor's rounding and flushing), warnings filters, the working folder, the
+locale, the recursion limit, the umask, the standard streams. Each call of the candidate sees the state that the
+candidate set, and the kit gets its own back. Where Python can intercept the end of the process, it becomes an
+exception; otherwise a candidate needs a process of its own.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ from typing import Any, NoReturn
 import numpy as np
 
 STANDARD_STREAMS = (0, 1, 2)
-_GLOBAL: Any = np.random  # whose stubs lack two of its functions
+_GLOBAL: Any = np.random  # its stubs lack two functions
 STREAM_NAMES = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
 
 
 class Exited(BaseException):
-    """In place of ``os._exit``, which would end the kit too."""
+    """Raised instead of calling ``os._exit``, which would end the kit too."""
 
     def __init__(self, status: object) -> None:
         super().__init__(f"os._exit({status!r})")
 
 
 class Insulation:
-    """What one candidate has set; `around` puts it in place for a call, and the kit's own back afterwards."""
+    """The process state that one candidate has set; `around` applies it for a call and restores the kit's."""
 
     def __init__(self) -> None:
-        self._theirs: dict[str, Any] = {}
+        self._candidate_state: dict[str, Any] = {}
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -47,12 +47,12 @@ class Insulation:
         Raises
         ------
         KeyboardInterrupt
-            Where the user pressed Ctrl-C, even if the candidate swallowed it.
+            The user pressed Ctrl-C, even if the candidate swallowed it.
         RaisedInterrupt
-            In place of one that the candidate raised itself.
+            The candidate itself raised a KeyboardInterrupt.
         """
         process, ours = os.getpid(), _state()
-        for name, value in self._theirs.items():
+        for name, value in self._candidate_state.items():
             _put(name, value)
         try:
             with _open_streams():
@@ -64,19 +64,19 @@ class Insulation:
                     self._keep(before, _state())
         finally:
             if os.getpid() != process:
-                os._exit(0)  # a forked copy, which must not go on with the kit's work
+                os._exit(0)  # a forked copy, which must not continue the kit's work
             for name, value in ours.items():
                 _put(name, value)
 
     def _keep(self, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """Remember what the candidate set."""
-        self._theirs |= {name: after[name] for name in LASTING if after[name] != before[name]}
+        """Remember the state that the candidate set."""
+        self._candidate_state |= {name: after[name] for name in LASTING if after[name] != before[name]}
 
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Put the random state of `random` and of `numpy.random` back after the block."""
-    # Too slow for every call. The kit draws from generators of its own.
+    """Restore the state of `random` and of `numpy.random` after the block."""
+    # Too slow for every call. The kit uses generators of its own.
     python, generator = random.getstate(), _GLOBAL.get_bit_generator()
     state = generator.state
     try:
@@ -87,7 +87,7 @@ def kept_random_state() -> Iterator[None]:
         generator.state = state
 
 
-# --- what can be read and set -----------------------------------------------------------------------------------------
+# --- readers and setters of each state --------------------------------------------------------------------------------
 
 
 def _warnings() -> Any:
@@ -99,7 +99,7 @@ def _set_warnings(value: Any) -> None:
     filters, entries, hooks = value
     if warnings.filters is not filters or list(filters) != entries:
         warnings.filters = filters
-        warnings.resetwarnings()  # which also makes Python forget what earlier filters decided
+        warnings.resetwarnings()  # also clears Python's cache of earlier filter decisions
         filters.extend(entries)
     vars(warnings).update(hooks)
 
@@ -117,7 +117,7 @@ def _set_folder(folder: str | None) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)  # there is no other way to read it
+    mask = os.umask(0)  # the only way to read it
     os.umask(mask)
     return mask
 
@@ -132,7 +132,7 @@ def _set_numpy(value: Any) -> None:
 
 
 def _find_environment_functions() -> tuple[Any, Any] | None:
-    """Return C's ``fegetenv`` and ``fesetenv``, where they are found."""
+    """Return C's ``fegetenv`` and ``fesetenv``, or None."""
     try:
         library = ctypes.CDLL(None)
         return library.fegetenv, library.fesetenv
@@ -146,7 +146,7 @@ _ENVIRONMENT = _find_environment_functions()
 def _processor() -> Any:
     if _ENVIRONMENT is None:
         return None
-    state = ctypes.create_string_buffer(256)  # more than any platform's fenv_t
+    state = ctypes.create_string_buffer(256)  # larger than any platform's fenv_t
     _ENVIRONMENT[0](state)
     return state
 
@@ -169,7 +169,7 @@ def _set_streams(streams: dict[str, Any]) -> None:
 
 
 def _encoding(stream: Any) -> dict[str, Any]:
-    """Return what of a stream that is written to `reconfigure` may have changed; nothing for any other."""
+    """Return the settings of an output stream that `reconfigure` may change; {} for any other stream."""
     if not hasattr(stream, "reconfigure") or stream.closed or not stream.writable():
         return {}
     return {"encoding": stream.encoding, "errors": stream.errors}
@@ -187,7 +187,7 @@ _STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
 }
 
 LASTING = ("numpy", "warnings", "locale", "folder")
-"""States that a candidate may rightly set once, for instance when it is imported."""
+"""States that a candidate may set once and rely on, for instance at import."""
 
 
 def _state() -> dict[str, Any]:
@@ -195,7 +195,7 @@ def _state() -> dict[str, Any]:
 
 
 def _put(name: str, value: Any) -> None:
-    # A folder that is gone, a locale of which only parts are known, a recursion limit below the present depth.
+    # A deleted folder, a mixed locale, a recursion limit below the current depth.
     with contextlib.suppress(OSError, locale.Error, RecursionError):
         _STATES[name][1](value)
 
@@ -204,7 +204,7 @@ def _put(name: str, value: Any) -> None:
 
 
 class _Unclosable:
-    """A stream that stays open: who closes it closes nothing."""
+    """A stream whose `close` does nothing."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -234,20 +234,20 @@ class _Unclosable:
 
 @contextmanager
 def _open_streams() -> Iterator[None]:
-    """Keep the standard streams open in the block, and put their file descriptors back afterwards."""
+    """Keep the standard streams open in the block, and restore their file descriptors afterwards."""
     for name in STREAM_NAMES:
         stream = getattr(sys, name, None)
         if "in" not in name and stream is not None and not isinstance(stream, _Unclosable):
             setattr(sys, name, _Unclosable(stream))
     saved = {}
     for number in STANDARD_STREAMS:
-        with contextlib.suppress(OSError):  # one that is closed already
+        with contextlib.suppress(OSError):  # already closed
             saved[number] = os.dup(number)
     try:
         yield
     finally:
         for number, copy in saved.items():
-            with contextlib.suppress(OSError):  # one whose copy was closed too
+            with contextlib.suppress(OSError):  # the copy was closed too
                 if not _is_open_on(number, copy):
                     os.dup2(copy, number)
                 os.close(copy)
@@ -260,7 +260,7 @@ def _is_open_on(number: int, copy: int) -> bool:
         return False
 
 
-# --- what ends a process ----------------------------------------------------------------------------------------------
+# --- exits and interrupts ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def _no_exit(process: int) -> Iterator[None]:
 
     def refuse(status: int) -> NoReturn:
         if os.getpid() != process:
-            exit_now(status)  # a child that was forked ends as it should
+            exit_now(status)  # a forked child may exit
         raise Exited(status)
 
     os._exit = refuse
@@ -280,33 +280,33 @@ def _no_exit(process: int) -> Iterator[None]:
 
 
 class RaisedInterrupt(BaseException):
-    """A KeyboardInterrupt that no user asked for."""
+    """A KeyboardInterrupt that did not come from the user."""
 
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Let the user's Ctrl-C through, even where the block swallows it, and nothing else that looks like it."""
+    """Pass on the user's Ctrl-C even if the block swallows it, and replace a KeyboardInterrupt of the block's own."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     ):
         yield
         return
-    asked = False
+    interrupted = False
 
     def interrupt(*_: object) -> NoReturn:
-        nonlocal asked
-        asked = True
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        if asked:
+        if interrupted:
             raise
         raise RaisedInterrupt from None
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if asked:
+        if interrupted:
             raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""A candidate in Python in a process of its own: whatever it does there, the kit goes on and can say what happened.
+"""Runs a Python candidate in a process of its own: whatever it does, the kit continues and can report what happened.
 
-One process serves a whole profile. If it ends, or hangs beyond what Python can interrupt, the call at hand has no
-answer, and the next one gets a new process.
+One process serves a whole profile. If it ends, or hangs beyond what Python can interrupt, the current call has no
+answer, and the next call gets a new process.
 """
 
 import json
@@ -17,19 +17,19 @@ from typing import Any
 
 from adamshap.reference.contract import Step
 from adamshap.verify import child_process
-from adamshap.verify.child_process import Printed, how_it_ended
+from adamshap.verify.child_process import OutputTail, describe_exit
 from adamshap.verify.frames import read_frame, read_reply, skip_to_start, write_frame
 from adamshap.verify.implementation import Answer, Hung, Implementation, LoadError, Lost, Misbehaviour, Query
 from adamshap.verify.replies import result_of
 
 LOADING = 120.0
-"""Seconds that a candidate may take to load, unless a call may take longer still."""
+"""Seconds that a candidate may take to load; the time limit of a call, if that is longer."""
 
 GRACE = 1.0
-"""Seconds after its time limit in which a process may interrupt itself, before it is ended."""
+"""Seconds beyond the time limit in which a process can interrupt itself before it is ended."""
 
-_LOOK = 0.2
-"""Seconds after which a process that does not answer is looked at: it may have ended."""
+_POLL = 0.2
+"""Seconds between checks whether a process that does not answer has ended."""
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from adamshap.verify.worker import main; main()"
 
@@ -41,14 +41,14 @@ def isolated(target: str, timeout: float | None = 60.0) -> Iterator[Implementati
     Parameters
     ----------
     target : str
-        As for `implementation.load`.
+        As in `implementation.load`.
     timeout : float, optional
-        Seconds that one call may take.
+        Time limit of a call, in seconds.
 
     Yields
     ------
     Implementation
-        Of a time limit of its own: `check` and `diagnose` need none.
+        It enforces its own time limit: `check` and `diagnose` need none.
 
     Raises
     ------
@@ -62,26 +62,26 @@ def isolated(target: str, timeout: float | None = 60.0) -> Iterator[Implementati
 
 
 class _Ended(Exception):
-    """The other side has closed the pipe, or sent something that is no message."""
+    """The other side has closed the pipe."""
 
 
 class _TooLate(Exception):
-    """There is no reply yet."""
+    """No reply arrived in time."""
 
 
 class _Worker:
-    """One process, and the pipes to it: a thread reads and writes, so that a wait can end."""
+    """One process with its pipes; a thread reads and writes them, so that waiting can time out."""
 
     def __init__(self) -> None:
         path = [place for place in sys.path if isinstance(place, str) and place]
-        self.process = child_process.started(
+        self.process = child_process.start(
             [sys.executable, "-P", "-c", _START, json.dumps(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         assert self.process.stderr is not None
-        self.printed = Printed(self.process.stderr)
+        self.printed = OutputTail(self.process.stderr)
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="adamshap-worker", daemon=True).start()
@@ -97,7 +97,7 @@ class _Worker:
                     write_frame(send, frame)
                     self._replies.put(read_frame(receive))
         except ValueError:
-            self._replies.put(b"")  # which is no reply either
+            self._replies.put(b"")  # not a valid reply: `read_reply` will refuse it
         except (OSError, EOFError):
             self._replies.put(None)
 
@@ -107,20 +107,20 @@ class _Worker:
         Raises
         ------
         _TooLate
-            Where there is none after `seconds`.
+            There is none after `seconds`.
         _Ended
-            Where there will be none.
+            There will be none.
         """
         self._requests.put(frame)
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            wait = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
-            ended = self.process.poll() is not None  # looked at first: a reply may have come just before the end
+            wait = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
+            ended = self.process.poll() is not None  # before looking for a reply: one may come just before the end
             try:
                 reply = self._replies.get(timeout=max(wait, 0.0))
             except queue.Empty:
                 if ended:
-                    raise _Ended from None  # even if a process that it left behind still has the pipe
+                    raise _Ended from None  # even if a process that it left behind keeps the pipe open
                 if deadline is not None and time.monotonic() >= deadline:
                     raise _TooLate from None
                 continue
@@ -129,10 +129,10 @@ class _Worker:
             return reply
 
     def end(self) -> str:
-        """End the process, if it still runs, and return how it ended as a predicate; "" if it had to be ended."""
+        """End the process, and return how it ended by itself, as a predicate; "" if it was still running."""
         self._requests.put(None)
         try:
-            how = how_it_ended(self.process.wait(GRACE))
+            how = describe_exit(self.process.wait(GRACE))
         except subprocess.TimeoutExpired:
             how = ""
         child_process.end(self.process)
@@ -140,7 +140,7 @@ class _Worker:
 
 
 class _Isolated:
-    """A candidate's name, its time limit, and the process that serves it at present."""
+    """A candidate's name, its time limit, and its current process."""
 
     def __init__(self, target: str, timeout: float | None) -> None:
         self._target, self._timeout = target, timeout
@@ -151,7 +151,7 @@ class _Isolated:
         )
 
     def _load(self) -> str:
-        """Start a process, and return what the candidate in it offers."""
+        """Start a process, and return the functions and extras that its candidate offers, as text."""
         self._worker = _Worker()
         path = [""] if "" in sys.path else []
         limit = LOADING if self._timeout is None else max(LOADING, self._timeout)
@@ -176,7 +176,7 @@ class _Isolated:
         raise {"unsupported": NotImplementedError, "hung": Hung}.get(kind, Misbehaviour)(text)
 
     def _exchange(self, message: object, limit: float | None) -> tuple[str, str, Answer]:
-        """Return the reply to a message; where there is none, the process is of no more use."""
+        """Return the reply to a message; without one, end and discard the process."""
         worker = self._worker
         assert worker is not None
         try:

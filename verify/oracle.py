@@ -10,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap import reference
-from adamshap.reference import game, ghost, network
+from adamshap.reference import game, models, scoring, slopes
 from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
+from adamshap.verify.models import kind_of
 from adamshap.verify.tolerance import (
     DRAWS,
     MORE_DRAWS,
+    estimator_magnitude,
     parameter_count,
     rounding,
-    score_magnitude,
     widening_conditioning,
 )
 
@@ -141,16 +142,13 @@ def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
         return dict.fromkeys(("values", "empty", "total"), scale)
     if query.function == "influence":
         return {"values": _influence_magnitude(step)}
-    each = bool(query.options.get("per_validation", False))
-    slope = query.options.get("slope", "random_order")
-    gradient = query.options.get("gradient", "midpoint")
-    nodes = query.options.get("nodes")
-    kind = query.options.get("kind", "shapley")
-    size = score_magnitude(step, slope, gradient, nodes, per_validation=each, kind=kind)
-    if query.options.get("denominator", "exact") == "previous":
+    estimator = query.estimator
+    size = estimator_magnitude(step, estimator)
+    if estimator.denominator == "previous":
         size = size * previous_ratio(step)
-    if query.options.get("efficient", False):
-        size = size + size.mean(axis=0) + _loss_magnitude(step) / step.n * (step.n_val if each else 1)
+    if estimator.efficient:
+        columns = step.n_val if estimator.per_validation else 1
+        size = size + size.mean(axis=0) + _loss_magnitude(step) / step.n * columns
     return {"values": size}
 
 
@@ -159,36 +157,35 @@ def _absolute_sum(x: Params) -> Params:
 
 
 def _update_magnitudes(step: Step) -> dict[str, Any]:
-    g, (beta1, beta2) = _absolute_sum(network.sample_gradients(step)), step.adam.betas
-    true_g, c = network.batch_gradient(step), step_coefficients(step)
+    g = _absolute_sum(models.sample_gradients(step))
+    true_g, c = models.batch_gradient(step), step_coefficients(step)
     sizes: dict[str, Any] = {"step": 0.0}
-    # PyTorch computes m⁺ as m + (1 − β1)(g − m), which is off by u |m| however small β1 is.
-    share = max(beta1, 1 - beta1) if beta1 else 0.0
-    correction = bias_correction(beta1, step.state.step + 1)
     for name, p in step.params.items():
-        m = share * np.abs(step.state.m[name])
+        adam = step.settings(name)
+        beta1, beta2 = adam.betas
+        # PyTorch computes m⁺ as m + (1 − β1)(g − m), which is off by u |m| however small β1 is.
+        factor = max(beta1, 1 - beta1) if beta1 else 0.0
+        correction = bias_correction(beta1, step.state.next_step)
+        m = factor * np.abs(step.state.m[name])
         update = c[name].lr * (m / correction + c[name].k * g[name]) / denominator(c[name], true_g[name])
-        sizes[f"params.{name}"] = np.abs(p) * (1 + step.adam.lr * step.adam.weight_decay) + update
+        sizes[f"params.{name}"] = np.abs(p) * (1 + adam.lr * adam.weight_decay) + update
         sizes[f"m.{name}"] = m + (1 - beta1) * g[name]
         sizes[f"v.{name}"] = beta2 * step.state.v[name] + (1 - beta2) * g[name] ** 2
     return sizes
 
 
 def _loss_magnitude(step: Step) -> float:
-    """The largest loss of a validation sample before the step and after it, with the logits that it is made of."""
+    """The largest validation loss before the step and after it, with the size of the terms of its sum."""
     U = game.exact_game(step)
-    before = network.mean_loss(step.net, step.params, step.valid)
+    before = models.mean_loss(step.net, step.params, step.valid)
     ends = [abs(before - U(mask)) for mask in (np.zeros(step.n, bool), np.ones(step.n, bool))]
-    outputs = np.abs(network.outputs(step.net, step.params, step.valid.x)).max()
-    targets = np.abs(step.valid.y).max() if step.net.loss == "mse" else 0.0
-    squares = (outputs + targets) ** 2 if step.net.loss == "mse" else outputs
-    return float(max(before, *ends) + squares + 1)
+    return float(max(before, *ends) + kind_of(step.net).loss_terms(step) + 1)
 
 
 def _first_order_magnitude(step: Step) -> float:
     """Σ |∂L| (what Adam's step is made of): the terms of U₁."""
-    g, c = _absolute_sum(network.sample_gradients(step)), step_coefficients(step)
-    gamma = network.loss_gradient(step.net, step.params, step.valid)
+    g, c = _absolute_sum(models.sample_gradients(step)), step_coefficients(step)
+    gamma = models.loss_gradient(step.net, step.params, step.valid)
     total = 0.0
     for name, coefficients in c.items():
         smallest = denominator(coefficients, np.zeros_like(g[name]))
@@ -205,19 +202,19 @@ def _largest_update(c: Any, g: Array) -> Array:
 
 
 def _influence_magnitude(step: Step) -> Array:
-    x, g = network.sample_gradients(step), network.batch_gradient(step)
+    x, g = models.sample_gradients(step), models.batch_gradient(step)
     after, _ = reference.update(step)
-    gamma, c = network.loss_gradient(step.net, after, step.valid), step_coefficients(step)
+    gamma, c = models.loss_gradient(step.net, after, step.valid), step_coefficients(step)
     P = {name: np.abs(gamma[name] * divided_difference(c[name], g[name], g[name]))[None] for name in x}
-    return ghost.dot_products({name: np.abs(x_i) for name, x_i in x.items()}, P)[:, 0]
+    return scoring.dot_products({name: np.abs(x_i) for name, x_i in x.items()}, P)[:, 0]
 
 
 def previous_ratio(step: Step) -> float:
     """The largest factor between the two denominators of the linearised slope."""
-    previous = ghost.linearized_previous(step)
+    previous = slopes.linearized_previous(step)
     ratios = []
     for name, c in step_coefficients(step).items():
         exact = c.lr * c.k / denominator(c, np.zeros_like(previous[name]))
-        if exact.size and step.adam.lr > 0:
+        if exact.size and c.lr > 0:
             ratios.append(float((previous[name] / exact).max()))
     return max(ratios, default=1.0)

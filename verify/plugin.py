@@ -1,10 +1,11 @@
-"""The pytest plugin that installs with the package: options of our own names, and nothing else until one is used.
+"""The pytest plugin that installs with the package: it adds options, and does nothing else until one is used.
 
-- ``pytest --pyargs adamshap.verify --adamshap-target package.module:object`` tries the properties on an implementation.
-- ``pytest --cupy-on-cpu`` runs CuPy on the CPU, and ends where that is impossible; ``--cupy-on-cpu-modes`` says how.
+- ``pytest --pyargs adamshap.verify --adamshap-target package.module:object`` checks the properties of an
+  implementation.
+- ``pytest --cupy-on-cpu`` runs CuPy on the CPU, or ends if that is impossible; ``--cupy-on-cpu-modes`` selects modes.
 
 Fixtures, the marker ``gpu`` and receipts are in `device_plugin`, which a project loads by name. This module imports
-nothing but pytest until one of its options is used; ``pytest -p no:adamshap`` leaves it out.
+nothing but pytest until one of its options is used; ``pytest -p no:adamshap`` disables it.
 """
 
 import importlib
@@ -25,22 +26,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--adamshap-target",
         metavar="TARGET",
-        help="the implementation to try, as for `adamshap verify`; use it with --pyargs adamshap.verify",
+        help="the implementation to test, as for `adamshap verify`; use it with --pyargs adamshap.verify",
     )
     group.addoption(
         "--adamshap-profile",
         choices=("quick", "ci", "thorough"),
         default="quick",
-        help="how many random cases: 15, 60 or 600 for each property",
+        help="number of random cases: 15, 60 or 600 for each property",
     )
-    group.addoption("--adamshap-seed", type=int, default=0, help="of the random cases")
+    group.addoption("--adamshap-seed", type=int, default=0, help="seed of the random cases")
     group.addoption(
-        "--adamshap-timeout", type=float, default=60.0, metavar="SECONDS", help="that one call may take; default: 60"
+        "--adamshap-timeout", type=float, default=60.0, metavar="SECONDS", help="time limit of a call; default: 60"
     )
     group.addoption(
         "--adamshap-in-process",
         action="store_true",
-        help="run the implementation in this process, to debug it, and not in one of its own",
+        help="run the implementation in this process, to debug it, instead of in one of its own",
     )
     group.addoption(
         "--cupy-on-cpu",
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cupy-on-cpu-modes",
         default="",
         metavar="MODES",
-        help="how CuPy on the CPU runs: some of reverse, poison, sanitize, nvrtc, with commas between",
+        help="modes of CuPy on the CPU: some of reverse, poison, sanitize, nvrtc, separated by commas",
     )
 
 
@@ -64,7 +65,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a run that has a target and tries nothing on it: its success would say nothing."""
+    """Refuse a run with a target but without the properties: its success would mean nothing."""
     target = config.getoption("--adamshap-target")
     if target is not None and not any(map(_leads_here, config.args)):
         raise pytest.UsageError(
@@ -73,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _leads_here(argument: str) -> bool:
-    """Whether pytest finds the properties in what an argument names: this package, or a file or folder."""
+    """Return whether an argument (this package, a file or a folder) leads pytest to the properties."""
     name = argument.split("::")[0]
     return name.split(".")[:2] == ["adamshap", "verify"] or (_HERE / "properties.py").is_relative_to(
         Path(name).resolve()
@@ -82,15 +83,15 @@ def _leads_here(argument: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Collect this package as a folder: as a package it would be imported once more, without its parent's name."""
+    """Collect this package as a folder: as a package it would be imported again, without its parent's name."""
     return pytest.Dir.from_parent(parent, path=path) if path.resolve() == _HERE else None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Collect the properties where somebody asks for them, by a target or by this package's name."""
+    """Collect the properties if the run names a target or this package."""
     config = parent.config
-    asked = config.getoption("--adamshap-target") is not None or config.getoption("pyargs")
-    if not asked or file_path.resolve() != _HERE / "properties.py":
+    wanted = config.getoption("--adamshap-target") is not None or config.getoption("pyargs")
+    if not wanted or file_path.resolve() != _HERE / "properties.py":
         return None
     conformance: Any = importlib.import_module(CONFORMANCE)
     collector: pytest.Collector = conformance.Properties.from_parent(parent, path=file_path)
@@ -98,12 +99,12 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what CuPy runs on, in a run that asked for it."""
+    """Return a line on what CuPy runs on, for a run with ``--cupy-on-cpu``."""
     return what_cupy_runs_on() if config.getoption("--cupy-on-cpu") else None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say which mistake explains failures, and what CuPy runs on, in a run that asked for one of them."""
+    """Write the diagnosis of failures and what CuPy runs on, for runs with the matching options."""
     if config.getoption("--adamshap-target") is not None and CONFORMANCE in sys.modules:
         sys.modules[CONFORMANCE].summarize(terminalreporter, config)
     if config.getoption("--cupy-on-cpu"):
@@ -111,7 +112,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def what_cupy_runs_on() -> str | None:
-    """Return a line about CuPy on the CPU; None where it is not installed."""
+    """Return a line about CuPy on the CPU; None if it is not installed."""
     if not cpu_device_is_installed():
         return None
     how = str(cpu_device().current_modes())
@@ -124,12 +125,12 @@ def cpu_device() -> Any:
 
 
 def cpu_device_is_installed() -> bool:
-    """Whether CuPy runs on the CPU in this process."""
+    """Return whether CuPy runs on the CPU in this process."""
     return CPU_DEVICE in sys.modules and bool(cpu_device().is_installed())
 
 
 def install(modes: str, *, force: bool) -> None:
-    """Install CuPy on the CPU with the modes of the command line; leave it alone where it is installed already."""
+    """Install CuPy on the CPU with the modes of the command line, unless it is installed and no mode is given."""
     device = cpu_device()
     if cpu_device_is_installed() and not modes:
         return

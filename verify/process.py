@@ -1,17 +1,17 @@
 """A candidate in any language: a command that reads a file of cases and writes a file of answers.
 
 In the command, for instance ``./mine {case} {result}``, ``{case}`` becomes the path of a JSON file with a list of cases
-(`cases` tells what a case is), and ``{result}`` the path where it must write a JSON list of as many answers in the same
-order. Each is an object, one of
+(`cases` describes a case), and ``{result}`` the path where it must write a JSON list of as many answers in the same
+order. Each answer is an object, one of
 
-- the named numbers of the answer: ``values``, for `marginals` ``empty`` and ``total`` too if it has them; for `update`
+- the named numbers of the answer: ``values``, for `marginals` also ``empty`` and ``total`` if available; for `update`
   ``step``, and ``params.NAME``, ``m.NAME``, ``v.NAME`` for every parameter;
 - ``{"unsupported": "reason"}``: the case is left out, and the reason reported;
 - ``{"error": "message"}``: a finding.
 
-It is run without a shell. One process answers many cases: which ones a property will try follows from the seed, so the
-oracle stands in for the candidate first, the cases are written down, and one process answers them all. Only while a
-failing case is made smaller does each case need a process of its own.
+It is run without a shell. One process answers many cases: the seed determines the cases of a property, so a first pass
+with the oracle in place of the candidate records them, and one process answers them all. Only while shrinking a failing
+case does each case need a process of its own.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from adamshap.reference.contract import Step
 from adamshap.verify import child_process
 from adamshap.verify.cases import CaseError, answer_from_json, case_to_json, dumps, object_of_pairs, whole_number
 from adamshap.verify.checking import MOST_HANGS, Finding, Outcome, Patience, check
-from adamshap.verify.child_process import Printed, how_it_ended
+from adamshap.verify.child_process import OutputTail, describe_exit
 from adamshap.verify.implementation import (
     FUNCTIONS,
     Hung,
@@ -44,14 +44,14 @@ from adamshap.verify.implementation import (
     Query,
 )
 from adamshap.verify.oracle import ORACLE
-from adamshap.verify.programs import why_it_did_not_start, why_not
+from adamshap.verify.program_errors import why_not_runnable, why_start_failed
 from adamshap.verify.properties import Case, Property
 from adamshap.verify.replies import result_of
 
-PLACES = ("{case}", "{result}")
+PLACEHOLDERS = ("{case}", "{result}")
 
 LONGEST_RESULT = 1 << 28
-"""Bytes of a file of answers that are read; the largest cases take some hundred thousand."""
+"""Largest accepted file of answers, in bytes; the largest cases take some hundred thousand."""
 
 
 def check_command(
@@ -65,21 +65,21 @@ def check_command(
     shrink_seconds: float = 10.0,
     extras: frozenset[str] = frozenset(),
 ) -> tuple[Implementation, list[Outcome]]:
-    """Return `command` as an implementation, and the outcome of each property; as `checking.check`.
+    """Return `command` as an implementation, and the outcome of each property as in `checking.check`.
 
     Parameters
     ----------
     command : str
-        With ``{case}`` and ``{result}``.
+        It must contain ``{case}`` and ``{result}``.
     timeout : float
-        Seconds that one process may take, for all the cases of a property.
+        Time limit of a process for all cases of a property, in seconds.
     extras : frozenset of str
-        Those of `implementation.EXTRAS` that the command has.
+        The `implementation.EXTRAS` that the command offers.
 
     Raises
     ------
     LoadError
-        Where the command cannot be run at all.
+        The command cannot be run at all.
     """
     candidate = CommandCandidate(command, timeout)
     implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask, extras, guard=None)
@@ -89,11 +89,11 @@ def check_command(
         if patience.hangs >= MOST_HANGS:
             outcomes.append(Outcome(one, "not tried", 0, 0.0))
             continue
-        asked: list[tuple[Step, Query]] = []
+        cases: list[tuple[Step, Query]] = []
 
-        def record(step: Step, query: Query, asked: list[tuple[Step, Query]] = asked) -> Any:
-            asked.append((step, query))
-            # The oracle has no micro-batches, and they change nothing.
+        def record(step: Step, query: Query, cases: list[tuple[Step, Query]] = cases) -> Any:
+            cases.append((step, query))
+            # The oracle has no micro-batches, which do not change the answer.
             options = {name: value for name, value in query.options.items() if name != "micro_batch"}
             return ORACLE.ask(step, Query(query.function, options))
 
@@ -101,7 +101,7 @@ def check_command(
         check(recorder, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=0)
         sentence = ""
         try:
-            candidate.prepare(asked)
+            candidate.prepare(cases)
         except Misbehaviour as error:
             sentence = str(error)
             patience.hangs += isinstance(error, Hung)
@@ -111,27 +111,27 @@ def check_command(
             profile=profile,
             dtype=dtype,
             seed=seed,
-            timeout=None,  # the process has its own limit, which ends it and what it started
+            timeout=None,  # the process has its own limit, which also ends its children
             shrink_seconds=shrink_seconds,
             patience=patience,
         )
         if sentence and outcome.status != "failed":
-            # Each case alone went well, all of them together did not.
-            case = Case(*asked[0])
-            finding = Finding(f"{len(asked)} cases in one file, the first {case.query}: the candidate {sentence}", case)
+            # Each case succeeded alone, but not all of them together.
+            case = Case(*cases[0])
+            finding = Finding(f"{len(cases)} cases in one file, the first {case.query}: the candidate {sentence}", case)
             outcome = replace(outcome, status="failed", finding=finding)
         outcomes.append(outcome)
     return implementation, outcomes
 
 
 class CommandCandidate:
-    """A command, and its answers to the cases that it was given beforehand.
+    """A command, and its answers to the cases given to `prepare`.
 
     Parameters
     ----------
     command : str
     timeout : float
-        Seconds that one process may take.
+        Time limit of a process, in seconds.
     """
 
     def __init__(self, command: str, timeout: float) -> None:
@@ -139,24 +139,24 @@ class CommandCandidate:
             self._arguments = shlex.split(command)
         except ValueError as error:
             raise LoadError(f"cannot read the command {command!r}: {error}") from error
-        missing = [place for place in PLACES if not any(place in part for part in self._arguments[1:])]
+        missing = [place for place in PLACEHOLDERS if not any(place in part for part in self._arguments[1:])]
         if missing:
-            raise LoadError(f"the command {command!r} has no {missing[0]}; it needs {' and '.join(PLACES)}")
-        if reason := why_not(self._arguments[0]):
+            raise LoadError(f"the command {command!r} has no {missing[0]}; it needs {' and '.join(PLACEHOLDERS)}")
+        if reason := why_not_runnable(self._arguments[0]):
             raise LoadError(f"cannot run {self._arguments[0]!r}: {reason}")
         self._timeout, self._has_run = timeout, False
         self._replies: dict[bytes, deque[Any]] = {}
 
-    def prepare(self, asked: list[tuple[Step, Query]]) -> None:
-        """Have one process answer all of `asked`.
+    def prepare(self, cases: list[tuple[Step, Query]]) -> None:
+        """Let one process answer all `cases`.
 
         Raises
         ------
         Misbehaviour
         LoadError
-            Where no process can be started.
+            No process can be started.
         """
-        texts = [dumps(case_to_json(step, query)) for step, query in asked]
+        texts = [dumps(case_to_json(step, query)) for step, query in cases]
         for text, reply in zip(texts, self._run(texts), strict=True):
             self._replies.setdefault(_key(text), deque()).append(reply)
 
@@ -166,7 +166,7 @@ class CommandCandidate:
         Raises
         ------
         NotImplementedError
-            Where the command says that it does not support the case.
+            The command does not support the case.
         Misbehaviour
         """
         text = dumps(case_to_json(step, query))
@@ -174,14 +174,14 @@ class CommandCandidate:
         if not ready:
             (reply,) = self._run([text])
         else:
-            # A case that was asked twice was answered twice; the last answer stays for the diagnosis.
+            # A case that occurred twice was answered twice; the last answer stays for the diagnosis.
             reply = ready.popleft() if len(ready) > 1 else ready[0]
         return _result(step, query, reply)
 
     def _run(self, texts: list[str]) -> list[Any]:
-        """Return the replies of one process to `texts`, JSON cases."""
+        """Return the replies of one process to `texts`, cases in JSON."""
         cases = "1 case" if len(texts) == 1 else f"{len(texts)} cases"
-        # What a program leaves in the folder may be impossible to delete.
+        # A program may leave files that cannot be deleted.
         with tempfile.TemporaryDirectory(prefix="adamshap-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             paths = {"{case}": folder / "case.json", "{result}": folder / "result.json"}
@@ -194,19 +194,19 @@ class CommandCandidate:
         return replies
 
     def _wait(self, arguments: list[str], cases: str) -> str:
-        """Run a process to its end, with what it started; return the end of a sentence about what it printed."""
+        """Run a process and its children to the end; return its last output as the end of a sentence."""
         try:
-            process = child_process.started(
+            process = child_process.start(
                 arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
         except OSError as error:
-            reason = why_it_did_not_start(arguments[0], error)
+            reason = why_start_failed(arguments[0], error)
             if self._has_run:
                 raise Lost(f"could not be started again: {reason}") from error
             raise LoadError(f"cannot run {arguments[0]!r}: {reason}") from error
         self._has_run = True
         assert process.stdout is not None
-        printed = Printed(process.stdout)
+        printed = OutputTail(process.stdout)
         try:
             status = process.wait(self._timeout)
         except subprocess.TimeoutExpired:
@@ -215,7 +215,7 @@ class CommandCandidate:
         finally:
             child_process.end(process)
         if status:
-            raise Lost(f"{how_it_ended(status)} on {cases}{printed.tail()}")
+            raise Lost(f"{describe_exit(status)} on {cases}{printed.tail()}")
         return printed.tail()
 
 
@@ -223,7 +223,7 @@ def _read(file: Path, cases: str, tail: str) -> Any:
     """Return the JSON of a file that a program wrote."""
     try:
         what = file.stat()
-        if not stat.S_ISREG(what.st_mode):  # to open a pipe would be to wait for ever
+        if not stat.S_ISREG(what.st_mode):  # opening a pipe would block
             raise Misbehaviour(f"wrote a result for {cases} that is no regular file")
         if what.st_size > LONGEST_RESULT:
             raise Misbehaviour(
@@ -255,7 +255,7 @@ def _placed(part: str, paths: dict[str, Path]) -> str:
 
 
 def _result(step: Step, query: Query, reply: Any) -> Any:
-    """Return a reply in the types that the contract has for an answer."""
+    """Return a reply as an answer in the contract's types."""
     if isinstance(reply, dict) and set(reply) == {"unsupported"}:
         raise NotImplementedError(str(reply["unsupported"]))
     if isinstance(reply, dict) and set(reply) == {"error"}:

@@ -1,9 +1,9 @@
-"""The receipt of a run on a real GPU: what ran where, on which code, and how far off it was.
+"""The receipt of a run on a real GPU: the machine, the code, the checks and the largest errors.
 
-`python -m adamshap.verify.on_gpu` and `pytest -m gpu --receipt docs/gpu-receipts/` write one. Only a whole receipt lets
-this project say "verified on a GPU", and only about the code whose hash it holds. A receipt is *partial* where a stage
-is missing or was cut short. A rehearsal without a GPU writes one too, which `read` refuses. The format is
-`receipt.schema.json`, beside this file.
+`python -m adamshap.verify.on_gpu` and `pytest -m gpu --receipt docs/gpu-receipts/` write one. Only a complete receipt
+allows this project to claim "verified on a GPU", and only for the code whose hash it holds. A receipt is *partial* if a
+stage is missing or was cut short. A rehearsal without a GPU writes one too, which `read` refuses. The format is
+described by `receipt.schema.json`, beside this file.
 """
 
 import dataclasses
@@ -39,15 +39,15 @@ SOURCE_SUFFIXES = (".py", ".cu", ".cuh", ".h")
 HASH = re.compile(r"[0-9a-f]{64}")
 
 EMULATED = "CuPy on CPU"
-"""The name of the device that CuPy has where it runs on the CPU: `cpu_device.DEVICE_NAME`."""
+"""The device name of CuPy on the CPU: `cpu_device.DEVICE_NAME`."""
 
 STATUSES = ("passed", "failed", "cut short", "not run")
-"""How a stage can end; the last two make a receipt partial."""
+"""The possible outcomes of a stage; the last two make a receipt partial."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run took place: the card's name, and the versions of the driver, of CUDA's runtime and of CuPy."""
+    """The machine of a run: the card's name, and the versions of the driver, the CUDA runtime and CuPy."""
 
     card: str
     driver: str
@@ -74,11 +74,11 @@ class Receipt:
     passed : int
         Number of checks that passed, at least one unless the receipt is partial.
     largest_errors : dict of float
-        For each property, the largest error found, in the property's own unit.
+        The largest error of each property, in the property's own unit.
     throughput : dict of float
-        Measured values by name; each name ends with its unit where it has one.
+        Measured values by name; each name ends with its unit, if any.
     stages : dict of str
-        How each stage of the run ended, one of `STATUSES`; empty for a run of pytest, which has no stages.
+        Outcome of each stage, one of `STATUSES`; empty for a run of pytest, which has no stages.
     partial : bool
         Whether a stage was cut short or did not run.
     failed : list of str
@@ -129,17 +129,17 @@ class Receipt:
 
     @property
     def missing(self) -> list[str]:
-        """The stages that were cut short or did not run."""
+        """Stages that were cut short or did not run."""
         return [name for name, status in self.stages.items() if status in STATUSES[2:]]
 
     @property
     def verifies(self) -> bool:
-        """Whether the code was verified: on a real GPU, with every stage, without a failure."""
+        """Whether the code was verified: on a real GPU, with all stages, without a failure."""
         return not (self.partial or self.failed or self.rehearsal)
 
 
 def source_hash(folder: Path) -> str:
-    """Return the SHA-256 of the source files under `folder`: their paths and contents, in order."""
+    """Return the SHA-256 of the paths and contents of the source files under `folder`."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.suffix in SOURCE_SUFFIXES):
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
@@ -147,7 +147,7 @@ def source_hash(folder: Path) -> str:
 
 
 def this_machine(*, rehearsal: bool = False) -> Machine:
-    """Return the facts of the CUDA device that CuPy uses.
+    """Return the description of the CUDA device that CuPy uses.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def this_machine(*, rehearsal: bool = False) -> Machine:
     Raises
     ------
     RuntimeError
-        Where CuPy runs on the CPU, except in a rehearsal: no receipt can come from that.
+        CuPy runs on the CPU, and this is not a rehearsal.
     """
     import cupy
 
@@ -174,14 +174,14 @@ def this_machine(*, rehearsal: bool = False) -> Machine:
 
 
 def _version(number: int) -> str:
-    """Return CUDA's 13020 as 13.2."""
+    """Return a CUDA version number as text: 13020 as "13.2"."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def write(folder: Path, receipt: Receipt) -> Path:
-    """Write `receipt` to `folder`, under its date, card and code; return the file.
+    """Write `receipt` to a file in `folder`, named by date, card and code; return its path.
 
-    A receipt of the same day, card and code is replaced.
+    A receipt with the same date, card and code is replaced.
     """
     card = re.sub(r"[^a-z0-9]+", "-", receipt.machine.card.lower()).strip("-")
     rehearsal = "rehearsal-" if receipt.rehearsal else ""
@@ -192,19 +192,19 @@ def write(folder: Path, receipt: Receipt) -> Path:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write `text` to `file` as a whole or not at all: a process killed meanwhile leaves the old content."""
+    """Write `text` to `file` atomically: a process killed meanwhile leaves the old content."""
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, file)
 
 
 def read(file: Path) -> Receipt:
-    """Return the receipt of a run on a real GPU in `file`; an error names the file.
+    """Return the receipt of a run on a real GPU from `file`.
 
     Raises
     ------
     ValueError
-        Where it is no receipt, or that of a rehearsal.
+        It is not a receipt, or the receipt of a rehearsal.
     """
     try:
         content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -217,7 +217,7 @@ def read(file: Path) -> Receipt:
 
 
 def newest(folder: Path) -> Receipt | None:
-    """Return the receipt of the latest date in `folder`, one that verifies if any does; None where there is none."""
+    """Return the latest receipt in `folder`, preferring those that verify; None if there are none."""
     receipts = [read(file) for file in sorted(folder.glob("*.json"))]
     return max(receipts, key=lambda receipt: (receipt.verifies, receipt.date), default=None)
 
@@ -230,14 +230,14 @@ def why_stale(receipt: Receipt | None, source_folder: Path) -> str | None:
         return verified_line(receipt)
     if receipt.source != source_hash(source_folder):
         return (
-            f"the newest GPU receipt ({receipt.date}, {receipt.machine.card}) is of other code than today's "
+            f"the newest GPU receipt ({receipt.date}, {receipt.machine.card}) does not match the current code of "
             f"{source_folder.name}/: run python -m adamshap.verify.on_gpu on a GPU"
         )
     return None
 
 
 def verified_line(receipt: Receipt | None) -> str:
-    """Return the README's line: what was verified, in the only words that may be used."""
+    """Return the README's line on GPU verification, in the only wording allowed."""
     if receipt is None:
         return "not yet verified on a GPU"
     if receipt.verifies:

@@ -1,4 +1,4 @@
-"""An answer that came from another process, in the types that the contract has for it."""
+"""Converts an answer from another process to the contract's types."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from adamshap.verify.implementation import Answer, Misbehaviour, Query
 
 
 def result_of(step: Step, query: Query, named: Answer) -> Any:
-    """Return named numbers as what the function of the call returns.
+    """Return named arrays as the result type of the query's function.
 
     Raises
     ------
     Misbehaviour
-        Where the names are not those of an answer to the call.
+        The names do not match the query.
     """
     if query.function == "update":
         return _update(step, named)

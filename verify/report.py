@@ -1,4 +1,4 @@
-"""What became of a candidate, for people (console), for programs (JSON) and for both (one HTML page)."""
+"""The report on a candidate, for people (console), for programs (JSON) and for both (one HTML page)."""
 
 import html
 import math
@@ -22,7 +22,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Report:
-    """Everything about one run of the properties over one candidate."""
+    """One run of the properties on one candidate."""
 
     target: str
     profile: str
@@ -38,14 +38,14 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One sentence: how many properties hold, fail and were not tried."""
+        """The number of properties with each status, as one phrase."""
         counts = Counter(outcome.status for outcome in self.outcomes)
         parts = [f"{counts[status]} {status}" for status in get_args(Status)]
         return ", ".join(part for part in parts if not part.startswith("0 "))
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Return the report as JSON's types."""
+    """Return the report in JSON types."""
     return {
         "schema": SCHEMA,
         "target": report.target,
@@ -102,7 +102,7 @@ def _number(value: float) -> float | None:
 
 
 def show(console: Console, report: Report) -> None:
-    """Print a row for each property tried, what was not, each failure, how to reproduce the first, the diagnosis."""
+    """Print a row for each property tried, the others, each failure, code that reproduces the first, the diagnosis."""
     table = Table(box=None, pad_edge=False)
     for column in ("property", "result", "cases", "seconds"):
         table.add_column(column, justify="right" if column in ("cases", "seconds") else "left", no_wrap=True)
@@ -136,7 +136,7 @@ def show(console: Console, report: Report) -> None:
 
 
 def _left_out(report: Report) -> Iterator[str]:
-    """Yield a line for the properties not offered, for those not tried, and for each reason why cases were left out."""
+    """Yield a line for the properties not offered, for those not tried, and for each reason for leaving out cases."""
     absent = [outcome.property.name for outcome in report.outcomes if outcome.status == "not offered"]
     if absent:
         yield f"Not offered: {', '.join(absent)}"
@@ -154,7 +154,7 @@ def _left_out(report: Report) -> Iterator[str]:
 
 
 def to_html(report: Report) -> str:
-    """Return the report as one page that needs nothing else."""
+    """Return the report as one self-contained page."""
     rows = "".join(
         f'<tr class="{outcome.status.replace(" ", "-")}"><td><code>{html.escape(outcome.property.name)}</code></td>'
         f"<td>{html.escape(outcome.property.sentence)}<br><small>{html.escape(outcome.property.equation)}</small></td>"

@@ -31,7 +31,7 @@ def snippet(case: Case, target: str) -> str:
         "import numpy as np",
         "",
         "from adamshap import reference",
-        "from adamshap.reference import Adam, AdamState, Batch, Network, Step",
+        f"from adamshap.reference import Adam, AdamState, Batch, {type(step.net).__name__}, Step",
         f"import {module} as candidate  # arrays below are {', '.join(dtypes)}",
         "",
         f"params = {_arrays(step.params)}",

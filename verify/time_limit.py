@@ -1,4 +1,4 @@
-"""A limit on the time that Python code takes."""
+"""A time limit for Python code."""
 
 import signal
 import threading
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _AGAIN = 0.05
-"""Seconds after which code that swallows the interruption is interrupted again."""
+"""Seconds until code that swallows the interrupt is interrupted again."""
 
 
 class TimeIsUp(BaseException):
-    """Interrupts the code. It is no `Exception`, so that ``except Exception`` in the code does not stop it."""
+    """Interrupts the code; not an `Exception`, so that ``except Exception`` does not catch it."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Interrupt the block after `seconds`, where the platform can (a main thread, POSIX); Python code only.
+    """Interrupt Python code in the block after `seconds`, if the platform can (main thread, POSIX).
 
     Raises
     ------
     TimeIsUp
-        Also where the block swallowed the interruption, once it ends.
+        Even if the block swallowed the interrupt, once it ends.
     """
     if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
@@ -30,7 +30,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
     def stop(*_: object) -> None:
         left = end - time.monotonic()
-        if armed and left > 0:  # somebody else has set the alarm
+        if armed and left > 0:  # the block itself has set the alarm
             signal.setitimer(signal.ITIMER_REAL, left, _AGAIN)
         elif armed:
             raise TimeIsUp
@@ -45,7 +45,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         finally:
             armed = False
     finally:
-        # The signal may also come on the way into the inner `finally`; the next one is far enough away.
+        # A signal may also arrive just before the inner `finally`; the next one is far enough away.
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if previous is None else previous)

@@ -25,21 +25,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference import carry, ghost, network
+from adamshap.reference import carry, models, scoring, validation
 from adamshap.reference.adam import apply_gradient
 from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,
+    Estimator,
     Gradient,
     MarginalKind,
-    Params,
     RunConfig,
     ScoreSlope,
     Slope,
     Step,
     quadrature_nodes,
 )
+from adamshap.verify.models import kind_of
+from adamshap.verify.steps import perturbed
 from adamshap.verify.usual_rounding import usual_rounding
 
 SAFETY = 16.0
@@ -197,16 +199,34 @@ def score_magnitude(
     array (n,), or (n, n_val) with `per_validation`
         At least the absolute value of the score.
     """
-    step, nodes = step.as_float64(), quadrature_nodes(nodes, slope)
-    x = network.sample_gradients(step)
+    estimator = Estimator(slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
+    return estimator_magnitude(step.as_float64(), estimator)
+
+
+def estimator_magnitude(step: Step, estimator: Estimator) -> Array:
+    """Return `score_magnitude` of a step in float64 for an estimator.
+
+    Parameters
+    ----------
+    step : Step
+    estimator : Estimator
+        Whose slope, gradient, nodes, kind and `per_validation` count.
+
+    Returns
+    -------
+    array (n,) or (n, n_val)
+        At least the absolute value of the score.
+    """
+    slope, nodes, kind, each = estimator.slope, estimator.nodes, estimator.kind, estimator.per_validation
+    x = models.sample_gradients(step)
     g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    part = ghost.part_of(slope, kind, step.n)
-    gamma = ghost.validation_gradients(step, gradient, g, nodes, each=per_validation, part=part)
+    part = scoring.part_of(slope, kind, step.n)
+    gamma = validation.validation_gradients(step, estimator.gradient, g, nodes, each=each, part=part)
     values = np.zeros((step.n, len(next(iter(gamma.values())))))
-    for f, coefficient in ghost.terms_of(step, slope, x, g, nodes, kind):
+    for f, coefficient in scoring.terms_of(step, slope, x, g, nodes, kind):
         P = {name: np.abs(gamma[name] * coefficient[name]) for name in f}
-        values += ghost.dot_products({name: np.abs(f_i) for name, f_i in f.items()}, P)
-    return values if per_validation else values[:, 0]
+        values += scoring.dot_products({name: np.abs(f_i) for name, f_i in f.items()}, P)
+    return values if each else values[:, 0]
 
 
 def score_bound(
@@ -247,7 +267,7 @@ def score_bound(
     """
 
     def answer(given: Step) -> Array:
-        return ghost.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation, kind=kind)
+        return scoring.scores(given, slope, gradient, nodes=nodes, per_validation=per_validation, kind=kind)
 
     magnitude = score_magnitude(step, slope, gradient, nodes, per_validation=per_validation, kind=kind)
     return rounding(magnitude, parameter_count(step), dtype) + conditioning(answer, step, dtype)  # type: ignore[no-any-return]
@@ -289,18 +309,19 @@ def account_bound(
     for _, index in config.order():
         batch = config.train.take(index)
         step = Step(config.network, params, config.adam, state, batch, config.valid, config.reduction).as_float64()
-        x = network.sample_gradients(step)
+        x = models.sample_gradients(step)
         g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
         after, state = apply_gradient(step, g)
         S, M = carry.splits(step, slope, x, g, nodes)
         gamma = carry.walked_gradient(step, after, gradient, nodes, each=False)
         size = {name: np.abs(x_i).sum(axis=0) for name, x_i in x.items()}
-        rate, beta1 = step.adam.lr * step.adam.weight_decay, step.adam.betas[0]
         for name, p in step.params.items():
+            adam = step.settings(name)
+            rate, beta1 = adam.lr * adam.weight_decay, adam.betas[0]
             terms = np.abs(S[name]) * size[name] + np.abs(M[name]) * momentum[name] + rate * np.abs(p)
             magnitude += float((np.abs(gamma[name][0]) * terms).sum())
             momentum[name] = beta1 * momentum[name] + (1 - beta1) * size[name]
-        magnitude += sum(float(network.mean_loss(step.net, there, step.valid)) for there in (step.params, after))
+        magnitude += sum(float(models.mean_loss(step.net, there, step.valid)) for there in (step.params, after))
         length += parameter_count(step) * (step.n + step.n_val)
         params = after
     return float(rounding(magnitude, length, dtype))
@@ -334,9 +355,10 @@ def run_conditioning(
         train, valid = (Batch(near(batch.x), near(batch.y)) for batch in (config.train, config.valid))
         changed = answer(replace(config, train=train, valid=valid))
         moved.append([float(np.abs(a - b).max()) for a, b in zip(changed, base, strict=True)])
-    longest = max(*config.network.sizes, config.train.n, config.valid.n)
-    products = 2 * config.network.depth * longest * len(list(config.order()))
-    return [float(SAFETY * np.sqrt(products) * largest) for largest in np.max(moved, axis=0)]
+    kind = kind_of(config.network)
+    longest = max(kind.longest_sum(config.network), config.train.n, config.valid.n)
+    terms = kind.products(config.network) * longest * len(list(config.order()))
+    return [float(SAFETY * np.sqrt(terms) * largest) for largest in np.max(moved, axis=0)]
 
 
 def parameter_count(step: Step) -> int:
@@ -352,37 +374,6 @@ def parameter_count(step: Step) -> int:
         Weights and biases.
     """
     return sum(p.size for p in step.params.values())
-
-
-def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
-    """Return `step` with every real input changed by a relative `size` times a standard normal number; zeros stay zero.
-
-    Parameters
-    ----------
-    step : Step
-    size : float
-        Standard deviation of the relative changes: of one size, two that act against each other would do nothing.
-    generator : numpy.random.Generator
-        Of the changes.
-
-    Returns
-    -------
-    Step
-        Of the same network, optimiser and labels.
-    """
-
-    def change(array: Array) -> Array:
-        return array * (1 + size * generator.standard_normal(array.shape))
-
-    def change_all(arrays: Params) -> Params:
-        return {name: change(array) for name, array in arrays.items()}
-
-    def change_batch(batch: Batch) -> Batch:
-        return Batch(change(batch.x), change(batch.y) if batch.y.ndim == 2 else batch.y)
-
-    state = AdamState(step.state.step, change_all(step.state.m), change_all(step.state.v))
-    train, valid = change_batch(step.train), change_batch(step.valid)
-    return Step(step.net, change_all(step.params), step.adam, state, train, valid, step.reduction)
 
 
 def assert_within(got: Any, expected: Any, bound: Any, what: str = "result") -> None:

@@ -1,11 +1,11 @@
 """What libraries compute with an absolute rounding error: the oracle made to answer with such errors.
 
-Every library takes the derivative of cross-entropy as softmax − onehot, of tanh as 1 − tanh², of the sigmoid as
-σ (1 − σ), of the GELU by way of 1 + erf. Each is a difference of numbers near 1, off by about u whatever its size: a
-confident sample's gradient, or a saturated unit's, may lose all its digits. That is no mistake in attribution, and no
-change of the inputs shows it. Bias correction is such a difference too: for β2 = 0.9999 at t = 1, 1 − β^t is off by a
-part in 1700 in float32, in which optax computes it. The oracle itself avoids these differences (`reference.network`,
-`reference.adam.bias_correction`), so that what they cost can be measured with it.
+Every library takes the derivative of cross-entropy as softmax − onehot, of tanh as 1 − tanh², of the sigmoid as σ (1 −
+σ), of the GELU by way of 1 + erf. Each is a difference of numbers near 1, off by about u whatever its size: a confident
+sample's gradient, or a saturated unit's, may lose all its digits. That is no mistake in attribution, and no change of
+the inputs shows it. Bias correction is such a difference too: for β2 = 0.9999 at t = 1, 1 − β^t is off by a part in
+1700 in float32, in which optax computes it. The oracle itself avoids these differences, so that what they cost can be
+measured with it: `reference.elementary` names its operations, and here each has a version that is off.
 
 A layer's product is a sum too, off by about u times the sum of its terms' absolute values, forwards and backwards, in
 each sample by an error of its own. Changes of the weights, which all samples share, do not show that: where first a
@@ -28,44 +28,23 @@ each other, equal sizes would hide what they do.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference import adam, ghost, network, two_term
 from adamshap.reference.contract import Array
+from adamshap.reference.elementary import OPERATIONS, computed_by
+from adamshap.reference.losses import constant
 from adamshap.reference.squares import in_units
-from adamshap.verify.replacing import replaced
 
-_SATURATING = ("tanh", "sigmoid", "silu", "gelu")
+__all__ = ["usual_rounding"]
 
 Errors = Callable[[tuple[int, ...]], Array]
 """From a shape to random errors, relative ones."""
-
-
-@primitive  # type: ignore[untyped-decorator]
-def _rounded_product(weight: Array, a: Array, errors: Errors) -> Array:
-    """Return a Wᵀ as `network._linear` does, each sum off by an error times the sum of its terms' absolute values."""
-    return _rounded_sums("ni,oi->no" if weight.ndim == 2 else "ni,noi->no", a, weight, errors)
-
-
-def _rounded_sums(indices: str, first: Array, second: Array, errors: Errors) -> Array:
-    sums, sizes = (np.einsum(indices, *pair) for pair in ((first, second), (np.abs(first), np.abs(second))))
-    return sums + errors(sums.shape) * sizes  # type: ignore[no-any-return]
-
-
-def _weight_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable[[Array], Array]:
-    return lambda b: _rounded_sums("no,ni->oi" if weight.ndim == 2 else "no,ni->noi", b, a, errors)
-
-
-def _input_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable[[Array], Array]:
-    return lambda b: _rounded_sums("no,oi->ni" if weight.ndim == 2 else "no,noi->ni", b, weight, errors)
-
-
-defvjp(_rounded_product, _weight_back, _input_back, argnums=(0, 1))
 
 
 @contextmanager
@@ -83,70 +62,91 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
     generator : numpy.random.Generator
         Of the errors.
     """
+    with computed_by(_Rounded(size, generator).operations()):
+        yield
 
-    def errors(shape: tuple[int, ...]) -> Array:
-        return size * generator.standard_normal(shape)
 
-    def rounded_linear(weight: Any, bias: Any, a: Any) -> Any:
-        z = _rounded_product(weight, a, errors)
-        return z if bias is None else z + bias
+@dataclass(frozen=True)
+class _Rounded:
+    """The oracle's elementary operations, each off by errors of about `size`."""
 
-    def noise(z: Any, derivative: Array) -> Any:
-        # A term whose value is 0 and whose derivative is an error, but for derivatives that vanish.
-        fixed = network._constant(z)
-        return errors(fixed.shape) * (np.abs(derivative) >= size**3) * (z - fixed)
+    size: float
+    generator: np.random.Generator
 
-    def rounded(name: str, activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def with_errors(z: Any) -> Any:
-            fixed = network._constant(z)
-            right = activation(z)
-            result = right + noise(z, elementwise_grad(activation)(fixed))
-            if name == "gelu":
-                visible = np.abs(network._constant(right)) >= size**3 * np.abs(fixed)
-                result = result + errors(fixed.shape) * visible * fixed
-            return result
+    def operations(self) -> dict[str, Callable[..., Any]]:
+        """Return them by the names of the exact ones."""
+        return {
+            "product": self.product,
+            "tanh": self.saturating("tanh"),
+            "sigmoid": self.saturating("sigmoid"),
+            "silu": self.saturating("silu"),
+            "gelu": self.gelu,
+            "cross_entropy": self.cross_entropy,
+            "bias_correction": self.bias_correction,
+            "squares_about": self.squares_about,
+            "gauss_places": self.gauss_places,
+        }
 
-        return with_errors
+    def errors(self, shape: tuple[int, ...]) -> Array:
+        return self.size * self.generator.standard_normal(shape)
 
-    def rounded_cross_entropy(logits: Any, labels: Array) -> Any:
+    def noise(self, z: Any, derivative: Array) -> Any:
+        """A term whose value is 0 and whose derivative is an error, but for derivatives that vanish."""
+        fixed = constant(z)
+        return self.errors(fixed.shape) * (np.abs(derivative) >= self.size**3) * (z - fixed)
+
+    def product(self, weight: Any, a: Any) -> Any:
+        return _rounded_product(weight, a, self.errors)
+
+    def saturating(self, name: str) -> Callable[[Any], Any]:
+        exact = OPERATIONS[name]
+        return lambda z: exact(z) + self.noise(z, elementwise_grad(exact)(constant(z)))
+
+    def gelu(self, z: Any) -> Any:
+        result = self.saturating("gelu")(z)
+        fixed = constant(z)
+        visible = np.abs(OPERATIONS["gelu"](fixed)) >= self.size**3 * np.abs(fixed)
+        return result + self.errors(fixed.shape) * visible * fixed
+
+    def cross_entropy(self, logits: Any, labels: Array) -> Any:
         # Of softmax − onehot only the label's own component is a difference.
         own = np.arange(logits.shape[1]) == labels[:, None]
-        losses = right_cross_entropy(logits, labels)
-        return losses + noise(logits[own], np.expm1(-network._constant(losses)))
+        losses = OPERATIONS["cross_entropy"](logits, labels)
+        return losses + self.noise(logits[own], np.expm1(-constant(losses)))
 
-    def rounded_correction(beta: float, t: int) -> float:
+    def bias_correction(self, beta: float, t: int) -> float:
         # β = 0 leaves nothing to round; and of what is left, never all.
-        right = right_correction(beta, t)
-        return max(right + float(errors(())), right / 2) if beta else right
+        right: float = OPERATIONS["bias_correction"](beta, t)
+        return max(right + float(self.errors(())), right / 2) if beta else right
 
-    def rounded_deviation(x: Array, g: Array) -> Array:
-        return off(right_deviation(x, g), x, len(x) / (len(x) - 1))
-
-    def rounded_spread(x: Array) -> Array:
-        return off(right_spread(x), x, 1 / len(x))
-
-    def rounded_places(n: int, count: int) -> tuple[Array, Array]:
-        tau, weights = right_places(n, count)
-        return (np.maximum(tau + errors(tau.shape), 0.0) if n > count else tau), weights
-
-    def off(deviation: Array, x: Array, factor: float) -> Array:
+    def squares_about(self, x: Array, centre: Array) -> tuple[Array, Array]:
         # In units of the largest x, whose squares may be beyond float64.
-        scaled, unit = in_units(x)
-        squares = factor * (scaled**2).sum(axis=0)
-        moved: Array = np.maximum((deviation / unit) ** 2 + errors(squares.shape) * squares, 0.0)
-        return unit * np.sqrt(moved)
+        (right, unit), (scaled, larger) = OPERATIONS["squares_about"](x, centre), in_units(x)
+        squares = (scaled**2).sum(axis=0)
+        return np.maximum(right * (unit / larger) ** 2 + self.errors(squares.shape) * squares, 0.0), larger
 
-    right_correction, right_cross_entropy = adam.bias_correction, network._cross_entropy
-    right_deviation, right_spread = ghost.partial_sum_deviation, two_term.own_spread
-    right_places = two_term.place_rule
-    with ExitStack() as stack:
-        stack.enter_context(replaced("bias_correction", right_correction, rounded_correction))
-        stack.enter_context(replaced("_cross_entropy", right_cross_entropy, rounded_cross_entropy))
-        stack.enter_context(replaced("_linear", network._linear, rounded_linear))
-        stack.enter_context(replaced("partial_sum_deviation", right_deviation, rounded_deviation))
-        stack.enter_context(replaced("own_spread", right_spread, rounded_spread))
-        stack.enter_context(replaced("place_rule", right_places, rounded_places))
-        for name in _SATURATING:
-            right = network.ACTIVATION_FUNCTIONS[name]
-            stack.enter_context(replaced(name, right, rounded(name, right)))
-        yield
+    def gauss_places(self, n: int, count: int) -> tuple[Array, Array]:
+        tau, weights = OPERATIONS["gauss_places"](n, count)
+        return np.maximum(tau + self.errors(tau.shape), 0.0), weights
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _rounded_product(weight: Array, a: Array, errors: Errors) -> Array:
+    """Return a Wᵀ as the exact `product`, each sum off by an error times the sum of its terms' absolute values."""
+    return _rounded_sums("ni,oi->no" if weight.ndim == 2 else "ni,noi->no", a, weight, errors)
+
+
+def _rounded_sums(indices: str, first: Array, second: Array, errors: Errors) -> Array:
+    sums, sizes = (np.einsum(indices, *pair) for pair in ((first, second), (np.abs(first), np.abs(second))))
+    return sums + errors(sums.shape) * sizes  # type: ignore[no-any-return]
+
+
+def _weight_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable[[Array], Array]:
+    return lambda b: _rounded_sums("no,ni->oi" if weight.ndim == 2 else "no,ni->noi", b, a, errors)
+
+
+def _input_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable[[Array], Array]:
+    return lambda b: _rounded_sums("no,oi->ni" if weight.ndim == 2 else "no,noi->ni", b, weight, errors)
+
+
+defvjp(_rounded_product, _weight_back, _input_back, argnums=(0, 1))

@@ -1,7 +1,8 @@
 """Which test vectors there are: small random steps, each made from its seed alone, and the calls about them.
 
-The numbers come from Python's Mersenne Twister by `random()` alone, whose sequence Python guarantees for all versions,
-and are rounded to three digits: so the inputs are the same everywhere, to the last bit, and easy to read.
+The numbers (`vector_numbers`) come from Python's Mersenne Twister by `random()` alone, whose sequence Python guarantees
+for all versions, and are rounded to three digits: so the inputs are the same everywhere, to the last bit, and easy to
+read.
 """
 
 import math
@@ -9,14 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from adamshap.reference.contract import (
-    ACTIVATIONS,
     GRADIENTS,
-    LOSSES,
     MARGINAL_LOSSES,
     MARGINALS,
     REDUCTIONS,
@@ -25,14 +24,12 @@ from adamshap.reference.contract import (
     Adam,
     AdamState,
     Array,
-    Batch,
-    Network,
     Params,
     Step,
 )
 from adamshap.verify.implementation import Query
-
-Level = TypeVar("Level")
+from adamshap.verify.models import KINDS, PERCEPTRON
+from adamshap.verify.vector_numbers import array, integer, one, short
 
 STATES = ("fresh", "ordinary", "adversarial")
 """Before the first step; as a run leaves it; with zeros, and with v of any size, which no run would leave."""
@@ -75,56 +72,36 @@ def random_step(seed: int, *, max_n: int = 7, states: Sequence[str] = STATES) ->
         Of `STATES`.
     """
     draw = Random(seed)
-    # In turn, so that a few consecutive seeds see every activation and loss; all else is drawn.
-    activation, loss = ACTIVATIONS[seed % len(ACTIVATIONS)], LOSSES[seed // len(ACTIVATIONS) % len(LOSSES)]
-    sizes = [_integer(draw, 1, 5) for _ in range(_integer(draw, 1, 3))]
-    sizes.append(_integer(draw, 2 if loss == "cross_entropy" else 1, 5))  # a single class teaches nothing
-    net = Network(tuple(sizes), activation, loss, draw.random() < 0.7)  # type: ignore[arg-type]
-    beta1, beta2 = _one(draw, (0.9, 0.0, 0.5, 0.97)), _one(draw, (0.999, 0.9, 0.5, 0.0))
+    kind = KINDS[PERCEPTRON]
+    net = kind.plain_model(draw, seed)
+    beta1, beta2 = one(draw, (0.9, 0.0, 0.5, 0.97)), one(draw, (0.999, 0.9, 0.5, 0.0))
     adam = Adam(
-        lr=_one(draw, (0.001, 0.01, 0.05, 0.0003)),
+        lr=one(draw, (0.001, 0.01, 0.05, 0.0003)),
         betas=(beta1, beta2),
         # With β2 = 0 nothing of v is left beside ε: a small one would throw the parameters to m/ε without data.
-        eps=_one(draw, (1e-8, 1e-8, 1e-5, 0.001, 0.1) if beta2 else (0.001, 0.1)),
-        eps_root=_one(draw, (0.0, 0.0, 1e-8, 0.0001)),
-        weight_decay=_one(draw, (0.0, 0.01, 0.3)),
+        eps=one(draw, (1e-8, 1e-8, 1e-5, 0.001, 0.1) if beta2 else (0.001, 0.1)),
+        eps_root=one(draw, (0.0, 0.0, 1e-8, 0.0001)),
+        weight_decay=one(draw, (0.0, 0.01, 0.3)),
     )
-    params = {name: _array(draw, shape, 1.5 / math.sqrt(shape[-1])) for name, shape in net.shapes.items()}
+    params = {name: array(draw, shape, 1.5 / math.sqrt(shape[-1])) for name, shape in net.shapes.items()}
     if draw.random() < 0.3:  # as many initialisations have it; a sample that is zero then meets every activation at 0
         params = {name: np.zeros_like(p) if name.endswith("bias") else p for name, p in params.items()}
-    state = _state(draw, params, _one(draw, states))
-    n, n_val = _integer(draw, 1, max_n), _integer(draw, 1, 4)
-    train, valid = _batch(draw, net, n), _batch(draw, net, n_val)
-    return Step(net, params, adam, state, train, valid, _one(draw, REDUCTIONS))  # type: ignore[arg-type]
-
-
-def _one(draw: Random, levels: Sequence[Level]) -> Level:
-    return levels[int(draw.random() * len(levels))]
-
-
-def _integer(draw: Random, low: int, high: int) -> int:
-    return low + int(draw.random() * (high - low + 1))
-
-
-def _short(number: float) -> float:
-    return float(f"{number:.3g}")
-
-
-def _array(draw: Random, shape: tuple[int, ...], size: float) -> Array:
-    """Return numbers uniform on ±`size`."""
-    return np.array([_short(size * (2 * draw.random() - 1)) for _ in range(math.prod(shape))]).reshape(shape)
+    state = _state(draw, params, one(draw, states))
+    n, n_val = integer(draw, 1, max_n), integer(draw, 1, 4)
+    train, valid = kind.plain_batch(draw, net, n), kind.plain_batch(draw, net, n_val)
+    return Step(net, params, adam, state, train, valid, one(draw, REDUCTIONS))  # type: ignore[arg-type]
 
 
 def _state(draw: Random, params: Params, kind: str) -> AdamState:
     if kind == "fresh":
         return AdamState.zeros(params)
-    size = 10.0 ** -_integer(draw, 0, 3)
-    m = {name: _array(draw, p.shape, size) for name, p in params.items()}
+    size = 10.0 ** -integer(draw, 0, 3)
+    m = {name: array(draw, p.shape, size) for name, p in params.items()}
     v = {name: _moment(draw, p.shape, size, kind) for name, p in params.items()}
     if kind == "adversarial":
         # No momentum where v = 0: there it would throw the parameters to m/ε, where nothing can be told from rounding.
-        m = {name: np.where((v[name] == 0) | (_array(draw, p.shape, 1.0) < -0.7), 0.0, p) for name, p in m.items()}
-    return AdamState(_one(draw, COMPLETED), m, v)
+        m = {name: np.where((v[name] == 0) | (array(draw, p.shape, 1.0) < -0.7), 0.0, p) for name, p in m.items()}
+    return AdamState(one(draw, COMPLETED), m, v)
 
 
 def _moment(draw: Random, shape: tuple[int, ...], size: float, kind: str) -> Array:
@@ -133,23 +110,8 @@ def _moment(draw: Random, shape: tuple[int, ...], size: float, kind: str) -> Arr
         number = size**2 * (0.05 + draw.random())
         if kind == "adversarial":
             number = 0.0 if draw.random() < 0.2 else number * 10 ** (8 * draw.random() - 5)
-        numbers.append(_short(number))
+        numbers.append(short(number))
     return np.array(numbers).reshape(shape)
-
-
-def _batch(draw: Random, net: Network, n: int) -> Batch:
-    """Return a batch; one in four has a sample twice, one in four a sample that is zero."""
-    x = _array(draw, (n, net.sizes[0]), _one(draw, (2.0, 2.0, 0.1)))
-    twice, zero = draw.random() < 0.25, draw.random() < 0.25
-    if net.loss == "cross_entropy":
-        y = np.array([_integer(draw, 0, net.sizes[-1] - 1) for _ in range(n)])
-    else:
-        y = _array(draw, (n, net.sizes[-1]), 2.0)
-    if twice:
-        x[-1], y[-1] = x[0], y[0]
-    if zero:
-        x[n // 2] = 0.0
-    return Batch(x, y)
 
 
 # --- the calls -------------------------------------------------------------------------------------------------------
@@ -199,11 +161,11 @@ def _call(function: str, **options: Any) -> Make:
 
 
 def _scores(**options: Any) -> Make:
-    return lambda step, draw: Query("scores", {"gradient": _one(draw, GRADIENTS), **options})
+    return lambda step, draw: Query("scores", {"gradient": one(draw, GRADIENTS), **options})
 
 
 def _utility(step: Step, draw: Random) -> Query:
     """One call in eight is about nobody, one about everybody."""
-    kind = _integer(draw, 0, 7)
+    kind = integer(draw, 0, 7)
     mask = [kind == 1 or (kind > 1 and draw.random() < 0.5) for _ in range(step.n)]
     return Query("utility", {"coalition": np.array(mask)})

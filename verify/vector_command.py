@@ -1,4 +1,4 @@
-"""``adamshap vectors``: the portable test vectors, copied out, made again, and checked."""
+"""``adamshap vectors``: export, regenerate and check the portable test vectors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +14,10 @@ app = typer.Typer(help="Portable test vectors: copy them out, or check a copy.",
 def export_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="A new or an empty folder.")],
     regenerate: Annotated[
-        bool, typer.Option("--regenerate", help="Answer every case anew by the oracle (minutes), instead of copying.")
+        bool, typer.Option("--regenerate", help="Recompute every answer with the oracle (minutes), instead of copying.")
     ] = False,
 ) -> None:
-    """Write the test vectors to DIR, with a README that tells how to use them."""
+    """Write the test vectors to DIR, with a README on how to use them."""
     from adamshap.verify import vector_files
 
     try:
@@ -39,7 +39,7 @@ def check_command(
 ) -> None:
     """Verify the checksums of DIR, and that the oracle still gives every expected answer.
 
-    Exit code 0: all is right. 1: the oracle disagrees with a vector. 2: DIR is damaged, or no folder of vectors.
+    Exit code 0: everything agrees. 1: the oracle disagrees with a vector. 2: DIR is damaged, or not a vector folder.
     """
     from adamshap.verify import vector_files
 

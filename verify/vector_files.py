@@ -1,7 +1,7 @@
-"""Portable test vectors: answering the planned cases by the oracle, writing them as files, reading and checking them.
+"""Portable test vectors: computes the planned cases with the oracle, and writes, reads and checks the files.
 
-A folder of vectors holds one JSON file a function, ``faults.json`` (what each named mistake is), ``schema.json``,
-``README.md`` (how to read it all with nothing of ours) and ``SHA256SUMS``, which lists all the others.
+A folder of vectors holds one JSON file for each function, ``faults.json`` (a description of each named mistake),
+``schema.json``, ``README.md`` (how to read the files without this package) and ``SHA256SUMS``, which lists all others.
 """
 
 import hashlib
@@ -17,33 +17,34 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.contract import Step
-from adamshap.verify.cases import CaseError, Json, answer_from_json, answer_to_json, case_from_json, case_to_json
+from adamshap.verify.cases import CaseError, answer_from_json, answer_to_json, case_from_json, case_to_json
 from adamshap.verify.cases import dumps as compact
 from adamshap.verify.cases import loads as parse
 from adamshap.verify.faults import FAULTS, Fault
 from adamshap.verify.implementation import FUNCTIONS, Answer, Misbehaviour, Query, answer
+from adamshap.verify.json_values import Json
 from adamshap.verify.oracle import bounds, expected
 from adamshap.verify.tolerance import assert_within
 from adamshap.verify.vector_cases import planned
 
 FORMAT, VERSION = "adamshap-vectors", 1
 FOLDER = Path(__file__).parent / "vectors" / f"v{VERSION}"
-"""The vectors that are installed with this package."""
+"""The vectors installed with this package."""
 
 SUMS, FAULTS_FILE = "SHA256SUMS", "faults.json"
 WRITTEN_BY_HAND = ("README.md", "schema.json")
 FILES = (*(f"{function}.json" for function in FUNCTIONS), FAULTS_FILE, *WRITTEN_BY_HAND)
-"""Every file of a folder but `SUMS`."""
+"""All files of a folder except `SUMS`."""
 
 CLEARLY = 16.0
-"""A fault is named by a vector that it misses by this many bounds, so that it does so wherever it is computed."""
+"""A vector names a fault whose error exceeds the bound this many times, so that it does so on any machine."""
 
 DRAWS = 32
-"""Perturbed answers for each spread in a bound: it is measured once and must then serve everybody."""
+"""Number of perturbed answers for each spread in a bound, which is measured once for all machines."""
 
 
 class VectorError(Exception):
-    """A folder that is no folder of vectors, or not an undamaged one; or one that cannot be written."""
+    """The folder is not a vector folder, is damaged, or cannot be written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +56,13 @@ class Vector:
     name : str
         Its function and a number.
     seed : int
-        Of `vector_cases.random_step`.
+        Seed for `vector_cases.random_step`.
     oracle : str
-        Version of adamshap that answered.
+        Version of adamshap that computed the answer.
     step, query
-        The case: what is asked about which step.
+        The case.
     expected, bound : named arrays
-        The oracle's answer, and how far from it an honest float64 implementation may be, element by element.
+        The oracle's answer, and the error allowed in float64, element by element.
     exposes : tuple of str
         Names of the faults that clearly fail it.
     """
@@ -90,7 +91,7 @@ def make() -> Iterator[Vector]:
 
 
 def misses(fault: Fault, step: Step, query: Query, right: Answer, bound: Answer, times: float = 1.0) -> bool:
-    """Whether the answer of `fault` is an error, or off by more than `times` the bound."""
+    """Return whether `fault` raises an error, or exceeds the bound more than `times` times."""
     try:
         with np.errstate(all="ignore"):
             wrong = answer(fault.implementation(), step, query)
@@ -100,7 +101,7 @@ def misses(fault: Fault, step: Step, query: Query, right: Answer, bound: Answer,
 
 
 def _rounded_up(array: Any) -> Any:
-    """Return `array` in three digits, by up to 2 % larger: a bound needs no more, and the files stay small."""
+    """Return `array` rounded up to three digits (by at most 2 %): enough for a bound, and the files stay small."""
     return np.array([float(f"{1.01 * x:.2e}") for x in np.ravel(array)]).reshape(np.shape(array))
 
 
@@ -108,12 +109,12 @@ def _rounded_up(array: Any) -> Any:
 
 
 def write(folder: Path, vectors: Iterable[Vector]) -> None:
-    """Write a folder of `vectors`; all of it, or nothing.
+    """Write a folder of `vectors`, completely or not at all.
 
     Raises
     ------
     VectorError
-        Where `folder` exists and is not empty, or cannot be written.
+        `folder` exists and is not empty, or cannot be written.
     """
     files = {name: (FOLDER / name).read_bytes() for name in WRITTEN_BY_HAND}
     lines: dict[str, list[str]] = {function: [] for function in FUNCTIONS}
@@ -129,12 +130,12 @@ def write(folder: Path, vectors: Iterable[Vector]) -> None:
 
 
 def export(folder: Path) -> None:
-    """Copy the installed vectors to `folder`; all of them, or nothing.
+    """Copy the installed vectors to `folder`, completely or not at all.
 
     Raises
     ------
     VectorError
-        Where `folder` exists and is not empty, or cannot be written, or what is installed is damaged.
+        `folder` exists and is not empty, or cannot be written, or the installed vectors are damaged.
     """
     _write_files(folder, _undamaged(FOLDER))
 
@@ -147,7 +148,7 @@ def _write_files(folder: Path, files: dict[str, bytes]) -> None:
             raise VectorError(f"{str(folder)!r} exists and is not an empty folder")
         parent = folder.absolute().parent
         if not parent.is_dir():
-            raise VectorError(f"cannot write to {str(folder)!r}: the folder above it does not exist")
+            raise VectorError(f"cannot write to {str(folder)!r}: its parent folder does not exist")
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
         for name, content in {**files, SUMS: sums.encode()}.items():
             (temporary / name).write_bytes(content)
@@ -162,7 +163,7 @@ def _write_files(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def vector_to_json(vector: Vector) -> Json:
-    """Return a vector as plain types."""
+    """Return a vector in JSON types."""
     return {
         "name": vector.name,
         "seed": vector.seed,
@@ -178,12 +179,12 @@ def vector_to_json(vector: Vector) -> Json:
 
 
 def read(folder: Path) -> list[Vector]:
-    """Return the vectors of a folder, once all its checksums are right.
+    """Return the vectors of a folder after verifying its checksums.
 
     Raises
     ------
     VectorError
-        One sentence about the first thing that is wrong.
+        One sentence about the first problem.
     """
     files = _undamaged(folder)
     vectors = []
@@ -201,7 +202,7 @@ def read(folder: Path) -> list[Vector]:
         raise VectorError(f"{str(folder)!r}: {_sentence(error)}") from error
     names = [vector.name for vector in vectors]
     if len(set(names)) < len(names):
-        raise VectorError(f"{str(folder)!r}: a name of a vector is there twice")
+        raise VectorError(f"{str(folder)!r}: two vectors have the same name")
     return vectors
 
 
@@ -211,7 +212,7 @@ def _vector(one: Json, where: str, function: str, faults: Json) -> Vector:
         raise CaseError(f"{where}: asks for {query.function}")
     right, bound = (answer_from_json(one[key], f"{where}, {key}") for key in ("expected", "bound"))
     if _shapes(right) != _shapes(bound):
-        raise CaseError(f"{where}: expected and bound have not the same names and shapes")
+        raise CaseError(f"{where}: expected and bound differ in names or shapes")
     unknown = [name for name in one["exposes"] if name not in faults]
     if unknown:
         raise CaseError(f"{where}: exposes {unknown[0]!r}, which {FAULTS_FILE} does not know")
@@ -227,12 +228,12 @@ def _sentence(error: Exception) -> str:
 
 
 def _undamaged(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file of `FILES`, once the checksums of all are right and nothing else is there."""
+    """Return the content of every file of `FILES`, after verifying their checksums and that no other file exists."""
     where = f"{str(folder)!r}"
     try:
         there = sorted(path.name for path in folder.iterdir())
         if SUMS not in there:
-            raise VectorError(f"{where} has no {SUMS}: it is no folder of test vectors")
+            raise VectorError(f"{where} has no {SUMS}: it is not a folder of test vectors")
         sums = _sums(where, (folder / SUMS).read_text(encoding="ascii"))
         files = {name: (folder / name).read_bytes() for name in there if name in sums}
     except OSError as error:
@@ -265,12 +266,12 @@ def _digest(content: bytes) -> str:
 
 
 def disagreements(vectors: Iterable[Vector]) -> list[str]:
-    """Return a sentence for each vector whose expected answer the installed oracle does not give again."""
+    """Return a sentence for each vector whose expected answer the installed oracle does not reproduce."""
     found = []
     for vector in vectors:
         again = expected(vector.step, vector.query)
         if _shapes(again) != _shapes(vector.expected):
-            found.append(f"{vector.name}: names or shapes of the answer are not the oracle's")
+            found.append(f"{vector.name}: names or shapes of the answer differ from the oracle's")
             continue
         for name, array in again.items():
             try:

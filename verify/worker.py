@@ -1,7 +1,7 @@
 """The process of a candidate: loads it, and answers calls until the kit closes the pipe.
 
-It is no place for the oracle. What the kit sends and receives passes through the standard input and output that the
-process starts with; the candidate gets others, whose output is the standard error.
+The oracle must not run here. The kit's messages pass through the standard input and output that the process starts
+with; the candidate gets replacements, and its output goes to standard error.
 """
 
 import os
@@ -15,17 +15,17 @@ from adamshap.verify.implementation import Hung, Implementation, LoadError, Misb
 
 
 def main() -> None:
-    """Serve one candidate; the kit names it in the first message."""
+    """Serve the candidate that the kit names in its first message."""
     status = 0
     try:
         _serve(*_own_pipes())
-    except (EOFError, BrokenPipeError):  # the kit needs no more
+    except (EOFError, BrokenPipeError):  # the kit has closed the pipe
         pass
     except BaseException:
         traceback.print_exc()
         status = 1
     sys.stderr.flush()
-    os._exit(status)  # nothing that the candidate left running may delay the end
+    os._exit(status)  # threads that the candidate left running must not delay the end
 
 
 def _serve(receive: IO[bytes], send: IO[bytes]) -> None:
@@ -46,7 +46,7 @@ def _serve(receive: IO[bytes], send: IO[bytes]) -> None:
 
 
 def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Return the pipes of standard input and output, and put others in their places."""
+    """Return the pipes of standard input and output, and replace both for the candidate."""
     receive, send = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

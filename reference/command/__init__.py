@@ -1,1 +1,1 @@
-"""The command `adamshap` and its subcommand `attribute`: data in, tables and files out. None of the method's maths."""
+"""The command `adamshap` with its subcommands `attribute` and `show`: data in, tables and files out; no mathematics."""

@@ -1,4 +1,4 @@
-"""Reads .npz and .npy files: inputs and labels as NumPy's arrays."""
+"""Reads .npz and .npy files: inputs and labels as NumPy arrays."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def read_archive(path: Path) -> Table:
 
 
 def read_pair(argument: str, data: str) -> Table:
-    """Return the arrays of two .npy files, whose names `data` holds, as a table; the inputs stay in their file."""
+    """Return the arrays of two .npy files, named in `data`, as a table; the inputs stay in their file."""
     paths = [Path(part) for part in data.split(",")]
     if len(paths) != 2 or any(path.suffix.lower() != ".npy" for path in paths):
         raise CommandError(f"{argument}: got {data!r}; needs two files, the inputs and the labels: x.npy,y.npy")
@@ -64,7 +64,7 @@ def _table(path: Path, x: Array, y: Array) -> Table:
 
 
 def _image(shape: tuple[int, ...]) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
-    """Return height and width of examples that are pictures, of one channel at most, and a note about all others."""
+    """Return height and width of single-channel images, or None; and a note for arrays of any other shape."""
     if len(shape) == 1:
         return None, ()
     if len(shape) == 3 and 1 in (shape[0], shape[2]):
@@ -77,7 +77,7 @@ def _image(shape: tuple[int, ...]) -> tuple[tuple[int, int] | None, tuple[str, .
 
 
 def _mapped(path: Path) -> Array:
-    """Return the array as a memory map: it may be larger than memory."""
+    """Return the array as a memory map, since it may be larger than memory."""
     source, needs = repr(str(path)), "needs a .npy file, as numpy.save writes it"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -106,12 +106,12 @@ def _archived(path: Path) -> tuple[Array, Array]:
     except CommandError:
         raise
     except Exception as error:
-        # Bytes from outside, read by zipfile, zlib and NumPy: a broken file can raise almost anything.
+        # Untrusted bytes, read by zipfile, zlib and NumPy: a broken file can raise almost anything.
         raise _broken(source, error, needs) from error
 
 
 def _name_of(source: str, names: list[str], wanted: str, needs: str) -> str:
-    """Return which of `names` is the array `wanted`, in either case."""
+    """Return the entry of `names` that is `wanted` in lower or upper case."""
     found = next((name for name in (wanted, wanted.upper()) if name in names), None)
     if found is not None:
         return found
@@ -127,7 +127,7 @@ def _name_of(source: str, names: list[str], wanted: str, needs: str) -> str:
 
 
 def _broken(source: str, error: Exception, needs: str) -> CommandError:
-    """Return an error for a file that NumPy does not read; its advice to read such a file without care is left out."""
+    """Return the error for a file that NumPy cannot read, without NumPy's advice to allow pickles."""
     what = (
         "got Python objects, or no NumPy file"
         if "pickle" in str(error) or "Python objects" in str(error)

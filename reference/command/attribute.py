@@ -1,4 +1,4 @@
-"""``adamshap attribute``: train on labelled data with Adam, and say which training examples helped and which hurt."""
+"""``adamshap attribute``: train on labelled data with Adam, and show which training examples helped and which hurt."""
 
 import os
 import sys
@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 
 from adamshap.reference.command import datasets, folder, preparation, report, results, sources, trainers, training
+from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
-from adamshap.reference.command.errors import BROKE_OFF, INTERRUPTED, TRACEBACKS, CommandError, one_line
+from adamshap.reference.command.errors import INTERRUPTED, TRACEBACKS, TRAINING_DIVERGED, CommandError, one_line
 from adamshap.reference.command.folder import RunFolder
 from adamshap.reference.command.job import Findings, Options
-from adamshap.reference.command.keeping import Keeper
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
 from adamshap.reference.command.spelling import Decimal
@@ -25,12 +25,12 @@ from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.contract import Credit, Diverged, Gradient, MarginalKind, ScoreSlope, Snapshot
 
 EPOCHS = 5
-"""Where neither --epochs nor --steps is given."""
+"""The default where neither --epochs nor --steps is given."""
 
 DATA_PANEL, TRAINING_PANEL, SCORES_PANEL, OUTPUT_PANEL = "Data", "Training", "Scores", "Results"
 
 ONLY_OF_THIS_PROCESS = ("resume", "checkpoint_seconds", "as_json")
-"""Options that are no part of a run's config, and may be given when it goes on."""
+"""Options that are not part of a run's config, and may be given with --resume."""
 
 
 def attribute_command(
@@ -249,19 +249,19 @@ def attribute_command(
         ),
     ] = 60.0,
 ) -> None:
-    """Train on DATA with Adam, and say which training examples helped and which hurt.
+    """Train on DATA with Adam, and show which training examples helped and which hurt.
 
     A positive score means that the example lowered the loss on the validation examples: one fifth of each class, held
     out, unless --valid or --valid-fraction says otherwise. Features, and the targets of a regression, are standardised.
 
     Writes a folder with scores.csv, scores.npz, config.json, results.json, a log and checkpoints, and examples.png
-    where examples are images. Ctrl-C saves the run; --resume goes on with it, to the same numbers.
+    where examples are images. Ctrl-C saves the run; --resume continues it and gives the same numbers.
     """
     console = Console(quiet=as_json)
     trainer = trainers.installed_trainer()
     if resume is not None:
         _refuse_other_options(context)
-        _go_on(console, resume, trainer, checkpoint_seconds)
+        _resume(console, resume, trainer, checkpoint_seconds)
         return
     if data is None:
         raise CommandError(f"DATA: got nothing; needs a data set (see '{context.command_path} --help')")
@@ -274,104 +274,106 @@ def attribute_command(
     if valid is not None and valid_fraction is not None:
         raise CommandError("--valid-fraction: got it with --valid; needs one of the two")
     options = Options(
-        data,
-        _widths(hidden),
-        EPOCHS if epochs is None and steps is None else epochs,
-        steps,
-        batch_size,
-        lr,
-        slope,
-        gradient,
-        flip_labels,
-        seed,
-        label,
-        task,
-        valid,
-        valid_fraction,
-        credit,
-        kind,
-        _separator(sep),
-        decimal,
-        tuple(one_hot or ()),
-        tuple(drop or ()),
-        missing,
+        data=data,
+        hidden=_widths(hidden),
+        epochs=EPOCHS if epochs is None and steps is None else epochs,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        slope=slope,
+        gradient=gradient,
+        flip_labels=flip_labels,
+        seed=seed,
+        label=label,
+        task=task,
+        valid=valid,
+        valid_fraction=valid_fraction,
+        credit=credit,
+        kind=kind,
+        sep=_separator(sep),
+        decimal=decimal,
+        one_hot=tuple(one_hot or ()),
+        drop=tuple(drop or ()),
+        missing=missing,
     )
     sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
     dataset, prepared, config = _prepared(options)
-    target = results.choose(out, dataset.name)
-    path = results.make(target, config, results.columns_of(prepared, None))
-    place = folder.open_to_write(path, trainer.description)
-    keeper = Keeper(place, prepared, checkpoint_seconds)
+    target = results.choose_folder(out, dataset.name)
+    path = results.create_folder(target, config, results.columns_of(prepared, None))
+    run_folder = folder.open_to_write(path, trainer.description)
+    checkpointer = Checkpointer(run_folder, prepared, checkpoint_seconds)
     try:
         with one_line(path):
-            _run(console, options, dataset, prepared, trainer, keeper, None)
+            _run(console, options, dataset, prepared, trainer, checkpointer, None)
     except BaseException:
-        # Refused before the first step: nothing to keep.
-        if not (keeper.taken or folder.results_of(path) is not None or (path / TRACEBACKS).exists()):
+        # It failed before the first step: nothing to keep.
+        if not (checkpointer.steps_completed or folder.results_of(path) is not None or (path / TRACEBACKS).exists()):
             folder.discard(path)
         raise
     finally:
-        place.close()
+        run_folder.close()
 
 
-def _go_on(console: Console, path: Path, trainer: Trainer, seconds: float) -> None:
+def _resume(console: Console, path: Path, trainer: Trainer, seconds: float) -> None:
     path = Path(os.path.abspath(path))
-    place = folder.open_to_write(path, trainer.description)
+    run_folder = folder.open_to_write(path, trainer.description)
     try:
         with one_line(path):
-            _go_on_in(place, console, trainer, seconds)
+            _resume_locked(run_folder, console, trainer, seconds)
     finally:
-        place.close()
+        run_folder.close()
 
 
-def _go_on_in(place: RunFolder, console: Console, trainer: Trainer, seconds: float) -> None:
-    path = place.path
+def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, seconds: float) -> None:
+    path = run_folder.path
     if folder.results_of(path) is not None:
-        console.print(f"{path}: this run is over, there is nothing to go on with", markup=False, soft_wrap=True)
+        console.print(f"{path}: this run has ended; nothing to resume", markup=False, soft_wrap=True)
         if console.quiet:
             print(results.as_json(results.summary(folder.read(path), report.EXAMPLES) | {"notes": []}))
         return
-    options = _options(path, place.config)
+    options = _options(path, run_folder.config)
     dataset, prepared, config = _prepared(options)
-    changed = [name for name in config if place.config.get(name) != config[name]]
+    changed = [name for name in config if run_folder.config.get(name) != config[name]]
     if changed:
-        raise CommandError(f"--resume: {options.data!r} is not what it was: {', '.join(changed)} changed")
-    snapshot, problems = place.newest()
+        raise CommandError(
+            f"--resume: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same data"
+        )
+    snapshot, problems = run_folder.newest()
     for problem in problems:
-        place.note(problem)
-        print(f"adamshap: {problem}; an older checkpoint is used", file=sys.stderr)
-    place.note("went on from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
-    _run(console, options, dataset, prepared, trainer, Keeper(place, prepared, seconds), snapshot)
+        run_folder.note(problem)
+        print(f"adamshap: {problem}; using an older checkpoint", file=sys.stderr)
+    run_folder.note("resumed from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
+    _run(console, options, dataset, prepared, trainer, Checkpointer(run_folder, prepared, seconds), snapshot)
 
 
 def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
     dataset = datasets.load(options.data, options.label, options.task, options.reading, held_out=options.valid is None)
     if options.flip_labels and dataset.task == "regression":
         raise CommandError(f"--flip-labels: got {options.flip_labels} for a regression; needs classes")
-    judge = (
-        None if options.valid is None else datasets.load_valid(options.valid, options.label, dataset, options.reading)
-    )
+    valid = None
+    if options.valid is not None:
+        valid = datasets.load_valid(options.valid, options.label, dataset, options.reading)
     share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
-    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "valid": judge}
+    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "valid": valid}
     prepared = preparation.prepare(dataset, **asked)
-    if judge is None and options.missing == "mean":
+    if valid is None and options.missing == "mean":
         dataset = datasets.refilled(dataset, prepared.train_index)
         prepared = preparation.prepare(dataset, **asked)  # the same split
-    prepared = _numbered_as_in_files(prepared, dataset, judge)
-    if judge is not None:
-        dataset = replace(dataset, notes=(*dataset.notes, *judge.notes))
+    prepared = _numbered_as_in_files(prepared, dataset, valid)
+    if valid is not None:
+        dataset = replace(dataset, notes=(*dataset.notes, *valid.notes))
     network, _ = training.plan(options, dataset)
     placed = replace(options, data=absolute(options.data), valid=options.valid and absolute(options.valid))
     return dataset, prepared, results.config_of(placed, dataset, prepared, network)
 
 
-def _numbered_as_in_files(prepared: Prepared, dataset: Dataset, judge: Dataset | None) -> Prepared:
-    """Return `prepared` with the rows of the files, of which some were left out."""
-    train, valid = (
+def _numbered_as_in_files(prepared: Prepared, dataset: Dataset, valid: Dataset | None) -> Prepared:
+    """Return `prepared` with row numbers of the files, which count the rows that were left out."""
+    train_index, valid_index = (
         index if part.rows is None else part.rows[index]
-        for part, index in ((dataset, prepared.train_index), (judge or dataset, prepared.valid_index))
+        for part, index in ((dataset, prepared.train_index), (valid or dataset, prepared.valid_index))
     )
-    return replace(prepared, train_index=train, valid_index=valid)
+    return replace(prepared, train_index=train_index, valid_index=valid_index)
 
 
 def _run(
@@ -380,51 +382,51 @@ def _run(
     dataset: Dataset,
     prepared: Prepared,
     trainer: Trainer,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     resume: Snapshot | None,
 ) -> None:
-    place = keeper.place
+    run_folder = checkpointer.run_folder
     report.announce(console, options, dataset, prepared, trainer.description)
     try:
         with report.progress_bar(console, options.length(prepared.train.n)[0]) as on_step:
-            findings = training.train(options, dataset, prepared, trainer, on_step, keeper, resume)
-        with _writing(place):
-            results.write(place, findings)
+            findings = training.train(options, dataset, prepared, trainer, on_step, checkpointer, resume)
+        with _writing(run_folder):
+            results.write(run_folder, findings)
     except Diverged as error:
-        place.note(str(error))
-        with _writing(place):
-            results.write_broken(place, dataset, prepared, error)
+        run_folder.note(str(error))
+        with _writing(run_folder):
+            results.write_diverged(run_folder, dataset, prepared, error)
         raise CommandError(
-            f"training broke off: {error}; the scores of the steps before are in {place.path}", BROKE_OFF
+            f"training diverged: {error}; the scores of the earlier steps are in {run_folder.path}", TRAINING_DIVERGED
         ) from error
     except KeyboardInterrupt:
-        if not keeper.taken and resume is None:
+        if not checkpointer.steps_completed and resume is None:
             raise
-        raise CommandError(f"interrupted; to go on: {folder.resume_hint(place.path)}", INTERRUPTED) from None
-    place.note("finished")
-    _show(console, place, findings, results.write_picture(place, findings))
+        raise CommandError(f"interrupted; to resume: {folder.resume_hint(run_folder.path)}", INTERRUPTED) from None
+    run_folder.note("finished")
+    _show(console, run_folder, findings, results.write_picture(run_folder, findings))
 
 
 @contextmanager
-def _writing(place: RunFolder) -> Iterator[None]:
-    """Say in one line that the results could not be written; the newest checkpoint has all of them."""
+def _writing(run_folder: RunFolder) -> Iterator[None]:
+    """Turn a failure to write the results into one line; the newest checkpoint has all of them."""
     try:
         yield
     except OSError as error:
-        hint = folder.resume_hint(place.path)
+        hint = folder.resume_hint(run_folder.path)
         raise CommandError(
-            f"cannot write to {str(place.path)!r}: {error.strerror or error}; to go on: {hint}"
+            f"cannot write to {str(run_folder.path)!r}: {error.strerror or error}; to resume: {hint}"
         ) from error
 
 
-def _show(console: Console, place: RunFolder, findings: Findings, notes: list[str]) -> None:
-    report.show(console, findings, place.path, notes)
+def _show(console: Console, run_folder: RunFolder, findings: Findings, notes: list[str]) -> None:
+    report.show(console, findings, run_folder.path, notes)
     if console.quiet:
-        print(results.as_json(results.summary(folder.read(place.path), report.EXAMPLES) | {"notes": notes}))
+        print(results.as_json(results.summary(folder.read(run_folder.path), report.EXAMPLES) | {"notes": notes}))
 
 
 def _refuse_other_options(context: typer.Context) -> None:
-    """Refuse what a run that goes on has already been told."""
+    """Refuse options that the run's config already holds."""
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in ONLY_OF_THIS_PROCESS and source is not None and source.name == "COMMANDLINE":
@@ -437,7 +439,7 @@ def _options(path: Path, config: Mapping[str, Any]) -> Options:
         given = config["options"]
         return Options(**given | {name: tuple(given[name]) for name in ("hidden", "one_hot", "drop")})
     except (KeyError, TypeError) as error:
-        raise CommandError(f"--resume: {str(path / folder.CONFIG)!r} holds no options of this version") from error
+        raise CommandError(f"--resume: {str(path / folder.CONFIG)!r} lacks the options of this version") from error
 
 
 def _widths(hidden: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""From the columns of a file to a table of numbers: labels, categories, columns left out and missing values."""
+"""Turns the columns of a file into a table of numbers: labels, categories, dropped columns, missing values."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from adamshap.reference.command.spelling import (
 from adamshap.reference.command.table import EPS, Column, Fitted, Reading, Sheet, Table
 from adamshap.reference.contract import Array
 
-# More categories than this are names or numbers of the examples.
+# A column with more categories than this identifies examples (names, ids) rather than groups of them.
 MOST_CATEGORIES = 1000
 
 
 def check_label(source: str, columns: Sequence[str], label: str, hint: str = "") -> None:
-    """Refuse a file without the label column; `hint` says what else may be wrong."""
+    """Refuse a file without the label column; `hint` is appended to the message."""
     if not columns:
         raise CommandError(f"{source}: the file is empty; needs a header and one row for each example")
     if label not in columns:
@@ -32,7 +32,7 @@ def check_label(source: str, columns: Sequence[str], label: str, hint: str = "")
 
 
 def check_names(source: str, columns: Sequence[str], label: str, reading: Reading) -> None:
-    """Refuse columns that cannot be told apart, or that are the label alone."""
+    """Refuse unnamed columns, columns of the same name, and a table without features."""
     kept = [column for column in columns if column not in reading.drop]
     for number, column in enumerate(columns, start=1):
         if column in kept and (not column or column == "Unnamed: 0"):
@@ -50,13 +50,13 @@ def check_names(source: str, columns: Sequence[str], label: str, reading: Readin
         raise CommandError(f"{source}: got only the label column; needs at least one column of numbers")
 
 
-def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None = None) -> Table:
+def table_of(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None = None) -> Table:
     """Return the table of numbers that `sheet` holds.
 
     Parameters
     ----------
     sheet : Sheet
-        Its names are checked.
+        With names that `check_names` has accepted.
     label : str
         The label column.
     reading : Reading
@@ -66,35 +66,13 @@ def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
     Raises
     ------
     CommandError
-        Where a column holds no numbers, or a value is missing, and `reading` does not say what to do about it.
+        For a column without numbers or with a missing value, unless `reading` has an option for it.
     """
     if fitted is None:
         _check_options(sheet, label, reading)
     labels = sheet.columns[label].labels()
-    features: list[str] = []
-    parts: list[Array] = []
-    eps: list[float] = []
-    categories: dict[str, tuple[str, ...]] = {}
     notes = list(sheet.notes)
-    for name, column in sheet.columns.items():
-        if name == label or name in reading.drop:
-            continue
-        if name in reading.one_hot:
-            known = None if fitted is None else fitted.categories.get(name)
-            part, categories[name] = _one_hot(sheet, name, column, known, notes)
-            features += [f"{name}={category}" for category in categories[name]]
-        else:
-            part = _numbers(sheet, name, column)[:, None]
-            features.append(name)
-        # A row without a value is NaN in all features of its column, so the first that is NaN names the place.
-        if reading.missing is None and np.isnan(part[:, 0]).any():
-            raise _no_value(sheet, name, column, int(np.flatnonzero(np.isnan(part[:, 0]))[0]))
-        parts.append(part)
-        eps += [0.0 if name in reading.one_hot else column.eps] * part.shape[1]
-    doubles = [feature for feature, count in Counter(features).items() if count > 1]
-    if doubles:
-        raise CommandError(f"{sheet.source}: got the features {some(doubles)} more than once; needs names that differ")
-    x = np.concatenate(parts, axis=1)
+    features, x, eps, categories = _features(sheet, label, reading, fitted, notes)
     lacks = np.array([value is None for value in labels])
     if lacks.any() and reading.missing != "drop":
         row = int(np.flatnonzero(lacks)[0])
@@ -128,10 +106,39 @@ def prepared(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
         tuple(notes),
         Fitted(categories, means),
         gaps,
-        # A gap is filled in with a mean, which is rounded as float64 whatever the column is.
+        # A gap is filled with a mean, which is rounded to float64 whatever the column's dtype.
         np.array(eps) if gaps is None else np.where(gaps.any(axis=0), np.maximum(eps, EPS), eps),
         sheet.columns[label].eps,
     )
+
+
+def _features(
+    sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None, notes: list[str]
+) -> tuple[list[str], Array, list[float], dict[str, tuple[str, ...]]]:
+    """Return names, values (N, d) and epsilons of the features, and the categories of the one-hot columns."""
+    features: list[str] = []
+    parts: list[Array] = []
+    eps: list[float] = []
+    categories: dict[str, tuple[str, ...]] = {}
+    for name, column in sheet.columns.items():
+        if name == label or name in reading.drop:
+            continue
+        if name in reading.one_hot:
+            known = None if fitted is None else fitted.categories.get(name)
+            part, categories[name] = _one_hot(sheet, name, column, known, notes)
+            features += [f"{name}={category}" for category in categories[name]]
+        else:
+            part = _numbers(sheet, name, column)[:, None]
+            features.append(name)
+        # A row without a value is NaN in every feature of its column, so the first feature finds all such rows.
+        if reading.missing is None and np.isnan(part[:, 0]).any():
+            raise _no_value(sheet, name, column, int(np.flatnonzero(np.isnan(part[:, 0]))[0]))
+        parts.append(part)
+        eps += [0.0 if name in reading.one_hot else column.eps] * part.shape[1]
+    doubles = [feature for feature, count in Counter(features).items() if count > 1]
+    if doubles:
+        raise CommandError(f"{sheet.source}: got the features {some(doubles)} more than once; needs names that differ")
+    return features, np.concatenate(parts, axis=1), eps, categories
 
 
 def _check_options(sheet: Sheet, label: str, reading: Reading) -> None:
@@ -160,7 +167,7 @@ def _numbers(sheet: Sheet, name: str, column: Column) -> Array:
 def _one_hot(
     sheet: Sheet, name: str, column: Column, known: tuple[str, ...] | None, notes: list[str]
 ) -> tuple[Array, tuple[str, ...]]:
-    """Return a column of 0 and 1 for each category, and the categories; rows without a value are NaN."""
+    """Return a column of zeros and ones for each category, and the categories; rows without a value are NaN."""
     values = [None if value is None else class_name(value) for value in column.labels()]
     names = in_order(value for value in values if value is not None)
     if known is None:
@@ -222,7 +229,7 @@ def _means(sheet: Sheet, features: list[str], x: Array) -> dict[str, float]:
 
 
 def column_means(x: Array) -> Array:
-    """Return the mean of each column's values that are not missing; of equal values, exactly that value."""
+    """Return the mean of each column without its missing values; the mean of equal values is exactly that value."""
     base = np.nanmin(x, axis=0)
     means: Array = base + np.nanmean(x - base, axis=0)
     return means
@@ -230,7 +237,7 @@ def column_means(x: Array) -> Array:
 
 def _fill(features: list[str], x: Array, gaps: Array, means: dict[str, float], notes: list[str]) -> None:
     for at in np.flatnonzero(gaps.any(axis=0)):
-        if features[at] in means:  # else the training data lacks the feature, which is refused where they are compared
+        if features[at] in means:  # otherwise the training data lacks the feature, which `load_valid` refuses
             x[gaps[:, at], at] = means[features[at]]
     if gaps.any():
         rows, columns = int(gaps.any(axis=1).sum()), [features[at] for at in np.flatnonzero(gaps.any(axis=0))]

@@ -1,4 +1,4 @@
-"""DATA of the command: a name or files become arrays, class names and feature names, or one clear error."""
+"""The command's DATA: turns a name or files into arrays, class names and feature names, or one clear error."""
 
 import math
 import os
@@ -29,7 +29,7 @@ from adamshap.reference.contract import Array, LazyRows, parts
 
 TaskChoice = Literal["auto", "classification", "regression"]
 
-# More numbers than this, as labels, are taken for a quantity where they also are fractions or mostly differ.
+# Labels with more distinct numbers than this look like a quantity if some are fractions or occur only once.
 MANY_CLASSES = 20
 
 
@@ -44,24 +44,24 @@ class Dataset:
     y : int64 array (N,), or float64 array (N, k)
         Class of each example, an index into `classes`; or, for a regression, its k targets.
     classes : tuple of str
-        At least two, each with at least two examples where some are to be held out; empty for a regression.
+        At least two, each with at least two examples if some are held out; empty for a regression.
     features : tuple of d str
     image_shape : tuple (height, width), or None
-        How an example's features make a picture, row by row.
+        Shape of the image that an example's features form, row by row.
     targets : tuple of k str
-        What a regression's targets are called; empty for a classification.
+        Names of a regression's targets; empty for a classification.
     why : str
-        What says that this is a classification, or a regression.
+        The reason for choosing classification or regression.
     rows : int array (N,), or None
-        Rows of the file, where some are left out.
+        Row numbers in the file, if some rows were left out.
     notes : tuple of str
-        Facts about the reading of the files that the user should know.
+        Messages for the user about how the files were read.
     fitted : Fitted
-        Categories and means that a validation file takes over.
+        Categories and means to apply to a validation file.
     gaps : bool array (N, d), or None
-        Values that were missing, and are the mean of all others.
+        Values that were missing and are filled with the mean of the others.
     x_eps, y_eps : float, or array (d,) or (k,)
-        As of `table.Table`.
+        As in `table.Table`.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Dataset:
 
     @property
     def task(self) -> Task:
-        """What the network is to learn."""
+        """The network's task."""
         return "regression" if self.targets else "classification"
 
 
@@ -98,37 +98,37 @@ def load(
     Parameters
     ----------
     data : str
-        One of `sources.BUNDLED`; the path of a ``.csv``, ``.tsv``, ``.parquet`` or ``.npz`` file; or of two ``.npy``
-        files, ``"x.npy,y.npy"``.
+        One of `sources.BUNDLED`; the path of a ``.csv``, ``.tsv``, ``.parquet`` or ``.npz`` file; or the paths of two
+        ``.npy`` files, ``"x.npy,y.npy"``.
     label : str, optional
         The label column of a table; by default "label".
     task : {"auto", "classification", "regression"}
         "auto": text and booleans are classes, fractions in an array (N, k) are a regression's targets, and a bundled
-        data set has its own task. Numbers are classes, unless they look like a quantity, and whole numbers (N, k) may
-        be either: then it must be said.
+        data set has its own task. Numbers are classes unless they look like a quantity. Those that do, and whole
+        numbers (N, k), are refused with a request to state the task.
     reading : Reading, optional
-        How a table is read.
+        Options for reading a table.
     held_out : bool
-        Whether some of its examples are to be held out for validation, so that one of a class does not suffice.
+        Whether to hold out some of the examples for validation, so that each class needs two.
 
     Raises
     ------
     CommandError
-        For everything that keeps `data` from being a data set to train on.
+        If `data` is not a data set to train on.
     """
     dataset = _dataset(read("DATA", data, label, reading), task, held_out)
     return replace(dataset, notes=_of_file(data, dataset.notes))
 
 
 def load_valid(valid: str, label: str | None, dataset: Dataset, reading: Reading | None = None) -> Dataset:
-    """Return the validation examples that `valid` names, of the same features and classes as `dataset`.
+    """Return the validation examples that `valid` names, with the features and classes of `dataset`.
 
     Columns of a table may come in another order. Categories and the means for missing values are those of `dataset`.
 
     Raises
     ------
     CommandError
-        For everything that keeps them from validating a network trained on `dataset`.
+        If they cannot validate a network trained on `dataset`.
     """
     table = read("--valid", valid, label if valid.lower().endswith(TABLES) else None, reading, dataset.fitted)
     if sorted(table.features) != sorted(dataset.features) or table.image_shape != dataset.image_shape:
@@ -139,7 +139,7 @@ def load_valid(valid: str, label: str | None, dataset: Dataset, reading: Reading
             f" {some(sorted(more), 5) or 'none'}"
         )
     place = {feature: column for column, feature in enumerate(table.features)}
-    # All of them validate every step, so they are in memory whatever they come from.
+    # Every step uses all of them, so they are held in memory whatever their source.
     x = np.asarray(table.x)[:, [place[feature] for feature in dataset.features]]
     _refuse_not_finite(table.source, x, dataset.features)
     notes = list(table.notes)
@@ -156,14 +156,14 @@ def load_valid(valid: str, label: str | None, dataset: Dataset, reading: Reading
 
 
 def refilled(dataset: Dataset, rows: Array) -> Dataset:
-    """Return `dataset` with its missing values filled in by the means of the examples `rows` alone.
+    """Return `dataset` with its missing values filled with the means over the examples `rows` alone.
 
-    Held-out examples must not have a part in what is trained on.
+    Held-out examples must not influence the training data.
 
     Raises
     ------
     CommandError
-        Where a feature has no value in all of `rows`.
+        If a feature has no value in any of `rows`.
     """
     gaps = dataset.gaps
     if gaps is None or not gaps.any():
@@ -175,26 +175,26 @@ def refilled(dataset: Dataset, rows: Array) -> Dataset:
             f"{dataset.name}: {dataset.features[empty[0]]!r} has no value in all training examples; --missing mean"
             " needs one, --drop leaves a column out"
         )
-    with np.errstate(over="ignore"):  # refused with the spread
+    with np.errstate(over="ignore"):  # `prepare` refuses such a spread
         means = column_means(known)
     return replace(dataset, x=np.where(gaps, means, dataset.x))
 
 
 def _of_file(data: str, notes: Iterable[str]) -> tuple[str, ...]:
-    """Return `notes` with the name of the (first) file, which is the same from any folder."""
+    """Return `notes` prefixed with the (first) file's name, which does not depend on the current folder."""
     name = os.path.basename(data.split(",")[0] if data.lower().endswith(".npy") else data)
     return tuple(f"{name}: {note}" for note in notes)
 
 
 def label_names(labels: Array, classes: Sequence[str]) -> list[str]:
-    """Return in words what each example is labelled with: its class, or, where there are none, its targets."""
+    """Return each example's label as text: its class name, or its targets in a regression."""
     if classes:
         return [classes[label] for label in labels]
     return [", ".join(map(repr, targets)) for targets in labels.reshape(len(labels), -1).tolist()]
 
 
 def _dataset(table: Table, asked: TaskChoice, held_out: bool) -> Dataset:
-    """Return the data set, if it is one that can be split and trained on."""
+    """Return the data set of `table`, or refuse one that cannot be split and trained on."""
     _refuse_not_finite(table.source, table.x, table.features)
     task, why = _task(table, asked)
     notes = table.notes
@@ -240,7 +240,7 @@ def _refuse_not_finite(source: str, x: Array | LazyRows, features: tuple[str, ..
 
 
 def _task(table: Table, asked: TaskChoice) -> tuple[Task, str]:
-    """Return the task and the reason for it; where it could only be guessed, refuse and ask."""
+    """Return the task and the reason for it, or refuse labels whose task would be a guess."""
     labels = table.labels
     if asked != "auto":
         return asked, f"by --task {asked}"
@@ -273,7 +273,7 @@ def _task(table: Table, asked: TaskChoice) -> tuple[Task, str]:
 
 
 def _classes_from(labels: Array) -> str:
-    """Return what makes classes of an array (N, k) of whole numbers."""
+    """Return the advice for turning an array (N, k) of whole numbers into classes."""
     if labels.shape[1] == 1 or _is_one_hot(labels):
         return "--task classification if they are classes"
     return f"one label for each row of x, ({len(labels)},), if they are classes"
@@ -284,7 +284,7 @@ def _is_one_hot(labels: Array) -> bool:
 
 
 def _names(table: Table) -> list[str]:
-    """Return the name of each example's class; those of one column, or of a 1 among zeros, are numbers."""
+    """Return each example's class name; a single column and a one-hot array give numbers as names."""
     labels = table.labels
     if isinstance(labels, np.ndarray):
         if labels.shape[1] == 1:

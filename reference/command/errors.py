@@ -1,4 +1,4 @@
-"""The errors that the command shows as one line. The traceback of a mistake of the program goes to a file."""
+"""The errors that the command shows as one line. The traceback of an internal error goes to a file."""
 
 import errno
 import os
@@ -15,23 +15,23 @@ import typer
 
 from adamshap.reference.contract import refused_field
 
-# As shells have it for Ctrl-C and for SIGTERM.
+# The shell's exit codes for Ctrl-C and for SIGTERM.
 INTERRUPTED = 130
 TERMINATED = 143
-# A run that came upon numbers that are not finite: the scores up to there are written.
-BROKE_OFF = 3
-# A mistake of the program, by the number that sysexits.h has for it.
+# Training diverged (non-finite values); the scores so far are written.
+TRAINING_DIVERGED = 3
+# An internal error: EX_SOFTWARE in sysexits.h.
 INTERNAL = 70
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the errors of a full disk."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a full disk."""
 
 TRACEBACKS = "traceback.txt"
-"""File in a run's folder that tracebacks are added to."""
+"""File in a run's folder to which tracebacks are appended."""
 
 
 class CommandError(Exception):
-    """An error that is shown as one line on stderr; `exit_code` is the command's."""
+    """An error that is shown as one line on stderr; `exit_code` becomes the command's."""
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
@@ -42,18 +42,18 @@ class CommandError(Exception):
 def one_line(folder: Path | None = None) -> Iterator[None]:
     """Turn every error of the block into a `CommandError`.
 
-    What the contract refuses, too little memory, and a full disk are the user's to mend. Everything else is a mistake
-    of the program: its traceback goes to a file, in `folder` where one is given.
+    The user can fix what the contract refuses, too little memory and a full disk. Everything else is an internal error:
+    its traceback goes to a file, in `folder` if given.
     """
     try:
         yield
-    # The last one is a reader that wants no more output (`| head`).
+    # BrokenPipeError: the reader wants no more output (`| head`).
     except (CommandError, typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
         raise
     except MemoryError as error:
         raise CommandError(f"not enough memory: {error}") from error
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise internal_error(error, folder) from error
         raise CommandError(f"cannot write the output: {error.strerror}") from error
     except Exception as error:
@@ -63,21 +63,21 @@ def one_line(folder: Path | None = None) -> Iterator[None]:
 
 
 def internal_error(error: BaseException, folder: Path | None = None, during: str = "internal error") -> CommandError:
-    """Return the line for a mistake of the program, whose traceback is then in the file that the line names."""
+    """Save the traceback of an internal error, and return the error that names its file."""
     return CommandError(f"{during}: {type(error).__name__}: {error}; {keep_traceback(error, folder)}", INTERNAL)
 
 
 def why_no_picture(error: Exception, folder: Path | None = None) -> str:
-    """Return why nothing could be drawn; the traceback of what is no missing package is then in a file."""
+    """Return why nothing could be drawn; save the traceback unless only a package is missing."""
     if isinstance(error, ImportError):
         return str(error)
     return f"matplotlib failed ({type(error).__name__}: {error}); {keep_traceback(error, folder)}"
 
 
 def keep_traceback(error: BaseException, folder: Path | None = None) -> str:
-    """Add the traceback of `error` to a file, and return where it is.
+    """Append the traceback of `error` to a file, and return a phrase that says where it is.
 
-    It is in `folder`, or else among the temporary files; where neither can be written to, it is printed to stderr.
+    The file is in `folder`, or else among the temporary files. If neither can be written to, print it to stderr.
     """
     when = datetime.now(UTC).isoformat(timespec="seconds")
     trace = "".join(traceback.format_exception(error))

@@ -1,24 +1,24 @@
-"""The folder of a run: it is there from before the first step, and holds at every moment what is needed to go on.
+"""The folder of a run: it exists before the first step, and the run can always be resumed from it.
 
 ==================  ==================================================================================================
 file                holds
 ==================  ==================================================================================================
-config.json         what was asked, and of which data; never changes. Its SHA-256 owns the sealed files
-environment.json    a list, one entry for each start or resumption: time, versions, machine, what computed
-log.txt             what happened, with the time in UTC
+config.json         options and data set; never changes. Its SHA-256 marks the sealed files as this run's
+environment.json    a list with one entry for each start or resumption: time, versions, machine, trainer
+log.txt             events, with the time in UTC
 checkpoints/N.npz   sealed: the `Snapshot` after step N (twelve digits), without its history; the newest two
-history/N.npz       sealed: the history, ``train_loss``, ``valid_loss`` and what else it has, of the steps after step N,
-                    up to the next file's N
-scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,) and ``step``, as
-                    of the newest checkpoint, or of the end
+history/N.npz       sealed: the history (``train_loss``, ``valid_loss`` and others) of the steps after step N, up to
+                    the next file's N
+scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,) and ``step``, at
+                    the newest checkpoint or at the end
 scores.csv          at the end: the same as a table
-results.json        at the end, after the scores: ``status`` "finished" or "diverged", the step, and what came of it
+results.json        at the end, after the scores: ``status`` "finished" or "diverged", the step, and the results
 examples.png        at the end, for images: after the results, which must not depend on a picture
-traceback.txt       after an internal error: its traceback; later ones are added
+traceback.txt       after an internal error: its traceback; later ones are appended
 ==================  ==================================================================================================
 
-Sealed files are `checkpoint`'s: ``numpy.load(path, allow_pickle=False)`` reads them, and their last bytes tell whether
-they are whole and of this run. `read` looks at a run, finished or not, and needs no right to write.
+Sealed files are written by `checkpoint`: ``numpy.load(path, allow_pickle=False)`` reads them, and their last bytes show
+whether they are complete and belong to this run. `read` reads a run, finished or not, without write access.
 """
 
 import json
@@ -46,17 +46,17 @@ CONFIG, ENVIRONMENT, LOG, RESULTS, SCORES = "config.json", "environment.json", "
 CHECKPOINTS, HISTORY = "checkpoints", "history"
 ENDS = FINISHED, DIVERGED = "finished", "diverged"
 KEPT = 2
-"""Checkpoints: the newest, and the one before, for when the newest is damaged."""
+"""Number of checkpoints: the newest, and the previous one in case the newest is damaged."""
 
 PACKAGES = ("adamshap", "numpy", "autograd", "numba", "threadpoolctl", "cupy-cuda13x", "cupy-cuda12x")
 LOSSES = ("train_loss", "valid_loss")
 IN_HISTORY = "history/"
-"""How the names of a `Snapshot`'s history begin."""
+"""Prefix of the names of a `Snapshot`'s history."""
 
 
 @dataclass(frozen=True, eq=False)
 class SavedRun:
-    """A run as its folder tells of it.
+    """The content of a run's folder.
 
     Parameters
     ----------
@@ -67,11 +67,11 @@ class SavedRun:
         ``environment.json``.
     status : {"unfinished", "finished", "diverged"}
     step, steps : int
-        How many steps the scores are of, and how many there are to be.
+        Steps that the scores cover, and steps of the whole run.
     columns : dict of arrays (n,)
         ``scores.npz`` without ``step``: ``label`` and ``flipped`` as trained on, ``index`` the row of the data set.
     history : dict of arrays
-        ``epoch``, ``train_loss``, ``valid_loss`` of each step so far; may go a little beyond `step`.
+        ``epoch``, ``train_loss``, ``valid_loss`` of each step so far; may extend a little beyond `step`.
     results : dict or None
         ``results.json``.
     """
@@ -88,12 +88,12 @@ class SavedRun:
 
 
 def read(folder: Path) -> SavedRun:
-    """Return what the folder of a run holds.
+    """Return the content of a run's folder.
 
     Raises
     ------
     CommandError
-        It is no such folder, or damaged.
+        It is not a run folder, or damaged.
     """
     config, owner = _config(folder)
     environment = _json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
@@ -102,7 +102,7 @@ def read(folder: Path) -> SavedRun:
         columns = checkpoint.read(folder / SCORES, owner)
         history = _chunks(folder, owner, names=LOSSES)
     except CheckpointError as error:
-        raise CommandError(f"{error}; the run can still go on: {resume_hint(folder)}") from error
+        raise CommandError(f"{error}; the run can still be resumed: {resume_hint(folder)}") from error
     step = int(columns.pop("step"))
     epoch = np.arange(len(history["train_loss"])) // config["steps"]["per_epoch"]
     status = "unfinished" if results is None else results["status"]
@@ -120,7 +120,7 @@ def read(folder: Path) -> SavedRun:
 
 
 def results_of(folder: Path) -> dict[str, Any] | None:
-    """Return ``results.json``, or None where the run has not come to an end."""
+    """Return ``results.json``, or None if the run has not ended."""
     path = folder / RESULTS
     if not path.exists():
         return None
@@ -131,7 +131,7 @@ def results_of(folder: Path) -> dict[str, Any] | None:
 
 
 def resume_hint(folder: Path) -> str:
-    """Return the command that goes on with the run."""
+    """Return the command that resumes the run."""
     return f"adamshap attribute --resume {folder}"
 
 
@@ -140,7 +140,7 @@ def resume_hint(folder: Path) -> str:
 
 @dataclass(eq=False)
 class RunFolder:
-    """The folder of a run that is being computed; `close` it.
+    """The folder of a run in progress; call `close` at the end.
 
     Parameters
     ----------
@@ -149,9 +149,9 @@ class RunFolder:
     owner : str
         Digest of ``config.json``.
     log : file
-        Held open, and locked: one process at a time computes a run.
+        Kept open and locked, so that only one process at a time computes the run.
     rows : int
-        Steps whose history is on the disk.
+        Number of steps whose history is on disk.
     """
 
     path: Path
@@ -167,7 +167,7 @@ class RunFolder:
         return int(self.config["steps"]["total"])
 
     def note(self, text: str) -> None:
-        """Write a line to the log; a full disk is no reason to stop for."""
+        """Write a line to the log, and ignore a full disk."""
         with suppress(OSError):
             self.log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
             self.log.flush()
@@ -178,7 +178,7 @@ class RunFolder:
         Raises
         ------
         OSError
-            Something could not be written: the checkpoints before are as they were.
+            Something could not be written; earlier checkpoints are intact.
         """
         step = int(snapshot["step"])
         if step > self.rows:
@@ -195,16 +195,16 @@ class RunFolder:
             self.kept.pop(0).unlink(missing_ok=True)
 
     def write_scores(self, columns: Mapping[str, Array], step: int) -> None:
-        """Write ``scores.npz`` as of `step`."""
+        """Write ``scores.npz`` with the scores after `step`."""
         checkpoint.write(self.path / SCORES, {**columns, "step": np.array(step)}, self.owner)
 
     def newest(self) -> tuple[Snapshot | None, list[str]]:
-        """Return the newest checkpoint that is good, None if there are none, and what is wrong with newer ones.
+        """Return the newest valid checkpoint (None without any) and the problems of newer ones.
 
         Raises
         ------
         CommandError
-            There are checkpoints, and none is good.
+            There are checkpoints, but none is valid.
         """
         problems: list[str] = []
         paths = sorted((self.path / CHECKPOINTS).glob("*.npz"))
@@ -218,21 +218,21 @@ class RunFolder:
             except CheckpointError as error:
                 problems.append(str(error))
                 continue
-            for bad in paths[place + 1 :]:  # put aside, not away: it must not count as newest
+            for bad in paths[place + 1 :]:  # renamed, not deleted: it must not count as the newest
                 bad.replace(bad.with_suffix(".damaged"))
             self.rows, self.kept = step, paths[: place + 1]
             return snapshot | {IN_HISTORY + name: array for name, array in history.items()}, problems
         if paths:
-            raise CommandError(f"--resume: no checkpoint is good: {problems[0]}")
+            raise CommandError(f"--resume: no valid checkpoint: {problems[0]}")
         return None, problems
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the log, which releases the lock."""
         self.log.close()
 
 
 def create(empty: Path, config: dict[str, Any], columns: Mapping[str, Array]) -> None:
-    """Make an `empty` folder that of a run before its first step."""
+    """Fill an `empty` folder with the files of a run before its first step."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **config}, indent=2, ensure_ascii=False, allow_nan=False)
     content = (text + "\n").encode()
     for name in (CHECKPOINTS, HISTORY):
@@ -243,12 +243,12 @@ def create(empty: Path, config: dict[str, Any], columns: Mapping[str, Array]) ->
 
 
 def open_to_write(path: Path, computed_by: str) -> RunFolder:
-    """Return the folder of a run, to go on with it; nobody else may until it is closed.
+    """Open the folder of a run to continue it, and lock it until it is closed.
 
     Raises
     ------
     CommandError
-        It is no such folder, is damaged, cannot be written to, or another process computes it.
+        It is not a run folder, is damaged, cannot be written to, or another process is computing the run.
     """
     config, owner = _config(path)
     if not any(_is_good(sealed, owner) for sealed in (path / SCORES, *(path / CHECKPOINTS).glob("*.npz"))):
@@ -272,7 +272,7 @@ def open_to_write(path: Path, computed_by: str) -> RunFolder:
 
 
 def environment(computed_by: str) -> dict[str, Any]:
-    """Return what a run is computed on and with."""
+    """Return the time, machine, trainer and package versions."""
     versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -310,14 +310,14 @@ def _config(folder: Path) -> tuple[dict[str, Any], str]:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise CommandError(f"{str(folder)!r} is no folder of a run: it has no {CONFIG}") from error
+        raise CommandError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}") from error
     except OSError as error:
         raise CommandError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     config = _parsed(path, content)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CommandError(f"{str(path)!r} is no {CONFIG} of a run")
+        raise CommandError(f"{str(path)!r} is not the {CONFIG} of a run")
     if config.get("version") != VERSION:
-        raise CommandError(f"{str(path)!r} is of version {config.get('version')!r}; needs version {VERSION}")
+        raise CommandError(f"{str(path)!r} has version {config.get('version')!r}; needs version {VERSION}")
     steps = config.get("steps")
     if not isinstance(steps, dict) or not all(
         type(steps.get(k)) is int and steps[k] > 0 for k in ("total", "per_epoch")
@@ -349,7 +349,7 @@ def _is_good(path: Path, owner: str) -> bool:
 
 
 def _chunks(folder: Path, owner: str, most: int | None = None, names: Sequence[str] | None = None) -> dict[str, Array]:
-    """Return from the files in ``history/`` the arrays of those `names`, or all, of the first `most` steps, or all."""
+    """Return the arrays in ``history/`` by name: those in `names`, or all; of the first `most` steps, or of all."""
     found: dict[str, list[Array]] = {name: [np.empty(0)] for name in LOSSES}
     rows = 0
     while (most is None or rows < most) and (path := folder / HISTORY / _file(rows)).exists():
@@ -361,5 +361,5 @@ def _chunks(folder: Path, owner: str, most: int | None = None, names: Sequence[s
 
 
 def discard(path: Path) -> None:
-    """Remove the folder of a run that took no step."""
+    """Delete the folder of a run without completed steps."""
     shutil.rmtree(path, ignore_errors=True)

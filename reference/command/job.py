@@ -1,4 +1,4 @@
-"""What one call of the command was asked, and what it found."""
+"""The options of one call of ``adamshap attribute``, and its results."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,14 @@ from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.spelling import Decimal
 from adamshap.reference.command.table import Missing, Reading
-from adamshap.reference.contract import Credit, Gradient, MarginalKind, Network, Run, ScoreSlope
+from adamshap.reference.contract import Credit, Estimator, Gradient, MarginalKind, Network, Run, ScoreSlope
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options, as they are used (`label` is the table's column, None for other data).
+    """The command's options after parsing; `label` is None for data that is not a table.
 
-    Either `epochs` or `steps` is given.
+    Exactly one of `epochs` and `steps` is given.
     """
 
     data: str
@@ -40,11 +40,16 @@ class Options:
 
     @property
     def reading(self) -> Reading:
-        """Options that decide how a table is read."""
+        """The options for reading a table."""
         return Reading(self.sep, self.decimal, self.one_hot, self.drop, self.missing)
 
+    @property
+    def estimator(self) -> Estimator:
+        """Which score is computed."""
+        return Estimator(self.slope, self.gradient, kind=self.kind)
+
     def length(self, count: int) -> tuple[int, int]:
-        """Return epochs begun, and steps, of training on `count` examples."""
+        """Return the number of epochs begun and of steps when training on `count` examples."""
         per_epoch = -(-count // self.batch_size)
         steps = (self.epochs or 0) * per_epoch if self.steps is None else self.steps
         return -(-steps // per_epoch), steps
@@ -60,9 +65,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Fit:
-    """Of a regression on the validation examples: loss and R² of the standardised targets, error in their own units.
+    """A regression's loss and R² on the standardised validation targets, and its RMSE in their own units.
 
-    R² is None where all validation targets are equal. The error is the root of the mean square over all targets.
+    R² is None if all validation targets are equal. The RMSE is taken over all targets.
     """
 
     loss: float
@@ -72,7 +77,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Detection:
-    """ROC AUC of "a low score means a flipped label", for both scores."""
+    """ROC AUC of detecting flipped labels by low scores, for both scores."""
 
     adam: float
     sgd: float
@@ -80,7 +85,7 @@ class Detection:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """A finished attribution: all that is written and shown."""
+    """A finished attribution, with everything to be written and shown."""
 
     options: Options
     dataset: Dataset
@@ -95,6 +100,6 @@ class Findings:
 
     @property
     def label_names(self) -> list[str]:
-        """Class name that each training example was trained on, or its targets."""
+        """The class name, or the targets, on which each training example was trained."""
         prepared = self.prepared
         return label_names(prepared.labels if self.dataset.targets else prepared.train.y, self.dataset.classes)

@@ -1,4 +1,4 @@
-"""The command ``adamshap``: finds the subcommands, which the folders bring themselves, and shows errors as one line."""
+"""The command ``adamshap``: finds the subcommands by their entry points, and shows errors as one line."""
 
 import inspect
 import io
@@ -11,10 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 from adamshap.reference.command.errors import (
-    BROKE_OFF,
     INTERNAL,
     INTERRUPTED,
     TERMINATED,
+    TRAINING_DIVERGED,
     CommandError,
     internal_error,
     one_line,
@@ -22,9 +22,9 @@ from adamshap.reference.command.errors import (
 
 GROUP = "adamshap.commands"
 EXIT_CODES = (
-    f"Exit codes: 0 done; 1 a check failed; 2 wrong usage or bad input; {BROKE_OFF} the run came upon numbers that are"
-    f" not finite; {INTERNAL} internal error (the message names the file with its traceback); {INTERRUPTED} Ctrl-C;"
-    f" {TERMINATED} SIGTERM."
+    f"Exit codes: 0 done; 1 a check failed; 2 wrong usage or bad input; {TRAINING_DIVERGED} training diverged"
+    f" (non-finite values); {INTERNAL} internal error (the message names the file with its traceback); {INTERRUPTED}"
+    f" Ctrl-C; {TERMINATED} SIGTERM."
 )
 
 
@@ -32,7 +32,7 @@ class _OneLineErrors(TyperGroup):
     """A group of commands whose errors are one line on stderr, with the exit codes of `EXIT_CODES`."""
 
     def main(self, args: Sequence[str] | None = None, **settings: Any) -> NoReturn:  # type: ignore[override]
-        settings["standalone_mode"] = False  # so that the errors come out, and are shown here
+        settings["standalone_mode"] = False  # so that errors propagate and are shown here
         given = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(given or ["--help"], **settings)
@@ -70,14 +70,14 @@ def _root(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Tell which training examples helped and which hurt, when a network is trained with Adam."""
+    """Find out which training examples helped and which hurt a network trained with Adam."""
 
 
 def build(commands: Iterable[EntryPoint]) -> typer.Typer:
     """Return the application with one subcommand for each of `commands`.
 
-    An entry point names a function that Typer can make a command of, or a whole ``typer.Typer``. One that cannot be
-    loaded becomes a command that says why when it is used; the others work on.
+    An entry point names a function that Typer can turn into a command, or a whole ``typer.Typer``. One that cannot be
+    loaded becomes a command that reports the reason; the others are not affected.
     """
     app = typer.Typer(
         name="adamshap", cls=_OneLineErrors, callback=_root, epilog=EXIT_CODES, pretty_exceptions_enable=False
@@ -87,7 +87,7 @@ def build(commands: Iterable[EntryPoint]) -> typer.Typer:
             part = point.load()
             trial = typer.Typer()
             _add(trial, point.name, part)
-            typer.main.get_command(trial)  # a signature that Typer cannot read must fail here, alone
+            typer.main.get_command(trial)  # a signature that Typer cannot read must not break the other commands
         except Exception as error:
             _add_broken(app, point, error)
         else:
@@ -105,7 +105,7 @@ def _add(app: typer.Typer, name: str, part: object) -> None:
 
 
 def _flowing(text: str | None) -> str | None:
-    """Return the paragraphs of `text` each as one line: they are wrapped for the terminal, not for the source."""
+    """Return `text` with each paragraph on one line, since the terminal wraps it anew."""
     if text is None:
         return None
     paragraphs = text.split("\n\n")
@@ -117,7 +117,7 @@ def _add_broken(app: typer.Typer, point: EntryPoint, error: Exception) -> None:
     message = f"the command '{point.name}' cannot be loaded ({point.value})"
 
     def report() -> None:
-        if isinstance(error, ImportError):  # a package is missing, which the user can install
+        if isinstance(error, ImportError):  # a missing package, which the user can install
             raise CommandError(f"{message}: {type(error).__name__}: {error}") from error
         raise internal_error(error, during=message)
 
@@ -131,6 +131,6 @@ def main() -> None:
     """Run the command: the console script ``adamshap``."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A class name that the terminal's encoding lacks must not end a run.
+            # A class name that the terminal's encoding cannot represent must not end a run.
             stream.reconfigure(errors="backslashreplace")
     build(entry_points(group=GROUP))()

@@ -1,4 +1,4 @@
-"""The page of ``adamshap show --html``: one file of text, with its plots and pictures in it."""
+"""The page of ``adamshap show --html``: one self-contained file with plots and pictures."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from adamshap.reference.command import report, results, showing
+from adamshap.reference.command import overview, report, results
 from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.folder import DIVERGED, SavedRun
 from adamshap.reference.contract import Array, LazyRows
@@ -33,23 +33,23 @@ pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
 """
 
 WORDS = {"r_squared": "R²", "rmse": "RMSE"}
-"""How a table names what results.json has under another name."""
+"""Labels for names in results.json."""
 
 
 def page_of(saved: SavedRun) -> tuple[str, list[str]]:
-    """Return the page of `saved`, and why it lacks pictures, where it does: sentences that are in the page too."""
+    """Return the page of `saved`, and notes about missing plots or pictures, which the page contains too."""
     notes: list[str] = []
     dataset, flips = saved.config["dataset"], bool(saved.config["flips"])
-    parts = [f"<h1>adamshap: {escape(str(dataset['name']))}</h1>", f"<p>{escape(showing.title_of(saved))}</p>"]
+    parts = [f"<h1>adamshap: {escape(str(dataset['name']))}</h1>", f"<p>{escape(overview.title_of(saved))}</p>"]
     if saved.status == DIVERGED and saved.results is not None:
         parts.append(f'<p class="harmful">{escape(saved.results["message"])}</p>')
     if saved.step:
         try:
             parts.append(_plots(saved))
-        except Exception as error:  # matplotlib, its settings, its fonts and its cache are beyond us
+        except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
             notes.append(f"No plots: {why_no_picture(error)}")
         parts.append(_extremes(saved, flips, notes))
-        title, heads, rows = showing.group_rows(saved)
+        title, heads, rows = overview.group_rows(saved)
         if rows:
             parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
     else:
@@ -60,7 +60,7 @@ def page_of(saved: SavedRun) -> tuple[str, list[str]]:
         parts.append("<h2>Validation</h2>" + _table(("", "before", "after"), cells, words=(0,)))
     parts.append(
         "<p>A positive score means that the example lowered the loss on the validation examples.</p>"
-        f"<details><summary>What was asked</summary><pre>{escape(results.as_json(saved.config))}</pre></details>"
+        f"<details><summary>Configuration</summary><pre>{escape(results.as_json(saved.config))}</pre></details>"
     )
     parts[2:2] = [f"<p>{escape(note)}</p>" for note in notes]
     page = (
@@ -83,7 +83,7 @@ def _plots(saved: SavedRun) -> str:
 
 
 def _extremes(saved: SavedRun, flips: bool, notes: list[str]) -> str:
-    names, pictures = showing.names_of(saved), showing.pictures_of(saved)
+    names, pictures = overview.names_of(saved), overview.pictures_of(saved)
     if pictures.missing:
         notes.append(pictures.missing)
     order = np.argsort(saved.columns["score"], kind="stable")
@@ -102,7 +102,7 @@ def _extremes(saved: SavedRun, flips: bool, notes: list[str]) -> str:
 def _drawn(
     saved: SavedRun, images: Array | LazyRows, groups: Sequence[Array], notes: list[str]
 ) -> dict[int, str] | None:
-    """Return the pictures of the examples by their row of the data set; None, and a note, where none can be drawn."""
+    """Return the examples' pictures by row of the data set; or None, with a note, if they cannot be drawn."""
     wanted = [int(saved.columns["index"][row]) for members in groups for row in members]
     arrays = {index: images[index].reshape(saved.config["dataset"]["image_shape"]) for index in wanted}
     try:

@@ -1,4 +1,4 @@
-"""Reads .parquet files, by way of pandas."""
+"""Reads .parquet files through pandas."""
 
 import datetime
 import decimal
@@ -26,11 +26,11 @@ class Series:
     values: Any
 
     def labels(self) -> list[Label | None]:
-        """Return the values as labels or categories; None where one is missing."""
+        """Return the values as labels or categories, None for missing ones."""
         return [self._label(value) for value in _without_missing(self.values)]
 
     def numbers(self) -> Array:
-        """Return the values as float64; NaN where one is missing."""
+        """Return the values as float64, NaN for missing ones."""
         kind = self.values.dtype.kind
         if kind in "biuf":
             numbers: Array = self.values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -53,12 +53,12 @@ class Series:
         raise CommandError(f"{got}; needs numbers; --drop {quoted(self.name)} leaves the column out")
 
     def shown(self, row: int) -> str:
-        """Return a value as errors show it."""
+        """Return a value as error messages show it."""
         return repr(_without_missing(self.values.iloc[row : row + 1])[0])
 
     @property
     def eps(self) -> float:
-        """Return `table.eps_of` the dtype of the column, which may be one of pandas' own such as Float32."""
+        """Return `table.eps_of` the column's dtype, which may be a pandas dtype such as Float32."""
         dtype = getattr(self.values.dtype, "numpy_dtype", self.values.dtype)
         return eps_of(np.dtype(dtype)) if dtype.kind in "biuf" else EPS
 
@@ -79,7 +79,7 @@ class Series:
         return value
 
     def _kind(self, values: list[Any]) -> str:
-        """Return what the column holds: its dtype, or where that says nothing the type of a value."""
+        """Return the column's dtype as text, or the type of a value if the dtype is object."""
         first = next((value for value in values if value is not None), None)
         if self.values.dtype != object or first is None:
             return f"dtype {self.values.dtype}"
@@ -92,7 +92,7 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
     Raises
     ------
     CommandError
-        Where it is no such file, or pandas and pyarrow are not installed.
+        It is not a .parquet file, or pandas and pyarrow are not installed.
     """
     source = repr(str(path))
     try:
@@ -106,7 +106,7 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
         raise unreadable(source, error) from error
     try:
         frame = pandas.read_parquet(content, engine="pyarrow")
-    except Exception as error:  # bytes from outside: pyarrow can raise almost anything, some of it OSErrors
+    except Exception as error:  # untrusted bytes: pyarrow can raise almost anything, OSError included
         raise CommandError(
             f"{source}: {type(error).__name__}: {error}; needs a .parquet file, as pandas writes it"
         ) from error
@@ -125,6 +125,6 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
 
 
 def _without_missing(values: Any) -> list[Any]:
-    """Return the values, None where one is missing."""
+    """Return the values, None for missing ones."""
     missing = values.isna().to_numpy()
     return [None if lacks else value for lacks, value in zip(missing, values.tolist(), strict=True)]

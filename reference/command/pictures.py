@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 # Images in each of the two rows.
 COLUMNS = 10
-# Of a class name, so that it stays over its image.
+# Longest class name that fits above its image.
 MOST_LETTERS = 12
 
 
 def draw(findings: Findings) -> bytes:
-    """Return a PNG of the best and the worst examples of `findings`, whose examples are images.
+    """Return a PNG of the best and the worst examples of `findings`, which must be images.
 
     Raises
     ------
     ImportError
-        Without matplotlib.
+        Matplotlib is not installed.
     """
     with plain_style():
         return _drawn(findings)

@@ -1,4 +1,4 @@
-"""From a data set to what is trained on: hold-out for validation, standardised numbers, flipped labels. All seeded."""
+"""Prepares a data set for training: validation split, standardisation, flipped labels. Everything is seeded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,38 +10,36 @@ from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.table import EPS
 from adamshap.reference.contract import Array, Batch, LazyRows, parts
 
-# Of each class, held out for validation where nothing else is said.
+# Share of each class held out for validation by default.
 VALIDATION_SHARE = 0.2
-
 
 TINIEST = float(np.finfo(np.float64).smallest_subnormal)
 ROUNDINGS = 4
-"""Roundings that a value may have been through. A number scaled and shifted, a x + b, has had four: of x, a, a x, and
-the sum."""
+"""Roundings that a value may have undergone. A scaled and shifted number, a x + b, has four: x, a, a x and the sum."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What is trained on and what judges it.
+    """The training and validation data.
 
     Parameters
     ----------
     train_index, valid_index : int arrays (n,), (n_val,)
-        Rows of the data set, ascending; those of `valid_index` are rows of the validation file, where there is one.
+        Rows of the data set, ascending; `valid_index` refers to the validation file if there is one.
     train, valid : Batch
-        Standardised features; the training labels are those after flipping, and a regression's targets standardised.
+        Standardised features with the training labels after flipping, or a regression's standardised targets.
     labels : int array (n,), or float64 array (n, k)
-        The training labels before flipping, or a regression's targets as they came.
+        The training labels before flipping, or a regression's original targets.
     flipped : bool array (n,)
     mean, scale : arrays (d,)
-        ``(x - mean) / scale`` is what the network is given.
+        The network's inputs are ``(x - mean) / scale``.
     constant : bool array (d,)
-        Features that never change in the training part, or by no more than rounding. They say nothing: in the
-        training part they become 0, or as good as 0, and in the validation part 0, whatever their value.
+        Features that are constant in the training part up to rounding, and so carry no information. They become 0, or
+        almost 0, in the training part, and 0 in the validation part whatever their value.
     target_mean, target_scale : arrays (k,), or None
-        The same of a regression's targets.
+        The same for a regression's targets.
     valid_constant : bool
-        Whether all targets that a regression is validated on are the same but for rounding: nothing to explain.
+        Whether a regression's validation targets are all equal up to rounding, so that R² is undefined.
     """
 
     train_index: Array
@@ -61,7 +59,7 @@ class Prepared:
 def prepare(
     dataset: Dataset, *, flip: float, seed: int, share: float = VALIDATION_SHARE, valid: Dataset | None = None
 ) -> Prepared:
-    """Return `dataset` split, standardised, and with the share `flip` of its training labels changed.
+    """Return `dataset` split and standardised, with the share `flip` of its training labels flipped.
 
     Parameters
     ----------
@@ -69,32 +67,32 @@ def prepare(
     flip : float
         Share of the training labels that get another class; 0 for a regression.
     seed : int
-        Of the hold-out and the flips.
+        Seed of the split and the flips.
     share : float
-        Of `dataset`, held out for validation; not used with `valid`.
+        Share of `dataset` held out for validation; not used with `valid`.
     valid : Dataset, optional
-        Other examples to validate on, of the same features and labels; then all of `dataset` is trained on.
+        Separate validation examples with the same features and labels; all of `dataset` is then trained on.
 
     Raises
     ------
     CommandError
-        Where the spread of a feature or target is beyond float64, or `flip` means no label or all of them.
+        The spread of a feature or target is beyond float64, or `flip` amounts to no label or to all of them.
     """
-    # Streams of their own, so that the same examples are held out whatever is flipped.
+    # Separate streams, so that the split does not depend on the flips.
     split_seed, flip_seed = np.random.SeedSequence(seed).spawn(2)
     if valid is None:
         held_out = hold_out(dataset.y, np.random.default_rng(split_seed), share)
-        train_index, valid_index, judge = np.flatnonzero(~held_out), np.flatnonzero(held_out), dataset
+        train_index, valid_index, source = np.flatnonzero(~held_out), np.flatnonzero(held_out), dataset
     else:
-        train_index, valid_index, judge = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
-    raw_train, raw_valid = LazyRows(dataset.x, train_index), LazyRows(judge.x, valid_index)
+        train_index, valid_index, source = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
+    raw_train, raw_valid = LazyRows(dataset.x, train_index), LazyRows(source.x, valid_index)
     mean, scale, constant = _standard(dataset.name, "feature", dataset.features, raw_train, dataset.x_eps)
     rows = _standardised(dataset.name, "feature", dataset.features, raw_train, mean, scale)
     train_x: Any = rows if isinstance(dataset.x, LazyRows) else rows[:]
-    valid_x = _standardised(judge.name, "feature", judge.features, raw_valid, mean, scale)[:]
-    # Training leaves their weights as they were drawn, so another value here would add noise to the outputs.
+    valid_x = _standardised(source.name, "feature", source.features, raw_valid, mean, scale)[:]
+    # Training leaves their weights at their initial values, so any other input here would add noise to the outputs.
     valid_x[:, constant] = 0
-    labels, judged = dataset.y[train_index], judge.y[valid_index]
+    labels, valid_y = dataset.y[train_index], source.y[valid_index]
     target_mean = target_scale = None
     valid_constant = False
     if dataset.task == "regression":
@@ -104,23 +102,23 @@ def prepare(
             raise CommandError(
                 f"{dataset.name}: {name!r} is the same in all training examples, to rounding; needs different values"
             )
-        valid_constant = bool(_constant(judged, judge.y_eps).all())
-        trained_on, judged = (
+        valid_constant = bool(_constant(valid_y, source.y_eps).all())
+        trained_on, valid_y = (
             _standardised(part.name, "target", part.targets, y, target_mean, target_scale)[:]
-            for part, y in ((dataset, labels), (judge, judged))
+            for part, y in ((dataset, labels), (source, valid_y))
         )
         flipped = np.zeros(len(labels), bool)
     else:
         flipped, trained_on = flip_labels(labels, len(dataset.classes), flip, np.random.default_rng(flip_seed))
-    train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, judged)
+    train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, valid_y)
     fitted = (mean, scale, constant, target_mean, target_scale, valid_constant)
     return Prepared(train_index, valid_index, train, valid_batch, labels, flipped, *fitted)
 
 
 def hold_out(y: Array, generator: np.random.Generator, share: float = VALIDATION_SHARE) -> Array:
-    """Return which examples validate (N,): of each class the `share`, but at least one and not all.
+    """Return the mask (N,) of validation examples: the `share` of each class, but at least one and not all.
 
-    With real targets (N, k), that share of all of them.
+    Real targets (N, k) are treated as one class.
     """
     held_out = np.zeros(len(y), bool)
     groups = [np.arange(len(y))] if y.ndim == 2 else [np.flatnonzero(y == label) for label in np.unique(y)]
@@ -131,7 +129,7 @@ def hold_out(y: Array, generator: np.random.Generator, share: float = VALIDATION
 
 
 def flip_labels(y: Array, classes: int, share: float, generator: np.random.Generator) -> tuple[Array, Array]:
-    """Return which of `y` were flipped, and all labels after it: each flipped one is any *other* class, uniformly."""
+    """Return the mask of flipped labels, and all labels; a flipped label is drawn uniformly from the other classes."""
     flipped = np.zeros(len(y), bool)
     count = round(share * len(y))
     if share and not 0 < count < len(y):
@@ -145,19 +143,19 @@ def flip_labels(y: Array, classes: int, share: float, generator: np.random.Gener
 
 
 def is_constant(low: Array, high: Array, eps: Array | float, whole: Array | bool = False) -> Array:
-    """Return whether values from `low` to `high` are one number but for rounding.
+    """Return whether values from `low` to `high` are equal up to rounding.
 
-    A value that went through k = `ROUNDINGS` roundings is v (1 + δ), |δ| ≤ k u with u = ε/2, so two such values of one
-    v differ by at most 2 k u |v| = k ε |v|. Below the normal numbers the spacing of the values stands for ε |v|. The
-    count of values does not matter: the bound holds for each of them.
+    A value after k = `ROUNDINGS` roundings is v (1 + δ), |δ| ≤ k u with u = ε/2, so two such values of the same v
+    differ by at most 2 k u |v| = k ε |v|. Among subnormal numbers their spacing replaces ε |v|. The bound holds for
+    every pair, whatever the number of values.
 
     Parameters
     ----------
     low, high : arrays (d,)
     eps : array (d,), or float
-        ε of the dtype that the values were stored in, `numpy.finfo`'s; 0 where nothing was rounded, as with integers.
+        ε of the stored dtype, as in `numpy.finfo`; 0 for values that were not rounded, such as integers.
     whole : bool array (d,)
-        Columns of whole numbers only. Up to 2/ε a float holds each of them as it is: ids and counts have no rounding.
+        Columns of whole numbers only. A float represents them exactly up to 2/ε: ids and counts have no rounding.
     """
     size = np.maximum(np.abs(low), np.abs(high))
     with np.errstate(over="ignore", under="ignore"):
@@ -170,18 +168,18 @@ def is_constant(low: Array, high: Array, eps: Array | float, whole: Array | bool
 def _standard(
     source: str, kind: str, names: tuple[str, ...], values: Array | LazyRows, eps: Array | float
 ) -> tuple[Array, Array, Array]:
-    """Return mean, deviation and which of the columns never change but for rounding."""
+    """Return each column's mean and scale, and the mask of columns that are constant up to rounding."""
     count, low, high = len(values), *_ends(values)
     size = np.maximum(np.abs(low), np.abs(high))
     with np.errstate(over="ignore", invalid="ignore"):
-        # A sum of n values may be off by n ε of its size. Where this could show beside the spread, at large offsets,
-        # the differences from the least value are summed, which are exact.
+        # A sum of n values has a relative error of up to n ε. At large offsets, where this could be comparable to the
+        # spread, sum the differences from the smallest value instead, which are exact.
         base = np.where(high - low < np.sqrt(EPS) * count * size, low, 0.0)
         rest = sum((part - base).sum(axis=0) for part in parts(values)) / count
         scale = np.sqrt(sum(np.square(part - base - rest).sum(axis=0) for part in parts(values)) / count)
         mean = base + rest
     constant = _constant(values, eps)
-    # Rounding beside a large number is itself no small number: it is measured by that number.
+    # Rounding errors of a large constant are not small: scale them by its size.
     mean[constant], scale[constant] = low[constant], np.where(low == high, 1.0, np.maximum(size, 1.0))[constant]
     bad: Array = (scale == 0) | ~np.isfinite(scale) | ~np.isfinite(mean)
     _refuse_spread(source, kind, names, low, high, bad)
@@ -189,7 +187,7 @@ def _standard(
 
 
 def _constant(values: Array | LazyRows, eps: Array | float) -> Array:
-    """Return which of the columns are one number but for rounding, as `is_constant` says."""
+    """Return the mask of columns that are constant up to rounding, by `is_constant`."""
     low, high = _ends(values)
     found = is_constant(low, high, eps)
     if (found & (low != high)).any():
@@ -202,7 +200,7 @@ def _standardised(
     source: str, kind: str, names: tuple[str, ...], values: Array | LazyRows, mean: Array, scale: Array
 ) -> LazyRows:
     ends = _ends(values)
-    # A larger number never becomes a smaller one: if the ends are within float32, so is all between them.
+    # Standardising is monotonic: if both ends are within float32, so are all values between them.
     with np.errstate(over="ignore"):
         standard = LazyRows(np.stack(ends), None, mean, scale)[:].astype(np.float32)
     bad = np.asarray(~np.isfinite(standard).all(axis=0))
@@ -211,7 +209,7 @@ def _standardised(
 
 
 def _ends(values: Array | LazyRows) -> tuple[Array, Array]:
-    """Return the least and the greatest number of each column."""
+    """Return the minimum and the maximum of each column."""
     ends = [(part.min(axis=0), part.max(axis=0)) for part in parts(values)]
     low, high = zip(*ends, strict=True)
     return np.min(low, axis=0), np.max(high, axis=0)
@@ -229,5 +227,5 @@ def _refuse_spread(
     if bad.any():
         column = int(np.flatnonzero(bad)[0])
         raise CommandError(
-            f"{source}: {kind} {names[column]!r} goes from {low[column]} to {high[column]}; needs {needs}"
+            f"{source}: {kind} {names[column]!r} ranges from {low[column]} to {high[column]}; needs {needs}"
         )

@@ -1,4 +1,4 @@
-"""What the user sees: the progress bar while training, and the tables at the end."""
+"""The terminal output of ``adamshap attribute``: the progress bar while training, and the tables at the end."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +22,12 @@ from adamshap.reference.contract import Array, Progress
 
 # Examples in each of the two tables.
 EXAMPLES = 10
-# Whose numbers are told before the training; config.json has them all.
+# Most classes to list before training; config.json lists all.
 MOST_CLASSES = 20
 
 
 def announce(console: Console, options: Options, dataset: Dataset, prepared: Prepared, computed_by: str) -> None:
-    """Say what is about to be trained, on what, and by what, and how the files were read."""
+    """Print the data set, the network and the trainer before training, and how the files were read."""
     regression = dataset.task == "regression"
     kinds = len(dataset.targets) if regression else len(dataset.classes)
     sizes = "-".join(map(str, (dataset.x.shape[1], *options.hidden, kinds)))
@@ -45,14 +45,14 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
     lines.append(f"{what} standardised by mean and deviation of the training examples, which config.json holds.")
     constant = [dataset.features[at] for at in np.flatnonzero(prepared.constant)]
     if constant:
-        lines.append(f"Constant in the training examples, and of no use: {some(constant, MOST_CLASSES)}.")
+        lines.append(f"Constant in the training examples, so of no use: {some(constant, MOST_CLASSES)}.")
     for line in (*lines, *dataset.notes):
         console.print(line, markup=False, highlight=False)
 
 
 @contextmanager
 def progress_bar(console: Console, epochs: int) -> Iterator[Callable[[Progress], None]]:
-    """Show a bar, on a terminal only, and give the function that moves it, once a step."""
+    """Show a progress bar (on a terminal only), and yield the function that advances it after a step."""
     columns = (
         TextColumn("Epoch {task.fields[epoch]}"),
         BarColumn(),
@@ -76,7 +76,7 @@ def progress_bar(console: Console, epochs: int) -> Iterator[Callable[[Progress],
 
 
 def show(console: Console, findings: Findings, folder: Path, notes: list[str]) -> None:
-    """Print the best and the worst examples, then what the training came to and where the files are."""
+    """Print the best and the worst examples, the validation results, and the folder of the files."""
     columns = columns_of(findings.prepared, findings.run)
     extremes(console, columns, findings.label_names, bool(findings.dataset.targets), findings.detection is not None)
     console.print()
@@ -90,19 +90,19 @@ def show(console: Console, findings: Findings, folder: Path, notes: list[str]) -
 
 
 def extremes(console: Console, columns: dict[str, Array], names: Sequence[str], targets: bool, flips: bool) -> None:
-    """Print the best and the worst examples of the table `columns`, side by side where there is room.
+    """Print the best and the worst examples of the table `columns`, side by side if they fit.
 
-    `names` are their labels in words, `targets` tells whether these are a regression's, `flips` whether some are false.
+    `names` are the labels as text; `targets` says whether they are a regression's, `flips` whether some are flipped.
     """
     order = np.argsort(columns["score"], kind="stable")
     count = min(EXAMPLES, len(order) // 2)
     tables = []
     for title, members in (("Most helpful examples", order[::-1][:count]), ("Most harmful examples", order[:count])):
         heads, rows = example_rows(columns, names, members, targets, flips)
-        made = table(title, 1, *heads)
+        result = table(title, 1, *heads)
         for row in rows:
-            made.add_row(*map(Text, row))
-        tables.append(made)
+            result.add_row(*map(Text, row))
+        tables.append(result)
     console.print()
     console.print(Columns(tables, padding=(1, 4)))
 
@@ -110,7 +110,7 @@ def extremes(console: Console, columns: dict[str, Array], names: Sequence[str], 
 def example_rows(
     columns: dict[str, Array], names: Sequence[str], members: Array, targets: bool, flips: bool
 ) -> tuple[list[str], list[list[str]]]:
-    """Return heads and cells of a table of the examples `members`; the rest as for `extremes`."""
+    """Return header and cells of a table of the examples `members`; the other arguments are those of `extremes`."""
     heads = ["index", "target" if targets else "label", "score", "SGD score", "seen", "flipped"]
     cells = [
         [
@@ -127,27 +127,27 @@ def example_rows(
 
 
 def table(title: str, text: int, *columns: str) -> Table:
-    """Return an empty table whose column number `text` holds words, and all others numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    """Return an empty table with text in column number `text` and numbers in all others."""
+    result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number == text else "right", no_wrap=number != text)
-    return made
+        result.add_column(column, justify="left" if number == text else "right", no_wrap=number != text)
+    return result
 
 
 def _summary(findings: Findings) -> Table:
     before, after = findings.before, findings.after
-    made = table("Validation", 0, "", "before", "after")
-    made.add_row("loss", f"{before.loss:.4g}", f"{after.loss:.4g}")
+    result = table("Validation", 0, "", "before", "after")
+    result.add_row("loss", f"{before.loss:.4g}", f"{after.loss:.4g}")
     if isinstance(before, Fit) and isinstance(after, Fit):
-        made.add_row("R²", *("" if fit.r_squared is None else f"{fit.r_squared:.4f}" for fit in (before, after)))
-        made.add_row("RMSE", f"{before.rmse:.4g}", f"{after.rmse:.4g}")
+        result.add_row("R²", *("" if fit.r_squared is None else f"{fit.r_squared:.4f}" for fit in (before, after)))
+        result.add_row("RMSE", f"{before.rmse:.4g}", f"{after.rmse:.4g}")
     if isinstance(before, Quality) and isinstance(after, Quality):
-        made.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
-    return made
+        result.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
+    return result
 
 
 def _detection(options: Options, found: Detection) -> Table:
-    made = table("Low scores find flipped labels", 0, "score", "ROC AUC")
-    made.add_row(f"Adam-aware ({options.slope}, {options.gradient})", f"{found.adam:.4f}")
-    made.add_row("SGD", f"{found.sgd:.4f}")
-    return made
+    result = table("Low scores find flipped labels", 0, "score", "ROC AUC")
+    result.add_row(f"Adam-aware ({options.slope}, {options.gradient})", f"{found.adam:.4f}")
+    result.add_row("SGD", f"{found.sgd:.4f}")
+    return result

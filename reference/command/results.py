@@ -1,4 +1,4 @@
-"""What goes into the folder of a run: its config at the start, the scores and what came of them at the end."""
+"""Writes the folder of a run: its config at the start, the scores and results at the end."""
 
 import csv
 import io
@@ -29,15 +29,15 @@ PICTURE = "examples.png"
 COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen")
 
 
-def choose(out: Path | None, name: str) -> Path:
-    """Return the folder to write to: `out`, or the first of ``adamshap-NAME``, ``-2``, ... that is free here.
+def choose_folder(out: Path | None, name: str) -> Path:
+    """Return the folder to write to: `out`, or the first of ``adamshap-NAME``, ``-2``, ... that does not exist yet.
 
     Raises
     ------
     CommandError
-        Where that folder could not be made, or already holds something.
+        The folder cannot be created, or is not empty.
     """
-    # realpath, not resolve: a loop of links comes back as it is, and is refused below for existing.
+    # realpath, not resolve: it returns a loop of links unchanged, which is refused below because it exists.
     target = _free(Path.cwd() / f"adamshap-{name}") if out is None else Path(os.path.realpath(out))
     try:
         if out is not None and os.path.lexists(target):
@@ -49,9 +49,9 @@ def choose(out: Path | None, name: str) -> Path:
                 )
         if not target.parent.is_dir():
             raise CommandError(
-                f"--out: got {str(out)!r}, but {str(target.parent)!r} is no folder; needs one that exists"
+                f"--out: got {str(out)!r}, but {str(target.parent)!r} is not a folder; needs an existing one"
             )
-        # What the name itself, and a folder beside it, may run into shows now and not after the training.
+        # Errors from the name itself, or from creating a folder beside it, must show before the training.
         with suppress(FileNotFoundError):
             target.lstat()
         _temporary(target).rmdir()
@@ -60,38 +60,38 @@ def choose(out: Path | None, name: str) -> Path:
     return target
 
 
-def make(target: Path, config: dict[str, Any], columns: dict[str, Array]) -> Path:
-    """Make the folder of a run that is about to start, and return it: all of it, or nothing.
+def create_folder(target: Path, config: dict[str, Any], columns: dict[str, Array]) -> Path:
+    """Create the folder of a new run, completely or not at all, and return it.
 
-    It is `target`, or, where something else took that place meanwhile, a free one beside it.
+    It is `target`, or a new name beside it if `target` has been taken meanwhile.
     """
-    return place(target, lambda there: folder.create(there, config, columns))[0]
+    return write_folder(target, lambda temporary: folder.create(temporary, config, columns))[0]
 
 
-def place(target: Path, fill: Callable[[Path], T]) -> tuple[Path, T]:
-    """Have `fill` write to a folder beside `target`, move that to `target`, and return where it is and fill's result.
+def write_folder(target: Path, fill: Callable[[Path], T]) -> tuple[Path, T]:
+    """Let `fill` write to a temporary folder, move that to `target`, and return the final path and fill's result.
 
-    The folder is `target`, or, where something else took that place meanwhile, a free one beside it.
+    The path is `target`, or a new name beside it if `target` has been taken meanwhile.
     """
     try:
         temporary = _temporary(target)
         try:
             result = fill(temporary)
             return _move(temporary, target), result
-        except BaseException:  # an interrupt too must leave nothing behind
+        except BaseException:  # not even an interrupt may leave the temporary folder behind
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     except OSError as error:
         raise _unwritable(target, error) from error
 
 
-def write(place: RunFolder, findings: Findings) -> None:
-    """Write the results of `findings` to the run's folder, but for pictures."""
+def write(run_folder: RunFolder, findings: Findings) -> None:
+    """Write the results of `findings` to the run's folder, except the picture."""
     run = findings.run
-    _write_scores(place, findings.dataset, columns_of(findings.prepared, run), run.state.step)
+    _write_scores(run_folder, findings.dataset, columns_of(findings.prepared, run), run.state.step)
     detection = findings.detection
     _write_end(
-        place,
+        run_folder,
         {
             "status": FINISHED,
             "step": run.state.step,
@@ -103,39 +103,39 @@ def write(place: RunFolder, findings: Findings) -> None:
     )
 
 
-def write_picture(place: RunFolder, findings: Findings) -> list[str]:
-    """Write the picture of the examples, where they are images, and return what the user should know about it.
+def write_picture(run_folder: RunFolder, findings: Findings) -> list[str]:
+    """Write a picture of the examples if they are images, and return messages for the user.
 
-    The results are written before: a picture that cannot be drawn costs a sentence, and nothing else.
+    The results are already written, so a picture that cannot be drawn only costs a message.
     """
     if findings.dataset.image_shape is None:
         return []
     try:
         picture = pictures.draw(findings)
-    except Exception as error:  # matplotlib, its settings, its fonts and its cache are beyond us
-        return [f"No {PICTURE}: {why_no_picture(error, place.path)}"]
+    except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
+        return [f"No {PICTURE}: {why_no_picture(error, run_folder.path)}"]
     try:
-        checkpoint.write_whole(place.path / PICTURE, picture)
+        checkpoint.write_whole(run_folder.path / PICTURE, picture)
     except OSError as error:
         return [f"No {PICTURE}: cannot write it ({error.strerror or error})"]
     return []
 
 
-def write_broken(place: RunFolder, dataset: Dataset, prepared: Prepared, error: Diverged) -> None:
-    """Write what a run came to before it broke off."""
+def write_diverged(run_folder: RunFolder, dataset: Dataset, prepared: Prepared, error: Diverged) -> None:
+    """Write the results of a run up to the step at which it diverged."""
     done = error.step - 1
-    _write_scores(place, dataset, columns_of(prepared, error.run), len(error.run.history["epoch"]))
-    _write_end(place, {"status": DIVERGED, "step": done, "tensor": error.tensor, "message": str(error)})
+    _write_scores(run_folder, dataset, columns_of(prepared, error.run), len(error.run.history["epoch"]))
+    _write_end(run_folder, {"status": DIVERGED, "step": done, "tensor": error.tensor, "message": str(error)})
 
 
-def _write_scores(place: RunFolder, dataset: Dataset, columns: dict[str, Array], step: int) -> None:
-    place.write_scores(columns, step)
+def _write_scores(run_folder: RunFolder, dataset: Dataset, columns: dict[str, Array], step: int) -> None:
+    run_folder.write_scores(columns, step)
     names = label_names(columns["label"], dataset.classes)
-    checkpoint.write_whole(place.path / "scores.csv", _csv(columns, names).encode())
+    checkpoint.write_whole(run_folder.path / "scores.csv", _csv(columns, names).encode())
 
 
-def _write_end(place: RunFolder, results: dict[str, Any]) -> None:
-    checkpoint.write_whole(place.path / RESULTS, (as_json(results) + "\n").encode())
+def _write_end(run_folder: RunFolder, results: dict[str, Any]) -> None:
+    checkpoint.write_whole(run_folder.path / RESULTS, (as_json(results) + "\n").encode())
 
 
 def _free(wanted: Path) -> Path:
@@ -147,7 +147,7 @@ def _free(wanted: Path) -> Path:
 
 
 def _temporary(target: Path) -> Path:
-    """Make a folder beside `target`, on the same file system, with the rights that a folder of the user's gets."""
+    """Create a folder beside `target`, on the same file system, with the permissions of any new folder."""
     folder = Path(tempfile.mkdtemp(prefix=".adamshap-", dir=target.parent))
     mask = os.umask(0)
     os.umask(mask)
@@ -168,26 +168,26 @@ def _unwritable(target: Path, error: OSError) -> CommandError:
 
 
 def columns_of(prepared: Prepared, run: Run | Snapshot | None) -> dict[str, Array]:
-    """Return the columns of the scores' table: of a run, of a checkpoint, or of one before its first step."""
+    """Return the columns of the score table: for a run, a checkpoint, or (None) before the first step."""
     if run is None:
         zeros = np.zeros(prepared.train.n)
-        made = zeros, zeros, zeros.astype(np.int64)
+        scores = zeros, zeros, zeros.astype(np.int64)
     elif isinstance(run, Run):
-        made = run.scores, run.sgd_scores, run.seen
+        scores = run.scores, run.sgd_scores, run.seen
     else:
-        made = run["scores"], run["sgd_scores"], run["seen"]
+        scores = run["scores"], run["sgd_scores"], run["seen"]
     labels = prepared.train.y
     if prepared.target_scale is not None:
         labels = prepared.labels[:, 0] if prepared.labels.shape[1] == 1 else prepared.labels
-    values = (prepared.train_index, labels, prepared.flipped, *made)
+    values = (prepared.train_index, labels, prepared.flipped, *scores)
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def _csv(columns: dict[str, Array], label_names: list[str]) -> str:
     values = {name: column.tolist() for name, column in columns.items()}
-    values["label"] = label_names  # of several targets one cell, as of classes one name
+    values["label"] = label_names  # one cell each, even for several targets
     values["flipped"] = ["true" if flipped else "false" for flipped in values["flipped"]]
-    # The csv module writes a float's repr, which reads back as the same number. With "\n" it overlooks a lone "\r".
+    # The csv module writes a float's repr, which reads back exactly. With "\n" it does not quote a lone "\r".
     bare_return = any("\r" in name for name in label_names)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if bare_return else csv.QUOTE_MINIMAL)
@@ -197,12 +197,12 @@ def _csv(columns: dict[str, Array], label_names: list[str]) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Return `value` as text of the one form that all JSON of the command has."""
+    """Return `value` as JSON text, in the style of all of the command's JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def summary(saved: SavedRun, count: int) -> dict[str, Any]:
-    """Return what scripts are told of a run, with its `count` best and `count` worst examples as in scores.csv."""
+    """Return a run's JSON summary, with its `count` best and `count` worst examples as in scores.csv."""
     columns = {name: column.tolist() for name, column in saved.columns.items()}
     columns["label"] = label_names(saved.columns["label"], saved.config["dataset"]["classes"])
     order = np.argsort(saved.columns["score"], kind="stable").tolist()
@@ -219,7 +219,7 @@ def summary(saved: SavedRun, count: int) -> dict[str, Any]:
 
 
 def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: Network) -> dict[str, Any]:
-    """Return ``config.json``: what was asked, and of which data. The same question gives the same."""
+    """Return ``config.json``: the options and the data set. The same call gives the same content."""
     flips = np.flatnonzero(prepared.flipped)
     constant = [dataset.features[feature] for feature in np.flatnonzero(prepared.constant)]
     config = {
@@ -264,5 +264,5 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
         },
         "network": asdict(network),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(config))  # as it will be read
+    plain: dict[str, Any] = json.loads(json.dumps(config))  # as it will be read back
     return plain

@@ -1,4 +1,4 @@
-"""ROC AUC by ranks: how well a score tells two groups apart."""
+"""ROC AUC by ranks: how well a score separates two groups."""
 
 import numpy as np
 
@@ -6,16 +6,16 @@ from adamshap.reference.contract import Array
 
 
 def roc_auc(score: Array, positive: Array) -> float:
-    """Return the chance that a positive has the larger `score` than a negative, ties counting half.
+    """Return the probability that a positive has a larger `score` than a negative, ties counting half.
 
     Parameters
     ----------
     score : array (n,)
     positive : bool array (n,)
-        At least one of each kind.
+        With at least one positive and one negative.
     """
     _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    # Equal scores share the mean of the ranks 1..n that they take up.
+    # Equal scores share the mean of their ranks in 1..n.
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
     positives = int(np.count_nonzero(positive))
     negatives = len(positive) - positives

@@ -1,4 +1,4 @@
-"""``adamshap show``: look at a run, finished or not: its best and worst examples, all scores, and its classes."""
+"""``adamshap show``: show a run, finished or not: its best and worst examples, all scores, and its classes."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from adamshap.reference import checkpoint
-from adamshap.reference.command import folder, page, report, results, showing
+from adamshap.reference.command import folder, overview, page, report, results
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.folder import SavedRun
 
-# Characters of the longest bar of the histogram.
+# Length of the histogram's longest bar, in characters.
 LONGEST = 40
 
 
@@ -27,21 +27,21 @@ def show_command(
         typer.Option(
             metavar="FILE.html",
             show_default=False,
-            help="Write a page instead, with plots and, for images, pictures; one file, which needs no other.",
+            help="Write a self-contained page instead, with plots and, for images, pictures.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Show a run, finished or still going on: best and worst examples, a histogram of the scores, and the classes.
+    """Show a run, finished or in progress: best and worst examples, a histogram of the scores, and the classes.
 
-    The scores of a run that goes on are those of its newest checkpoint.
+    The scores of a run in progress are those of its newest checkpoint.
     """
     if html is not None and (html.suffix.lower() != ".html" or as_json):
         raise CommandError(f"--html: got {str(html)!r}{' with --json' * as_json}; needs a FILE.html, and no --json")
     saved = folder.read(directory)
     console = Console()
     if as_json:
-        bins, groups = showing.bins_of(saved.columns["score"]), showing.groups_of(saved)
+        bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
         more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
         print(results.as_json(results.summary(saved, report.EXAMPLES) | more))
     elif html is not None:
@@ -57,31 +57,31 @@ def show_command(
 
 
 def _print(console: Console, saved: SavedRun) -> None:
-    console.print(showing.title_of(saved), markup=False, highlight=False)
+    console.print(overview.title_of(saved), markup=False, highlight=False)
     if saved.status == folder.DIVERGED and saved.results is not None:
         console.print(saved.results["message"], markup=False, highlight=False)
     if not saved.step:
         console.print("No scores yet: they come with the first checkpoint.", markup=False, highlight=False)
         return
     dataset, flips = saved.config["dataset"], bool(saved.config["flips"])
-    report.extremes(console, saved.columns, showing.names_of(saved), bool(dataset["targets"]), flips)
+    report.extremes(console, saved.columns, overview.names_of(saved), bool(dataset["targets"]), flips)
     console.print()
     console.print(_histogram(saved, console.options.ascii_only))
-    title, heads, rows = showing.group_rows(saved)
+    title, heads, rows = overview.group_rows(saved)
     if rows:
-        made = report.table(title, 0, *heads)
+        table = report.table(title, 0, *heads)
         for row in rows:
-            made.add_row(*map(Text, row))
+            table.add_row(*map(Text, row))
         console.print()
-        console.print(made)
+        console.print(table)
 
 
 def _histogram(saved: SavedRun, ascii_only: bool) -> Table:
-    made = report.table("Scores", 2, "from", "to", "", "examples")
-    bins = showing.bins_of(saved.columns["score"])
+    table = report.table("Scores", 2, "from", "to", "", "examples")
+    bins = overview.bins_of(saved.columns["score"])
     most = max(bin_.count for bin_ in bins)
     for bin_ in bins:
-        length = -(-LONGEST * bin_.count // most)  # rounded up: one example shows
+        length = -(-LONGEST * bin_.count // most)  # rounded up, so that a single example shows
         bar = Text(("#" if ascii_only else "█") * length, style="red" if bin_.low < 0 else "blue")
-        made.add_row(f"{bin_.low:+.2e}", f"{bin_.high:+.2e}", bar, str(bin_.count))
-    return made
+        table.add_row(f"{bin_.low:+.2e}", f"{bin_.high:+.2e}", bar, str(bin_.count))
+    return table

@@ -1,4 +1,4 @@
-"""Finds out what kind of data the command is given, and has it read: a bundled data set, or files."""
+"""Recognises the kind of data that the command is given, a bundled data set or files, and reads it."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from adamshap.reference.command.table import TABLES, TEXT_TABLES, Fitted, Readin
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 
-# What to do with files that are not read.
+# Advice for files that cannot be read.
 OTHER_FILES = {
     ".gz": "; unpack it: gunzip",
     ".zip": "; unpack it",
@@ -33,14 +33,14 @@ def read(
     reading: Reading | None = None,
     fitted: Fitted | None = None,
 ) -> Table:
-    """Return what `data` names, the value of the command's `argument`.
+    """Return the table that `data` names.
 
     Parameters
     ----------
     argument : str
-        As errors name it.
+        Name of the command's argument, for error messages.
     data : str
-        As for `datasets.load`.
+        As in `datasets.load`.
     label : str, optional
         The label column of a table; by default "label".
     reading : Reading, optional
@@ -50,7 +50,7 @@ def read(
     Raises
     ------
     CommandError
-        Where it cannot be read, or is no table of numbers with a label for each row.
+        It cannot be read, or is not a table of numbers with a label for each row.
     """
     reading = Reading() if reading is None else reading
     if "\0" in data:
@@ -62,7 +62,7 @@ def read(
     if suffix in TABLES:
         column = "label" if label is None else label
         sheet = (text_table if suffix in TEXT_TABLES else parquet).read(path, column, reading)
-        return columns.prepared(sheet, column, reading, fitted)
+        return columns.table_of(sheet, column, reading, fitted)
     if suffix == ".npz":
         return arrays.read_archive(path)
     if suffix == ".npy":
@@ -75,7 +75,7 @@ def read(
 
 
 def check_options(files: list[str], label: str | None, reading: Reading) -> None:
-    """Refuse options about columns where none of `files` has any.
+    """Refuse options for columns if none of `files` has columns.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def check_options(files: list[str], label: str | None, reading: Reading) -> None
 
 
 def absolute(data: str) -> str:
-    """Return `data` so that it is found from any folder: with absolute paths, or the name that it is."""
+    """Return `data` with absolute paths; the name of a bundled data set stays as it is."""
     if data in BUNDLED:
         return data
     return ",".join(map(os.path.abspath, data.split(","))) if data.lower().endswith(".npy") else os.path.abspath(data)

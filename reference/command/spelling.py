@@ -1,4 +1,4 @@
-"""How numbers, missing values and the names of classes and categories are spelled in files."""
+"""The spelling of numbers, missing values and the names of classes and categories in files."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from adamshap.reference.contract import shown
 Label = int | float | str
 Decimal = Literal[".", ","]
 
-# What pandas.read_csv takes for a missing value, and "?", which the UCI repository writes.
+# Missing values as in pandas.read_csv, and "?", which the UCI repository uses.
 MISSING = frozenset(
     [
         *("", "?", "NA", "N/A", "n/a", "NULL", "null", "None", "NaN", "nan", "-NaN", "-nan"),
@@ -20,7 +20,7 @@ MISSING = frozenset(
 TRUTH = {"false": 0.0, "true": 1.0}
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
-# Numbers with a decimal mark, and those of them whose mark may as well separate thousands.
+# Numbers with a decimal mark, and those whose mark may also be a thousands separator.
 _MARKED = {mark: re.compile(rf"[+-]?(\d+\{mark}\d*|\{mark}\d+)(e[+-]?\d+)?", re.I) for mark in ".,"}
 _THOUSANDS = {mark: re.compile(rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}") for mark in ".,"}
 _GROUPED = re.compile(
@@ -31,13 +31,13 @@ _DATE = re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}([T ].*)?|\d{1,2}([-/.])\d{1,2}
 
 
 def some(names: Sequence[str], most: int = 20) -> str:
-    """Return the first names, quoted and cut where they are long, and how many more there are."""
+    """Return the first names, quoted and shortened if long, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(shown, names[:most])) + more
 
 
 def quoted(name: str) -> str:
-    """Return `name` as a shell takes it for one argument."""
+    """Return `name` quoted as one argument for the shell."""
     return name if re.fullmatch(r"[\w.:@%+/-]+", name) else "'" + name.replace("'", "'\\''") + "'"
 
 
@@ -45,8 +45,8 @@ def quoted(name: str) -> str:
 
 
 def number_or_none(text: str, decimal: Decimal = ".") -> float | None:
-    """Return the number that `text` is, if it is one."""
-    # float() also reads Python's own 1_000, which is no number in a table.
+    """Return `text` as a number, or None."""
+    # float() also accepts Python's 1_000, which is not a number in a table.
     if "_" in text or (decimal == "," and "." in text):
         return None
     try:
@@ -56,7 +56,7 @@ def number_or_none(text: str, decimal: Decimal = ".") -> float | None:
 
 
 def marks(cells: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the first number with each decimal mark: where it can be nothing else, and where it may be thousands."""
+    """Return the first cell with each mark: as an unambiguous decimal mark, and as a possible thousands separator."""
     certain: dict[str, str] = {}
     doubtful: dict[str, str] = {}
     for mark, pattern in _MARKED.items():
@@ -69,7 +69,7 @@ def marks(cells: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def advice(cell: str, column: str, decimal: Decimal) -> str:
-    """Return what is needed in place of a cell that is no number."""
+    """Return advice for a cell that is not a number."""
     other: Decimal = "," if decimal == "." else "."
     if number_or_none(cell, other) is not None and not _THOUSANDS[other].fullmatch(cell):
         return f"needs a number with the decimal mark {decimal!r}, or --decimal {other}"
@@ -92,7 +92,7 @@ def _digits(text: str) -> str:
 
 
 def categories_or_nothing(column: str) -> str:
-    """Return what can be done about a column of text."""
+    """Return advice for a column of text."""
     return (
         f"--one-hot {quoted(column)} makes a feature of 0 and 1 for each category of the column,"
         f" --drop {quoted(column)} leaves it out"
@@ -103,42 +103,42 @@ def categories_or_nothing(column: str) -> str:
 
 
 def class_name(kind: Label) -> str:
-    """Return the name of the class with this label: text as it is spelled, so that "007" is another one than "7"."""
+    """Return the class name of a label. Text keeps its spelling: "007" and "7" are different classes."""
     if isinstance(kind, str | bool):
         return str(kind)
     return str(int(kind)) if kind == int(kind) else repr(kind)
 
 
 def are_integers(names: Iterable[str]) -> bool:
-    """Return whether all are the shortest spelling of an integer."""
+    """Return whether every name is the shortest spelling of an integer."""
     return all(map(_INTEGER.fullmatch, names))
 
 
 def are_codes(names: Iterable[str]) -> bool:
-    """Return whether one has the leading zero that a code has and a quantity has not: 007."""
+    """Return whether any name has a leading zero, as codes do and quantities do not: 007."""
     return any(re.match(r"[+-]?0[0-9]", name) for name in names)
 
 
 def numbers_of(names: Sequence[str]) -> list[float]:
-    """Return `names` as numbers, if all of them are finite ones; else nothing."""
+    """Return `names` as numbers if all are finite numbers; otherwise an empty list."""
     numbers = [number for number in map(number_or_none, names) if number is not None and math.isfinite(number)]
     return numbers if len(numbers) == len(names) else []
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return the different names, by size where all are numbers."""
+    """Return the distinct names, in numerical order if all are numbers."""
     different = sorted(set(names))
     if not numbers_of(different):
         return different
-    # Integers that float64 does not tell apart are ordered as integers.
+    # Integers that are equal as float64 are ordered as integers.
     return sorted(different, key=lambda name: (float(name), int(name) if _INTEGER.fullmatch(name) else 0, name))
 
 
 def matched(names: Collection[str], known: Sequence[str]) -> dict[str, str]:
-    """Return which of `known` each of `names` is, without the names that are none of them.
+    """Return a mapping from `names` to the matching ones of `known`, without names that match none.
 
-    True and False, in any case of letters, are 1 and 0, and a whole number may end in ".0", as pandas writes it: two
-    files may differ in this where it leaves no doubt.
+    True and False, in any case, match 1 and 0, and a whole number may end in ".0", as pandas writes it, as long as the
+    match is unambiguous.
     """
     found = {name: name for name in names if name in known}
     plain = {_plain(name): name for name in known}
@@ -152,13 +152,13 @@ def matched(names: Collection[str], known: Sequence[str]) -> dict[str, str]:
 
 
 def respelled(names: Iterable[str], known: Sequence[str]) -> tuple[str, str] | None:
-    """Return the first of `names` that may be one of `known` in another spelling, and that one."""
+    """Return the first of `names` that may be a different spelling of one of `known`, and that one."""
     loose = {_loose(name): name for name in known}
     return next(((name, loose[_loose(name)]) for name in names if _loose(name) in loose), None)
 
 
 def twice(names: Sequence[str]) -> tuple[str, str] | None:
-    """Return two of the different `names` that may be one in two spellings."""
+    """Return two of the distinct `names` that may be two spellings of the same name."""
     seen: dict[str | float, str] = {}
     for name in names:
         if seen.setdefault(_loose(name), name) != name:
@@ -178,5 +178,5 @@ def _loose(name: str) -> str | float:
     number = number_or_none(plain)
     if number is None:
         return plain.casefold().strip()
-    # Integers that float64 does not tell apart are no spellings of one another.
+    # Different integers that are equal as float64 are not spellings of one another.
     return plain if _INTEGER.fullmatch(plain) and abs(number) >= 2.0**53 else number

@@ -1,4 +1,4 @@
-"""What every kind of file is read into: columns, and then a table of numbers with a label for each row."""
+"""The common form of all kinds of files: columns, and then a table of numbers with a label for each row."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,18 +20,18 @@ EPS = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class Reading:
-    """Options of the command that decide how a .csv, .tsv or .parquet file is read.
+    """The command's options for reading a .csv, .tsv or .parquet file.
 
     Parameters
     ----------
     sep : str, optional
-        The separator of a .csv or .tsv; recognised where it is not given.
+        The separator of a .csv or .tsv; recognised by default.
     decimal : {".", ","}, optional
-        The decimal mark of a .csv or .tsv; recognised where it is not given.
+        The decimal mark of a .csv or .tsv; recognised by default.
     one_hot, drop : tuple of str
         Columns of categories, and columns to leave out.
     missing : {"mean", "drop"}, optional
-        Fill a missing value with the column's mean, or leave its row out; by default it is refused.
+        Fill a missing value with the column's mean, or leave its row out; by default, refuse it.
     """
 
     sep: str | None = None
@@ -43,7 +43,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a validation file takes from the training data: categories of a column, and means of features."""
+    """Values of the training data that a validation file reuses: categories of columns and means of features."""
 
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
@@ -51,27 +51,27 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The content of a file or a bundled data set, before its labels are taken for classes or quantities.
+    """The content of a file or a bundled data set, before its labels are read as classes or quantities.
 
     Parameters
     ----------
     name, source : str
-        For people, and as errors name it.
+        Name for display, and for error messages.
     x : float64 array or `LazyRows` (N, d)
     labels : sequence of N labels (all numbers, or all text), or real array (N, k)
     features : tuple of d str
     image_shape : tuple (height, width), or None
     task : {"classification", "regression"}, or None
-        The task of the data set, where it is known.
+        The data set's task, if known.
     rows : int array (N,), or None
-        Rows of the file, where some are left out.
+        Row numbers in the file, if some rows were left out.
     notes : tuple of str
-        Facts about the reading that the user should know.
+        Messages for the user about how the file was read.
     fitted : Fitted
     gaps : bool array (N, d), or None
-        Values that were missing, and are the mean of all others.
+        Values that were missing and are filled with the mean of the others.
     x_eps, y_eps : float, or array (d,) or (k,)
-        `eps_of` the dtype in which the file has the columns, or the targets.
+        `eps_of` the file's dtype of the columns, or of the targets.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Table:
 
 
 def eps_of(dtype: np.dtype[Any]) -> float:
-    """Return the relative rounding of numbers of `dtype`: 0 for integers."""
+    """Return the machine epsilon of `dtype`, at least float64's; 0 for integers."""
     return max(float(np.finfo(dtype).eps), EPS) if dtype.kind == "f" else 0.0
 
 
@@ -98,17 +98,17 @@ class Column(Protocol):
     """A column of a file, one value a row."""
 
     def labels(self) -> list[Label | None]:
-        """Return the values as labels or categories; None where one is missing."""
+        """Return the values as labels or categories, None for missing ones."""
 
     def numbers(self) -> Array:
-        """Return the values as float64; NaN where one is missing."""
+        """Return the values as float64, NaN for missing ones."""
 
     def shown(self, row: int) -> str:
-        """Return a value as errors show it."""
+        """Return a value as error messages show it."""
 
     @property
     def eps(self) -> float:
-        """Return `eps_of` the dtype in which the file has the values."""
+        """Return `eps_of` the file's dtype of the values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +118,10 @@ class Sheet:
     Parameters
     ----------
     name, source : str
-        For people, and as errors name it.
+        Name for display, and for error messages.
     columns : dict of str to Column
     where : callable
-        ``where(row)`` is the row's place in the file, as errors name it.
+        ``where(row)`` names the row's position in the file, for error messages.
     notes : tuple of str
     """
 

@@ -1,4 +1,4 @@
-"""Reads .csv and .tsv files: encoding, separator and decimal mark are recognised where they leave no doubt."""
+"""Reads .csv and .tsv files; recognises encoding, separator and decimal mark where they are unambiguous."""
 
 import csv
 import re
@@ -27,7 +27,7 @@ from adamshap.reference.command.table import EPS, Column, Reading, Sheet, unread
 from adamshap.reference.contract import Array, shown
 
 SEPARATORS = (",", ";", "\t", "|")
-# Rows that decide what the separator is.
+# Number of rows from which the separator is recognised.
 FIRST_ROWS = 100
 # First bytes of files that are often renamed to .csv.
 OTHER_FORMATS = {
@@ -40,7 +40,7 @@ OTHER_FORMATS = {
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """A column of text, without surrounding blanks."""
+    """A column of text without leading and trailing blanks."""
 
     name: str
     cells: list[str]
@@ -48,33 +48,33 @@ class Cells:
     where: "Lines"
 
     def labels(self) -> list[Label | None]:
-        """Return the values as labels or categories; None where one is missing."""
+        """Return the values as labels or categories, None for missing ones."""
         cells = self.cells
         if self.decimal == "," and _all_numbers(cells, ","):
             cells = [cell.replace(",", ".") for cell in cells]
         return [None if cell in MISSING else cell for cell in cells]
 
     def numbers(self) -> Array:
-        """Return the values as float64; NaN where one is missing.
+        """Return the values as float64, NaN for missing ones.
 
-        A column of True and False is one of 1 and 0.
+        A column of True and False becomes 1 and 0.
         """
         if self.decimal == "." and "_" not in "".join(self.cells):
             try:
                 return np.array(list(map(float, self.cells)))
             except ValueError:
-                pass  # a cell of another kind: True, a missing value, or one to refuse
+                pass  # not all numbers: True, a missing value, or a cell to refuse
         kinds = {cell.casefold() for cell in self.cells if cell not in MISSING}
         truth = bool(kinds & TRUTH.keys()) and kinds <= TRUTH.keys() | {"0", "1"}
         return np.array([self._number(row, cell, truth) for row, cell in enumerate(self.cells)], np.float64)
 
     def shown(self, row: int) -> str:
-        """Return a value as errors show it."""
+        """Return a value as error messages show it."""
         return shown(self.cells[row])
 
     @property
     def eps(self) -> float:
-        """Return the relative rounding of numbers of text: they are read as float64."""
+        """Return the machine epsilon of float64, since numbers in text are read as float64."""
         return EPS
 
     def _number(self, row: int, cell: str, truth: bool) -> float:
@@ -90,13 +90,13 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """The place of each row in its file."""
+    """The line number of each row in its file."""
 
     source: str
     numbers: list[int]
 
     def __call__(self, row: int) -> str:
-        """Return the place of `row` as errors name it."""
+        """Return the position of `row` for error messages."""
         return f"{self.source}, line {self.numbers[row]}"
 
 
@@ -123,7 +123,7 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
     Raises
     ------
     CommandError
-        Where it is no such file, or leaves doubt about its separator or decimal mark.
+        It is not such a file, or its separator or decimal mark is ambiguous.
     """
     source = repr(str(path))
     try:
@@ -134,7 +134,7 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
         raise unreadable(source, error) from error
     except UnicodeError as error:
         raise CommandError(
-            f"{source}: got bytes that are no UTF-8 text ({error}); needs UTF-8, for example:"
+            f"{source}: got bytes that are not UTF-8 text ({error}); needs UTF-8, for example:"
             " iconv -f LATIN1 -t UTF-8 OLD.csv > NEW.csv"
         ) from error
     columns.check_label(source, names, label, _hint(names, label))
@@ -152,13 +152,13 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
     return Sheet(path.stem, source, sheet, where, _notes(path, layout, decimal))
 
 
-# --- how the file is divided -----------------------------------------------------------------------------------------
+# --- separator and rows ----------------------------------------------------------------------------------------------
 
 
 def _layout(path: Path, source: str, label: str, reading: Reading) -> Layout:
     encoding = _encoding(path, source)
     with path.open(newline="", encoding=encoding) as file:
-        # Excel's own line, which names the separator.
+        # Excel's line that names the separator.
         excel = re.fullmatch(r'"?sep=(.)"?\s*', file.readline(), re.I | re.S)
     first = int(excel is not None)
     if reading.sep is not None:
@@ -173,12 +173,12 @@ def _layout(path: Path, source: str, label: str, reading: Reading) -> Layout:
         if head and len(head[0]) > 1:
             heads[separator] = head
     even = [separator for separator, head in heads.items() if len({len(row) for row in head}) == 1]
-    # A separator that alone finds the label is the one, even where a row is short: the error is to name that row.
+    # The only separator that finds the label is right even if a row is short, so that the error can name that row.
     named = [separator for separator, head in heads.items() if label in head[0]]
     fits = [separator for separator in named if separator in even] or named or even or [usual]
     if len(fits) > 1:
         raise CommandError(
-            f"{source}: its columns may be separated by {' or '.join(map(repr, fits))}; --sep says which"
+            f"{source}: its columns may be separated by {' or '.join(map(repr, fits))}; choose one with --sep"
         )
     return Layout(encoding, fits[0], first)
 
@@ -194,12 +194,12 @@ def _encoding(path: Path, source: str) -> Literal["utf-8-sig", "utf-16"]:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if len(start) >= 8 and (not any(start[:32:2]) or not any(start[1:32:2])):
-        raise CommandError(f"{source}: got UTF-16 without its mark at the start, or no text; needs UTF-8")
+        raise CommandError(f"{source}: got UTF-16 without a byte order mark, or no text; needs UTF-8")
     return "utf-8-sig"
 
 
 def _head(file: TextIO, separator: str) -> list[list[str]]:
-    """Return the header and the first rows, divided by `separator`; nothing where it cannot divide them."""
+    """Return the header and the first rows, split at `separator`; an empty list if they cannot be split."""
     try:
         rows = islice(csv.reader(file, delimiter=separator, strict=True, skipinitialspace=separator != " "), FIRST_ROWS)
         return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
@@ -213,7 +213,7 @@ def _rows(file: TextIO, source: str, layout: Layout) -> tuple[list[str], list[in
         file.readline()
     reader = csv.reader(file, delimiter=layout.separator, strict=True, skipinitialspace=layout.separator != " ")
     try:
-        # A blank line is no row; line_num counts lines of the file, the header's included.
+        # A blank line is not a row; line_num counts all lines of the file, including the header's.
         found = ((reader.line_num + layout.first, [cell.strip() for cell in row]) for row in reader if row)
         names = next((row for _, row in found if any(row)), [])
         numbers, rows = [], []
@@ -221,7 +221,7 @@ def _rows(file: TextIO, source: str, layout: Layout) -> tuple[list[str], list[in
             numbers.append(line)
             rows.append(row)
     except csv.Error as error:
-        raise CommandError(f"{source}, line {reader.line_num + layout.first}: no valid CSV: {error}") from error
+        raise CommandError(f"{source}, line {reader.line_num + layout.first}: not valid CSV: {error}") from error
     while rows and not any(rows[-1]):  # a spreadsheet's empty rows at the end
         rows.pop()
         numbers.pop()
@@ -229,28 +229,28 @@ def _rows(file: TextIO, source: str, layout: Layout) -> tuple[list[str], list[in
 
 
 def _check_lengths(source: str, names: list[str], numbers: list[int], rows: list[list[str]]) -> None:
-    """Refuse a row that has too few or too many cells."""
+    """Refuse a row with too few or too many cells."""
     for line, row in zip(numbers, rows, strict=True):
         if len(row) != len(names):
             raise CommandError(f"{source}, line {line}: got {len(row)} cells; needs {len(names)}, one for each column")
 
 
 def _without_empty(names: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Return names and columns without those that have neither name nor values: a separator that ends each line."""
+    """Return names and columns without those that have neither: a trailing separator on each line makes one."""
     cells: list[list[str]] = list(map(list, zip(*rows, strict=True))) if rows else [[] for _ in names]
     kept = [(name, column) for name, column in zip(names, cells, strict=True) if name or any(column) or not rows]
     return [name for name, _ in kept], [column for _, column in kept]
 
 
 def _hint(names: list[str], label: str) -> str:
-    """Return what may be wrong with a header that lacks `label`."""
+    """Return a hint about a header without `label`."""
     if any(numbers_of([name]) for name in names):
         return f"; if line 1 is an example, the file needs a header before it, with {label!r} among its names"
     return "" if len(names) > 1 else "; line 1 holds the names of all columns, and --sep what separates them"
 
 
 def _refuse_example_as_header(source: str, names: list[str], label: str, cells: list[list[str]]) -> None:
-    """Refuse a first line that must be an example: its label is a label of other rows, and all else are numbers."""
+    """Refuse a first line that must be an example: its label occurs in other rows, and the rest are numbers."""
     numbers = numbers_of(names)
     counted = bool(numbers) and all(after == before + 1 for before, after in pairwise(numbers))
     others = [name for name in names if name != label]
@@ -260,13 +260,13 @@ def _refuse_example_as_header(source: str, names: list[str], label: str, cells: 
         )
 
 
-# --- how its numbers are spelled -------------------------------------------------------------------------------------
+# --- decimal mark ----------------------------------------------------------------------------------------------------
 
 
 def _decimal(
     source: str, separator: str, names: list[str], cells: list[list[str]], label: str, reading: Reading
 ) -> Decimal:
-    """Return the decimal mark: the one that every number with a mark can have."""
+    """Return the decimal mark that fits every number with a mark."""
     if reading.decimal is not None:
         return reading.decimal
     left_out = {*reading.drop, *reading.one_hot}
@@ -280,17 +280,17 @@ def _decimal(
                 into.setdefault(mark, cell)
     if len(certain) == 2:
         raise CommandError(
-            f"{source}: got {certain[',']!r} and {certain['.']!r}; needs one decimal mark in all numbers,"
-            " the one that --decimal names"
+            f"{source}: got {certain[',']!r} and {certain['.']!r}; needs the same decimal mark in all numbers,"
+            " given by --decimal"
         )
     if certain:
         return "," if "," in certain else "."
-    # A point is taken for what it mostly is, but not where a semicolon suggests that numbers have commas.
+    # A point is usually the decimal mark, except where semicolons as separators suggest decimal commas.
     if "," in doubtful or ("." in doubtful and separator == ";"):
         example = doubtful.get(",") or doubtful["."]
         raise CommandError(
-            f"{source}: got {example!r}, where {example.strip('+-0123456789')!r} may be the decimal mark or separate"
-            " thousands; --decimal . or --decimal , says what the decimal mark is"
+            f"{source}: got {example!r}, where {example.strip('+-0123456789')!r} may be the decimal mark or a"
+            " thousands separator; choose the decimal mark with --decimal . or --decimal ,"
         )
     return "."
 
@@ -300,7 +300,7 @@ def _all_numbers(cells: Sequence[str], decimal: Decimal) -> bool:
 
 
 def _notes(path: Path, layout: Layout, decimal: Decimal) -> tuple[str, ...]:
-    """Return what was found that is not what the file's ending says."""
+    """Return a note on whatever differs from the file ending's usual format."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     found = []
     if layout.encoding == "utf-16":

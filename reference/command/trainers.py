@@ -1,7 +1,7 @@
-"""Who trains and attributes: the engine, where one is installed, or else the oracle.
+"""Chooses the trainer: the engine if it is installed, otherwise the oracle.
 
-The oracle may import nothing of ours, so the engine is found as any other implementation would be: by the entry point
-``engine`` of the group ``adamshap.trainers``, a module with `attribute`, of the oracle's signature, and `describe`.
+The oracle may not import the engine, so it finds it as it would find any other implementation: by the entry point
+``engine`` of the group ``adamshap.trainers``, a module with `attribute` (the oracle's signature) and `describe`.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ GROUP = "adamshap.trainers"
 
 @dataclass(frozen=True)
 class Trainer:
-    """Who trains.
+    """An implementation that trains and attributes.
 
     Parameters
     ----------
     description : str
-        A phrase that says what it runs on.
+        A phrase on what it runs on.
     attribute : callable
-        Trains and attributes.
+        With the signature of `reference.attribute`.
     """
 
     description: str
@@ -34,7 +34,7 @@ ORACLE = Trainer("the oracle on the CPU, float64", attribute)
 
 
 def installed_trainer() -> Trainer:
-    """Return the engine, or the oracle where no engine can be imported."""
+    """Return the engine, or the oracle if no engine can be imported."""
     for point in entry_points(group=GROUP, name="engine"):
         try:
             engine = point.load()

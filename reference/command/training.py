@@ -1,4 +1,4 @@
-"""From prepared data to findings: builds the network, has it trained and attributed, and measures it."""
+"""Builds the network, has it trained and attributed, and measures the result."""
 
 import time
 import warnings
@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
-from adamshap.reference.command.keeping import Keeper
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import roc_auc
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.contract import Adam, Diverged, Loss, Network, Params, Progress, Run, Snapshot, first_not_finite
-from adamshap.reference.network import mean_loss, outputs
+from adamshap.reference.models import mean_loss, outputs
 
 
 def plan(options: Options, dataset: Dataset) -> tuple[Network, Adam]:
-    """Return the network and the optimiser that `options` ask for."""
+    """Return the network and the optimiser for `options`."""
     width = len(dataset.classes) or len(dataset.targets)
     loss: Loss = "mse" if dataset.task == "regression" else "cross_entropy"
     return Network((dataset.x.shape[1], *options.hidden, width), "tanh", loss), Adam(lr=options.lr)
@@ -29,24 +29,25 @@ def train(
     prepared: Prepared,
     trainer: Trainer,
     on_step: Callable[[Progress], None],
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     resume: Snapshot | None,
 ) -> Findings:
-    """Have `trainer` train on `prepared` and attribute every step, and return what came of it.
+    """Train on `prepared` with `trainer`, attribute every step, and return the results.
 
     Raises
     ------
     CommandError
-        Where the run is interrupted.
+        The run was interrupted.
     Diverged
-        Where training ends in numbers that are not finite.
+        Training diverged (non-finite values).
     """
     started = time.perf_counter()
     network, adam = plan(options, dataset)
     epochs, steps = options.length(prepared.train.n)
-    # Overflow is told in words.
-    with np.errstate(all="ignore"), keeper.listening(), warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: keeper.warn(str(message))
+    estimator = options.estimator
+    # Overflow is reported as `Diverged`, not as NumPy warnings.
+    with np.errstate(all="ignore"), checkpointer.handle_signals(), warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: checkpointer.warn(str(message))
         try:
             run = trainer.attribute(
                 network,
@@ -57,12 +58,12 @@ def train(
                 steps=steps,
                 batch_size=options.batch_size,
                 seed=options.seed,
-                slope=options.slope,
-                gradient=options.gradient,
+                slope=estimator.slope,
+                gradient=estimator.gradient,
                 credit=options.credit,
-                kind=options.kind,
+                kind=estimator.kind,
                 on_step=on_step,
-                on_checkpoint=keeper.on_checkpoint,
+                on_checkpoint=checkpointer.on_checkpoint,
                 resume=resume,
             )
         except Diverged as error:
@@ -81,12 +82,12 @@ def train(
 
 
 def _diverged(options: Options, step: int, steps: int, tensor: str, value: float, run: Run) -> Diverged:
-    """Return the error with advice for a user of the command, which has no dtype and standardises the inputs."""
+    """Return the error with advice for the command's user, who chooses no dtype and whose inputs are standardised."""
     return Diverged(step, steps, tensor, value, run, f"a smaller --lr than {options.lr}")
 
 
 def measure(network: Network, params: Params, prepared: Prepared) -> Quality | Fit:
-    """Return how well the network does on the validation examples."""
+    """Return the network's loss and accuracy, or R² and RMSE, on the validation examples."""
     valid = prepared.valid
     loss, answers = float(mean_loss(network, params, valid)), outputs(network, params, valid.x)
     if prepared.target_scale is None:

@@ -63,7 +63,7 @@ from adamshap.reference.contract.marginals import (
     coalition_mask,
     permutations_of,
 )
-from adamshap.reference.contract.model import ACTIVATIONS, LOSSES, Activation, Loss, Model, Network
+from adamshap.reference.contract.model import ACTIVATIONS, LOSSES, Activation, Loss, Model, Network, model_of
 from adamshap.reference.contract.optimiser import (
     Adam,
     AdamState,
@@ -71,6 +71,8 @@ from adamshap.reference.contract.optimiser import (
     Optimiser,
     StepNumber,
     adam_in,
+    optimiser_in,
+    optimiser_of,
     refuse_zero_denominator,
 )
 from adamshap.reference.contract.progress import Progress, logged
@@ -131,9 +133,12 @@ __all__ = [
     "first_not_finite",
     "float64_step",
     "logged",
+    "model_of",
     "of_kind",
     "one_blas_thread",
     "one_of",
+    "optimiser_in",
+    "optimiser_of",
     "parts",
     "permutations_of",
     "positive_integer",

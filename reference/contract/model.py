@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.checks import one_of, positive_integer, seed_of, shown, true_or_false
 from adamshap.reference.contract.refusal import refuse
 
-__all__ = ["ACTIVATIONS", "LOSSES", "Activation", "Loss", "Model", "Network"]
+__all__ = ["ACTIVATIONS", "LOSSES", "Activation", "Loss", "Model", "Network", "model_of"]
 
 Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "identity"]
 Loss = Literal["cross_entropy", "mse"]
@@ -20,6 +20,7 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 LOSSES: tuple[str, ...] = get_args(Loss)
 
 
+@runtime_checkable
 class Model(Protocol):
     """What a step and a run need of a model."""
 
@@ -36,6 +37,13 @@ class Model(Protocol):
 
     def check_batch(self, field: str, batch: Batch) -> None:
         """Refuse a batch that the model cannot take; `field` is its name in errors."""
+
+
+def model_of(field: str, value: object) -> Model:
+    """Return `value` if it is a model."""
+    if isinstance(value, type) or not isinstance(value, Model):  # a class has the names of its instances
+        refuse(field, type(value).__name__, "a Network", TypeError)
+    return value
 
 
 @dataclass(frozen=True)

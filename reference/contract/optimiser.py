@@ -1,17 +1,27 @@
 """The optimiser: its settings, and its state between two steps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NewType, Protocol
+from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract.arrays import Params, as_array, named_arrays
-from adamshap.reference.contract.checks import not_negative, positive_integer, real_number, shown
+from adamshap.reference.contract.checks import not_negative, of_kind, positive_integer, real_number, shown
 from adamshap.reference.contract.refusal import refuse
 
-__all__ = ["Adam", "AdamState", "CompletedSteps", "Optimiser", "StepNumber", "adam_in", "refuse_zero_denominator"]
+__all__ = [
+    "Adam",
+    "AdamState",
+    "CompletedSteps",
+    "Optimiser",
+    "StepNumber",
+    "adam_in",
+    "optimiser_in",
+    "optimiser_of",
+    "refuse_zero_denominator",
+]
 
 CompletedSteps = NewType("CompletedSteps", int)
 """How many steps were taken: 0 before the first."""
@@ -20,8 +30,12 @@ StepNumber = NewType("StepNumber", int)
 """t, the number of a step: 1 is the first, and step t is taken after t − 1 completed steps."""
 
 
+@runtime_checkable
 class Optimiser(Protocol):
-    """What a step needs to know of its optimiser: Adam's settings for each parameter, which may change with t."""
+    """What a step needs to know of its optimiser: Adam's settings for each parameter, which may change with t.
+
+    A frozen dataclass, so that the settings of a run can be recorded and compared.
+    """
 
     def at(self, t: StepNumber, name: str) -> "Adam":
         """Return the settings of step `t` for the parameter `name`."""
@@ -105,6 +119,35 @@ def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
     return replace(adam, eps=eps, eps_root=eps_root)
 
 
+@dataclass(frozen=True)
+class _InDtype:
+    """The settings of `optimiser` as `dtype` holds them."""
+
+    optimiser: Optimiser
+    dtype: np.dtype[Any]
+
+    def at(self, t: StepNumber, name: str) -> Adam:
+        return adam_in(self.optimiser.at(t, name), self.dtype)
+
+
+def optimiser_in(optimiser: Optimiser, dtype: npt.DTypeLike) -> Optimiser:
+    """Return an optimiser with the settings of `optimiser` as `dtype` holds them: `adam_in` of each."""
+    if isinstance(optimiser, Adam):
+        return adam_in(optimiser, dtype)
+    if isinstance(optimiser, _InDtype) and optimiser.dtype == np.dtype(dtype):
+        return optimiser
+    return _InDtype(optimiser, np.dtype(dtype))
+
+
+def optimiser_of(field: str, value: object, t: StepNumber, names: Iterable[str]) -> Optimiser:
+    """Return `value` if it is an optimiser with settings for each of the parameters `names` at step `t`."""
+    if isinstance(value, type) or not isinstance(value, Optimiser):  # a class has the names of its instances
+        refuse(field, type(value).__name__, "an Adam", TypeError)
+    for name in names:
+        of_kind(f"{field}.at({t}, {name!r})", value.at(t, name), Adam)
+    return value
+
+
 def refuse_zero_denominator(count: int, where: str) -> None:
     """Refuse Adam's division by 0 at `count` coordinates, if there are any; `where` says what is 0 there."""
     if count:
@@ -128,9 +171,13 @@ class AdamState:
         parameter, of its shape; ``v`` is nowhere negative.
     """
 
-    step: int
+    step: CompletedSteps
     m: Params
     v: Params
+
+    if TYPE_CHECKING:  # callers may pass a plain int, and read it back as completed steps
+
+        def __init__(self, step: int, m: Params, v: Params) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", positive_integer("AdamState.step", self.step, minimum=0))
@@ -143,8 +190,28 @@ class AdamState:
             if (v < 0).any():
                 refuse(f"AdamState.v[{name!r}]", f"a value of {v.min()}", "no negative value")
 
+    @property
+    def next_step(self) -> StepNumber:
+        """Number of the step that is taken next, t."""
+        return StepNumber(self.step + 1)
+
+    def after(self, m: Params, v: Params) -> "AdamState":
+        """Return the state after the next step.
+
+        Parameters
+        ----------
+        m, v : dict of arrays
+            The moments after that step.
+
+        Returns
+        -------
+        AdamState
+            One step further.
+        """
+        return AdamState(CompletedSteps(self.next_step), m, v)
+
     @classmethod
-    def unchecked(cls, step: int, m: Params, v: Params) -> "AdamState":
+    def unchecked(cls, step: CompletedSteps, m: Params, v: Params) -> "AdamState":
         """Return a state as it is, finite or not: what a run that broke off has to show.
 
         Parameters
@@ -180,4 +247,4 @@ class AdamState:
         if not isinstance(params, Mapping):
             refuse("params", type(params).__name__, "a mapping from parameter name to array", TypeError)
         arrays = {name: as_array(f"params[{name!r}]", p) for name, p in params.items()}
-        return cls(0, *({name: np.zeros_like(p) for name, p in arrays.items()} for _ in range(2)))
+        return cls(CompletedSteps(0), *({name: np.zeros_like(p) for name, p in arrays.items()} for _ in range(2)))

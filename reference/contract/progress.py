@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from adamshap.reference.contract.optimiser import CompletedSteps
+
 __all__ = ["LOGGER", "Progress", "logged"]
 
 LOGGER = logging.getLogger("adamshap")
@@ -24,7 +26,7 @@ class Progress:
         Mean losses of the batch and of the validation samples, before the step.
     """
 
-    step: int
+    step: CompletedSteps
     steps: int
     epoch: int
     train_loss: float

@@ -10,8 +10,8 @@ import numpy as np
 from adamshap.reference.contract.arrays import Array, Params
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.checks import MOST_STEPS, of_kind, one_of, positive_integer, seed_of, shown
-from adamshap.reference.contract.model import Network
-from adamshap.reference.contract.optimiser import Adam, AdamState
+from adamshap.reference.contract.model import Model, model_of
+from adamshap.reference.contract.optimiser import AdamState, Optimiser, StepNumber, optimiser_of
 from adamshap.reference.contract.refusal import refuse
 from adamshap.reference.contract.step import REDUCTIONS, Reduction
 from adamshap.reference.contract.views import figure, frame
@@ -29,7 +29,9 @@ class RunConfig:
     Parameters
     ----------
     network : Network
+        Or another `Model`.
     adam : Adam
+        One set of settings, or an `Optimiser` with a set for each parameter and step.
     train, valid : Batch
         N training samples and n_val validation samples.
     epochs, batch_size, seed : int
@@ -40,8 +42,8 @@ class RunConfig:
         The run ends after so many, if `epochs` do not end before.
     """
 
-    network: Network
-    adam: Adam
+    network: Model
+    adam: Optimiser
     train: Batch
     valid: Batch
     epochs: int
@@ -51,8 +53,10 @@ class RunConfig:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        for field, kind in {"network": Network, "adam": Adam, "train": Batch, "valid": Batch}.items():
-            of_kind(field, getattr(self, field), kind)
+        model_of("network", self.network)
+        optimiser_of("adam", self.adam, StepNumber(1), self.network.shapes)
+        for field in ("train", "valid"):
+            of_kind(field, getattr(self, field), Batch)
         for field in ("train", "valid"):
             self.network.check_batch(field, getattr(self, field))
         one_of("reduction", self.reduction, REDUCTIONS)

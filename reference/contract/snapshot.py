@@ -13,6 +13,7 @@ from adamshap.reference.contract.arrays import Array, on_host
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.blas import arithmetic
 from adamshap.reference.contract.checks import shown
+from adamshap.reference.contract.optimiser import CompletedSteps
 from adamshap.reference.contract.refusal import refuse, refuse_masked
 from adamshap.reference.contract.rows import parts
 
@@ -24,7 +25,7 @@ Snapshot = dict[str, Array]
 else a trainer has, under names of its own. Those in ``history/`` have a row for each step, which later ones leave as it
 is."""
 
-Checkpointer = Callable[[int, Callable[[], Snapshot]], None]
+Checkpointer = Callable[[CompletedSteps, Callable[[], Snapshot]], None]
 """Is given the number of completed steps, and a function that copies the run's state when it is called."""
 
 ARITHMETIC = "arithmetic"

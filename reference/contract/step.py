@@ -8,8 +8,8 @@ paper        name                         meaning
 ===========  ===========================  =======================================================
 θ            ``Step.params``              parameters before the step
 m, v         ``AdamState.m``, ``.v``      Adam's moments before the step
-t            ``AdamState.step + 1``       number of the step that is taken
-η, β1, β2    ``Adam.lr``, ``.betas``      learning rate, decay of the two moments
+t            ``AdamState.next_step``      number of the step that is taken
+η, β1, β2    ``Adam.lr``, ``.betas``      learning rate, decay of the two moments; `Step.settings`
 ε, ε_root    ``Adam.eps``, ``.eps_root``  added outside and inside the square root
 λ            ``Adam.weight_decay``        decoupled weight decay
 B            ``Step.train``               the step's batch; a coalition S is a boolean mask over it
@@ -25,8 +25,8 @@ import numpy as np
 from adamshap.reference.contract.arrays import Params, named_arrays, on_host
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.checks import of_kind, one_of
-from adamshap.reference.contract.model import Network
-from adamshap.reference.contract.optimiser import Adam, AdamState, adam_in
+from adamshap.reference.contract.model import Model, model_of
+from adamshap.reference.contract.optimiser import Adam, AdamState, Optimiser, StepNumber, optimiser_in, optimiser_of
 from adamshap.reference.contract.refusal import refuse
 
 __all__ = ["REDUCTIONS", "Reduction", "Step", "float64_step"]
@@ -42,9 +42,11 @@ class Step:
     Parameters
     ----------
     net : Network
+        Or another `Model`.
     params : dict of arrays
         θ, with exactly the names and shapes of ``net.shapes``.
     adam : Adam
+        One set of settings, or an `Optimiser` with a set for each parameter and step.
     state : AdamState
         Of the same names and shapes.
     train : Batch
@@ -55,20 +57,22 @@ class Step:
         Whether a sample contributes ``∇ℓ/n`` or ``∇ℓ`` to the batch gradient. The divisor stays n for every coalition.
     """
 
-    net: Network
+    net: Model
     params: Params
-    adam: Adam
+    adam: Optimiser
     state: AdamState
     train: Batch
     valid: Batch
     reduction: Reduction = "mean"
 
     def __post_init__(self) -> None:
-        kinds = {"net": Network, "adam": Adam, "state": AdamState, "train": Batch, "valid": Batch}
-        for field, kind in kinds.items():
+        model_of("Step.net", self.net)
+        optimiser_of("Step.adam", self.adam, StepNumber(1), ())
+        for field, kind in {"state": AdamState, "train": Batch, "valid": Batch}.items():
             of_kind(f"Step.{field}", getattr(self, field), kind)
         one_of("Step.reduction", self.reduction, REDUCTIONS)
         shapes = self.net.shapes
+        optimiser_of("Step.adam", self.adam, self.state.next_step, shapes)
         object.__setattr__(self, "params", named_arrays("Step.params", self.params, shapes))
         if {name: m.shape for name, m in self.state.m.items()} != shapes:
             have = {name: m.shape for name, m in self.state.m.items()}
@@ -93,6 +97,21 @@ class Step:
         narrow = any(a.dtype.kind == "f" and a.dtype.itemsize < 8 for a in arrays)
         return np.dtype(np.float32 if narrow else np.float64)
 
+    def settings(self, name: str) -> Adam:
+        """Return Adam's settings of this step for one parameter.
+
+        Parameters
+        ----------
+        name : str
+            Of the parameter.
+
+        Returns
+        -------
+        Adam
+            Its η, β1, β2, ε, ε_root and λ.
+        """
+        return self.adam.at(self.state.next_step, name)
+
     def as_float64(self) -> "Step":
         """Return this step with every real array in float64 and all of them NumPy's.
 
@@ -101,7 +120,7 @@ class Step:
         Step
             Itself, where it already is so. Adam's settings stay as this step's `dtype` holds them.
         """
-        adam = adam_in(self.adam, self.dtype)
+        adam = optimiser_in(self.adam, self.dtype)
         groups = (self.params, self.state.m, self.state.v)
         batches = (self.train, self.valid)
         reals = [a for group in groups for a in group.values()] + [b.x for b in batches]

@@ -1,4 +1,4 @@
-"""Each claim's arithmetic, on cases whose answer is known."""
+"""Each claim's arithmetic, on cases with known answers."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from adamshap.reference import attribute, marginals, network, scores, update
+from adamshap.reference import attribute, marginals, models, scores, update
 from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.claims import data, downstream, fidelity, optimisers, page, stepping
 from adamshap.verify.claims.statistics import auc, distinct, pearson, select, spearman, spread
@@ -23,7 +23,7 @@ def step() -> Step:
 
 
 def close(got: float, wanted: float) -> bool:
-    """Tell whether two numbers of about 1, each of a few dozen roundings, are the same."""
+    """Return whether two numbers of size 1, each after a few dozen roundings, are equal."""
     return abs(got - wanted) <= rounding(1.0, 100, np.float64)
 
 
@@ -54,7 +54,7 @@ def test_spread_leaves_out_what_is_not_defined() -> None:
     assert close(found.deviation / np.sqrt(2), 1)
     assert str(spread([])) == "–"
     assert str(spread([0.9999, 0.9999])).startswith("0.9999")
-    assert str(spread([0.996, 0.96])).startswith("0.97")  # towards zero: no digit that was not reached
+    assert str(spread([0.996, 0.96])).startswith("0.97")  # rounded towards zero, so that no digit is overstated
     records = [{"a": 1, "b": 2}, {"a": 1, "b": 3}]
     assert select(records, a=1, b=3) == [records[1]]
     assert distinct(records, "a") == [1]
@@ -70,15 +70,15 @@ def test_estimates_are_the_oracles_scores(step: Step) -> None:
 
 def test_adam_with_a_huge_epsilon_is_sgd(step: Step) -> None:
     limit = Step(step.net, step.params, stepping.sgd(0.5), step.state, step.train, step.valid)
-    x = network.sample_gradients(limit)
+    x = models.sample_gradients(limit)
     after, _ = update(limit)
-    # A(g) = η ε g/(|g| + ε) is η g but for a part in ε/|g|, a rounding of θ, and those of the products.
+    # A(g) = η ε g/(|g| + ε) is η g up to a part in ε/|g|, a rounding of θ, and those of the products.
     reach = max(float(np.abs(x_i).sum(axis=0).max()) for x_i in x.values())
     for name, p in limit.params.items():
         wanted = 0.5 * x[name].sum(axis=0)
         allowed = reach * np.abs(wanted) / stepping.HUGE + rounding(np.abs(p) + np.abs(wanted), 10)
         assert np.all(np.abs(p - after[name] - wanted) <= allowed)
-    # Likewise A'(Y) is η but for twice that part; SGD's formula is given η ε, the Adam's learning rate.
+    # Likewise A'(Y) is η up to twice that part; SGD's formula uses η ε, Adam's learning rate.
     mine, his = stepping.estimates(limit, (stepping.RANDOM_ORDER, ("sgd", "midpoint"))).values()
     terms = score_magnitude(limit, "sgd", "midpoint") / stepping.HUGE
     allowed = 4 * reach / stepping.HUGE * terms + rounding(terms, parameter_count(step))
@@ -96,7 +96,7 @@ def test_a_trace_is_the_oracles_run(step: Step) -> None:
     assert np.all(np.abs(split - run.sgd_scores) <= allowed)
     params = stepping.final_params(step.net, Adam(), train, batch_size=4, epochs=3, seed=5)
     for name, p in run.params.items():
-        # A step moves a parameter by about η, by way of a gradient that is a sum over all of them.
+        # A step moves a parameter by about η, through a gradient that is a sum over all parameters.
         moved = Adam().lr * len(kept.index)
         assert np.all(np.abs(params[name] - p) <= rounding(np.abs(p) + moved, parameter_count(step)))
         assert_array_equal(kept.params[name], p)
@@ -124,7 +124,7 @@ def test_flips_change_the_share_asked_for_and_always_the_class() -> None:
 
 
 def planted(scores_by_step: list[list[float]]) -> stepping.Trace:
-    """Return a run of four samples, all in every step, with these scores."""
+    """Return a run of four samples, all in every step, with the given scores."""
     kept = tuple(np.array(scores) for scores in scores_by_step)
     who = tuple(np.arange(4) for _ in kept)
     return stepping.Trace(who, {"mine": kept}, np.zeros(len(kept) + 1), {}, 4)
@@ -145,7 +145,7 @@ def test_steps_are_left_out_and_sizes_taken_out() -> None:
 def test_patterns_take_the_sizes_of_another() -> None:
     mixed = downstream.with_sizes_of([np.array([3.0, -3]), np.zeros(2)], [np.array([5.0, 5]), np.ones(2)])
     assert_array_equal(mixed[0], [5, -5])
-    assert_array_equal(mixed[1], [0, 0])  # no pattern, whatever the size
+    assert_array_equal(mixed[1], [0, 0])  # without a pattern the size does not matter
 
 
 @pytest.mark.parametrize("name", data.TASKS)

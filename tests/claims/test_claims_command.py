@@ -1,4 +1,4 @@
-"""The whole of `adamshap claims` on a profile of seconds: the page, the JSON, and what a broken run leaves behind."""
+"""All of `adamshap claims` on a tiny profile: the page, the JSON, and the leftovers of a failed run."""
 
 import json
 import re
@@ -30,7 +30,7 @@ TINY = {
 
 
 class Links(HTMLParser):
-    """Everything that a page loads or links to."""
+    """Collects everything that a page loads or links to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_a_tiny_profile_runs_whole(measured: dict[str, Any], tmp_path: Path) -> 
     links = Links()
     links.feed(html)
     assert links.found
-    assert all(link.startswith("data:image/svg+xml;base64,") for link in links.found)  # needs nothing from outside
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in links.found)  # the page is self-contained
     assert not {"script", "link", "iframe"} & set(links.tags)
     assert "http" not in re.sub(r'src="data:[^"]*"', "", html)
     markdown = (tmp_path / "results.md").read_text(encoding="utf-8")
@@ -87,7 +87,7 @@ def test_a_tiny_profile_runs_whole(measured: dict[str, Any], tmp_path: Path) -> 
 
 def test_the_same_seeds_give_the_same_numbers(measured: dict[str, Any]) -> None:
     some = {name: TINY[name] for name in (fidelity.NAME, downstream.NAME)}
-    again = suite.measure(some, workers=2)  # in other processes, and in whatever order they finish
+    again = suite.measure(some, workers=2)  # in other processes, which finish in any order
     for name in some:
         assert page._columns(again[name]) == page._columns(measured[name])
 

@@ -1,4 +1,4 @@
-"""What no implementation can have: the change of the step itself, and the best slope for it."""
+"""The references that no implementation can compute: the change of the step itself, and its best slope."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 
 from adamshap.reference import scores
 from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
-from adamshap.reference.network import sample_gradients
+from adamshap.reference.models import sample_gradients
 from adamshap.verify.claims.estimators import BEST, ITSELF, TWO_TERM, candidates, with_every_contribution
 from adamshap.verify.claims.statistics import pearson
 

@@ -1,4 +1,4 @@
-"""Names that the tests of the command share, beside the fixtures."""
+"""Names shared by the tests of the command, in addition to the fixtures."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What the tests of the command share: tiny data, the command called in this process, and what a refusal looks like."""
+"""Fixtures of the tests of the command: tiny data, the command called in this process, and a check of refusals."""
 
 import tempfile
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from adamshap.reference.command.main import GROUP, build
 
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return one folder for files that a property test writes over and over."""
+    """Return a folder for files that a property test overwrites again and again."""
     return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder: a fresh one."""
+    """Return the current folder, which is new and empty."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of this process's temporary files: a fresh one."""
+    """Return the folder for this process's temporary files, which is new and empty."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -50,7 +50,7 @@ def command(here: Path) -> Command:
 
 @pytest.fixture
 def refused(here: Path, command: Command) -> Callable[..., None]:
-    """Return a check: the command says all of `words` in one line, exits with 2, and leaves the folder as it was."""
+    """Return a check that the command prints all `words` in one line, exits with 2, and does not change the folder."""
 
     def check(arguments: tuple[object, ...], *words: str) -> None:
         before = sorted(here.rglob("*"))

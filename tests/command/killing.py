@@ -1,6 +1,6 @@
-"""Kill runs at random moments and go on with them: a program of its own, which forks a child for each run.
+"""Kill runs at random moments and resume them: a separate program, which forks a child for each run.
 
-The process is warm, so that a kill costs no start of Python, and has no threads that a fork would lose.
+The process has everything imported, so that a kill costs no start of Python, and no threads that a fork would lose.
 """
 
 import os
@@ -21,7 +21,7 @@ from adamshap.reference.command.trainers import ORACLE, Trainer
 
 FLOAT32 = Trainer("the engine, float32", partial(gpu.attribute, device="cpu", dtype="float32"))
 FLOAT64 = Trainer("the engine, float64", partial(gpu.attribute, device="cpu", dtype="float64"))
-# With the default window nothing is lost of so short a run; with this one, batches leave it.
+# So short a run fits into the default window; with this one, batches leave the window.
 SHORT = Trainer(
     "the engine, float32, a short window", partial(gpu.attribute, device="cpu", dtype="float32", carry_window=6)
 )
@@ -50,7 +50,7 @@ def start(trainer: Trainer, log: Path, *arguments: object) -> int:
 
 
 def outcome(folder: Path) -> tuple[object, ...]:
-    """Return all that a run came to, to the last bit."""
+    """Return all results of a run, to the last bit."""
     run: SavedRun = read(folder)
     last = sorted((folder / "checkpoints").glob("*.npz"))[-1]
     with np.load(last, allow_pickle=False) as archive:
@@ -60,7 +60,7 @@ def outcome(folder: Path) -> tuple[object, ...]:
 
 
 def main(place: Path, kills: int, seed: int) -> None:
-    """Kill `kills` runs, each at a random moment; print how many were, and how many ended as the uninterrupted one."""
+    """Kill `kills` runs at random moments; print the number killed, and the number equal to an uninterrupted run."""
     build(entry_points(group=GROUP))  # imports, once for all children
     datasets.load(RUN[0])
     chance = random.Random(seed)
@@ -74,7 +74,7 @@ def main(place: Path, kills: int, seed: int) -> None:
     killed = same = begun = attempts = 0
     going: dict[int, Path] = {}
     while killed < kills or going:
-        # In turn, so that each kind of run is killed as often.
+        # In turn, so that each kind of run is killed equally often.
         number = attempts % len(RUNS)
         attempts += 1
         if number not in going:

@@ -19,7 +19,7 @@ from adamshap.reference.command import folder, pictures, results, trainers
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.preparation import prepare
 from adamshap.reference.contract import refuse
-from adamshap.reference.network import mean_loss, outputs
+from adamshap.reference.models import mean_loss, outputs
 
 Refused = Callable[..., None]
 
@@ -140,7 +140,7 @@ def test_flipped_labels_are_found(here: Path, command: Command) -> None:
     _, arrays, config = _files(here / "adamshap-digits")
     flipped = arrays["flipped"]
     assert flipped.sum() == round(0.1 * len(flipped))
-    # A score that knows nothing has an AUC of 1/2 with this standard deviation (Mann and Whitney).
+    # A random score has an AUC of 1/2 with this standard deviation (Mann and Whitney).
     positives = int(flipped.sum())
     spread = np.sqrt((len(flipped) + 1) / (12 * positives * (len(flipped) - positives)))
     found = config["results"]["flip_detection_roc_auc"]
@@ -200,7 +200,7 @@ def test_a_run_that_is_over_prints_its_object_once_more(here: Path, command: Com
 def test_training_that_diverges(here: Path, command: Command, slope: str, credit: str) -> None:
     result = command("attribute", "wine", *TINY, "--slope", slope, "--credit", credit, "--lr", "3e38")
     assert result.exit_code == 3
-    assert result.stderr.startswith("adamshap: training broke off: ")
+    assert result.stderr.startswith("adamshap: training diverged: ")
     assert "needs finite numbers: a smaller --lr than 3e+38 may help; the scores" in result.stderr
     assert result.stderr.count("\n") == 1
     ended = json.loads((here / "adamshap-wine" / "results.json").read_text())
@@ -216,7 +216,7 @@ def test_scores_that_are_not_finite(command: Command, monkeypatch: pytest.Monkey
     monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.Trainer("a test", engine))
     result = command("attribute", "wine", *TINY)
     assert result.exit_code == 3
-    assert "training broke off: scores: got nan after the last of 18 steps" in result.stderr
+    assert "training diverged: scores: got nan after the last of 18 steps" in result.stderr
 
 
 def test_a_learning_rate_beyond_the_dtype_is_refused(refused: Refused) -> None:
@@ -262,10 +262,10 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("full", ["'full'", "exists"]),
         ("file", ["'file'", "exists"]),
-        ("dangling", ["is no folder"]),
+        ("dangling", ["is not a folder"]),
         ("loop", ["'loop'", "exists"]),
-        ("no/where", ["'no/where'", "no folder"]),
-        ("file/out", ["'file/out'", "no folder"]),
+        ("no/where", ["'no/where'", "not a folder"]),
+        ("file/out", ["'file/out'", "not a folder"]),
         ("x" * 300, ["cannot write", "name too long"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""DATA: what is read is what was written; what cannot be used is refused in one line that says why."""
+"""DATA: files are read back as written; unusable data is refused in one line with the reason."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from adamshap.reference.command.table import Reading
 Refused = Callable[..., None]
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-# Without surrounding blanks, which are stripped, and without what no text file can hold.
+# Without surrounding blanks, which are stripped, and without characters that no text file can hold.
 WORDS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda word: word == word.strip())
 
 
@@ -38,7 +38,7 @@ NAMES = WORDS.filter(lambda word: not _is_number(word))
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[list[str], list[list[float]], list[str]]:
-    """Draw (column names with the label's last, rows of numbers, a class name for each row)."""
+    """Draw (column names, the label's last; rows of numbers; a class name for each row)."""
     columns = draw(st.lists(WORDS, min_size=2, max_size=5, unique=True), label="columns")
     classes = draw(st.lists(NAMES, min_size=2, max_size=3, unique=True), label="classes")
     labels = draw(st.permutations(classes * draw(st.integers(2, 3), label="of each class")), label="labels")
@@ -152,7 +152,7 @@ def test_bundled_data(name: str, shape: tuple[int, int], classes: int, image_sha
     assert len(set(zip(y.tolist(), dataset.y.tolist(), strict=True))) == classes
 
 
-# --- whatever the bytes ----------------------------------------------------------------------------------------------
+# --- arbitrary bytes -------------------------------------------------------------------------------------------------
 
 
 def _npz_bytes(**arrays: Any) -> bytes:
@@ -247,7 +247,7 @@ def test_a_good_file_with_a_changed_part(scratch: Path, file: tuple[str, bytes],
         ("label,a\n" + "".join(f"{k}.25,1\n" * 3 for k in range(30)), ["30 different numbers", "regression"]),
         ("label,a\n" + "".join(f"{k},1\n" for k in range(5)), ["5 different numbers in 5 examples", "regression"]),
         ("label,a\n" + "".join(f"{k},1\n" * (1 + 2 * (k > 0)) for k in range(30)), ["regression"]),
-        ('label,a\n"x"y,1\n', ["line 2", "no valid CSV"]),
+        ('label,a\n"x"y,1\n', ["line 2", "not valid CSV"]),
     ],
 )
 def test_csv_refusals(here: Path, refused: Refused, content: str, words: list[str]) -> None:

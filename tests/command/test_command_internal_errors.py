@@ -1,4 +1,4 @@
-"""A mistake of the program is no bad input: exit code 70, one line, and the traceback in a file that the line names."""
+"""An internal error is not bad input: exit code 70, one line, and the traceback in the file that the line names."""
 
 import errno
 import os
@@ -21,10 +21,10 @@ from adamshap.reference.command import (
     attribute,
     datasets,
     folder,
+    overview,
     pictures,
     report,
     results,
-    showing,
     trainers,
     training,
 )
@@ -36,7 +36,7 @@ ERRORS = [ValueError("a bug"), TypeError("a bug"), KeyError("a bug"), OSError(5,
 
 
 def internal(result: Result) -> Path:
-    """Return the file with the traceback that the one line of `result` names."""
+    """Return the traceback file named in the one line of `result`."""
     assert result.exit_code == INTERNAL, result.output
     assert result.stderr.count("\n") == 1, result.stderr
     found = re.fullmatch(r"adamshap: internal error: (\w+): .*a bug.*; the traceback is in (.+)\n", result.stderr)
@@ -80,7 +80,7 @@ PLACES = [(report, "announce"), (training, "train"), (training, "measure"), (res
 
 @pytest.mark.parametrize(
     ("module", "name", "error"),
-    # An OSError while results are written is the disk's.
+    # An OSError while writing results is a problem of the disk.
     [(*place, error) for place in PLACES for error in ERRORS if place[0] is not results or type(error) is not OSError],
 )
 def test_in_the_folder_of_the_run(
@@ -110,7 +110,7 @@ def test_in_the_engine_with_every_checkpoint_kept(
         first = internal(command("attribute", blobs, *TINY, "--checkpoint-seconds", "0", "--out", "o"))
         again = internal(command("attribute", "--resume", "o"))
     assert first == again
-    assert first.read_text(encoding="utf-8").count("KeyError: 'a bug'") == 2  # the second is added to the first
+    assert first.read_text(encoding="utf-8").count("KeyError: 'a bug'") == 2  # the second is appended
     result = command("attribute", "--resume", "o")
     assert (result.exit_code, result.stderr) == (0, "")
     assert folder.read(here / "o").status == "finished"
@@ -140,7 +140,7 @@ def test_while_a_run_is_shown(
 ) -> None:
     assert command("attribute", blobs, *TINY, "--out", "o").exit_code == 0
     before = sorted(here.rglob("*"))
-    monkeypatch.setattr(showing, "groups_of", failing(error))
+    monkeypatch.setattr(overview, "groups_of", failing(error))
     result = command("show", "o", *options)
     assert internal(result).parent == temporary
     assert result.stdout.startswith("{") is False
@@ -171,7 +171,7 @@ def test_a_full_disk_is_no_mistake_of_the_program(
     here: Path, blobs: Path, command: Command, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     assert command("attribute", blobs, *TINY, "--out", "run").exit_code == 0
-    monkeypatch.setattr(showing, "groups_of", failing(OSError(number, "no room")))
+    monkeypatch.setattr(overview, "groups_of", failing(OSError(number, "no room")))
     result = command("show", "run")
     assert (result.exit_code, result.stderr) == (2, "adamshap: cannot write the output: no room\n")
 

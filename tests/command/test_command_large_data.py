@@ -1,4 +1,4 @@
-"""Data larger than memory: the command reads .npy files as memory maps, to the same numbers as any other file."""
+"""Data larger than memory: the command reads .npy files as memory maps, with the same results as from other files."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def save(folder: Path, name: str, x: Array, y: Array) -> None:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read so few numbers at a time that every table has several parts."""
+    """Read few numbers at a time, so that every table has several parts."""
     monkeypatch.setattr(rows, "NUMBERS_AT_A_TIME", 40)
 
 
@@ -85,7 +85,7 @@ def test_a_memory_map_gives_the_same_run_bit_by_bit(
 
 
 def test_standardised_parts_are_those_of_numpy(here: Path) -> None:
-    """The mean of a table that is one part is NumPy's, to the last bit; so is what comes of it."""
+    """The mean of a table in one part equals NumPy's to the last bit, and so do the results."""
     x = INPUTS["float64"]
     save(here, "d", x, CLASSES)
     dataset = load(f"{here}/d.x.npy,{here}/d.y.npy")
@@ -132,7 +132,7 @@ def test_a_spread_that_a_memory_map_cannot_have(
     x = INPUTS["float64"].copy()
     x[:, 1] = np.where(np.arange(COUNT) % 2, low, high)
     save(here, "d", x, CLASSES)
-    refused(("attribute", "d.x.npy,d.y.npy"), f"feature 'x[1]' goes from {low} to {high}")
+    refused(("attribute", "d.x.npy,d.y.npy"), f"feature 'x[1]' ranges from {low} to {high}")
 
 
 LIMITED = """
@@ -169,7 +169,7 @@ def test_the_command_on_more_data_than_memory(tmp_path: Path) -> None:
     (tmp_path / "run" / "results.json").unlink()  # the last file of all: as if killed just before it
     done = call("--resume", "run")
     assert done.returncode == 0, done.stderr
-    assert "went on from step 20" in (tmp_path / "run" / "log.txt").read_text()
+    assert "resumed from step 20" in (tmp_path / "run" / "log.txt").read_text()
     with np.load(tmp_path / "run" / "scores.npz") as scores:
         np.testing.assert_array_equal(scores["score"], whole["score"])
     assert whole["seen"].sum() == 20 * 100

@@ -1,4 +1,4 @@
-"""The root command: finds subcommands, survives broken ones, and shows every error of the user's as one line."""
+"""The root command: finds subcommands, survives broken ones, and shows every user error as one line."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def test_help_is_wrapped_for_the_terminal(command: Command, monkeypatch: pytest.
         lines = [line.rstrip() for line in command(name, "--help").stdout.split("╭")[0].splitlines()]
         prose = [line.strip() for line in lines[2:]]
         for line, following in pairwise(prose):
-            # Wrapped where the next word would not have fitted, and nowhere else.
+            # Wrapped only where the next word would not fit.
             if line and following:
                 assert len(line) + 1 + len(following.split()[0]) > int(width) - 3
 
@@ -108,7 +108,7 @@ def test_every_option_has_help_and_default(command: Command) -> None:
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
-    """Return entry points of an invented module: a function, a Typer, and everything that can be wrong with one."""
+    """Return entry points of an invented module: a function, a Typer, and every kind of broken one."""
     module = ModuleType("plugins")
 
     def greet(name: str) -> None:
@@ -116,7 +116,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
         print("hello", name)
 
     def unreadable(thing: Annotated[str, typer.Argument(), typer.Option()]) -> None:
-        """Be what Typer refuses to make a command of."""
+        """Have a signature that Typer cannot turn into a command."""
 
     def missing(name: str) -> None:
         raise AttributeError(f"{name}:\nnot here")
@@ -223,7 +223,7 @@ def test_interrupt(here: Path) -> None:
     assert process.returncode == 130
     place = here / "adamshap-digits"
     assert errors.startswith("adamshap: interrupted")
-    assert errors.endswith(f"; to go on: adamshap attribute --resume {place}\n")
+    assert errors.endswith(f"; to resume: adamshap attribute --resume {place}\n")
     assert errors.count("\n") == 1
     found = read(place)
     assert found.status == "unfinished"

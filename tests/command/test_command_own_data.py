@@ -1,4 +1,4 @@
-"""Data of one's own: every form of file says the same, regressions, validation files, and output for scripts."""
+"""The user's own data: every file format gives the same results; regressions, validation files, output for scripts."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from adamshap.reference.command.datasets import Dataset, load, load_valid
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.training import measure
 from adamshap.reference.contract import Network
-from adamshap.reference.network import outputs
+from adamshap.reference.models import outputs
 from adamshap.verify.tolerance import assert_within, rounding
 
 pandas = pytest.importorskip("pandas", reason="extra `tables`: pandas")
@@ -201,7 +201,7 @@ def test_a_regression_from_end_to_end(here: Path, command: Command) -> None:
     assert "regression (as the data set is meant)" in " ".join(result.stdout.split())
     assert f"{found['after']['rmse']:.4g}" in result.stdout
     assert "accuracy" not in result.stdout
-    # Even a tiny network that has seen everything once knows more than nothing.
+    # Even a tiny network learns something from a single epoch.
     assert found["after"]["rmse"] < found["before"]["rmse"]
     assert np.array_equal(np.array(kept["mean"]), x[train].mean(axis=0))
 
@@ -260,7 +260,7 @@ def test_a_validation_file_judges_and_everything_else_is_trained_on(here: Path, 
     [
         ({"label": NAMES, "d": 1.0}, ["4 features", "'d'"]),
         ({"label": "fox"}, ["'fox'", "classes of the training data", "'cat', 'dog', 'eel'"]),
-        ({"label": NAMES, "a": 1e308 * (-1.0) ** np.arange(24)}, ["'a' goes from -1e+308"]),
+        ({"label": NAMES, "a": 1e308 * (-1.0) ** np.arange(24)}, ["'a' ranges from -1e+308"]),
         ({"label": NAMES, "a": [np.nan] * 24}, ["'v.parquet', row 0, column 'a'", "no value"]),
         ({"label": np.array(["Cat", "dog", "eel"])[np.arange(24) % 3]}, ["'Cat' may be 'cat'", "one spelling"]),
     ],
@@ -363,7 +363,7 @@ def test_constant_features_are_named_before_the_training(here: Path, command: Co
     rows = [f"0.3,{0.1 + 0.2 if number % 3 else 0.3!r},{number},{number % 2}" for number in range(40)]
     (here / "a.csv").write_text("one,[two],three,label\n" + "\n".join(rows) + "\n")
     told = " ".join(command("attribute", "a.csv", *TINY, "--out", "o").stdout.split())
-    assert "Constant in the training examples, and of no use: 'one', '[two]'." in told
+    assert "Constant in the training examples, so of no use: 'one', '[two]'." in told
     config = json.loads((here / "o" / "config.json").read_text())
     assert config["standardisation"]["constant_features"] == ["one", "[two]"]
     assert "Constant" not in command("attribute", "wine", *TINY).stdout

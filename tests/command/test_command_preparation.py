@@ -1,4 +1,4 @@
-"""Split, standardisation and flips: what is held out, what the network is given, which labels change and how."""
+"""The preparation of data: the split, the standardised inputs of the network, and the flipped labels."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -27,7 +27,7 @@ from adamshap.reference.command.preparation import (
 )
 from adamshap.reference.command.training import measure
 
-# A test of chance that fails by chance once in a million runs; the seeds are fixed.
+# The significance level of statistical tests: they fail by chance once in a million runs; the seeds are fixed.
 CHANCE = 1e-6
 SIZES = st.lists(st.integers(2, 60), min_size=2, max_size=6)
 
@@ -98,7 +98,7 @@ def test_what_is_prepared_is_the_data(sizes: list[int], seed: int, flip: float) 
     assert np.array_equal(prepared.train.y != y[train], prepared.flipped)
     assert prepared.constant.tolist() == [False, False, True, False]
     assert not prepared.train.x[:, 2].any()
-    # The peer takes the same mean and deviation, of the training part; the same arithmetic, so the same bits.
+    # The peer computes the same mean and deviation of the training part with the same arithmetic: the same bits.
     peer = StandardScaler().fit(x[train][:, [0, 1, 3]])
     for part, rows in ((prepared.train, train), (prepared.valid, valid)):
         wanted = peer.transform(x[rows][:, [0, 1, 3]])
@@ -107,7 +107,7 @@ def test_what_is_prepared_is_the_data(sizes: list[int], seed: int, flip: float) 
 
 
 def test_a_constant_feature_is_0_in_validation_too() -> None:
-    """Its weights stay as they were drawn: any other input would be noise in the network's outputs."""
+    """Its weights keep their initial values, so any other input would add noise to the network's outputs."""
     y = np.repeat([0, 1], 10)
     x = np.random.default_rng(0).normal(size=(20, 3))
     x[:, 1], x[:, 2] = 3.0, _alternating(0.3, 0.1 + 0.2)[:20]
@@ -129,11 +129,11 @@ def test_flips_leave_the_hold_out_alone() -> None:
 @pytest.mark.parametrize("values", [(-1e308, 1e308), (1e-320, 2e-320), (1e-200, 2e-200)])
 def test_a_spread_beyond_float64_is_refused(values: tuple[float, float]) -> None:
     x = np.tile(np.array(values), 10)[:, None]
-    with pytest.raises(CommandError, match=r"feature 'f0' goes from .* needs a spread"):
+    with pytest.raises(CommandError, match=r"feature 'f0' ranges from .* needs a spread"):
         prepare(_dataset(x, np.repeat([0, 1], 10)), flip=0.0, seed=0)
 
 
-# --- constant but for rounding ---------------------------------------------------------------------------------------
+# --- constant up to rounding -----------------------------------------------------------------------------------------
 
 COUNT = 40
 CLASSES = np.arange(COUNT) % 2
@@ -141,12 +141,12 @@ FLOAT64, FLOAT32 = np.float64, np.float32
 
 
 def _alternating(*values: float) -> np.ndarray[Any, Any]:
-    """Return a column of `values` in turn, each of them in both classes."""
+    """Return a column that cycles through `values`, with each value in both classes."""
     return np.array(values)[np.arange(COUNT) // 2 % len(values)]
 
 
 def _ulps(value: float, count: int, dtype: type = FLOAT64) -> float:
-    """Return the number that is `count` steps of `dtype` above `value`."""
+    """Return the number `count` floating-point steps of `dtype` above `value`."""
     return float(dtype(value) + count * np.spacing(dtype(value)))
 
 
@@ -178,7 +178,7 @@ REAL = {
 
 @pytest.fixture
 def prepared_of(tmp_path: Path) -> Callable[..., Prepared]:
-    """Return a function that prepares a file of one column of noise and one of the given values."""
+    """Return a function that prepares a file with a column of noise and a column of the given values."""
 
     def prepared(dtype: type, values: list[float], form: str) -> Prepared:
         column = np.array(values).astype(dtype)[np.arange(COUNT) // 2 % len(values)]
@@ -204,7 +204,7 @@ def test_constant_but_for_rounding_is_constant(prepared_of: Callable[..., Prepar
     dtype, values = ROUNDED[name]
     prepared = prepared_of(dtype, values, form)
     assert prepared.constant[1]
-    # What the network sees of it is rounding, beside inputs of size 1.
+    # The network sees only its rounding errors, compared with inputs of size 1.
     for part in (prepared.train, prepared.valid):
         assert (np.abs(np.asarray(part.x)[:, 1]) <= ROUNDINGS * np.finfo(dtype).eps).all()
 
@@ -219,7 +219,7 @@ def test_a_small_spread_at_a_large_offset_is_not_lost(
     assert not prepared.constant[1]
     x = np.asarray(prepared.train.x)[:, 1]
     raw = np.array(values).astype(dtype).astype(np.float64)
-    # All its values are told apart, in their order; its deviation is 1 and its mean 0, as far as float64 can hold it.
+    # All values stay distinct and in order; the deviation is 1 and the mean 0, within the precision of float64.
     assert len(np.unique(x)) == len(np.unique(raw))
     half_a_step = np.spacing(np.abs(raw).max()) / 2 / prepared.scale[1]
     rounding = COUNT * np.finfo(np.float64).eps
@@ -232,7 +232,7 @@ def test_validation_examples_beyond_float32_are_refused_by_their_feature(size: f
     y = np.repeat([0, 1], 10)
     x = np.random.default_rng(0).normal(size=(20, 2))
     with pytest.raises(
-        CommandError, match=r"^data: feature 'f1' goes from .*; needs numbers nearer to those of the tr"
+        CommandError, match=r"^data: feature 'f1' ranges from .*; needs numbers nearer to those of the tr"
     ):
         prepare(_dataset(x, y), flip=0.0, seed=0, valid=_dataset(x * [1, size], y))
 
@@ -244,7 +244,7 @@ POSITIVE = st.fractions(Fraction(1, 10**6), 10**6, max_denominator=10**6)
 def test_four_roundings_make_no_spread_and_more_than_they_can_does(
     x: Fraction, a: Fraction, b: Fraction, further: int, dtype: type
 ) -> None:
-    """A x + b, every number and every result rounded, is the same as the exact one, rounded once."""
+    """Values of a x + b with every number and result rounded count as equal to the exact value, rounded once."""
     computed = float(dtype(float(a)) * dtype(float(x)) + dtype(float(b)))
     exact = float(dtype(float(a * x + b)))
     low, high = np.array([min(computed, exact)]), np.array([max(computed, exact)])

@@ -1,4 +1,4 @@
-"""Containers: a home folder that does not exist, and no folder that takes a cache."""
+"""Containers: a home folder that does not exist, and no writable folder for a cache."""
 
 import os
 import shutil
@@ -22,13 +22,13 @@ NO_HOME = {"HOME": "/proc/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
 
 @pytest.fixture(scope="module")
 def read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a copy of the package in which no cache can be written, by root either."""
+    """Return a folder with a copy of the package in which not even root can write a cache."""
     folder = tmp_path_factory.mktemp("installed")
     for package in (adamshap.gpu, adamshap.reference):
         source = Path(next(iter(package.__path__)))
         target = folder / "adamshap" / package.__name__.split(".")[1]
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        (target / "__pycache__").touch()  # no folder
+        (target / "__pycache__").touch()  # a file, not a folder
     return folder
 
 
@@ -99,6 +99,6 @@ def test_a_full_disk_costs_the_cache_and_not_the_loop(monkeypatch: pytest.Monkey
 def test_cupy_on_the_cpu_asks_for_a_folder_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (toolchain.CACHE_VARIABLE, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where no home is known
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as if no home folder were known
     with pytest.raises(UnavailableError, match=f"no home folder is known; name a folder in {toolchain.CACHE_VARIABLE}"):
         toolchain.cache_folder()

@@ -1,4 +1,4 @@
-"""The progress bar: moves on a terminal, is not there elsewhere."""
+"""The progress bar moves on a terminal, and does not appear elsewhere."""
 
 import io
 

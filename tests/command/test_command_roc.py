@@ -1,4 +1,4 @@
-"""ROC AUC against its definition, counted pair by pair, and against scikit-learn's."""
+"""ROC AUC against its definition, counted pair by pair, and against scikit-learn."""
 
 from fractions import Fraction
 
@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from adamshap.reference.command.roc import roc_auc
 
-# Few values, so that there are ties, and some that differ by next to nothing.
+# Few distinct values, for ties, and some that are almost equal.
 SCORES = st.sampled_from([-1e300, -1.0, -0.0, 0.0, 5e-324, 1.0, 1.0 + 2**-52, 1e300]) | st.floats(-1, 1)
 PAIRS = st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=40).filter(
     lambda pairs: len({positive for _, positive in pairs}) == 2
@@ -20,7 +20,7 @@ PAIRS = st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=40).filt
 def test_roc_auc(pairs: list[tuple[float, bool]]) -> None:
     score, positive = (np.array(part) for part in zip(*pairs, strict=True))
     above = [Fraction(int(p > q) * 2 + int(p == q), 2) for p in score[positive] for q in score[~positive]]
-    # The ranks are halves of whole numbers, exact in float64: only the division rounds.
+    # The ranks are multiples of 1/2, exact in float64: only the division rounds.
     assert roc_auc(score, positive) == float(sum(above) / len(above))
 
 

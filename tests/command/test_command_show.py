@@ -1,4 +1,4 @@
-"""``adamshap show``: what it says agrees with the run's files, on the terminal, as JSON and as a page."""
+"""``adamshap show`` agrees with the run's files, on the terminal, as JSON and as a page."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ import pytest
 from command_helpers import TINY, Command
 from matplotlib.image import imread
 
-from adamshap.reference.command import folder, showing
+from adamshap.reference.command import folder, overview
 from adamshap.reference.command.folder import SavedRun
 
 Refused = Callable[..., None]
@@ -53,14 +53,14 @@ def saved(classes: tuple[str, ...] = ("a", "<b>"), **columns: Any) -> SavedRun:
 
 
 def test_groups_are_the_classes() -> None:
-    a, b = showing.groups_of(saved())
-    assert a == showing.Group("a", 3, 0, 0, 1.75, 1.75 / 3)
-    assert b == showing.Group("<b>", 3, 2, 2, -2.25, -0.75)
+    a, b = overview.groups_of(saved())
+    assert a == overview.Group("a", 3, 0, 0, 1.75, 1.75 / 3)
+    assert b == overview.Group("<b>", 3, 2, 2, -2.25, -0.75)
 
 
 def test_groups_of_a_regression_are_quarters_of_its_target() -> None:
     target = np.array([5.0, 1.0, 9.0, 1.0, 2.0, 7.0])
-    groups = showing.groups_of(saved((), label=target))
+    groups = overview.groups_of(saved((), label=target))
     assert [(group.name, group.count) for group in groups] == [
         ("1 to 1", 2),
         ("2 to 5", 2),
@@ -68,13 +68,13 @@ def test_groups_of_a_regression_are_quarters_of_its_target() -> None:
         ("9 to 9", 1),
     ]
     assert [group.total for group in groups] == [-0.25, -1.5, 0.25, 1.0]
-    same = showing.groups_of(saved((), label=np.ones(6)))
+    same = overview.groups_of(saved((), label=np.ones(6)))
     assert [(group.name, group.count, group.total) for group in same] == [("1 to 1", 6, -0.5)]
-    assert showing.groups_of(saved((), label=np.ones((6, 2)))) == []
+    assert overview.groups_of(saved((), label=np.ones((6, 2)))) == []
 
 
 def test_bins_hold_all_scores_on_their_side_of_zero() -> None:
-    bins = showing.bins_of(COLUMNS["score"])
+    bins = overview.bins_of(COLUMNS["score"])
     assert sum(bin_.count for bin_ in bins) == 6
     assert sum(bin_.count for bin_ in bins if bin_.low < 0) == 2
     assert all(one.high == other.low for one, other in pairwise(bins))
@@ -84,7 +84,7 @@ def test_bins_hold_all_scores_on_their_side_of_zero() -> None:
 
 
 class Page(HTMLParser):
-    """What a page refers to, and what it says in its body."""
+    """Collects the links of a page, and the text of its body."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(here: Path, command: Command, blobs: Path) -> Path:
-    """Return the folder of a finished run on images, whose folder is named as a page would not like it."""
+    """Return the folder of a finished run on images, with characters in its name that a page must escape."""
     result = command("attribute", blobs, *TINY, "--flip-labels", "0.25", "--out", "o")
     assert result.exit_code == 0, result.stderr
     return here / "o"
@@ -113,7 +113,7 @@ def test_the_terminal_the_json_and_the_page_say_the_same(here: Path, command: Co
     assert command("show", "o", "--html", "page.html").stdout == "Written: page.html\n"
     text = (here / "page.html").read_text(encoding="utf-8")
     page = Page(text)
-    # Nothing is fetched: what the page refers to is in it.
+    # Nothing is fetched: everything that the page refers to is embedded.
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
     assert "http://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text.split("<svg")[0])
     assert shown.stdout.startswith("blobs: finished, 4 of 4 steps; 32 training examples, 8 with flipped")
@@ -132,7 +132,7 @@ def test_the_terminal_the_json_and_the_page_say_the_same(here: Path, command: Co
     assert sum(group["flipped"] for group in told["groups"]) == 8
     assert sum(bin_["count"] for bin_ in told["histogram"]) == 32
     assert told["results"] == json.loads((run / "results.json").read_text())
-    # A picture of each example, its own: dark where the numbers are large.
+    # Each example has its own picture, dark where the numbers are large.
     pictures = [link for link in page.links if link.startswith("data:")]
     with np.load(blobs) as archive:
         images = archive["x"]
@@ -157,7 +157,7 @@ def test_a_page_without_the_data_says_so(here: Path, command: Command, run: Path
     page = Page((here / "page.html").read_text(encoding="utf-8"))
     assert any("No pictures: cannot read" in word for word in page.words)
     np.savez(blobs, x=np.ones((5, 2, 3)) * np.arange(5)[:, None, None], y=np.array([0, 1, 0, 1, 1]))
-    assert showing.pictures_of(folder.read(run)).missing.endswith("is not what it was")
+    assert overview.pictures_of(folder.read(run)).missing.endswith("has changed since the run started")
 
 
 def test_words_of_the_data_are_no_html(monkeypatch: pytest.MonkeyPatch, here: Path, command: Command) -> None:
@@ -183,8 +183,8 @@ def test_before_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch, here: Path
 
 def test_what_is_no_run(here: Path, refused: Refused) -> None:
     (here / "empty").mkdir()
-    refused(("show", "empty"), "'empty' is no folder of a run", "config.json")
-    refused(("show", "missing"), "'missing' is no folder of a run")
+    refused(("show", "empty"), "'empty' is not a run folder", "config.json")
+    refused(("show", "missing"), "'missing' is not a run folder")
     refused(("show",), "DIR", "see 'adamshap show --help'")
 
 

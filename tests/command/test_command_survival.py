@@ -1,4 +1,4 @@
-"""Runs survive: kills, Ctrl-C, full disks, damaged and foreign files. Nothing is lost, and nothing wrong is taken."""
+"""Runs survive kills, Ctrl-C, full disks, and damaged and foreign files: nothing is lost, nothing wrong is accepted."""
 
 import json
 import os
@@ -35,9 +35,9 @@ Refused = Callable[..., None]
 
 
 def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
-    """Every run is gone on with until it ends as the uninterrupted one: by either trainer, both dtypes and credits."""
+    """Every run is resumed until it ends like the uninterrupted one: both trainers, dtypes and credits."""
     code = (
-        "import sys; sys.modules['numba'] = None\n"  # the engine's passes are NumPy's, which need no compiling
+        "import sys; sys.modules['numba'] = None\n"  # the engine then uses NumPy's passes, which need no compiling
         "from pathlib import Path; import killing\n"
         f"killing.main(Path({str(tmp_path)!r}), kills=50, seed=1)"
     )
@@ -51,11 +51,11 @@ def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
     assert "adamshap:" not in (tmp_path / "log").read_text()  # no checkpoint was ever found damaged
 
 
-# --- told to stop ----------------------------------------------------------------------------------------------------
+# --- stopped by a signal ---------------------------------------------------------------------------------------------
 
 
 class Interfering:
-    """A trainer, with something that happens at a step."""
+    """A trainer that calls a function after a given step."""
 
     def __init__(self, step: int, what: Callable[[], object], trainer: Trainer) -> None:
         self.step, self.what, self.trainer = step, what, trainer
@@ -78,7 +78,7 @@ def interfere(
 
 @dataclass(frozen=True)
 class Example:
-    """What the uninterrupted run comes to, and folders of runs that were stopped; every step had its checkpoint."""
+    """The outcome of the uninterrupted run, and folders of stopped runs, with a checkpoint after every step."""
 
     whole: tuple[object, ...]
     after_step_20: Path
@@ -102,14 +102,14 @@ def example(scratch: Path) -> Example:
 
 @pytest.fixture
 def whole(example: Example, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
-    """Return what the uninterrupted run comes to; the oracle computes."""
+    """Return the outcome of the uninterrupted run, computed by the oracle."""
     monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.ORACLE)
     return example.whole
 
 
 @pytest.fixture
 def stopped(whole: object, example: Example, here: Path) -> Path:
-    """Return the folder of a run that was stopped after step 20, with two checkpoints."""
+    """Return the folder of a run stopped after step 20, with two checkpoints."""
     del whole
     return Path(shutil.copytree(example.after_step_20, here / "o"))
 
@@ -121,7 +121,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     handler = signal.getsignal(number)
     interfere(monkeypatch, 7, lambda: signal.raise_signal(number))
     result = command("attribute", *RUN, "--out", "o")
-    said = f"adamshap: interrupted after step 7 of {STEPS}; to go on: adamshap attribute --resume {here / 'o'}\n"
+    said = f"adamshap: interrupted after step 7 of {STEPS}; to resume: adamshap attribute --resume {here / 'o'}\n"
     assert (result.exit_code, result.stderr) == (code, said)
     assert signal.getsignal(number) is handler
     found = folder.read(here / "o")
@@ -135,7 +135,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert len(json.loads((here / "o" / "environment.json").read_text())) == 2
     result = command("attribute", "--resume", "o")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "this run is over" in result.stdout
+    assert "this run has ended" in result.stdout
 
 
 CARRY = (*RUN, "--credit", "carry")
@@ -145,7 +145,7 @@ CARRY = (*RUN, "--credit", "carry")
 def test_a_carrying_run_goes_on_too(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch, trainer: Trainer
 ) -> None:
-    """Also from two checkpoints, each with the account of the steps since the one before."""
+    """Also from two checkpoints, each with the account of the steps since the previous one."""
     interfere(monkeypatch, 0, int, trainer)
     assert command("attribute", *CARRY, "--out", "whole").exit_code == 0
     began = ("attribute", *CARRY, "--out", "o")
@@ -167,7 +167,7 @@ def test_a_second_signal_stops_at_once(here: Path, command: Command, monkeypatch
     result = command("attribute", *RUN, "--out", "o", "--checkpoint-seconds", "0")
     assert (result.exit_code, result.stderr) == (
         130,
-        f"adamshap: interrupted; to go on: adamshap attribute --resume {here / 'o'}\n",
+        f"adamshap: interrupted; to resume: adamshap attribute --resume {here / 'o'}\n",
     )
     assert folder.read(here / "o").step == 1
 
@@ -194,7 +194,7 @@ def other_run(path: Path) -> None:
 
 
 def newer_schema(path: Path) -> None:
-    """Seal the file as a version to come would."""
+    """Seal the file as a future version would."""
     body, comment = path.read_bytes()[: -(len("adamshap 0001 ") + 2 * DIGEST + 1)], f"adamshap 0002 {'0' * DIGEST}"
     path.write_bytes(body + f"{comment} {checkpoint.digest(body + comment.encode())}".encode())
 
@@ -214,9 +214,9 @@ def test_the_older_checkpoint_is_used(
     assert result.exit_code == 0
     assert result.stderr.count("\n") == 1
     assert SAYS.get(damage.__name__, "is damaged") in result.stderr
-    assert "an older checkpoint is used" in result.stderr
-    assert "went on from step 19" in (stopped / "log.txt").read_text()
-    assert newest.with_suffix(".damaged").read_bytes() == damaged  # put aside, not lost
+    assert "using an older checkpoint" in result.stderr
+    assert "resumed from step 19" in (stopped / "log.txt").read_text()
+    assert newest.with_suffix(".damaged").read_bytes() == damaged  # renamed, not lost
     assert outcome(stopped) == whole
 
 
@@ -226,23 +226,23 @@ def test_without_a_good_checkpoint_there_is_one_line(
 ) -> None:
     for path in (stopped / "checkpoints").iterdir():
         damage(path)
-    refused(("attribute", "--resume", stopped), "no checkpoint is good", SAYS.get(damage.__name__, "is damaged"))
+    refused(("attribute", "--resume", stopped), "no valid checkpoint", SAYS.get(damage.__name__, "is damaged"))
 
 
 def test_a_gap_in_the_history_is_one_line(stopped: Path, refused: Refused) -> None:
     (stopped / "history" / "000000000004.npz").unlink()
-    refused(("attribute", "--resume", stopped), "no checkpoint is good", "ends before step 20")
+    refused(("attribute", "--resume", stopped), "no valid checkpoint", "ends before step 20")
 
 
 def test_what_is_no_folder_of_a_run(stopped: Path, here: Path, refused: Refused) -> None:
     (here / "mine").mkdir()
-    refused(("attribute", "--resume", "mine"), "is no folder of a run: it has no config.json")
-    refused(("attribute", "--resume", "nowhere"), "is no folder of a run")
+    refused(("attribute", "--resume", "mine"), "is not a run folder: it has no config.json")
+    refused(("attribute", "--resume", "nowhere"), "is not a run folder")
     for content, says in (
-        ("{}", "is no config.json of a run"),
+        ("{}", "is not the config.json of a run"),
         ("{", "is damaged: it is not JSON"),
         ("[" * 100_000, "is damaged: it is not JSON"),
-        ('{"format": "adamshap-run", "version": 2}', "is of version 2; needs version 1"),
+        ('{"format": "adamshap-run", "version": 2}', "has version 2; needs version 1"),
         ('{"format": "adamshap-run", "version": 1}', "is damaged: it does not say how many steps"),
     ):
         (here / "mine" / "config.json").write_text(content)
@@ -265,7 +265,7 @@ def test_data_that_changed_are_refused(
     with np.load(blobs) as archive:
         x, y = archive["x"], archive["y"]
     np.savez(blobs, x=x + 1, y=y)
-    refused(("attribute", "--resume", "o"), "is not what it was: standardisation changed")
+    refused(("attribute", "--resume", "o"), "has changed since the run started (standardisation); needs")
     np.savez(blobs, x=np.where(x == x[3, 1, 1], x[4, 1, 1], np.where(x == x[4, 1, 1], x[3, 1, 1], x)), y=y)
     refused(("attribute", "--resume", "o"), "the state of another run, which differs in", "train")
     blobs.unlink()
@@ -289,7 +289,7 @@ def test_one_process_at_a_time(stopped: Path, refused: Refused) -> None:
 
 
 def full_from(monkeypatch: pytest.MonkeyPatch, file: int) -> None:
-    """Let the disk be full from that file on, after half of it."""
+    """Simulate a disk that becomes full in the middle of that file."""
     real, count = os.fsync, 0
 
     def fsync(descriptor: int) -> None:
@@ -315,8 +315,8 @@ def test_a_full_disk_costs_nothing_that_was_there(
     assert result.exit_code == 2
     lines = result.stderr.splitlines()
     assert len(lines) == 2
-    assert re.match(r"adamshap: no checkpoint after step \d+: No space left on device; the training goes on", lines[0])
-    assert lines[1].startswith(f"adamshap: cannot write to '{here / 'o'}': No space left on device; to go on: ")
+    assert re.match(r"adamshap: no checkpoint after step \d+: No space left on device; training continues", lines[0])
+    assert lines[1].startswith(f"adamshap: cannot write to '{here / 'o'}': No space left on device; to resume: ")
     assert not list((here / "o").rglob("*.part"))
     result = command("attribute", "--resume", "o")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -329,12 +329,12 @@ def test_a_folder_that_cannot_be_written_to(stopped: Path, refused: Refused) -> 
     refused(("attribute", "--resume", stopped), "cannot write to", "Is a directory")
 
 
-# --- whatever happens to the bytes -----------------------------------------------------------------------------------
+# --- arbitrary damage ------------------------------------------------------------------------------------------------
 
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Return `content` with bits flipped, cut short, with bytes put in, or something else altogether."""
+    """Return `content` with bits flipped, truncated, with bytes inserted, or replaced altogether."""
     place = draw(st.integers(0, len(content) - 1), label="place")
     kind = draw(st.sampled_from(["flip", "cut", "insert", "zero", "other"]), label="kind")
     if kind == "flip":
@@ -344,7 +344,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
         return content[:place]
     if kind == "insert":
         return content[:place] + draw(st.binary(min_size=1, max_size=20), label="bytes") + content[place:]
-    if kind == "zero":  # what a file system may leave after a crash
+    if kind == "zero":  # as a file system may leave it after a crash
         return content[:place] + bytes(len(content) - place)
     return draw(st.binary(max_size=200), label="bytes")
 
@@ -369,7 +369,7 @@ def test_a_damaged_file_never_loads(scratch: Path, data: st.DataObject) -> None:
 
 
 def assert_one_line(call: Callable[[], Any]) -> Any:
-    """Return what `call` returns, or None where it is refused, which must take one line."""
+    """Return the result of `call`, or None if it is refused, which must be in one line."""
     try:
         return call()
     except CommandError as error:
@@ -407,7 +407,7 @@ def test_a_run_that_other_versions_began_continues_and_says_so(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command("attribute", "wine", *TINY, "--out", "o").exit_code == 0
-    (here / "o" / "results.json").unlink()  # the last file of all: as if killed just before it
+    (here / "o" / "results.json").unlink()  # the last file written: as if killed just before it
     ours = snapshot.arithmetic()
     monkeypatch.setattr(snapshot, "arithmetic", lambda: ours | {"numpy": "1.0"})
     done = command("attribute", "--resume", "o")

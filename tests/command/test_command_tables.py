@@ -1,4 +1,4 @@
-"""Files as people have them: each is read as it is meant, or refused in one line that says what to do."""
+"""Files from practice: each is read as it is meant, or refused in one line with advice."""
 
 import csv
 import datetime
@@ -86,7 +86,7 @@ def test_a_table_in_many_forms(name: str, content: str | bytes, first: float | N
         (COMMAS.replace("1,5", "1,500"), ["'1,500'", "--decimal"]),
         (COMMAS.replace("1,5", "1.500"), ["'1.500'", "--decimal"]),
         (PLAIN.replace("1", '"22,967"'), ["'22,967'", "--decimal"]),
-        (COMMAS.replace("2", "2.5"), ["'1,5' and '2.5'", "one decimal mark"]),
+        (COMMAS.replace("2", "2.5"), ["'1,5' and '2.5'", "the same decimal mark"]),
         (COMMAS.replace("2", "2.500,5"), ["line 2, column 'b'", "thousands separators: 2500,5"]),
         (COMMAS.replace("5;6", "5"), ["line 4: got 2 cells; needs 3"]),
         (PLAIN.replace("1", '"22,967.35"'), ["thousands separators: 22967.35"]),
@@ -116,7 +116,7 @@ def test_a_table_in_many_forms(name: str, content: str | bytes, first: float | N
         ("Unnamed: 0," + PLAIN.replace("\n", "\n0,").rstrip("0,"), ["'Unnamed: 0'", "index=False", "--drop"]),
         (PLAIN.replace("b", "", 1), ["column 2 has no name", "--drop ''"]),
         ("# by me\n" + PLAIN, ["'# by me'", "line 1"]),
-        (PLAIN.replace("x", "Küche").encode("latin-1"), ["no UTF-8", "iconv -f LATIN1 -t UTF-8"]),
+        (PLAIN.replace("x", "Küche").encode("latin-1"), ["not UTF-8", "iconv -f LATIN1 -t UTF-8"]),
         (PLAIN.encode("utf-16-le"), ["UTF-16", "needs UTF-8"]),
         (PLAIN.encode("utf-32"), ["UTF-32", "needs UTF-8"]),
         (gzip.compress(PLAIN.encode(), mtime=0), ["gzip", "gunzip"]),
@@ -162,7 +162,7 @@ def test_a_first_line_that_is_an_example_is_no_header() -> None:
         write("d.csv", f"70,22967.35,{label}\n71,3,0\n72,4,{label}\n73,5,0\n")
         with pytest.raises(CommandError, match=r"line 1 .*looks like an example"):
             load("d.csv", label)
-    write("d.csv", "0,1,2\n5,7,2\n3,4,1\n5,6,2\n7,8,1\n")  # the names that pandas gives
+    write("d.csv", "0,1,2\n5,7,2\n3,4,1\n5,6,2\n7,8,1\n")  # pandas' default names
     assert load("d.csv", "2").features == ("0", "1")
 
 
@@ -177,7 +177,7 @@ ROWS = st.lists(
 def test_every_separator_and_decimal_mark(
     scratch: Path, rows: list[tuple[Any, ...]], separator: str, decimal: Any, name: str
 ) -> None:
-    """With both options a table is what was written; without them it is the same, or there is a question."""
+    """With both options a table is read as written; without them it is read the same, or refused as ambiguous."""
     path = scratch / name
     with path.open("w", newline="") as file:
         writer = csv.writer(file, delimiter=separator)
@@ -348,7 +348,7 @@ def test_held_out_examples_have_no_part_in_the_mean(command: Command, refused: R
     config = json.loads(Path("o/config.json").read_text())
     train = pandas.read_csv("o/scores.csv")["index"]
     values = table["a"][train]
-    # Of the values with their mean in the gaps, mean and squares are known without filling them in.
+    # Mean and sum of squares with gaps filled by the mean, computed without filling them.
     mean, scale = values.mean(), values.std(ddof=0) * np.sqrt(values.count() / len(values))
     found = config["standardisation"]
     assert_within(found["mean"][0], mean, rounding(np.abs(values).max(), 30), "mean")
@@ -397,7 +397,7 @@ def test_columns_are_left_out_of_both_files() -> None:
     dataset = load("d.csv", reading=reading)
     assert dataset.features == ("b",)
     assert load_valid("v.csv", None, dataset, reading).x.tolist() == [[9.0]]
-    write("d.csv", PLAIN.replace("a,b", "a,a"))  # what is left out needs no name of its own
+    write("d.csv", PLAIN.replace("a,b", "a,a"))  # a dropped column needs no unique name
     with pytest.raises(CommandError, match="only the label"):
         load("d.csv", reading=reading)
     write("d.csv", PLAIN.replace("b", "", 1))
@@ -475,7 +475,7 @@ def test_columns_that_cannot_be_mended(content: str, reading: Reading, words: st
 def test_a_run_goes_on_with_the_same_reading(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: Refused
 ) -> None:
-    """Also from another folder: the options, and what was recognised, are those of the start."""
+    """Also from another folder: the options and the recognised format are those of the start."""
     generator = np.random.default_rng(6)
     lines = [
         f"{colour};{number:.2f};{place};{'xy'[place % 2]}".replace(".", ",") if place % 7 else f"{colour};;0;x"
@@ -493,12 +493,12 @@ def test_a_run_goes_on_with_the_same_reading(
     assert kept == {"one_hot": ["colour"], "drop": ["id"], "missing": "mean", "sep": ";", "decimal": ","}
     with np.load(folder / "scores.npz") as scores:
         whole = scores["score"]
-    (folder / "results.json").unlink()  # the last file of all: as if killed just before it
+    (folder / "results.json").unlink()  # the last file written: as if killed just before it
     refused(("attribute", "--resume", "o", "--missing", "drop"), "--missing", "--resume")
     monkeypatch.chdir(tmp_path)
     done = command("attribute", "--resume", folder)
     assert done.exit_code == 0, done.stderr
-    assert "went on from step" in (folder / "log.txt").read_text()
+    assert "resumed from step" in (folder / "log.txt").read_text()
     with np.load(folder / "scores.npz") as scores:
         assert np.array_equal(scores["score"], whole)
 

@@ -1,4 +1,4 @@
-"""What the tests of CuPy on the CPU share."""
+"""Fixtures of the tests of CuPy on the CPU."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def cupy(cupy_on_cpu: Any) -> Any:
-    """Return CuPy, on the CPU."""
+    """Return the module `cupy`, running on the CPU."""
     import cupy
 
     return cupy
@@ -22,7 +22,7 @@ def cupy(cupy_on_cpu: Any) -> Any:
 
 @pytest.fixture
 def raw(cupy: Any) -> Callable[..., Any]:
-    """Return a function of CUDA C++ and launch arguments that runs the one kernel ``k`` of the source."""
+    """Return a function of CUDA C++ and launch arguments that runs the source's only kernel, ``k``."""
 
     def run(source: str, *arguments: Any, grid: int = 1, block: int = 32, **keywords: Any) -> Any:
         kernel = cupy.RawKernel(source, "k")
@@ -47,7 +47,7 @@ def run_script(tmp_path: Path, cupy_on_cpu: Any) -> Run:
 
 @pytest.fixture
 def assert_rounded(cupy: Any) -> Callable[..., None]:
-    """Return a check that an array is what NumPy computes in float64, up to rounding in its own dtype.
+    """Return a check that an array equals NumPy's float64 result, up to rounding in its own dtype.
 
     `operations` roundings follow one another, each of relative size u; `scale` is the size of the largest term.
     """

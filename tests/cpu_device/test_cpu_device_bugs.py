@@ -1,4 +1,4 @@
-"""Planted bugs: each is caught by the rung that is there for it, and not by accident."""
+"""Planted bugs: each is caught by the rung designed for it, and not by accident."""
 
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +61,7 @@ def test_a_barrier_is_kept(raw: Callable[..., Any], cupy: Any, cupy_on_cpu: Any)
 
 def test_a_missing_barrier_reads_poison(raw: Callable[..., Any], cupy: Any) -> None:
     out = raw(REVERSED % "", cupy.zeros(64, "f"), cupy.arange(64, dtype="f"), block=64)
-    assert np.isnan(out.get()).sum() == 32  # the half that reads what later threads write
+    assert np.isnan(out.get()).sum() == 32  # the half that reads values written by later threads
 
 
 def test_a_missing_barrier_gives_another_result_in_reverse(
@@ -103,7 +103,7 @@ def test_lanes_that_wait_for_each_other_are_an_error(raw: Callable[..., Any], cu
     }"""
     with pytest.raises(cupy_on_cpu.KernelError, match=r"deadlock: 16 threads .* and 16 in a warp-wide operation"):
         raw(source, cupy.zeros(32, "f"))
-    # The device is usable afterwards: fibers that were left behind start anew.
+    # The device is usable afterwards: abandoned fibers are restarted.
     out = raw(REVERSED % "__syncthreads();", cupy.zeros(64, "f"), cupy.arange(64, dtype="f"), block=64)
     assert out.get().tolist() == list(range(63, -1, -1))
 

@@ -1,4 +1,4 @@
-"""What `count` counts."""
+"""The counters of `count`."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is covered, each against NumPy: exactly where the numbers are exact, else up to rounding."""
+"""The supported operations against NumPy: bit-equal where the numbers are exact, otherwise up to rounding."""
 
 import threading
 from collections.abc import Callable
@@ -251,7 +251,7 @@ def test_products_of_batches(cupy: Any, dtype: str) -> None:
 
 
 def test_sums_of_half_products_are_kept_in_float32(cupy: Any) -> None:
-    # 2048 + 1 is 2048 in float16: kept in float16, the sum of the ones would be lost.
+    # 2048 + 1 is 2048 in float16: accumulated in float16, the sum of the ones would be lost.
     x = cupy.asarray(np.array([[2048, 1, 1, 1, 1]] * 2, np.float16))
     assert (x @ cupy.ones((5, 2), "float16")).get().tolist() == [[2052, 2052]] * 2
 

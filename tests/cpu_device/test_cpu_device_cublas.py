@@ -1,4 +1,4 @@
-"""cuBLAS's products, called as CuPy calls them, on memory of the host: operations, leading dimensions, types."""
+"""cuBLAS's products, called as by CuPy, on host memory: operations, leading dimensions, types."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ COMPUTE = {"float32": 68, "float64": 70, "float16": 68, "complex64": 68, "comple
 
 
 def column_major(rows: int, columns: int, leading: int, dtype: str) -> tuple[Any, Any]:
-    """Return memory of `leading` rows, filled with small integers, and the matrix that begins in it."""
+    """Return memory of `leading` rows, filled with small integers, and the matrix at its start."""
     memory = GENERATOR.integers(-4, 5, (columns, leading)).astype(dtype)
     if dtype.startswith("complex"):
         memory = (memory + 1j * GENERATOR.integers(-4, 5, memory.shape)).astype(dtype)

@@ -1,4 +1,4 @@
-"""Installing: what is refused, with which words, and that CuPy is untouched then."""
+"""Installation: what is refused, with which message, and that CuPy is then unchanged."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def run_python(text: str, **environment: str) -> "subprocess.CompletedProcess[st
 
 
 def refusal(text: str, **environment: str) -> str:
-    """Return the message of the UnavailableError that `text` must raise; CuPy must not have been imported by it."""
+    """Return the message of the UnavailableError that `text` must raise without importing CuPy."""
     wrapped = "\n".join(
         [
             "try:",
@@ -99,7 +99,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     message = refusal("cpu_device.install(force=True)", ADAMSHAP_CPU_DEVICE_CACHE=str(in_the_way / "cache"))
-    assert "cannot be made" in message
+    assert "cannot be created" in message
     assert "ADAMSHAP_CPU_DEVICE_CACHE" in message
 
 
@@ -131,7 +131,7 @@ def test_installing_again_only_changes_the_modes(cupy_on_cpu: Any) -> None:
 
 
 def test_the_sanitizer_cannot_be_switched_on_in_between(cupy_on_cpu: Any) -> None:
-    with pytest.raises(cupy_on_cpu.UnavailableError, match="from the start of a process or not at all"):
+    with pytest.raises(cupy_on_cpu.UnavailableError, match="can only be enabled at the start of a process"):
         cupy_on_cpu.install(modes=cupy_on_cpu.Modes(sanitize=not cupy_on_cpu.current_modes().sanitize))
 
 
@@ -176,7 +176,7 @@ def refused_calls(cupy: Any) -> dict[str, Callable[[], object]]:
         "the compiler option --use_fast_math": lambda: cupy.RawKernel(source, "k", ("--use_fast_math",)).compile(),
         "the compiler 'nvcc'": lambda: cupy.RawKernel(source, "k", backend="nvcc").compile(),
         "cooperative groups": lambda: cupy.RawKernel(source, "k", enable_cooperative_groups=True).compile(),
-        "a kernel that asks for __CUDA_ARCH__": lambda: cupy.RawKernel(
+        "a kernel that uses __CUDA_ARCH__": lambda: cupy.RawKernel(
             source % "\n#if __CUDA_ARCH__ > 700\n#endif\n", "k"
         ).compile(),
     }

@@ -1,4 +1,4 @@
-"""The cache, and the translation of CUDA C++ before the compiler sees it."""
+"""The cache, and the translation of CUDA C++ for the compiler."""
 
 import sys
 import threading
@@ -161,7 +161,7 @@ def test_options_keep_their_meaning_or_are_refused() -> None:
 
 
 def test_nvrtc_is_not_asked_for_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an extra of its own: CuPy on the CPU without its mode must run where it is not installed."""
+    """NVRTC is a separate extra: without its mode, CuPy on the CPU must run without it."""
 
     def missing() -> str:
         raise UnavailableError("no NVRTC")

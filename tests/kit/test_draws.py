@@ -150,7 +150,7 @@ def test_more_is_drawn_only_for_an_error_of_a_few_bounds(
 
         return right, each()
 
-    monkeypatch.setattr("adamshap.verify.properties.expected_and_bounds", counted)
+    monkeypatch.setattr("adamshap.verify.property_checks.expected_and_bounds", counted)
     off = Implementation("off", frozenset({"marginals"}), lambda step, query: wanted + times * bound)
     if times < 1:
         assert PROPERTY.check(asker(off), case, np.float64) < 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adamshap.reference import Step, ghost, network
+from adamshap.reference import Network, Step, losses, models, scoring
 from adamshap.reference.contract import Array, Params
 from adamshap.verify.checking import PROFILES, check
 from adamshap.verify.implementation import Implementation, Query
@@ -28,8 +28,8 @@ def quick_cases() -> tuple[Case, ...]:
 
 def exactly_0_before_an_activation(step: Step) -> bool:
     """Whether a hidden unit with an input that is not 0 adds up to 0."""
-    first = network.outputs(
-        network.Network(step.net.sizes[:2]), {"0.bias": np.zeros(step.net.sizes[1]), **step.params}, step.train.x
+    first = models.outputs(
+        Network(step.net.sizes[:2]), {"0.bias": np.zeros(step.net.sizes[1]), **step.params}, step.train.x
     )
     return step.net.depth > 1 and bool((first[step.train.x.any(axis=1)] == 0).any())
 
@@ -94,7 +94,7 @@ def losing(dimension: str, tile: int) -> Implementation:
                 step.reduction,
             )
             return ORACLE.ask(few, query)
-        right, (where, axis) = ghost.dot_products, AXES[dimension]
+        right, (where, axis) = scoring.dot_products, AXES[dimension]
         last = step.net.depth - 1
         of = {"first": "0.weight", "middle": "1.weight", "last": f"{last}.weight", "last bias": f"{last}.bias"}
 
@@ -129,8 +129,8 @@ def test_targets_broadcast_over_the_batch_are_found() -> None:
                 return right(outputs, targets)
             return ((outputs - targets[:, 0]) ** 2).mean(axis=1)
 
-        right = network._squared_error
-        with replaced("_squared_error", right, wrong):
+        right = losses.squared_error
+        with replaced("squared_error", right, wrong):
             return ORACLE.ask(step, query)
 
     candidate = Implementation("broadcast", frozenset({"scores"}), ask)

@@ -15,20 +15,20 @@ import pytest
 
 from adamshap import gpu
 from adamshap.gpu import captures
-from adamshap.reference import Adam, AdamState, Batch, Network, Step, ghost, network
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, models, scoring, slopes
 from adamshap.reference.contract import Array
 from adamshap.verify.faults import FAULTS, Fault
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer, implementation
 from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.properties import PROPERTIES, Case, Disagreement, asker, in_dtype
 from adamshap.verify.replacing import replaced
+from adamshap.verify.steps import perturbed
 from adamshap.verify.tolerance import (
     DRAWN,
     DRAWS,
     SAFETY,
     conditioning,
     parameter_count,
-    perturbed,
     rounding,
     score_magnitude,
     unit_roundoff,
@@ -148,7 +148,7 @@ def test_the_rounding_of_a_variance_is_no_mistake(dtype: str) -> None:
         Query("scores", {"slope": "random_order", "gradient": "start", "nodes": (1, 2)}),
     )
     wanted, bound = expected(step, query)["values"], bounds(step, query, dtype)["values"]
-    right = ghost.partial_sum_deviation
+    right = slopes.partial_sum_deviation
     u = unit_roundoff(dtype)
     moved = []
     for factor in (1 - u, 1 + u, 1 + 2 * u):
@@ -168,11 +168,11 @@ def test_errors_that_act_alike_to_either_side_have_sizes_of_their_own() -> None:
     step = one_of_two_is_nothing()
     m, v = ({name: np.full_like(p, size) for name, p in step.params.items()} for size in (0.1, 0.0))
     step = dataclasses.replace(step, adam=Adam(betas=(0.9, 0.0)), state=AdamState(10, m, v))
-    base, moved = ghost.scores(step, "random_order", "start", nodes=(1, 2)), []
+    base, moved = scoring.scores(step, "random_order", "start", nodes=(1, 2)), []
     generator = np.random.default_rng(0)
     for _ in range(DRAWS):
         with usual_rounding(unit_roundoff(np.float32), generator):
-            moved.append(np.abs(ghost.scores(step, "random_order", "start", nodes=(1, 2)) - base).max())
+            moved.append(np.abs(scoring.scores(step, "random_order", "start", nodes=(1, 2)) - base).max())
     assert min(moved) > 0
     assert max(moved) > 2 * min(moved)
 
@@ -199,7 +199,7 @@ def cancelling_twice() -> Step:
         "2.weight": np.array([[0.83 * (1 + size), -0.61]]),
     }
     x = np.array([[0.37], [0.91]])
-    y = network.outputs(net, params, x) - np.array([[0.91 * (1 + size)], [-0.37]])
+    y = models.outputs(net, params, x) - np.array([[0.91 * (1 + size)], [-0.37]])
     valid = Batch(np.array([[1.3]]), np.array([[0.4]]))
     return in_dtype(Step(net, params, Adam(eps=1e-30), AdamState.zeros(params), Batch(x, y), valid), np.float32)
 
@@ -269,9 +269,9 @@ def test_an_error_of_a_derivative_is_drawn_where_libraries_make_it(activation: s
     def moved(z: float) -> float:
         batch = Batch(np.array([[-z]]), np.array([[0.5]]))
         step = Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
-        right = network.batch_gradient(step)["0.weight"]
+        right = models.batch_gradient(step)["0.weight"]
         with usual_rounding(size, np.random.default_rng(0)):
-            off = network.batch_gradient(step)["0.weight"] - right
+            off = models.batch_gradient(step)["0.weight"] - right
         return float(np.abs(off).max())
 
     nearly = -0.5 * np.log(unit_roundoff(dtype))  # where 1 − tanh² is about 4 u

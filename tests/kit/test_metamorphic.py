@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from adamshap.reference import Adam, AdamState, Batch, Network, Step, network
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, models
 from adamshap.verify.checking import Outcome, check
 from adamshap.verify.faults import BY_NAME
 from adamshap.verify.implementation import Implementation, Query, implementation
@@ -31,7 +31,7 @@ def scores_by(function: Callable[[Step, Query], Any], *extras: str) -> Implement
 def test_null_samples_have_no_gradient(step: Step) -> None:
     null = null_samples(step)
     assert null.any()
-    assert all((x[null] == 0).all() for x in network.sample_gradients(step).values())
+    assert all((x[null] == 0).all() for x in models.sample_gradients(step).values())
 
 
 @given(large_steps())

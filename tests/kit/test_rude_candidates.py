@@ -131,7 +131,7 @@ INPUTS = {
     ),
     "sets_what_cannot_be_compared": Kind(
         "object.__setattr__(step.adam, 'lr', Incomparable())",
-        "a field cannot be compared with what it was (SystemExit)",
+        "a field cannot be compared with its original (SystemExit)",
     ),
     "sets_an_array_for_a_number": Kind(
         "object.__setattr__(step.state, 'step', np.ones(2))", "changed its input: step.state.step"

@@ -169,8 +169,8 @@ def script(folder: Path, text: bytes, mode: int = 0o755) -> Path:
         (b"#!/usr\n", 0o755, "names the interpreter '/usr', which cannot be executed"),
         (b"#!\n", 0o755, "its first line names no interpreter after #!"),
         (b"#!/bin/sh\r\n", 0o755, "its first line ends in a carriage return: save the file with Unix line endings"),
-        (b"\x00\x01", 0o755, "it is no program of this machine, and no script: a script begins with a line such as"),
-        (b"echo no first line\n", 0o755, "it is no program of this machine, and no script"),
+        (b"\x00\x01", 0o755, "it is not a program for this machine, nor a script: a script begins with a line such as"),
+        (b"echo no first line\n", 0o755, "it is not a program for this machine, nor a script"),
     ],
 )
 def test_a_file_that_cannot_be_run_is_refused(tmp_path: Path, text: bytes, mode: int, says: str) -> None:
@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path: Path, text: bytes, mode:
 def test_a_program_of_another_machine_is_refused(tmp_path: Path) -> None:
     elf = bytearray(Path(sys.executable).resolve().read_bytes()[:4096])
     elf[18:20] = b"\xff\x00"  # a machine that there is not
-    with pytest.raises(LoadError, match="it is no program of this machine"):
+    with pytest.raises(LoadError, match="it is not a program for this machine"):
         outcome_of(f"{script(tmp_path, bytes(elf))} {{case}} {{result}}")
 
 
@@ -189,7 +189,7 @@ def test_a_program_without_its_loader_is_refused(tmp_path: Path) -> None:
     whole = Path(sys.executable).resolve().read_bytes()
     assert b"/lib64/ld-linux" in whole or b"/lib/ld-" in whole
     file = script(tmp_path, whole.replace(b"/lib64/ld-", b"/lib64/no-").replace(b"/lib/ld-", b"/lib/no-"))
-    with pytest.raises(LoadError, match="the file is there, but not the loader that it names"):
+    with pytest.raises(LoadError, match="the file exists, but not the loader that it names"):
         outcome_of(f"{file} {{case}} {{result}}")
 
 
@@ -202,7 +202,7 @@ def test_a_program_without_its_loader_is_refused(tmp_path: Path) -> None:
         ("nothing", "no such program$"),
         ("~/nothing", "no such program; a command is run without a shell, so write it out"),
         ("$HOME/nothing", "no such program; a command is run without a shell, so write it out"),
-        ("SEED=1", "no such program; a command is run without a shell: put what needs one into a script"),
+        ("SEED=1", "no such program; a command is run without a shell: put shell syntax into a script"),
         ("here", "no such program on PATH; for the file in this folder write ./here"),
         ("unmarked", r"bin/unmarked has no execute bit: chmod \+x"),
     ],

@@ -1,4 +1,4 @@
-"""What a machine with a card has: an import hook that hides every other installed package, as `sitecustomize`."""
+"""Simulates the packages of a GPU machine: an import hook, as `sitecustomize`, that hides all other packages."""
 
 import re
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, packages_dist
 from adamshap.verify.on_gpu.wheels import MACHINE, WHEELS
 
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-nvrtc")
-"""What a rehearsal needs beside: CUDA's headers, with which CuPy's kernels are compiled here."""
+"""Additional needs of a rehearsal: CUDA's headers, to compile CuPy's kernels."""
 
 HOOK = """
 from importlib.machinery import PathFinder
@@ -24,14 +24,14 @@ PathFinder.find_spec = classmethod(find_visible)
 
 
 def name_of(requirement: str) -> str:
-    """Return the package's name in a requirement, as registries spell it."""
+    """Return the normalised package name of a requirement."""
     found = re.match(r"[\w.-]+", requirement)
     assert found is not None
     return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
 def with_needs(packages: set[str]) -> set[str]:
-    """Return packages and all that they need in turn, without extras, as far as it is installed."""
+    """Return packages with their transitive dependencies, without extras, as far as installed."""
     found: set[str] = set()
     todo = list(packages)
     while todo:
@@ -49,9 +49,9 @@ def with_needs(packages: set[str]) -> set[str]:
 
 def hook() -> str:
     """Return the source of the hook."""
-    # pytest loads every plugin that it finds installed, on whatever machine.
+    # pytest loads every installed plugin, on any machine.
     plugins = {name_of(point.dist.name) for point in entry_points(group="pytest11") if point.dist is not None}
-    # This project is there, but what it declares to need is so only by `WHEELS`.
+    # This project is installed, but not its declared dependencies, unless in `WHEELS`.
     there = with_needs({*MACHINE, *WHEELS, *HEADERS, *plugins} - {"adamshap"}) | {"adamshap"}
     hidden = {
         top

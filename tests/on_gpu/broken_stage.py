@@ -1,4 +1,4 @@
-"""A stage whose tasks fail in every way that a task can."""
+"""A stage with tasks that fail in every possible way."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ def exits(_report: Reporter) -> None:
 
 
 def is_killed(_report: Reporter) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory runs out
 
 
 def leaves(_report: Reporter) -> None:

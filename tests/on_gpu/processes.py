@@ -1,4 +1,4 @@
-"""The processes that a conductor has started."""
+"""Finds the processes started by a conductor."""
 
 import time
 from collections.abc import Callable
@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 120.0
-"""Seconds: a limit for what would hang, and no measurement."""
+"""Time limit in seconds for anything that may hang; not a measurement."""
 
 
 def children_of(conductor: int) -> list[int]:
-    """Return those that are still there, whoever is their parent now."""
+    """Return the process ids of a conductor's living children, even if they have a new parent."""
     mark = f'"parent": {conductor},'.encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     return found
 

@@ -1,4 +1,4 @@
-"""What the conductor makes of processes that fail, hang or cannot start, and of the time that it has."""
+"""The conductor's handling of processes that fail, hang or cannot start, and of its time limit."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def conducted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, module: str, *, seconds: float, task_seconds: float
 ) -> tuple[Outcome, receipt.Receipt]:
     monkeypatch.setenv("PYTHONPATH", str(HERE))
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # pytest's own stay
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # keep pytest's handlers
     stage = Stage("broken", "a stage that is broken", WEIGHT, task_seconds, module=module)
     setting = Setting(rehearsal=True, scratch=str(folder))
     conductor = Conductor(folder / "out", seconds, setting, frozenset({"broken"}), stages=(stage,))
@@ -50,7 +50,7 @@ def test_a_task_that_fails_costs_itself_alone(
     assert failed["leaves"] == "its process ended with exit status 7"
     assert failed["hangs"] == failed["more"] == "took longer than 4 s"
     assert failed["a check"] == "what was wrong"
-    assert failed["no error"] == "it is nan, which is no number"
+    assert failed["no error"] == "not finite: nan"
     assert outcome.notes["a row"] == {"median": "inf", "all": [1.0, "nan"]}
     assert (outcome.status, outcome.required_done, outcome.required) == ("failed", 7, 7)
     assert outcome.passed == 1  # "is_well": a task that reports a failed check has not passed
@@ -104,7 +104,7 @@ def test_a_task_that_hangs_ends_with_the_conductor(tmp_path: Path, number: signa
 
 
 def test_output_that_nobody_reads_ends_no_run(tmp_path: Path) -> None:
-    """As where a connection to the machine with the card breaks, or the output goes to ``head``."""
+    """As when the connection to the GPU machine breaks, or the output goes to ``head``."""
     command_line = [sys.executable, "-m", "adamshap.verify.on_gpu", "--rehearse", "--out", str(tmp_path / "out")]
     running = subprocess.Popen([*command_line, "--stages", "machine"], stdout=subprocess.PIPE, cwd=tmp_path)
     assert running.stdout is not None
@@ -130,7 +130,7 @@ def test_a_disk_that_is_full_for_a_while_ends_no_run(tmp_path: Path, monkeypatch
 
     def write(path: Path, text: str) -> None:
         calls.append(path)
-        if len(calls) == 3:  # after those before the first stage
+        if len(calls) == 3:  # the first two precede the first stage
             raise OSError(28, "No space left on device")
         write_text(path, text)
 
@@ -183,8 +183,8 @@ BAD_ARGUMENTS: list[tuple[list[str], str]] = [
     (["--minutes", "0"], "got '0'; needs a number above 0"),
     (["--minutes", "nan"], "got 'nan'; needs a number above 0"),
     (["--stages", "machine,speed"], "got 'speed'; needs some of machine,smoke"),
-    (["--checkout", "nowhere"], "got 'nowhere', which is no folder; needs a checkout"),
-    (["--ghostsuite", "nowhere"], "got 'nowhere', which is no folder; needs a checkout"),
+    (["--checkout", "nowhere"], "got 'nowhere', which is not a folder; needs a checkout"),
+    (["--ghostsuite", "nowhere"], "got 'nowhere', which is not a folder; needs a checkout"),
     (["--out", str(HERE)], "which is not empty; needs a new folder for this run's results"),
 ]
 
@@ -201,7 +201,7 @@ def test_bad_arguments_are_refused(
 
 
 def test_without_a_card_the_run_says_so(tmp_path: Path) -> None:
-    """No rehearsal and no card: every stage that needs one fails, and there is no receipt that verifies."""
+    """Without a rehearsal and without a card, every stage that needs one fails, and no receipt verifies."""
     if cpu_device.real_devices():
         pytest.skip("there is a real GPU here")
     code = "import sys; from adamshap.verify.on_gpu.__main__ import main; sys.exit(main(sys.argv[1:]))"

@@ -1,4 +1,4 @@
-"""The run on a card, rehearsed: whole on a machine as bare as the card's, and killed in every stage."""
+"""Rehearsals of the run on a GPU: complete, with only the GPU machine's packages, and killed in every stage."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = [stage.name for stage in STAGES]
 COMMAND = [sys.executable, "-m", "adamshap.verify.on_gpu", "--rehearse", "--minutes", "10"]
 
-pytestmark = pytest.mark.usefixtures("cupy_on_cpu")  # skipped where a rehearsal cannot run
+pytestmark = pytest.mark.usefixtures("cupy_on_cpu")  # skipped if a rehearsal cannot run
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_it_holds_the_largest_error_of_every_property(rehearsed: Path) -> None:
     errors = json.loads(the_receipt(rehearsed).read_text())["largest_errors"]
     wanted = {f"{one.name} {dtype}, share of the bound" for one in PROPERTIES for dtype in DTYPES}
     assert wanted <= set(errors)
-    assert "influence float32, share of the bound" in errors  # a test of the checkout recorded it
+    assert "micro-batches of two terms float32, share of the bound" in errors  # a test of the checkout recorded it
     assert any(name.startswith("TF32") for name in errors)
 
 
@@ -91,7 +91,7 @@ def test_it_holds_the_throughput_and_says_what_is_not_built(rehearsed: Path) -> 
 
 
 def kernels_of_the_engine() -> set[str]:
-    """Return the names of its kernels, as the sources give them."""
+    """Return the names of the engine's kernels, from the sources."""
     rules = {
         "adamshap_fused_{kind}": ("sgd", "frozen", "linearized", "previous", "nodes"),
         "adamshap_split_{kind}": ("frozen", "linearized", "nodes", "even"),
@@ -141,7 +141,7 @@ def test_a_rehearsal_is_no_receipt(rehearsed: Path) -> None:
 
 
 class Running:
-    """A rehearsal under way, of one stage or of some others before it."""
+    """A running rehearsal of one stage, possibly after others."""
 
     def __init__(self, folder: Path, stage: str, before: tuple[str, ...] = ()) -> None:
         self.out, self.stage = folder / "out", stage
@@ -167,12 +167,12 @@ class Running:
         wait_for(condition, str(self.outcome()))
 
     def check_what_was_written(self) -> None:
-        """Every file is whole, the receipt is partial, and nothing goes on."""
+        """Check that every file is complete, the receipt is partial, and no process is left."""
         self.wait_for(lambda: not self.children())
         written = json.loads(the_receipt(self.out).read_text())
         assert (written["partial"], written["rehearsal"]) == (True, True)
         status = self.outcome()["status"]
-        # A killed conductor may have written the receipt of the moment before.
+        # A killed conductor may have written the previous version of the receipt.
         known = {status} if status in ("passed", "failed") else {"cut short", "not run"}
         assert written["stages"][self.stage] in known
         assert status in (*known, "running")
@@ -200,7 +200,7 @@ def test_a_run_that_is_killed_leaves_a_partial_receipt(
 ) -> None:
     seed = random.SystemRandom().randrange(2**32)
     moment = random.Random(seed).uniform(0, 3)
-    print(f"seed {seed}: after {moment:.3f} s")  # pytest shows it where the test fails
+    print(f"seed {seed}: after {moment:.3f} s")  # pytest shows it if the test fails
     run = start(stage)
     run.wait_for(lambda: run.children() or run.process.poll() is not None)
     time.sleep(moment)
@@ -233,7 +233,7 @@ def test_a_stage_goes_on_when_a_process_of_it_is_killed(start: Callable[..., Run
     done = len(run.outcome()["done"])
     os.kill(run.children()[0], signal.SIGKILL)
     run.wait_for(lambda: run.outcome()["failed"])
-    run.wait_for(lambda: len(run.outcome()["done"]) > done + 1)  # more than the task that was lost
+    run.wait_for(lambda: len(run.outcome()["done"]) > done + 1)  # more than the lost task
     run.process.send_signal(signal.SIGTERM)
     assert run.process.wait(PATIENCE) == 3
     (how,) = run.outcome()["failed"].values()

@@ -1,4 +1,4 @@
-"""The folder of wheels: what the sources import is what the machine has, or is in the folder."""
+"""The folder of wheels: all imports of the sources are on the machine or in the folder."""
 
 import ast
 import subprocess
@@ -20,14 +20,14 @@ EVERYWHERE = (ROOT / "gpu", ROOT / "verify" / "on_gpu")
 
 
 def file_of(module: str) -> Path | None:
-    """Return the source of one of our modules; None where the name is something in a module."""
+    """Return the source file of one of our modules; None if the name is not a module."""
     place = ROOT.joinpath(*module.split(".")[1:])
     found = [file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()]
     return found[0] if found else None
 
 
 def imported_by(file: Path) -> Iterator[str]:
-    """Yield the names of the modules that a file imports when it is imported; for `EVERYWHERE`, also those of calls.
+    """Yield the modules that a file imports when it is imported; for `EVERYWHERE`, also those imported by functions.
 
     Other modules import extras in functions that a run does not call, as the rehearsal on a bare machine shows.
     """
@@ -51,7 +51,7 @@ def at_import(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def packages_of_a_run() -> set[str]:
-    """Return the packages that a run on a card may import: by its own modules, and by the tests that it runs."""
+    """Return the packages that a run on a GPU may import, in its own modules and in the tests that it runs."""
     todo = [*(ROOT / "verify" / "on_gpu").glob("*.py"), *(ROOT / "tests").glob("engine_*.py")]
     tests = suite.tests_in(Setting(rehearsal=False, scratch="", checkout=str(ROOT)))
     todo += [ROOT / "tests" / name for name in {"conftest.py", *(test.partition("::")[0] for test in tests)}]
@@ -86,7 +86,7 @@ def test_the_wheels_need_nothing_that_is_not_there() -> None:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Let no call of pip happen, and note it, with what the sources' folder holds then."""
+    """Replace calls of pip, and record them with the content of the sources' folder."""
     calls: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> Any:

@@ -14,7 +14,7 @@ __all__ = ["Engine", "influence", "marginals", "scores", "update", "utility"]
 
 
 def _dtype(step: Step) -> Any:
-    return step.params["0.weight"].dtype.name
+    return step.dtype.name
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from adamshap.reference.contract import Adam, AdamState, Array, Batch, Network, Step
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, CompletedSteps, Network, Step
+from adamshap.verify.candidates.parts import adam_of, network_of
 
 Tree = dict[str, Any]
 
@@ -59,18 +60,18 @@ def _flat(arrays: dict[str, Array]) -> Array:
 def _gradients(step: Step, params: Tree, batch: Batch) -> Array:
     """∇ℓ of each sample of the batch: compiled once for both batches, the shorter one with its first row repeated."""
     index = np.append(np.arange(batch.n), np.zeros(max(step.n, step.n_val) - batch.n, int))
-    return np.asarray(_each_gradient(step.net, params, batch.x[index], batch.y[index]))[: batch.n]
+    return np.asarray(_each_gradient(network_of(step), params, batch.x[index], batch.y[index]))[: batch.n]
 
 
 def update(step: Step) -> tuple[dict[str, Array], AdamState]:
     """Take the step with ``optax.adamw``."""
-    with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
+    with jax.enable_x64(step.dtype == np.float64):
         inner = optax.ScaleByAdamState(np.int32(step.state.step), step.state.m, step.state.v)
         train = step.train.x, step.train.y
-        new, after = jax.device_get(_adamw(step.net, step.adam, step.params, inner, train, _weight(step)))
+        new, after = jax.device_get(_adamw(network_of(step), adam_of(step), step.params, inner, train, _weight(step)))
         # What the device hands out may be its own memory.
         params, m, v = ({name: a.copy() for name, a in tree.items()} for tree in (new, after.mu, after.nu))
-        return params, AdamState(int(after.count), m, v)
+        return params, AdamState(CompletedSteps(int(after.count)), m, v)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -94,11 +95,12 @@ class _Adam(NamedTuple):
 
 
 def _adam(step: Step) -> _Adam:
-    (beta1, beta2), t = step.adam.betas, step.state.step + 1
+    adam = adam_of(step)
+    (beta1, beta2), t = adam.betas, step.state.next_step
     c1, c2 = 1 - beta1**t, 1 - beta2**t
     m, v = (_flat(tree) for tree in (step.state.m, step.state.v))
-    kappa = beta2 * v / c2 + step.adam.eps_root
-    return _Adam(beta1 * m / c1, (1 - beta1) / c1, kappa, (1 - beta2) / c2, step.adam.lr, step.adam.eps)
+    kappa = beta2 * v / c2 + adam.eps_root
+    return _Adam(beta1 * m / c1, (1 - beta1) / c1, kappa, (1 - beta2) / c2, adam.lr, adam.eps)
 
 
 def _root(c: _Adam, g: Any) -> Any:
@@ -165,12 +167,13 @@ def scores(
         raise NotImplementedError("denominator='previous'")
     if gradient == "path":
         raise NotImplementedError("gradient 'path'")
-    with jax.enable_x64(step.params["0.weight"].dtype == np.float64):
+    with jax.enable_x64(step.dtype == np.float64):
         x = _weight(step) * _gradients(step, step.params, step.train)
         S, midway = (np.asarray(a) for a in _slope_and_midway(_adam(step), x, slope, tuple(nodes)))
         at = step.params
         if gradient == "midpoint":
-            kept = 1 - step.adam.lr * step.adam.weight_decay
+            adam = adam_of(step)
+            kept = 1 - adam.lr * adam.weight_decay
             at = ravel_pytree(at)[1](_flat(at) * kept - midway)
         total: Array = x @ (_gradients(step, at, step.valid) * S).T
         return total if per_validation else total.mean(axis=1)

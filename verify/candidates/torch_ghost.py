@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adamshap.reference.contract import AdamState, Array, Batch, Step
+from adamshap.reference.contract import AdamState, Array, Batch, CompletedSteps, Step
+from adamshap.verify.candidates.parts import adam_of, network_of
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -31,12 +32,12 @@ def _tensor(array: Array) -> Tensor:
 
 
 def _model(step: Step) -> nn.Sequential:
-    dtype = _tensor(step.params["0.weight"]).dtype
+    net, dtype = network_of(step), getattr(torch, step.dtype.name)
     modules: list[nn.Module] = []
-    for layer, (d_in, d_out) in enumerate(zip(step.net.sizes, step.net.sizes[1:], strict=False)):
-        linear = nn.Linear(d_in, d_out, step.net.bias, dtype=dtype)
+    for layer, (d_in, d_out) in enumerate(zip(net.sizes, net.sizes[1:], strict=False)):
+        linear = nn.Linear(d_in, d_out, net.bias, dtype=dtype)
         linear.load_state_dict({kind: _tensor(step.params[f"{layer}.{kind}"]) for kind, _ in linear.named_parameters()})
-        modules += [linear, _ACTIVATIONS[step.net.activation]()]
+        modules += [linear, _ACTIVATIONS[net.activation]()]
     return nn.Sequential(*modules[:-1])
 
 
@@ -47,9 +48,9 @@ def _names(model: nn.Sequential) -> dict[str, nn.Parameter]:
 
 
 def _optimizer(step: Step, model: nn.Sequential) -> torch.optim.AdamW:
-    if step.adam.eps_root > 0:
+    adam = adam_of(step)
+    if adam.eps_root > 0:
         raise NotImplementedError("eps_root: PyTorch has none")
-    adam = step.adam
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=adam.lr, betas=adam.betas, eps=adam.eps, weight_decay=adam.weight_decay
     )
@@ -65,7 +66,7 @@ def _optimizer(step: Step, model: nn.Sequential) -> torch.optim.AdamW:
 def _loss(step: Step, model: nn.Sequential, batch: Batch, reduction: str) -> Tensor:
     """Sum or mean over samples, of which each has the mean over its outputs: not what ``mse_loss`` sums."""
     outputs, targets = model(_tensor(batch.x)), _tensor(batch.y)
-    if step.net.loss == "cross_entropy":
+    if network_of(step).loss == "cross_entropy":
         losses = nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
     else:
         losses = nn.functional.mse_loss(outputs, targets, reduction="none").mean(dim=1)
@@ -82,7 +83,7 @@ def update(step: Step) -> tuple[dict[str, Array], AdamState]:
     return (
         {name: p.detach().numpy() for name, p in names.items()},
         AdamState(
-            step.state.step + 1,
+            CompletedSteps(step.state.next_step),
             {name: state[p]["exp_avg"].numpy() for name, p in names.items()},
             {name: state[p]["exp_avg_sq"].numpy() for name, p in names.items()},
         ),
@@ -197,7 +198,8 @@ def _validation_gradient(
     """∇L at θ, halfway along the step, or its mean over the step by Gauss–Legendre."""
     names = _names(model)
     start = {name: p.detach().clone() for name, p in names.items()}
-    shrink = 1 - step.adam.lr * step.adam.weight_decay
+    adam = adam_of(step)
+    shrink = 1 - adam.lr * adam.weight_decay
     path, path_weights = np.polynomial.legendre.leggauss(nodes)
     rules: dict[str, tuple[Any, Any]] = {
         "start": ([None], [1.0]),

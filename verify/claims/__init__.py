@@ -1,1 +1,1 @@
-"""The claims about attribution under Adam, put to the test on real data: one module a claim, one page for all."""
+"""Tests the claims about attribution under Adam on real data: one module for each claim, one page for all."""

@@ -1,4 +1,4 @@
-"""``adamshap claims``: put the claims about attribution under Adam to the test, and write a page with the results."""
+"""``adamshap claims``: test the claims about attribution under Adam, and write a page with the results."""
 
 import importlib
 import os
@@ -13,7 +13,9 @@ from adamshap.reference.contract.drawing import plain_style
 
 
 def claims_command(
-    quick: Annotated[bool, typer.Option("--quick", help="Minutes, not half an hour: fewer and shorter runs.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Minutes instead of half an hour: fewer and shorter runs.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -23,24 +25,24 @@ def claims_command(
         ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="CLAIM", help="Try this claim only; may be given more than once.")
+        list[str] | None, typer.Option(metavar="CLAIM", help="Test only this claim; may be given more than once.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, show_default="one a core", help="Processes that measure side by side.")
+        int | None, typer.Option(min=1, show_default="one per core", help="Number of parallel processes.")
     ] = None,
 ) -> None:
-    """Try what is claimed of attribution under Adam on real data.
+    """Test the claims about attribution under Adam on real data.
 
-    Writes index.html, a page that needs nothing from outside; results.json with every number; results.md and figures.
+    Writes index.html, a self-contained page; results.json with every number; results.md and figures.
     """
-    # Before NumPy's threads start in the processes: one a process, which are side by side already.
+    # One NumPy thread per process, since the processes already run in parallel; set before they start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["MPLBACKEND"] = "agg"  # the processes too import matplotlib, and none of them shows anything
+    os.environ["MPLBACKEND"] = "agg"  # the worker processes import matplotlib too, and need no display
     try:
         importlib.import_module("sklearn")
         with plain_style():
             plots = importlib.import_module("adamshap.verify.claims.plots")
-            plots.svg(plots.blank(1, 1)[0])  # what keeps matplotlib from drawing shows now, not after half an hour
+            plots.svg(plots.blank(1, 1)[0])  # so that problems of matplotlib show now, not after half an hour
     except ImportError as error:
         raise CommandError(
             f'claims needs scikit-learn and matplotlib ({error}): pip install "adamshap[demo]"'
@@ -60,7 +62,7 @@ def claims_command(
             raise CommandError(f"--only: got {name!r}; needs one of {', '.join(settings)}")
     if only:
         settings = {name: settings[name] for name in settings if name in only}
-    target = results.choose(out, "claims")
+    target = results.choose_folder(out, "claims")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         rows = {name: bar.add_task(name, total=settings[name].seeds) for name in settings}
@@ -73,7 +75,7 @@ def claims_command(
     with plain_style():
         found = suite.sections(settings, records)
         report = page.to_json(command, settings, records, found)
-        folder, _ = results.place(target, lambda folder: page.write(folder, found, report))
+        folder, _ = results.write_folder(target, lambda folder: page.write(folder, found, report))
     for section in found:
         console.print(f"[bold]{section.title}[/]")
         for finding in section.findings:

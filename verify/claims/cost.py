@@ -1,4 +1,4 @@
-"""Claim 5: what attribution costs beside plain training, by the engine's own benchmark (`adamshap bench`)."""
+"""Claim 5: the cost of attribution compared with plain training, by the engine's benchmark (`adamshap bench`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ RANK = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """Which cases are timed, and how often each whole measurement is repeated."""
+    """The cases to time, and the number of repetitions."""
 
     seeds: int
     cases: tuple[Case, ...]
@@ -29,7 +29,7 @@ QUICK = Settings(5, (replace(CASES[3], rounds=20),))
 
 
 def measure(settings: Settings, seed: int) -> list[Record]:
-    """Return one row a case for exact and one for rank-`RANK` scores; the seed counts repetitions."""
+    """Return two rows for each case, for exact and for rank-`RANK` scores; `seed` numbers the repetition."""
     processor = machine_of("cpu")
     rows = [row for case in settings.cases for row in measure_case(case, "random_order", "midpoint", RANK, "cpu")]
     kept = ("n", "n_val", "rank", "throughput_ratio", "processor_time_ratio", "floor", "plain_ms", "attributed_ms")
@@ -47,11 +47,11 @@ def measure(settings: Settings, seed: int) -> list[Record]:
     ]
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- presentation ----------------------------------------------------------------------------------------------------
 
 
 def section(settings: Settings, records: Sequence[Record]) -> Section:
-    """Return what the page says of the records."""
+    """Return the claim's section of the page."""
     keys = list(dict.fromkeys((r["network"], r["n"], r["rank"]) for r in records))
     columns = ("plain_ms", "attributed_ms", "throughput_ratio", "processor_time_ratio", "floor", "peak_mib")
     rows = []

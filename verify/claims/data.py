@@ -1,7 +1,7 @@
-"""The data that the claims are tried on: what scikit-learn ships, and the text that every Python carries.
+"""The data for testing the claims: scikit-learn's data sets, and the text that is part of every Python.
 
-Each task is split anew for each seed: training samples, validation samples that judge (L is their mean loss), and
-test samples that neither trains nor scores have seen.
+Each task is split anew for each seed into training samples, validation samples (L is their mean loss), and test samples
+that neither training nor scoring uses.
 """
 
 import re
@@ -18,15 +18,15 @@ from adamshap.reference.contract import Array, Batch, Network, one_of
 
 TASKS = ("digits", "breast_cancer", "wine", "diabetes", "topics", "characters")
 TOPICS = 8  # the longest topics of pydoc_data
-WORDS, CHUNK = 1024, 30  # places that words are hashed to; words in a sample
-CONTEXT = 6  # characters before the one that is predicted
-ALPHABET = 48  # most frequent characters of the text; all others are one more
+WORDS, CHUNK = 1024, 30  # size of the hashed vocabulary; words in a sample
+CONTEXT = 6  # characters before the predicted one
+ALPHABET = 48  # number of most frequent characters; all others share one more symbol
 STRIDE = 7  # characters between two samples
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A data set, split; ``source`` (N,) says which class or text each training sample comes from."""
+    """A split data set; ``source`` (N,) is the class or text of each training sample."""
 
     name: str
     train: Batch
@@ -38,13 +38,13 @@ class Task:
     loss: str
 
     def network(self, hidden: tuple[int, ...]) -> Network:
-        """Return a tanh network with these hidden widths that fits the task."""
+        """Return a tanh network with these hidden widths for the task."""
         sizes = (self.train.x.shape[1], *hidden, self.outputs)
         return Network(sizes, "tanh", "mse" if self.loss == "mse" else "cross_entropy")
 
 
 def load(name: str, seed: int, *, train: int, valid: int = 100, test: int = 300) -> Task:
-    """Return the task `name` with at most `train` samples to train on and `test` to test with, split by `seed`."""
+    """Return the task `name` with at most `train` training and `test` test samples, split by `seed`."""
     x, y, source = _whole(one_of("name", name, TASKS))
     order = np.random.default_rng(seed).permutation(len(x))
     valid = min(valid, len(x) // 4)
@@ -74,12 +74,12 @@ def _whole(name: str) -> tuple[Array, Array, Array]:
 
 
 def _longest_topics() -> list[str]:
-    """Return the longest topics; their order does not hang on how the dictionary was made."""
+    """Return the longest topics, in an order that does not depend on the dictionary's."""
     return sorted(pydoc_topics.topics.values(), key=lambda text: (-len(text), text))[:TOPICS]
 
 
 def _topics() -> tuple[Array, Array, Array]:
-    """Return chunks of a topic's words, as the roots of their counts in hashed places; the label is the topic."""
+    """Return chunks of a topic's words, as square roots of hashed word counts; the label is the topic."""
     rows, labels = [], []
     for topic, text in enumerate(_longest_topics()):
         words = re.findall(r"[a-z_]+", text.lower())

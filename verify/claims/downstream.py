@@ -1,16 +1,17 @@
-"""Claim 4: what scores are used for: finding flipped labels, pruning, and finding a source among mixed data.
+"""Claim 4: uses of the scores: detecting flipped labels, pruning, and finding a source in mixed data.
 
 The claim (arXiv 2602.00329): Adam-aware scores do better downstream than SGD's formula.
 
-Why one score finds flipped labels better than another is taken apart in two ways. First, totals over the steps from k
-on, and up to k. Second, a step's scores are a pattern over its samples times a size; over a run, sizes are weights of
-the steps. The patterns of one score are combined with the step sizes (root mean square over the batch) of the other:
-if the order of the AUCs follows the sizes, the scores differ by how they weigh the steps, not by how they see samples.
+Two analyses explain why one score detects flipped labels better than another. The first takes totals over the steps
+from k on, and up to k. The second factors a step's scores into a pattern over its samples and a size (root mean square
+over the batch), which is the step's weight in the run, and combines the patterns of one score with the sizes of the
+other. If the order of the AUCs follows the sizes, the scores differ in their weighting of the steps, not in their
+ranking of the samples.
 
-Why pruning by totals costs accuracy is looked for in the classes. A sample moves the outputs towards its class, which
-helps where the class is commoner among the validation samples than the network takes it to be. So a class's mean total
-is correlated with its share of the validation samples minus that of the training labels; how much of the totals'
-variance lies between classes says how much this matters; and pruning within each class by itself leaves it out.
+The classes may explain why pruning by totals costs accuracy. A sample moves the outputs towards its class, which helps
+if the class is more common among the validation samples than the network predicts. So a class's mean total is
+correlated with its share of the validation samples minus its share of the training labels; the share of the totals'
+variance between classes shows how much this matters; and pruning within each class removes the effect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ STEP_CHOICES = ("all steps", "each step's size removed")
 
 @dataclass(frozen=True)
 class Settings:
-    """How much data, how long, and which steps and shares are tried."""
+    """Amount of data, length of the runs, and the steps and shares to test."""
 
     seeds: int
     flip_tasks: tuple[str, ...] = ("digits", "topics", "breast_cancer", "wine")
@@ -66,11 +67,11 @@ class Settings:
     adam: Adam = field(default_factory=lambda: Adam(lr=3e-3))
     flipped: float = 0.1
     cuts: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
-    sources: int = 2  # that validate in turn
+    sources: int = 2  # number of sources used as validation data in turn
     source_epochs: int = 2
     shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
     retrain_epochs: int = 15
-    orders: int = 1  # retrainings of each pruned set, each with its own initialisation and order
+    orders: int = 1  # number of retrainings of each pruned set, with different initialisations and orders
 
 
 FULL = Settings(5)
@@ -98,7 +99,7 @@ def measure(settings: Settings, seed: int) -> list[Record]:
 
 
 def flip(y: Array, classes: int, share: float, seed: int) -> tuple[Array, Array]:
-    """Return which labels are changed, and the labels then: each changed one is another class, uniformly."""
+    """Return the mask of flipped labels, and all labels; a flipped label is drawn uniformly from the other classes."""
     generator = np.random.default_rng(seed)
     flipped = np.zeros(len(y), bool)
     flipped[generator.permutation(len(y))[: round(share * len(y))]] = True
@@ -148,22 +149,22 @@ def _flips(name: str, settings: Settings, seed: int) -> list[Record]:
 
 
 def step_choices(run: Trace, estimator: str, cuts: Sequence[int]) -> list[tuple[str, int, Array]]:
-    """Return (choice, k, totals): over all steps, from step k on, up to step k, and with every step's size 1."""
+    """Return (choice, k, totals) for all steps, steps from k on, steps up to k, and steps normalised to size 1."""
     choices = [("all steps", 0, run.total(estimator))]
     choices += [("without the first k", k, run.total(estimator, first=k)) for k in cuts if k < len(run.index)]
     choices += [("the first k only", k, run.total(estimator, last=k)) for k in cuts if k < len(run.index)]
     even = [score / size for score in run.scores[estimator] if (size := root_mean_square(score))]
-    kept = [who for who, score in zip(run.index, run.scores[estimator], strict=True) if root_mean_square(score)]
+    kept = [index for index, score in zip(run.index, run.scores[estimator], strict=True) if root_mean_square(score)]
     return [*choices, ("each step's size removed", 0, summed(kept, even, run.count))]
 
 
 def root_mean_square(score: Array) -> float:
-    """Return a step's size."""
+    """Return the root mean square of a step's scores, its size."""
     return float(np.sqrt(np.mean(score**2)))
 
 
 def with_sizes_of(patterns: Sequence[Array], sizes: Sequence[Array]) -> list[Array]:
-    """Return each step's scores of `patterns`, scaled to the root mean square of the same step's in `sizes`."""
+    """Return each step's scores in `patterns`, scaled to the size of the same step in `sizes`."""
     return [
         pattern * (root_mean_square(size) / root_mean_square(pattern)) if root_mean_square(pattern) else pattern
         for pattern, size in zip(patterns, sizes, strict=True)
@@ -171,7 +172,7 @@ def with_sizes_of(patterns: Sequence[Array], sizes: Sequence[Array]) -> list[Arr
 
 
 def early_share(scores: Sequence[Array], cuts: Sequence[int]) -> Mapping[int, float]:
-    """Return the share of Σ score² over all samples and steps that the first k steps hold, by k."""
+    """Return, by k, the share of the first k steps in Σ score² over all samples and steps."""
     squares = np.array([np.sum(score**2) for score in scores])
     return {k: float(squares[:k].sum() / squares.sum()) for k in cuts if k < len(scores)}
 
@@ -180,7 +181,7 @@ def early_share(scores: Sequence[Array], cuts: Sequence[int]) -> Mapping[int, fl
 
 
 def _pruning(settings: Settings, seed: int) -> list[Record]:
-    """Prune the lowest-scored share of a set with flipped labels, train anew, and test."""
+    """Prune the lowest-scored share of a set with flipped labels, retrain, and test."""
     task = data.load(settings.prune_task, seed, train=settings.train, valid=settings.valid, test=600)
     net = task.network(settings.hidden)
     _, labels = flip(task.train.y, task.outputs, settings.flipped, seed)
@@ -193,7 +194,7 @@ def _pruning(settings: Settings, seed: int) -> list[Record]:
         orders[name + WITHIN] = np.argsort(rank_within(totals[name], labels))
 
     def retrained(kept: Array) -> float:
-        """Return the mean test accuracy of fresh runs on the samples `kept`."""
+        """Return the mean test accuracy of new runs on the samples `kept`."""
         accuracies = []
         for k in range(settings.orders):
             params = final_params(
@@ -236,7 +237,7 @@ def _pruning(settings: Settings, seed: int) -> list[Record]:
 
 
 def rank_within(totals: Array, classes: Array) -> Array:
-    """Return each sample's rank within its class, from 0 to 1: the lowest share of all is the lowest of each class."""
+    """Return each sample's rank within its class, from 0 to 1, so that pruning takes the same share of each class."""
     ranks = np.empty(len(totals))
     for one in np.unique(classes):
         own = np.flatnonzero(classes == one)
@@ -245,7 +246,7 @@ def rank_within(totals: Array, classes: Array) -> Array:
 
 
 def by_class(totals: Array, classes: Array, count: int) -> tuple[Array, float]:
-    """Return the mean total of each of `count` classes, and the share of the totals' variance between classes."""
+    """Return the mean total of each of `count` classes, and the share of the variance that lies between classes."""
     sizes = np.bincount(classes, minlength=count)
     means = np.bincount(classes, totals, minlength=count) / np.maximum(sizes, 1)
     between = (sizes * (means - totals.mean()) ** 2).sum() / len(totals)
@@ -256,7 +257,7 @@ def by_class(totals: Array, classes: Array, count: int) -> tuple[Array, float]:
 
 
 def _sources(name: str, settings: Settings, seed: int) -> list[Record]:
-    """Validate on one source at a time, and tell whether its training samples rank first."""
+    """Validate on one source at a time, and measure whether its training samples rank first."""
     task = data.load(name, seed, train=settings.train, valid=4 * settings.valid)
     net = task.network(settings.hidden)
     records: list[Record] = []
@@ -278,11 +279,11 @@ def _sources(name: str, settings: Settings, seed: int) -> list[Record]:
     return records
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- presentation ----------------------------------------------------------------------------------------------------
 
 
 def section(settings: Settings, records: Sequence[Record]) -> Section:
-    """Return what the page says of the records."""
+    """Return the claim's section of the page."""
     flips, pruning, classes, sources = (
         select(records, part=part) for part in ("flips", "pruning", "classes", "sources")
     )

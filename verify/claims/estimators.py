@@ -1,8 +1,8 @@
-"""Where the map shows the estimators weak: "two_term", made for each truth, against the slopes that serve all three.
+"""Where the map shows weak estimators: "two_term", fitted to each truth, against the slopes that serve all three.
 
-Beside them, in square brackets, what no implementation can have without every x_i: the best single slope in least
-squares, fitted to the very x_i, and A(Y + x_i) − A(Y) itself. They show how much is lost to one slope, and how much to
-the linear Γ.
+In square brackets, two references that need every x_i, which no implementation has: the best single slope in least
+squares, fitted to the x_i themselves, and A(Y + x_i) − A(Y) itself. They show the loss from using a single slope, and
+the loss from the linear Γ.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ import numpy as np
 
 from adamshap.reference.adam import divided_difference, step_coefficients, update_map
 from adamshap.reference.contract import TWO_TERM, Adam, Array, MarginalKind, Params, Step
-from adamshap.reference.ghost import scores, validation_gradients
+from adamshap.reference.scoring import scores
 from adamshap.reference.two_term import part_of_the_way
+from adamshap.reference.validation import validation_gradients
 from adamshap.verify.claims import data, fidelity, plots
 from adamshap.verify.claims.section import Section, Table
 from adamshap.verify.claims.statistics import Record, distinct, pearson, select, spread
@@ -33,7 +34,7 @@ BEST, ITSELF = "[best single slope]", "[A(Y + x) − A(Y)]"
 
 @dataclass(frozen=True)
 class Settings:
-    """Which tasks, batch sizes and steps."""
+    """The tasks, batch sizes, steps and learning rates to test."""
 
     seeds: int
     tasks: tuple[str, ...]
@@ -49,7 +50,7 @@ QUICK = Settings(5, ("digits",), (8,), (1, 3, 20))
 
 
 def measure(settings: Settings, seed: int) -> list[Record]:
-    """Return R of every candidate with its truth, at every step asked for, of the runs with `seed`."""
+    """Return R of every candidate with its truth, at each of the requested steps, for the runs with `seed`."""
     records: list[Record] = []
     for name, n, lr in product(settings.tasks, settings.sizes, settings.rates):
         task = data.load(name, seed, train=settings.train, valid=settings.valid, test=1)
@@ -78,7 +79,7 @@ def candidates(step: Step, x: Params, g: Params, truth: MarginalKind) -> dict[st
 
 
 def with_every_contribution(step: Step, x: Params, g: Params, truth: MarginalKind) -> dict[str, Array]:
-    """Return what the best single slope gives, and the change of the step itself, with Γ as the candidates have it."""
+    """Return the scores of the best single slope, and of the exact change of the step, both with the candidates' Γ."""
     c, part = step_coefficients(step), part_of_the_way(truth, step.n)
     gamma = validation_gradients(step, "midpoint", g, NODES, each=False, part=part)
     best, itself = np.zeros(step.n), np.zeros(step.n)
@@ -92,11 +93,11 @@ def with_every_contribution(step: Step, x: Params, g: Params, truth: MarginalKin
     return {BEST: best, ITSELF: itself}
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- presentation ----------------------------------------------------------------------------------------------------
 
 
 def section(settings: Settings, records: Sequence[Record]) -> Section:
-    """Return what the page says of the records."""
+    """Return the claim's section of the page."""
     tables = []
     for truth, n, task, lr in product(fidelity.TRUTHS, settings.sizes, settings.tasks, settings.rates):
         rows = select(records, truth=truth, n=n, task=task, lr=lr)

@@ -1,11 +1,11 @@
-"""Claim 1: how close each estimator comes to the exact quantities of its step, over (t, β2, n) and around it.
+"""Claim 1: how close each estimator is to the exact quantities of its step, over a map of (t, β2, n) and variations.
 
 The claim (arXiv 2602.00329): the Linearized Ghost Approximation reaches Pearson R > 0.99 with the exact fixed-state
 marginal utilities, and In-Run Data Shapley's formula for SGD about 0.11.
 
-The exact quantities are counted by the oracle with the loss itself: `first` = U({i}) − U(∅), the paper's; `last` =
-U(B) − U(B∖{i}); and the Shapley value of U, over all coalitions up to `counted` samples and by antithetic permutations
-above. A sampled Shapley value has noise; a perfect estimator's R with it is √(1 − noise), about.
+The oracle computes the exact quantities with the loss itself: `first` = U({i}) − U(∅), the paper's; `last` =
+U(B) − U(B∖{i}); and the Shapley value of U, from all coalitions for up to `counted` samples and by antithetic
+permutations beyond. A sampled Shapley value is noisy; a perfect estimator's R with it is about √(1 − noise).
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ BASE = "base run of the map"
 
 @dataclass(frozen=True)
 class Setting:
-    """One training run along which steps are examined; `variant` says how it differs from the map's."""
+    """A training run whose steps are examined; `variant` names its difference from the map's runs."""
 
     variant: str = BASE
     task: str = "digits"
@@ -52,7 +52,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Settings:
-    """Which runs, at which steps, and how the Shapley values are had."""
+    """The runs, the steps to examine, and the computation of the Shapley values."""
 
     seeds: int
     map_times: tuple[int, ...]
@@ -71,12 +71,12 @@ QUICK = Settings(5, (1, 3, 10, 100), (4, 8, 32), (0.9, 0.999), (), scan=False, e
 
 
 def settings_of_the_map(settings: Settings) -> list[Setting]:
-    """Return the runs of the map: a digits network over batch sizes and β2."""
+    """Return the runs of the map: a digits network with each batch size and β2."""
     return [Setting(n=n, adam=Adam(betas=(0.9, beta2))) for n in settings.map_sizes for beta2 in settings.map_beta2]
 
 
 def settings_of_the_scan() -> list[Setting]:
-    """Return the runs that change one thing of the map's run with n = 8 and β2 = 0.999."""
+    """Return variations of the map's run with n = 8 and β2 = 0.999, each in one setting."""
     base = Setting()
     changed = [
         *(replace(base, variant=f"η = {lr:g}", adam=Adam(lr=lr)) for lr in (1e-4, 1e-2, 5e-2)),
@@ -93,7 +93,7 @@ def settings_of_the_scan() -> list[Setting]:
 
 
 def measure(settings: Settings, seed: int) -> list[Record]:
-    """Return R of every estimator with every exact quantity, at every step asked for, of the runs with `seed`."""
+    """Return R of every estimator with every exact quantity, at the requested steps, for the runs with `seed`."""
     records: list[Record] = []
     for part, runs, times in (
         ("map", settings_of_the_map(settings), settings.map_times),
@@ -132,10 +132,10 @@ def _along(run: Setting, times: Sequence[int], settings: Settings, seed: int) ->
 
 
 def truths(step: Step, settings: Settings, seed: int) -> tuple[dict[str, Array], float]:
-    """Return the step's exact quantities, and the share of the Shapley values' variance that is sampling noise."""
+    """Return the step's exact quantities, and the share of sampling noise in the Shapley values' variance."""
     game, n = exact_game(step), step.n
-    everybody = np.ones(n, bool)
-    empty, total = game(~everybody), game(everybody)
+    everyone = np.ones(n, bool)
+    empty, total = game(~everyone), game(everyone)
     first = np.array([game(alone) for alone in np.eye(n, dtype=bool)]) - empty
     last = total - np.array([game(~alone) for alone in np.eye(n, dtype=bool)])
     noise = 0.0
@@ -148,11 +148,11 @@ def truths(step: Step, settings: Settings, seed: int) -> tuple[dict[str, Array],
     return {"first": first, "last": last, "shapley": shapley}, noise
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- presentation ----------------------------------------------------------------------------------------------------
 
 
 def section(settings: Settings, records: Sequence[Record]) -> Section:
-    """Return what the page says of the records."""
+    """Return the claim's section of the page."""
     chart = select(records, part="map")
     figures = [
         (
@@ -194,7 +194,7 @@ def _along_the_run(chart: Sequence[Record], truth: str) -> Table:
 
 
 def _worst(chart: Sequence[Record], truth: str) -> Table:
-    """Return, by batch size and β2, from which t on the mean R stays above 0.99."""
+    """Return a table, by batch size and β2, of the step from which the mean R stays above 0.99."""
     keys = [(n, beta2) for n in distinct(chart, "n") for beta2 in distinct(chart, "beta2")]
 
     def reached(estimator: str, n: int, beta2: float) -> str:

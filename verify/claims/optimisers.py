@@ -1,13 +1,13 @@
 """Claim 2: scores depend on the optimiser, and SGD's formula fails for Adam.
 
 The same samples in the same order train the same network under SGD, SGD with momentum, Adam and AdamW (SGD as Adam's
-limit, see `stepping`). Each run is scored by its own optimiser's `random_order` and by SGD's formula. Rankings of the
-samples' totals over the run are compared between optimisers, beside what another initialisation and order of the
-samples alone do to the ranking under one optimiser.
+limit, see `stepping`). Each run is scored by its own optimiser's `random_order` and by SGD's formula. The rankings of
+the samples' totals over the run are compared between optimisers; for reference, also between two initialisations and
+orders of the samples under one optimiser.
 
-Where SGD's formula fails is sought over tasks, networks, steps and badly scaled inputs: every feature multiplied by
-10^u, u uniform on ±`scale`, once and for all. Adam's update hardly notices the scale of a feature; SGD's score, a dot
-product of gradients, is made of the large features alone.
+Failures of SGD's formula are sought over tasks, networks, steps and badly scaled inputs, where every feature is
+multiplied by its own 10^u, u uniform on ±`scale`. Adam's update is almost independent of a feature's scale; SGD's
+score, a dot product of gradients, is dominated by the large features.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ SOUGHT: tuple[Estimator, ...] = (SGD, LINEARIZED, RANDOM_ORDER)
 
 @dataclass(frozen=True)
 class Regime:
-    """Where SGD's formula is tried: a task, a network, how unequal the features' scales are, a batch size."""
+    """A setting in which SGD's formula is tested; `scale` is the spread of the features' scales."""
 
     name: str
     task: str
@@ -60,7 +60,7 @@ class Regime:
 
 @dataclass(frozen=True)
 class Settings:
-    """How long the runs are, and where SGD's formula is tried."""
+    """The length of the runs, and the settings in which SGD's formula is tested."""
 
     seeds: int
     tasks: tuple[str, ...]
@@ -91,7 +91,7 @@ QUICK = Settings(5, ("digits",), (REGIMES[0], REGIMES[7]), (1, 5, 20), train=200
 
 
 def measure(settings: Settings, seed: int) -> list[Record]:
-    """Return the rankings' correlations between optimisers, and R of SGD's formula over the regimes."""
+    """Return the correlations of rankings between optimisers, and R of SGD's formula in each regime."""
     records: list[Record] = []
     for task in settings.tasks:
         records += _rankings(task, settings, seed)
@@ -116,7 +116,7 @@ def _rankings(name: str, settings: Settings, seed: int) -> list[Record]:
             seed=order,
         )
 
-    # Seeds from 1000 on are of no other run: another initialisation, another order of the same samples.
+    # Seeds from 1000 on occur in no other run: another initialisation and order of the same samples.
     runs = {optimiser: (run(adam, seed), run(adam, 1000 + seed)) for optimiser, adam in OPTIMISERS.items()}
     own = {optimiser: [run.total(label(RANDOM_ORDER)) for run in pair] for optimiser, pair in runs.items()}
     records: list[Record] = []
@@ -170,17 +170,17 @@ def _regime(regime: Regime, settings: Settings, seed: int) -> list[Record]:
 
 
 def first_marginals(step: Step) -> Array:
-    """Return U({i}) − U(∅) of each sample, counted by the oracle."""
+    """Return U({i}) − U(∅) of each sample, computed exactly by the oracle."""
     game = exact_game(step)
     empty = game(np.zeros(step.n, bool))
     return np.array([game(alone) for alone in np.eye(step.n, dtype=bool)]) - empty
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- presentation ----------------------------------------------------------------------------------------------------
 
 
 def section(settings: Settings, records: Sequence[Record]) -> Section:
-    """Return what the page says of the records."""
+    """Return the claim's section of the page."""
     rankings, proxy, regimes = (select(records, part=part) for part in ("rankings", "proxy", "regimes"))
     tables = [_ranking_table(select(rankings, task=task), task) for task in distinct(rankings, "task")]
     tables += [_proxy_table(proxy), _regime_table(regimes)]

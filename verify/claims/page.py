@@ -1,4 +1,4 @@
-"""The files of a run: one HTML page that needs nothing from outside, the same as Markdown, and every number as JSON."""
+"""The files of a run: a self-contained HTML page, the same as Markdown, and every number as JSON."""
 
 import base64
 import html
@@ -50,7 +50,7 @@ def write(folder: Path, sections: Sequence[Section], report: Mapping[str, Any]) 
 def to_json(
     command: str, settings: Mapping[str, Any], records: Mapping[str, Sequence[Record]], sections: Sequence[Section]
 ) -> dict[str, Any]:
-    """Return every number of a run, as JSON's types: a table (columns, rows) for each part of each claim."""
+    """Return every number of a run in JSON types: a table (columns, rows) for each part of each claim."""
     return {
         "schema": SCHEMA,
         "command": command,
@@ -71,7 +71,7 @@ def to_json(
 
 
 def _columns(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return records of like keys as one table each: names once, then rows."""
+    """Return one table for all records with the same keys: column names, then rows."""
     tables: dict[tuple[str, ...], list[Any]] = {}
     for record in records:
         tables.setdefault(tuple(record), []).append([_plain(value) for value in record.values()])
@@ -79,7 +79,7 @@ def _columns(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` in JSON's types: NaN and infinities, which JSON lacks, as None."""
+    """Return `value` in JSON types, with None for NaN and infinities, which JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -90,9 +90,12 @@ def _plain(value: Any) -> Any:
 
 
 def to_html(sections: Sequence[Section], drawn: Mapping[str, str], command: str) -> str:
-    """Return the page; figures are data in it."""
+    """Return the page, with the figures embedded."""
     title = "The claims about attribution under Adam, put to the test"
-    parts = [HEAD.format(title=title), f"<h1>{title}</h1>\n<p>Made by <code>{html.escape(command)}</code>. Values are"]
+    parts = [
+        HEAD.format(title=title),
+        f"<h1>{title}</h1>\n<p>Output of <code>{html.escape(command)}</code>. Values are",
+    ]
     parts.append(" means ± standard deviations over seeds, correlations rounded towards zero.</p>\n")
     for s in sections:
         parts.append(f'<h2 id="{s.name}">{_inline(s.title)}</h2>\n<p class="claim">Claim: {_inline(s.claim)}</p>\n<ul>')
@@ -120,7 +123,7 @@ def _inline(text: str) -> str:
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
-    """Return the page as Markdown; figures are files beside it."""
+    """Return the page as Markdown, with the figures in separate files."""
     parts = []
     for s in sections:
         parts.append(f"## {s.title}\n\n> {s.claim}\n")

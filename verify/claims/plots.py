@@ -16,7 +16,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.hashsalt": "adamshap",  # the same figure, the same bytes
+    "svg.hashsalt": "adamshap",  # so that equal figures have equal bytes
     "svg.fonttype": "none",
 }
 
@@ -30,7 +30,7 @@ def svg(figure: Figure) -> str:
 
 
 def blank(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """Return an empty figure, its size in inches, and its axes as an array (rows, columns)."""
+    """Return an empty figure of this size in inches, and its axes as an array (rows, columns)."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -38,7 +38,7 @@ def blank(width: float, height: float, rows: int = 1, columns: int = 1, **option
 
 
 def heat_maps(records: Sequence[Record], truth: str, estimators: Sequence[str]) -> Figure:
-    """Return mean R over (t, β2), a row of panels for each estimator, a column for each batch size."""
+    """Return heat maps of mean R over (t, β2): a row of panels for each estimator, a column for each batch size."""
     sizes, times, betas = (distinct(records, key) for key in ("n", "t", "beta2"))
     figure, axes = blank(2.7 * len(sizes) + 0.8, 1.45 * len(estimators) + 0.5, len(estimators), len(sizes))
     image = None
@@ -65,7 +65,7 @@ def heat_maps(records: Sequence[Record], truth: str, estimators: Sequence[str]) 
 
 
 def lines(axis: Any, series: Mapping[str, Mapping[float, Spread]], *, log: bool = False) -> None:
-    """Draw one line a series, mean over seeds with the standard deviation as a band."""
+    """Draw each series as a line of means over seeds, with the standard deviation as a band."""
     for (name, points), colour in zip(series.items(), _colours(len(series)), strict=True):
         at = np.array(list(points))
         mean, deviation = (np.array([getattr(p, key) for p in points.values()]) for key in ("mean", "deviation"))
@@ -77,7 +77,7 @@ def lines(axis: Any, series: Mapping[str, Mapping[float, Spread]], *, log: bool 
 
 
 def bars(axis: Any, groups: Mapping[str, Mapping[str, Spread]]) -> None:
-    """Draw groups of horizontal bars, mean over seeds with its standard deviation; a colour for each inner name."""
+    """Draw groups of horizontal bars of means over seeds, with the standard deviation; one colour for each name."""
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     height = 0.8 / len(names)
     for place, (name, colour) in enumerate(zip(names, _colours(len(names)), strict=True)):

@@ -1,8 +1,8 @@
-"""Claim 3: scores summed over a run against what training without a sample would have given.
+"""Claim 3: scores summed over a run, against retraining without a sample.
 
-The truths are the oracle's: leave-one-out retraining (same batches, divisor and seed), and the metagradient, the
-derivative of the final validation loss in a sample's weight through the whole run. Their agreement with each other is
-the ceiling for everything that is linear in a sample's weight.
+The oracle computes the truths: leave-one-out retraining (same batches, divisor and seed), and the metagradient, the
+derivative of the final validation loss with respect to a sample's weight through the whole run. Their agreement with
+each other is the ceiling for every score that is linear in a sample's weight.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ TRUTHS = ("leave-one-out", "metagradient")
 
 @dataclass(frozen=True)
 class Case:
-    """A run that is trained again and again."""
+    """A run to retrain."""
 
     name: str
     task: str
@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Settings:
-    """Which runs, how long, and of how many samples."""
+    """The runs, their length, and the number of samples."""
 
     seeds: int
     cases: tuple[Case, ...]
@@ -109,11 +109,11 @@ def _case(case: Case, settings: Settings, seed: int) -> list[Record]:
     ]
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- presentation ----------------------------------------------------------------------------------------------------
 
 
 def section(settings: Settings, records: Sequence[Record]) -> Section:
-    """Return what the page says of the records."""
+    """Return the claim's section of the page."""
     cases = distinct(records, "case")
     tables = [
         Table(

@@ -1,4 +1,4 @@
-"""What a claim's module hands to the page: sentences, tables and figures, all made from its records."""
+"""A claim's section of the page: sentences, tables and figures, all derived from its records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One claim's part of the page; a figure is (file name without suffix, caption, figure)."""
+    """One claim's section of the page; a figure is (file name without suffix, caption, figure)."""
 
     name: str
     title: str

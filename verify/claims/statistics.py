@@ -1,4 +1,4 @@
-"""Correlations, AUC and spread over seeds: scipy's and scikit-learn's, with NaN where they are not defined."""
+"""Correlations, AUC and spread over seeds, by scipy and scikit-learn, with NaN for undefined values."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from sklearn.metrics import roc_auc_score
 from adamshap.reference.contract import Array
 
 Record = dict[str, Any]
-"""One measurement: what was measured under which settings, with its seed; JSON's types only."""
+"""One measurement: settings, seed and measured values, in JSON types only."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation, least and greatest of `count` values, one a seed or more."""
+    """Mean, standard deviation, minimum and maximum of `count` values, one or more for each seed."""
 
     mean: float
     deviation: float
@@ -33,7 +33,7 @@ class Spread:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Return the spread of `values`, without those that are NaN; the deviation of one value is 0."""
+    """Return the spread of the finite `values`; the deviation of a single value is 0."""
     finite = np.array([value for value in values if value is not None and np.isfinite(value)])
     if not len(finite):
         return Spread(float("nan"), float("nan"), float("nan"), float("nan"), 0)
@@ -42,27 +42,27 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def select(records: Sequence[Record], **wanted: Any) -> list[Record]:
-    """Return the records that have all the values `wanted`."""
+    """Return the records with all the values `wanted`."""
     return [record for record in records if all(record.get(key) == value for key, value in wanted.items())]
 
 
 def distinct(records: Sequence[Record], key: str) -> list[Any]:
-    """Return the values of `key` in the order in which they first come."""
+    """Return the distinct values of `key`, in order of first occurrence."""
     return list(dict.fromkeys(record[key] for record in records if key in record))
 
 
 def pearson(a: Array, b: Array) -> float:
-    """Return Pearson's R, NaN where it is not defined (fewer than two samples, or a constant)."""
+    """Return Pearson's R; NaN if it is undefined (fewer than two samples, or a constant)."""
     return float(stats.pearsonr(a, b).statistic) if _vary(a, b) else float("nan")
 
 
 def spearman(a: Array, b: Array) -> float:
-    """Return Spearman's rank correlation, NaN where it is not defined."""
+    """Return Spearman's rank correlation; NaN if it is undefined."""
     return float(stats.spearmanr(a, b).statistic) if _vary(a, b) else float("nan")
 
 
 def auc(score: Array, positive: Array) -> float:
-    """Return the chance that a positive has the larger `score` than a negative."""
+    """Return the ROC AUC: the probability that a positive has a larger `score` than a negative."""
     return float(roc_auc_score(positive, score))
 
 

@@ -1,4 +1,4 @@
-"""All claims together: which there are, how long a profile makes them, and their measurements over seeds."""
+"""The list of all claims, their settings by profile, and their measurements over seeds."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from adamshap.verify.claims.statistics import Record
 CLAIMS: tuple[ModuleType, ...] = (fidelity, optimisers, retraining, downstream, estimators, cost)
 """Each has NAME, TITLE, CLAIM, FULL, QUICK, ``measure(settings, seed)`` and ``section(settings, records)``."""
 ALONE = (cost.NAME,)
-"""Claims that time things, and so are measured last, with nothing beside them."""
+"""Claims that measure time, and so run last and alone."""
 
 
 def profile(quick: bool) -> dict[str, Any]:
@@ -25,27 +25,27 @@ def profile(quick: bool) -> dict[str, Any]:
 def measure(
     settings: Mapping[str, Any], *, workers: int, on_done: Callable[[str, int], None] = lambda name, seed: None
 ) -> dict[str, list[Record]]:
-    """Return each claim's records, seeds ascending, whatever the number of processes.
+    """Return each claim's records in order of seeds, independent of the number of processes.
 
     Parameters
     ----------
     settings : dict
-        From a claim's name to its settings, whose ``seeds`` counts its seeds.
+        Settings by claim name; their ``seeds`` is the number of seeds.
     workers : int
-        Processes; 1 measures in this one.
+        Number of processes; 1 runs everything in this process.
     on_done : callable
         Called with a claim's name and a seed when that part is done.
     """
     parts = [(name, seed) for name in settings for seed in range(settings[name].seeds)]
     found: dict[tuple[str, int], list[Record]] = {}
-    beside = [part for part in parts if part[0] not in ALONE]
+    parallel = [part for part in parts if part[0] not in ALONE]
     if workers == 1:
-        for name, seed in beside:
+        for name, seed in parallel:
             found[name, seed] = one(name, settings[name], seed)
             on_done(name, seed)
     else:
         with _pool(workers) as pool:
-            waiting = {pool.submit(one, name, settings[name], seed): (name, seed) for name, seed in beside}
+            waiting = {pool.submit(one, name, settings[name], seed): (name, seed) for name, seed in parallel}
             for future in as_completed(waiting):
                 found[waiting[future]] = future.result()
                 on_done(*waiting[future])
@@ -62,7 +62,7 @@ def one(name: str, settings: Any, seed: int) -> list[Record]:
 
 
 def sections(settings: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> list[Section]:
-    """Return each claim's part of the page."""
+    """Return each claim's section of the page."""
     return [_claim(name).section(settings[name], records[name]) for name in settings]
 
 
@@ -72,7 +72,7 @@ def _claim(name: str) -> ModuleType:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Fresh processes: the parent may hold threads of BLAS and Numba, which a fork would copy in whatever state.
+    # Spawned processes: the parent may have BLAS and Numba threads, which a fork would copy in an undefined state.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
         yield pool

@@ -2,10 +2,11 @@
 
 Call ``install()`` before anything imports CuPy, or run ``python -m adamshap.verify.cpu_device script.py``, or
 ``pytest --cupy-on-cpu``. Then ``import cupy`` as usual: arrays live in host memory, kernels are compiled with g++ and
-run thread by thread, cuBLAS's matrix products are NumPy's. What is not covered raises `NotCoveredError` and is named.
+run thread by thread, and NumPy computes cuBLAS's matrix products. Anything else raises a `NotCoveredError` that names
+it.
 
-This is evidence about code, and none about a GPU: races, rounding to the last digit, TF32 and speed show on a real one
-only. ``docs/gpu-evidence.md`` says what each rung catches.
+This is evidence about code, not about a GPU: races, rounding to the last digit, TF32 and speed show only on a real one.
+``docs/gpu-evidence.md`` lists what each rung catches.
 """
 
 from adamshap.verify.cpu_device.counters import Copies, Counts, Gemm, count

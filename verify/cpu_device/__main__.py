@@ -1,4 +1,4 @@
-"""``python -m adamshap.verify.cpu_device [modes] script.py ...``, or ``-m module``: run it with CuPy on the CPU."""
+"""``python -m adamshap.verify.cpu_device [modes] script.py ...`` or ``-m module``: run it with CuPy on the CPU."""
 
 import argparse
 import ctypes
@@ -19,18 +19,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a script or a module with CuPy on the CPU, even where there is a real device.",
     )
     parser.add_argument("--reverse", action="store_true", help="run threads and blocks in reverse order")
-    parser.add_argument("--poison", action="store_true", help="fresh memory for every array, which reads as NaN")
+    parser.add_argument("--poison", action="store_true", help="fill the fresh memory of every array with NaN")
     parser.add_argument("--sanitize", action="store_true", help="run kernels under AddressSanitizer")
     parser.add_argument("--nvrtc", action="store_true", help="compile every source with NVRTC for sm_80 and sm_90, too")
     return parser
 
 
 def _start_again_with_the_sanitizer() -> None:
-    """Replace this process by itself with AddressSanitizer loaded first; returns if it is loaded already."""
+    """Restart this process with AddressSanitizer loaded first; return if it is already loaded."""
     if hasattr(ctypes.CDLL(None), "__asan_init"):
         return
     libraries = [*sanitizer_libraries(), *filter(None, [os.environ.get("LD_PRELOAD")])]
-    # Python keeps memory until it ends, and fibers have stacks of their own: neither is an error.
+    # Python keeps memory until it exits, and fibers have stacks of their own: neither is an error.
     options = ["detect_leaks=0", "detect_stack_use_after_return=0", *filter(None, [os.environ.get("ASAN_OPTIONS")])]
     environment = os.environ | {"LD_PRELOAD": ":".join(libraries), "ASAN_OPTIONS": ":".join(options)}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -1,4 +1,4 @@
-"""What a piece of code made the device do: launches, copies, synchronisations, matrix products."""
+"""Counts the device operations of a piece of code: launches, copies, synchronisations, matrix products."""
 
 import contextlib
 from collections import Counter
@@ -16,9 +16,9 @@ class Copies:
     Parameters
     ----------
     count : int
-        How many.
+        Number of copies.
     bytes : int
-        Of how many bytes together.
+        Total number of bytes.
     """
 
     count: int = 0
@@ -30,20 +30,20 @@ class Gemm:
     """One matrix product that CuPy asked cuBLAS for: ``C (m, n) = A (m, k) @ B (k, n)``, column-major.
 
     CuPy's arrays are row-major, so its ``x @ y`` reaches cuBLAS as the transposed product, with m and n exchanged;
-    `shape` is in CuPy's sense again.
+    `shape` is CuPy's.
 
     Parameters
     ----------
     function : str
         The cuBLAS function, such as ``"gemmEx"``.
     m, n, k : int
-        As cuBLAS got them.
+        As passed to cuBLAS.
     batch : int
         Number of products.
     dtype : str
-        Of C.
+        Dtype of C.
     compute_type : str
-        Such as ``"CUBLAS_COMPUTE_32F"``: what the sums are kept in.
+        Type of the accumulator, such as ``"CUBLAS_COMPUTE_32F"``.
     """
 
     function: str
@@ -62,16 +62,16 @@ class Gemm:
 
 @dataclass
 class Counts:
-    """What happened inside ``with count() as counts``; filled when the block ends.
+    """The device operations inside ``with count() as counts``; filled in when the block ends.
 
     Parameters
     ----------
     launches : Counter
-        Kernel launches by kernel name; the number of all is ``counts.launches.total()``.
+        Kernel launches by kernel name; their total is ``counts.launches.total()``.
     host_to_device, device_to_host, device_to_device : Copies
-        Copies that CuPy made through CUDA's memcpy; kernels that copy are launches.
+        CuPy's copies through CUDA's memcpy; kernels that copy count as launches.
     synchronisations : int
-        How often the host waited: for the device, a stream or an event, and in blocking copies from or to the host.
+        Number of waits of the host: for the device, a stream or an event, and in blocking copies from or to the host.
     gemms : list of Gemm
         In the order of the calls.
     """
@@ -85,7 +85,7 @@ class Counts:
 
 
 class ExtensionCounters(Protocol):
-    """The extension's side: totals since the start."""
+    """The extension's counters: totals since the start."""
 
     def count(self) -> dict[str, Any]:
         """Return the totals."""
@@ -96,19 +96,19 @@ _recording: list[list[Gemm]] = []
 
 
 def extension_counters(extension: ExtensionCounters) -> None:
-    """Take the totals from `extension` from now on."""
+    """Use the counters of `extension` from now on."""
     _source[:] = [extension]
 
 
 def record_gemm(gemm: Gemm) -> None:
-    """Note a matrix product in every block that counts at the moment."""
+    """Record a matrix product in every active `count` block."""
     for gemms in _recording:
         gemms.append(gemm)
 
 
 @contextlib.contextmanager
 def count() -> Iterator[Counts]:
-    """Count what the code inside the block makes the device do; blocks may be nested.
+    """Count the device operations of the code inside the block; blocks may be nested.
 
     Yields
     ------
@@ -118,10 +118,10 @@ def count() -> Iterator[Counts]:
     Raises
     ------
     RuntimeError
-        If the device is not installed: a real device is not counted.
+        CuPy on CPU is not installed; operations of a real device cannot be counted.
     """
     if not _source:
-        raise RuntimeError("count() counts what CuPy on CPU does, and it is not installed")
+        raise RuntimeError("count() needs CuPy on CPU, which is not installed")
     counts = Counts()
     before = _source[0].count()
     _recording.append(counts.gemms)

@@ -1,8 +1,8 @@
 """cuBLAS's matrix products in NumPy: the functions that CuPy's matmul, dot, tensordot and einsum call.
 
-Matrices are column-major, as in cuBLAS: element (i, j) of A lies at ``A + i + j * lda``. Sums are kept in what the
-compute type asks for: float32 for half, bfloat16 and float32, float64 for float64. CUBLAS_COMPUTE_32F_FAST_TF32 rounds
-its inputs to the 10 bits of TF32, the least that cuBLAS promises then. Everything else of cuBLAS is refused.
+Matrices are column-major, as in cuBLAS: element (i, j) of A lies at ``A + i + j * lda``. Sums have the precision of the
+compute type: float32 for half, bfloat16 and float32, float64 for float64. CUBLAS_COMPUTE_32F_FAST_TF32 rounds its
+inputs to the 10 bits of TF32, the minimum that cuBLAS guarantees. All other functions of cuBLAS are refused.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ __all__ = ["MODULE_NAME", "cublas_module"]
 MODULE_NAME = "cupy_backends.cuda.libs.cublas"
 Array = npt.NDArray[Any]
 
-# The values of cublas_api.h (CUDA 13), for the constants that CuPy's products use.
+# Values from cublas_api.h (CUDA 13) of the constants that CuPy's products use.
 CONSTANTS = {
     "CUBLAS_OP_N": 0,
     "CUBLAS_OP_T": 1,
@@ -43,10 +43,10 @@ CONSTANTS = {
 }
 COMPUTE_NAMES = {value: name for name, value in CONSTANTS.items() if name.startswith("CUBLAS_COMPUTE_")}
 TF32 = CONSTANTS["CUBLAS_COMPUTE_32F_FAST_TF32"]
-# What the sums and the factors alpha and beta are, for the compute types that are covered.
+# Type of the sums and of the factors alpha and beta, for the supported compute types.
 REAL_COMPUTE = {68: np.float32, 69: np.float32, 70: np.float64, 71: np.float64, TF32: np.float32}
 
-# cudaDataType: the element's name, and how it is stored.
+# cudaDataType: the element's name and its storage type.
 BFLOAT16 = 14
 STORED = {
     0: ("float32", np.float32),
@@ -75,14 +75,14 @@ def _stored(kind: int, function: str) -> tuple[str, Any]:
 
 
 def _widened(matrix: Array, kind: int, accumulator: Any) -> Array:
-    """Return `matrix` in the type that the sums are kept in."""
+    """Return `matrix` in the type of the sums."""
     if kind == BFLOAT16:
         matrix = (matrix.astype(np.uint32) << 16).view(np.float32)
     return matrix.astype(accumulator)
 
 
 def _narrowed(matrix: Array, kind: int) -> Array:
-    """Return `matrix` as it is stored: bfloat16 rounds to nearest, ties to even."""
+    """Return `matrix` in its storage type; bfloat16 rounds to nearest, ties to even."""
     if kind != BFLOAT16:
         return matrix.astype(STORED[kind][1])
     bits = np.ascontiguousarray(matrix, dtype=np.float32).view(np.uint32)
@@ -91,7 +91,7 @@ def _narrowed(matrix: Array, kind: int) -> Array:
 
 
 def _rounded_to_tf32(matrix: Array) -> Array:
-    """Return float32 `matrix` with the last 13 bits of every significand rounded away, ties away from zero."""
+    """Return float32 `matrix` rounded to 10 significand bits, ties away from zero."""
     if np.iscomplexobj(matrix):
         return _rounded_to_tf32(matrix.real) + 1j * _rounded_to_tf32(matrix.imag)
     bits = np.ascontiguousarray(matrix).view(np.uint32)
@@ -136,7 +136,7 @@ def _multiply(
     factor, kept = (_at(address, accumulator, (), ())[()] for address in (alpha, beta))
     result = factor * (left @ right)
     target = _at(c[0], _stored(c[1], function)[1], (m, n), (1, c[2]))
-    if kept != 0:  # cuBLAS does not read C where beta is zero: a NaN there would otherwise stay
+    if kept != 0:  # cuBLAS does not read C if beta is zero; a NaN there must not survive
         result = result + kept * _widened(target, c[1], accumulator)
     target[...] = _narrowed(result, c[1])
 
@@ -147,7 +147,7 @@ def _record(function: str, size: tuple[int, int, int], batch: int, kind: int, co
 
 
 def _compute_of(kind: int) -> int:
-    """Return the compute type that a function without such an argument uses."""
+    """Return the compute type of a function that has no such argument."""
     double = STORED[kind][0] in ("float64", "complex128")
     return CONSTANTS["CUBLAS_COMPUTE_64F" if double else "CUBLAS_COMPUTE_32F"]
 
@@ -167,7 +167,7 @@ def gemm_strided_batched_ex(
     stride_a: int, B: int, b_type: int, ldb: int, stride_b: int, beta: int, C: int, c_type: int, ldc: int,
     stride_c: int, batch: int, compute_type: int, algo: int,
 ) -> None:  # fmt: skip
-    """``cublasGemmStridedBatchedEx``; CuPy passes C's data type where the compute type belongs."""
+    """``cublasGemmStridedBatchedEx``; CuPy passes C's data type in place of the compute type."""
     name = "gemmStridedBatchedEx"
     compute = _compute_of(compute_type) if compute_type in STORED else compute_type
     sizes = [np.dtype(_stored(kind, name)[1]).itemsize for kind in (a_type, b_type, c_type)]
@@ -225,7 +225,7 @@ class _Cublas(types.ModuleType):
 
 
 def cublas_module() -> types.ModuleType:
-    """Return what stands for ``cupy_backends.cuda.libs.cublas``, which cannot be imported without cuBLAS."""
+    """Return a replacement for ``cupy_backends.cuda.libs.cublas``, which cannot be imported without cuBLAS."""
     module = _Cublas(MODULE_NAME)
     functions: dict[str, Callable[..., Any]] = {
         "create": lambda: 1,

@@ -1,19 +1,19 @@
-"""What can go wrong before, and outside, a kernel."""
+"""The errors of CuPy on the CPU."""
 
 __all__ = ["KernelError", "NotCoveredError", "UnavailableError"]
 
 
 class UnavailableError(RuntimeError):
-    """The CPU device cannot be installed here: the message says what is missing or in the way."""
+    """The CPU device cannot be installed here; the message names the reason."""
 
 
 class NotCoveredError(NotImplementedError):
-    """CuPy called something that the CPU device does not cover: the message names it.
+    """CuPy called something that the CPU device does not cover; the message names it.
 
     Parameters
     ----------
     what : str
-        What was called.
+        Name of the function or feature.
     """
 
     def __init__(self, what: str) -> None:
@@ -21,4 +21,4 @@ class NotCoveredError(NotImplementedError):
 
 
 class KernelError(RuntimeError):
-    """A kernel could not go on: a barrier that is never released, a failed assertion. The message names the kernel."""
+    """A kernel failed: a barrier that is never released, a failed assertion. The message names the kernel."""

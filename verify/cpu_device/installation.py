@@ -1,4 +1,4 @@
-"""Putting the CPU device under CuPy."""
+"""Installs the CPU device as CuPy's backend."""
 
 import contextlib
 import ctypes
@@ -23,28 +23,28 @@ TESTED_CUPY = ("14.2.0",)
 API = "cupy_backends.cuda.api"
 LIBRARIES = "cupy_backends.cuda.libs"
 REFUSED_LIBRARIES = ("curand", "cusolver", "cusparse")
-# Native CUDA code inside CuPy's own modules, which no capsule leads to.
+# Native CUDA code inside CuPy's own modules, which cannot be replaced through capsules.
 REFUSED_MODULES = ("cupy.cuda.thrust", "cupy.cuda.cub", "cupy.random._generator_api")
-# What works without a device, and stays CuPy's own.
+# CuPy's functions that work without a device, and are kept.
 KEPT = {"check_status", "get_build_version", "_is_cuda_python", "_export_enum"}
 
 
 @dataclass(frozen=True)
 class Modes:
-    """How kernels run.
+    """Modes of running kernels.
 
     Parameters
     ----------
     reverse : bool
-        Blocks, and the threads of a block, in reverse order: code that leans on the order gives another result.
+        Run blocks, and the threads of a block, in reverse order: code that depends on the order gives another result.
     poison : bool
-        Every array gets memory of its own instead of a piece of CuPy's pool: all of it is fresh, and reads as NaN, -1
-        or True until it is written.
+        Give every array memory of its own instead of a piece of CuPy's pool, which reads as NaN, -1 or True until it is
+        written.
     sanitize : bool
-        Kernels compiled for AddressSanitizer, and memory as with `poison`. The process must have been started for it:
-        ``python -m adamshap.verify.cpu_device --sanitize ...`` does so.
+        Compile kernels for AddressSanitizer, and give memory as with `poison`. The process must have been started for
+        it, as ``python -m adamshap.verify.cpu_device --sanitize ...`` does.
     nvrtc : tuple of str
-        Architectures, such as ``("80", "90")``, that NVRTC compiles every source for, too.
+        Architectures, such as ``("80", "90")``, for which NVRTC also compiles every source.
     """
 
     reverse: bool = False
@@ -54,17 +54,17 @@ class Modes:
 
     @classmethod
     def parse(cls, text: str) -> "Modes":
-        """Return the modes that a text lists.
+        """Return the modes listed in a text.
 
         Parameters
         ----------
         text : str
-            Such as ``"reverse,poison,nvrtc"``.
+            Names separated by commas, such as ``"reverse,poison,nvrtc"``.
 
         Returns
         -------
         Modes
-            With those fields set.
+            The modes with those fields set.
         """
         known = {"reverse": {"reverse": True}, "poison": {"poison": True}, "sanitize": {"sanitize": True}}
         changes: dict[str, Any] = {}
@@ -74,7 +74,7 @@ class Modes:
             elif word in known:
                 changes |= known[word]
             else:
-                raise ValueError(f"modes: got {word!r}; needs reverse, poison, sanitize or nvrtc, with commas between")
+                raise ValueError(f"modes: got {word!r}; needs reverse, poison, sanitize or nvrtc, separated by commas")
         return cls(**changes)
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class Modes:
 
 @dataclass
 class _State:
-    """What this process has installed; the device is there once or not at all."""
+    """The device of this process, which is installed at most once."""
 
     extension: Any = None
     modes: Modes = Modes()
@@ -99,29 +99,29 @@ def is_installed() -> bool:
     Returns
     -------
     bool
-        After `install`, until the process ends.
+        True after `install`, until the process ends.
     """
     return _state.extension is not None
 
 
 def current_modes() -> Modes:
-    """Return how kernels run at the moment.
+    """Return the current modes of running kernels.
 
     Returns
     -------
     Modes
-        Of `install`, or of the innermost block of `modes`.
+        Set by `install`, or by the innermost block of `modes`.
     """
     return _state.modes
 
 
 def real_devices() -> int:
-    """Return the number of CUDA devices that the driver shows, without importing CuPy.
+    """Return the number of CUDA devices according to the driver, without importing CuPy.
 
     Returns
     -------
     int
-        0 where there is no driver.
+        0 without a driver.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -139,15 +139,15 @@ def install(*, force: bool = False, modes: Modes | None = None) -> None:
     Parameters
     ----------
     force : bool
-        Install even where there is a real device, which is then not used.
+        Install even if there is a real device, which is then not used.
     modes : Modes, optional
-        How kernels run; the default is forward, in CuPy's memory pool.
+        How kernels run; by default forward, in CuPy's memory pool.
 
     Raises
     ------
     UnavailableError
-        Where something is missing (g++, Python's headers, CuPy in a tested version, its entry points as expected) or in
-        the way (CuPy imported before, a real device). CuPy is then untouched; only a missing NVRTC shows afterwards.
+        Something is missing (g++, Python's headers, a tested version of CuPy with the expected entry points) or
+        prevents it (CuPy already imported, a real device). CuPy is then unchanged, except if only NVRTC is missing.
     """
     wanted = modes or Modes()
     if is_installed():
@@ -159,7 +159,7 @@ def install(*, force: bool = False, modes: Modes | None = None) -> None:
     version = toolchain.cupy_version()
     if version not in TESTED_CUPY:
         raise UnavailableError(
-            f"CuPy on CPU stands in for private parts of CuPy and was tested with {', '.join(TESTED_CUPY)}; "
+            f"CuPy on CPU replaces private parts of CuPy and was tested with {', '.join(TESTED_CUPY)}; "
             f"this is {version}"
         )
     if wanted.sanitize:
@@ -193,7 +193,7 @@ def _check_that_the_sanitizer_is_loaded() -> None:
 
 
 def _load_extension() -> Any:
-    """Compile the extension, or take it from the cache, and import it."""
+    """Import the extension, compiled now or taken from the cache."""
     native, include = toolchain.HERE / "native", toolchain.HERE / "include"
     python_include = toolchain.python_include()
     texts = [file.read_text() for file in sorted([*native.iterdir(), include / "launch.h"]) if file.is_file()]
@@ -229,7 +229,7 @@ def _runtime_error_factory(runtime: Any) -> Any:
 
 def _driver_error_factory(driver: Any) -> Any:
     def driver_error(status: int, message: str) -> BaseException:
-        # Its __init__ asks the driver for the message, and there is no driver.
+        # Its __init__ would query the driver for the message, but there is no driver.
         error: BaseException = driver.CUDADriverError.__new__(driver.CUDADriverError, message)
         error.status = status  # type: ignore[attr-defined]
         return error
@@ -267,7 +267,7 @@ def _replace_backends(extension: Any) -> None:
             device_properties=_device_properties(),
         )
     except ImportError as error:
-        raise UnavailableError(f"this CuPy is not the one that CuPy on CPU was written for: {error}") from error
+        raise UnavailableError(f"CuPy on CPU was written for another version of CuPy: {error}") from error
     for module, covered in zip((runtime, driver), extension.covered(), strict=True):
         replaced = {*covered, *KEPT}
         extension.refuse(module, [name for name in module.__pyx_capi__ if name not in replaced])
@@ -280,7 +280,7 @@ def _replace_backends(extension: Any) -> None:
 
 
 class _Refused:
-    """Something that the CPU device does not cover: it can be passed around, and raises when it is used."""
+    """A placeholder for something that the CPU device does not cover: it raises when it is used."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -300,7 +300,7 @@ class _RefusedLibrary(types.ModuleType):
 
 
 def _refuse_functions(module: Any, kept: set[str]) -> None:
-    """Replace the functions of `module` that are not `kept`, as Python sees them."""
+    """Replace the Python functions of `module` that are not `kept`."""
     for name, value in list(vars(module).items()):
         if isinstance(value, types.BuiltinFunctionType) and name not in kept:
             setattr(module, name, _Refused(f"{module.__name__}.{name}"))
@@ -314,7 +314,7 @@ def _replace_compiler() -> None:
     from cupy.cuda import compiler
 
     compiler._compile_module_with_cache = _compile_module
-    # CUB's reductions are compiled into CuPy as device code: without them CuPy generates its own, as source.
+    # CUB's reductions are device code compiled into CuPy; without them CuPy generates its own from source.
     cupy._core.set_reduction_accelerators([])
     cupy._core.set_routine_accelerators([])
     for name in REFUSED_MODULES:
@@ -334,7 +334,7 @@ def _compile_module(
     jitify: bool = False,
     to_ltoir: bool = False,
 ) -> Any:
-    """Stand in for ``cupy.cuda.compiler._compile_module_with_cache``, and take the same arguments."""
+    """Replace ``cupy.cuda.compiler._compile_module_with_cache``, with the same arguments."""
     import cupy
     from cupy.cuda import compiler, function
 
@@ -368,7 +368,7 @@ def _compile_module(
 
 
 def _foreign_include(options: tuple[str, ...], include: Path) -> list[Path]:
-    """Return the folders of `options` that hold NVIDIA's headers: CCCL, which CuPy brings, and the CUDA runtime's."""
+    """Return the include folders in `options` with NVIDIA's headers: CCCL, shipped with CuPy, and the CUDA runtime."""
     cccl = include / "cupy" / "_cccl"
     folders = [Path(option[2:]) for option in options if option.startswith("-I")]
     return [folder for folder in folders if cccl in folder.parents or (folder / "cuda.h").exists()]
@@ -379,7 +379,7 @@ def _foreign_include(options: tuple[str, ...], include: Path) -> list[Path]:
 
 def _change(wanted: Modes) -> None:
     if wanted.sanitize != _state.modes.sanitize:
-        raise UnavailableError("AddressSanitizer is on from the start of a process or not at all")
+        raise UnavailableError("AddressSanitizer can only be enabled at the start of a process")
     if wanted.nvrtc:
         nvrtc.require()
     _apply(wanted)
@@ -400,7 +400,7 @@ def _apply(wanted: Modes) -> None:
 def modes(**changes: Any) -> Iterator[Modes]:
     """Run the block with some of the fields of `Modes` changed: ``with modes(reverse=True): ...``.
 
-    Kernels that were compiled before are not shown to NVRTC again: switch `nvrtc` on when installing.
+    Kernels that are already compiled are not compiled by NVRTC again: set `nvrtc` when installing.
 
     Parameters
     ----------
@@ -410,10 +410,10 @@ def modes(**changes: Any) -> Iterator[Modes]:
     Yields
     ------
     Modes
-        As they are in the block.
+        The modes inside the block.
     """
     if not is_installed():
-        raise RuntimeError("modes() changes how CuPy on CPU runs, and it is not installed")
+        raise RuntimeError("modes() needs CuPy on CPU, which is not installed")
     before = _state.modes
     _change(dataclasses.replace(before, **changes))
     try:

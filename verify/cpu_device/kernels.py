@@ -1,4 +1,4 @@
-"""From CUDA C++ to a shared object that the executor can call: what NVRTC is on a device."""
+"""Compiles CUDA C++ to a shared object that the executor can call, as NVRTC does for a device."""
 
 import functools
 import os
@@ -12,9 +12,9 @@ from adamshap.verify.cpu_device.errors import NotCoveredError
 
 __all__ = ["ENTRY_PREFIX", "CompilationError", "build", "kernel_names", "translate", "without_comments"]
 
-ENTRY_PREFIX = "cpu_device_entry_"  # native/driver.hpp looks kernels up by it
+ENTRY_PREFIX = "cpu_device_entry_"  # native/driver.hpp looks up kernels by this prefix
 
-# Comments, and string and character literals: whichever comes first wins, as in C++.
+# Comments, and string and character literals; the leftmost match wins, as in C++.
 LEXEMES = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL)
 BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp|__shfl\w*_sync|__ballot_sync|__any_sync|__all_sync)\b")
 DYNAMIC_SHARED = re.compile(
@@ -27,11 +27,11 @@ LINKAGE_BLOCK = re.compile(r"extern\s*\"C\"\s*$")
 
 
 class CompilationError(Exception):
-    """The compiler refused a kernel; the message is the compiler's."""
+    """The compiler rejected a kernel; the message is the compiler's."""
 
 
 def without_comments(source: str) -> str:
-    """Return `source` with comments blanked out; line numbers stay, and so do string literals."""
+    """Return `source` with comments blanked out; keep line numbers and string literals."""
 
     def blank(match: re.Match[str]) -> str:
         text = match[0]
@@ -41,9 +41,9 @@ def without_comments(source: str) -> str:
 
 
 def kernel_names(source: str) -> list[str]:
-    """Return the kernels of `source` that CUDA would find by their plain name: those with C linkage.
+    """Return the kernels of `source` that CUDA finds by their plain name: those with C linkage.
 
-    Without ``extern "C"`` a kernel's name is mangled, here as on a device, and cannot be found by the plain one.
+    Without ``extern "C"`` a kernel's name is mangled, here as on a device.
     """
     code = without_comments(source)
     names = []
@@ -60,7 +60,7 @@ def kernel_names(source: str) -> list[str]:
 
 
 def _declared_name(rest: str) -> str | None:
-    """Return the function's name in what follows ``__global__``: the word before its parameter list."""
+    """Return the function's name in the text after ``__global__``: the word before its parameter list."""
     plain = re.sub(r"__launch_bounds__\s*\([^()]*\)", " ", rest)
     match = KERNEL_NAME.search(plain[: plain.find("(") + 1])
     return match[1] if match else None
@@ -79,21 +79,21 @@ def _in_linkage_block(code: str, position: int) -> bool:
 
 @dataclass(frozen=True)
 class Translation:
-    """C++ for g++, and the name in the shared object of each name expression."""
+    """C++ for g++, and the symbol name of each name expression in the shared object."""
 
     text: str
     mapping: dict[str, str]
 
 
 def translate(source: str, name_expressions: Sequence[str] | None) -> Translation:
-    """Return `source` behind the shim, with an entry for each kernel.
+    """Return `source` with the shim included and an entry point for each kernel.
 
-    Dynamic shared memory is the one thing that the preprocessor cannot express: ``extern __shared__ T name[];`` becomes
-    a reference to the one pointer that all such arrays share.
+    Only dynamic shared memory is beyond the preprocessor: ``extern __shared__ T name[];`` becomes a reference to the
+    single pointer of all such arrays.
     """
     code = without_comments(source)
     if re.search(r"\b__CUDA_ARCH__\b", code):
-        raise NotCoveredError("a kernel that asks for __CUDA_ARCH__")
+        raise NotCoveredError("a kernel that uses __CUDA_ARCH__")
     barriers = 1 if BARRIER.search(code) else 0
     code = DYNAMIC_SHARED.sub(
         r"static \g<type>*& \g<name> = *reinterpret_cast<\g<type>**>(&cpu_device::dynamic_shared);", code
@@ -114,7 +114,7 @@ def translate(source: str, name_expressions: Sequence[str] | None) -> Translatio
 
 
 def _compiler_options(options: Sequence[str]) -> tuple[str, ...]:
-    """Return what of NVRTC's `options` g++ needs; an option of unknown meaning is refused."""
+    """Translate NVRTC's `options` for g++; refuse unknown options."""
     kept = []
     has_standard = False
     for option in options:
@@ -132,7 +132,7 @@ def _compiler_options(options: Sequence[str]) -> tuple[str, ...]:
 
 @functools.cache
 def _shim_text() -> str:
-    """Return the shim's files as one text, for the cache key."""
+    """Return the content of the shim's files, for the cache key."""
     files = sorted(file for file in (toolchain.HERE / "include").rglob("*") if file.is_file())
     return "\0".join(file.read_text() for file in files)
 
@@ -151,15 +151,15 @@ def build(
     Parameters
     ----------
     source : str
-        CUDA C++, as CuPy would give it to NVRTC.
+        CUDA C++, as CuPy would pass it to NVRTC.
     options : sequence of str
         NVRTC's options.
     name_expressions : sequence of str, optional
-        Instances of templates, as for NVRTC.
+        Template instances, as for NVRTC.
     cupy_include : path
         CuPy's own headers.
     foreign_include : sequence of paths
-        Include folders among the options that hold NVIDIA's headers, which the shim stands for.
+        Include folders in the options with NVIDIA's headers, which the shim replaces.
     sanitize : bool
         Whether to compile for AddressSanitizer.
 
@@ -168,7 +168,7 @@ def build(
     CompilationError
         With g++'s message.
     NotCoveredError
-        For a source or an option that would mean something else here.
+        For a source or an option that would have another meaning here.
     """
     translation = translate(source, name_expressions)
     foreign = {f"-I{folder}" for folder in foreign_include}

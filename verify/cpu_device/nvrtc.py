@@ -1,7 +1,7 @@
-"""NVRTC's verdict: every source that the CPU device runs, compiled by the real compiler for real architectures.
+"""Compiles every source that the CPU device runs with NVRTC, the real compiler, for real architectures.
 
-What comes out runs nowhere here. It proves that the source is CUDA C++, not merely something that g++ takes, and that
-the kernel fits the architecture's limits.
+The result is not run. It proves that the source is CUDA C++, not merely something that g++ accepts, and that the kernel
+fits the architecture's limits.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ DEFAULT_ARCHITECTURES = ("80", "90")
 
 
 def require() -> str:
-    """Return NVRTC's version, or say how to install it."""
+    """Return NVRTC's version, or raise an error with instructions to install it."""
     from cupy_backends.cuda.libs import nvrtc
 
     try:
@@ -36,7 +36,7 @@ def check(
     name_expressions: Sequence[str] | None,
     architectures: Sequence[str],
 ) -> None:
-    """Compile `source` for each of `architectures`, with CuPy's own options; a verdict is kept in the cache.
+    """Compile `source` for each of `architectures`, with CuPy's own options; cache successes.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ def check(
         With NVRTC's message.
     """
     if not architectures:
-        return  # NVRTC, an extra of its own, need not be there
+        return  # NVRTC is a separate extra, and need not be installed
     version = require()
     expressions = tuple(sorted(name_expressions or ()))
     for architecture in architectures:
-        # What CuPy 14 adds itself before it calls NVRTC (cupy/cuda/compiler.py, _compile_using_nvrtc_no_warning).
+        # The options that CuPy 14 adds before calling NVRTC (cupy/cuda/compiler.py, _compile_using_nvrtc_no_warning).
         every_option = (*options, "-ftz=true", f"-arch=sm_{architecture}", "--device-as-default-execution-space")
         name = toolchain.fingerprint("nvrtc", version, source, every_option, expressions) + ".cubin"
 

@@ -1,7 +1,7 @@
-"""The C++ compiler, and the per-user cache of what it built.
+"""The C++ compiler, and the per-user cache of its output.
 
-A cache entry is named after everything that it depends on, and appears whole: the compiler writes to a name of its own,
-and a rename puts the result in place. Processes that build the same entry at once do the work twice and agree.
+A cache entry's name depends on everything that determines its content. Entries appear atomically: the compiler writes
+to a temporary file, which is then renamed. Processes that build the same entry at once duplicate the work and agree.
 """
 
 import functools
@@ -42,20 +42,20 @@ SANITIZE_FLAGS = ("-fsanitize=address", "-fno-omit-frame-pointer", "-g")
 
 @functools.cache
 def compiler() -> str:
-    """Return the path of g++; ``ADAMSHAP_CPU_DEVICE_CXX`` names another one."""
+    """Return the path of g++, or of the compiler named by ``ADAMSHAP_CPU_DEVICE_CXX``."""
     name = os.environ.get(COMPILER_VARIABLE, "g++")
     path = shutil.which(name)
     if path is None:
         raise UnavailableError(
             f"CuPy on CPU compiles kernels with g++, and {name!r} is not on PATH; install it (Debian, Ubuntu: "
-            f"apt install g++; Fedora: dnf install gcc-c++), or name another one in {COMPILER_VARIABLE}"
+            f"apt install g++; Fedora: dnf install gcc-c++), or name another compiler in {COMPILER_VARIABLE}"
         )
     return path
 
 
 @functools.cache
 def compiler_version() -> str:
-    """Return what tells this compiler from another: version and target machine."""
+    """Return the compiler's version and target machine."""
     result = subprocess.run(
         [compiler(), "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True, check=False
     )
@@ -96,13 +96,13 @@ def _processor_flags() -> frozenset[str]:
 
 
 def kernel_flags(*, sanitize: bool) -> tuple[str, ...]:
-    """Return g++'s flags for a kernel, chosen to keep what CUDA promises.
+    """Return g++'s flags for a kernel, chosen to keep CUDA's guarantees.
 
-    Multiplications and additions may contract to FMA, as by NVCC's default (``--fmad=true``), where the processor has
-    the instruction. Integers wrap and memory may be read as another type: device code relies on both.
+    Multiplications and additions may contract to FMA if the processor has the instruction, as by NVCC's default
+    (``--fmad=true``). Integers wrap and memory may be read as another type: device code relies on both.
     """
     flags = ["-shared", "-fPIC", "-w", "-O1", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=fast"]
-    # A kernel that is named like a function of libc, or like a template of another module, is still itself.
+    # A kernel with the name of a libc function, or of another module's template, must resolve to itself.
     flags.extend(["-Wl,-Bsymbolic", "-fno-gnu-unique"])
     if platform.machine() == "x86_64" and "fma" in _processor_flags():
         flags.append("-mfma")
@@ -112,7 +112,7 @@ def kernel_flags(*, sanitize: bool) -> tuple[str, ...]:
 
 
 def sanitizer_libraries() -> list[str]:
-    """Return AddressSanitizer's library and that of C++, whose exceptions it wraps; both must be loaded first."""
+    """Return the libraries of AddressSanitizer and of C++, whose exceptions it wraps; both must be loaded first."""
     paths = []
     for library in ("libasan.so", "libstdc++.so"):
         command = [compiler(), f"-print-file-name={library}"]
@@ -125,21 +125,21 @@ def sanitizer_libraries() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Return the cache, made if need be: ``ADAMSHAP_CPU_DEVICE_CACHE``, or a folder in the user's cache."""
+    """Return (and create) the cache: ``ADAMSHAP_CPU_DEVICE_CACHE``, or a folder in the user's cache."""
     named = os.environ.get(CACHE_VARIABLE)
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     folder = Path(named) if named else user_cache / "adamshap" / "cpu_device"
     if not named and str(user_cache).startswith("~"):
         raise UnavailableError(
-            f"CuPy on CPU keeps what it compiles in the user's cache, and no home folder is known; name a folder in "
+            f"CuPy on CPU caches compiled kernels in the user's cache, and no home folder is known; name a folder in "
             f"{CACHE_VARIABLE}"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnavailableError(
-            f"CuPy on CPU keeps what it compiles in {folder}, which cannot be made ({error}); name another folder in "
-            f"{CACHE_VARIABLE}"
+            f"CuPy on CPU caches compiled kernels in {folder}, which cannot be created ({error}); name another folder "
+            f"in {CACHE_VARIABLE}"
         ) from error
     return folder
 
@@ -151,7 +151,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
-    """Return the cache entry `name`; where it is missing, `build` writes it to the path that it is given."""
+    """Return the cache entry `name`; if it is missing, `build` writes it to the path passed to it."""
     entry = cache_folder() / name
     if entry.exists():
         return entry
@@ -168,7 +168,7 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def compile_shared_object(source: Path, target: Path, flags: tuple[str, ...], include: tuple[Path, ...]) -> str:
-    """Compile `source` to `target`; return the compiler's message, empty if it succeeded."""
+    """Compile `source` to `target`; return the compiler's message, empty on success."""
     folders = [f"-I{folder}" for folder in include]
     command = [compiler(), *folders, *flags, str(source), "-o", str(target)]
     # The compiler itself need not run under AddressSanitizer.

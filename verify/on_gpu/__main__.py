@@ -13,7 +13,7 @@ from adamshap.verify.on_gpu.conductor import RUN, SIGNALS, Conductor
 from adamshap.verify.on_gpu.plan import STAGES, Setting
 
 COMPLETE, FAILED, PARTIAL = 0, 1, 3
-"""Exit status: every stage passed; a check failed; a stage is missing."""
+"""Exit statuses: every stage passed; a check failed; a stage is missing or was cut short."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,11 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{scratch}/inductor")
         conductor = Conductor(options.out, 60 * options.minutes, setting, frozenset(options.stages.split(",")), _say)
         found = conductor.run()
-        for number in SIGNALS:  # all is written; Python, as it ends, would give up the conductor's handlers
+        for number in SIGNALS:  # everything is written; at exit, Python would remove the conductor's handlers
             signal.signal(number, signal.SIG_IGN)
     _say(f"{conductor.receipt_file} and {options.out / RUN}")
     if found.partial:
-        _say(f"partial: without a complete {', '.join(found.missing)}")
+        _say(f"partial: incomplete stages: {', '.join(found.missing)}")
         return PARTIAL
     return FAILED if found.failed else COMPLETE
 
@@ -50,17 +50,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Verify and measure the engine on this machine's GPU, and write a receipt.",
         epilog="Exit status 0: every stage passed. 1: a check failed. 3: a stage is missing or was cut short.",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
-    parser.add_argument("--minutes", type=_minutes, default=12.0, help="of the whole run; default: 12")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--minutes", type=_minutes, default=12.0, help="time limit of the whole run; default: 12")
     parser.add_argument("--rehearse", action="store_true", help="small sizes, on CuPy on the CPU: no evidence")
     parser.add_argument("--stages", type=_stages, default=names, metavar="NAMES", help=f"some of {names}")
     parser.add_argument(
         "--checkout",
         type=_folder,
         metavar="DIR",
-        help="the repository, for its tests; default: this folder if it is it",
+        help="the repository, for its tests; default: the current folder if it is a checkout",
     )
-    parser.add_argument("--commit", default="", help="which commit this is, where there is no git to ask")
+    parser.add_argument("--commit", default="", help="the commit of the checkout, for machines without git")
     parser.add_argument("--ghostsuite", type=_folder, metavar="DIR", help="a checkout of GhostSuite, to time it too")
     return parser
 
@@ -83,7 +83,7 @@ def _stages(text: str) -> str:
 def _folder(text: str) -> Path:
     folder = Path(text)
     if not folder.is_dir():
-        raise argparse.ArgumentTypeError(f"got {text!r}, which is no folder; needs a checkout")
+        raise argparse.ArgumentTypeError(f"got {text!r}, which is not a folder; needs a checkout")
     return folder
 
 
@@ -96,7 +96,7 @@ def _commit(checkout: Path | None) -> str:
     if checkout is None:
         return ""
     try:
-        asked = subprocess.run(
+        described = subprocess.run(
             ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True,
             text=True,
@@ -104,13 +104,13 @@ def _commit(checkout: Path | None) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return asked.stdout.strip()
+    return described.stdout.strip()
 
 
 def _say(line: str) -> None:
     try:
         print(line, flush=True)
-    except OSError:  # the terminal, or whatever read the output, is gone; the run goes on, and Python's end is quiet
+    except OSError:  # the reader of the output is gone: the run continues, and Python must not complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,7 +1,7 @@
-"""One process of a stage: it takes task after task until there are none, and reports to the conductor line by line.
+"""One process of a stage: runs task after task until none are left, and reports to the conductor line by line.
 
 Task numbers come from a pipe that all processes of a stage share, so each gets the next one. Reports go to another
-shared pipe as lines of JSON; a line is short enough that the system writes it whole.
+shared pipe as lines of JSON, short enough to be written atomically.
 """
 
 import ctypes
@@ -24,19 +24,19 @@ from adamshap.verify.on_gpu.plan import Setting, Task
 __all__ = ["LONGEST_LINE", "NUMBER_BYTES", "RESTART", "Reporter", "main"]
 
 LONGEST_LINE = 4000
-"""Bytes. A write of up to 4096 to a pipe is not mixed with those of other processes."""
+"""In bytes. A write of up to 4096 bytes to a pipe is atomic."""
 
 NUMBER_BYTES = 4
-"""Of a task's number in the pipe."""
+"""Size of a task number in the pipe."""
 
 RESTART = 75
-"""Exit status of a process that wants a new one to go on."""
+"""Exit status that asks the conductor to start a new process for the remaining tasks."""
 
 PR_SET_PDEATHSIG = 1
 
 
 class Reporter:
-    """Sends what a process finds out to the conductor.
+    """Sends the results of a process to the conductor.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Reporter:
         self._tops: set[str] = set()
 
     def send(self, **event: Any) -> None:
-        """Send an event, with its long texts cut where a line could not hold them."""
+        """Send an event, shortening its texts to fit into a line."""
         event = {"process": os.getpid(), **event}
         limit = LONGEST_LINE
         while len(line := json.dumps(event, allow_nan=False).encode() + b"\n") > LONGEST_LINE:
@@ -61,11 +61,11 @@ class Reporter:
         os.write(self._events, line)
 
     def note(self, name: str, value: Any) -> None:
-        """Report something that is neither an error nor a speed."""
+        """Report a result that is neither an error nor a speed."""
         self.send(kind="note", name=name, value=_plain(value))
 
     def error(self, name: str, value: float) -> None:
-        """Report an error that a property found; the receipt keeps the largest of each name."""
+        """Report a property's error; the receipt keeps the largest of each name."""
         self._number("error", name, value)
 
     def rate(self, name: str, value: float) -> None:
@@ -76,22 +76,22 @@ class Reporter:
         if math.isfinite(value):
             self.send(kind=kind, name=name, value=float(value))
         else:
-            self.failed(name, f"it is {value}, which is no number")
+            self.failed(name, f"not finite: {value}")
 
     def machine(self, facts: Mapping[str, str]) -> None:
-        """Report the facts of the machine that the receipt holds."""
+        """Report the machine's description for the receipt."""
         self.send(kind="machine", value=dict(facts))
 
     def passed(self, count: int) -> None:
-        """Report so many checks that passed beside the task itself."""
+        """Report a number of passed checks in addition to the task itself."""
         self.send(kind="passed", value=count)
 
     def failed(self, name: str, text: str) -> None:
-        """Report a check that failed; the task goes on."""
+        """Report a failed check; the task continues."""
         self.send(kind="failed", name=name, text=text)
 
     def imports(self) -> None:
-        """Report the installed packages that this process has imported, and their versions."""
+        """Report the installed packages imported by this process, and their versions."""
         tops = {name.partition(".")[0] for name in list(sys.modules)}
         if tops == self._tops:
             return
@@ -102,7 +102,7 @@ class Reporter:
         self._sent |= found
 
 
-_packages = cache(packages_distributions)  # it reads the files of every installed package
+_packages = cache(packages_distributions)  # slow: it reads the files of every installed package
 
 
 def main(arguments: str) -> int:
@@ -116,7 +116,7 @@ def main(arguments: str) -> int:
 
 @contextmanager
 def _rehearsal(report: Reporter) -> Iterator[None]:
-    """Run the block with CuPy on the CPU, and report which kernels of the engine it launched."""
+    """Run the block with CuPy on the CPU, and report the engine's kernels that it launched."""
     from adamshap.verify import cpu_device
 
     cpu_device.install(force=True)
@@ -150,7 +150,7 @@ def _work(given: Mapping[str, Any], setting: Setting, report: Reporter) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with texts for the numbers that JSON does not have."""
+    """Return a value with text in place of numbers that JSON lacks."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -159,22 +159,22 @@ def _plain(value: Any) -> Any:
 
 
 def _shortened(text: str, limit: int) -> str:
-    """Return a long text's beginning and end: where it was, and what went wrong."""
+    """Return the beginning and end of a long text: in a traceback, the place and the error."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
 def _next(tasks: int) -> int | None:
-    """Return the number of the next task; None where there is none left."""
+    """Return the number of the next task; None if none are left."""
     number = os.read(tasks, NUMBER_BYTES)
     return int.from_bytes(number, "big") if len(number) == NUMBER_BYTES else None
 
 
 def _end_with(parent: int) -> None:
-    """Have the system end this process when the conductor ends, whatever ends that one (Linux)."""
+    """Make the system end this process when the conductor ends for any reason (Linux)."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # it has already ended
         sys.exit(1)
 
 

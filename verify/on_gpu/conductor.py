@@ -1,10 +1,9 @@
-"""Runs the stages in child processes, one stage after another, and writes what they report.
+"""Runs the stages in child processes, one stage after another, and writes their reports.
 
-After each stage, and about once a second during one, `run.json` is written anew, each time as a whole; after each stage
-the receipt is. So whatever ends the run, at most the current stage is lost. A process that ends early, hangs or is
-killed costs the task that it was at: another process goes on with the next one. A signal to the conductor ends the
-stage, and the receipt is written as on any other end. Should the conductor itself be killed, the system ends its
-children (`child`).
+`run.json` is rewritten atomically after each stage and about once a second during one; the receipt after each stage.
+So whatever ends the run, at most the current stage is lost. A process that ends early, hangs or is killed costs only
+its current task: another process continues with the next one. A signal to the conductor ends the stage, and the receipt
+is written as usual. If the conductor itself is killed, the system ends its children (`child`).
 """
 
 import datetime
@@ -32,36 +31,36 @@ __all__ = ["LOG", "MOST_SAID", "RUN", "SIGNALS", "Conductor", "Outcome", "folder
 
 RUN, LOG = "run.json", "run.log"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""They end a run in order."""
+"""Signals that end a run in an orderly way."""
 SCHEMA = 1
 
 NUMBERS = 10_000
-"""Task numbers in the pipe: more than any stage has tasks, and they fit into the pipe's buffer."""
+"""Number of task numbers in the pipe: more than any stage has tasks, and they fit into the pipe's buffer."""
 
 WRITE_SECONDS = 1.0
 POLL_SECONDS = 0.1
 MOST_FAILED_STARTS = 3
 MOST_SAID = 5
-"""Failures of a stage that the terminal shows; `run.json` has all."""
+"""Number of failures of a stage shown on the terminal; `run.json` has all."""
 
 DEAD_SECONDS = 10.0
-"""How long to wait for a process that was killed: one that is stuck in the driver may never end."""
+"""How long to wait for a killed process: one stuck in the driver may never end."""
 
 
 @dataclass
 class Outcome:
-    """What became of a stage, as `run.json` holds it.
+    """The outcome of a stage, as in `run.json`.
 
     Parameters
     ----------
     status : str
         One of `receipt.STATUSES`, or "running".
     why : str
-        The reason where it was cut short.
+        The reason for being cut short.
     tasks, required : int, optional
-        How many there are; None before a process said so.
+        Number of tasks and of required tasks; None until a process reports it.
     done : list of dict
-        Name, seconds and failure of each finished task, in the order in which they ended.
+        Name, seconds and failure of each finished task, in order of completion.
     """
 
     name: str
@@ -82,13 +81,13 @@ class Outcome:
 
 @dataclass
 class _Process:
-    """A child, and the task that it is at."""
+    """A child process and its current task."""
 
     popen: "subprocess.Popen[bytes]"
-    task: tuple[str, bool, float] | None = None  # name, required, and when it began
-    told: bool = False  # whether it said how many tasks there are
-    found_wrong: bool = False  # whether a check of its task failed
-    why: str = ""  # it was ended by the conductor
+    task: tuple[str, bool, float] | None = None  # name, required, and time of its start
+    has_started: bool = False  # whether it has reported the number of tasks
+    check_failed: bool = False  # whether a check of its current task failed
+    why: str = ""  # why the conductor ended it
 
 
 class Conductor:
@@ -97,16 +96,16 @@ class Conductor:
     Parameters
     ----------
     out : Path
-        Folder of the results.
+        Folder for the results.
     seconds : float
-        Of the whole run.
+        Time limit of the whole run.
     setting : Setting
     chosen : collection of str
         Names of the stages to run.
     say : callable
         Called with each line for the terminal.
     stages : tuple of Stage
-        All that a whole receipt needs.
+        All stages that a complete receipt needs.
     """
 
     def __init__(
@@ -132,9 +131,9 @@ class Conductor:
         self._written = 0.0
 
     def run(self) -> receipt.Receipt:
-        """Run every chosen stage and return the receipt, which is also in the folder."""
+        """Run every chosen stage, and write and return the receipt."""
         for each in SIGNALS:
-            if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # which `nohup` has set
+            if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # `nohup` ignores SIGHUP
                 signal.signal(each, self._stop)
         self.write()
         with (self.out / LOG).open("ab") as log:
@@ -145,7 +144,7 @@ class Conductor:
                 rest = tuple(later for later in self.stages[number:] if later.name in self.chosen)
                 self._run_stage(stage, self.outcomes[number], limit_of(0, left, rest), log)
                 self._try_to_write()
-        self.write()  # where nothing can be written even now, the error ends the run
+        self.write()  # an error at this point ends the run
         return self.receipt()
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
@@ -190,7 +189,7 @@ class Conductor:
         events: tuple[int, int],
         log: IO[bytes],
     ) -> None:
-        """Keep the stage's processes at work until no task is left, the time is over or a signal came."""
+        """Run the stage's processes until no task is left, the time is up or a signal arrives."""
         unread, failed_starts = b"", 0
         count = max(1, min(stage.processes, len(os.sched_getaffinity(0))))
         processes += [self._start(stage, tasks, events[1], log) for _ in range(count)]
@@ -199,7 +198,7 @@ class Conductor:
             while processes and not self.stopped_by and time.monotonic() < deadline:
                 selector.select(POLL_SECONDS)
                 ended = [process for process in processes if process.popen.poll() is not None]
-                unread = self._take(outcome, unread + _drain(events[0]), processes)  # after poll: nothing comes later
+                unread = self._take(outcome, unread + _drain(events[0]), processes)  # after poll, so it is complete
                 for process in ended:
                     processes.remove(process)
                     status = process.popen.returncode
@@ -207,13 +206,13 @@ class Conductor:
                         self._lost(outcome, process, process.why or f"its process {_ended(status)}")
                     elif status not in (0, RESTART):
                         outcome.failed[f"process {process.popen.pid}"] = f"it {_ended(status)}; see {LOG}"
-                    failed_starts = 0 if process.told else failed_starts + 1
+                    failed_starts = 0 if process.has_started else failed_starts + 1
                     if status != 0 and failed_starts < MOST_FAILED_STARTS:
                         processes.append(self._start(stage, tasks, events[1], log))
                 for process in processes:
                     if process.task is not None and time.monotonic() - process.task[2] > stage.task_seconds:
                         process.why = f"took longer than {stage.task_seconds:g} s"
-                        _kill(process.popen)  # noticed as ended in the next round
+                        _kill(process.popen)  # handled as ended in the next round
                 if time.monotonic() - self._written > WRITE_SECONDS:
                     self._try_to_write(with_receipt=False)
         self._take(outcome, unread + _drain(events[0]), processes)
@@ -228,7 +227,7 @@ class Conductor:
             "tasks": tasks,
             "events": events,
         }
-        # One process a core: threads of BLAS would only get in each other's way.
+        # One process per core: BLAS threads would only compete with each other.
         alone = stage.processes == 1 and not self.setting.rehearsal
         threads = {} if alone else {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         popen = subprocess.Popen(
@@ -237,19 +236,19 @@ class Conductor:
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=(tasks, events),
-            start_new_session=True,  # a group of its own, which is ended as a whole
+            start_new_session=True,  # a process group of its own, which is killed as a whole
             env=os.environ | threads,
         )
         return _Process(popen)
 
-    # --- what the processes report ------------------------------------------------------------------------------------
+    # --- reports of the processes -------------------------------------------------------------------------------------
 
     def _take(self, outcome: Outcome, received: bytes, processes: list[_Process]) -> bytes:
-        """Note every whole line of `received`; return the rest."""
+        """Process every complete line of `received`; return the rest."""
         *lines, rest = received.split(b"\n")
         by_number = {process.popen.pid: process for process in processes}
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):  # a process that was killed may leave anything
+            with suppress(ValueError, KeyError, TypeError):  # a killed process may leave anything
                 self._note(outcome, json.loads(line), by_number)
         return rest
 
@@ -258,13 +257,13 @@ class Conductor:
         if kind == "tasks":
             outcome.tasks, outcome.required = event["count"], event["required"]
             if process is not None:
-                process.told = True
+                process.has_started = True
         elif kind == "begin" and process is not None:
-            process.task, process.found_wrong = (event["name"], event["required"], time.monotonic()), False
+            process.task, process.check_failed = (event["name"], event["required"], time.monotonic()), False
         elif kind == "end" and process is not None and process.task is not None:
             _, required, began = process.task
             process.task = None
-            self._done(outcome, event["name"], required, began, event["failure"], found_wrong=process.found_wrong)
+            self._done(outcome, event["name"], required, began, event["failure"], check_failed=process.check_failed)
         elif kind == "note":
             outcome.notes[event["name"]] = event["value"]
         elif kind == "error":
@@ -278,7 +277,7 @@ class Conductor:
         elif kind == "failed":
             outcome.failed[event["name"]] = event["text"]
             if process is not None:
-                process.found_wrong = True
+                process.check_failed = True
         elif kind == "imported":
             self.imported[event["name"]] = event["value"]
 
@@ -288,7 +287,7 @@ class Conductor:
             self._done(outcome, name, required, began, how)
 
     def _done(
-        self, outcome: Outcome, name: str, required: bool, began: float, failure: str, *, found_wrong: bool = False
+        self, outcome: Outcome, name: str, required: bool, began: float, failure: str, *, check_failed: bool = False
     ) -> None:
         outcome.done.append(
             {"name": name, "seconds": round(time.monotonic() - began, 2), "failure": failure[-200:] if failure else ""}
@@ -296,13 +295,13 @@ class Conductor:
         outcome.required_done += required
         if failure:
             outcome.failed[name] = failure
-        elif not found_wrong:
+        elif not check_failed:
             outcome.passed += 1
 
-    # --- what is written ----------------------------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------------------------------
 
     def write(self, *, with_receipt: bool = True) -> None:
-        """Write `run.json` and, unless told not to, the receipt."""
+        """Write `run.json` and, by default, the receipt."""
         self.out.mkdir(parents=True, exist_ok=True)
         content = {
             "schema": SCHEMA,
@@ -321,19 +320,19 @@ class Conductor:
         if with_receipt:
             file = receipt.write(self.out, self.receipt())
             if self.receipt_file not in (None, file):
-                self.receipt_file.unlink(missing_ok=True)  # from when the card was not known yet
+                self.receipt_file.unlink(missing_ok=True)  # written before the card was known
             self.receipt_file = file
 
     def _try_to_write(self, *, with_receipt: bool = True) -> None:
-        """Write, unless the disk is full or the like: the run goes on, and the next time may do better."""
+        """Write the files; after an error, such as a full disk, the run continues and the next attempt may succeed."""
         try:
             self.write(with_receipt=with_receipt)
         except OSError as error:
             self._written = time.monotonic()
-            self.say(f"cannot write to {self.out} at present: {error}")
+            self.say(f"cannot write to {self.out} for now: {error}")
 
     def receipt(self) -> receipt.Receipt:
-        """Return the receipt of what has been done so far."""
+        """Return the receipt of the run so far."""
         stages = {
             outcome.name: "cut short" if outcome.status == "running" else outcome.status for outcome in self.outcomes
         }
@@ -352,7 +351,7 @@ class Conductor:
 
 
 def _pipe_of_numbers() -> int:
-    """Return the end to read of a pipe that holds the numbers 0, 1, 2 … and then ends."""
+    """Return the read end of a pipe that holds the numbers 0, 1, 2 … and then ends."""
     there, here = os.pipe()
     os.write(here, b"".join(number.to_bytes(NUMBER_BYTES, "big") for number in range(NUMBERS)))
     os.close(here)
@@ -368,7 +367,7 @@ def _drain(descriptor: int) -> bytes:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a child and everything that it started."""
+    """End a child process and its own children."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
-"""What only a real card can get wrong: two streams at a time, memory that runs out, and more than 2³¹ elements.
+"""Checks that need a real card: two concurrent streams, exhausted memory, and more than 2³¹ elements.
 
-A kernel on a large array is compared with the same kernel on some of its rows: each element depends on its own inputs
-alone, so the bits must be the same. A reduction is compared with a sum on the host, a whole step with its
+A kernel on a large array is compared with the same kernel on some of its rows: each element depends only on its own
+inputs, so the bits must be the same. A reduction is compared with a sum on the host, a whole step with its
 micro-batches.
 """
 
@@ -28,9 +28,9 @@ from adamshap.verify.tolerance import assert_within, rounding
 __all__ = ["tasks"]
 
 LARGE = (46341, 46342)
-"""Just above 2³¹ elements, 8.6 GB in float32; five such arrays are used at a time."""
+"""Just above 2³¹ elements, 8.6 GB in float32; up to five such arrays exist at a time."""
 LARGE_BATCH = (65537, 32768)
-"""Samples and units: as large."""
+"""Samples and units, of the same total size."""
 SMALL, SMALL_BATCH = (33, 65), (300, 8)
 ROWS = (0, 1, -2, -1)
 
@@ -38,7 +38,7 @@ ROWS = (0, 1, -2, -1)
 def tasks(setting: Setting) -> list[Task]:
     """Return the stage's tasks."""
     shape, batch = (SMALL, SMALL_BATCH) if setting.rehearsal else (LARGE, LARGE_BATCH)
-    fresh = not setting.rehearsal  # so that the card is empty for each
+    fresh = not setting.rehearsal  # so that each starts with an empty card
     return [
         Task("two streams", partial(_two_streams, setting)),
         Task("a full memory pool", _full_pool),
@@ -54,7 +54,7 @@ def tasks(setting: Setting) -> list[Task]:
 
 
 def _two_streams(setting: Setting, report: Reporter) -> None:
-    """Calls that are under way on two streams at the same time answer as they do one after the other."""
+    """Check that concurrent calls on two streams give the same answers as sequential ones."""
     import cupy
 
     sizes, n = ((6, 24, 4), 24) if setting.rehearsal else ((784, 2048, 2048, 10), 1024)
@@ -78,14 +78,14 @@ def _two_streams(setting: Setting, report: Reporter) -> None:
 
 
 def _full_pool(report: Reporter) -> None:
-    """A limit of CuPy's pool ends a call with an error that says where, and the next call is not harmed."""
+    """Check that a call beyond the limit of CuPy's pool raises `NoRoomError`, and that the next call is unaffected."""
     import cupy
 
     pool = cupy.get_default_memory_pool()
     problem = in_dtype(step(sizes=(64, 512, 512, 4), n=256), "float32")
     expected = gpu.scores(problem, device="cuda", dtype="float32")
     pool.free_all_blocks()
-    pool.set_limit(size=pool.used_bytes() + (6 << 20))  # the step itself has 4 MB
+    pool.set_limit(size=pool.used_bytes() + (6 << 20))  # the step itself takes 4 MB
     try:
         _expect_no_room(problem)
     finally:
@@ -95,7 +95,7 @@ def _full_pool(report: Reporter) -> None:
 
 
 def _full_card(setting: Setting, report: Reporter) -> None:
-    """The same where the card itself is full: all of its memory but a little is taken first."""
+    """Check the same with a full card: almost all of its memory is allocated first."""
     import cupy
 
     if setting.rehearsal:
@@ -106,7 +106,7 @@ def _full_card(setting: Setting, report: Reporter) -> None:
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     free, _ = cupy.cuda.runtime.memGetInfo()
-    # Plain cudaMalloc, which no pool keeps; the step itself has 200 MB.
+    # Plain cudaMalloc, outside of any pool; the step itself takes 200 MB.
     taken = cupy.cuda.Memory(free - (320 << 20))
     try:
         _expect_no_room(problem)
@@ -121,14 +121,14 @@ def _expect_no_room(problem: Step) -> None:
         gpu.scores(problem, device="cuda", dtype="float32")
     except NoRoomError:
         return
-    raise AssertionError("a call without room for its arrays went on")
+    raise AssertionError("a call without room for its arrays did not fail")
 
 
 # --- more than 2³¹ elements -------------------------------------------------------------------------------------------
 
 
 def _random(shape: tuple[int, ...], seed: int) -> Any:
-    """Return numbers of either sign that differ from place to place, made on the card without a library's generator."""
+    """Return pseudo-random numbers of either sign, computed on the card by a kernel of our own."""
     import cupy
 
     out = cupy.empty(shape, "float32")
@@ -148,7 +148,7 @@ def _random(shape: tuple[int, ...], seed: int) -> Any:
 
 
 def _rows(array: Any) -> Any:
-    """Return a copy of the first and the last rows."""
+    """Return a copy of the first two and the last two rows."""
     import cupy
 
     return cupy.concatenate([array[row][None] for row in ROWS])

@@ -1,6 +1,6 @@
-"""A language model of GPT-2 small's size in plain PyTorch, and its training step: what attribution is measured beside.
+"""A language model of GPT-2 small's size in plain PyTorch, and its training step: the baseline for attribution.
 
-It is built from its sizes, with random parameters: the values do not change how long a step takes.
+Its parameters are random, since their values do not affect the time of a step.
 """
 
 import importlib
@@ -20,7 +20,7 @@ __all__ = ["SMALL", "TINY", "Sizes", "attach_ghostsuite", "build", "loss_of", "s
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a model and its batch."""
+    """Sizes of a model and its batch."""
 
     layers: int
     heads: int
@@ -36,7 +36,7 @@ TINY = Sizes(layers=1, heads=2, width=8, vocabulary=17, context=6, n=3)
 
 
 class Block(nn.Module):
-    """Causal self-attention and a perceptron, each after a LayerNorm and beside a residual connection."""
+    """Causal self-attention and a perceptron, each after a LayerNorm and with a residual connection."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Model(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits (n, T, vocabulary)."""
-        # One row of places for each sample, as GhostSuite's hooks need the samples in the first axis.
+        # One row of positions for each sample, since GhostSuite's hooks need the samples in the first axis.
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         x = self.tokens(ids) + self.places(places)
         for block in self.blocks:
@@ -80,7 +80,7 @@ class Model(nn.Module):
 
 
 def build(sizes: Sizes, device: str, dtype: torch.dtype = torch.float32) -> tuple[Model, torch.optim.Optimizer]:
-    """Return a model, with parameters of `dtype`, and its Adam."""
+    """Return a model with parameters of `dtype`, and its Adam optimiser."""
     torch.manual_seed(0)
     model = Model(sizes).to(device, dtype)
     return model, torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
@@ -93,7 +93,7 @@ def tokens_of(sizes: Sizes, n: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(model: Model) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the mean loss as a function of inputs and targets (n, T)."""
+    """Return a function of inputs and targets (n, T) that computes the mean loss."""
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
@@ -123,7 +123,7 @@ def step_of(
 def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, dtype: torch.dtype) -> Callable[[], None]:
     """Return a training step with GhostSuite's gradient dot products against one validation sample.
 
-    Its products of captured arrays need one dtype, which autocast does not give: the parameters have it.
+    Its products of captured arrays need a single dtype, which autocast does not give, so the parameters have `dtype`.
     """
     sys.path.insert(0, checkout)
     ghost_engines: Any = importlib.import_module("ghostEngines")
@@ -147,7 +147,7 @@ def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, dtype: torch.dty
 
 
 def seconds_of(step: Callable[[], object], device: str, rounds: int) -> float:
-    """Return the median time of a step after the first three."""
+    """Return the median time of a step, after three warm-up steps."""
 
     def wait() -> None:
         if device == "cuda":

@@ -1,4 +1,4 @@
-"""What the machine is: the card as nvidia-smi and CuPy know it, the libraries, the host, and the sources that run."""
+"""Describes the machine: the card according to nvidia-smi and CuPy, the libraries, the host, and the sources."""
 
 import os
 import platform
@@ -56,7 +56,7 @@ def _cupy(setting: Setting, report: Reporter) -> None:
 
 
 def _known(fact: Callable[[], Any]) -> Any:
-    """Return a fact that a run can do without, or why it is not known."""
+    """Return an optional fact, or the error that prevents it."""
     try:
         return fact()
     except Exception as error:
@@ -65,15 +65,15 @@ def _known(fact: Callable[[], Any]) -> Any:
 
 def _smi(report: Reporter) -> None:
     try:
-        asked = subprocess.run(
+        result = subprocess.run(
             ["nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv"], capture_output=True, text=True, timeout=20
         )
     except FileNotFoundError:
-        report.note("nvidia-smi", "there is none")
+        report.note("nvidia-smi", "not found")
         return
-    names, _, values = asked.stdout.partition("\n")
+    names, _, values = result.stdout.partition("\n")
     cells = zip(names.split(", "), values.strip().split(", "), strict=False)
-    report.note("nvidia-smi", dict(cells) if asked.returncode == 0 else asked.stdout + asked.stderr)
+    report.note("nvidia-smi", dict(cells) if result.returncode == 0 else result.stdout + result.stderr)
 
 
 def _libraries(report: Reporter) -> None:
@@ -105,4 +105,4 @@ def _sources(setting: Setting, report: Reporter) -> None:
     if setting.checkout:
         there = {name: receipt.source_hash(Path(setting.checkout) / name) for name in hashes}
         if there != hashes:
-            report.failed("sources", f"the checkout {setting.checkout} holds other sources than those installed")
+            report.failed("sources", f"the sources in the checkout {setting.checkout} differ from those installed")

@@ -1,7 +1,7 @@
-"""The stages of a run, their time limits, and the settings that every stage reads.
+"""The stages of a run, their time limits, and the settings shared by all stages.
 
-A later change of the engine adds its checks to the module of the stage that they belong to: a kernel, layer or slope to
-`smoke`, a speed to `throughput`, a property to `adamshap.verify.properties`, from where `suite` takes it.
+A change to the engine adds its checks to the matching stage: a kernel, layer or slope to `smoke`, a speed to
+`throughput`, a property to `adamshap.verify.properties`, which `suite` runs.
 """
 
 from collections.abc import Callable
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 __all__ = ["RECEIPT_SECONDS", "STAGES", "Setting", "Stage", "Task", "limit_of"]
 
 RECEIPT_SECONDS = 5.0
-"""Kept from the whole time for the end: the last processes are ended and the receipt is written."""
+"""Time reserved at the end for ending the last processes and writing the receipt."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every stage knows of the run.
+    """Settings of the run, shared by all stages.
 
     Parameters
     ----------
     rehearsal : bool
-        CuPy on the CPU and small sizes.
+        Whether to use CuPy on the CPU and small sizes.
     scratch : str
-        A folder for files that one task leaves for a later one.
+        Folder for files that one task leaves for a later one.
     checkout : str
-        The repository, for the tests in it and its commit; "" where there is none.
+        The repository, for its tests and its commit; "" for none.
     commit : str
-        The commit, where the user gave it.
+        The commit, given by the user or git.
     ghostsuite : str
-        A checkout of GhostSuite; "" where there is none.
+        A checkout of GhostSuite; "" for none.
     """
 
     rehearsal: bool
@@ -50,11 +50,11 @@ class Task:
     ----------
     name : str
     run : callable
-        Called with a `Reporter`; an exception fails the task, and the rest of the stage goes on in a new process.
+        Called with a `Reporter`; an exception fails the task, and the stage continues in a new process.
     required : bool
-        Whether the stage is cut short without it.
+        Whether the stage counts as cut short without it.
     fresh : bool
-        Whether the process ends after it, so that the next task starts in a new one.
+        Whether to end the process after it, so that the next task starts in a new one.
     """
 
     name: str
@@ -65,20 +65,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Stage:
-    """A module with tasks, and what it may cost.
+    """A module with tasks, and its limits.
 
     Parameters
     ----------
     name : str
     purpose : str
     weight : float
-        Its part of the time that is left when it begins, in proportion to the later stages' weights.
+        Its share of the time left at its start, relative to the weights of the later stages.
     task_seconds : float
-        After which a task counts as hanging, and its process is ended.
+        Time limit of a task, after which its process is ended.
     processes : int
-        How many work at the same time, at most; fewer where there are fewer cores.
+        Maximum number of concurrent processes; limited by the number of cores.
     module : str
-        Which has the tasks; by default the one of this package with the stage's name.
+        Module with the tasks; by default the one of this package with the stage's name.
     """
 
     name: str
@@ -100,5 +100,5 @@ STAGES = (
 
 
 def limit_of(number: int, left: float, stages: tuple[Stage, ...] = STAGES) -> float:
-    """Return the seconds that stage `number` may take of those `left`: time that it does not use goes to later ones."""
+    """Return the time limit of stage `number`, given the seconds `left`; unused time goes to later stages."""
     return max(0.0, left) * stages[number].weight / sum(stage.weight for stage in stages[number:])

@@ -1,6 +1,6 @@
-"""The same call gives the same bits: twice in one process, and once more in a new one.
+"""Checks that the same call gives the same bits: twice in one process, and again in a new one.
 
-docs/engine.md promises it for one card, one build and one CuPy.
+docs/engine.md guarantees it for the same card, build and version of CuPy.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def _again(setting: Setting, name: str, dtype: str, report: Reporter) -> None:
 def _compare(report: Reporter, one: dict[str, str], other: dict[str, str], where: str) -> None:
     different = [array for array, digest in one.items() if other[array] != digest]
     if different:
-        raise AssertionError(f"{where} gave other bits of {', '.join(different)}")
+        raise AssertionError(f"{where} gave different bits of {', '.join(different)}")
     report.passed(len(one))
 
 

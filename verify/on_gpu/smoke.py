@@ -1,7 +1,7 @@
 """Every kernel, layer and slope once against the oracle, in both dtypes, with TF32 off and on.
 
-TF32 keeps 11 binary digits of a product's inputs, so the bound for float32 does not hold for it. Its errors are
-reported as shares of that bound and judged by nobody.
+TF32 keeps 11 significant bits of a product's inputs, so the float32 bound does not hold for it. Its errors are reported
+as shares of that bound, but not checked.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def tasks(setting: Setting) -> list[Task]:
         found += [_task(f"{name}, {dtype}", step(), queries, dtype) for dtype in DTYPES]
     for activation, loss in product(ACTIVATIONS, LOSSES):
         case = step(activation, loss)
-        found += [_task(f"{activation}, {loss}, {dtype}", case, _of_each_layer(), dtype) for dtype in DTYPES]
+        found += [_task(f"{activation}, {loss}, {dtype}", case, _layer_queries(), dtype) for dtype in DTYPES]
     found += [
         Task(f"momentum's credit, {slope}, {dtype}", _carry_task(slope, dtype))
         for slope, dtype in product(("frozen", "linearized", "tangent", "secant", "random_order"), DTYPES)
@@ -74,7 +74,7 @@ def tasks(setting: Setting) -> list[Task]:
 
 
 def step(activation: Any = "relu", loss: Any = "cross_entropy", sizes: tuple[int, ...] = SIZES, n: int = N) -> Step:
-    """Return a step that a run might come to, with moments of an ordinary size."""
+    """Return a realistic step of a run, with moments of ordinary size."""
     net = Network(sizes, activation, loss)
     params, generator = net.init(0), np.random.default_rng(1)
     m = {name: 0.02 * generator.standard_normal(p.shape) for name, p in params.items()}
@@ -98,7 +98,7 @@ def batch(net: Network, n: int, generator: np.random.Generator) -> Batch:
 
 
 def _queries() -> dict[str, list[Query]]:
-    """Return every estimator that the contract has, by the name of a task."""
+    """Return queries for every estimator of the contract, by task name."""
 
     def scores(**options: Any) -> Query:
         return Query("scores", options)
@@ -127,7 +127,7 @@ def _queries() -> dict[str, list[Query]]:
     return found
 
 
-def _of_each_layer() -> list[Query]:
+def _layer_queries() -> list[Query]:
     return [Query("update"), Query("scores", {"slope": "secant", "gradient": "midpoint"})]
 
 
@@ -135,16 +135,18 @@ def _task(name: str, problem: Step, queries: list[Query], dtype: str, with_tf32:
     def run(report: Reporter) -> None:
         given = in_dtype(problem, dtype)
         for query in queries:
-            asked = Query(query.function, {key: value for key, value in query.options.items() if key != "micro_batch"})
+            options = {key: value for key, value in query.options.items() if key != "micro_batch"}
+            oracle_query = Query(query.function, options)
             if with_tf32:
                 with tf32():
                     got = ask(given, query)
-                report.error(f"TF32, {query.function}, share of float32's bound", share(given, asked, got, dtype))
+                error = share(given, oracle_query, got, dtype)
+                report.error(f"TF32, {query.function}, share of float32's bound", error)
                 continue
             try:
-                found = agrees(partial(_answer, query), Case(given, asked), dtype)
-            except (Disagreement, Misbehaviour) as error:
-                report.failed(f"{name}: {query}", str(error))
+                found = agrees(partial(_answer, query), Case(given, oracle_query), dtype)
+            except (Disagreement, Misbehaviour) as failure:
+                report.failed(f"{name}: {query}", str(failure))
             else:
                 report.passed(1)
                 report.error(f"smoke {dtype}, {query.function}, share of the bound", found)
@@ -152,8 +154,8 @@ def _task(name: str, problem: Step, queries: list[Query], dtype: str, with_tf32:
     return Task(name, run)
 
 
-def _answer(query: Query, step: Step, _asked: Query) -> Answer:
-    """Return the engine's answer to `query`, of which the oracle knows only `_asked`."""
+def _answer(query: Query, step: Step, _oracle_query: Query) -> Answer:
+    """Return the engine's answer to `query`, which may have options that the oracle lacks."""
     return ask(step, query)
 
 
@@ -168,7 +170,7 @@ def share(given: Step, query: Query, got: dict[str, Array], dtype: str) -> float
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Make CuPy's float32 products in TF32, as CUPY_TF32=1 does for a whole process."""
+    """Compute CuPy's float32 products in TF32, as CUPY_TF32=1 does for a whole process."""
     from cupy._core import _routines_linalg as linalg
 
     kind = np.dtype(np.float32)
@@ -181,10 +183,10 @@ def tf32() -> Iterator[None]:
 
 
 def _carry_task(slope: Any, dtype: Any) -> Any:
-    """A run of some steps that credits momentum to the samples that it comes from."""
+    """Return a task that checks a short run with credit="carry"."""
     net = Network((4, 5, 3), "tanh")
     generator = np.random.default_rng(2)
-    # ε without the sharp corners that float32 would turn another way in one run than in the other.
+    # A large ε smooths Adam's map, near whose kinks float32 rounding could change the result.
     config = RunConfig(net, Adam(lr=0.01, eps=1e-3), batch(net, 8, generator), batch(net, 3, generator), 2, 3, 0)
 
     def options_of(given: RunConfig) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def _shares(run: Run) -> list[Array]:
 
 
 def _low_rank_task(dtype: Any) -> Any:
-    """A sketch of a product of low rank is the product, and its scores are those of the product."""
+    """Return a task that checks the sketch of a low-rank product: it must equal the product, and give its scores."""
 
     def run(report: Reporter) -> None:
         rank, problem = 3, step(sizes=(40, 50, 30, 4), n=64)

@@ -1,6 +1,6 @@
-"""What the card can do, and what attribution costs on it: perceptrons in the engine, a language model in PyTorch.
+"""The card's speed, and the cost of attribution on it: perceptrons in the engine, a language model in PyTorch.
 
-Rows of the plan that nothing can measure yet are in `NOT_BUILT`; a change that builds one moves it into `tasks`.
+Planned rows that cannot be measured yet are in `NOT_BUILT`; a change that makes one measurable moves it to `tasks`.
 """
 
 import statistics
@@ -46,7 +46,7 @@ def tasks(setting: Setting) -> list[Task]:
     ]
     found += [Task("products, bf16 in PyTorch", partial(_bf16_products, setting))]
     found += [Task("rows that are not built yet", _not_built)]
-    # Last, as PyTorch's compiler takes long.
+    # Last, since PyTorch's compiler is slow.
     found += [
         Task(
             f"{_model_name(setting)}, plain {mode}, {dtype}",
@@ -77,7 +77,7 @@ def _name_of(case: bench.Case, slope: ScoreSlope) -> str:
 
 
 def _seconds(run: Callable[[], Any], rounds: int = 10) -> float:
-    """Return the median time of a call on the card, by events, after two that warm it up."""
+    """Return the median time of a call on the card, measured by events, after two warm-up calls."""
     import cupy
 
     taken = []
@@ -148,7 +148,7 @@ def _perceptron(case: bench.Case, slope: ScoreSlope, rank: int, report: Reporter
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with four digits: it must fit into a line."""
+    """Return a row with numbers rounded to four digits, so that it fits into a line."""
     return {key: _rounded(value) for key, value in row.items()}
 
 
@@ -169,7 +169,7 @@ def _language_model(setting: Setting, mode: str, dtype: str, report: Reporter) -
     torch.backends.cuda.matmul.allow_tf32 = False
     model, optimiser = gpt.build(sizes, device)
     x, y = gpt.tokens_of(sizes, sizes.n, device)
-    # A rehearsal does not run PyTorch's compiler for devices: only its tracing of the model.
+    # A rehearsal runs only the tracing of PyTorch's compiler, not its code generation.
     backend = "eager" if setting.rehearsal else "inductor"
     loss: Any = gpt.loss_of(model)
     if mode == "compiled":
@@ -190,7 +190,7 @@ def _ghostsuite(setting: Setting, dtype: str, report: Reporter) -> None:
     from adamshap.verify.on_gpu import gpt
 
     device, sizes, rounds = ("cpu", gpt.TINY, 3) if setting.rehearsal else ("cuda", gpt.SMALL, 10)
-    # GhostSuite does not know an output layer that shares its weight.
+    # GhostSuite does not support an output layer with a shared weight.
     untied, of_parameters = replace(sizes, tied=False), getattr(torch, dtype)
     model, optimiser = gpt.build(untied, device, of_parameters)
     plain = gpt.step_of(gpt.loss_of(model), optimiser, *gpt.tokens_of(untied, untied.n, device), bf16=False)
@@ -199,7 +199,7 @@ def _ghostsuite(setting: Setting, dtype: str, report: Reporter) -> None:
     try:
         ghost = gpt.attach_ghostsuite(setting.ghostsuite, untied, device, of_parameters)
         seconds = gpt.seconds_of(ghost, device, rounds)
-    except Exception as error:  # code of others, which is no check of ours
+    except Exception as error:  # third-party code: its failure does not fail the run
         report.note(f"{name}, GhostSuite", f"could not be timed: {type(error).__name__}: {error}")
         return
     report.rate(f"{name}, step with GhostSuite's dot products, n_val = 1, ms", 1e3 * seconds)

@@ -1,4 +1,4 @@
-"""``python -m adamshap.verify.on_gpu.wheels DIR``: a folder of wheels for a machine with a card and without a network.
+"""``python -m adamshap.verify.on_gpu.wheels DIR``: fill a folder with wheels for a GPU machine without a network.
 
 It holds this project and the packages of `WHEELS`. The machine has those of `MACHINE`. A test compares both lists with
 the imports in the sources.
@@ -15,20 +15,20 @@ from pathlib import Path
 __all__ = ["MACHINE", "SOURCES", "WHEELS", "commands", "main"]
 
 MACHINE = ("cupy-cuda13x", "hypothesis", "llvmlite", "numba", "numpy", "pytest", "rich", "torch", "typer")
-"""Packages that the machine is expected to have, with what they need themselves."""
+"""Packages that the machine is expected to have, with their dependencies."""
 
 WHEELS = ("autograd", "mpmath", "threadpoolctl")
 """Packages that it may lack: autograd for the oracle, mpmath for the engine's tests, threadpoolctl for the engine."""
 
 SOURCES = ("LICENSE", "README.md", "pyproject.toml", "reference", "gpu", "verify")
-"""What this project's own wheel is made of."""
+"""Files and folders that make up this project's wheel."""
 
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
 def commands(folder: Path, sources: Path) -> Iterator[list[str]]:
-    """Yield the calls of pip that fill `folder`, with this project's sources in `sources`."""
+    """Yield the pip commands that fill `folder`, with this project's sources in `sources`."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     yield [*pip, "wheel", "-qq", "--no-deps", "--wheel-dir", str(folder), str(sources)]
     where = ["--python-version", PYTHON, "--implementation", "cp", "--only-binary", ":all:"]
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"DIR: got {str(folder)!r}, which is not empty; pip would install old wheels beside new ones")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
-        # A copy, since a build in the checkout would take files that earlier builds left there.
+        # A copy, since a build in the checkout would include files left by earlier builds.
         for source in SOURCES:
             there, here = Path(name) / source, root / source
             if here.is_dir():

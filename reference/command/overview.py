@@ -1,4 +1,4 @@
-"""What ``adamshap show`` says of a run: examples, histogram, classes. Arrays and words, for a terminal or a page."""
+"""The content of ``adamshap show``: title, histogram and classes of a run, for the terminal or a page."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.views import histogram
 
-# Bins of the histogram, about; groups of a regression's targets.
+# Approximate number of histogram bins; number of groups of a regression's targets.
 BINS = 16
 GROUPS = 4
 
@@ -24,9 +24,9 @@ class Group:
     ----------
     name : str
     count, harmful, flipped : int
-        Examples; those with a negative score; those with a flipped label.
+        Number of examples, of those with a negative score, and of those with a flipped label.
     total, mean : float
-        Of their scores.
+        Sum and mean of their scores.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Bin:
-    """Examples whose scores are from `low` to `high`."""
+    """A histogram bin: the number of examples with scores from `low` to `high`."""
 
     low: float
     high: float
@@ -47,13 +47,13 @@ class Bin:
 
 
 def bins_of(scores: Array) -> list[Bin]:
-    """Return the histogram of `scores` (n,), 0 between two of its bins."""
+    """Return the histogram of `scores` (n,), with a bin edge at 0."""
     counts, edges = histogram(scores, BINS)
     return [Bin(*bin_) for bin_ in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)]
 
 
 def groups_of(saved: SavedRun) -> list[Group]:
-    """Return the groups of the training examples: by class, or by quarter of the target where there is one."""
+    """Return the training examples grouped by class, or by quarter of a regression's single target."""
     columns, classes = saved.columns, saved.config["dataset"]["classes"]
     labels, scores = columns["label"], columns["score"]
     members: dict[str, Array] = {}
@@ -79,7 +79,7 @@ def groups_of(saved: SavedRun) -> list[Group]:
 
 
 def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
-    """Return title, heads and cells of the table of `groups_of`; no rows where there are no groups."""
+    """Return title, header and cells of the table of `groups_of`; no rows if there are no groups."""
     classes, flips = bool(saved.config["dataset"]["classes"]), bool(saved.config["flips"])
     heads = ["class" if classes else "target", "examples", "harmful", "mean score", "sum of scores", "flipped"]
     rows = [
@@ -99,14 +99,14 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The examples' images (N, height · width) by row of the data set; or, where there are none to show, why."""
+    """The examples' images (N, height · width) by row of the data set; or None, and the reason."""
 
     images: Array | LazyRows | None
     missing: str = ""
 
 
 def pictures_of(saved: SavedRun) -> Pictures:
-    """Return the images of the data set of `saved`, read again, if it has some and they are still there."""
+    """Return the images of the data set of `saved`, read again if it has images and has not changed."""
     shape, options = saved.config["dataset"]["image_shape"], saved.config["options"]
     if shape is None:
         return Pictures(None)
@@ -116,12 +116,12 @@ def pictures_of(saved: SavedRun) -> Pictures:
     except CommandError as error:
         return Pictures(None, f"No pictures: {error}")
     if dataset.image_shape != tuple(shape) or len(dataset.x) != saved.config["dataset"]["examples"]:
-        return Pictures(None, f"No pictures: {options['data']!r} is not what it was")
+        return Pictures(None, f"No pictures: {options['data']!r} has changed since the run started")
     return Pictures(dataset.x)
 
 
 def title_of(saved: SavedRun) -> str:
-    """Return in one line what was trained, and how far it is."""
+    """Return one line on the data, the network and the progress of the run."""
     dataset, network = saved.config["dataset"], saved.config["network"]
     options = saved.config["options"]
     flips = f", {len(saved.config['flips'])} with flipped labels" if saved.config["flips"] else ""
@@ -136,5 +136,5 @@ def title_of(saved: SavedRun) -> str:
 
 
 def names_of(saved: SavedRun) -> list[str]:
-    """Return each training example's label in words."""
+    """Return each training example's label as text."""
     return label_names(saved.columns["label"], saved.config["dataset"]["classes"])

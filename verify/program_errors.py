@@ -1,4 +1,4 @@
-"""Why a program cannot be run: what the error of the operating system leaves open."""
+"""Explains why a program cannot be run, in more detail than the operating system's error."""
 
 import errno
 import os
@@ -8,14 +8,14 @@ from pathlib import Path
 _SHELL = set("~$`=|;&<>*")
 
 _MEANINGS = {
-    errno.ENOENT: "the file is there, but not the loader that it names: it was built for another system",
-    errno.ENOEXEC: "it is no program of this machine, and no script: a script begins with a line such as #!/bin/sh",
+    errno.ENOENT: "the file exists, but not the loader that it names: it was built for another system",
+    errno.ENOEXEC: "it is not a program for this machine, nor a script: a script begins with a line such as #!/bin/sh",
     errno.EACCES: "it may not be executed by this user, or its file system is mounted noexec",
 }
 
 
-def why_not(program: str) -> str:
-    """Return why `program`, the first word of a command, cannot be run and what to do; "" where nothing is seen.
+def why_not_runnable(program: str) -> str:
+    """Return why `program`, the first word of a command, cannot be run and what to do; "" if nothing is found.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def why_not(program: str) -> str:
     Returns
     -------
     str
-        To follow ``cannot run 'PROGRAM': ``.
+        The end of a sentence that begins with ``cannot run 'PROGRAM': ``.
     """
     if os.path.dirname(program):
         path = Path(program)
@@ -53,17 +53,17 @@ def _why_not_on_path(name: str) -> str:
     if Path(name).is_file():
         return f"no such program on PATH; for the file in this folder write ./{name}"
     if set(name) & _SHELL:
-        return "no such program; a command is run without a shell: put what needs one into a script"
+        return "no such program; a command is run without a shell: put shell syntax into a script"
     return "no such program"
 
 
 def _why_it_would_not_start(path: Path) -> str:
-    """Return what an executable file's first bytes say against it."""
+    """Return the problem that an executable file's first bytes show; "" for none."""
     try:
         with path.open("rb") as file:
             head = file.read(256)
     except OSError:
-        return ""  # a program may be one that can be executed and not read
+        return ""  # a program may be executable but not readable
     if not head:
         return "the file is empty"
     if not head.startswith(b"#!"):
@@ -81,19 +81,19 @@ def _why_it_would_not_start(path: Path) -> str:
     return ""
 
 
-def why_it_did_not_start(program: str, error: OSError) -> str:
-    """Return why a program that `why_not` finds nothing against could not be started.
+def why_start_failed(program: str, error: OSError) -> str:
+    """Return why a program could not be started although `why_not_runnable` may find no problem.
 
     Parameters
     ----------
     program : str
         The first word of the command.
     error : OSError
-        That came of it.
+        The error of starting it.
 
     Returns
     -------
     str
-        To follow ``cannot run 'PROGRAM': ``.
+        The end of a sentence that begins with ``cannot run 'PROGRAM': ``.
     """
-    return why_not(program) or _MEANINGS.get(error.errno or 0, str(error))
+    return why_not_runnable(program) or _MEANINGS.get(error.errno or 0, str(error))

@@ -1,0 +1,111 @@
+"""Accounts of a run: how much each training sample is credited with, step by step.
+
+The run loop is given one account and does not know which. ``credit="step"`` has `StepAccount`, which is complete after
+every step; ``credit="carry"`` has `adamshap.reference.carry.Ledger`, which is settled at the end of the run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from adamshap.reference.contract import Array, Estimator, Params, RunConfig, Snapshot, Step
+from adamshap.reference.scoring import unchecked_scores
+
+
+class Entry(Protocol):
+    """What an account records of one step."""
+
+    def numbers(self) -> Params:
+        """Return the arrays that must be finite, keyed by their names in error messages."""
+
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True, eq=False)
+class Settlement:
+    """What a run's samples have in total, and, with "carry", what each step has beside them; see `Run`."""
+
+    scores: Array
+    decay: Array | None = None
+    closed: Array | None = None
+
+
+class Account(Protocol[E]):
+    """What the run loop needs of an account. Scores are (N,), or (N, n_val) with ``per_validation``."""
+
+    def scores(self, step: Step) -> Array | None:
+        """Return the scores of a step's batch, (n, ...); None where they depend on where the step ends."""
+
+    def entry(self, index: Array, scores: Array | None, step: Step, after: Params) -> E:
+        """Return the entry of a step of the samples `index`, which ended at the parameters `after`."""
+
+    def record(self, entry: E) -> None:
+        """Add a step's entry."""
+
+    def own_scores(self) -> Array:
+        """Return each sample's scores from its own steps."""
+
+    def settle(self) -> Settlement:
+        """Return what the samples are credited with if the run ends here."""
+
+    def kept(self) -> Snapshot:
+        """Return the steps so far as arrays (steps, ...), for a snapshot: what `own_scores` does not hold."""
+
+    def restore(self, own_scores: Array, kept: Mapping[str, Array]) -> None:
+        """Set an account that has no entry yet to what `own_scores` and `kept` returned."""
+
+
+def zero_scores(config: RunConfig, estimator: Estimator) -> Array:
+    """Return scores of 0 for every sample of a run."""
+    return np.zeros((config.train.n, config.valid.n) if estimator.per_validation else config.train.n)
+
+
+@dataclass(frozen=True, eq=False)
+class StepEntry:
+    """The scores of a step's batch."""
+
+    index: Array
+    scores: Array
+
+    def numbers(self) -> Params:
+        """Return the scores."""
+        return {"scores": self.scores}
+
+
+@dataclass(frozen=True, eq=False)
+class StepAccount:
+    """Each step's scores, added up; the step that momentum takes without data is credited to nobody."""
+
+    estimator: Estimator
+    totals: Array
+
+    def scores(self, step: Step) -> Array:
+        """Return the scores of a step's batch, finite or not."""
+        return unchecked_scores(step, self.estimator)
+
+    def entry(self, index: Array, scores: Any, step: Step, after: Params) -> StepEntry:
+        """Return the entry of a step of the samples `index`."""
+        return StepEntry(index, scores)
+
+    def record(self, entry: StepEntry) -> None:
+        """Add a step's scores to the totals."""
+        self.totals[entry.index] += entry.scores
+
+    def own_scores(self) -> Array:
+        """Return the totals."""
+        return self.totals
+
+    def settle(self) -> Settlement:
+        """Return the totals."""
+        return Settlement(self.totals)
+
+    def kept(self) -> Snapshot:
+        """Return nothing: the totals are all there is."""
+        return {}
+
+    def restore(self, own_scores: Array, kept: Mapping[str, Array]) -> None:
+        """Set the totals."""
+        self.totals[...] = own_scores

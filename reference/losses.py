@@ -1,0 +1,37 @@
+"""Losses of single samples, from a model's outputs, in autograd."""
+
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+from autograd.tracer import getval, isbox
+
+from adamshap.reference.contract import Array
+from adamshap.reference.elementary import elementary
+
+
+def constant(x: Any) -> Any:
+    """Return x without its history: a value that autograd, at any depth, does not differentiate."""
+    while isbox(x):
+        x = getval(x)
+    return x
+
+
+@elementary
+def cross_entropy(logits: Any, labels: Array) -> Any:
+    """Return −log softmax of the label, in nats: (n,) of logits (n, d_out) and labels (n,)."""
+    # −log softmax as log(1 + Σ_{j≠y} exp(z_j − z_y)): where the label is nearly certain, neither the loss nor its
+    # gradient is the difference of two numbers near 1. Values are shifted by the largest logit and derivatives are
+    # those of z_j − z_y: a label far below the others, subtracted first, would cost these their differences.
+    own = np.arange(logits.shape[1]) == labels[:, None]
+    label = logits[own][:, None]
+    largest = np.max(constant(logits), axis=1, keepdims=True)
+    exponents = (logits - largest) - (label - constant(label))
+    others = anp.sum(anp.exp(exponents) * ~own, axis=1)
+    top = (largest - constant(label))[:, 0]
+    return top + anp.log1p(np.expm1(-top) + others)
+
+
+def squared_error(outputs: Any, targets: Array) -> Any:
+    """Return the mean over outputs of the squared error: (n,) of outputs and targets (n, d_out)."""
+    return anp.mean((outputs - targets) ** 2, axis=1)

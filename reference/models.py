@@ -1,0 +1,92 @@
+"""Losses and gradients of any model. Every gradient is autograd's; none is written by hand.
+
+=======  =======================  ==================================================
+paper    name                     meaning
+=======  =======================  ==================================================
+θ        ``params``               parameters
+ℓ(θ; z)  ``sample_losses``        loss of one sample
+L(θ)     ``mean_loss``            mean loss over a batch
+∇L(θ)    ``loss_gradient``        its gradient, one array a parameter
+x_i      ``sample_gradients``     sample i's contribution to the batch gradient, w∇ℓ(θ; z_i)
+=======  =======================  ==================================================
+
+A `Model` is a description without mathematics; `KINDS` says how each kind of description runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import autograd
+import autograd.numpy as anp
+import numpy as np
+
+from adamshap.reference import perceptron
+from adamshap.reference.contract import Array, Batch, Model, Params, Step, refuse
+
+
+@dataclass(frozen=True)
+class Functions:
+    """How one kind of model runs, differentiable by autograd.
+
+    Each takes the model, its parameters (each of its shape, or all with a leading axis n: then sample i meets its own
+    copy i), and inputs or a batch of n samples.
+    """
+
+    outputs: Callable[[Any, Params, Array], Array]
+    sample_losses: Callable[[Any, Params, Batch], Array]
+
+
+KINDS = {"perceptron": Functions(perceptron.outputs, perceptron.sample_losses)}
+"""The kinds of model that the oracle runs, by ``Model.kind``."""
+
+
+def functions_of(model: Model) -> Functions:
+    """Return how `model` runs; refuses a kind that the oracle does not know."""
+    if model.kind not in KINDS:
+        refuse("model", f"the kind {model.kind!r}", "one of " + ", ".join(KINDS))
+    return KINDS[model.kind]
+
+
+def outputs(model: Model, params: Params, x: Array) -> Array:
+    """Return the model's outputs for the inputs `x` (n, …): (n, …), logits for cross-entropy."""
+    return functions_of(model).outputs(model, params, x)
+
+
+def sample_losses(model: Model, params: Params, batch: Batch) -> Array:
+    """Return ℓ(θ; z_i) for each sample of `batch`: array (n,)."""
+    return functions_of(model).sample_losses(model, params, batch)
+
+
+def mean_loss(model: Model, params: Params, batch: Batch) -> float:
+    """Return L(θ), the mean loss over `batch`."""
+    return anp.mean(sample_losses(model, params, batch))  # type: ignore[no-any-return]
+
+
+def loss_gradient(model: Model, params: Params, batch: Batch) -> Params:
+    """Return ∇L(θ), the gradient of `mean_loss`: one array a parameter, of its shape."""
+    return autograd.grad(lambda p: mean_loss(model, p, batch))(params)  # type: ignore[no-any-return]
+
+
+def each_gradient(model: Model, params: Params, batch: Batch) -> Params:
+    """Return ∇ℓ(θ; z_i) of every sample: one array a parameter, (n, …), materialised on purpose.
+
+    Every sample gets its own copy of the parameters, and the summed loss is differentiated in the copies: the copy i
+    meets sample i only, so its gradient is the gradient of that sample's loss.
+    """
+    copies = {name: np.repeat(p[None], batch.n, axis=0) for name, p in params.items()}
+    return autograd.grad(lambda p: anp.sum(sample_losses(model, p, batch)))(copies)  # type: ignore[no-any-return]
+
+
+def sample_gradients(step: Step) -> Params:
+    """Return x_i = w∇ℓ(θ; z_i) for each sample of the step's batch (docs/method.md 2): one array a parameter, (n, …).
+
+    w is 1/n for reduction "mean" and 1 for "sum"; the batch gradient is Σ_i x_i.
+    """
+    weight = 1 / step.n if step.reduction == "mean" else 1.0
+    return {name: weight * x for name, x in each_gradient(step.net, step.params, step.train).items()}
+
+
+def batch_gradient(step: Step) -> Params:
+    """Return g = Σ_i x_i, the gradient that Adam is given."""
+    return {name: x.sum(axis=0) for name, x in sample_gradients(step).items()}

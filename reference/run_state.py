@@ -1,0 +1,111 @@
+"""A run between two steps: all that changes while it goes on, and how a step changes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adamshap.reference.accounts import Account
+from adamshap.reference.contract import (
+    AdamState,
+    Array,
+    CompletedSteps,
+    Credit,
+    Params,
+    Run,
+    RunConfig,
+    Snapshot,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """A step of the samples `index`: parameters and moments after it, losses before it, scores by SGD's formula.
+
+    `entry` is the account's. `bad` is the name and value of the first number that is not finite, or None.
+    """
+
+    index: Array
+    params: Params
+    m: Params
+    v: Params
+    train_loss: float
+    valid_loss: float
+    sgd_scores: Array
+    entry: Any
+    bad: tuple[str, float] | None
+
+
+@dataclass(eq=False)
+class RunState:
+    """A run after ``adam.step`` steps. `train_loss` and `valid_loss` (steps,) are 0 from there on."""
+
+    config: RunConfig
+    credit: Credit
+    account: Account[Any]
+    initial_params: Params
+    params: Params
+    adam: AdamState
+    sgd_scores: Array
+    seen: Array
+    train_loss: Array
+    valid_loss: Array
+
+    @classmethod
+    def fresh(cls, config: RunConfig, credit: Credit, account: Account[Any], zero_scores: Array) -> "RunState":
+        """Return the state before the first step, with an empty `account`."""
+        params, length = config.network.init(config.seed), config.length
+        seen, logs = np.zeros(config.train.n, np.int64), (np.zeros(length), np.zeros(length))
+        return cls(config, credit, account, params, params, AdamState.zeros(params), zero_scores, seen, *logs)
+
+    def record(self, result: StepResult) -> None:
+        """Go one step further."""
+        row, index = self.adam.step, result.index
+        self.account.record(result.entry)
+        self.sgd_scores[index] += result.sgd_scores
+        self.seen[index] += 1
+        self.train_loss[row], self.valid_loss[row] = result.train_loss, result.valid_loss
+        self.params, self.adam = result.params, self.adam.after(result.m, result.v)
+
+    def run(self) -> Run:
+        """Return the run, if it ends here."""
+        return self._run(self.params, self.adam)
+
+    def broken_off(self, result: StepResult) -> Run:
+        """Return the run without the step `result`, but with its parameters and moments, which may be not finite."""
+        return self._run(result.params, AdamState.unchecked(CompletedSteps(self.adam.next_step), result.m, result.v))
+
+    def _run(self, params: Params, adam: AdamState) -> Run:
+        config, done, settled = self.config, self.adam.step, self.account.settle()
+        history: dict[str, Array] = {"epoch": np.arange(done) // config.per_epoch}
+        history |= {"train_loss": self.train_loss[:done], "valid_loss": self.valid_loss[:done]}
+        scores = (settled.scores, self.sgd_scores, self.seen)
+        accounts = (self.credit, settled.decay, settled.closed)
+        return Run(self.initial_params, params, adam, *scores, history, config, *accounts)
+
+    def snapshot(self, settings: str) -> Snapshot:
+        """Return copies of all that the run needs to go on, for a run of `settings`."""
+        done = self.adam.step
+        arrays = {
+            "scores": self.account.own_scores(),
+            "sgd_scores": self.sgd_scores,
+            "seen": self.seen,
+            "history/train_loss": self.train_loss[:done],
+            "history/valid_loss": self.valid_loss[:done],
+        }
+        for group, named in (("params", self.params), ("m", self.adam.m), ("v", self.adam.v)):
+            arrays |= {f"{group}/{name}": array for name, array in named.items()}
+        arrays |= {f"history/{name}": array for name, array in self.account.kept().items()}
+        return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
+
+    def restore(self, kept: Mapping[str, Array]) -> None:
+        """Set the state before the first step to a snapshot of the same run."""
+        done, names = int(kept["step"]), list(self.params)
+        rows = {name.removeprefix("history/"): kept[name] for name in kept if name.startswith("history/")}
+        self.account.restore(kept["scores"], rows)
+        for array, name in ((self.sgd_scores, "sgd_scores"), (self.seen, "seen")):
+            array[...] = kept[name]
+        self.train_loss[:done], self.valid_loss[:done] = kept["history/train_loss"], kept["history/valid_loss"]
+        params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in names} for group in ("params", "m", "v"))
+        self.params, self.adam = params, AdamState(CompletedSteps(done), m, v)

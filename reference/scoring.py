@@ -1,0 +1,166 @@
+"""The estimators: score_i = ⟨Γ ⊙ S, x_i⟩, a validation gradient Γ times a slope S of Adam's map (docs/method.md 4).
+
+An efficient implementation never forms x_i: these are *ghost* dot products. The oracle forms every x_i on purpose.
+
+==================  ==============================  ============================================================
+paper / method 4    name                            meaning
+==================  ==============================  ============================================================
+x_i, g              ``x``, ``g``                    sample i's contribution to the batch gradient; Σ_i x_i
+S                   in `slopes`                     how much of x_i arrives in the update, elementwise
+Γ                   in `validation`                 gradient of the validation loss
+R, f(x_i)           in `two_term`                   slope and function of a second term
+==================  ==============================  ============================================================
+"""
+
+import numpy as np
+
+from adamshap.reference import models, two_term
+from adamshap.reference.adam import divided_difference, moved, step_coefficients
+from adamshap.reference.contract import (
+    TWO_TERM,
+    Array,
+    Denominator,
+    Estimator,
+    Gradient,
+    MarginalKind,
+    Params,
+    ScoreSlope,
+    Step,
+    float64_step,
+    refuse_overflow,
+)
+from adamshap.reference.slopes import linearized_previous, step_slopes
+from adamshap.reference.validation import GradientInput, between, validation_gradients
+
+
+def scores(
+    step: Step,
+    slope: ScoreSlope = "random_order",
+    gradient: Gradient = "midpoint",
+    efficient: bool = False,
+    per_validation: bool = False,
+    nodes: tuple[int, int] | None = None,
+    denominator: Denominator = "exact",
+    kind: MarginalKind = "shapley",
+) -> Array:
+    """Return each training sample's score for this step: score_i = ⟨Γ ⊙ S, x_i⟩ (docs/method.md 4).
+
+    With slope "two_term", ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩.
+
+    Parameters
+    ----------
+    step : Step
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+        S, a function of this module each; "two_term" is a module of its own.
+    gradient : {"start", "midpoint", "path"}
+        Γ, likewise. With "two_term", "midpoint" and "path" are those of the sample's own part of the step:
+        the first or the last n-th of the way, or, for "shapley", all of it.
+    efficient : bool
+        Spread what is missing to U(B) − U(∅) equally over the batch, so that the scores sum to it exactly.
+    per_validation : bool
+        Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
+    nodes : tuple of two ints, optional
+        (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
+        Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
+        By default (4, 4), for "two_term" (8, 2).
+    denominator : {"exact", "previous"}
+        Of "linearized": "previous" is the formula as secondary sources print the paper's, with v̂_{t−1}.
+    kind : {"first", "last", "shapley"}
+        Of "two_term": which of `marginals` the scores are made for.
+
+    Returns
+    -------
+    array (n,) or (n, n_val)
+        In units of the validation loss; positive means that the sample lowered it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
+        another slope; a denominator of 0; results that float64 does not hold.
+    """
+    estimator = Estimator(slope, gradient, efficient, per_validation, nodes, denominator, kind)
+    step = float64_step(step)
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
+        values = unchecked_scores(step, estimator)
+    refuse_overflow({"scores": values}, np.float64)
+    return values
+
+
+def unchecked_scores(step: Step, estimator: Estimator) -> Array:
+    """Return `scores` of a step in float64, finite or not."""
+    x = models.sample_gradients(step)
+    g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+    slope, nodes, each = estimator.slope, estimator.nodes, estimator.per_validation
+    previous = estimator.denominator == "previous"
+    terms = [(x, linearized_previous(step))] if previous else terms_of(step, slope, x, g, nodes, estimator.kind)
+    part = part_of(slope, estimator.kind, step.n)
+    gamma = validation_gradients(step, estimator.gradient, g, nodes, each=each, part=part)
+    values: Array = np.sum(
+        [dot_products(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms],
+        axis=0,
+    )
+    if estimator.efficient:
+        values = values + (_gain_of_the_data(step, g, each=each) - values.sum(axis=0)) / step.n
+    return values if each else values[:, 0]
+
+
+def terms_of(
+    step: Step, slope: ScoreSlope, x: Params, g: Params, nodes: tuple[int, int], kind: MarginalKind
+) -> list[tuple[Params, Params]]:
+    """Return what a score is the sum of: (x, S), and for "two_term" (f(x), R) too; see `scores`."""
+    if slope != TWO_TERM:
+        return [(x, step_slopes(step, slope, x, g, nodes))]
+    c = step_coefficients(step)
+    both = {name: two_term.two_coefficients(kind, c[name], x_i, nodes) for name, x_i in x.items()}
+    first, second = ({name: pair[term] for name, pair in both.items()} for term in (0, 1))
+    return [(x, first), ({name: two_term.signed_root(x_i) for name, x_i in x.items()}, second)]
+
+
+def part_of(slope: ScoreSlope, kind: MarginalKind, n: int) -> tuple[float, float]:
+    """Return the part of the way from A(0) to A(g) that Γ is taken on: all of it, but for "two_term"."""
+    return two_term.part_of_the_way(kind, n) if slope == TWO_TERM else (0.0, 1.0)
+
+
+def dot_products(x: Params, P: Params) -> Array:
+    """Return ⟨P_j, x_i⟩ over all parameters: (n, J) for contributions x (n, …) and score matrices P (J, …)."""
+    parts = [x_i.reshape(len(x_i), -1) @ P[name].reshape(len(P[name]), -1).T for name, x_i in x.items()]
+    total: Array = np.sum(parts, axis=0)
+    return total
+
+
+def _gain_of_the_data(step: Step, g: Params, *, each: bool) -> Array:
+    """Return U(B) − U(∅), (1,), or that of each validation sample's own loss, (n_val,)."""
+    ends = (between(GradientInput(step, g, (1, 2)), fraction) for fraction in (0.0, 1.0))
+    empty, full = (models.sample_losses(step.net, end, step.valid) for end in ends)
+    return empty - full if each else np.array([np.mean(empty) - np.mean(full)])
+
+
+def influence(step: Step) -> Array:
+    """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: how fast the loss after the step falls as sample i's weight grows from 1.
+
+    Parameters
+    ----------
+    step : Step
+
+    Returns
+    -------
+    array (n,)
+        Minus the derivative of L(θ⁺) in the weight; positive means that more of the sample would lower the loss.
+
+    Raises
+    ------
+    ValueError
+        A denominator of 0; results that float64 does not hold.
+    """
+    step = float64_step(step)
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
+        x = models.sample_gradients(step)
+        g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+        after, _, _ = moved(step, g)
+        gamma = models.loss_gradient(step.net, after, step.valid)
+        c = step_coefficients(step)
+        P = {name: (gamma[name] * divided_difference(c[name], g[name], g[name]))[None] for name in x}
+        values = dot_products(x, P)[:, 0]
+    refuse_overflow({"influence": values}, np.float64)
+    return values

@@ -1,0 +1,148 @@
+"""Slopes S of Adam's map: how much of a sample's gradient arrives in the update, elementwise (docs/method.md 4).
+
+==================  ==============================  ============================================================
+paper / method 4    name                            meaning
+==================  ==============================  ============================================================
+x_i, g              ``x``, ``g``                    sample i's contribution to the batch gradient; Σ_i x_i
+S                   ``SLOPE_FUNCTIONS[slope]``      the slope of one parameter
+σ                   ``partial_sum_deviation``       √(n/(n − 1) · max(Σ_i x_i² − g²/n, 0))
+==================  ==============================  ============================================================
+
+"two_term", which is no single slope, has the module `two_term`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from adamshap.reference.adam import (
+    Coefficients,
+    bias_correction,
+    denominator,
+    divided_difference,
+    step_coefficients,
+    zeros,
+)
+from adamshap.reference.contract import Array, Params, Slope, Step, refuse, refuse_zero_denominator
+from adamshap.reference.squares import squares_about
+
+
+@dataclass(frozen=True)
+class SlopeInput:
+    """What the slope of one parameter is made from: Adam's coefficients, x (n, …), its sum g, and the nodes."""
+
+    c: Coefficients
+    x: Array
+    g: Array
+    nodes: tuple[int, int]
+
+
+def sgd(given: SlopeInput) -> Array:
+    """Return η: In-Run Data Shapley for SGD (arXiv 2406.11011), the baseline."""
+    return np.full_like(given.g, given.c.lr)
+
+
+def frozen(given: SlopeInput) -> Array:
+    """Return η k / D(g): Adam with the denominator of the step that is really taken, as if no sample had moved it."""
+    return given.c.lr * given.c.k / denominator(given.c, given.g)
+
+
+def linearized(given: SlopeInput) -> Array:
+    """Return A'(0) = η k / D(0): the paper's Linearized Ghost Approximation (arXiv 2602.00329)."""
+    return given.c.lr * given.c.k / denominator(given.c, np.zeros_like(given.g))
+
+
+def tangent(given: SlopeInput) -> Array:
+    """Return A'(g) = A[g, g]: first order at the whole batch, for leave-one-out."""
+    return divided_difference(given.c, given.g, given.g)
+
+
+def secant(given: SlopeInput) -> Array:
+    """Return A[g, 0]: the Aumann–Shapley value in closed form, ∫₀¹ A'(τ g) dτ; Σ_i S x_i = A(g) − A(0) exactly."""
+    return divided_difference(given.c, given.g, np.zeros_like(given.g))
+
+
+def random_order(given: SlopeInput) -> Array:
+    r"""Return E[A'(Y)], Y the partial sum of a random prefix of the batch: the Shapley value's random arrival order.
+
+    Sample i finds a fraction τ of the others before it, τ uniform on [0, 1]; their sum Y is near normal with mean τ g
+    and variance s² = τ(1 − τ) σ² (sampling without replacement from n), and i adds A(Y + x_i) − A(Y) ≈ A'(Y) x_i. With
+    Stein's identity E[A'(Y)] = E[h A(τ g + h s)] / s, h standard normal, the two signs of h make divided differences:
+
+        S = Σ_k w_k Σ_{h>0} 2 a_h h² A[τ_k g + h s_k, τ_k g − h s_k]
+
+    with Gauss–Legendre (τ, w) and Gauss–Hermite (h, a) nodes. No derivative at the kink of A is ever taken. For n = 1
+    there is no other sample: `secant`.
+    """
+    if len(given.x) == 1:
+        return secant(given)
+    sigma = partial_sum_deviation(given.x, given.g)
+    slope = np.zeros_like(given.g)
+    for tau, w in zip(*unit_interval_rule(given.nodes[0]), strict=True):
+        s = math.sqrt(tau * (1 - tau)) * sigma
+        for h, a in zip(*positive_normal_rule(given.nodes[1]), strict=True):
+            slope += w * 2 * a * h**2 * divided_difference(given.c, tau * given.g + h * s, tau * given.g - h * s)
+    return slope
+
+
+SLOPE_FUNCTIONS: dict[str, Callable[[SlopeInput], Array]] = {
+    "sgd": sgd,
+    "frozen": frozen,
+    "linearized": linearized,
+    "tangent": tangent,
+    "secant": secant,
+    "random_order": random_order,
+}
+
+
+def partial_sum_deviation(x: Array, g: Array) -> Array:
+    """Return σ = √(n/(n − 1) · max(Σ_i x_i² − g²/n, 0)): the variance of a random prefix's sum is τ(1 − τ) σ².
+
+    Written √(n/(n − 1) Σ_i (x_i − g/n)²), which is the same and never negative.
+    """
+    n = len(x)
+    squares, unit = squares_about(x, g / n)
+    sigma: Array = unit * np.sqrt(n / (n - 1) * squares)
+    return sigma
+
+
+def unit_interval_rule(count: int) -> tuple[Array, Array]:
+    """Return Gauss–Legendre nodes and weights on [0, 1]: the weights sum to 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return (nodes + 1) / 2, weights / 2
+
+
+def positive_normal_rule(count: int) -> tuple[Array, Array]:
+    """Return the positive nodes, with their weights, of the `count`-point Gauss–Hermite rule of the standard normal.
+
+    With both signs, and with the node 0 of an odd `count`, the weights sum to 1.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    positive = np.arange(count) >= (count + 1) // 2  # by place: the middle node of an odd rule is 0 but for rounding
+    return nodes[positive], weights[positive] / math.sqrt(2 * math.pi)
+
+
+def step_slopes(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int]) -> Params:
+    """Return S of each parameter, for the contributions `x` and their sum `g`."""
+    c = step_coefficients(step)
+    return {name: SLOPE_FUNCTIONS[slope](SlopeInput(c[name], x[name], g[name], nodes)) for name in x}
+
+
+def linearized_previous(step: Step) -> Params:
+    """Return η k / (sqrt(v̂_{t−1} + ε_root) + ε): the linearised slope with the denominator as printed elsewhere.
+
+    v̂_{t−1} = v_{t−1} / (1 − β2^{t−1}) is the state's own bias-corrected second moment, undefined at t = 1;
+    so secondary sources print the paper's formula.
+    """
+    if step.state.step == 0:
+        refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", "'exact', or a state of at least one step")
+    slopes = {}
+    for name, c in step_coefficients(step).items():
+        adam = step.settings(name)
+        v_hat = step.state.v[name] / bias_correction(adam.betas[1], step.state.step)
+        D = np.sqrt(v_hat + adam.eps_root) + adam.eps
+        refuse_zero_denominator(zeros(D), "v is 0")
+        slopes[name] = c.lr * c.k / D
+    return slopes

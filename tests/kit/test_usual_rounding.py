@@ -1,0 +1,72 @@
+"""Rounding errors enter the oracle by its elementary operations: by all of them, by each, and for a while."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adamshap import reference
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, perceptron
+from adamshap.reference.contract import Array
+from adamshap.reference.elementary import OPERATIONS, computed_by
+from adamshap.verify.usual_rounding import _Rounded, usual_rounding
+
+
+def step(activation: Any, loss: Any) -> Step:
+    generator = np.random.default_rng(0)
+    net = Network((3, 4, 2), activation, loss)
+    params = net.init(0)
+    moments = [{name: 0.1 + generator.random(p.shape) for name, p in params.items()} for _ in range(2)]
+
+    def batch(n: int) -> Batch:
+        y = generator.integers(0, 2, n) if loss == "cross_entropy" else generator.standard_normal((n, 2))
+        return Batch(generator.standard_normal((n, 3)), y)
+
+    return Step(net, params, Adam(), AdamState(3, *moments), batch(6), batch(2))
+
+
+def all_scores(given: Step) -> Array:
+    return np.array([reference.scores(given, slope) for slope in ("random_order", "two_term")])
+
+
+def test_every_elementary_operation_has_a_rounded_version() -> None:
+    assert _Rounded(1e-8, np.random.default_rng(0)).operations().keys() == OPERATIONS.keys()
+
+
+STEPS = [step("tanh", "cross_entropy"), *(step(activation, "mse") for activation in ("sigmoid", "silu", "gelu"))]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_moves_the_scores(name: str) -> None:
+    rounded = _Rounded(1e-8, np.random.default_rng(0)).operations()[name]
+    nodes = (4, 2)  # fewer places than samples
+    right = [reference.scores(one, slope, nodes=nodes) for one in STEPS for slope in ("random_order", "two_term")]
+    with computed_by({name: rounded}):
+        off = [reference.scores(one, slope, nodes=nodes) for one in STEPS for slope in ("random_order", "two_term")]
+    moved = np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in zip(off, right, strict=True)])
+    assert 0 < moved < 1e-4
+
+
+def test_the_exact_operations_are_back_afterwards() -> None:
+    (one, *_) = STEPS
+    right = all_scores(one)
+    with usual_rounding(1e-6, np.random.default_rng(0)):
+        assert not np.array_equal(all_scores(one), right)
+    np.testing.assert_array_equal(all_scores(one), right)
+    with pytest.raises(ValueError, match="slope: got 'unknown'"), usual_rounding(1e-6, np.random.default_rng(0)):
+        reference.scores(one, "unknown")
+    np.testing.assert_array_equal(all_scores(one), right)
+
+
+def test_an_unknown_operation_is_refused() -> None:
+    with pytest.raises(KeyError, match="no elementary operations: prodcut"), computed_by({"prodcut": min}):
+        pass
+
+
+def test_a_block_within_a_block_replaces_what_it_names() -> None:
+    z = np.zeros(2)
+    with computed_by({"tanh": lambda z: z + 1, "silu": lambda z: z + 2}):
+        with computed_by({"tanh": lambda z: z + 3}):
+            assert (perceptron.tanh(z)[0], perceptron.silu(z)[0]) == (3, 2)
+        assert perceptron.tanh(z)[0] == 1
+    assert perceptron.tanh(z)[0] == 0

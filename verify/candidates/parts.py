@@ -1,0 +1,19 @@
+"""What the candidates here take: perceptrons, trained with one set of settings for all parameters."""
+
+from adamshap.reference.contract import Adam, Network, Step
+
+__all__ = ["adam_of", "network_of"]
+
+
+def network_of(step: Step) -> Network:
+    """Return the step's model."""
+    if not isinstance(step.net, Network):
+        raise NotImplementedError(f"models of kind {step.net.kind!r}")
+    return step.net
+
+
+def adam_of(step: Step) -> Adam:
+    """Return the step's optimiser."""
+    if not isinstance(step.adam, Adam):
+        raise NotImplementedError("settings by parameter")
+    return step.adam

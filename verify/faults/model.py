@@ -1,0 +1,172 @@
+"""Mistakes in the model: activations, losses, and parameters that the scores leave out or add."""
+
+from collections.abc import Callable
+from typing import Any
+
+import autograd.numpy as anp
+import numpy as np
+from autograd.extend import defvjp, primitive
+
+from adamshap.reference import losses, perceptron, scoring
+from adamshap.reference.contract import Array, Params, Step
+from adamshap.verify.faults.fault import SEEN, Fault, Wrap, changes_scores, computes_with
+from adamshap.verify.faults.perceptron import bias_everywhere
+from adamshap.verify.implementation import Ask, Query
+from adamshap.verify.replacing import replaced
+
+
+def _activation(name: str, wrong: Callable[[Any], Any]) -> Wrap:
+    """The oracle uses `wrong` for the activation `name`."""
+
+    def wrap(ask: Ask) -> Ask:
+        def faulty(step: Step, query: Query) -> Any:
+            with replaced(name, perceptron.ACTIVATION_FUNCTIONS[name], wrong):
+                return ask(step, query)
+
+        return faulty
+
+    return wrap
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _tanh_by_output(z: Array) -> Array:
+    return np.tanh(z)
+
+
+# φ'(a) for φ'(z): the derivative is taken at the activation, as if it had not been applied yet.
+defvjp(_tanh_by_output, lambda a, z: lambda upstream: upstream / anp.cosh(a) ** 2)
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _silu_short(z: Array) -> Array:
+    a: Array = z / (1 + np.exp(-z))
+    return a
+
+
+defvjp(_silu_short, lambda a, z: lambda upstream: upstream / (1 + anp.exp(-z)))
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _sigmoid_by_output(z: Array) -> Array:
+    a: Array = 1 / (1 + np.exp(-z))
+    return a
+
+
+defvjp(_sigmoid_by_output, lambda a, z: lambda upstream: upstream / (2 + anp.exp(a) + anp.exp(-a)))
+
+
+def _scaled_squares(factor: Callable[[int], float]) -> Wrap:
+    """The squared error, times `factor` of the number of outputs."""
+
+    def make(right: Any) -> Any:
+        return lambda outputs, targets: right(outputs, targets) * factor(targets.shape[1])
+
+    return computes_with(losses.squared_error, make)
+
+
+def _partial(ask: Ask, step: Step, query: Query, keep: Callable[[str], bool]) -> Array:
+    """The scores that only the parameters whose names `keep` says yes to would give."""
+    kept = scoring.dot_products
+
+    def some(x: Params, P: Params) -> Array:
+        names = [name for name in x if keep(name)]
+        if not names:
+            first = next(iter(x))
+            return np.zeros((len(x[first]), len(P[first])))
+        return kept({name: x[name] for name in names}, P)
+
+    with replaced("dot_products", kept, some):
+        return ask(step, query)  # type: ignore[no-any-return]
+
+
+def _dropping(drop: Callable[[str, Step], bool]) -> Wrap:
+    return changes_scores(
+        lambda step, query, result, ask: _partial(ask, step, query, lambda name: not drop(name, step))
+    )
+
+
+def _in_layer(place: int) -> Callable[[str, Step], bool]:
+    """Whether a parameter is in the layer at `place`, of several; what comes before the last dot names a layer."""
+
+    def inside(name: str, step: Step) -> bool:
+        layers = list(dict.fromkeys(_layer(other) for other in step.net.shapes))
+        return len(layers) > 1 and _layer(name) == layers[place]
+
+    return inside
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _transposed(right: Any) -> Any:
+    def dot_products(x: Params, P: Params) -> Array:
+        turned = {name: p.swapaxes(1, 2) if p.ndim == 3 and p.shape[1] == p.shape[2] else p for name, p in P.items()}
+        return right(x, turned)  # type: ignore[no-any-return]
+
+    return dot_products
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault(
+        "derivative-at-the-output",
+        "tanh's derivative taken at its output",
+        "φ'(a) for φ'(z)",
+        _activation("tanh", _tanh_by_output),
+    ),
+    Fault(
+        "silu-derivative-short",
+        "SiLU's derivative without the term z σ'(z)",
+        "the product rule forgotten",
+        _activation("silu", _silu_short),
+    ),
+    Fault(
+        "sigmoid-derivative-at-the-output",
+        "sigmoid's derivative taken at its output",
+        "σ'(a) for σ'(z)",
+        _activation("sigmoid", _sigmoid_by_output),
+    ),
+    Fault(
+        "gelu-by-tanh",
+        "GELU by its tanh approximation",
+        "jax.nn.gelu's default",
+        _activation("gelu", lambda z: 0.5 * z * (1 + anp.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))),
+    ),
+    Fault(
+        "squares-summed",
+        "squared errors summed over outputs",
+        "the mean over outputs is PyTorch's",
+        _scaled_squares(float),
+    ),
+    Fault("squares-halved", "half the squared error", "textbooks' loss", _scaled_squares(lambda d_out: 0.5)),
+    Fault(
+        "bias-dropped",
+        "bias gradients dropped from the scores",
+        "only linear weights are hooked",
+        _dropping(lambda name, step: name.endswith("bias")),
+    ),
+    Fault(
+        "first-layer-skipped",
+        "the first layer skipped",
+        "its input has no gradient, so its hook is not called",
+        _dropping(_in_layer(0)),
+    ),
+    Fault(
+        "last-layer-skipped",
+        "the last layer skipped",
+        SEEN,
+        _dropping(_in_layer(-1)),
+    ),
+    Fault(
+        "bias-where-there-is-none",
+        "a bias term in networks without bias",
+        "activations are extended by 1",
+        changes_scores(bias_everywhere),
+    ),
+    Fault(
+        "transposed",
+        "P transposed on square layers",
+        "on others the shapes would not fit",
+        computes_with(scoring.dot_products, _transposed),
+    ),
+)

@@ -1,0 +1,50 @@
+"""The Hypothesis strategies of cases: a step, and what is asked about it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from adamshap.reference.contract import GRADIENTS, SLOPES, Step
+from adamshap.verify.implementation import Query
+from adamshap.verify.property import Case
+from adamshap.verify.strategies import DIMENSIONS, seeds, steps
+
+STEPS = steps(at_edges=DIMENSIONS)
+
+
+def cases(query: Query, **limits: Any) -> st.SearchStrategy[Case]:
+    """Return cases of one call over random steps, of which some are at an edge within `limits`."""
+    at_edges = tuple(name for name in DIMENSIONS if f"max_{name}" not in limits)
+    return st.builds(Case, steps(at_edges=at_edges, **limits), st.just(query), seeds)
+
+
+def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st.SearchStrategy[Case]:
+    """Return cases of `scores` over steps `of`, with `options`, over every slope and gradient that they leave open."""
+    drawn = {"slope": st.sampled_from(SLOPES), "gradient": st.sampled_from(GRADIENTS)}
+    fixed = {name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in options.items()}
+    query = st.fixed_dictionaries(drawn | fixed).map(lambda given: Query("scores", given))
+    return st.builds(Case, STEPS if of is None else of, query, seeds)
+
+
+@st.composite
+def micro_batch_cases(draw: Any, of: st.SearchStrategy[Case], sizes: st.SearchStrategy[int]) -> Case:
+    """Return cases of `of` with `micro_batch`; two of three times it leaves one sample over, or lacks one to fit."""
+    case: Case = draw(of)
+    size = draw(sizes, label="micro_batch")
+    over = draw(st.sampled_from((None, 1, -1)), label="samples over")
+    if over is not None:
+        fitting = [size for size in range(2, case.step.n) if (case.step.n - over) % size == 0]
+        size = draw(st.sampled_from(fitting), label="fitting micro_batch") if fitting else size
+    return replace(case, query=Query("scores", {**case.query.options, "micro_batch": size}))
+
+
+@st.composite
+def utility_cases(draw: Any, of: st.SearchStrategy[Step] = STEPS) -> Case:
+    """Return cases of `utility` over random coalitions, the empty and the whole one among them."""
+    step = draw(of)
+    some = st.lists(st.booleans(), min_size=step.n, max_size=step.n).map(lambda members: np.array(members, dtype=bool))
+    nobody, everybody = (np.full(step.n, flag) for flag in (False, True))
+    mask = draw(some | some | st.just(nobody) | st.just(everybody), label="coalition")
+    return Case(step, Query("utility", {"coalition": mask}))

@@ -1,0 +1,52 @@
+"""Steps as the kit has them: with one set of settings, and with every real array cast or perturbed."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, Params, Step, of_kind
+
+__all__ = ["adam_of", "in_dtype", "perturbed"]
+
+
+def adam_of(step: Step) -> Adam:
+    """Return the settings that all parameters of a step share: the kit asks about no other steps."""
+    return of_kind("Step.adam", step.adam, Adam)
+
+
+def in_dtype(step: Step, dtype: npt.DTypeLike) -> Step:
+    """Return the step with its real arrays in `dtype`."""
+    return _changed(step, lambda array: array.astype(dtype))
+
+
+def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
+    """Return `step` with every real input changed by a relative `size` times a standard normal number; zeros stay zero.
+
+    Parameters
+    ----------
+    step : Step
+    size : float
+        Standard deviation of the relative changes: of one size, two that act against each other would do nothing.
+    generator : numpy.random.Generator
+        Of the changes.
+
+    Returns
+    -------
+    Step
+        Of the same model, optimiser and labels.
+    """
+    return _changed(step, lambda array: array * (1 + size * generator.standard_normal(array.shape)))
+
+
+def _changed(step: Step, change: Callable[[Array], Array]) -> Step:
+    def change_all(arrays: Params) -> Params:
+        return {name: change(array) for name, array in arrays.items()}
+
+    def change_batch(batch: Batch) -> Batch:
+        return Batch(change(batch.x), change(batch.y) if batch.y.ndim == 2 else batch.y)
+
+    # In this order: each change may draw random numbers.
+    state = AdamState(step.state.step, change_all(step.state.m), change_all(step.state.v))
+    train, valid = change_batch(step.train), change_batch(step.valid)
+    return Step(step.net, change_all(step.params), step.adam, state, train, valid, step.reduction)
