@@ -21,7 +21,6 @@ from adamshap.reference.contract import (
     CREDITS,
     MARGINAL_LOSSES,
     MARGINALS,
-    Adam,
     AdamState,
     Array,
     Batch,
@@ -34,6 +33,7 @@ from adamshap.reference.contract import (
     MarginalLoss,
     Marginals,
     Network,
+    Optimiser,
     Params,
     Progress,
     Reduction,
@@ -43,12 +43,12 @@ from adamshap.reference.contract import (
     ScoreSlope,
     Step,
     Variance,
-    adam_in,
     check_callable,
     coalition_mask,
     logged,
     of_kind,
     one_of,
+    optimiser_in,
     permutations_of,
     positive_integer,
     refuse,
@@ -92,7 +92,7 @@ def update(
     case = Case.of(step, device, dtype)
     context, new = case.context, case.fresh()
     with context.at_work():
-        if case.adam.eps == 0:
+        if any(adam.eps == 0 for adam in case.hyperparameters.adam.values()):
             refuse_division_by_zero(context, case.hyperparameters, case.state.v, case.gradient())
         plain_step(context, case.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
     groups = {"gradient of": new.m, "squared gradient of": new.v, "new": new.theta}
@@ -320,7 +320,7 @@ def marginals(
 
 def attribute(
     network: Network,
-    adam: Adam,
+    adam: Optimiser,
     train: Batch,
     valid: Batch,
     *,
@@ -424,7 +424,7 @@ def attribute(
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     backend = pick_backend(device, dtype)
-    held = adam_in(adam, backend.dtype)
+    held = optimiser_in(adam, backend.dtype)
     estimator = Estimator(slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype)
     _refuse_score_dtype(estimator, backend)
     open_account: OpenAccount

@@ -10,7 +10,7 @@ from adamshap.gpu.counting import following, next_step
 from adamshap.gpu.hyperparameters import Hyperparameters
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.state import State, StepBatch
-from adamshap.reference.contract import Adam, CompletedSteps, Step, adam_in, of_kind
+from adamshap.reference.contract import CompletedSteps, Optimiser, Step, of_kind, optimiser_in
 
 __all__ = ["Case"]
 
@@ -20,7 +20,7 @@ class Case:
     """A step in a backend; ``weight`` is a sample's weight in the batch's gradient, 1/n or 1."""
 
     context: EngineContext
-    adam: Adam
+    adam: Optimiser
     state: State
     batch: StepBatch
     weight: float
@@ -38,7 +38,7 @@ class Case:
         )
         return cls(
             context_for(step.net, backend),
-            adam_in(adam_in(step.adam, step.dtype), backend.dtype),
+            optimiser_in(step.adam, step.dtype),
             State(theta, m, v, next_step(CompletedSteps(step.state.step))),
             StepBatch(*train, *valid),
             1 / step.n if step.reduction == "mean" else 1.0,

@@ -10,11 +10,11 @@ from adamshap.gpu.data import Data
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.threads import parts_of
 from adamshap.reference.contract import (
-    Adam,
     Array,
     Checkpointer,
     CompletedSteps,
     Estimator,
+    Optimiser,
     Progress,
     RunConfig,
 )
@@ -30,7 +30,7 @@ class RunSetup:
     ----------
     config : RunConfig
     estimator : Estimator
-    adam : Adam
+    adam : Optimiser
         As the backend's dtype holds it.
     context : EngineContext
     data : Data
@@ -44,7 +44,7 @@ class RunSetup:
 
     config: RunConfig
     estimator: Estimator
-    adam: Adam
+    adam: Optimiser
     context: EngineContext
     data: Data
     initial: Arrays
@@ -58,7 +58,7 @@ class RunSetup:
         cls,
         config: RunConfig,
         estimator: Estimator,
-        adam: Adam,
+        adam: Optimiser,
         backend: Backend,
         on_step: Callable[[Progress], None] | None,
         on_checkpoint: Checkpointer | None,
