@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from engine_devices import in_each_dtype, on_each_device
 
+import adamshap.gpu as engine
+import adamshap.reference as oracle
 from adamshap.gpu.arrays import BatchGradient, ScoreMatrix, SlopeArrays, like
 from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.captures import write_sums
@@ -18,7 +20,20 @@ from adamshap.gpu.layers import context_for
 from adamshap.gpu.parameter_pass import FusedOut, fused_step
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import attribute_step, plain_step
-from adamshap.reference.contract import SLOPES, Adam, Estimator, Network, Optimiser, StepNumber
+from adamshap.reference.contract import (
+    SCORE_SLOPES,
+    SLOPES,
+    Adam,
+    AdamState,
+    Batch,
+    Estimator,
+    Network,
+    Optimiser,
+    Step,
+    StepNumber,
+)
+from adamshap.verify.implementation import Query
+from adamshap.verify.oracle import bounds, expected
 from adamshap.verify.tolerance import assert_within, rounding
 
 NET, N, N_VAL, T = Network((5, 6, 4), "tanh"), 9, 3, StepNumber(4)
@@ -168,6 +183,40 @@ def test_what_a_step_owes_is_that_of_each_parameters_own_settings(device: Any, d
         factor = group_of(name).lr * group_of(name).weight_decay
         wanted, terms = wanted + factor * decayed.sum(), terms + factor * np.abs(decayed).sum()
     assert_within(float(account.decay), wanted, rounding(terms, 100, dtype), "decay")
+
+
+SCHEDULED = TwoGroups(ONE, replace(OTHER, betas=(0.9, 0.95)), schedule=True)
+
+
+def contract_step() -> Step:
+    generator, params = np.random.default_rng(0), NET.init(0)
+    m = {name: 0.02 * generator.standard_normal(p.shape) for name, p in params.items()}
+    v = {name: 4e-4 * generator.chisquare(3, p.shape) for name, p in params.items()}
+    batches = (Batch(generator.standard_normal((n, 5)), generator.integers(0, 4, n)) for n in (N, N_VAL))
+    return Step(NET, params, SCHEDULED, AdamState(T - 1, m, v), *batches)
+
+
+@on_each_device
+@pytest.mark.parametrize("gradient", ["start", "path"])
+@pytest.mark.parametrize("slope", SCORE_SLOPES)
+def test_scores_of_groups_and_a_schedule_are_the_oracles(device: Any, slope: Any, gradient: Any) -> None:
+    step, query = contract_step(), Query("scores", {"slope": slope, "gradient": gradient})
+    got = engine.scores(step, slope, gradient, device=device, dtype="float64")
+    assert_within(got, expected(step, query)["values"], bounds(step, query, "float64")["values"], "scores")
+
+
+@on_each_device
+@pytest.mark.parametrize("credit", ["step", "carry"])
+def test_runs_of_groups_and_a_schedule_are_the_oracles(device: Any, credit: Any) -> None:
+    step = contract_step()
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 4, "credit": credit, "slope": "secant"}
+    got = engine.attribute(NET, SCHEDULED, step.train, step.valid, **options, device=device, dtype="float64")
+    wanted = oracle.attribute(NET, SCHEDULED, step.train, step.valid, **options)
+    for name in ("scores", "sgd_scores", "decay"):
+        ours, theirs = getattr(got, name), getattr(wanted, name)
+        assert (ours is None) == (theirs is None)
+        if theirs is not None:
+            assert_within(ours, theirs, rounding(np.abs(theirs).max(), 1000), name)
 
 
 @on_each_device
