@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from adamshap.gpu.backend import DTYPES
+from adamshap.reference.contract import Step
 from adamshap.verify import cpu_device
+from adamshap.verify.implementation import Query
+from adamshap.verify.oracle import bounds, expected
+from adamshap.verify.tolerance import assert_within
 
 if cpu_device.is_installed():
     CUDA = pytest.param("cuda", id="cupy-on-cpu")  # pytest --cupy-on-cpu: real CuPy and its kernels, no GPU
@@ -24,3 +28,12 @@ def on_device(device: str, array: Any) -> Any:
     import cupy
 
     return cupy.asarray(array)
+
+
+def assert_scores(got: Any, step: Step, dtype: Any, **options: Any) -> float:
+    """Assert that scores computed in `dtype` are the oracle's for `options`; return the largest share of its bound."""
+    __tracebackhide__ = True
+    query = Query("scores", options)
+    wanted, close = expected(step, query)["values"], bounds(step, query, dtype)["values"]
+    assert_within(got, wanted, close, "score")
+    return float(np.max(np.abs(got - wanted)[close > 0] / close[close > 0], initial=0.0))

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_devices import in_each_dtype, on_device, on_each_device
-from engine_tolerance import underflow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,9 +80,9 @@ def test_roots_of_squares_of_any_size(
     chunks = [slice(0, n // 2), slice(n // 2, n)] if in_chunks and n > 1 else [slice(0, n)]
     weights, biases = roots(make, device, dtype, a, b, chunks)
     wanted = np.sqrt(np.einsum("no,ni->oi", b.astype(wide) ** 2, a.astype(wide) ** 2)).astype(np.float64)
-    assert_within(weights, wanted, rounding(wanted, n, dtype) + underflow(dtype), "weights")
+    assert_within(weights, wanted, rounding(wanted, n, dtype), "weights")
     wanted = np.sqrt((b.astype(wide) ** 2).sum(axis=0)).astype(np.float64)[None]
-    assert_within(biases, wanted, rounding(wanted, n, dtype) + underflow(dtype), "biases")
+    assert_within(biases, wanted, rounding(wanted, n, dtype), "biases")
 
 
 def with_large_entry(large: float, activation: Any, dtype: Any) -> Step:

@@ -7,7 +7,6 @@ import mpmath
 import numpy as np
 import pytest
 from engine_devices import in_each_dtype, on_device, on_each_device
-from engine_tolerance import underflow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,10 +63,8 @@ def test_activations_and_their_derivatives(
     # z + bias is rounded; the exponentials amplify that by |z|, the normal tail by z².
     size = (1 + both**2) * (np.abs(expected) + np.exp(-(both**2) / 2)) + (np.abs(z) + np.abs(both)) * np.abs(slopes_)
     steep = (1 + np.abs(both) ** 3) * (np.abs(slopes_) + np.exp(-np.minimum(both**2 / 2, np.abs(both))))
-    assert_within(backend.host(ours), expected, rounding(size, 1, dtype) + underflow(dtype), activation)
-    assert_within(
-        backend.host(scaled), b * slopes_, rounding(np.abs(b) * steep, 1, dtype) + underflow(dtype), f"{activation}'"
-    )
+    assert_within(backend.host(ours), expected, rounding(size, 1, dtype), activation)
+    assert_within(backend.host(scaled), b * slopes_, rounding(np.abs(b) * steep, 1, dtype), f"{activation}'")
 
 
 def activation_in_many_digits(name: str) -> tuple[Any, Any]:

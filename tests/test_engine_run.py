@@ -7,12 +7,12 @@ import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import in_each_dtype, on_device, on_each_device
-from engine_tolerance import bound
+from engine_devices import assert_scores, in_each_dtype, on_device, on_each_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +39,8 @@ from adamshap.reference.contract import (
     Step,
     blas,
 )
+from adamshap.verify.implementation import Query
+from adamshap.verify.oracle import bounds
 from adamshap.verify.strategies import steps
 from adamshap.verify.tolerance import DRAWS, SAFETY, assert_within, rounding, score_magnitude, unit_roundoff
 
@@ -58,8 +60,10 @@ def problem(sizes: tuple[int, ...] = (8, 16, 12, 4), n: int = 50, n_val: int = 6
 RUN: dict[str, Any] = {"epochs": 4, "batch_size": 16, "seed": 3}  # 50 samples: the last batch holds 2
 
 
-def spread_of_runs(net: Network, train: Batch, valid: Batch, dtype: Any, **options: Any) -> Any:
-    """Return the oracle's run, and how far its scores and parameters move when all inputs do, relatively by u."""
+@cache  # many tests compare with one run
+def spread_of_runs(dtype: Any, **options: Any) -> Any:
+    """Return the oracle's run of `problem`, and how far its numbers move when all inputs do, relatively by u."""
+    net, train, valid = problem()
     base = oracle.attribute(net, Adam(), train, valid, **RUN, **options)
     generator = np.random.default_rng(1)
     moved = []
@@ -100,7 +104,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("threads")
 def test_a_run_is_the_oracles(device: Any, dtype: Any, micro_batch: Any, options: Any) -> None:
     net, train, valid = problem()
-    expected, moved = spread_of_runs(net, train, valid, dtype, **options)
+    expected, moved = spread_of_runs(dtype, **options)
     theirs: list[Progress] = []
     got = engine.attribute(
         net,
@@ -172,11 +176,25 @@ def test_an_error_in_a_thread_comes_out(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @on_each_device
-def test_a_run_for_each_validation_sample(device: Any) -> None:
+@in_each_dtype
+def test_the_loss_of_a_sure_label_keeps_its_digits(device: Any, dtype: Any) -> None:
+    """The label's probability is 1 to the last digit, and its logarithm 0."""
+    net, gap = Network((1, 2), bias=False), 40.0
+    weights = net.init(0)["0.weight"]
+    batch = Batch((gap / (weights[0] - weights[1]))[None], np.array([0]))
+    got = engine.attribute(net, Adam(), batch, batch, epochs=1, batch_size=1, device=device, dtype=dtype)
+    expected, outputs = np.log1p(np.exp(-gap)), np.abs(weights * batch.x).sum()
+    assert_within(got.history["train_loss"], np.array([expected]), rounding(outputs * expected, 2, dtype), "loss")
+
+
+@on_each_device
+@pytest.mark.parametrize("gradient", ["midpoint", "path"])
+def test_a_run_for_each_validation_sample(device: Any, gradient: Any) -> None:
     net, train, valid = problem()
-    expected, moved = spread_of_runs(net, train, valid, "float64", per_validation=True)
+    options: dict[str, Any] = {"per_validation": True, "gradient": gradient}
+    expected, moved = spread_of_runs("float64", **options)
     got = engine.attribute(
-        net, Adam(), train, valid, device=device, dtype="float64", variance="exact", per_validation=True, **RUN
+        net, Adam(), train, valid, device=device, dtype="float64", variance="exact", **options, **RUN
     )
     for name, close in zip(("scores", "sgd_scores"), moved[:2], strict=True):
         ours, theirs = getattr(got, name), getattr(expected, name)
@@ -302,8 +320,7 @@ def test_a_basis_improves_from_step_to_step(device: Any) -> None:
 def test_sgd_along_the_path_for_each_validation_sample(device: Any) -> None:
     step = float32_step()
     got = engine.scores(step, "sgd", "path", per_validation=True, device=device, dtype="float64")
-    close = bound(step, "sgd", "path", (4, 4), "float64", per_validation=True)
-    assert_within(got, oracle.scores(step, "sgd", "path", per_validation=True), close, "score")
+    assert_scores(got, step, "float64", slope="sgd", gradient="path", per_validation=True)
 
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
@@ -338,7 +355,7 @@ def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -
     params = net.init(0)
     step = Step(net, params, Adam(eps=0.0), AdamState.zeros(params), train, valid)
     got = engine.scores(step, slope, "start", device=device, dtype="float64")
-    assert_within(got, oracle.scores(step, slope, "start"), bound(step, slope, "start", (4, 4), "float64"), "score")
+    assert_scores(got, step, "float64", slope=slope, gradient="start")
 
 
 @on_each_device
@@ -362,23 +379,16 @@ def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, s
         attribute_step(context, step.adam, state, batch, 1.0, Estimator(), new, micro_batch=micro_batch)
         return new
 
-    whole, parts = taken(None), taken(size)
-    once = dataclasses.replace(step, reduction="sum")
-    from engine_tolerance import update_bounds
-
-    for name, ours, theirs, close in zip(
-        ("θ", "m", "v"),
-        parts_of(context.backend, parts),
-        parts_of(context.backend, whole),
-        update_bounds(once, dtype),
-        strict=True,
-    ):
-        for key, array in ours.items():
-            assert_within(array, theirs[key], 2 * close[key], f"{name} {key}")
+    whole, parts = (arrays_of(context.backend, taken(micro_batch)) for micro_batch in (None, size))
+    close = bounds(dataclasses.replace(step, reduction="sum"), Query("update"), dtype)
+    for name, array in parts.items():
+        assert_within(array, whole[name], 2 * close[name], name)
 
 
-def parts_of(backend: Backend, state: State) -> list[Params]:
-    return [{k: backend.host(a) for k, a in group.items()} for group in (state.theta, state.m, state.v)]
+def arrays_of(backend: Backend, state: State) -> Params:
+    """Return the arrays of a state as the kit names them."""
+    groups = {"params": state.theta, "m": state.m, "v": state.v}
+    return {f"{group}.{key}": backend.host(array) for group, arrays in groups.items() for key, array in arrays.items()}
 
 
 # --- memory and waiting
@@ -617,6 +627,4 @@ print(*engine.scores(step, dtype="float64", device="cpu"))
     params = net.init(0)
     batch = Batch(np.linspace(-1, 1, 12).reshape(4, 3), np.array([0, 1, 1, 0]))
     step = Step(net, params, Adam(), AdamState.zeros(params), batch, batch)
-    expected = oracle.scores(step)
-    close = bound(step, "random_order", "midpoint", (4, 4), "float64")
-    assert_within(np.array(done.stdout.split(), float), expected, close, "score")
+    assert_scores(np.array(done.stdout.split(), float), step, "float64")

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_tolerance import update_bounds
 
 from adamshap.reference import Batch, from_torch, scores, update
 from adamshap.reference.contract import Activation, Loss
+from adamshap.verify.implementation import Query
+from adamshap.verify.oracle import bounds
 from adamshap.verify.tolerance import assert_within
 
 torch = pytest.importorskip("torch", reason="extra `peers`: torch")
@@ -87,12 +88,12 @@ def test_the_step_is_torchs_own(
     torch_step(model, optimizer, train, loss, reduction)
     after = from_torch(model, optimizer, loss=loss)
     params, state = update(step)
-    theta, m, v = update_bounds(step, np.float64)
+    close = bounds(step, Query("update"), np.float64)
     assert after.state.step == state.step == steps + 1
     for name in params:
-        assert_within(after.params[name], params[name], theta[name], name)
-        assert_within(after.state.m[name], state.m[name], m[name], f"m {name}")
-        assert_within(after.state.v[name], state.v[name], v[name], f"v {name}")
+        assert_within(after.params[name], params[name], close[f"params.{name}"], name)
+        assert_within(after.state.m[name], state.m[name], close[f"m.{name}"], f"m {name}")
+        assert_within(after.state.v[name], state.v[name], close[f"v.{name}"], f"v {name}")
 
 
 def test_a_snapshot_stays_as_it_was() -> None:

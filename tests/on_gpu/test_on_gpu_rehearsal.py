@@ -77,7 +77,7 @@ def test_it_holds_the_largest_error_of_every_property(rehearsed: Path) -> None:
     errors = json.loads(the_receipt(rehearsed).read_text())["largest_errors"]
     wanted = {f"{one.name} {dtype}, share of the bound" for one in PROPERTIES for dtype in DTYPES}
     assert wanted <= set(errors)
-    assert "influence float32, share of the bound" in errors  # a test of the checkout recorded it
+    assert "micro-batches of two terms float32, share of the bound" in errors  # a test of the checkout recorded it
     assert any(name.startswith("TF32") for name in errors)
 
 

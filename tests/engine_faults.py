@@ -1,0 +1,547 @@
+"""Faults to plant in the engine, one at a time; `run_engine_faults.py` shows which test catches each.
+
+A fault replaces a piece of text that stands once among the files of `gpu/` whose path contains ``where``. Keep the
+pieces short, so that few of them need a change where code moves; `test_engine_faults.py` fails for one that is missing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["FAULTS", "Fault", "planted"]
+
+HOST, CUDA = "not cupy", "cupy"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake in the engine.
+
+    Parameters
+    ----------
+    name : str
+    old, new : str
+        The text that is replaced, and by what.
+    tests : str
+        Test files that may catch it, the likeliest first: names without ``test_engine_`` and ``.py``.
+    where : str
+        Part of the path of the file, where `old` stands in several.
+    chosen : str
+        Which of the tests, as for ``pytest -k``: those on the host, unless the fault is in code for CUDA.
+    """
+
+    name: str
+    old: str
+    new: str
+    tests: str
+    where: str = ""
+    chosen: str = HOST
+
+
+def planted(fault: Fault, folder: Path) -> tuple[Path, str]:
+    """Return the file of the engine in `folder` that has the fault, and its text with it.
+
+    Raises
+    ------
+    LookupError
+        Where the text to replace does not stand there exactly once.
+    """
+    found = [
+        (path, path.read_text(encoding="utf-8"))
+        for path in sorted(folder.rglob("*.py"))
+        if fault.where in path.relative_to(folder).as_posix()
+    ]
+    count = sum(text.count(fault.old) for _, text in found)
+    if count != 1:
+        raise LookupError(f"{fault.name}: the text to replace stands {count} times in gpu/*{fault.where}*")
+    (path, text), *_ = ((path, text) for path, text in found if fault.old in text)
+    return path, text.replace(fault.old, fault.new)
+
+
+_LAYERS = (
+    Fault("no-bias-in-the-last-layer", "                z += bias\n", "                pass\n", "scores", "layers"),
+    Fault("chunks-of-biases-not-added", "bias[units] += b.sum(axis=0)", "bias[units] = b.sum(axis=0)", "scores run"),
+    Fault(
+        "chunks-of-weights-not-added", "weight += xp.matmul(b.T, a)", "weight[...] = xp.matmul(b.T, a)", "scores run"
+    ),
+    Fault(
+        "backward-without-derivative",
+        "        context.ops.scale_by_derivative(net.activation, b, kept)\n",
+        "",
+        "scores",
+        "layers",
+    ),
+    Fault("label-not-subtracted", "xp.where(hit, -rest, e)", "xp.where(hit, total - rest, e)", "scores"),
+    Fault("loss-without-its-gap", "xp.log(total) + gap, xp.log1p", "xp.log(total), xp.log1p", "scores"),
+    Fault("sure-labels-lose-their-loss", "xp.log1p(rest))", "xp.log(total))", "run scores"),
+    Fault("square-not-averaged", "z.dtype.type(2 / z.shape[1])", "z.dtype.type(2)", "scores"),
+    Fault(
+        "last-unit-of-a-block-left-out",
+        "min(first + block, units.stop)",
+        "min(first + block - 1, units.stop)",
+        "run scores",
+    ),
+    Fault(
+        "units-at-the-borders-of-parts-added-twice",
+        "units = slice(all_b.shape[1] * low // parts, all_b.shape[1] * high // parts)",
+        "units = slice(all_b.shape[1] * low // parts, all_b.shape[1] * high // parts + 1)",
+        "run",
+    ),
+    Fault("columns-of-parts-misplaced", "out=out[:, low:high])", "out=out[:, : high - low])", "run"),
+    Fault("weights-of-the-first-part-for-all", "else weight[rows])", "else weight[: high - low])", "run"),
+)
+
+_THREADS = (
+    Fault("remainder-of-parts-lost", "rows * i // parts for i", "rows // parts * i for i", "run cores"),
+    Fault("last-part-lost", "range(parts + 1)", "range(parts)", "run cores"),
+    Fault("errors-in-threads-swallowed", "            other.result()", "            other.exception()", "run"),
+    Fault(
+        "recorded-parts-ignored",
+        "return recorded if type(recorded) is int and 1 <= recorded <= MOST_PARTS else cpu_threads()",
+        "return cpu_threads()",
+        "cores resume",
+    ),
+    Fault("blas-keeps-its-threads", "    with one_blas_thread():\n", "    if True:\n", "run cores"),
+)
+
+_NORMS = (
+    Fault("rank-one-not-divided-by-n", "row.dtype.type(1 / math.sqrt(n))", "row.dtype.type(1)", "run"),
+    Fault(
+        "norms-of-chunks-not-added", "xp.hypot(to[layer], norm) if layer in to else norm", "norm", "norms run scores"
+    ),
+    Fault(
+        "roots-of-chunks-not-added",
+        "xp.hypot(root, _roots(context, a, b, xp.empty_like(root)), out=root)",
+        "_roots(context, a, b, root)",
+        "norms scores",
+    ),
+    Fault("squares-that-underflow-kept", "least = 4 * n *", "least = 0 * n *", "norms"),
+    Fault("squares-scaled-too-far", "math.ceil(math.log2(n))) // 4", "math.ceil(math.log2(n))) // 2", "norms"),
+    Fault(
+        "last-block-of-roots-lost",
+        "range(low * block, min(high * block, count), block)",
+        "range(low * block, max(min(high * block, count) - 2, 1), block)",
+        "norms scores",
+    ),
+    Fault(
+        "column-norms-not-rooted-numba",
+        "np.sqrt(sums).astype(x.dtype)",
+        "sums.astype(x.dtype)",
+        "kernels ops run",
+        "numba",
+    ),
+    Fault(
+        "column-norms-not-rooted-cuda",
+        "cupy.sqrt(_square_sums()(x, axis=0)).astype",
+        "_square_sums()(x, axis=0).astype",
+        "kernels ops",
+        "cuda",
+        CUDA,
+    ),
+    Fault("spread-with-replacement", "np.sqrt(left * f(n / (n - 1)))", "np.sqrt(left)", "kernels ops", "numpy"),
+    Fault(
+        "spread-with-replacement-numba",
+        "unbias = n / (n - 1) if n > 1 else 0.0\n",
+        "unbias = 1.0 if n > 1 else 0.0\n",
+        "scores kernels ops",
+        "numba",
+    ),
+    Fault(
+        "spread-with-replacement-cuda",
+        "unbias = n / (n - 1) if n > 1 else 0.0\n",
+        "unbias = 1.0 if n > 1 else 0.0\n",
+        "kernels ops scores",
+        "cuda",
+        CUDA,
+    ),
+    Fault("spread-not-centred", "one - own * own * per_sample", "one - zero * per_sample", "scores", "numba"),
+    Fault(
+        "spread-not-centred-cuda",
+        "max(T(1) - own * own * per_sample, T(0))",
+        "T(1)",
+        "kernels ops scores",
+        "cuda",
+        CUDA,
+    ),
+)
+
+_ADAM = (
+    Fault(
+        "bias-correction-of-the-next-step",
+        "((b1, t), (b2, t), (b2, t - 1))",
+        "((b1, t + 1), (b2, t), (b2, t - 1))",
+        "scores",
+    ),
+    Fault("previous-denominator-of-this-step", "(b2, t), (b2, t - 1))", "(b2, t), (b2, t))", "scores"),
+    Fault("decay-without-lr", "1 - adam.lr * adam.weight_decay", "1 - adam.weight_decay", "scores"),
+    Fault("kappa-not-decayed", "kappa=b2 / c2", "kappa=1 / c2", "scores"),
+    Fault("square-averaged-by-beta1", "d2=1 - b2", "d2=1 - b1", "scores"),
+    Fault(
+        "eps-inside-the-root-numba",
+        "_safe_root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps",
+        "_safe_root(one, math.sqrt(kappa * ve + under + eps), root_q * abs(ge), tiny)",
+        "scores",
+        "numba",
+    ),
+    Fault("m-and-v-swapped-numpy", "f(scalars.b1) * m +", "f(scalars.b1) * v +", "kernels ops", "numpy"),
+    Fault(
+        "v-and-m-swapped-numba",
+        "w[2 * BLOCK + e] = b2 * ve + d2",
+        "w[2 * BLOCK + e] = b2 * me + d2",
+        "scores",
+        "numba",
+    ),
+    Fault(
+        "last-element-lost-numba",
+        "for start in range(low, high, BLOCK):",
+        "for start in range(low, high - 1, BLOCK):",
+        "scores run",
+        "numba",
+    ),
+    Fault(
+        "idle-step-with-the-batch-cuda",
+        "T idle = lr * (mu * m) / (rho + eps);",
+        "T idle = lr * (mu * m) / below;",
+        "kernels ops scores",
+        "cuda",
+        CUDA,
+    ),
+    Fault(
+        "point-at-the-other-end-numba",
+        "(one - blend) * idle + blend * step",
+        "blend * idle + (one - blend) * step",
+        "scores two_term",
+        "numba",
+    ),
+    Fault("point-without-decay-numba", "w[POINT + e] = kept - (", "w[POINT + e] = theta_[e] - (", "scores", "numba"),
+    Fault("point-without-decay-cuda", '"point = kept - (', '"point = theta - (', "kernels ops scores", "cuda", CUDA),
+    Fault(
+        "slope-written-before-the-state-is-read-cuda",
+        'WRITE_STATE + ("slope = s * gamma;" if with_gamma else "slope = s;")',
+        '("slope = s * gamma;" if with_gamma else "slope = s;") + WRITE_STATE',
+        "kernels ops",
+        "cuda",
+        CUDA,
+    ),
+)
+
+_SLOPES = (
+    Fault("path-weights-of-two", "(float(a + 1) / 2, float(b) / 2)", "(float(a + 1) / 2, float(b))", "scores"),
+    Fault("half-the-normal", "w * 2 * float(aj)", "w * float(aj)", "scores"),
+    Fault(
+        "spread-of-independent-arrivals",
+        "float(hj) * math.sqrt(tau * (1 - tau))",
+        "float(hj) * math.sqrt(tau)",
+        "scores",
+    ),
+    Fault("nodes-swapped", "_arrival_nodes(*nodes))", "_arrival_nodes(*nodes[::-1]))", "scores"),
+    Fault("secant-is-tangent", 'SlopePlan("nodes", (SECANT,))', 'SlopePlan("nodes", (TANGENT,))', "scores"),
+    Fault(
+        "zero-denominators-not-looked-for",
+        'self.kind in ("linearized", "previous") or SECANT in self.nodes',
+        "False",
+        "run small_eps",
+    ),
+    Fault(
+        "quotient-with-the-wrong-square",
+        "kappa * (r_b * r_b + aa)",
+        "kappa * (kappa + aa)",
+        "kernels ops two_term",
+        "numpy",
+    ),
+    Fault(
+        "quotient-with-the-wrong-square-numba",
+        "\n    X = rho2 * (aa + b * b) if",
+        "\n    X = rho2 * (aa + bb) if",
+        "scores",
+        "numba",
+    ),
+    Fault(
+        "quotient-with-the-wrong-square-cuda",
+        "T X = ab > T(0) ? rho2 * (aa + b * b) : U;",
+        "T X = ab > T(0) ? rho2 * (aa + bb) : U;",
+        "kernels ops scores",
+        "cuda",
+        CUDA,
+    ),
+    Fault(
+        "momentum-part-halved-cuda", "of_mu = mu2 * c;", "of_mu = T(0.5) * mu2 * c;", "kernels ops scores", "cuda", CUDA
+    ),
+    Fault(
+        "zero-over-zero-at-rest",
+        "    top = top if top > tiny else tiny\n    inverse = one / top",
+        "    inverse = one / top",
+        "scores",
+        "numba",
+    ),
+    Fault(
+        "tables-of-nodes-keyed-by-their-number",
+        "    return np.array(nodes or np.zeros((0, 4)), dtype)\n",
+        """    table = np.array(nodes or np.zeros((0, 4)), dtype)
+    return globals().setdefault(f"table of {len(table)} in {dtype}", table)
+""",
+        "scores",
+        "numba",
+    ),
+)
+
+_ACTIVATIONS = (
+    Fault(
+        "gelu-derivative-short-numba",
+        "normal + x * math.exp(-half * x * x) / root_two_pi",
+        "normal",
+        "scores kernels ops",
+        "numba",
+    ),
+    Fault("silu-derivative-wrong-cuda", "up * (T(1) + x * down)", "up * (T(1) + x * up)", "kernels ops", "cuda", CUDA),
+    Fault(
+        "sigmoid-derivative-wrong",
+        "np.multiply(up, down, out=derivative)",
+        "np.multiply(up, up, out=derivative)",
+        "scores",
+    ),
+    Fault(
+        "relu-gate-open-at-0-cuda", "a > T(0) ? b : T(0)", "a >= T(0) ? b : T(0)", "kernels ops scores", "cuda", CUDA
+    ),
+    Fault(
+        "tanh-derivative-by-subtraction",
+        "np.divide(f(4) * t, (f(1) + t) ** 2, out=derivative)",
+        "np.subtract(f(1), np.tanh(z) ** 2, out=derivative)",
+        "kernels ops scores",
+    ),
+)
+
+_STEP = (
+    Fault(
+        "chunk-of-one-sample-lost",
+        "for low in range(0, n, size)]",
+        "for low in range(0, max(n - 1, 1), size)]",
+        "scores run",
+    ),
+    Fault(
+        "validation-sample-averaged",
+        "each = 1.0 if estimator.per_validation else 1 / batch.n_val",
+        "each = 1 / batch.n_val",
+        "scores",
+    ),
+    Fault("validation-weights-missing-beside-the-batch", "= each, weight\n", "= weight, weight\n", "run"),
+    Fault(
+        "validation-shares-a-buffer-with-the-batch",
+        'new_trace(context, "start",',
+        'new_trace(context, "train",',
+        "scores",
+    ),
+    Fault("loss-of-the-last-chunk-alone", "loss = loss + trace.losses", "loss = trace.losses", "run"),
+    Fault("loss-averaged-over-the-last-chunk", "norms, loss / batch.n)", "norms, loss / len(trace.losses))", "run"),
+    Fault("path-weights-missing", "batch.valid_y, each * w)", "batch.valid_y, each)", "scores"),
+    Fault("own-part-of-the-path-forgotten", "(low + tau * (high - low), w)", "(tau, w)", "two_term scores"),
+    Fault("own-midpoint-forgotten", "(low + high) / 2, new", "0.5, new", "two_term scores"),
+    Fault("remainder-divided-by-n-val", "scores.dtype.type(batch.n)", "scores.dtype.type(batch.n_val)", "scores"),
+    Fault("end-losses-in-one-buffer", "batch.valid_y).copy())", "batch.valid_y))", "scores"),
+    Fault("gap-backwards", "gap = losses[0] - losses[1]", "gap = losses[1] - losses[0]", "scores"),
+    Fault(
+        "per-validation-transposed",
+        "s.T if estimator.per_validation",
+        "s.reshape(s.shape[::-1]) if estimator.per_validation",
+        "scores",
+    ),
+    Fault("first-node-alone-for-each-validation-sample", "slice(v, None, n_val)", "slice(v, v + 1)", "scores run"),
+    Fault("sgd-scored-with-the-path-s-nodes", 'replace(estimator, gradient="start")', "estimator", "run"),
+    Fault("sgd-without-lr", "batch.n, first.start, scalars.lr))", "batch.n, first.start, 1.0))", "run"),
+    Fault("validation-gradient-taken-twice", "gamma is not None, sketch)", "False, sketch)", "scores"),
+    Fault("plain-step-not-averaged", "state.theta, y, weight)", "state.theta, y, 1.0)", "scores"),
+    Fault("eps-asked-for-where-the-gradient-is-not-0", "zero &= abs(", "zero | abs(", "run"),
+    Fault(
+        "efficiency-starts-at-rest-unasked",
+        "or estimator.efficient or plan.meets_rest",
+        "or plan.meets_rest",
+        "scores run",
+    ),
+)
+
+_GHOST = (
+    Fault("bias-dropped-from-factors", "out[rows] += b @ p", "pass", "run"),
+    Fault(
+        "bias-in-every-network",
+        "        if context.net.bias:\n            inner +=",
+        "        if True:\n            inner +=",
+        "scores",
+    ),
+    Fault(
+        "range-not-orthonormal",
+        "q = orthonormal(context, shared_product(context, p, basis))",
+        "q = shared_product(context, p, basis)",
+        "run",
+    ),
+    Fault(
+        "one-basis-for-all-validation-samples",
+        'product[f"{layer}.weight"], (layer, group))',
+        'product[f"{layer}.weight"], (layer, 0))',
+        "run",
+    ),
+    Fault("basis-of-the-first-step-kept", "self.bases[key] = basis", "self.bases.setdefault(key, basis)", "run"),
+    Fault("sketch-where-it-does-not-pay", "3 * self.rank / n < 1", "self.rank / n < 1", "run"),
+    Fault("seed-of-the-sketch-ignored", "default_rng((self.seed, *key))", "default_rng(key)", "run"),
+    Fault("directions-of-rounding-kept", "kept = values > UNRESOLVED * len(gram)", "kept = values > 0", "kernels ops"),
+    Fault("directions-of-rounding-kept-cuda", "left > unresolved * r ?", "left > 0 ?", "kernels ops", "cuda", CUDA),
+    Fault("row-dot-without-shift-numba", "b[i, j] * (z[i, j] + p[j])", "b[i, j] * z[i, j]", "scores", "numba"),
+    Fault("row-dot-without-shift-cuda", '"b * (z + p)"', '"b * z"', "kernels ops scores", "cuda", CUDA),
+    Fault("half-precision-scaled-once", "tops[0] * tops[1]", "tops[0]", "run", "", CUDA),
+)
+
+_SINGLE = (
+    Fault("coalition-ignored", "[b * mask for b in", "[b for b in", "scores"),
+    Fault("banzhaf", "1 / (n * math.comb(n - 1, s))", "1 / 2 ** (n - 1)", "scores"),
+    Fault("standard-error-of-the-sum", "ddof=1) / math.sqrt(pairs)", "ddof=1) / pairs", "scores"),
+    Fault("influence-frozen", 'Estimator("tangent")', 'Estimator("frozen")', "scores"),
+    Fault(
+        "first-order-with-the-opposite-sign", "return -float(sum(products))", "return float(sum(products))", "scores"
+    ),
+)
+
+_TWO_TERM = (
+    Fault("normal-rules-the-other-way-round", "for fewer in (1, 0)]", "for fewer in (0, 1)]", "two_term scores"),
+    Fault("own-spread-with-n-minus-1", "math.sqrt(n - 1) / n, RIDGE", "1 / math.sqrt(n), RIDGE", "two_term scores"),
+    Fault("root-without-sign", "return xp.copysign(out, array, out=out)", "return out", "two_term scores"),
+    Fault("roots-of-all-layers-in-one-buffer", 'f"root inputs {layer}"', '"root inputs"', "two_term scores"),
+    Fault("first-goes-all-the-way", "return (0.0, 1 / n) if kind", "return (0.0, 1.0) if kind", "two_term scores"),
+    Fault("places-counted-from-1", "middle = (n - 1) / 2", "middle = n / 2", "two_term"),
+    Fault(
+        "refusal-of-nothing-found-missing",
+        "return any(tau == across == 0",
+        "return False and any(tau == across == 0",
+        "two_term run",
+    ),
+    Fault(
+        "pairs-of-neighbours-alone-numpy",
+        "combinations(range(len(plan.own)), 2)",
+        "((j, j + 1) for j in range(len(plan.own) - 1))",
+        "two_term",
+    ),
+    Fault(
+        "pairs-of-neighbours-alone-numba",
+        "for other in range(j):",
+        "for other in range(max(j - 1, 0), j):",
+        "two_term scores",
+        "numba",
+    ),
+    Fault(
+        "pairs-without-the-last-cuda",
+        "for (int i = 0; i < j; ++i)",
+        "for (int i = 0; i + 1 < j; ++i)",
+        "two_term scores",
+        "cuda",
+        CUDA,
+    ),
+)
+
+_CARRY = (
+    Fault("window-one-block-short", "len(self.blocks) > self.later", "len(self.blocks) >= self.later", "carry"),
+    Fault(
+        "grow-and-less-swapped",
+        "validation, owed, grow, less, product",
+        "validation, owed, less, grow, product",
+        "carry",
+    ),
+    Fault("own-block-subtracted-one-step-late", "beta1 ** (-passed - 1) if", "beta1 ** (-passed) if", "carry"),
+    Fault("blocks-one-step-too-near", "betas[0] ** self.length)", "betas[0] ** (self.length - 1))", "carry"),
+    Fault("last-batch-closed-as-a-full-one", "closed / sizes, strict", "closed / sizes.max(), strict", "carry"),
+    Fault("lost-at-the-end-of-windows-not-closed", "    if loses:\n", "    if False:\n", "carry"),
+    Fault("waiting-batches-not-copied", "        return copies\n", "        return arrays\n", "carry"),
+    Fault(
+        "arrays-of-batches-that-left-not-copied-anew",
+        "self.unused.append(batch.arrays)",
+        "self.unused.append(self.blocks[-1].batches[-1].arrays)",
+        "carry",
+    ),
+    Fault(
+        "bound-without-what-left-the-window",
+        "self.truncated += self.exposed * xp.sqrt(size)",
+        "self.truncated += 0 * xp.sqrt(size)",
+        "carry",
+    ),
+    Fault("decay-s-share-of-theta", "(1 - scalars.shrink) * of_theta", "scalars.shrink * of_theta", "carry"),
+    Fault("exposure-lost-on-resume", ', (self.exposed, "exposed"))', ")", "carry resume"),
+    Fault(
+        "window-one-block-short-on-resume",
+        "done // self.length - self.later)",
+        "done // self.length - self.later + 1)",
+        "resume carry",
+    ),
+    Fault("owed-not-grown-numba", "owed_[e] + w[MOMENTUM + e] * grow", "owed_[e] + w[MOMENTUM + e]", "carry", "numba"),
+    Fault("owed-added-for-subtracted", "slope -= f(owed.less) * total", "slope += f(owed.less) * total", "carry"),
+    Fault(
+        "owed-before-this-step-cuda",
+        "product = slope - less * K;",
+        "product = slope - less * owed;",
+        "carry",
+        "cuda",
+        CUDA,
+    ),
+    Fault("middle-node-counted-twice", "w * a_j / (2 if middle else 1)", "w * a_j", "carry"),
+    Fault("carried-samples-not-counted", "        self.seen[step.index] += 1\n", "", "carry", "carry_account"),
+)
+
+_RUN = (
+    Fault("samples-not-counted", "        self.seen[step.index] += 1\n", "", "run resume", "step_account"),
+    Fault(
+        "scores-overwritten",
+        "self.scores[step.index] += step.scores",
+        "self.scores[step.index] = step.scores",
+        "run resume",
+        "step_account",
+    ),
+    Fault(
+        "epoch-of-the-next-step",
+        "(completed - 1) // self.config.per_epoch",
+        "completed // self.config.per_epoch",
+        "run resume",
+    ),
+    Fault(
+        "last-batch-weighted-as-a-full-one",
+        "1 / batch.n if setup.config.reduction",
+        "1 / setup.config.batch_size if setup.config.reduction",
+        "run",
+        "step_account",
+    ),
+    Fault(
+        "v-lost-on-resume",
+        "for name in names} for group in GROUPS)",
+        'for name in names} for group in ("params", "m", "m"))',
+        "resume",
+    ),
+    Fault("step-number-lost-on-resume", "next_step(completed))", "FIRST_STEP)", "resume", "run.py"),
+    Fault("bases-lost-on-resume", "self.sketch.bases[layer, group] = self.setup", "_ = self.setup", "resume"),
+    Fault(
+        "chunks-run-again-after-the-step",
+        "return self.micro_batch is not None and self.micro_batch <",
+        "return False and self.micro_batch <",
+        "run resume",
+    ),
+    Fault("last-steps-not-fetched", "wait=self.state.completed == config.length", "wait=False", "run resume", "", CUDA),
+    Fault("divergence-of-parameters-missed", "and not state.is_finite():", "and False:", "run resume", "step_account"),
+    Fault(
+        "initial-parameters-trained",
+        "{name: p.copy() for name, p in setup.initial.items()}",
+        "dict(setup.initial)",
+        "run resume",
+    ),
+    Fault("micro-batch-not-among-the-settings", 'return {"micro_batch": self.micro_batch}', "return {}", "resume"),
+    Fault("inputs-copied", 'np.require(host, self.dtype, ["C", "A"])', 'np.array(host, self.dtype, order="C")', "run"),
+    Fault("overflow-of-inputs-not-refused", "            if count:\n", "            if False:\n", "run maps"),
+    Fault("outgrown-buffers-kept", "            del self.views[key]\n", "            break\n", "run"),
+)
+
+FAULTS = (
+    *_LAYERS,
+    *_THREADS,
+    *_NORMS,
+    *_ADAM,
+    *_SLOPES,
+    *_ACTIVATIONS,
+    *_STEP,
+    *_GHOST,
+    *_SINGLE,
+    *_TWO_TERM,
+    *_CARRY,
+    *_RUN,
+)
