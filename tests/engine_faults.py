@@ -354,7 +354,7 @@ _STEP = (
         "efficiency-starts-at-rest-unasked",
         "or estimator.efficient or plan.meets_rest",
         "or plan.meets_rest",
-        "scores run",
+        "small_eps",
     ),
 )
 
