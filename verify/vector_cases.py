@@ -24,7 +24,6 @@ from adamshap.reference.contract import (
     Adam,
     AdamState,
     Array,
-    CompletedSteps,
     Params,
     Step,
 )
@@ -102,7 +101,7 @@ def _state(draw: Random, params: Params, kind: str) -> AdamState:
     if kind == "adversarial":
         # No momentum where v = 0: there it would throw the parameters to m/ε, where nothing can be told from rounding.
         m = {name: np.where((v[name] == 0) | (array(draw, p.shape, 1.0) < -0.7), 0.0, p) for name, p in m.items()}
-    return AdamState(CompletedSteps(one(draw, COMPLETED)), m, v)
+    return AdamState(one(draw, COMPLETED), m, v)
 
 
 def _moment(draw: Random, shape: tuple[int, ...], size: float, kind: str) -> Array:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NewType, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -175,6 +175,10 @@ class AdamState:
     m: Params
     v: Params
 
+    if TYPE_CHECKING:  # callers may pass a plain int, and read it back as completed steps
+
+        def __init__(self, step: int, m: Params, v: Params) -> None: ...
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", positive_integer("AdamState.step", self.step, minimum=0))
         if not isinstance(self.m, Mapping):
@@ -188,7 +192,7 @@ class AdamState:
 
     @property
     def next_step(self) -> StepNumber:
-        """t, the number of the step that is taken next."""
+        """Number of the step that is taken next, t."""
         return StepNumber(self.step + 1)
 
     def after(self, m: Params, v: Params) -> "AdamState":
