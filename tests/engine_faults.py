@@ -409,7 +409,7 @@ _TWO_TERM = (
         "refusal-of-nothing-found-missing",
         "return any(tau == across == 0",
         "return False and any(tau == across == 0",
-        "two_term run",
+        "small_eps",
     ),
     Fault(
         "pairs-of-neighbours-alone-numpy",
@@ -470,9 +470,9 @@ _CARRY = (
     Fault("owed-not-grown-numba", "owed_[e] + w[MOMENTUM + e] * grow", "owed_[e] + w[MOMENTUM + e]", "carry", "numba"),
     Fault("owed-added-for-subtracted", "slope -= f(owed.less) * total", "slope += f(owed.less) * total", "carry"),
     Fault(
-        "owed-before-this-step-cuda",
+        "owed-by-this-step-alone-cuda",
         "product = slope - less * K;",
-        "product = slope - less * owed;",
+        "product = slope - less * due;",
         "carry",
         "cuda",
         CUDA,
