@@ -380,7 +380,7 @@ _STEP = (
         "efficiency-starts-at-rest-unasked",
         "or estimator.efficient or slope.meets_rest",
         "or slope.meets_rest",
-        "scores run",
+        "small_eps",
     ),
 )
 
@@ -449,7 +449,7 @@ _TWO_TERM = (
         "refusal-of-nothing-found-missing",
         "return any(tau == across == 0",
         "return False and any(tau == across == 0",
-        "two_term run",
+        "small_eps",
     ),
     Fault(
         "pairs-of-neighbours-alone-numpy",
@@ -515,9 +515,9 @@ _CARRY = (
     Fault("owed-not-grown-numba", "owed_[e] + w[MOMENTUM + e] * grow", "owed_[e] + w[MOMENTUM + e]", "carry", "numba"),
     Fault("owed-added-for-subtracted", "slope -= f(owed.less) * total", "slope += f(owed.less) * total", "carry"),
     Fault(
-        "owed-before-this-step-cuda",
+        "owed-by-this-step-alone-cuda",
         "product = slope - less * K;",
-        "product = slope - less * owed;",
+        "product = slope - less * due;",
         "carry",
         "cuda",
         CUDA,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
@@ -478,6 +479,14 @@ def test_a_full_device_names_the_buffer_and_says_where() -> None:
         within_memory(context.place),
     ):
         context.buffers.get("train inputs 0", (10, 100))
+
+
+def test_an_outgrown_buffer_is_given_up() -> None:
+    buffers = Buffers(pick_backend("cpu", "float32"))
+    small = weakref.ref(buffers.get("train inputs 0", (10, 8)).base)
+    assert small() is not None
+    buffers.get("train inputs 0", (20, 8))
+    assert small() is None
 
 
 WHAT = r"(a temporary array|buffer '[a-z 0-9]+' of [\d,]+ bytes)"

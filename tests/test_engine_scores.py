@@ -19,6 +19,9 @@ from adamshap.verify.tolerance import assert_within
 
 SHRINK_SECONDS = 10.0
 
+PERMUTATIONS = 128
+"""Of which each comes with its reverse: so many that a standard error is known to a tenth."""
+
 SIGMAS = 5
 """Standard errors between two sampled means: of a dozen normal deviates, one in some hundred thousand draws has one."""
 
@@ -42,11 +45,14 @@ def test_sampled_shapley_values_agree_within_their_standard_errors(device: Any) 
     params = net.init(0)
     train, valid = (oracle.Batch(generator.standard_normal((n, 3)), generator.integers(0, 2, n)) for n in (13, 4))
     step = Step(net, params, oracle.Adam(), oracle.AdamState.zeros(params), train, valid)
-    got = engine.marginals(step, "shapley", permutations=64, device=device, dtype="float64")
-    expected = oracle.marginals(step, "shapley", permutations=64)
+    got = engine.marginals(step, "shapley", permutations=PERMUTATIONS, device=device, dtype="float64")
+    expected = oracle.marginals(step, "shapley", permutations=PERMUTATIONS)
     error = np.hypot(got.standard_error, expected.standard_error)
     assert (got.standard_error > 0).all()
     assert_within(got.values, expected.values, SIGMAS * error, "Shapley value")
+    # The relative standard error of a standard error, of normal pairs, and of two of them.
+    of_error = np.sqrt(2 / (2 * (PERMUTATIONS // 2 - 1))) * expected.standard_error
+    assert_within(got.standard_error, expected.standard_error, SIGMAS * of_error, "standard error")
     coalitions = (Query("utility", {"coalition": np.full(step.n, member)}) for member in (True, False))
     total = sum(bounds(step, query, "float64")["values"] for query in coalitions)
     assert_within(got.values.sum(), got.total - got.empty, total, "Σ Shapley value")

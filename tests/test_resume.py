@@ -233,6 +233,14 @@ def test_a_state_of_another_run_is_refused(attribute: Any) -> None:
             attribute(NET, adam, train, VALID, resume=snapshot, **RUN)
 
 
+@pytest.mark.parametrize("changed", [{"micro_batch": 3}, {"micro_batch": None}, {"rank": 3}, {"variance": "rank_one"}])
+def test_a_state_of_a_run_with_other_options_of_the_engine_is_refused(changed: dict[str, Any]) -> None:
+    (name,), options = changed, {"micro_batch": 4, "rank": 2}
+    snapshot = snapshot_after(engine.attribute, 3, **options)
+    with pytest.raises(ValueError, match=f"resume: got the state of another run, which differs in .*{name}"):
+        engine.attribute(NET, Adam(), TRAIN, VALID, resume=snapshot, **(RUN | options | changed))
+
+
 def test_a_state_of_the_other_trainer_is_refused() -> None:
     with pytest.raises(ValueError, match=r"resume: got (the names|the state of another run)"):
         engine.attribute(NET, Adam(), TRAIN, VALID, resume=snapshot_after(oracle.attribute, 3), **RUN)
