@@ -255,6 +255,12 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         y=np.random.default_rng(5).standard_normal((3, 4, 2)),
         loss="mse",
     ),
+    "residuals in residuals": lambda: stacked(
+        Residual((Linear(6, 6), Residual((RMSNorm(6), Residual((Attention(6, 2),)), Linear(6, 6, bias=False))))),
+        Linear(6, 3),
+        x=REAL,
+        y=some_labels(3, 4, 3),
+    ),
     "flattened sequences": lambda: stacked(Linear(6, 2), Flatten(), Linear(8, 3), x=REAL, y=CLASSES),
     "convolution": lambda: image_stack(Conv2d(2, 4, (3, 3))),
     "convolution, stride and padding": lambda: image_stack(Conv2d(2, 4, (3, 2), (2, 1), (1, 2))),
