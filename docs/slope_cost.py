@@ -10,11 +10,15 @@ from functools import partial
 
 import numpy as np
 
-from adamshap.gpu import step as steps
+from adamshap.gpu.arrays import like
 from adamshap.gpu.backend import pick_backend
-from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
-from adamshap.gpu.layers import EngineContext
-from adamshap.gpu.two_term import two_slopes
+from adamshap.gpu.captures import RootSquares
+from adamshap.gpu.kernels.plan import slope_plan
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.norms import Norms
+from adamshap.gpu.parameter_pass import FusedOut, fused_step, take_step
+from adamshap.gpu.state import State, StepBatch, StepInput
+from adamshap.gpu.two_term import fit_plan, two_slopes
 from adamshap.reference.contract import SLOPES, Adam, Network
 
 SIZES, N, T, ROUNDS = (784, 1024, 1024, 10), 64, 10, 15
@@ -36,30 +40,32 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     generator = np.random.default_rng(0)
-    context, scalars = EngineContext.on(Network(SIZES, "relu"), pick_backend("cpu", "float32")), adam_scalars(Adam(), T)
-    theta, m, v, g, point, slope = (steps.like(context, name) for name in ("theta", "m", "v", "g", "point", "slope"))
+    context = context_for(Network(SIZES, "relu"), pick_backend("cpu", "float32"))
+    theta, m, v, g, point, slope = (like(context, name) for name in ("theta", "m", "v", "g", "point", "slope"))
     for arrays, scale in ((theta, 0.1), (m, 1e-3), (g, 1e-3)):
         for array in arrays.values():
             array[...] = scale * generator.standard_normal(array.shape)
     for name, array in v.items():
         array[...] = m[name] ** 2 + 1e-8
-    state = steps.State(theta, m, v, T)
-    rows = {layer: np.full(width, 1e-3, np.float32) for layer, width in enumerate(SIZES[1:])}
-    columns = {layer: np.ones(width, np.float32) for layer, width in enumerate(SIZES[:-1])}
-    spread = steps.Norms(rows, columns)
+    state, x = State(theta, m, v, T), np.empty((N, SIZES[0]), np.float32)
+    step = StepInput.of(context, Adam(), state, StepBatch(x, None, x, None), 1 / N)
+    norms = Norms()
+    for name, array in g.items():
+        row = np.full(len(array), 1e-3, np.float32)
+        norms[name] = RootSquares(row) if array.ndim == 1 else RootSquares(None, row, np.ones_like(array[0]))
     with context.at_work():
-        adam = least_seconds(lambda: steps.take_step(context, scalars, state, g, state))
+        adam = least_seconds(lambda: take_step(context, step.hyperparameters.scalars, state, g, state))
         print(f"Adam alone: {1e9 * adam / sum(a.size for a in g.values()):.1f} ns a parameter")
         for name in SLOPES:
             for nodes in NODES[name]:
                 plan = slope_plan(name, nodes, N)
-                first = steps.ForwardResult(None, None, g, spread if plan.needs_spread else None, None)
-                fused = partial(steps.take_step_and_slope, context, scalars, plan, N, state, first, None, 0.5, state)
-                print(f"{name} {nodes}: {least_seconds(partial(fused, point, slope)) / adam:.1f}")
+                used, out = norms if plan.needs_spread else None, FusedOut(state, point, slope)
+                fused = partial(fused_step, step, plan, g, used, None, 0.5, out)
+                print(f"{name} {nodes}: {least_seconds(fused) / adam:.1f}")
         for kind, nodes in (("first", (4, 4)), ("shapley", (2, 4)), ("shapley", (4, 4)), ("shapley", (8, 2))):
-            terms = (steps.like(context, name) for name in ("first term", "second term"))
-            both = partial(two_slopes, context, scalars, kind, nodes, N, g, state, spread, *terms)
-            print(f"two_term {kind} {nodes}: {least_seconds(both) / adam:.0f} more than sgd")
+            terms = like(context, "first term"), like(context, "second term")
+            fit = partial(two_slopes, step, fit_plan(kind, N, nodes), g, norms, terms)
+            print(f"two_term {kind} {nodes}: {least_seconds(fit) / adam:.0f} more than sgd")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from adamshap import gpu
-from adamshap.gpu import step as steps
+from adamshap.gpu.arrays import like
 from adamshap.gpu.backend import pick_backend
-from adamshap.gpu.layers import EngineContext
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.state import State, StepBatch
+from adamshap.gpu.step import attribute_step, plain_step
 from adamshap.reference.contract import Activation, Adam, AdamState, Array, Batch, Estimator, Network, Step
 
 TIMES = (1, 2, 5, 20, 100)
@@ -80,24 +82,21 @@ def correlations(name: str, seed: int) -> dict[tuple[str, str, int], float]:
 
 def cost(sizes: tuple[int, ...], n: int, rounds: int) -> dict[str, float]:
     """Return the minimum processor time of a step, plain and with each variance, interleaved."""
-    generator, context = (
-        np.random.default_rng(0),
-        EngineContext.on(Network(sizes, "relu"), pick_backend("cpu", "float32")),
-    )
-    theta = context.backend.reals(context.net.init(0))
+    generator, context = np.random.default_rng(0), context_for(Network(sizes, "relu"), pick_backend("cpu", "float32"))
+    theta = context.backend.reals(context.model.init(0))
     m, v = ({key: context.backend.xp.zeros_like(p) for key, p in theta.items()} for _ in range(2))
-    state = steps.State(theta, m, v, 1)
-    new = steps.State(*(steps.like(context, name) for name in ("new θ", "new m", "new v")), 2)
+    state = State(theta, m, v, 1)
+    new = State(*(like(context, name) for name in ("new θ", "new m", "new v")), 2)
     x, valid_x = (context.backend.real(generator.standard_normal((rows, sizes[0]))) for rows in (n, 16))
     y, valid_y = (context.backend.labels(generator.integers(0, sizes[-1], rows)) for rows in (n, 16))
-    batch = steps.StepBatch(x, y, valid_x, valid_y)
+    batch = StepBatch(x, y, valid_x, valid_y)
 
     def plain() -> None:
-        steps.plain_step(context, Adam(), state, x, y, 1 / n, new)
+        plain_step(context, Adam(), state, x, y, 1 / n, new)
 
     def take(variance: str) -> None:
         estimator = Estimator(variance=variance)
-        steps.attribute_step(context, Adam(), state, batch, 1 / n, estimator, new)
+        attribute_step(context, Adam(), state, batch, 1 / n, estimator, new)
 
     takes: dict[str, Callable[[], None]] = {"plain": plain}
     takes |= {name: partial(take, name) for name in ("rank_one", "exact")}

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from adamshap.gpu.step import Arrays, State
+from adamshap.gpu.arrays import Arrays
+from adamshap.gpu.state import State
 from adamshap.reference.contract import Array, CompletedSteps, Credit, Snapshot, StepNumber
 
 __all__ = ["Account", "Credited", "NotFinite"]

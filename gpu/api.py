@@ -11,16 +11,16 @@ from adamshap.gpu.carry_account import CarryAccount, refuse_with_carry
 from adamshap.gpu.case import Case
 from adamshap.gpu.counting import completed_after
 from adamshap.gpu.game import Game, marginals_of
-from adamshap.gpu.ghost import Sketch
+from adamshap.gpu.hyperparameters import refuse_division_by_zero
 from adamshap.gpu.run import OpenAccount, attributed_run
 from adamshap.gpu.run_setup import RunSetup
-from adamshap.gpu.step import attribute_step, plain_step, refuse_division_by_zero
+from adamshap.gpu.sketch import Sketch
+from adamshap.gpu.step import attribute_step, plain_step
 from adamshap.gpu.step_account import StepAccount
 from adamshap.reference.contract import (
     CREDITS,
     MARGINAL_LOSSES,
     MARGINALS,
-    Adam,
     AdamState,
     Array,
     Batch,
@@ -33,6 +33,7 @@ from adamshap.reference.contract import (
     MarginalLoss,
     Marginals,
     Network,
+    Optimiser,
     Params,
     Progress,
     Reduction,
@@ -42,12 +43,12 @@ from adamshap.reference.contract import (
     ScoreSlope,
     Step,
     Variance,
-    adam_in,
     check_callable,
     coalition_mask,
     logged,
     of_kind,
     one_of,
+    optimiser_in,
     permutations_of,
     positive_integer,
     refuse,
@@ -91,8 +92,8 @@ def update(
     case = Case.of(step, device, dtype)
     context, new = case.context, case.fresh()
     with context.at_work():
-        if case.adam.eps == 0:
-            refuse_division_by_zero(context, case.adam, case.state, case.gradient())
+        if any(adam.eps == 0 for adam in case.hyperparameters.adam.values()):
+            refuse_division_by_zero(context, case.hyperparameters, case.state.v, case.gradient())
         plain_step(context, case.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
     groups = {"gradient of": new.m, "squared gradient of": new.v, "new": new.theta}
     named = {f"{group} {key!r}": array for group, arrays in groups.items() for key, array in arrays.items()}
@@ -319,7 +320,7 @@ def marginals(
 
 def attribute(
     network: Network,
-    adam: Adam,
+    adam: Optimiser,
     train: Batch,
     valid: Batch,
     *,
@@ -423,7 +424,7 @@ def attribute(
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     backend = pick_backend(device, dtype)
-    held = adam_in(adam, backend.dtype)
+    held = optimiser_in(adam, backend.dtype)
     estimator = Estimator(slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype)
     _refuse_score_dtype(estimator, backend)
     open_account: OpenAccount

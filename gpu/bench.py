@@ -19,15 +19,21 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from adamshap.gpu import step as steps
+from adamshap.gpu.arrays import Arrays, BatchGradient, SlopeArrays, like
 from adamshap.gpu.backend import pick_backend
+from adamshap.gpu.captures import multiply_by_sums, write_sums
 from adamshap.gpu.carry import Carrier
+from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import FIRST_STEP, completed_after, following, next_step
 from adamshap.gpu.data import Data
-from adamshap.gpu.ghost import Sketch, contract
-from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
-from adamshap.gpu.layers import EngineContext, gradients, new_trace, run_rows, times_gradients
-from adamshap.gpu.step import Arrays, State, StepBatch
+from adamshap.gpu.kernels.plan import slope_plan
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.norms import Norms, add_norms
+from adamshap.gpu.parameter_pass import FusedOut, fused_step, take_step
+from adamshap.gpu.scores import contract
+from adamshap.gpu.sketch import Sketch
+from adamshap.gpu.state import State, StepBatch, StepInput
+from adamshap.gpu.step import attribute_step, plain_step
 from adamshap.gpu.threads import cpu_threads
 from adamshap.reference.contract import (
     Adam,
@@ -237,6 +243,7 @@ class _Run:
     """One network in training, on batches of noise around one point for each class."""
 
     case: Case
+    net: Network
     context: EngineContext
     state: State
     batch: StepBatch
@@ -246,7 +253,7 @@ class _Run:
     def of(cls, case: Case, device: str, slope: ScoreSlope, gradient: Gradient) -> "_Run":
         net = Network(case.sizes, "relu")
         backend = pick_backend(device, "float32")
-        context, generator = EngineContext.on(net, backend), np.random.default_rng(0)
+        context, generator = context_for(net, backend), np.random.default_rng(0)
         centres = generator.standard_normal((case.sizes[-1], case.sizes[0]), dtype=np.float32)
         y = generator.integers(0, case.sizes[-1], case.n_val + case.n)
         both = backend.real(centres[y] + 4 * generator.standard_normal((len(y), case.sizes[0]), dtype=np.float32))
@@ -257,6 +264,7 @@ class _Run:
         ]
         return cls(
             case,
+            net,
             context,
             State(backend.reals(net.init(0)), moments[0], moments[1], FIRST_STEP),
             StepBatch(both[n_val:], labels[n_val:], both[:n_val], labels[:n_val], both),
@@ -267,11 +275,11 @@ class _Run:
         self.state = State(self.state.theta, self.state.m, self.state.v, following(self.state.t))
 
     def plain(self) -> None:
-        steps.plain_step(self.context, Adam(), self.state, self.batch.x, self.batch.y, 1 / self.case.n, self.state)
+        plain_step(self.context, Adam(), self.state, self.batch.x, self.batch.y, 1 / self.case.n, self.state)
         self._next()
 
     def attributed(self, sketch: Sketch | None, with_sgd: bool = False, new: State | None = None) -> Any:
-        taken = steps.attribute_step(
+        result = attribute_step(
             self.context,
             Adam(),
             self.state,
@@ -284,14 +292,14 @@ class _Run:
         )
         if new is None:
             self._next()
-        return taken.scores
+        return result.scores
 
     def agreement(self, sketch: Sketch, count: int = 5) -> float:
         """Return Pearson's R between exact and sketched scores, added up over `count` steps."""
         totals = [np.zeros(self.case.n) for _ in range(2)]
         backend = self.context.backend
         for _ in range(count):
-            theta, m, v = (steps.like(self.context, f"other {group}") for group in ("theta", "m", "v"))
+            theta, m, v = (like(self.context, f"other {group}") for group in ("theta", "m", "v"))
             new = State(theta, m, v, FIRST_STEP)
             totals[0] += backend.host(self.attributed(None, new=new))
             totals[1] += backend.host(self.attributed(sketch))
@@ -300,34 +308,37 @@ class _Run:
     def parts(self, rank: int) -> dict[str, Callable[[], Any]]:
         """Return the parts of a step, each as something to call."""
         context, batch, n, n_val = self.context, self.batch, self.case.n, self.case.n_val
-        scalars, plan = adam_scalars(Adam(), self.state.t), slope_plan(self.estimator.slope, (2, 4), n)
-        trace, validation = new_trace(context, "train", n, batch.x), new_trace(context, "valid", n_val, batch.valid_x)
-        g, slope, point = (steps.like(context, name) for name in ("gradient", "slope", "point"))
-        product: Arrays = {name: a.copy() for name, a in slope.items()}
+        stack, plan = context.stack, slope_plan(self.estimator.slope, (2, 4), n)
+        train, valid = stack.workspace(context, "train", batch.x), stack.workspace(context, "valid", batch.valid_x)
+        captures, validation = train.captures, valid.captures
+        g, point = BatchGradient(like(context, "gradient")), like(context, "point")
+        slope = SlopeArrays(like(context, "slope"))
+        matrix: Arrays = {name: a.copy() for name, a in slope.items()}
         out, sketch = context.backend.xp.zeros(n, context.backend.dtype), Sketch(rank)
-        factors = sketch.factors(context, product, n)
-        norms = steps.Norms()
-        steps.add_norms(context, norms, trace, "rank_one")
-        first = steps.ForwardResult(trace, None, g, norms if plan.needs_spread else None, None)
+        factors = sketch.factors(context, matrix, n)
+        norms = Norms()
+        add_norms(context, norms, captures, "rank_one")
+        step = StepInput.of(context, Adam(), self.state, batch, 1 / n)
+        scalars, used, written = step.hyperparameters.scalars, norms if plan.needs_spread else None, self.state
 
         def validation_product() -> None:
             for name, a in slope.items():
-                product[name][...] = a
-            times_gradients(context, validation, product)
+                matrix[name][...] = a
+            multiply_by_sums(context, validation, matrix)
 
         return {
-            "forward and backward": lambda: run_rows(context, trace, self.state.theta, batch.y, 1 / n),
-            "gradient": lambda: gradients(context, trace, g),
-            "Adam alone": lambda: steps.take_step(context, scalars, self.state, g, self.state),
-            "norms for σ²": lambda: steps.add_norms(context, steps.Norms(), trace, "rank_one"),
-            "fused pass, Adam included": lambda: steps.take_step_and_slope(
-                context, scalars, plan, n, self.state, first, None, 0.5, self.state, point, slope
+            "forward and backward": lambda: stack.run(context, train, self.state.theta, batch.y, 1 / n),
+            "gradient": lambda: write_sums(context, captures, g),
+            "Adam alone": lambda: take_step(context, scalars, self.state, g, self.state),
+            "norms for σ²": lambda: add_norms(context, Norms(), captures, "rank_one"),
+            "fused pass, Adam included": lambda: fused_step(
+                step, plan, g, used, None, 0.5, FusedOut(written, point, slope)
             ),
-            "validation pass": lambda: run_rows(context, validation, point, batch.valid_y, 1 / n_val),
+            "validation pass": lambda: stack.run(context, valid, point, batch.valid_y, 1 / n_val),
             "validation gradient times slope": validation_product,
-            "contraction": lambda: contract(context, trace, product, out),
-            "making factors": lambda: sketch.factors(context, product, n),
-            "contraction with factors": lambda: contract(context, trace, product, out, factors),
+            "contraction": lambda: contract(context, captures, matrix, out),
+            "making factors": lambda: sketch.factors(context, matrix, n),
+            "contraction with factors": lambda: contract(context, captures, matrix, out, factors),
         }
 
     def carried(self) -> dict[str, float]:
@@ -339,16 +350,16 @@ class _Run:
         context, backend, case = self.context, self.context.backend, self.case
         train = Batch(backend.host(self.batch.x), backend.host(self.batch.y))
         valid = Batch(backend.host(self.batch.valid_x), backend.host(self.batch.valid_y))
-        config = RunConfig(context.net, Adam(), train, valid, epochs=1, batch_size=case.n, seed=0)
+        config = RunConfig(self.net, Adam(), train, valid, epochs=1, batch_size=case.n, seed=0)
         longest = 10**6  # steps: more than are taken, so that the window ends
         data = Data.of(context, train, valid, case.n)
         default, carrier = (Carrier.of(context, config, data, longest, window) for window in (None, 1))
         index = np.arange(case.n)
         where = backend.labels(index)
         new = State(
-            steps.like(context, "other theta"),
-            steps.like(context, "other m"),
-            steps.like(context, "other v"),
+            like(context, "other theta"),
+            like(context, "other m"),
+            like(context, "other v"),
             FIRST_STEP,
         )
         taken = CompletedSteps(0)

@@ -8,7 +8,7 @@ what is lost at the window's end, is derived in docs/engine.md.
 =========  ======================  ====================================================================
 method 6   name                    meaning
 =========  ======================  ====================================================================
-Γ          ``validation``               validation gradient on the walked step, as the trace that it is made of
+Γ          ``validation``          validation gradient on the walked step, as captures
 K          ``Block.owed``          Σ_{u in the block} β1^{u−first} O_u, a running sum
 =========  ======================  ====================================================================
 """
@@ -22,40 +22,22 @@ from typing import Any, cast
 
 import numpy as np
 
+from adamshap.gpu.arrays import Arrays, ScoreMatrix, like
+from adamshap.gpu.captures import CACHED, Captures
+from adamshap.gpu.charge import RunningSum, charge
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.counting import FIRST_STEP
 from adamshap.gpu.data import Data
-from adamshap.gpu.ghost import contract
-from adamshap.gpu.kernels.groups import NO_NORMS, OwedSum
-from adamshap.gpu.kernels.plan import AdamScalars, SplitPlan, adam_scalars, path_nodes, split_plan
-from adamshap.gpu.layers import (
-    CACHED,
-    EngineContext,
-    Trace,
-    as_matrix,
-    weights_of,
-    with_gradients,
-)
-from adamshap.gpu.step import (
-    Arrays,
-    ForwardResult,
-    State,
-    StepBatch,
-    along_segment,
-    first_pass,
-    like,
-    refuse_division_by_zero,
-    score_rows,
-    scorer_of,
-    take_step,
-)
+from adamshap.gpu.forward import forward_and_gradient
+from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
+from adamshap.gpu.kernels.plan import path_nodes, split_plan
+from adamshap.gpu.parameter_pass import take_step
+from adamshap.gpu.scores import ScoringTask, contract, score_chunks, sgd_scorer
+from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.threads import in_parts
-from adamshap.reference.contract import (
-    Array,
-    CompletedSteps,
-    Estimator,
-    RunConfig,
-    Snapshot,
-    adam_in,
-)
+from adamshap.gpu.validation import on_segment
+from adamshap.gpu.window import FLOPS_OF_A_COPY, Block, KeptArrays, Pending
+from adamshap.reference.contract import Array, CompletedSteps, Estimator, RunConfig, Snapshot, refuse
 
 __all__ = ["LOG", "Carrier"]
 
@@ -69,37 +51,14 @@ LOG = ("train_loss", "valid_loss", "decay", "own", "owed")
 """The columns of `Carrier.log`, as a snapshot's history names them."""
 
 
-# --- the window ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A batch that is still owed: its step, its samples (``where`` in the backend), and what its gradients are made of.
-
-    ``arrays`` are the inputs a of every layer but the first, which the training samples themselves are, and then all b.
-    """
-
-    number: int
-    index: Array
-    where: Any
-    arrays: list[Any]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some steps in a row, from ``first`` on: their batches, and the running sum of what they owe, weighted."""
-
-    first: int
-    owed: Arrays
-    batches: list[Pending] = field(default_factory=list)
-
-
 @dataclass
 class Carrier:
     """What the steps of a run leave for later ones.
 
     Parameters
     ----------
+    beta1 : float
+        Of all parameters, at every step.
     length : int
         Steps of a block.
     later : int
@@ -114,12 +73,13 @@ class Carrier:
         Losses of batch and validation samples before the step, weight decay's share, ⟨Γ ⊙ S, g⟩ and ⟨Γ ⊙ M, m⟩.
     exposed : array (N,)
         Σ β1^k ‖x_i‖ over each sample's batches that have left the window.
-    unused : list
-        Arrays of batches that have left the window, for those to come.
+    kept : KeptArrays
+        Copies of what waiting batches are paid from.
     """
 
     context: EngineContext
     config: RunConfig
+    beta1: float
     length: int
     later: int
     loses: bool
@@ -128,19 +88,23 @@ class Carrier:
     truncated: Any
     exposed: Any
     log: Any
+    kept: KeptArrays
     blocks: deque[Block] = field(default_factory=deque)
-    unused: list[list[Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, context: EngineContext, config: RunConfig, data: Data, steps: int, window: int | None) -> "Carrier":
         """Return a carrier for a run of so many steps, with a window of at least `window` steps."""
-        beta1, xp, count = config.adam.betas[0], context.backend.xp, config.train.n
+        xp, count = context.backend.xp, config.train.n
+        beta1 = Hyperparameters.at(context, config.adam, FIRST_STEP).one_beta1()
         rate = -math.log(beta1) if beta1 > 0 else math.inf
         length = min(max(1, int(math.log(GROWTH) / rate)), steps)
         later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
         loses = beta1 > 0 and (later + 1) * length < steps
-        log = xp.zeros((steps, 5))
-        return cls(context, config, length, later, loses, data, xp.zeros(count), xp.zeros(count), xp.zeros(count), log)
+        totals, truncated, exposed = (xp.zeros(count) for _ in range(3))
+        kept = KeptArrays.of(context, data.valid_x)
+        return cls(
+            context, config, beta1, length, later, loses, data, totals, truncated, exposed, xp.zeros((steps, 5)), kept
+        )
 
     def take(
         self,
@@ -159,57 +123,73 @@ class Carrier:
         What a batch is paid later is the whole block's K less what was in it at the batch's own step, which is
         subtracted here, in the same contraction as the batch's own scores.
         """
-        context, config, xp = self.context, self.config, self.context.backend.xp
-        beta1, adam = config.adam.betas[0], adam_in(config.adam, context.backend.dtype)
-        scalars = adam_scalars(adam, state.t)
-        weight = 1 / batch.n if config.reduction == "mean" else 1.0
-        spread_wanted = estimator.slope == "random_order" and batch.n > 1
-        whole = [slice(0, batch.n)]
-        first = first_pass(
-            context, state, batch, weight, 1 / batch.n_val, whole, True, spread_wanted, estimator.variance
+        context, xp = self.context, self.context.backend.xp
+        weight = 1 / batch.n if self.config.reduction == "mean" else 1.0
+        step = StepInput.of(context, self.config.adam, state, batch, weight)
+        self._check_beta1(step)
+        forward = forward_and_gradient(
+            step,
+            1 / batch.n_val,
+            start_wanted=True,
+            norms_wanted=estimator.slope == "random_order" and batch.n > 1,
+            variance=estimator.variance,
         )
         at_rest = estimator.slope in ("linearized", "secant") or batch.n == 1
-        refuse_division_by_zero(context, adam, state, None if at_rest else first.g)
-        trace, start = cast(Trace, first.trace), cast(Trace, first.start)  # of a batch that is run as a whole
-        take_step(context, scalars, state, first.g, new)
-        scorer = scorer_of(context, Estimator("sgd", "start"), batch.n, start, scalars.lr)
-        sgd = score_rows(context, state, batch, weight, whole, trace, [scorer], 1)[0][0]
+        refuse_division_by_zero(context, step.hyperparameters, state.v, None if at_rest else forward.g)
+        # A batch that is run as a whole has its captures.
+        captures, start = cast(Captures, forward.captures), cast(Captures, forward.start)
+        take_step(context, step.hyperparameters.scalars, state, forward.g, new)
+        sgd = self._sgd_scores(step, captures, start)
         row = self.log[number]
-        row[0], row[1] = first.train_loss, start.losses.mean(dtype="float64")
-        validation = start  # whose trace may end here
-        if estimator.gradient != "start":
-            nodes = ((0.5, 1.0),) if estimator.gradient == "midpoint" else path_nodes(estimator.nodes[0])
-            validation = along_segment(context, (state.theta, new.theta), nodes, batch, 1 / batch.n_val)
-        owed, grow, less = None, 0.0, 0.0
-        if beta1 > 0:
-            block = self._current(number)
-            owed, passed = block.owed, number - block.first
-            grow = beta1**passed
-            less = (1 - beta1) * beta1 ** (-passed - 1) if self.length > 1 else 0.0
+        row[0], row[1] = forward.train_loss, start.losses.mean(dtype="float64")
+        validation = self._validation(step, start, estimator, new)  # whose captures may end those of `start`
+        block = self._current(number) if self.beta1 > 0 else None
+        matrix = ScoreMatrix(forward.g)  # in the memory of g, which nothing needs after this pass
         plan = split_plan(estimator.slope, estimator.nodes, batch.n)
-        product = first.g  # which nothing needs after this pass
-        row[3], row[4], size, of_theta = charge(
-            context, scalars, plan, batch.n, first, state, validation, owed, grow, less, product
-        )
-        row[2] = (1 - scalars.shrink) * of_theta
+        account = charge(step, plan, forward, validation, self._running_sum(block, number), matrix)
+        row[2], row[3], row[4] = account.decay, account.own, account.owed
         out = xp.zeros(batch.n, context.backend.dtype)
-        contract(context, trace, product, out, None, estimator.score_dtype)
+        contract(context, captures, matrix, out, None, estimator.score_dtype)
         self.totals[where] += out
-        if beta1 > 0:
+        if block is not None:
             if self.loses:
-                self.truncated += self.exposed * xp.sqrt(size)
-                self.exposed *= beta1
-            block.batches.append(Pending(number, index, where, self._kept(trace)))
+                self.truncated += self.exposed * xp.sqrt(account.square)
+                self.exposed *= self.beta1
+            block.batches.append(Pending(number, index, where, self.kept.copies(captures)))
             if len(block.batches) == self.length and len(self.blocks) > self.later:
                 self._pay_oldest(number)
         return sgd
 
+    def _check_beta1(self, step: StepInput) -> None:
+        beta1 = step.hyperparameters.one_beta1()
+        if beta1 != self.beta1:
+            got = f"{beta1:g} at step {step.state.t} with credit 'carry'"
+            refuse("Adam.betas[0]", got, f"{self.beta1:g}, as at the first step")
+
+    def _sgd_scores(self, step: StepInput, captures: Captures, start: Captures) -> Any:
+        task = ScoringTask(step.batch.n, step.batch.n_val)
+        scorer = sgd_scorer(self.context, task, start, step.hyperparameters.lrs)
+        return score_chunks(self.context, task, [scorer], [(slice(0, step.batch.n), captures)])[0][0]
+
+    def _validation(self, step: StepInput, start: Captures, estimator: Estimator, new: State) -> Captures:
+        """Return the captures of the validation samples on the way from θ to θ⁺."""
+        if estimator.gradient == "start":
+            return start
+        nodes = ((0.5, 1.0),) if estimator.gradient == "midpoint" else path_nodes(estimator.nodes[0])
+        return on_segment(step, (step.state.theta, new.theta), nodes, 1 / step.batch.n_val)
+
+    def _running_sum(self, block: Block | None, number: int) -> RunningSum | None:
+        if block is None:
+            return None
+        beta1, passed = self.beta1, number - block.first
+        less = (1 - beta1) * beta1 ** (-passed - 1) if self.length > 1 else 0.0
+        return RunningSum(block.owed, beta1**passed, less)
+
     def kept_bytes(self, batch: int) -> int:
         """Return what a full window holds, for batches of so many samples: a and b, and the blocks' sums."""
-        sizes, itemsize = self.context.net.sizes, self.context.backend.dtype.itemsize
-        rows = batch * (sum(sizes[1:-1]) + sum(sizes[1:]))
-        parameters = sum(math.prod(shape) for shape in self.context.net.shapes.values())
-        return itemsize * (self.later + 1) * (self.length * rows + parameters)
+        parameters = sum(math.prod(shape) for shape in self.context.shapes.values())
+        sums = self.context.backend.dtype.itemsize * parameters
+        return (self.later + 1) * (self.length * self.kept.bytes(batch) + sums)
 
     def settled(self) -> Any:
         """Return the totals with what the waiting batches are owed: all of it, where the run ends here."""
@@ -228,71 +208,56 @@ class Carrier:
         The window's arrays have a row for each block, or for each batch, that may ever be in it; blocks and batches
         come in order, and rows that nothing is in are 0, as are those of samples that a smaller batch has not.
         """
-        host, net, dtype = self.context.backend.host, self.context.net, self.context.backend.dtype
+        host, dtype = self.context.backend.host, self.context.backend.dtype
         steps, count = len(self.log), min(self.config.batch_size, self.config.train.n)
-        blocks = min(self.later + 1, math.ceil(steps / self.length)) if self.config.adam.betas[0] > 0 else 0
+        blocks = min(self.later + 1, math.ceil(steps / self.length)) if self.beta1 > 0 else 0
         batches = min(blocks * self.length, steps)
         log = host(self.log)[:done]
         found = {"scores": self.settled(), "paid": self.totals, "truncated": self.truncated, "exposed": self.exposed}
         arrays = {name: np.array(host(array)) for name, array in found.items()}
         arrays |= {f"history/{name}": column.copy() for name, column in zip(LOG, log.T, strict=True)}
-        for name, shape in net.shapes.items():
+        for name, shape in self.context.shapes.items():
             whole = arrays[f"window/owed/{name}"] = np.zeros((blocks, *shape), dtype)
             for row, block in enumerate(self.blocks):
                 whole[row] = host(block.owed[name])
         waiting = [batch for block in self.blocks for batch in block.batches]
-        for place, (name, width) in enumerate(self._kept_widths()):
-            whole = arrays[name] = np.zeros((batches, count, width), dtype)
-            for row, batch in enumerate(waiting):
-                whole[row, : len(batch.where)] = host(batch.arrays[place])
-        return arrays
+        return arrays | self.kept.snapshot(waiting, batches, count)
 
-    def restore(self, kept: Snapshot) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot."""
-        backend, done = self.context.backend, int(kept["step"])
+        backend, done = self.context.backend, int(snapshot["step"])
         for array, name in ((self.totals, "paid"), (self.truncated, "truncated"), (self.exposed, "exposed")):
-            array[...] = backend.xp.asarray(kept[name])
+            array[...] = backend.xp.asarray(snapshot[name])
         for column, name in enumerate(LOG):
-            self.log[:done, column] = backend.xp.asarray(kept[f"history/{name}"])
+            self.log[:done, column] = backend.xp.asarray(snapshot[f"history/{name}"])
         self.blocks.clear()
-        if self.config.adam.betas[0] == 0:
+        if self.beta1 == 0:
             return
         oldest = self.length * max(0, done // self.length - self.later)
         indices = [index for _, index in islice(self.config.order(), oldest, done)]
         for row, first in enumerate(range(oldest, done, self.length)):
-            owed = {name: backend.real(kept[f"window/owed/{name}"][row].copy()) for name in self.context.net.shapes}
+            owed = {name: backend.real(snapshot[f"window/owed/{name}"][row].copy()) for name in self.context.shapes}
             batches = []
             for number in range(first, min(first + self.length, done)):
                 index = indices[number - oldest]
-                rows = (kept[name][number - oldest, : len(index)] for name, _ in self._kept_widths())
-                batches.append(
-                    Pending(number, index, backend.labels(index), [backend.real(array.copy()) for array in rows])
-                )
+                arrays = self.kept.restored(snapshot, number - oldest, len(index))
+                batches.append(Pending(number, index, backend.labels(index), arrays))
             self.blocks.append(Block(first, owed, batches))
-
-    def _kept_widths(self) -> list[tuple[str, int]]:
-        """Return the arrays of a `Pending` in their order: their names in a snapshot, and their widths."""
-        sizes = self.context.net.sizes
-        inputs = [(f"window/a/{layer}", sizes[layer]) for layer in range(1, self.context.net.depth)]
-        return inputs + [(f"window/b/{layer}", width) for layer, width in enumerate(sizes[1:])]
 
     def _current(self, number: int) -> Block:
         if not self.blocks or number - self.blocks[-1].first == self.length:
-            shapes = self.context.net.shapes
-            zeros = {
-                name: self.context.backend.xp.zeros(shape, self.context.backend.dtype) for name, shape in shapes.items()
-            }
-            self.blocks.append(Block(number, zeros))
+            xp, dtype = self.context.backend.xp, self.context.backend.dtype
+            self.blocks.append(Block(number, {name: xp.zeros(s, dtype) for name, s in self.context.shapes.items()}))
         return self.blocks[-1]
 
     def _pay_oldest(self, number: int) -> None:
         """Pay the oldest block's batches from all blocks so far, and let them go."""
         oldest, *others = self.blocks
-        beta1 = self.config.adam.betas[0]
+        beta1 = self.beta1
 
-        def leaves(batch: Pending, trace: Trace) -> None:
-            self.exposed[batch.where] += (1 - beta1) * beta1 ** (number - batch.number) * self._size(trace)
-            self.unused.append(batch.arrays)
+        def leaves(batch: Pending, captures: Captures) -> None:
+            self.exposed[batch.where] += (1 - beta1) * beta1 ** (number - batch.number) * self._row_norms(captures)
+            self.kept.unused.append(batch.arrays)
 
         self._pay(self.totals, oldest, self._with([oldest, *others] if self.length > 1 else others, None), leaves)
         self.blocks.popleft()
@@ -302,9 +267,11 @@ class Carrier:
         total, on_cuda = like(self.context, "owed from here on"), self.context.backend.on_cuda
         for key, whole in total.items():
             flat, parts = whole.reshape(-1), [block.owed[key].reshape(-1) for block in reversed(blocks)]
-            factor = whole.dtype.type(self.config.adam.betas[0] ** self.length)
+            factor = whole.dtype.type(self.beta1**self.length)
 
-            def some(low: int, high: int, flat: Any = flat, parts: list[Any] = parts, factor: Any = factor) -> None:
+            def elements_between(
+                low: int, high: int, flat: Any = flat, parts: list[Any] = parts, factor: Any = factor
+            ) -> None:
                 size = high - low if on_cuda else CACHED
                 for start in range(low, high, size):
                     piece = slice(start, min(start + size, high))
@@ -316,7 +283,7 @@ class Carrier:
                         else:
                             here[...] = owed[piece]
 
-            in_parts(some, flat.size, 2 * FLOPS_OF_A_COPY * flat.size * len(parts))
+            in_parts(elements_between, flat.size, 2 * FLOPS_OF_A_COPY * flat.size * len(parts))
         return total
 
     def _pay(
@@ -324,108 +291,36 @@ class Carrier:
         totals: Any,
         block: Block,
         owed: Arrays | None,
-        leaves: Callable[[Pending, Trace], None] | None = None,
+        leaves: Callable[[Pending, Captures], None] | None = None,
     ) -> None:
-        """Pay into `totals` what a block and those after it owe its batches; call `leaves` with each and its trace.
+        """Pay into `totals` what a block and those after it owe its batches; call `leaves` with each and its captures.
 
         A block of one step owes nothing to its own batch: `owed` is what those after it owe.
         """
-        beta1, backend = self.config.adam.betas[0], self.context.backend
+        beta1, backend = self.beta1, self.context.backend
         first = block.first + 1 if self.length == 1 else block.first
         for batch in block.batches:
-            trace = self._trace(batch)
+            captures = self._captures(batch)
             if owed is not None:
                 out = backend.xp.zeros(len(batch.where), backend.dtype)
-                contract(self.context, trace, owed, out)
+                contract(self.context, captures, owed, out)
                 totals[batch.where] += (1 - beta1) * beta1 ** (first - batch.number - 1) * out
             if leaves is not None:
-                leaves(batch, trace)
+                leaves(batch, captures)
 
-    def _kept(self, trace: Trace) -> list[Any]:
-        """Return copies of what a pending batch needs of its trace."""
-        arrays = [*trace.inputs[1:], *trace.grads]
-        copies = self.unused.pop() if self.unused else []
-        if [a.shape for a in arrays] != [a.shape for a in copies]:
-            copies = [self.context.backend.xp.empty_like(a) for a in arrays]
+    def _captures(self, batch: Pending) -> Captures:
+        """Return a pending batch's captures, with the model's inputs in a buffer."""
+        inputs = self.context.buffers.get("pending inputs", (len(batch.where), *self.data.valid_x.shape[1:]))
+        self.data.inputs(batch.index, batch.where, inputs)
+        return self.kept.captures(batch.arrays, inputs)
 
-        def some(low: int, high: int) -> None:
-            for a, copy in zip(arrays, copies, strict=True):
-                copy[low:high] = a[low:high]
+    def _row_norms(self, captures: Captures) -> Any:
+        """Return ‖x_i‖ of each sample, or a bound on it."""
+        xp = self.context.backend.xp
+        norms = xp.empty(captures.n, self.context.backend.dtype)
 
-        in_parts(some, len(trace.losses), FLOPS_OF_A_COPY * sum(a.size for a in arrays))
-        return copies
+        def rows_between(low: int, high: int) -> None:
+            norms[low:high] = captures.rows(slice(low, high)).row_norms(xp)
 
-    def _trace(self, batch: Pending) -> Trace:
-        """Return a pending batch's trace, with its first inputs in a buffer."""
-        count, depth = len(batch.where), self.context.net.depth
-        first = self.context.buffers.get("pending inputs", (count, self.context.net.sizes[0]))
-        self.data.inputs(batch.index, batch.where, first)
-        nothing = [None] * (depth - 1)
-        losses = self.context.buffers.get("pending losses", (count,))  # which nobody asks for
-        return Trace([first, *batch.arrays[: depth - 1]], batch.arrays[depth - 1 :], nothing, losses)
-
-    def _size(self, trace: Trace) -> Any:
-        """Return ‖x_i‖ of each sample."""
-        backend = self.context.backend
-        total = backend.xp.zeros(len(trace.losses), backend.dtype)
-
-        def some(low: int, high: int) -> None:
-            for a, b in zip(trace.inputs, trace.grads, strict=True):
-                a, b = a[low:high], b[low:high]
-                norm = row_norms(backend.xp, a)
-                norm = backend.xp.hypot(norm, a.dtype.type(1)) if self.context.net.bias else norm
-                total[low:high] = backend.xp.hypot(total[low:high], row_norms(backend.xp, b) * norm)
-
-        in_parts(some, len(total), 2 * FLOPS_OF_A_COPY * sum(a.size for a in (*trace.inputs, *trace.grads)))
-        return total
-
-
-def row_norms(xp: Any, x: Any) -> Any:
-    """Return the Euclidean norm of each row, in units of its largest entry: no square over- or underflows."""
-    top = abs(x).max(axis=1)
-    scaled = x / xp.where(top > 0, top, x.dtype.type(1))[:, None]
-    return top * xp.sqrt(xp.einsum("no,no->n", scaled, scaled))
-
-
-FLOPS_OF_A_COPY = 60
-"""What a number's copy costs, as products cost them."""
-
-FLOPS_OF_A_SPLIT = 500
-"""What the split of an element costs, as products cost them."""
-
-
-def charge(
-    context: EngineContext,
-    scalars: AdamScalars,
-    plan: SplitPlan,
-    n: int,
-    first: ForwardResult,
-    state: State,
-    validation: Trace,
-    owed: Arrays | None,
-    grow: float,
-    less: float,
-    product: Arrays,
-) -> Any:
-    """Run the split over every parameter, with the validation's gradient for Γ; see `Kernels.momentum_split`."""
-    sums = {}
-
-    def use(key: str, units: slice, gamma: Any) -> None:
-        def part(arrays: Arrays) -> Any:
-            return as_matrix(arrays[key][units])
-
-        norms = NO_NORMS if first.norms is None else first.norms.of(key, n, units)
-        sums[key, units.start] = context.kernels.momentum_split(
-            scalars,
-            plan,
-            part(first.g),
-            state.of(key, units),
-            norms,
-            as_matrix(gamma),
-            None if owed is None else OwedSum(part(owed), grow, less),
-            part(product),
-        )
-
-    flops = 4 * len(validation.losses) + FLOPS_OF_A_SPLIT
-    with_gradients(context, validation, use, flops * weights_of(context.net))
-    return sum(sums[key] for key in sorted(sums))  # in one order, whichever thread was first
+        in_parts(rows_between, captures.n, 2 * FLOPS_OF_A_COPY * captures.n * captures.pair_macs)
+        return norms

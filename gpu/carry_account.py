@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from adamshap.gpu.accounts import Credited, NotFinite
+from adamshap.gpu.arrays import Arrays
 from adamshap.gpu.carry import LOG, Carrier
 from adamshap.gpu.counting import completed_after, next_step
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES
-from adamshap.gpu.layers import new_trace, row_losses
 from adamshap.gpu.run_setup import RunSetup
-from adamshap.gpu.step import Arrays, State
+from adamshap.gpu.state import State
 from adamshap.reference.contract import (
     Array,
     CompletedSteps,
@@ -142,8 +142,8 @@ class CarryAccount:
 
     def _valid_loss(self, state: State) -> float:
         context, data = self.setup.context, self.setup.data
-        trace = new_trace(context, "valid", self.setup.config.valid.n, data.valid_x)
-        return float(row_losses(context, trace, state.theta, data.valid_y).mean(dtype="float64"))
+        workspace = context.stack.workspace(context, "valid", data.valid_x)
+        return float(context.stack.losses(context, workspace, state.theta, data.valid_y).mean(dtype="float64"))
 
     def close(self, state: State) -> NotFinite | None:
         """Pay all that is owed, and credit each step's batch with what the step leaves open."""

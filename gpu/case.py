@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from adamshap.gpu.arrays import BatchGradient, like
 from adamshap.gpu.backend import pick_backend
+from adamshap.gpu.captures import Captures, write_sums
+from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import following, next_step
-from adamshap.gpu.layers import EngineContext, Trace, gradients, new_trace, run_rows
-from adamshap.gpu.step import Arrays, State, StepBatch, like
-from adamshap.reference.contract import Adam, CompletedSteps, Step, adam_in, of_kind
+from adamshap.gpu.hyperparameters import Hyperparameters
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.state import State, StepBatch
+from adamshap.reference.contract import CompletedSteps, Optimiser, Step, of_kind, optimiser_in
 
 __all__ = ["Case"]
 
@@ -16,7 +20,7 @@ class Case:
     """A step in a backend; ``weight`` is a sample's weight in the batch's gradient, 1/n or 1."""
 
     context: EngineContext
-    adam: Adam
+    adam: Optimiser
     state: State
     batch: StepBatch
     weight: float
@@ -33,8 +37,8 @@ class Case:
             for field, batch in (("train", step.train), ("valid", step.valid))
         )
         return cls(
-            EngineContext.on(step.net, backend),
-            adam_in(adam_in(step.adam, step.dtype), backend.dtype),
+            context_for(step.net, backend),
+            optimiser_in(step.adam, step.dtype),
             State(theta, m, v, next_step(CompletedSteps(step.state.step))),
             StepBatch(*train, *valid),
             1 / step.n if step.reduction == "mean" else 1.0,
@@ -45,14 +49,19 @@ class Case:
         theta, m, v = (like(self.context, f"new {name}") for name in ("theta", "m", "v"))
         return State(theta, m, v, following(self.state.t))
 
-    def trace(self) -> Trace:
-        """Return the batch's trace at θ."""
-        trace = new_trace(self.context, "train", self.batch.n, self.batch.x)
-        run_rows(self.context, trace, self.state.theta, self.batch.y, self.weight)
-        return trace
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """Adam's settings at the step."""
+        return Hyperparameters.at(self.context, self.adam, self.state.t)
 
-    def gradient(self) -> Arrays:
+    def captures(self) -> Captures:
+        """Return the batch's captures at θ."""
+        stack, batch = self.context.stack, self.batch
+        workspace = stack.workspace(self.context, "train", batch.x)
+        return stack.run(self.context, workspace, self.state.theta, batch.y, self.weight)
+
+    def gradient(self) -> BatchGradient:
         """Return the batch's gradient."""
-        g = like(self.context, "gradient")
-        gradients(self.context, self.trace(), g)
+        g = BatchGradient(like(self.context, "gradient"))
+        write_sums(self.context, self.captures(), g)
         return g

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adamshap.gpu.backend import is_mapped
-from adamshap.gpu.layers import EngineContext
-from adamshap.gpu.step import StepBatch
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.state import StepBatch
 from adamshap.reference.contract import Array, Batch
 
 __all__ = ["Data"]
@@ -29,7 +29,7 @@ class Data:
     def of(cls, context: EngineContext, train: Batch, valid: Batch, largest: int) -> "Data":
         """Return the data of a run whose largest batch has `largest` samples."""
         backend = context.backend
-        together = context.buffers.get("batch", (valid.n + largest, context.net.sizes[0]))
+        together = context.buffers.get("batch", (valid.n + largest, *valid.x.shape[1:]))
         together[: valid.n] = backend.held("valid.x", valid.x)
         x = train.x if is_mapped(train.x) else backend.held("train.x", train.x)
         y = train.y if is_mapped(train.y) else backend.targets("train.y", train.y)

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.arrays import BatchGradient, ValidationGradient, like
+from adamshap.gpu.captures import Captures, write_sums
 from adamshap.gpu.case import Case
-from adamshap.gpu.kernels.plan import AdamScalars, adam_scalars
-from adamshap.gpu.layers import Trace, gradients, new_trace, row_losses, run_rows
-from adamshap.gpu.step import Arrays, like, refuse_division_by_zero, take_step
+from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
+from adamshap.gpu.parameter_pass import take_step
 from adamshap.reference.contract import Array, MarginalKind, MarginalLoss, Marginals
 
 __all__ = ["Game", "marginals_of"]
@@ -30,21 +31,21 @@ class Game:
     """The utility of coalitions of one batch."""
 
     case: Case
-    scalars: AdamScalars
-    trace: Trace
-    base: float | Arrays  # L(θ), or ∇L(θ) for the first-order loss
+    hyperparameters: Hyperparameters
+    captures: Captures
+    base: float | ValidationGradient  # L(θ), or ∇L(θ) for the first-order loss
 
     @classmethod
     def of(cls, case: Case, loss: MarginalLoss) -> "Game":
         """Return the game of a case, with one of `MARGINAL_LOSSES`."""
         context, batch = case.context, case.batch
-        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
-        run_rows(context, validation, case.state.theta, batch.valid_y, 1 / batch.n_val)
-        base: float | Arrays = float(validation.losses.mean(dtype="float64"))
+        workspace = context.stack.workspace(context, "valid", batch.valid_x)
+        validation = context.stack.run(context, workspace, case.state.theta, batch.valid_y, 1 / batch.n_val)
+        base: float | ValidationGradient = float(validation.losses.mean(dtype="float64"))
         if loss == "first_order":
-            base = like(context, "validation gradient")
-            gradients(context, validation, base)
-        return cls(case, adam_scalars(case.adam, case.state.t), case.trace(), base)
+            base = ValidationGradient(like(context, "validation gradient"))
+            write_sums(context, validation, base)
+        return cls(case, case.hyperparameters, case.captures(), base)
 
     @property
     def n(self) -> int:
@@ -55,24 +56,25 @@ class Game:
         """Return U(S), or U₁(S)."""
         context = self.case.context
         mask = context.backend.real(coalition.astype(np.float64))[:, None]
-        g = like(context, "coalition")
-        gradients(context, replace(self.trace, grads=[b * mask for b in self.trace.grads]), g)
-        refuse_division_by_zero(context, self.case.adam, self.case.state, g)
+        g = BatchGradient(like(context, "coalition"))
+        write_sums(context, self.captures.weighted(mask), g)
+        refuse_division_by_zero(context, self.hyperparameters, self.case.state.v, g)
         return self._exact(g, self.base) if isinstance(self.base, float) else self._first_order(g, self.base)
 
-    def _exact(self, g: Arrays, before: float) -> float:
+    def _exact(self, g: BatchGradient, before: float) -> float:
         """Return the fall of the loss from `before`, by a step with the gradient `g`."""
         context, batch, new = self.case.context, self.case.batch, self.case.fresh()
-        take_step(context, self.scalars, self.case.state, g, new)
-        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
-        return before - float(row_losses(context, validation, new.theta, batch.valid_y).mean(dtype="float64"))
+        take_step(context, self.hyperparameters.scalars, self.case.state, g, new)
+        workspace = context.stack.workspace(context, "valid", batch.valid_x)
+        losses = context.stack.losses(context, workspace, new.theta, batch.valid_y)
+        return before - float(losses.mean(dtype="float64"))
 
-    def _first_order(self, g: Arrays, gradient: Arrays) -> float:
+    def _first_order(self, g: BatchGradient, gradient: ValidationGradient) -> float:
         """Return ⟨∇L(θ), A(g)⟩."""
         context, new = self.case.context, self.case.fresh()
         # From θ = 0 the step is −A(g_S) to its last digit; θ − A(g_S) would round it off.
         zeros = {key: context.backend.xp.zeros_like(a) for key, a in g.items()}
-        take_step(context, self.scalars, replace(self.case.state, theta=zeros), g, new)
+        take_step(context, self.hyperparameters.scalars, replace(self.case.state, theta=zeros), g, new)
         products = [(gradient[key] * moved).sum(dtype="float64") for key, moved in new.theta.items()]
         return -float(sum(products))
 

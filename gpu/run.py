@@ -11,10 +11,12 @@ from typing import Protocol
 import numpy as np
 
 from adamshap.gpu.accounts import Account, NotFinite
+from adamshap.gpu.arrays import Arrays, like
 from adamshap.gpu.backend import arithmetic_of
 from adamshap.gpu.counting import FIRST_STEP, completed_before, following, next_step
+from adamshap.gpu.hyperparameters import advice
 from adamshap.gpu.run_setup import RunSetup
-from adamshap.gpu.step import Arrays, State, advice, like
+from adamshap.gpu.state import State
 from adamshap.reference.contract import (
     AdamState,
     CompletedSteps,
@@ -140,7 +142,7 @@ class _Training:
         """Raise `Diverged` if something is not finite."""
         if found is not None:
             setup = self.setup
-            advised = advice(setup.config.adam, setup.context.backend)
+            advised = advice(setup.config.adam, setup.context.shapes, found.step, setup.context.backend)
             raise Diverged(found.step, setup.config.length, found.tensor, found.value, self.result(), advised)
 
     def snapshot(self) -> Snapshot:

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from adamshap.gpu.arrays import Arrays
 from adamshap.gpu.backend import Backend
+from adamshap.gpu.context import EngineContext
 from adamshap.gpu.data import Data
-from adamshap.gpu.layers import EngineContext
-from adamshap.gpu.step import Arrays
+from adamshap.gpu.layers import context_for
 from adamshap.gpu.threads import parts_of
 from adamshap.reference.contract import (
-    Adam,
     Array,
     Checkpointer,
     CompletedSteps,
     Estimator,
+    Optimiser,
     Progress,
     RunConfig,
 )
@@ -29,7 +30,7 @@ class RunSetup:
     ----------
     config : RunConfig
     estimator : Estimator
-    adam : Adam
+    adam : Optimiser
         As the backend's dtype holds it.
     context : EngineContext
     data : Data
@@ -43,7 +44,7 @@ class RunSetup:
 
     config: RunConfig
     estimator: Estimator
-    adam: Adam
+    adam: Optimiser
     context: EngineContext
     data: Data
     initial: Arrays
@@ -57,7 +58,7 @@ class RunSetup:
         cls,
         config: RunConfig,
         estimator: Estimator,
-        adam: Adam,
+        adam: Optimiser,
         backend: Backend,
         on_step: Callable[[Progress], None] | None,
         on_checkpoint: Checkpointer | None,
@@ -65,7 +66,7 @@ class RunSetup:
     ) -> "RunSetup":
         """Return the setup of a run on a backend, in whose dtype `adam` is."""
         parts = parts_of(resume)
-        context = EngineContext.on(config.network, backend, parts)
+        context = context_for(config.network, backend, parts)
         initial = backend.reals(config.network.init(config.seed))
         data = Data.of(context, config.train, config.valid, min(config.batch_size, config.train.n))
         return cls(config, estimator, adam, context, data, initial, on_step, on_checkpoint, resume, parts)

@@ -1,8 +1,8 @@
-"""One training step with its attribution: gradient, fused pass, validation gradient, contraction.
+"""One training step with its attribution, in six phases.
 
 The order is that of the data's dependence. The batch's gradient g comes first; then one pass over the parameters takes
-Adam's step and makes the slope S and the point where the validation gradient Γ is asked for; then P = Γ ⊙ S; then a
-sample's score is ``b_iᵀ P a_i``, summed over layers.
+Adam's step and computes the slope S and the point where the validation gradient Γ is wanted; then P = Γ ⊙ S; then a
+sample's score is ⟨P, x_i⟩, contracted with the batch's captures.
 
 ======  =====================  ==========================================================
 paper   name                   meaning
@@ -10,98 +10,51 @@ paper   name                   meaning
 θ, m, v ``theta, m, v``        the state before the step, dicts by parameter name
 g       ``g``                  gradient of the whole batch
 Γ       ``gamma``              validation gradient
-S, P    ``slope``              slope; P takes its place
+S, P    ``slope, matrix``      slope, and P, which takes its memory
 σ²      ``norms.Norms``        variance of the sum of a random half, by norms
 w       ``weight``             1/n or 1: what a sample's gradient counts in the batch's
 ======  =====================  ==========================================================
 """
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from adamshap.gpu.backend import Backend
-from adamshap.gpu.ghost import Sketch, contract, pairwise, pairwise_is_cheaper
-from adamshap.gpu.kernels.groups import (
-    NO_NORMS,
-    FirstMoment,
-    FusedStepOut,
-    ParameterState,
-    SecondMoment,
+from adamshap.gpu.arrays import Arrays, BatchGradient, ScoreMatrix, SlopeArrays, ValidationGradient, like
+from adamshap.gpu.captures import Captures, write_sums
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.forward import ForwardResult, captured_chunks, forward_and_gradient
+from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
+from adamshap.gpu.kernels.plan import FitPlan, SlopePlan, path_nodes, slope_plan
+from adamshap.gpu.parameter_pass import FusedOut, end_points, fused_step, take_step
+from adamshap.gpu.scores import (
+    Scorer,
+    ScoringTask,
+    matrix_scorer,
+    score_chunks,
+    sgd_scorer,
+    slope_scorer,
+    two_term_scorer,
 )
-from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan, adam_scalars, path_nodes, slope_plan
-from adamshap.gpu.layers import (
-    EngineContext,
-    Trace,
-    as_matrix,
-    gradients,
-    new_trace,
-    row_losses,
-    run_rows,
-    times_gradients,
-)
-from adamshap.gpu.norms import Norms, add_norms
-from adamshap.gpu.threads import in_parts
-from adamshap.gpu.two_term import finds_nothing, part_of_the_way, roots_of, two_slopes
-from adamshap.reference.contract import TWO_TERM, Adam, Estimator, StepNumber, refuse_zero_denominator
+from adamshap.gpu.sketch import Sketch
+from adamshap.gpu.state import State, StepBatch, StepInput
+from adamshap.gpu.two_term import finds_nothing, fit_plan, part_of_the_way, two_slopes
+from adamshap.gpu.validation import at_point, on_segment, utility_of_batch
+from adamshap.reference.contract import TWO_TERM, Estimator, Optimiser
 
-__all__ = [
-    "ForwardResult",
-    "Norms",
-    "State",
-    "StepBatch",
-    "StepResult",
-    "add_norms",
-    "advice",
-    "along_segment",
-    "attribute_step",
-    "end_points",
-    "first_pass",
-    "like",
-    "plain_step",
-    "refuse_division_by_zero",
-    "score_rows",
-    "scorer_of",
-    "take_step",
-    "take_step_and_slope",
-]
-
-Arrays = dict[str, Any]
+__all__ = ["StepPlan", "StepResult", "attribute_step", "plain_step"]
 
 
-VALIDATION = "the validation samples"
-
-
-@dataclass(frozen=True)
-class State:
-    """θ, m, v before step t, or where those after it are written."""
-
-    theta: Arrays
-    m: Mapping[str, FirstMoment]
-    v: Mapping[str, SecondMoment]
-    t: StepNumber
-
-    def of(self, key: str, units: slice = slice(None)) -> ParameterState:
-        """Return some units of one parameter, as matrices."""
-        m, v = FirstMoment(self.m[key][units]), SecondMoment(self.v[key][units])
-        return ParameterState(as_matrix(self.theta[key][units]), as_matrix(m), as_matrix(v))
-
-    def suspects(self) -> Arrays:
-        """Return the arrays that show an overflow, keyed by their names in error messages."""
-        squares = {f"square of the gradient of {name!r}": v for name, v in self.v.items()}
-        return squares | {f"params[{name!r}]": p for name, p in self.theta.items()}
-
-    def is_finite(self) -> bool:
-        """Whether `suspects` are all finite, and not so large that their squares overflow. Waits for a device.
-
-        One reading of each array: quicker than `first_not_finite`, which says what is wrong where this is False.
-        """
-        with np.errstate(over="ignore", invalid="ignore"):
-            ends = [v.max() for v in self.v.values()] + [np.vdot(p, p) for p in self.theta.values()]
-        return all(math.isfinite(end) for end in ends)
+def plain_step(
+    context: EngineContext, optimiser: Optimiser, state: State, x: Any, y: Any, weight: float, new: State
+) -> Any:
+    """Take a step without attribution; return each sample's loss before it."""
+    context.place.step = state.t
+    context.now("forward pass", slice(0, len(x)))
+    captures = context.stack.run(context, context.stack.workspace(context, "train", x), state.theta, y, weight)
+    g = BatchGradient(like(context, "gradient"))
+    write_sums(context, captures, g)
+    take_step(context, Hyperparameters.at(context, optimiser, state.t).scalars, state, g, new)
+    return captures.losses
 
 
 @dataclass(frozen=True)
@@ -115,57 +68,80 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class StepBatch:
-    """A batch in the backend and the validation samples beside it.
+class StepPlan:
+    """What an estimator asks of a step.
 
-    With ``together``, one array of the validation inputs and then the training inputs, of which the others are views,
-    both go through the network in one pass where the validation gradient at θ is wanted.
+    Parameters
+    ----------
+    estimator : Estimator
+    slope : SlopePlan
+        The slope of the fused pass, which "two_term" has none of.
+    two_terms : FitPlan or None
+        Of "two_term", whose slopes have a pass of their own.
+    segment : tuple of two floats
+        Which part of the way from A(0) to A(g) Γ is wanted on.
+    gradient : {"start", "midpoint", "path", "after"}
+        Where Γ is taken.
+    with_sgd : bool
+        Whether SGD's scores are wanted too.
+    valid_weight : float
+        Weight of a validation sample's own loss.
+    idle_wanted : bool
+        Whether a denominator is that of no gradient at all, D(0).
     """
 
-    x: Any
-    y: Any
-    valid_x: Any
-    valid_y: Any
-    together: Any = None
+    estimator: Estimator
+    slope: SlopePlan
+    two_terms: FitPlan | None
+    segment: tuple[float, float]
+    gradient: str
+    with_sgd: bool
+    valid_weight: float
+    idle_wanted: bool
+
+    @classmethod
+    def of(cls, estimator: Estimator, batch: StepBatch, with_sgd: bool, after: bool) -> "StepPlan":
+        """Return the plan for a batch."""
+        n, nodes, kind, two = batch.n, estimator.nodes, estimator.kind, estimator.slope == TWO_TERM
+        slope = slope_plan("sgd" if two else estimator.slope, nodes, n, estimator.denominator)
+        gradient = "after" if after else estimator.gradient
+        idle = gradient in ("midpoint", "path") or estimator.efficient or slope.meets_rest
+        return cls(
+            estimator,
+            slope,
+            fit_plan(kind, n, nodes) if two else None,
+            part_of_the_way(kind, n) if two else (0.0, 1.0),
+            gradient,
+            with_sgd,
+            1.0 if estimator.per_validation else 1 / batch.n_val,
+            idle or (two and finds_nothing(kind, n, nodes[0])),
+        )
 
     @property
-    def n(self) -> int:
-        """Number of training samples."""
-        return len(self.x)
+    def start_wanted(self) -> bool:
+        """Whether Γ at θ is wanted."""
+        return self.with_sgd or self.gradient == "start"
 
     @property
-    def n_val(self) -> int:
-        """Number of validation samples."""
-        return len(self.valid_x)
+    def norms_wanted(self) -> bool:
+        """Whether σ takes part."""
+        return self.two_terms is not None or self.slope.needs_spread
 
+    @property
+    def divides(self) -> bool:
+        """Whether scores divide by Adam's denominator, which must not be 0."""
+        return self.idle_wanted or self.two_terms is not None or self.slope.kind != "sgd"
 
-def like(context: EngineContext, name: str) -> Arrays:
-    """Return one buffer for each parameter, under `name`."""
-    return {key: context.buffers.get(f"{name} {key}", shape) for key, shape in context.shapes.items()}
-
-
-def plain_step(context: EngineContext, adam: Adam, state: State, x: Any, y: Any, weight: float, new: State) -> Any:
-    """Take a step without attribution; return each sample's loss before it."""
-    context.place.step = state.t
-    context.now("forward pass", slice(0, len(x)))
-    trace = new_trace(context, "train", len(x), x)
-    run_rows(context, trace, state.theta, y, weight)
-    g = like(context, "gradient")
-    gradients(context, trace, g)
-    take_step(context, adam_scalars(adam, state.t), state, g, new)
-    return trace.losses
-
-
-def take_step(context: EngineContext, scalars: AdamScalars, state: State, g: Arrays, new: State) -> None:
-    """Write Adam's update."""
-    context.now("pass over the parameters")
-    for key in state.theta:
-        context.kernels.adam_step(scalars, as_matrix(g[key]), state.of(key), new.of(key))
+    @property
+    def nodes(self) -> tuple[tuple[float, float], ...]:
+        """The places of "path" on the way from A(0) to A(g), with their weights."""
+        low, high = self.segment
+        return tuple((low + tau * (high - low), weight) for tau, weight in path_nodes(self.estimator.nodes[0]))
 
 
 def attribute_step(
     context: EngineContext,
-    adam: Adam,
+    optimiser: Optimiser,
     state: State,
     batch: StepBatch,
     weight: float,
@@ -181,13 +157,14 @@ def attribute_step(
 
     Parameters
     ----------
+    optimiser : Optimiser
+        Adam's settings, by step and parameter.
     state, new : State
         Before the step, and where the state after it is written; the same arrays, if the old ones are not needed.
     weight : float
-        w, 1/n or 1.
-    estimator : Estimator
+        Weight of a sample's gradient in the batch's: 1/n or 1.
     micro_batch : int, optional
-        So many samples go through the network at a time, in two passes; scores and update are those of one pass.
+        So many samples go through the model at a time, and again for their scores.
     sketch : Sketch, optional
         Bases of the low-rank scores, kept from the step before.
     with_sgd : bool
@@ -195,320 +172,110 @@ def attribute_step(
     after : bool
         Take Γ = ∇L(θ⁺), for `influence`, whatever the estimator's gradient.
     """
-    context.place.step = state.t
-    chunks = _chunks(batch.n, micro_batch)
-    scalars = adam_scalars(adam, state.t)
-    two = estimator.slope == TWO_TERM
-    # Where there are two terms, their slopes are made by themselves, and the fused pass has none to make.
-    plan = slope_plan("sgd" if two else estimator.slope, estimator.nodes, batch.n, estimator.denominator)
-    low, high = part_of_the_way(estimator.kind, batch.n) if two else (0.0, 1.0)
-    each = 1.0 if estimator.per_validation else 1 / batch.n_val  # weight of a validation sample's own loss
-    needs_spread = two or plan.needs_spread
-    gradient = "after" if after else estimator.gradient
-    start_wanted = with_sgd or gradient == "start"
-    first = first_pass(context, state, batch, weight, each, chunks, start_wanted, needs_spread, estimator.variance)
-    idle_needed = gradient in ("midpoint", "path") or estimator.efficient or plan.meets_rest
-    idle_needed = idle_needed or (two and finds_nothing(estimator.kind, batch.n, estimator.nodes[0]))
-    if idle_needed or two or plan.kind != "sgd":
-        refuse_division_by_zero(context, adam, state, None if idle_needed else first.g)
-    gap = _gap(context, scalars, state, first.g, batch, estimator.per_validation) if estimator.efficient else None
-    validation = first.start if gradient == "start" else None
-    if gradient == "path":
-        nodes = tuple((low + tau * (high - low), w) for tau, w in path_nodes(estimator.nodes[0]))
-        validation = along_segment(context, end_points(context, scalars, state, first.g), nodes, batch, each)
-    terms = None
-    if two and first.norms is not None:
-        terms = like(context, "first term"), like(context, "second term")
-        two_slopes(context, scalars, estimator.kind, estimator.nodes, batch.n, first.g, state, first.norms, *terms)
-    gamma = None
-    if validation is not None and plan.kind != "sgd" and not estimator.per_validation:
-        gamma = like(context, "validation gradient")
-        gradients(context, validation, gamma)
-    point = like(context, "point") if gradient == "midpoint" else None
-    slope = first.g  # which nothing needs after this pass
-    take_step_and_slope(context, scalars, plan, batch.n, state, first, gamma, (low + high) / 2, new, point, slope)
+    step = StepInput.of(context, optimiser, state, batch, weight, micro_batch)
+    plan = StepPlan.of(estimator, batch, with_sgd, after)
+    forward = forward_and_gradient(
+        step,
+        plan.valid_weight,
+        start_wanted=plan.start_wanted,
+        norms_wanted=plan.norms_wanted,
+        variance=estimator.variance,
+    )
+    if plan.divides:
+        refuse_division_by_zero(context, step.hyperparameters, state.v, None if plan.idle_wanted else forward.g)
+    missing = utility_of_batch(step, forward.g, estimator.per_validation) if estimator.efficient else None
+    validation = validation_before_step(step, plan, forward)
+    slopes = slopes_of_two_terms(step, plan, forward)
+    fused = step_and_slope(step, plan, forward, validation, new)
     if validation is None:
-        context.now("forward pass", VALIDATION)
-        validation = new_trace(context, "valid", batch.n_val, batch.valid_x)
-        run_rows(context, validation, new.theta if point is None else point, batch.valid_y, each)
-    if terms is not None:
-        scorers = [two_term_scorer(context, estimator, batch.n, validation, *terms)]
-    else:
-        factor = scalars.lr if plan.kind == "sgd" else slope
-        scorers = [scorer_of(context, estimator, batch.n, validation, factor, gamma is not None, sketch)]
-    if with_sgd and first.start is not None:
-        scorers.append(scorer_of(context, replace(estimator, gradient="start"), batch.n, first.start, scalars.lr))
-    groups = batch.n_val if estimator.per_validation else 1
-    scores, *sgd_scores = score_rows(context, state, batch, weight, chunks, first.trace, scorers, groups)
-    if gap is not None:
-        scores += (gap - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
-    shaped = [s.T if estimator.per_validation else s[0] for s in (scores, *sgd_scores)]
-    valid_loss = None if first.start is None else first.start.losses.mean(dtype="float64")
-    return StepResult(shaped[0], shaped[1] if with_sgd else None, first.train_loss, valid_loss)
+        validation = at_point(step, new.theta if fused.point is None else fused.point, plan.valid_weight)
+    scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, sketch)
+    if missing is not None:
+        scores += (missing - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
+    valid_loss = None if forward.start is None else forward.start.losses.mean(dtype="float64")
+    return StepResult(_shaped(plan, scores), _shaped(plan, sgd_scores), forward.train_loss, valid_loss)
 
 
-# --- first pass: the batch's gradient --------------------------------------------------------------------------------
+def _shaped(plan: StepPlan, scores: Any) -> Any:
+    """Return scores (groups, n) as (n,), or as (n, n_val) for each validation sample."""
+    if scores is None:
+        return None
+    return scores.T if plan.estimator.per_validation else scores[0]
+
+
+# --- phases after the forward pass -----------------------------------------------------------------------------------
+
+
+def validation_before_step(step: StepInput, plan: StepPlan, forward: ForwardResult) -> Captures | None:
+    """Return the validation samples' captures where Γ does not need the fused pass: at θ, or on the way."""
+    if plan.gradient == "start":
+        return forward.start
+    if plan.gradient == "path":
+        return on_segment(step, end_points(step, forward.g), plan.nodes, plan.valid_weight)
+    return None
+
+
+def slopes_of_two_terms(
+    step: StepInput, plan: StepPlan, forward: ForwardResult
+) -> tuple[SlopeArrays, SlopeArrays] | None:
+    """Return both slopes of "two_term"; None for any other estimator."""
+    if plan.two_terms is None or forward.norms is None:
+        return None
+    out = SlopeArrays(like(step.context, "first term")), SlopeArrays(like(step.context, "second term"))
+    two_slopes(step, plan.two_terms, forward.g, forward.norms, out)
+    return out
 
 
 @dataclass(frozen=True)
-class ForwardResult:
-    """What the batch's pass leaves: its trace if it was one chunk, the validation samples' at θ, g, and norms for σ."""
+class FusedResult:
+    """What the fused pass leaves for the scores: S, or P where Γ was known; and the point where Γ is wanted."""
 
-    trace: Trace | None
-    start: Trace | None
-    g: Arrays
-    norms: Norms | None
-    train_loss: Any
+    slope: SlopeArrays | None
+    matrix: ScoreMatrix | None
+    point: Arrays | None
 
 
-def _chunks(n: int, micro_batch: int | None) -> list[slice]:
-    size = micro_batch or n
-    return [slice(low, min(low + size, n)) for low in range(0, n, size)]
+def step_and_slope(
+    step: StepInput, plan: StepPlan, forward: ForwardResult, validation: Captures | None, new: State
+) -> FusedResult:
+    """Take the step; compute S in the memory of g, or P where `validation` gives Γ already."""
+    context, gamma = step.context, None
+    if validation is not None and plan.slope.kind != "sgd" and not plan.estimator.per_validation:
+        gamma = ValidationGradient(like(context, "validation gradient"))
+        write_sums(context, validation, gamma)
+    point = like(context, "point") if plan.gradient == "midpoint" else None
+    slope = SlopeArrays(forward.g)
+    blend = sum(plan.segment) / 2
+    fused_step(step, plan.slope, forward.g, forward.norms, gamma, blend, FusedOut(new, point, slope))
+    if gamma is None:
+        return FusedResult(slope, None, point)
+    return FusedResult(None, ScoreMatrix(slope), point)
 
 
-def first_pass(
-    context: EngineContext,
-    state: State,
-    batch: StepBatch,
-    weight: float,
-    each: float,
-    chunks: list[slice],
-    start_wanted: bool,
-    spread_wanted: bool,
-    variance: str,
-) -> ForwardResult:
-    """Run the batch through the network, in chunks, and the validation samples beside it where Γ at θ is wanted."""
-    g = like(context, "gradient")
-    norms = Norms() if spread_wanted else None
-    start = trace = None
-    if start_wanted and batch.together is not None and len(chunks) == 1:
-        context.now("forward pass", slice(0, batch.n))
-        both = new_trace(context, "train", batch.n_val + batch.n, batch.together)
-        weights = context.buffers.get("weights", (batch.n_val + batch.n, 1))
-        weights[: batch.n_val], weights[batch.n_val :] = each, weight
-        run_rows(context, both, state.theta, context.backend.xp.concatenate([batch.valid_y, batch.y]), weights)
-        start, trace = both.rows(slice(0, batch.n_val)), both.rows(slice(batch.n_val, None))
-    elif start_wanted:
-        context.now("forward pass", VALIDATION)
-        start = new_trace(context, "start", batch.n_val, batch.valid_x)
-        run_rows(context, start, state.theta, batch.valid_y, each)
-    loss = 0.0
-    for number, chunk in enumerate(chunks):
-        if trace is None or number:
-            trace = _run_chunk(context, state, batch, weight, chunk)
-        gradients(context, trace, g, add=number > 0)
-        loss = loss + trace.losses.sum(dtype="float64")
-        if norms is not None:
-            add_norms(context, norms, trace, variance)
-    return ForwardResult(trace if len(chunks) == 1 else None, start, g, norms, loss / batch.n)
-
-
-def _run_chunk(context: EngineContext, state: State, batch: StepBatch, weight: float, chunk: slice) -> Trace:
-    context.now("forward pass", chunk)
-    x = batch.x[chunk]
-    trace = new_trace(context, "train", len(x), x)
-    run_rows(context, trace, state.theta, batch.y[chunk], weight)
-    return trace
-
-
-# --- the pass over the parameters ------------------------------------------------------------------------------------
-
-
-def take_step_and_slope(
-    context: EngineContext,
-    scalars: AdamScalars,
-    plan: SlopePlan,
-    n: int,
-    state: State,
-    first: ForwardResult,
-    gamma: Arrays | None,
-    blend: float,
-    new: State,
-    point: Arrays | None,
-    slope: Arrays,
-) -> None:
-    """Run the fused pass over every parameter; see `Kernels.fused_step`."""
-    context.now("fused pass", slice(0, n))
-    for key, g in first.g.items():
-        norms = NO_NORMS if first.norms is None else first.norms.of(key, n)
-        factor = None if gamma is None else as_matrix(gamma[key])
-        there = None if point is None else as_matrix(point[key])
-        out = FusedStepOut(new.of(key), there, as_matrix(slope[key]))
-        context.kernels.fused_step(scalars, plan, as_matrix(g), state.of(key), norms, factor, blend, out)
-
-
-def end_points(context: EngineContext, scalars: AdamScalars, state: State, g: Arrays) -> tuple[Arrays, Arrays]:
-    """Return θ − ηλθ − A(0) and θ − ηλθ − A(g), in buffers."""
-    new, idle, scratch = like(context, "end 1"), like(context, "end 0"), like(context, "slope")
-    first = ForwardResult(None, None, g, None, None)
-    after = State(new, like(context, "end m"), like(context, "end v"), state.t)
-    take_step_and_slope(
-        context, scalars, slope_plan("sgd", (1, 2), 1), 1, state, first, None, 0.0, after, idle, scratch
-    )
-    return idle, new
-
-
-def along_segment(
-    context: EngineContext,
-    ends: tuple[Arrays, Arrays],
-    nodes: tuple[tuple[float, float], ...],
-    batch: StepBatch,
-    each: float,
-) -> Trace:
-    """Return one trace of the validation samples at every node of a segment, node after node, weighted.
-
-    Parameters
-    ----------
-    ends : tuple of dicts of arrays
-        Parameters where the segment begins (0) and where it ends (1).
-    nodes : tuple of (place, weight)
-    each : float
-        Weight of a validation sample's own loss.
-    """
-    n_val, count, point = batch.n_val, len(nodes), like(context, "point")
-    x = batch.valid_x if count == 1 else context.backend.xp.concatenate([batch.valid_x] * count)
-    trace = new_trace(context, "valid", n_val * count, x)
-    for i, (tau, w) in enumerate(nodes):
-        context.now("pass over the parameters")
-        for key, there in point.items():
-            context.ops.between(tau, ends[0][key], ends[1][key], there)
-        context.now("forward pass", VALIDATION)
-        run_rows(context, trace.rows(slice(i * n_val, (i + 1) * n_val)), point, batch.valid_y, each * w)
-    return trace
-
-
-def _gap(
-    context: EngineContext, scalars: AdamScalars, state: State, g: Arrays, batch: StepBatch, per_validation: bool
-) -> Any:
-    """Return U(B) − U(∅), in the mean loss (1,) or for each validation sample (n_val,)."""
-    losses = []
-    ends = end_points(context, scalars, state, g)
-    context.now("forward pass", VALIDATION)
-    for params in ends:
-        trace = new_trace(context, "end", batch.n_val, batch.valid_x)
-        losses.append(row_losses(context, trace, params, batch.valid_y).copy())
-    gap = losses[0] - losses[1]
-    return gap if per_validation else gap.mean(keepdims=True)
-
-
-# --- scores ----------------------------------------------------------------------------------------------------------
-
-Scorer = Callable[[Trace, Any], None]
-
-
-def scorer_of(
-    context: EngineContext,
-    estimator: Estimator,
-    n: int,
-    validation: Trace,
-    slope: Arrays | float,
-    merged: bool = False,
-    sketch: Sketch | None = None,
-) -> Scorer:
-    """Return what adds the scores of a trace's rows to an array (1 or n_val, rows).
-
-    `slope` is S, or P if `merged`, and is overwritten by P; SGD's S is a number.
-    """
-    per_validation = estimator.per_validation
-    nodes = estimator.nodes[0] if estimator.gradient == "path" else 1
-    n_val = len(validation.losses) // nodes
-    if isinstance(slope, float) and (per_validation or pairwise_is_cheaper(context, len(validation.losses))):
-
-        def by_pairs(trace: Trace, out: Any) -> None:
-            def some(low: int, high: int) -> None:
-                rows = slice(low, high)
-                dots = pairwise(context, trace.rows(rows), validation)
-                dots *= dots.dtype.type(slope)
-                if per_validation:
-                    out[:, rows] += dots.reshape(len(dots), -1, n_val).sum(axis=1).T
-                else:
-                    out[0, rows] += dots.sum(axis=1)
-
-            count, sizes = len(trace.losses), context.net.sizes
-            in_parts(some, count, 2 * count * len(validation.losses) * (sum(sizes[:-1]) + sum(sizes[1:])))
-
-        return by_pairs
-
-    def product_of(rows: slice, into: Arrays) -> Arrays:
-        gamma = like(context, "validation gradient")
-        gradients(context, validation.rows(rows), gamma)
-        for key, factor in gamma.items():
-            other = factor.dtype.type(slope) if isinstance(slope, float) else slope[key]
-            context.backend.xp.multiply(factor, other, out=into[key])
-        return into
-
-    if not per_validation:
-        if isinstance(slope, float):
-            product = product_of(slice(None), like(context, "sgd product"))
-        else:
-            product = slope
-            if not merged:
-                times_gradients(context, validation, product)
-        factors = None if sketch is None else sketch.factors(context, product, n)
-        return lambda trace, out: contract(context, trace, product, out[0], factors, estimator.score_dtype)
-
-    def one_by_one(trace: Trace, out: Any) -> None:
-        for v in range(n_val):
-            product = product_of(slice(v, None, n_val), like(context, "product"))
-            factors = None if sketch is None else sketch.factors(context, product, n, v)
-            contract(context, trace, product, out[v], factors, estimator.score_dtype)
-
-    return one_by_one
-
-
-def two_term_scorer(
-    context: EngineContext, estimator: Estimator, n: int, validation: Trace, slope: Arrays, second: Arrays
-) -> Scorer:
-    """Return `scorer_of` for the two terms of "two_term", whose slopes are overwritten."""
-    own, roots = (scorer_of(context, estimator, n, validation, factor) for factor in (slope, second))
-
-    def both(trace: Trace, out: Any) -> None:
-        own(trace, out)
-        roots(roots_of(context, trace), out)
-
-    return both
-
-
-def score_rows(
-    context: EngineContext,
-    state: State,
-    batch: StepBatch,
-    weight: float,
-    chunks: list[slice],
-    trace: Trace | None,
-    scorers: list[Scorer],
-    groups: int,
-) -> list[Any]:
-    """Return each scorer's scores (groups, n); chunks go through the network again unless the trace was kept."""
-    totals = [context.backend.xp.zeros((groups, batch.n), context.backend.dtype) for _ in scorers]
-    for chunk in chunks:
-        rows = trace if trace is not None else _run_chunk(context, state, batch, weight, chunk)
-        context.now("contraction", chunk)
-        for scorer, total in zip(scorers, totals, strict=True):
-            scorer(rows, total[:, chunk])
-    return totals
-
-
-# --- refusals and advice ----------------------------------------------------------------------------------------------
-
-
-def refuse_division_by_zero(context: EngineContext, adam: Adam, state: State, g: Arrays | None) -> None:
-    """Refuse ε = 0 where κ is 0 and, if `g` is given, √q g is too; looks at arrays only where ε is 0.
-
-    All as the dtype holds it; `adam` is from `adam_in`.
-    """
-    if adam.eps > 0 or adam.eps_root > 0:
-        return
-    scalars, f, count = adam_scalars(adam, state.t), context.backend.dtype.type, 0
-    for key, v in state.v.items():
-        zero = f(scalars.kappa) * v == 0
-        if g is not None:
-            zero &= abs(f(scalars.root_q) * g[key]) < np.finfo(f).smallest_normal
-        count += int(context.backend.xp.count_nonzero(zero))
-    refuse_zero_denominator(count, "v is 0" if g is None else "v and the gradient are 0")
-
-
-def advice(adam: Adam, backend: Backend) -> str:
-    """Return what may help a run that diverged."""
-    wider = "" if backend.dtype == np.float64 else ", or dtype='float64'"
-    return f"a smaller lr than {adam.lr}, smaller inputs{wider}"
+def contraction(
+    step: StepInput,
+    plan: StepPlan,
+    forward: ForwardResult,
+    validation: Captures,
+    slopes: tuple[SlopeArrays, SlopeArrays] | None,
+    fused: FusedResult,
+    sketch: Sketch | None,
+) -> tuple[Any, Any]:
+    """Return the scores and SGD's, or None in their place, both (groups, n)."""
+    context, estimator, batch = step.context, plan.estimator, step.batch
+    exact = ScoringTask(batch.n, batch.n_val, estimator.per_validation, estimator.score_dtype)
+    task = ScoringTask(batch.n, batch.n_val, estimator.per_validation, estimator.score_dtype, sketch)
+    scorer: Scorer
+    if slopes is not None:
+        scorer = two_term_scorer(context, exact, validation, slopes)
+    elif plan.slope.kind == "sgd":
+        scorer = sgd_scorer(context, task, validation, step.hyperparameters.lrs)
+    elif fused.matrix is not None:
+        scorer = matrix_scorer(context, task, fused.matrix)
+    elif fused.slope is not None:
+        scorer = slope_scorer(context, task, validation, fused.slope)
+    scorers = [scorer]
+    if plan.with_sgd and forward.start is not None:
+        scorers.append(sgd_scorer(context, exact, forward.start, step.hyperparameters.lrs))
+    scores, *others = score_chunks(context, task, scorers, captured_chunks(step, forward.captures))
+    return scores, others[0] if others else None

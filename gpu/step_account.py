@@ -5,16 +5,17 @@ On a device, results are fetched a few steps at a time, at the pace of a progres
 
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 
 from adamshap.gpu.accounts import Credited, NotFinite
+from adamshap.gpu.arrays import Arrays
 from adamshap.gpu.counting import completed_after, next_step
-from adamshap.gpu.ghost import Sketch
 from adamshap.gpu.run_setup import RunSetup
-from adamshap.gpu.step import Arrays, State, StepResult, attribute_step
+from adamshap.gpu.sketch import Sketch, matrices
+from adamshap.gpu.state import State
+from adamshap.gpu.step import StepResult, attribute_step
 from adamshap.reference.contract import Array, CompletedSteps, Credit, Snapshot, first_not_finite
 
 __all__ = ["StepAccount"]
@@ -176,7 +177,7 @@ class StepAccount:
         host, bases = self.setup.context.backend.host, {} if self.sketch is None else self.sketch.bases
         arrays = {"scores": self.scores.copy(), "sgd_scores": self.sgd_scores.copy(), "seen": self.seen.copy()}
         arrays |= {f"history/{name}": column for name, column in self._losses_by_name().items()}
-        return arrays | {f"basis/{layer}/{group}": np.array(host(basis)) for (layer, group), basis in bases.items()}
+        return arrays | {f"basis/{number}/{group}": np.array(host(basis)) for (number, group), basis in bases.items()}
 
     def optional_arrays(self) -> Arrays:
         """Return arrays like the bases that a sketch may have: none before the first step."""
@@ -185,8 +186,8 @@ class StepAccount:
         context, rank = self.setup.context, self.sketch.rank
         groups = self.setup.config.valid.n if self.setup.estimator.per_validation else 1
         return {
-            f"basis/{layer}/{group}": np.empty((d_in, rank), context.backend.dtype)
-            for layer, (d_in, _) in enumerate(pairwise(context.net.sizes))
+            f"basis/{number}/{group}": np.empty((d_in, rank), context.backend.dtype)
+            for number, _, d_in in matrices(context.shapes).values()
             for group in range(groups)
         }
 
@@ -199,5 +200,5 @@ class StepAccount:
             self.losses[: self.completed, column] = kept[f"history/{name}"]
         if self.sketch is not None:
             for name in (name for name in kept if name.startswith("basis/")):
-                layer, group = map(int, name.split("/")[1:])
-                self.sketch.bases[layer, group] = self.setup.context.backend.real(kept[name])
+                number, group = map(int, name.split("/")[1:])
+                self.sketch.bases[number, group] = self.setup.context.backend.real(kept[name])

@@ -3,15 +3,14 @@
 ========  =================  ======================================================
 paper     name               meaning
 ========  =================  ======================================================
-S, R      ``into_slope,``    slopes of the first and of the second term
-          ``into_second``
+S, R      ``out``             slopes of the first and of the second term
 h_j, a_j  ``OWN``            nodes and weights of a sample's own x
 τ         ``arrivals``       part of the others that is there, and what they come to
 ς²        no name            Σ (x − x̄)²/n, of which σ² is n²/(n − 1) as much
 δ         ``RIDGE``          of the regression
 ========  =================  ======================================================
 
-The second term's ghost dot product is that of sign(b) √|b| and sign(a) √|a|, whose outer product is sign(x) √|x|.
+The second term is a contraction with the captures of sign(x) √|x| (`captures.Captures.signed_roots`).
 
 The elementwise work is a kernel of its own (`Kernels.two_term_fit`).
 """
@@ -19,20 +18,19 @@ The elementwise work is a kernel of its own (`Kernels.two_term_fit`).
 import math
 from functools import cache, partial
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.arrays import BatchGradient, SlopeArrays, as_matrix
+from adamshap.gpu.context import EngineContext
 from adamshap.gpu.kernels.groups import GradientNorms, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import AdamScalars, Arrival, FitPlan
-from adamshap.gpu.layers import EngineContext, Trace, as_matrix
 from adamshap.gpu.norms import Norms
+from adamshap.gpu.state import StepInput
 from adamshap.gpu.threads import in_parts
 
-if TYPE_CHECKING:
-    from adamshap.gpu.step import State
-
-__all__ = ["arrivals", "finds_nothing", "fit_plan", "part_of_the_way", "roots_of", "two_slopes"]
+__all__ = ["arrivals", "finds_nothing", "fit_plan", "part_of_the_way", "two_slopes"]
 
 FLOPS_OF_A_NODE = 140
 """What a divided difference costs an element, as products cost them."""
@@ -44,44 +42,22 @@ OWN: tuple[tuple[float, float], ...] = tuple(
 
 RIDGE = 1e-3
 
-Arrays = dict[str, Any]
-
 
 def two_slopes(
-    context: EngineContext,
-    scalars: AdamScalars,
-    kind: str,
-    nodes: tuple[int, int],
-    n: int,
-    g: Arrays,
-    state: "State",
-    norms: Norms,
-    into_slope: Arrays,
-    into_second: Arrays,
+    step: StepInput, plan: FitPlan, g: BatchGradient, norms: Norms, out: tuple[SlopeArrays, SlopeArrays]
 ) -> None:
-    """Write S and R of every parameter, for the state before the step.
-
-    Parameters
-    ----------
-    kind : {"first", "last", "shapley"}
-        Which marginal the slopes are made for.
-    n : int
-        Samples of the batch.
-    norms : Norms
-        For ς.
-    into_slope, into_second : dicts of arrays
-        Written.
-    """
+    """Write S and R of every parameter in `out`, for the state before the step; `norms` gives ς."""
+    context, n = step.context, step.batch.n
     context.now("slopes of two terms", slice(0, n))
-    plan = fit_plan(kind, n, nodes)
     differences = len(plan.own) * len(plan.arrivals)
     for key, whole in g.items():
-        matrix, out = as_matrix(whole), TwoTermOut(as_matrix(into_slope[key]), as_matrix(into_second[key]))
-        some = partial(_fit_rows, context, scalars, plan, matrix, state.of(key), norms.of(key, n), out)
-        in_parts(some, len(matrix), FLOPS_OF_A_NODE * differences * matrix.size)
+        matrix, written = as_matrix(whole), TwoTermOut(as_matrix(out[0][key]), as_matrix(out[1][key]))
+        scalars, state = step.hyperparameters.scalars[key], step.state.of(key)
+        fit = partial(_fit_units, context, scalars, plan, matrix, state, norms.of(key, n), written)
+        in_parts(fit, len(matrix), FLOPS_OF_A_NODE * differences * matrix.size)
 
 
-def _fit_rows(
+def _fit_units(
     context: EngineContext,
     scalars: AdamScalars,
     plan: FitPlan,
@@ -110,22 +86,8 @@ def part_of_the_way(kind: str, n: int) -> tuple[float, float]:
 
 
 def finds_nothing(kind: str, n: int, path: int) -> bool:
-    """Tell whether some sample may find nothing, so that its change of the step begins at A(0)."""
+    """Whether some sample may find nothing, so that its change of the step begins at A(0)."""
     return any(tau == across == 0 for tau, across, _ in arrivals(kind, n, (path, 2))) or n == 1
-
-
-def roots_of(context: EngineContext, trace: Trace) -> Trace:
-    """Return the trace of the second term: signed roots of a and b, whose outer product is x's."""
-    rows = len(trace.losses)
-
-    def signed_root(array: Any, name: str) -> Any:
-        xp, out = context.backend.xp, context.buffers.get(name, array.shape)
-        xp.sqrt(abs(array), out=out)
-        return xp.copysign(out, array, out=out)
-
-    inputs = [signed_root(a, f"root inputs {layer}") for layer, a in enumerate(trace.inputs)]
-    grads = [signed_root(b, f"root gradients {layer}") for layer, b in enumerate(trace.grads)]
-    return Trace(inputs, grads, [None] * len(trace.derivatives), trace.losses[:rows])
 
 
 @cache

@@ -26,7 +26,8 @@ from adamshap.reference.adam import (
     zeros,
 )
 from adamshap.reference.contract import Array, Params, Slope, Step, refuse, refuse_zero_denominator
-from adamshap.reference.squares import squares_about
+from adamshap.reference.elementary import elementary
+from adamshap.reference.squares import in_units
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,15 @@ SLOPE_FUNCTIONS: dict[str, Callable[[SlopeInput], Array]] = {
 }
 
 
+@elementary
 def partial_sum_deviation(x: Array, g: Array) -> Array:
     """Return σ = √(n/(n − 1) · max(Σ_i x_i² − g²/n, 0)): the variance of a random prefix's sum is τ(1 − τ) σ².
 
     Written √(n/(n − 1) Σ_i (x_i − g/n)²), which is the same and never negative.
     """
     n = len(x)
-    squares, unit = squares_about(x, g / n)
-    sigma: Array = unit * np.sqrt(n / (n - 1) * squares)
+    scaled, unit = in_units(x - g / n)
+    sigma: Array = unit * np.sqrt(n / (n - 1) * (scaled**2).sum(axis=0))
     return sigma
 
 
@@ -138,10 +140,12 @@ def linearized_previous(step: Step) -> Params:
     """
     if step.state.step == 0:
         refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", "'exact', or a state of at least one step")
+    beta2 = dict.fromkeys(step.settings(name).betas[1] for name in step.params)
+    corrections = {beta: bias_correction(beta, step.state.step) for beta in beta2}
     slopes = {}
     for name, c in step_coefficients(step).items():
         adam = step.settings(name)
-        v_hat = step.state.v[name] / bias_correction(adam.betas[1], step.state.step)
+        v_hat = step.state.v[name] / corrections[adam.betas[1]]
         D = np.sqrt(v_hat + adam.eps_root) + adam.eps
         refuse_zero_denominator(zeros(D), "v is 0")
         slopes[name] = c.lr * c.k / D

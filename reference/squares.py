@@ -3,9 +3,8 @@
 import numpy as np
 
 from adamshap.reference.contract import Array
-from adamshap.reference.elementary import elementary
 
-__all__ = ["in_units", "squares_about"]
+__all__ = ["in_units"]
 
 
 def in_units(x: Array) -> tuple[Array, Array]:
@@ -17,10 +16,3 @@ def in_units(x: Array) -> tuple[Array, Array]:
     _, exponent = np.frexp(np.abs(x).max(axis=0))
     unit = np.ldexp(1.0, exponent - 1)
     return x / unit, unit
-
-
-@elementary
-def squares_about(x: Array, centre: Array) -> tuple[Array, Array]:
-    """Return Σ_i (x_i − centre)² for `x` (n, …) in squares of the units that are the second result: of `in_units`."""
-    scaled, unit = in_units(x - centre)
-    return (scaled**2).sum(axis=0), unit

@@ -28,7 +28,7 @@ import numpy as np
 from adamshap.reference.adam import Coefficients, divided_difference
 from adamshap.reference.contract import Array, MarginalKind
 from adamshap.reference.elementary import elementary
-from adamshap.reference.squares import squares_about
+from adamshap.reference.squares import in_units
 
 OWN_NODES = 4
 """Of a sample's own x. With two or three, nodes on both sides of a mean of 0 have the same |x|, and only one term is
@@ -73,10 +73,11 @@ def two_coefficients(kind: MarginalKind, c: Coefficients, x: Array, nodes: tuple
     return mean_slope - R * mean_phi, R * np.sqrt(size)
 
 
+@elementary
 def own_spread(x: Array) -> Array:
     """Return ς = √(Σ_i (x_i − x̄)²/n), the deviation of the batch's contributions: they are all there are."""
-    squares, unit = squares_about(x, x.mean(axis=0))
-    spread: Array = unit * np.sqrt(squares / len(x))
+    scaled, unit = in_units(x - x.mean(axis=0))
+    spread: Array = unit * np.sqrt((scaled**2).mean(axis=0))
     return spread
 
 

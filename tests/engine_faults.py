@@ -58,14 +58,22 @@ def planted(fault: Fault, folder: Path) -> tuple[Path, str]:
 
 
 _LAYERS = (
-    Fault("no-bias-in-the-last-layer", "                z += bias\n", "                pass\n", "scores", "layers"),
-    Fault("chunks-of-biases-not-added", "bias[units] += b.sum(axis=0)", "bias[units] = b.sum(axis=0)", "scores run"),
+    Fault("no-bias-in-the-last-layer", "            output += bias\n", "            pass\n", "scores", "layers"),
     Fault(
-        "chunks-of-weights-not-added", "weight += xp.matmul(b.T, a)", "weight[...] = xp.matmul(b.T, a)", "scores run"
+        "chunks-of-biases-not-added",
+        "array += capture.sum_of(xp, name, units)",
+        "array[...] = capture.sum_of(xp, name, units) + (array if array.ndim == 2 else 0)",
+        "scores run",
+    ),
+    Fault(
+        "chunks-of-weights-not-added",
+        "array += capture.sum_of(xp, name, units)",
+        "array[...] = capture.sum_of(xp, name, units) + (array if array.ndim == 1 else 0)",
+        "scores run",
     ),
     Fault(
         "backward-without-derivative",
-        "        context.ops.scale_by_derivative(net.activation, b, kept)\n",
+        "            scale_by_derivative(context, self.activation, b, workspace.inputs[number], derivative)\n",
         "",
         "scores",
         "layers",
@@ -82,12 +90,12 @@ _LAYERS = (
     ),
     Fault(
         "units-at-the-borders-of-parts-added-twice",
-        "units = slice(all_b.shape[1] * low // parts, all_b.shape[1] * high // parts)",
-        "units = slice(all_b.shape[1] * low // parts, all_b.shape[1] * high // parts + 1)",
+        "units = slice(count * low // parts, count * high // parts)",
+        "units = slice(count * low // parts, count * high // parts + 1)",
         "run",
     ),
     Fault("columns-of-parts-misplaced", "out=out[:, low:high])", "out=out[:, : high - low])", "run"),
-    Fault("weights-of-the-first-part-for-all", "else weight[rows])", "else weight[: high - low])", "run"),
+    Fault("weights-of-the-first-part-for-all", "else weight[rows]", "else weight[: rows.stop - rows.start]", "run"),
 )
 
 _THREADS = (
@@ -106,14 +114,12 @@ _THREADS = (
 _NORMS = (
     Fault("rank-one-not-divided-by-n", "row.dtype.type(1 / math.sqrt(n))", "row.dtype.type(1)", "run"),
     Fault(
-        "norms-of-chunks-not-added", "xp.hypot(to[layer], norm) if layer in to else norm", "norm", "norms run scores"
+        "norms-of-chunks-not-added",
+        "_joined(xp, norms[name], found) if name in norms else found",
+        "found",
+        "norms run scores",
     ),
-    Fault(
-        "roots-of-chunks-not-added",
-        "xp.hypot(root, _roots(context, a, b, xp.empty_like(root)), out=root)",
-        "_roots(context, a, b, root)",
-        "norms scores",
-    ),
+    Fault("roots-of-chunks-not-added", "xp.hypot(one.root, other.root, out=one.root)", "other.root", "norms scores"),
     Fault("squares-that-underflow-kept", "least = 4 * n *", "least = 0 * n *", "norms"),
     Fault("squares-scaled-too-far", "math.ceil(math.log2(n))) // 4", "math.ceil(math.log2(n))) // 2", "norms"),
     Fault(
@@ -319,64 +325,81 @@ _STEP = (
     ),
     Fault(
         "validation-sample-averaged",
-        "each = 1.0 if estimator.per_validation else 1 / batch.n_val",
-        "each = 1 / batch.n_val",
+        "1.0 if estimator.per_validation else 1 / batch.n_val",
+        "1 / batch.n_val",
         "scores",
     ),
-    Fault("validation-weights-missing-beside-the-batch", "= each, weight\n", "= weight, weight\n", "run"),
+    Fault(
+        "validation-weights-missing-beside-the-batch",
+        "= valid_weight, step.weight\n",
+        "= step.weight, step.weight\n",
+        "run",
+    ),
     Fault(
         "validation-shares-a-buffer-with-the-batch",
-        'new_trace(context, "start",',
-        'new_trace(context, "train",',
+        'workspace(context, "start",',
+        'workspace(context, "train",',
         "scores",
     ),
-    Fault("loss-of-the-last-chunk-alone", "loss = loss + trace.losses", "loss = trace.losses", "run"),
-    Fault("loss-averaged-over-the-last-chunk", "norms, loss / batch.n)", "norms, loss / len(trace.losses))", "run"),
-    Fault("path-weights-missing", "batch.valid_y, each * w)", "batch.valid_y, each)", "scores"),
-    Fault("own-part-of-the-path-forgotten", "(low + tau * (high - low), w)", "(tau, w)", "two_term scores"),
-    Fault("own-midpoint-forgotten", "(low + high) / 2, new", "0.5, new", "two_term scores"),
+    Fault("loss-of-the-last-chunk-alone", "loss = loss + captures.losses", "loss = captures.losses", "run"),
+    Fault("loss-averaged-over-the-last-chunk", "norms, loss / batch.n)", "norms, loss / captures.n)", "run"),
+    Fault("path-weights-missing", "batch.valid_y, weight * node_weight)", "batch.valid_y, weight)", "scores"),
+    Fault("own-part-of-the-path-forgotten", "(low + tau * (high - low), weight)", "(tau, weight)", "two_term scores"),
+    Fault("own-midpoint-forgotten", "blend = sum(plan.segment) / 2", "blend = 0.5", "two_term scores"),
     Fault("remainder-divided-by-n-val", "scores.dtype.type(batch.n)", "scores.dtype.type(batch.n_val)", "scores"),
     Fault("end-losses-in-one-buffer", "batch.valid_y).copy())", "batch.valid_y))", "scores"),
     Fault("gap-backwards", "gap = losses[0] - losses[1]", "gap = losses[1] - losses[0]", "scores"),
     Fault(
         "per-validation-transposed",
-        "s.T if estimator.per_validation",
-        "s.reshape(s.shape[::-1]) if estimator.per_validation",
+        "scores.T if plan.estimator.per_validation",
+        "scores.reshape(scores.shape[::-1]) if plan.estimator.per_validation",
         "scores",
     ),
-    Fault("first-node-alone-for-each-validation-sample", "slice(v, None, n_val)", "slice(v, v + 1)", "scores run"),
-    Fault("sgd-scored-with-the-path-s-nodes", 'replace(estimator, gradient="start")', "estimator", "run"),
-    Fault("sgd-without-lr", "batch.n, first.start, scalars.lr))", "batch.n, first.start, 1.0))", "run"),
-    Fault("validation-gradient-taken-twice", "gamma is not None, sketch)", "False, sketch)", "scores"),
+    Fault("first-node-alone-for-each-validation-sample", "slice(v, None, task.n_val)", "slice(v, v + 1)", "scores run"),
+    Fault(
+        "sgd-scored-with-the-path-s-nodes",
+        "sgd_scorer(context, exact, forward.start,",
+        "sgd_scorer(context, exact, validation,",
+        "run",
+    ),
+    Fault(
+        "sgd-without-lr",
+        "forward.start, step.hyperparameters.lrs)",
+        "forward.start, dict.fromkeys(step.hyperparameters.lrs, 1.0))",
+        "run",
+    ),
+    Fault(
+        "validation-gradient-taken-twice",
+        "matrix_scorer(context, task, fused.matrix)",
+        "slope_scorer(context, task, validation, SlopeArrays(fused.matrix))",
+        "scores",
+    ),
     Fault("plain-step-not-averaged", "state.theta, y, weight)", "state.theta, y, 1.0)", "scores"),
     Fault("eps-asked-for-where-the-gradient-is-not-0", "zero &= abs(", "zero | abs(", "run"),
     Fault(
         "efficiency-starts-at-rest-unasked",
-        "or estimator.efficient or plan.meets_rest",
-        "or plan.meets_rest",
+        "or estimator.efficient or slope.meets_rest",
+        "or slope.meets_rest",
         "small_eps",
     ),
 )
 
 _GHOST = (
-    Fault("bias-dropped-from-factors", "out[rows] += b @ p", "pass", "run"),
+    Fault("bias-dropped-from-factors", "                out += b @ p\n", "                pass\n", "run"),
     Fault(
         "bias-in-every-network",
-        "        if context.net.bias:\n            inner +=",
+        "        if with_bias:\n            inner +=",
         "        if True:\n            inner +=",
         "scores",
     ),
     Fault(
         "range-not-orthonormal",
-        "q = orthonormal(context, shared_product(context, p, basis))",
-        "q = shared_product(context, p, basis)",
+        "q = orthonormal(context, product_by_rows(context, p, basis))",
+        "q = product_by_rows(context, p, basis)",
         "run",
     ),
     Fault(
-        "one-basis-for-all-validation-samples",
-        'product[f"{layer}.weight"], (layer, group))',
-        'product[f"{layer}.weight"], (layer, 0))',
-        "run",
+        "one-basis-for-all-validation-samples", "matrix[name], (number, group))", "matrix[name], (number, 0))", "run"
     ),
     Fault("basis-of-the-first-step-kept", "self.bases[key] = basis", "self.bases.setdefault(key, basis)", "run"),
     Fault("sketch-where-it-does-not-pay", "3 * self.rank / n < 1", "self.rank / n < 1", "run"),
@@ -388,8 +411,25 @@ _GHOST = (
     Fault("half-precision-scaled-once", "tops[0] * tops[1]", "tops[0]", "run", "", CUDA),
 )
 
+_CAPTURES = (
+    Fault(
+        "pairs-with-the-first-lr",
+        "dots *= dots.dtype.type(lr)",
+        "dots *= dots.dtype.type(groups[0][0])",
+        "hyperparameters",
+    ),
+    Fault(
+        "settings-of-the-first-parameter-for-all",
+        "None or settings is not last",
+        "None and settings is not last",
+        "hyperparameters",
+    ),
+    Fault("second-use-of-a-parameter-lost", "for other in uses[1:]:", "for other in uses[2:]:", "captures"),
+    Fault("bound-of-two-uses-as-of-one", "xp.add if self.used_twice else xp.hypot", "xp.hypot", "captures"),
+)
+
 _SINGLE = (
-    Fault("coalition-ignored", "[b * mask for b in", "[b for b in", "scores"),
+    Fault("coalition-ignored", "self.captures.weighted(mask)", "self.captures", "scores"),
     Fault("banzhaf", "1 / (n * math.comb(n - 1, s))", "1 / 2 ** (n - 1)", "scores"),
     Fault("standard-error-of-the-sum", "ddof=1) / math.sqrt(pairs)", "ddof=1) / pairs", "scores"),
     Fault("influence-frozen", 'Estimator("tangent")', 'Estimator("frozen")', "scores"),
@@ -402,7 +442,7 @@ _TWO_TERM = (
     Fault("normal-rules-the-other-way-round", "for fewer in (1, 0)]", "for fewer in (0, 1)]", "two_term scores"),
     Fault("own-spread-with-n-minus-1", "math.sqrt(n - 1) / n, RIDGE", "1 / math.sqrt(n), RIDGE", "two_term scores"),
     Fault("root-without-sign", "return xp.copysign(out, array, out=out)", "return out", "two_term scores"),
-    Fault("roots-of-all-layers-in-one-buffer", 'f"root inputs {layer}"', '"root inputs"', "two_term scores"),
+    Fault("roots-of-all-layers-in-one-buffer", 'f"root {name} {self.weight}"', 'f"root {name}"', "two_term scores"),
     Fault("first-goes-all-the-way", "return (0.0, 1 / n) if kind", "return (0.0, 1.0) if kind", "two_term scores"),
     Fault("places-counted-from-1", "middle = (n - 1) / 2", "middle = n / 2", "two_term"),
     Fault(
@@ -438,28 +478,33 @@ _CARRY = (
     Fault("window-one-block-short", "len(self.blocks) > self.later", "len(self.blocks) >= self.later", "carry"),
     Fault(
         "grow-and-less-swapped",
-        "validation, owed, grow, less, product",
-        "validation, owed, less, grow, product",
+        "RunningSum(block.owed, beta1**passed, less)",
+        "RunningSum(block.owed, less, beta1**passed)",
         "carry",
     ),
     Fault("own-block-subtracted-one-step-late", "beta1 ** (-passed - 1) if", "beta1 ** (-passed) if", "carry"),
-    Fault("blocks-one-step-too-near", "betas[0] ** self.length)", "betas[0] ** (self.length - 1))", "carry"),
+    Fault("blocks-one-step-too-near", "self.beta1**self.length)", "self.beta1 ** (self.length - 1))", "carry"),
     Fault("last-batch-closed-as-a-full-one", "closed / sizes, strict", "closed / sizes.max(), strict", "carry"),
     Fault("lost-at-the-end-of-windows-not-closed", "    if loses:\n", "    if False:\n", "carry"),
     Fault("waiting-batches-not-copied", "        return copies\n", "        return arrays\n", "carry"),
     Fault(
         "arrays-of-batches-that-left-not-copied-anew",
-        "self.unused.append(batch.arrays)",
-        "self.unused.append(self.blocks[-1].batches[-1].arrays)",
+        "self.kept.unused.append(batch.arrays)",
+        "self.kept.unused.append(self.blocks[-1].batches[-1].arrays)",
         "carry",
     ),
     Fault(
         "bound-without-what-left-the-window",
-        "self.truncated += self.exposed * xp.sqrt(size)",
-        "self.truncated += 0 * xp.sqrt(size)",
+        "self.truncated += self.exposed * xp.sqrt(account.square)",
+        "self.truncated += 0 * xp.sqrt(account.square)",
         "carry",
     ),
-    Fault("decay-s-share-of-theta", "(1 - scalars.shrink) * of_theta", "scalars.shrink * of_theta", "carry"),
+    Fault(
+        "decay-s-share-of-theta",
+        "(1 - next(iter(shrinks.values()))) * of_theta",
+        "next(iter(shrinks.values())) * of_theta",
+        "carry",
+    ),
     Fault("exposure-lost-on-resume", ', (self.exposed, "exposed"))', ")", "carry resume"),
     Fault(
         "window-one-block-short-on-resume",
@@ -510,7 +555,7 @@ _RUN = (
         "resume",
     ),
     Fault("step-number-lost-on-resume", "next_step(completed))", "FIRST_STEP)", "resume", "run.py"),
-    Fault("bases-lost-on-resume", "self.sketch.bases[layer, group] = self.setup", "_ = self.setup", "resume"),
+    Fault("bases-lost-on-resume", "self.sketch.bases[number, group] = self.setup", "_ = self.setup", "resume"),
     Fault(
         "chunks-run-again-after-the-step",
         "return self.micro_batch is not None and self.micro_batch <",
@@ -540,6 +585,7 @@ FAULTS = (
     *_ACTIVATIONS,
     *_STEP,
     *_GHOST,
+    *_CAPTURES,
     *_SINGLE,
     *_TWO_TERM,
     *_CARRY,

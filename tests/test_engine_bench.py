@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from adamshap.gpu import bench
-from adamshap.gpu.ghost import Sketch
+from adamshap.gpu.sketch import Sketch
 from adamshap.reference.command.main import GROUP, build
 from adamshap.verify.claims import cost
 

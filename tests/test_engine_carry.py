@@ -15,13 +15,14 @@ import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import carry
 from adamshap.gpu.backend import Backend, pick_backend
+from adamshap.gpu.context import EngineContext
 from adamshap.gpu.data import Data
 from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.kernels import numpy as in_numpy
 from adamshap.gpu.kernels.groups import NO_NORMS, GradientNorms, OwedSum, ParameterState
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES, adam_scalars, split_plan
-from adamshap.gpu.layers import EngineContext
-from adamshap.gpu.step import State
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.state import State
 from adamshap.reference import Adam, Batch, Network
 from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients
@@ -301,7 +302,7 @@ def test_one_large_entry_leaves_the_other_scores_and_the_bound_right(device: Any
 
 def test_a_windows_memory_does_not_grow_with_the_run() -> None:
     config = problem(0.5, epochs=30)
-    context = EngineContext.on(config.network, pick_backend("cpu", "float64"))
+    context = context_for(config.network, pick_backend("cpu", "float64"))
     order = list(config.order())
     carrier = carry.Carrier.of(context, config, data_of(context, config), len(order), 4)
     held = []
@@ -335,7 +336,7 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
 @on_each_device
 def test_no_step_waits_for_the_device(device: Any) -> None:
     config = dataclasses.replace(problem(0.5), batch_size=5)
-    context = EngineContext.on(config.network, pick_backend(device, "float32"))
+    context = context_for(config.network, pick_backend(device, "float32"))
     carrier = carry.Carrier.of(context, config, data_of(context, config), len(list(config.order())), 2)
     waiting: Any = nullcontext
     if device != "cpu":

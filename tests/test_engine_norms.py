@@ -1,5 +1,6 @@
 """√Σ x² of each weight, and the scores that rest on it, where one input or gradient is far larger than all others."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamshap import gpu as engine
-from adamshap.gpu.backend import Buffers, pick_backend
-from adamshap.gpu.kernels import kernels_for
-from adamshap.gpu.layers import EngineContext, Trace
+from adamshap.gpu.backend import pick_backend
+from adamshap.gpu.captures import Captures, OuterProduct
+from adamshap.gpu.layers import context_for
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.ops import numpy as in_numpy
 from adamshap.gpu.ops import ops_for
@@ -34,11 +35,10 @@ def roots(make: str, device: Any, dtype: Any, a: Array, b: Array, chunks: list[s
     backend = pick_backend(device, dtype)
     net = Network((a.shape[1], b.shape[1]))
     ops = in_numpy if make == "numpy" and not backend.on_cuda else ops_for(backend)
-    context, norms = EngineContext(net, backend, kernels_for(backend), ops, Buffers(backend), net.shapes), Norms()
+    context, norms = replace(context_for(net, backend), ops=ops), Norms()
     for chunk in chunks:
-        add_norms(
-            context, norms, Trace([on_device(device, a[chunk])], [on_device(device, b[chunk])], [], None), "exact"
-        )
+        capture = OuterProduct("0.weight", "0.bias", on_device(device, a[chunk]), on_device(device, b[chunk]))
+        add_norms(context, norms, Captures((capture,)), "exact")
     both = [norms.of(name, len(a)) for name in ("0.weight", "0.bias")]
     assert all(given.row is None and given.col is None for given in both)
     weights, biases = (given.root for given in both)

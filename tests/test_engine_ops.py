@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamshap.gpu.backend import Backend, pick_backend
-from adamshap.gpu.ghost import orthonormal
-from adamshap.gpu.layers import EngineContext
+from adamshap.gpu.layers import context_for
 from adamshap.gpu.ops import numpy as in_numpy
 from adamshap.gpu.ops import ops_for
+from adamshap.gpu.sketch import orthonormal
 from adamshap.reference.contract import ACTIVATIONS, Array, Network
 from adamshap.verify.strategies import seeds
 from adamshap.verify.tolerance import assert_within, rounding
@@ -154,6 +154,6 @@ def test_a_basis_keeps_what_the_dtype_can_tell_apart(device: Any, dtype: Any) ->
     y = numbers(0, (40, 2))
     y[:, 1] = y[:, 0] + 1e-4 * y[:, 1]
     held = np.asarray(y, dtype)
-    context = EngineContext.on(Network((2, 2)), backend)
+    context = context_for(Network((2, 2)), backend)
     q = backend.host(orthonormal(context, on_device(device, held))).astype(np.float64)
     assert_within(q.T @ q, np.eye(2), rounding(1.0, 40, "float32"), "Qᵀ Q")

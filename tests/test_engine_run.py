@@ -19,14 +19,16 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import layers
+from adamshap.gpu import captures, products
 from adamshap.gpu import threads as gpu_threads
 from adamshap.gpu.backend import Backend, Buffers, pick_backend, within_memory
-from adamshap.gpu.ghost import Sketch, contract
-from adamshap.gpu.kernels import kernels_for
-from adamshap.gpu.layers import EngineContext
-from adamshap.gpu.ops import ops_for
-from adamshap.gpu.step import State, StepBatch, attribute_step, plain_step
+from adamshap.gpu.captures import Captures, OuterProduct
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.scores import contract
+from adamshap.gpu.sketch import Sketch
+from adamshap.gpu.state import State, StepBatch
+from adamshap.gpu.step import attribute_step, plain_step
 from adamshap.reference.contract import (
     Adam,
     AdamState,
@@ -94,8 +96,8 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(gpu_threads, "FLOPS_WORTH_A_THREAD", 1)
         monkeypatch.setattr(gpu_threads, "cpu_threads", lambda: 3)
         monkeypatch.setattr(gpu_threads, "_threads", lambda: pool)
-        monkeypatch.setattr(layers, "CACHED", 24)  # a thread's share of Γ ⊙ S is made in several blocks
-        monkeypatch.setattr(layers, "FEW_ROWS", 4)  # the validation rows are shared out, a last batch of 2 is not
+        monkeypatch.setattr(captures, "CACHED", 24)  # a thread's share of Γ ⊙ S is made in several blocks
+        monkeypatch.setattr(products, "FEW_ROWS", 4)  # the validation rows are shared out, a last batch of 2 is not
 
 
 @on_each_device
@@ -271,20 +273,20 @@ def test_a_sketch_of_a_low_rank_product_is_exact(device: Any, dtype: Any) -> Non
     net, train, valid = problem((40, 50, 30, 4), n=64, n_val=3)
     params = net.init(0)
     step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
-    context = EngineContext.on(net, pick_backend(device, dtype))
+    context = context_for(net, pick_backend(device, dtype))
     p = context.backend.real(np.random.default_rng(0).standard_normal((50, 3)) @ np.eye(3, 40))
     assert Sketch(3).pays(step.n, 40, 50)
-    q, c = Sketch(3).factors(context, {f"{layer}.weight": p for layer in range(3)}, step.n)[0]
+    q, c = Sketch(3).factors(context, {f"{layer}.weight": p for layer in range(3)}, step.n)["0.weight"]
     scale = float(context.backend.host(abs(p).max()))
     assert_within(context.backend.host(q @ c), context.backend.host(p), rounding(scale, p.size, dtype), "Q C")
 
 
 @on_each_device
 def test_the_first_basis_is_drawn_from_the_seed(device: Any) -> None:
-    context = EngineContext.on(Network((40, 50)), pick_backend(device, "float64"))
+    context = context_for(Network((40, 50)), pick_backend(device, "float64"))
     p = context.backend.real(np.random.default_rng(0).standard_normal((50, 40)))
     first, again, other = (
-        context.backend.host(Sketch(3, seed).factors(context, {"0.weight": p}, 64)[0][0]) for seed in (1, 1, 2)
+        context.backend.host(Sketch(3, seed).factors(context, {"0.weight": p}, 64)["0.weight"][0]) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > np.finfo(np.float64).eps
@@ -292,15 +294,15 @@ def test_the_first_basis_is_drawn_from_the_seed(device: Any) -> None:
 
 @on_each_device
 def test_factors_score_biases_as_the_exact_contraction_does(device: Any) -> None:
-    context = EngineContext.on(Network((40, 50)), pick_backend(device, "float64"))
+    context = context_for(Network((40, 50)), pick_backend(device, "float64"))
     backend = context.backend
     generator = np.random.default_rng(0)
     a, b, q, c, p = (generator.standard_normal(shape) for shape in ((9, 40), (9, 50), (50, 3), (3, 40), (50,)))
-    trace = layers.Trace([backend.real(a)], [backend.real(b)], [], backend.xp.zeros(9))
+    captured = Captures((OuterProduct("0.weight", "0.bias", backend.real(a), backend.real(b)),))
     product = {"0.weight": backend.real(q @ c), "0.bias": backend.real(p)}
     exact, sketched = backend.xp.zeros(9), backend.xp.zeros(9)
-    contract(context, trace, product, exact)
-    contract(context, trace, product, sketched, {0: (backend.real(q), backend.real(c))})
+    contract(context, captured, product, exact)
+    contract(context, captured, product, sketched, {"0.weight": (backend.real(q), backend.real(c))})
     magnitude = ((np.abs(b) @ np.abs(q)) * (np.abs(a) @ np.abs(c).T)).sum(axis=1) + np.abs(b) @ np.abs(p)
     assert_within(backend.host(sketched), backend.host(exact), rounding(magnitude, 40 * 50), "score")
 
@@ -308,11 +310,11 @@ def test_factors_score_biases_as_the_exact_contraction_does(device: Any) -> None
 @on_each_device
 def test_a_basis_improves_from_step_to_step(device: Any) -> None:
     """On a P that stays the same, power iteration goes on from the last step's basis."""
-    context = EngineContext.on(Network((40, 50)), pick_backend(device, "float64"))
+    context = context_for(Network((40, 50)), pick_backend(device, "float64"))
     p = np.random.default_rng(0).standard_normal((50, 40))
     sketch, errors = Sketch(3), []
     for _ in range(10):
-        q, c = sketch.factors(context, {"0.weight": context.backend.real(p)}, 64)[0]
+        q, c = sketch.factors(context, {"0.weight": context.backend.real(p)}, 64)["0.weight"]
         errors.append(np.linalg.norm(p - context.backend.host(q @ c)))
     assert errors[9] < errors[4] < errors[1]
 
@@ -339,7 +341,7 @@ def test_no_layer_is_sketched_at_a_higher_cost_than_the_exact_one(rank: int, n: 
 def test_each_validation_sample_has_a_basis_of_its_own(device: Any) -> None:
     net, train, valid = problem((40, 50, 30, 4), n=64, n_val=3)
     sketch = Sketch(2)
-    context = EngineContext.on(net, pick_backend(device, "float64"))
+    context = context_for(net, pick_backend(device, "float64"))
     backend = context.backend
     zeros = [{k: backend.xp.zeros(s) for k, s in net.shapes.items()} for _ in "mv"]
     state = State(backend.reals(net.init(0)), *zeros, 1)
@@ -364,7 +366,7 @@ def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -
 @given(step=steps(max_n=16), size=st.integers(1, 16))
 @settings(max_examples=15)
 def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, size: int) -> None:
-    context = EngineContext.on(step.net, pick_backend(device, dtype))
+    context = context_for(step.net, pick_backend(device, dtype))
 
     def taken(micro_batch: int | None) -> State:
         backend = context.backend
@@ -409,7 +411,7 @@ def test_no_per_sample_gradient_is_ever_made() -> None:
     def peak(attributed: bool) -> int:
         zeros = [{k: np.zeros_like(p) for k, p in params.items()} for _ in range(2)]
         state = State({k: p.copy() for k, p in params.items()}, *zeros, 1)
-        context = EngineContext.on(net, backend)
+        context = context_for(net, backend)
         tracemalloc.start()
         if attributed:
             batch = StepBatch(x, y, valid_x, valid_y)
@@ -430,7 +432,7 @@ def test_no_per_sample_gradient_is_ever_made() -> None:
 def test_nothing_in_a_step_waits_for_the_device(device: Any) -> None:
     net, train, valid = problem()
     backend = pick_backend(device, "float32")
-    context = EngineContext.on(net, backend)
+    context = context_for(net, backend)
     state = State(
         backend.reals(net.init(0)),
         *({k: backend.xp.zeros(s, "float32") for k, s in net.shapes.items()} for _ in "mv"),
@@ -467,8 +469,8 @@ def test_a_full_device_names_the_buffer_and_says_where() -> None:
 
     net = Network((100, 3))
     backend = Backend(Full(), np.dtype("float32"))
-    made_for = pick_backend("cpu", "float32")
-    context = EngineContext(net, backend, kernels_for(made_for), ops_for(made_for), Buffers(backend), net.shapes)
+    context = context_for(net, pick_backend("cpu", "float32"))
+    context = dataclasses.replace(context, backend=backend, buffers=Buffers(backend))
     with pytest.raises(MemoryError, match=r"'train inputs 0' of 4,000 bytes \(none left\).*micro_batch"):
         context.buffers.get("train inputs 0", (10, 100))
     context.now("forward pass", slice(3, 13))

@@ -83,7 +83,8 @@ class _Rounded:
             "gelu": self.gelu,
             "cross_entropy": self.cross_entropy,
             "bias_correction": self.bias_correction,
-            "squares_about": self.squares_about,
+            "partial_sum_deviation": self.partial_sum_deviation,
+            "own_spread": self.own_spread,
             "gauss_places": self.gauss_places,
         }
 
@@ -119,11 +120,18 @@ class _Rounded:
         right: float = OPERATIONS["bias_correction"](beta, t)
         return max(right + float(self.errors(())), right / 2) if beta else right
 
-    def squares_about(self, x: Array, centre: Array) -> tuple[Array, Array]:
+    def partial_sum_deviation(self, x: Array, g: Array) -> Array:
+        return self._off(OPERATIONS["partial_sum_deviation"](x, g), x, len(x) / (len(x) - 1))
+
+    def own_spread(self, x: Array) -> Array:
+        return self._off(OPERATIONS["own_spread"](x), x, 1 / len(x))
+
+    def _off(self, deviation: Array, x: Array, factor: float) -> Array:
         # In units of the largest x, whose squares may be beyond float64.
-        (right, unit), (scaled, larger) = OPERATIONS["squares_about"](x, centre), in_units(x)
-        squares = (scaled**2).sum(axis=0)
-        return np.maximum(right * (unit / larger) ** 2 + self.errors(squares.shape) * squares, 0.0), larger
+        scaled, unit = in_units(x)
+        squares = factor * (scaled**2).sum(axis=0)
+        moved: Array = np.maximum((deviation / unit) ** 2 + self.errors(squares.shape) * squares, 0.0)
+        return unit * np.sqrt(moved)
 
     def gauss_places(self, n: int, count: int) -> tuple[Array, Array]:
         tau, weights = OPERATIONS["gauss_places"](n, count)

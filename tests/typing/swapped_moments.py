@@ -5,7 +5,7 @@ from typing import Any
 from adamshap.gpu.kernels import Kernels
 from adamshap.gpu.kernels.groups import FirstMoment, ParameterState, SecondMoment
 from adamshap.gpu.kernels.plan import AdamScalars
-from adamshap.gpu.step import State
+from adamshap.gpu.state import State
 from adamshap.reference.contract import Array, StepNumber
 
 

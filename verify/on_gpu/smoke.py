@@ -14,8 +14,10 @@ import numpy as np
 
 from adamshap import gpu, reference
 from adamshap.gpu.backend import pick_backend
-from adamshap.gpu.ghost import Sketch, contract
-from adamshap.gpu.layers import EngineContext, Trace, new_trace, run_rows
+from adamshap.gpu.captures import Captures, OuterProduct
+from adamshap.gpu.layers import context_for
+from adamshap.gpu.scores import contract
+from adamshap.gpu.sketch import Sketch
 from adamshap.reference.contract import (
     ACTIVATIONS,
     GRADIENTS,
@@ -217,11 +219,13 @@ def _low_rank_task(dtype: Any) -> Any:
 
     def run(report: Reporter) -> None:
         rank, problem = 3, step(sizes=(40, 50, 30, 4), n=64)
-        context = EngineContext.on(problem.net, pick_backend("cuda", dtype))
+        context = context_for(problem.net, pick_backend("cuda", dtype))
         backend, generator = context.backend, np.random.default_rng(3)
         x, y = backend.real(problem.train.x), backend.labels(problem.train.y)
-        trace = new_trace(context, "train", len(x), x)
-        run_rows(context, trace, backend.reals(problem.params), y, 1 / len(x))
+        stack = context.stack
+        captures = stack.run(
+            context, stack.workspace(context, "train", x), backend.reals(problem.params), y, 1 / len(x)
+        )
         low = {
             name: backend.real(
                 generator.standard_normal((*p.shape[:-1], rank)) @ generator.standard_normal((rank, p.shape[-1]))
@@ -232,16 +236,22 @@ def _low_rank_task(dtype: Any) -> Any:
         }
         factors = Sketch(rank).factors(context, low, len(x))
         assert factors, "no layer is sketched"
-        for layer, (q, c) in factors.items():
-            p = backend.host(low[f"{layer}.weight"])
+        for name, (q, c) in factors.items():
+            p = backend.host(low[name])
             bound = rounding(np.abs(p).max(), p.size, dtype)
-            assert_within(backend.host(q @ c), p, bound, f"layer {layer}")
+            assert_within(backend.host(q @ c), p, bound, name)
             error = np.abs(backend.host(q @ c) - p).max() / bound
             report.error(f"smoke {dtype}, sketch, share of the bound", float(error))
         exact, sketched, size = (backend.xp.zeros(len(x), dtype) for _ in range(3))
-        contract(context, trace, low, exact)
-        contract(context, trace, low, sketched, factors)
-        sizes = Trace([abs(a) for a in trace.inputs], [abs(b) for b in trace.grads], trace.derivatives, trace.losses)
+        contract(context, captures, low, exact)
+        contract(context, captures, low, sketched, factors)
+        sizes = Captures(
+            tuple(
+                OuterProduct(one.weight, one.bias, abs(one.a), abs(one.b))
+                for one in captures.uses
+                if isinstance(one, OuterProduct)
+            )
+        )
         contract(context, sizes, {name: backend.xp.full_like(p, abs(p).max()) for name, p in low.items()}, size)
         bound = rounding(backend.host(size), parameter_count(problem), dtype)
         assert_within(backend.host(sketched), backend.host(exact), bound, "scores")

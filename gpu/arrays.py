@@ -1,0 +1,38 @@
+"""Arrays by parameter name, with a type for each meaning that they have in a step.
+
+A step uses the same memory for several of them, one after another: a new name and type mark each change.
+"""
+
+from typing import Any, NewType, TypeVar, cast
+
+import numpy.typing as npt
+
+from adamshap.gpu.context import EngineContext
+
+__all__ = ["Arrays", "BatchGradient", "ScoreMatrix", "SlopeArrays", "ValidationGradient", "as_matrix", "like"]
+
+A = TypeVar("A", bound=npt.NDArray[Any])
+
+Arrays = dict[str, Any]
+
+BatchGradient = NewType("BatchGradient", Arrays)
+"""g, the gradient of the batch."""
+
+ValidationGradient = NewType("ValidationGradient", Arrays)
+"""Γ, the gradient of the validation loss."""
+
+SlopeArrays = NewType("SlopeArrays", Arrays)
+"""S."""
+
+ScoreMatrix = NewType("ScoreMatrix", Arrays)
+"""P = Γ ⊙ S, with which captures are contracted."""
+
+
+def like(context: EngineContext, name: str) -> Arrays:
+    """Return one buffer for each parameter, under `name`."""
+    return {key: context.buffers.get(f"{name} {key}", shape) for key, shape in context.shapes.items()}
+
+
+def as_matrix(array: A) -> A:
+    """Return a weight as it is, and a bias as one row."""
+    return array if array.ndim == 2 else cast(A, array[None, :])

@@ -1,0 +1,70 @@
+"""What every part of a step works with: the model as the engine runs it, the backend, its routines and buffers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adamshap.gpu.backend import Backend, Buffers, Place, within_memory
+from adamshap.gpu.kernels import Kernels
+from adamshap.gpu.ops import Ops
+from adamshap.gpu.threads import own_threads
+from adamshap.reference.contract import Model
+
+if TYPE_CHECKING:
+    from adamshap.gpu.stack import Stack
+
+__all__ = ["EngineContext"]
+
+
+@dataclass(frozen=True)
+class EngineContext:
+    """What every part of a step works with; `layers.context_for` builds one.
+
+    Parameters
+    ----------
+    model : Model
+    stack : Stack
+        The model's forward and backward pass.
+    backend : Backend
+    kernels : Kernels
+    ops : Ops
+    buffers : Buffers
+    shapes : dict
+        Shape of each parameter, by name.
+    place : Place
+        What is being computed, for error messages.
+    parts : int, optional
+        How many parts work is divided into; None: one a processor.
+    """
+
+    model: Model
+    stack: "Stack"
+    backend: Backend
+    kernels: Kernels
+    ops: Ops
+    buffers: Buffers
+    shapes: Mapping[str, tuple[int, ...]]
+    place: Place = field(default_factory=Place)
+    parts: int | None = None
+
+    def now(self, phase: str, samples: slice | str | None = None) -> None:
+        """Note what is computed from here on, and of which samples: said where memory runs out."""
+        self.place.phase = phase
+        if samples is not None:
+            self.place.samples = samples
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Return the context in which steps are taken: on the host, with the engine's own threads.
+
+        Overflow is no warning here: the results are checked.
+        """
+        with within_memory(self.place), np.errstate(over="ignore", invalid="ignore"):
+            if self.backend.on_cuda:
+                yield
+                return
+            with own_threads(self.parts):
+                yield

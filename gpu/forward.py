@@ -1,0 +1,87 @@
+"""The batch's pass through the model: captures, the gradient, norms for σ, and the validation samples beside it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from adamshap.gpu.arrays import BatchGradient, like
+from adamshap.gpu.captures import Captures, write_sums
+from adamshap.gpu.norms import Norms, add_norms
+from adamshap.gpu.state import VALIDATION, StepInput
+
+__all__ = ["ForwardResult", "capture_chunk", "captured_chunks", "forward_and_gradient"]
+
+
+@dataclass(frozen=True)
+class ForwardResult:
+    """What the batch's pass leaves.
+
+    Parameters
+    ----------
+    captures : Captures or None
+        The batch's, if it was one chunk.
+    start : Captures or None
+        The validation samples' at θ, where they are wanted.
+    g : BatchGradient
+    norms : Norms or None
+        For σ, where it is wanted.
+    train_loss : number
+    """
+
+    captures: Captures | None
+    start: Captures | None
+    g: BatchGradient
+    norms: Norms | None
+    train_loss: Any
+
+
+def forward_and_gradient(
+    step: StepInput, valid_weight: float, *, start_wanted: bool, norms_wanted: bool, variance: str
+) -> ForwardResult:
+    """Run the batch through the model, in chunks, and the validation samples beside it where Γ at θ is wanted.
+
+    `valid_weight` is the weight of a validation sample's own loss.
+    """
+    context, batch, chunks = step.context, step.batch, step.chunks
+    g, norms = BatchGradient(like(context, "gradient")), Norms() if norms_wanted else None
+    start = captures = None
+    if start_wanted and batch.together is not None and len(chunks) == 1:
+        start, captures = _run_together(step, valid_weight)
+    elif start_wanted:
+        context.now("forward pass", VALIDATION)
+        workspace = context.stack.workspace(context, "start", batch.valid_x)
+        start = context.stack.run(context, workspace, step.state.theta, batch.valid_y, valid_weight)
+    loss = 0.0
+    for number, chunk in enumerate(chunks):
+        if captures is None or number:
+            captures = capture_chunk(step, chunk)
+        write_sums(context, captures, g, add=number > 0)
+        loss = loss + captures.losses.sum(dtype="float64")
+        if norms is not None:
+            add_norms(context, norms, captures, variance)
+    return ForwardResult(captures if len(chunks) == 1 else None, start, g, norms, loss / batch.n)
+
+
+def _run_together(step: StepInput, valid_weight: float) -> tuple[Captures, Captures]:
+    """Run validation samples and batch in one pass at θ, and return the captures of each."""
+    context, batch, n_val = step.context, step.batch, step.batch.n_val
+    context.now("forward pass", slice(0, batch.n))
+    workspace = context.stack.workspace(context, "train", batch.together)
+    weights = context.buffers.get("weights", (n_val + batch.n, 1))
+    weights[:n_val], weights[n_val:] = valid_weight, step.weight
+    labels = context.backend.xp.concatenate([batch.valid_y, batch.y])
+    captures = context.stack.run(context, workspace, step.state.theta, labels, weights)
+    return captures.rows(slice(0, n_val)), captures.rows(slice(n_val, None))
+
+
+def capture_chunk(step: StepInput, chunk: slice) -> Captures:
+    """Run some samples of the batch through the model at θ."""
+    context = step.context
+    context.now("forward pass", chunk)
+    workspace = context.stack.workspace(context, "train", step.batch.x[chunk])
+    return context.stack.run(context, workspace, step.state.theta, step.batch.y[chunk], step.weight)
+
+
+def captured_chunks(step: StepInput, captures: Captures | None) -> Any:
+    """Yield each chunk with its captures; chunks go through the model again unless the captures were kept."""
+    for chunk in step.chunks:
+        yield chunk, capture_chunk(step, chunk) if captures is None else captures

@@ -1,0 +1,81 @@
+"""Adam's numbers in one step, for each parameter by its name."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from adamshap.gpu.backend import Backend
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.kernels.plan import AdamScalars, adam_scalars
+from adamshap.reference.contract import Adam, Optimiser, StepNumber, adam_in, refuse, refuse_zero_denominator
+
+__all__ = ["Hyperparameters", "advice", "refuse_division_by_zero"]
+
+held = lru_cache(maxsize=64)(adam_in)
+scalars_of = lru_cache(maxsize=64)(adam_scalars)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Adam's settings in one step, for each parameter, as the dtype of the step holds them, and what follows of them.
+
+    Parameters
+    ----------
+    adam : dict of Adam
+    scalars : dict of AdamScalars
+    """
+
+    adam: Mapping[str, Adam]
+    scalars: Mapping[str, AdamScalars]
+
+    @classmethod
+    def at(cls, context: EngineContext, optimiser: Optimiser, t: StepNumber) -> "Hyperparameters":
+        """Return the hyperparameters of step `t`."""
+        adam: dict[str, Adam] = {}
+        scalars: dict[str, AdamScalars] = {}
+        last, of_last = None, None
+        for name in context.shapes:
+            settings = optimiser.at(t, name)
+            if of_last is None or settings is not last:  # one set for all is looked up once
+                one = held(settings, context.backend.dtype)
+                last, of_last = settings, (one, scalars_of(one, t))
+            adam[name], scalars[name] = of_last
+        return cls(adam, scalars)
+
+    @property
+    def lrs(self) -> dict[str, float]:
+        """η of each parameter."""
+        return {name: scalars.lr for name, scalars in self.scalars.items()}
+
+    def one_beta1(self) -> float:
+        """Return β1, and refuse parameters that do not have it in common."""
+        found = {scalars.b1 for scalars in self.scalars.values()}
+        if len(found) > 1:
+            got = ", ".join(f"{beta1:g}" for beta1 in sorted(found))
+            refuse("Adam.betas[0]", f"{got} with credit 'carry'", "one β1 for all parameters")
+        return found.pop()
+
+
+def refuse_division_by_zero(
+    context: EngineContext, hyperparameters: Hyperparameters, v: Mapping[str, Any], g: Mapping[str, Any] | None
+) -> None:
+    """Refuse ε = 0 where κ is 0 and, if `g` is given, √q g is too; looks at arrays only where ε is 0."""
+    f, count = context.backend.dtype.type, 0
+    for name, adam in hyperparameters.adam.items():
+        if adam.eps > 0 or adam.eps_root > 0:
+            continue
+        scalars = hyperparameters.scalars[name]
+        zero = f(scalars.kappa) * v[name] == 0
+        if g is not None:
+            zero &= abs(f(scalars.root_q) * g[name]) < np.finfo(f).smallest_normal
+        count += int(context.backend.xp.count_nonzero(zero))
+    refuse_zero_denominator(count, "v is 0" if g is None else "v and the gradient are 0")
+
+
+def advice(optimiser: Optimiser, names: Iterable[str], t: StepNumber, backend: Backend) -> str:
+    """Return what may help a run that diverged at step `t`."""
+    wider = "" if backend.dtype == np.float64 else ", or dtype='float64'"
+    return f"a smaller lr than {max(optimiser.at(t, name).lr for name in names)}, smaller inputs{wider}"

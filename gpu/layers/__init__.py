@@ -1,0 +1,44 @@
+"""Models as the engine runs them: one module a layer or loss, and one a kind of model, which stacks them.
+
+A new kind of model is one more line of `STACKS`. Scoring imports nothing from here: it reads captures.
+
+=================  ==========================================================================
+module             holds
+=================  ==========================================================================
+`linear`           a linear layer: forward, backward, capture
+`activation`       activations and their derivatives
+`cross_entropy`    losses, and their gradients in the model's output
+`squared_error`
+`perceptron`       the stack of `Network`
+=================  ==========================================================================
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from adamshap.gpu.backend import Backend, Buffers
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.kernels import kernels_for
+from adamshap.gpu.layers.perceptron import Perceptron
+from adamshap.gpu.ops import ops_for
+from adamshap.gpu.stack import Stack
+from adamshap.reference.contract import Model, refuse
+
+__all__ = ["STACKS", "context_for", "stack_for"]
+
+STACKS: Mapping[str, Callable[[Any], Stack]] = {"perceptron": Perceptron.of}
+"""What builds the stack of a model, by the model's kind."""
+
+
+def stack_for(model: Model) -> Stack:
+    """Return the forward and backward pass of `model`."""
+    build = STACKS.get(model.kind)
+    if build is None:
+        refuse("model.kind", repr(model.kind), "one of " + ", ".join(STACKS) + ", which the engine has layers for")
+    return build(model)
+
+
+def context_for(model: Model, backend: Backend, parts: int | None = None) -> EngineContext:
+    """Return a context with no buffers yet, that divides work into `parts` (None: one a processor)."""
+    kernels, ops = kernels_for(backend), ops_for(backend)
+    return EngineContext(model, stack_for(model), backend, kernels, ops, Buffers(backend), model.shapes, parts=parts)

@@ -1,0 +1,66 @@
+"""Passes over the parameters: Adam's step alone, and fused with the slope and the point of the validation gradient."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from adamshap.gpu.arrays import Arrays, BatchGradient, SlopeArrays, ValidationGradient, as_matrix, like
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.kernels.groups import NO_NORMS, FusedStepOut
+from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan, slope_plan
+from adamshap.gpu.norms import Norms
+from adamshap.gpu.state import State, StepInput
+
+__all__ = ["FusedOut", "end_points", "fused_step", "take_step"]
+
+
+def take_step(
+    context: EngineContext, scalars: Mapping[str, AdamScalars], state: State, g: BatchGradient, new: State
+) -> None:
+    """Write Adam's update."""
+    context.now("pass over the parameters")
+    for key in state.theta:
+        context.kernels.adam_step(scalars[key], as_matrix(g[key]), state.of(key), new.of(key))
+
+
+@dataclass(frozen=True)
+class FusedOut:
+    """Where the fused step writes: the new state, the point where Γ is wanted, if it is, and the slope."""
+
+    new: State
+    point: Arrays | None
+    slope: SlopeArrays
+
+
+def fused_step(
+    step: StepInput,
+    plan: SlopePlan,
+    g: BatchGradient,
+    norms: Norms | None,
+    gamma: ValidationGradient | None,
+    blend: float,
+    out: FusedOut,
+) -> None:
+    """Take Adam's step and compute the slope, times `gamma` where it is given; see `Kernels.fused_step`.
+
+    The slope may be written in the memory of `g`, which nothing needs after this pass.
+    """
+    context, state, n = step.context, step.state, step.batch.n
+    context.now("fused pass", slice(0, n))
+    for key, gradient in g.items():
+        scalars, norms_of_key = step.hyperparameters.scalars[key], NO_NORMS if norms is None else norms.of(key, n)
+        factor = None if gamma is None else as_matrix(gamma[key])
+        point = None if out.point is None else as_matrix(out.point[key])
+        written = FusedStepOut(out.new.of(key), point, as_matrix(out.slope[key]))
+        context.kernels.fused_step(
+            scalars, plan, as_matrix(gradient), state.of(key), norms_of_key, factor, blend, written
+        )
+
+
+def end_points(step: StepInput, g: BatchGradient) -> tuple[Arrays, Arrays]:
+    """Return θ − ηλθ − A(0) and θ − ηλθ − A(g), in buffers."""
+    context = step.context
+    new, idle = like(context, "end 1"), like(context, "end 0")
+    after = State(new, like(context, "end m"), like(context, "end v"), step.state.t)
+    out = FusedOut(after, idle, SlopeArrays(like(context, "slope")))
+    fused_step(step, slope_plan("sgd", (1, 2), 1), g, None, None, 0.0, out)
+    return idle, new

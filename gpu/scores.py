@@ -1,0 +1,193 @@
+"""Scores ⟨P, x_i⟩ from captures, without x_i: by contractions with P, or by pairs with the validation samples.
+
+======  ==============  ======================================================
+paper   name            meaning
+======  ==============  ======================================================
+P       ``matrix``      validation gradient times slope, by parameter
+S       ``slope``       slope, by parameter
+η       ``lrs``         learning rate of each parameter, SGD's slope
+Γ       ``validation``  captures of the validation samples, weighted
+======  ==============  ======================================================
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adamshap.gpu.arrays import ScoreMatrix, SlopeArrays, ValidationGradient, like
+from adamshap.gpu.captures import Captures, Factors, multiply_by_sums, write_sums
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.sketch import Sketch
+from adamshap.gpu.threads import in_parts
+
+__all__ = [
+    "Scorer",
+    "ScoringTask",
+    "contract",
+    "matrix_scorer",
+    "pair_dots",
+    "score_chunks",
+    "sgd_scorer",
+    "slope_scorer",
+    "two_term_scorer",
+]
+
+Scorer = Callable[[Captures, Any], None]
+"""Adds the scores of captured rows to an array (1 or n_val, rows)."""
+
+
+def contract(
+    context: EngineContext,
+    captures: Captures,
+    matrix: Mapping[str, Any],
+    out: Any,
+    factors: Mapping[str, Factors] | None = None,
+    score_dtype: str | None = None,
+) -> None:
+    """Add each row's score ⟨P, x_i⟩ to ``out``, exactly for a parameter without factors.
+
+    With `score_dtype` the large products are computed in less precision.
+    """
+    context.now("contraction")
+    widest = max(capture.scratch for capture in captures.uses)
+    scratch = context.buffers.get("contraction", (len(out), widest))
+
+    def rows_between(low: int, high: int) -> None:
+        rows = slice(low, high)
+        for capture in captures.uses:
+            part = capture if high - low == len(out) else capture.rows(rows)
+            part.add_dots(context, matrix, factors or {}, out[rows], scratch[rows], score_dtype)
+
+    in_parts(rows_between, len(out), 2 * len(out) * captures.macs)
+
+
+def pair_dots(
+    context: EngineContext, captures: Captures, validation: Captures, names: Collection[str] | None = None
+) -> Any:
+    """Return the dot products of every row's gradient with every validation row's, (rows, validation rows).
+
+    Over the parameters in `names`; None: over all. Nothing of a parameter's size is computed.
+    """
+    context.now("contraction")
+    xp, total = context.backend.xp, None
+    for capture in captures.uses:
+        for other in validation.uses:
+            dots = capture.pair_dots(other, names)
+            if dots is not None:
+                total = dots if total is None else xp.add(total, dots, out=total)
+    return total
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """What a scorer needs to know beside its arrays.
+
+    Parameters
+    ----------
+    n, n_val : int
+        Samples of the batch, and validation samples.
+    per_validation : bool
+        One score for each validation sample's own loss. The validation's captures may have n_val rows for each of
+        several points, one after another.
+    score_dtype : str, optional
+    sketch : Sketch, optional
+        Low-rank factors; None is exact.
+    """
+
+    n: int
+    n_val: int
+    per_validation: bool = False
+    score_dtype: str | None = None
+    sketch: Sketch | None = None
+
+    @property
+    def groups(self) -> int:
+        """Scores of a sample."""
+        return self.n_val if self.per_validation else 1
+
+
+def sgd_scorer(context: EngineContext, task: ScoringTask, validation: Captures, lrs: Mapping[str, float]) -> Scorer:
+    """Return the scorer of SGD, whose slope is a number for each parameter: by pairs, where that is cheaper."""
+    if task.per_validation or validation.n * validation.pair_macs < validation.macs:
+        return _pair_scorer(context, task, validation, lrs)
+    gamma = ValidationGradient(like(context, "validation gradient"))
+    write_sums(context, validation, gamma)
+    matrix = ScoreMatrix(like(context, "sgd product"))
+    for name, array in gamma.items():
+        context.backend.xp.multiply(array, array.dtype.type(lrs[name]), out=matrix[name])
+    return matrix_scorer(context, task, matrix)
+
+
+def _pair_scorer(context: EngineContext, task: ScoringTask, validation: Captures, lrs: Mapping[str, float]) -> Scorer:
+    names_by_lr: dict[float, list[str]] = {}
+    for name, lr in lrs.items():
+        names_by_lr.setdefault(lr, []).append(name)
+    groups = [(lr, None if len(names_by_lr) == 1 else names) for lr, names in names_by_lr.items()]
+
+    def by_pairs(captures: Captures, out: Any) -> None:
+        def rows_between(low: int, high: int) -> None:
+            rows = slice(low, high)
+            part = captures if high - low == captures.n else captures.rows(rows)
+            for lr, names in groups:
+                dots = pair_dots(context, part, validation, names)
+                if dots is None:  # the model does not use them
+                    continue
+                dots *= dots.dtype.type(lr)
+                if task.per_validation:
+                    out[:, rows] += dots.reshape(len(dots), -1, task.n_val).sum(axis=1).T
+                else:
+                    out[0, rows] += dots.sum(axis=1)
+
+        in_parts(rows_between, captures.n, 2 * captures.n * validation.n * captures.pair_macs)
+
+    return by_pairs
+
+
+def matrix_scorer(context: EngineContext, task: ScoringTask, matrix: ScoreMatrix) -> Scorer:
+    """Return the scorer of the mean validation loss, from P itself."""
+    factors = None if task.sketch is None else task.sketch.factors(context, matrix, task.n)
+    return lambda captures, out: contract(context, captures, matrix, out[0], factors, task.score_dtype)
+
+
+def slope_scorer(context: EngineContext, task: ScoringTask, validation: Captures, slope: SlopeArrays) -> Scorer:
+    """Return the scorer of a slope S. For the mean validation loss, P takes the memory of S."""
+    if not task.per_validation:
+        multiply_by_sums(context, validation, slope)
+        return matrix_scorer(context, task, ScoreMatrix(slope))
+
+    def by_validation_sample(captures: Captures, out: Any) -> None:
+        for v in range(task.n_val):
+            gamma = ValidationGradient(like(context, "validation gradient"))
+            write_sums(context, validation.rows(slice(v, None, task.n_val)), gamma)
+            matrix = ScoreMatrix(like(context, "product"))
+            for name, array in gamma.items():
+                context.backend.xp.multiply(array, slope[name], out=matrix[name])
+            factors = None if task.sketch is None else task.sketch.factors(context, matrix, task.n, v)
+            contract(context, captures, matrix, out[v], factors, task.score_dtype)
+
+    return by_validation_sample
+
+
+def two_term_scorer(
+    context: EngineContext, task: ScoringTask, validation: Captures, slopes: tuple[SlopeArrays, SlopeArrays]
+) -> Scorer:
+    """Return the scorer of both terms of "two_term": S with x, and R with sign(x) √|x|."""
+    score_own, score_roots = (slope_scorer(context, task, validation, slope) for slope in slopes)
+
+    def both_terms(captures: Captures, out: Any) -> None:
+        score_own(captures, out)
+        score_roots(captures.signed_roots(context), out)
+
+    return both_terms
+
+
+def score_chunks(
+    context: EngineContext, task: ScoringTask, scorers: list[Scorer], chunks: Iterable[tuple[slice, Captures]]
+) -> list[Any]:
+    """Return each scorer's scores (groups, n), from the captures of the batch's chunks."""
+    totals = [context.backend.xp.zeros((task.groups, task.n), context.backend.dtype) for _ in scorers]
+    for chunk, captures in chunks:
+        context.now("contraction", chunk)
+        for scorer, total in zip(scorers, totals, strict=True):
+            scorer(captures, total[:, chunk])
+    return totals

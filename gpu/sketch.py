@@ -1,0 +1,88 @@
+"""Low-rank factors of P, kept from step to step, by which captures are contracted at a lower cost.
+
+======  ===========  =========================================
+paper   name         meaning
+======  ===========  =========================================
+P       ``matrix``   score matrix, by parameter
+r       ``rank``     rank of the sketch
+Q, C    ``Factors``  ``P ≈ Q C`` with Q (d_out, r), C (r, d_in)
+======  ===========  =========================================
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from adamshap.gpu.captures import Factors
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.products import product_by_rows
+
+__all__ = ["Sketch", "matrices", "orthonormal"]
+
+SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step's, one is enough
+
+
+def matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int, int]]:
+    """Return (number, d_out, d_in) of each parameter that is a matrix; they are numbered in their order."""
+    found = [(name, shape) for name, shape in shapes.items() if len(shape) == 2]
+    return {name: (number, *shape) for number, (name, shape) in enumerate(found)}
+
+
+@dataclass
+class Sketch:
+    """Low-rank factors of each matrix of P, their basis kept from one step to the next.
+
+    P changes little between steps, so that one power iteration from the last step's basis finds the range again
+    (Halko, Martinsson & Tropp 2011, subspace iteration).
+
+    Parameters
+    ----------
+    rank : int
+    seed : int
+        Seed of the first step's random basis.
+    bases : dict
+        Arrays (d_in, rank), by the matrix's number in `matrices` and the number of the group of scores.
+    """
+
+    rank: int
+    seed: int = 0
+    bases: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    def pays(self, n: int, d_in: int, d_out: int) -> bool:
+        """Whether factors cost less than the exact contraction, counting their computation."""
+        return self.rank * (d_in + d_out) / (d_in * d_out) + 3 * self.rank / n < 1
+
+    def factors(self, context: EngineContext, matrix: Mapping[str, Any], n: int, group: int = 0) -> dict[str, Factors]:
+        """Return ``(Q, C)`` of each parameter that gains by it, for `n` samples to score."""
+        context.now("sketch")
+        shapes = {name: p.shape for name, p in matrix.items()}
+        return {
+            name: self._factor(context, matrix[name], (number, group))
+            for name, (number, d_out, d_in) in matrices(shapes).items()
+            if self.pays(n, d_in, d_out)
+        }
+
+    def _factor(self, context: EngineContext, p: Any, key: tuple[int, int]) -> Factors:
+        basis = self.bases.get(key)
+        sweeps = 1
+        if basis is None:
+            generator = np.random.default_rng((self.seed, *key))
+            basis = context.backend.real(generator.standard_normal((p.shape[1], self.rank)))
+            sweeps = SWEEPS_AT_FIRST
+        for _ in range(sweeps):
+            q = orthonormal(context, product_by_rows(context, p, basis))
+            c = product_by_rows(context, p.T, q).T
+            basis = orthonormal(context, c.T)
+        self.bases[key] = basis
+        return q, c
+
+
+def orthonormal(context: EngineContext, y: Any) -> Any:
+    """Return an orthonormal basis of the range of `y` (d, r), d ≥ r, by Cholesky of its Gram matrix in double.
+
+    Directions that the dtype of `y` cannot resolve beside the largest come out as 0.
+    """
+    wide = y.astype("float64")
+    return (wide @ context.ops.whitening(wide.T @ wide)).astype(y.dtype)
