@@ -572,7 +572,7 @@ _RUN = (
     ),
     Fault("micro-batch-not-among-the-settings", 'return {"micro_batch": self.micro_batch}', "return {}", "resume"),
     Fault("inputs-copied", 'np.require(host, self.dtype, ["C", "A"])', 'np.array(host, self.dtype, order="C")', "run"),
-    Fault("overflow-of-inputs-not-refused", "            if count:\n", "            if False:\n", "run maps"),
+    Fault("overflow-of-inputs-not-refused", "            if count:\n", "            if False:\n", "problem"),
     Fault("outgrown-buffers-kept", "            del self.views[key]\n", "            break\n", "run"),
 )
 
