@@ -20,7 +20,7 @@ from adamshap.verify.tolerance import assert_within
 SHRINK_SECONDS = 10.0
 
 PERMUTATIONS = 128
-"""Of which each comes with its reverse: so many that a standard error is known to a tenth."""
+"""Number of permutations, half of them reverses: enough to know a standard error to a tenth."""
 
 SIGMAS = 5
 """Standard errors between two sampled means: of a dozen normal deviates, one in some hundred thousand draws has one."""
