@@ -49,7 +49,7 @@ def bench_command(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
 ) -> None:
-    """Measure what attribution costs beside plain training, and where the time goes."""
+    """Measure the cost of attribution relative to plain training, and the time of each part."""
     if out is not None and not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"got {str(out)!r}, whose folder does not exist", param_hint="--out")
     rows = [row for case in CASES for row in measure(case, slope, gradient, rank, device, against)]
@@ -146,7 +146,7 @@ def show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(title=f"Attribution beside plain training ({report['machine']['name']})")
+    table = Table(title=f"Attribution relative to plain training ({report['machine']['name']})")
     for column in ("network", "n", "n_val", "rank", "plain ms", "attributed ms", "ratio", "cpu ratio", "floor", "R"):
         table.add_column(column, justify="right")
     for row in report["rows"]:

@@ -95,7 +95,7 @@ class CarryAccount:
 
     @classmethod
     def of(cls, setup: RunSetup, *, check_every_step: bool, window: int | None) -> "CarryAccount":
-        """Return an empty account, with a window of at least so many steps; None: the default."""
+        """Return an empty account, with a window of at least `window` steps; None: the default."""
         config, backend = setup.config, setup.context.backend
         waits = check_every_step or setup.on_step is not None or setup.on_checkpoint is not None
         carrier = Carrier.of(setup.context, config, setup.data, config.length, window)

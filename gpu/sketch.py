@@ -82,7 +82,7 @@ class Sketch:
 def orthonormal(context: EngineContext, y: Any) -> Any:
     """Return an orthonormal basis of the range of `y` (d, r), d ≥ r, by Cholesky of its Gram matrix in double.
 
-    Directions that the dtype of `y` cannot resolve beside the largest come out as 0.
+    Directions that the dtype of `y` cannot resolve compared with the largest become 0.
     """
     wide = y.astype("float64")
     return (wide @ context.ops.whitening(wide.T @ wide)).astype(y.dtype)

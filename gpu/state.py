@@ -49,7 +49,7 @@ class State:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A batch in the backend and the validation samples beside it.
+    """A batch and the validation samples, in the backend.
 
     ``together`` is one array of the validation inputs followed by the training inputs, of which ``x`` and ``valid_x``
     are views. With it, both go through the model in one pass if the validation gradient at θ is wanted.

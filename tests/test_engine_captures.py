@@ -176,8 +176,8 @@ def test_captures_are_rebuilt_from_the_arrays_they_keep(device: Any) -> None:
     captures = stack.run(context, stack.workspace(context, "train", x), backend.reals(net.init(0)), y, 1.0)
     kept = {name: backend.host(array).copy() for name, array in captures.kept().items()}
     assert {name: array.shape for name, array in kept.items()} == {"b/0": (N, 4), "a/1": (N, 4), "b/1": (N, 5)}
-    nothing = stack.workspace(context, "kept", x[:0]).captures
-    again = nothing.rebuilt({name: on_device(device, array) for name, array in kept.items()}, x)
+    empty = stack.workspace(context, "kept", x[:0]).captures
+    again = empty.rebuilt({name: on_device(device, array) for name, array in kept.items()}, x)
     for one, other in zip(captures.uses, again.uses, strict=True):
         assert one.names == other.names
         for array in ("a", "b"):

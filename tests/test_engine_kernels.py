@@ -1,4 +1,4 @@
-"""The three implementations of the fused step against each other, and their divided difference against 50 digits."""
+"""The three implementations of the fused step against each other, and their divided difference against 80 digits."""
 
 import importlib.util
 from typing import Any
@@ -61,7 +61,7 @@ def slopes(
 
 
 def parts_of_divided_difference(scalars: AdamScalars, a: float, b: float, m: float, v: float) -> tuple[float, float]:
-    """Return A[a, b] and the sum of its parts' absolute values, k's and μ's, from the definition in 50 digits."""
+    """Return A[a, b] and the sum of its parts' absolute values, k's and μ's, from the definition in 80 digits."""
     a, b, m, v, lr, k, eps = map(mpmath.mpf, (a, b, m, v, scalars.lr, scalars.k, scalars.eps))
     kappa, q = scalars.kappa * v + scalars.root, mpmath.mpf(scalars.root_q) ** 2
     below = [mpmath.sqrt(kappa + q * x**2) + eps for x in (a, b)]

@@ -228,7 +228,7 @@ def test_scores_in_less_precision_are_near(device: Any, score_dtype: Any) -> Non
     assert_within(got, oracle.scores(step), close, "score")
 
 
-LITTLE = 1e-3
+LARGEST_EFFECT = 1e-3
 """Largest effect of rank one, in σ² or by a sketch: 1 − R, Pearson's, with exact scores."""
 
 
@@ -242,7 +242,7 @@ def test_the_rank_one_variance_changes_little(device: Any) -> None:
     exact, cheap = (
         engine.attribute(net, Adam(), train, valid, device=device, variance=v, **RUN) for v in ("exact", "rank_one")
     )
-    assert 0 < disagreement(exact.scores, cheap.scores) < LITTLE
+    assert 0 < disagreement(exact.scores, cheap.scores) < LARGEST_EFFECT
 
 
 @on_each_device
@@ -251,7 +251,7 @@ def test_a_low_rank_run_agrees_with_the_exact_one(device: Any) -> None:
     options: dict[str, Any] = {"epochs": 2, "batch_size": 100, "seed": 3, "device": device}
     exact = engine.attribute(net, Adam(), train, valid, **options)
     sketched = engine.attribute(net, Adam(), train, valid, rank=16, **options)
-    assert 0 < disagreement(exact.scores, sketched.scores) < LITTLE
+    assert 0 < disagreement(exact.scores, sketched.scores) < LARGEST_EFFECT
     for name, p in exact.params.items():
         np.testing.assert_array_equal(sketched.params[name], p)
 
@@ -309,7 +309,7 @@ def test_factors_score_biases_as_the_exact_contraction_does(device: Any) -> None
 
 @on_each_device
 def test_a_basis_improves_from_step_to_step(device: Any) -> None:
-    """On a P that stays the same, power iteration goes on from the last step's basis."""
+    """On a P that stays the same, power iteration continues from the last step's basis."""
     context = context_for(Network((40, 50)), pick_backend(device, "float64"))
     p = np.random.default_rng(0).standard_normal((50, 40))
     sketch, errors = Sketch(3), []
@@ -353,7 +353,7 @@ def test_each_validation_sample_has_a_basis_of_its_own(device: Any) -> None:
 @on_each_device
 @pytest.mark.parametrize("slope", ["frozen", "tangent"])
 def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -> None:
-    """At t = 1 v is 0 everywhere; √q |g| alone stands below the step, and A(0) is not needed."""
+    """At t = 1 v is 0 everywhere; √q |g| alone is the step's denominator, and A(0) is not needed."""
     net, train, valid = problem()
     params = net.init(0)
     step = Step(net, params, Adam(eps=0.0), AdamState.zeros(params), train, valid)

@@ -51,12 +51,12 @@ def test_micro_batches_change_nothing(
 def test_places_of_arrival_by_two_routes(n: int, count: int) -> None:
     """Both rules are exact for polynomials of degree 2 count − 1 of the number of others that are there."""
     tau, weight = two_term.place_rule(n, count)
-    theirs = dict.fromkeys((there / max(n - 1, 1) for there, _ in engine_two_term._numbers_there(n, count)), 0.0)
+    theirs = dict.fromkeys((before / max(n - 1, 1) for before, _ in engine_two_term._number_nodes(n, count)), 0.0)
     others = np.arange(n) / max(n - 1, 1)
     for degree in range(2 * min(n, count)):
         exact = float((others**degree).mean())
         ours = float((weight * tau**degree).sum())
-        engines = sum(w * (k / max(n - 1, 1)) ** degree for k, w in engine_two_term._numbers_there(n, count))
+        engines = sum(w * (k / max(n - 1, 1)) ** degree for k, w in engine_two_term._number_nodes(n, count))
         assert_within(np.array([ours, engines]), np.full(2, exact), rounding(np.full(2, 1.0), 100 * n), "moment")
     assert len(tau) == len(theirs) == min(n, count)
 
@@ -207,9 +207,7 @@ def test_both_slopes_are_the_oracles(
 
 @each_implementation
 @in_each_dtype
-def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(
-    implementation: Any, device: Any, dtype: Any
-) -> None:
+def test_a_sample_of_0_that_comes_first_keeps_the_slopes_finite(implementation: Any, device: Any, dtype: Any) -> None:
     """Where σ is 1 to the last digit, a node of a sample's own x is 0; with v = 0, so is every radicand."""
     backend, h = pick_backend(device, dtype), np.asarray(engine_two_term.OWN[2][0], dtype)
     root = np.full((1, 64), np.sqrt((1 + h * h) / 2), dtype)

@@ -162,7 +162,7 @@ def _slope(
     M = np.maximum(np.maximum(np.maximum(rho, abs(G)), s), tiny)
     T = M + f(scalars.eps)
     rho, G, s, f_m = rho / M, G / M, s / M, M / T
-    f_e = np.maximum(f(scalars.eps) / T, tiny)  # beside a huge gradient ε/T underflows, and D(0) with it
+    f_e = np.maximum(f(scalars.eps) / T, tiny)  # next to a huge gradient ε/T underflows, and D(0) with it
     kappa = rho * rho
     mu = f(scalars.mu) * m / T * f(scalars.root_q)
     total = np.zeros_like(g)
