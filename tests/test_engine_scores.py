@@ -17,6 +17,9 @@ from adamshap.verify.oracle import bounds
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.tolerance import assert_within
 
+CALL_SECONDS = 600.0
+"""Limit of one call: hundreds of validation samples, each on its own, take CuPy on the CPU seconds, or a minute."""
+
 SHRINK_SECONDS = 10.0
 
 PERMUTATIONS = 128
@@ -32,7 +35,7 @@ SIGMAS = 5
 def test_property(device: Any, dtype: Any, prop: Property, record_error: Any) -> None:
     candidate = implementation(Engine(device), f"the engine on {device}")
     seconds = SHRINK_SECONDS if Phase.shrink in settings.default.phases else 0.0
-    (outcome,) = check(candidate, [prop], dtype=dtype, shrink_seconds=seconds)
+    (outcome,) = check(candidate, [prop], dtype=dtype, timeout=CALL_SECONDS, shrink_seconds=seconds)
     assert outcome.status == "passed", outcome.finding
     record_error(f"{prop.name} {dtype}, share of the bound", outcome.share)
 
