@@ -312,12 +312,9 @@ class Captures:
         return first
 
     def kept(self) -> dict[str, Any]:
-        """Return the arrays that rebuild the captures, beside the inputs of the model."""
-        return {
-            f"{name}/{number}": array
-            for number, capture in enumerate(self.uses)
-            for name, array in capture.kept().items()
-        }
+        """Return the arrays that rebuild the captures, beside the inputs of the model; those of one name together."""
+        kept = [(name, number, array) for number, one in enumerate(self.uses) for name, array in one.kept().items()]
+        return {f"{name}/{number}": array for name, number, array in sorted(kept, key=lambda entry: entry[:2])}
 
     def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Captures":
         """Return the captures of other rows, from arrays as `kept` returns them and the inputs of the model."""
