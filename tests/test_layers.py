@@ -54,6 +54,7 @@ from adamshap.reference import (
 )
 from adamshap.reference.contract import GRADIENTS, SCORE_SLOPES, Array, Model, Snapshot
 from adamshap.verify.models import kind_of
+from adamshap.verify.steps import perturbed
 from adamshap.verify.usual_rounding import usual_rounding
 
 SIZES: dict[str, Any] = {"vocab": 5, "context": 4, "width": 4, "depth": 1, "heads": 2}
@@ -342,6 +343,18 @@ def test_tokens_and_labels_stay_integers_and_quantities_do_not() -> None:
     params = model.init(0)
     real = Step(model, params, Adam(), AdamState.zeros(params), whole, whole).as_float64()
     assert real.train.x.dtype == real.train.y.dtype == np.float64
+
+
+def test_the_kit_changes_quantities_only() -> None:
+    step = step_of("tied transformer")
+    changed = perturbed(step, 0.1, np.random.default_rng(0))
+    assert all((p != step.params[key]).all() for key, p in changed.params.items())
+    for one, other in ((changed.train, step.train), (changed.valid, step.valid)):
+        np.testing.assert_array_equal(one.x, other.x)
+        np.testing.assert_array_equal(one.y, other.y)
+    moved = perturbed(step_of("sequences to targets"), 0.1, np.random.default_rng(0))
+    assert (moved.train.x != sequences(4, 2).x).all()
+    assert (moved.train.y != sequences(4, 2).y).all()
 
 
 def test_data_larger_than_memory(tmp_path: Path) -> None:

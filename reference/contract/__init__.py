@@ -75,7 +75,16 @@ from adamshap.reference.contract.marginals import (
     coalition_mask,
     permutations_of,
 )
-from adamshap.reference.contract.model import ACTIVATIONS, LOSSES, ActivationName, Loss, Model, Network, model_of
+from adamshap.reference.contract.model import (
+    ACTIVATIONS,
+    LOSSES,
+    ActivationName,
+    Loss,
+    Model,
+    Network,
+    model_of,
+    real_parts,
+)
 from adamshap.reference.contract.optimiser import (
     Adam,
     AdamState,
@@ -176,6 +185,7 @@ __all__ = [
     "permutations_of",
     "positive_integer",
     "quadrature_nodes",
+    "real_parts",
     "recorded_arithmetic",
     "refuse",
     "refuse_overflow",
