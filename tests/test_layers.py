@@ -451,6 +451,7 @@ LINEAR = Linear(3, 2)
         ("Function.shapes: got {}", lambda: Function({}, len)),  # type: ignore[arg-type]
         ("Function.shapes['w'][0]: got 0", lambda: Function({"w": (0,)}, len)),  # type: ignore[arg-type]
         ("Function.losses: got 3", lambda: Function({"w": (1,)}, 3)),  # type: ignore[arg-type]
+        ("Function.gradients: got 3", lambda: Function({"w": (1,)}, len, None, 3)),  # type: ignore[arg-type]
     ],
 )
 def test_a_bad_description_is_refused_by_field(message: str, build: Callable[[], object]) -> None:

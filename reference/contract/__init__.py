@@ -34,7 +34,7 @@ module             holds
 """
 
 from adamshap.reference.contract.architectures import convnet, transformer
-from adamshap.reference.contract.arrays import Array, Params
+from adamshap.reference.contract.arrays import Array, Params, named_arrays
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.blas import one_blas_thread
 from adamshap.reference.contract.checks import (
@@ -176,6 +176,7 @@ __all__ = [
     "float64_step",
     "logged",
     "model_of",
+    "named_arrays",
     "of_kind",
     "one_blas_thread",
     "one_of",
