@@ -36,7 +36,7 @@ def test_dlpack_tensors_share_their_memory_and_gradients_are_refused() -> None:
     batch = Batch(tensor, torch.tensor([0, 1, 0, 1, 1]))
     assert batch.x.dtype == np.float32
     assert batch.x.ctypes.data == tensor.data_ptr()
-    with pytest.raises(TypeError, match=r"Batch\.x: got Tensor that is no array here"):
+    with pytest.raises(TypeError, match=r"Batch\.x: got Tensor that is not an array"):
         Batch(torch.ones(5, 3, requires_grad=True), Y)
 
 
@@ -166,10 +166,10 @@ def test_labels_are_taken_in_their_order_whatever_their_index() -> None:
         ("pandas missing", "1 values that are NaN"),
         ("pandas nullable", "DataFrame of dtype object; needs .*`to_numpy"),
         ("pandas mixed", "DataFrame of dtype object; needs .*`to_numpy"),
-        ("torch bfloat16", "Tensor that is no array here .*; needs real numbers"),
-        ("torch meta", "Tensor that is no array here .*; needs real numbers"),
-        ("torch sparse", "Tensor that is no array here .*; needs real numbers"),
-        ("torch grads", "list that is no array here .*detach.*; needs real numbers"),
+        ("torch bfloat16", "Tensor that is not an array .*; needs real numbers"),
+        ("torch meta", "Tensor that is not an array .*; needs real numbers"),
+        ("torch sparse", "Tensor that is not an array .*; needs real numbers"),
+        ("torch grads", "list that is not an array .*detach.*; needs real numbers"),
         ("numpy records", "dtype .*f0.*; needs real numbers"),
     ],
 )

@@ -100,7 +100,7 @@ def test_the_oracle_refuses_what_only_the_engine_has(
     data: tuple[Network, Batch, Batch], option: str, value: object
 ) -> None:
     net, train, valid = data
-    with pytest.raises(ValueError, match=f"{option}: got {value!r}; needs .*the oracle has nothing else"):
+    with pytest.raises(ValueError, match=f"{option}: got {value!r}; needs .*the oracle supports nothing else"):
         attribute(net, Adam(), train, valid, **{option: value})
 
 

@@ -178,7 +178,7 @@ def half_frozen() -> Any:
         (lambda: nn.Sequential(Other(5, 3)), "model module 0: got Other"),
         (lambda: nn.Sequential(normed()), "model module 0: got ParametrizedLinear"),
         (lambda: nn.Sequential(hooked()), "model module 0: got a module with hooks"),
-        (shared, "2 parameters for 4 places"),
+        (shared, "2 parameters for 4 needed"),
         (half_frozen, "model parameter 1.weight: got requires_grad=False"),
         (lambda: nn.Sequential(nn.Linear(5, 3).half()), "dtype torch.float16"),
     ],

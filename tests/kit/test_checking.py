@@ -46,7 +46,7 @@ def scores_by(function: Callable[[Step], Any]) -> Implementation:
         (lambda step: np.full(step.n, np.inf), "values NaN or infinite"),
         (lambda step: np.zeros(step.n, complex), "dtype complex128"),
         (lambda step: ["a"] * step.n, "dtype <U1"),
-        (lambda step: None, "returned values as a NoneType, which is no array of numbers"),
+        (lambda step: None, "returned values as a NoneType, which is not an array of numbers"),
         (lambda step: step.train.x.fill(0.0), "raised ValueError: assignment destination is read-only"),
         (lambda step: step.train.x[:, 0], "as a view of its input"),
     ],
@@ -199,13 +199,13 @@ def test_a_path_is_answered_with_the_name_of_the_module(
 ) -> None:
     (tmp_path / "mine.py").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LoadError, match=f"needs the name of a module, as import has it: {name}, from the folder"):
+    with pytest.raises(LoadError, match=f"needs the name of a module, as in import: {name}, from the folder"):
         load(target)
 
 
 @pytest.mark.parametrize("target", ["", ":scores", "pkg..mine", "my-module"])
 def test_what_is_no_name_is_refused_as_such(target: str) -> None:
-    with pytest.raises(LoadError, match=r"needs the name of a module, as import has it$"):
+    with pytest.raises(LoadError, match=r"needs the name of a module, as in import$"):
         load(target)
 
 

@@ -130,8 +130,8 @@ def test_an_answer_that_changes_is_found(tmp_path: Path) -> None:
         ("open(sys.argv[2], 'wb').write(b'\\xff\\xfe')", "that is not JSON"),
         ("write('{}')", "wrote a dict for 1 case, not a list of as many answers"),
         ("write('[]')", "wrote a list of 0 for 1 case, not a list of as many answers"),
-        ("write(json.dumps([3 for one in given]))", "returned what is no answer: answer: got 3; needs an object"),
-        ("write(json.dumps([{} for one in given]))", "returned what is no answer: answer: got {}"),
+        ("write(json.dumps([3 for one in given]))", "returned an invalid answer: answer: got 3; needs an object"),
+        ("write(json.dumps([{} for one in given]))", "returned an invalid answer: answer: got {}"),
         ("write(json.dumps([{'values': None} for one in given]))", "values: got null; needs a number"),
         ("write(json.dumps([{'values': ['a']} for one in given]))", "values: got"),
         ("write(json.dumps([{'scores': [1.0]} for one in given]))", "returned the names scores, not values"),
@@ -157,7 +157,7 @@ def test_misbehaviour_is_a_finding(tmp_path: Path, body: str, says: str) -> None
         (
             "reply = lambda one: {'step': 0.5} | {f'{k}.{n}': a for k in ('params', 'm', 'v')"
             " for n, a in one['params'].items()}",
-            "returned no state of Adam: AdamState.",
+            "returned an invalid state of Adam: AdamState.",
         ),
     ],
 )
