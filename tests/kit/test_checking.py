@@ -1,4 +1,4 @@
-"""The kit on right and on misbehaving candidates: no false alarm, and a sentence for everything that goes wrong."""
+"""The kit on right and on misbehaving candidates: no false alarm, and a message for every failure."""
 
 import os
 import subprocess
@@ -86,14 +86,14 @@ def test_a_hang_is_a_finding() -> None:
         (lambda step: ({}, AdamState.zeros(step.params)), "without exactly the names"),
     ],
 )
-def test_an_update_that_is_none_is_a_finding(result: Callable[[Step], Any], says: str) -> None:
+def test_an_invalid_update_is_a_finding(result: Callable[[Step], Any], says: str) -> None:
     candidate = Implementation("mine", frozenset({"update"}), lambda step, query: result(step))
     (outcome,) = check(candidate, UPDATE, shrink_seconds=1)
     assert outcome.finding is not None
     assert says in outcome.finding.sentence
 
 
-def test_what_is_not_offered_or_not_supported_is_said() -> None:
+def test_missing_functions_and_unsupported_cases_are_reported() -> None:
     def not_relu(step: Step, query: Query) -> Any:
         if step.net.activation == "relu":
             raise NotImplementedError(f"activation {step.net.activation}")
@@ -194,7 +194,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("target", "name"), PATHS)
-def test_a_path_is_answered_with_the_name_of_the_module(
+def test_the_error_for_a_path_has_the_name_of_the_module(
     target: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").touch()
@@ -204,13 +204,13 @@ def test_a_path_is_answered_with_the_name_of_the_module(
 
 
 @pytest.mark.parametrize("target", ["", ":scores", "pkg..mine", "my-module"])
-def test_what_is_no_name_is_refused_as_such(target: str) -> None:
+def test_an_invalid_name_is_refused(target: str) -> None:
     with pytest.raises(LoadError, match=r"needs the name of a module, as in import$"):
         load(target)
 
 
 class Plain:
-    """Its methods need an instance."""
+    """A class whose methods need an instance."""
 
     def utility(self, step: Step, coalition: Array) -> float:
         """Return the oracle's answer."""
@@ -218,7 +218,7 @@ class Plain:
 
 
 class Static:
-    """Its functions need none."""
+    """A class whose functions need no instance."""
 
     update = staticmethod(reference.update)
 
