@@ -190,7 +190,7 @@ class Entry:
 
     def numbers(self) -> Params:
         """Return the recorded arrays, keyed by their names in error messages."""
-        owed = {f"what is owed through {name!r}": array for name, array in self.owed.items()}
+        owed = {f"credit owed through {name!r}": array for name, array in self.owed.items()}
         return {"decay": self.decay, "closed": self.closed, "scores": self.scores} | owed
 
 

@@ -138,17 +138,14 @@ def attribute(
     Diverged
         A loss, score, parameter or moment is non-finite; the error has the run up to that step.
     """
-    only_choices = {
-        "rank": (rank, (None,)),
-        "variance": (variance, ("exact",)),
-        "carry_window": (carry_window, (None,)),
-        "score_dtype": (score_dtype, (None,)),
-        "device": (device, ("auto", "cpu")),
-        "dtype": (dtype, ("float64",)),
-    }
-    for name, (value, choices) in only_choices.items():
-        if not (value is None or isinstance(value, str)) or value not in choices:
-            refuse(name, shown(value), " or ".join(map(repr, choices)) + ": the oracle supports nothing else")
+    refuse_engine_options(
+        rank=rank,
+        variance=variance,
+        carry_window=carry_window,
+        score_dtype=score_dtype,
+        device=device,
+        dtype=dtype,
+    )
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
@@ -175,6 +172,25 @@ def attribute(
             if on_checkpoint is not None:
                 on_checkpoint(completed, partial(state.snapshot, settings))
         return state.run()
+
+
+SUPPORTED: dict[str, tuple[str | None, ...]] = {
+    "rank": (None,),
+    "variance": ("exact",),
+    "carry_window": (None,),
+    "score_dtype": (None,),
+    "device": ("auto", "cpu"),
+    "dtype": ("float64",),
+}
+"""Values of the engine's options that the oracle supports."""
+
+
+def refuse_engine_options(**options: object) -> None:
+    """Refuse values of the engine's options that the oracle does not support."""
+    for name, value in options.items():
+        choices = SUPPORTED[name]
+        if not (value is None or isinstance(value, str)) or value not in choices:
+            refuse(name, shown(value), " or ".join(map(repr, choices)) + ": the oracle supports nothing else")
 
 
 def account_of(config: RunConfig, credit: Credit, estimator: Estimator) -> Account[Any]:

@@ -74,8 +74,8 @@ def random_order(given: SlopeInput) -> Array:
 
         S = Σ_k w_k Σ_{h>0} 2 a_h h² A[τ_k g + h s_k, τ_k g − h s_k]
 
-    with Gauss–Legendre (τ, w) and Gauss–Hermite (h, a) nodes. No derivative at the kink of A is ever taken. For n = 1
-    there is no other sample: `secant`.
+    with Gauss–Legendre (τ, w) and Gauss–Hermite (h, a) nodes. No derivative at the kink of A is ever taken. For n = 1,
+    without other samples, it is `secant`.
     """
     if len(given.x) == 1:
         return secant(given)

@@ -28,7 +28,7 @@ def magnitudes(low: int, high: int) -> st.SearchStrategy[float]:
 
 @st.composite
 def scalar_coefficients(draw: st.DrawFn) -> Coefficients:
-    """Return one coordinate's coefficients: v = 0 and v from 1e-300 to 1e100, ε = 0 and ε up to 0.1, m of either sign or 0."""
+    """Return one coordinate's coefficients: v from 1e-300 to 1e100 or 0, ε up to 0.1 or 0, m of either sign or 0."""
     v = abs(draw(magnitudes(-300, 100), label="v"))
     m = draw(magnitudes(-160, 50), label="m")
     adam = draw(adams(), label="adam")

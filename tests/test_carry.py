@@ -13,8 +13,9 @@ from adamshap.reference import Adam, AdamState, Batch, Network, Step, attribute,
 from adamshap.reference.adam import Coefficients, coefficients, denominator, divided_difference, update_map
 from adamshap.reference.contract import GRADIENTS, RunConfig
 from adamshap.reference.models import mean_loss, sample_losses
+from adamshap.verify.run_tolerance import account_bound
 from adamshap.verify.strategies import powers_of_ten, run_configs
-from adamshap.verify.tolerance import account_bound, assert_within, rounding
+from adamshap.verify.tolerance import assert_within, rounding
 
 # --- the split
 
