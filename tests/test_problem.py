@@ -81,8 +81,8 @@ def snapshot() -> dict[str, Any]:
 MASKED_CALLS: dict[str, Callable[[], Any]] = {
     "Batch.x": lambda: Batch(MASKED, Y),
     "Batch.y": lambda: Batch(X, np.ma.masked_equal(Y, 1)),
-    "Batch.y: got a masked array with 0 values": lambda: Batch(X, np.ma.array(Y)),
-    "Batch.x: got a masked array with 1 values": lambda: Batch(list(MASKED), Y),
+    "Batch.y: got a masked array with 0 masked values": lambda: Batch(X, np.ma.array(Y)),
+    "Batch.x: got a masked array with 1 masked values": lambda: Batch(list(MASKED), Y),
     "LazyRows.source": lambda: LazyRows(MASKED),
     "LazyRows.index": lambda: LazyRows(X, np.ma.masked_equal(Y, 1)),
     "LazyRows.mean": lambda: LazyRows(X, mean=MASKED[1]),

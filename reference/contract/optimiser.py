@@ -192,7 +192,7 @@ class AdamState:
 
     @property
     def next_step(self) -> StepNumber:
-        """t, the number of the next step."""
+        """Number of the next step, t."""
         return StepNumber(self.step + 1)
 
     def after(self, m: Params, v: Params) -> "AdamState":
