@@ -202,7 +202,7 @@ def _modules(model: "nn.Module", prefix: str = "") -> list[tuple[str, "nn.Module
 
 def _refuse_hooks(name: str, module: "nn.Module") -> None:
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        refuse(f"model module {name}", "a module with hooks", "none: they may change what it computes")
+        refuse(f"model module {name}", "a module with hooks", "none: they may change its output")
 
 
 def _sizes(linears: list["nn.Linear"]) -> tuple[int, ...]:

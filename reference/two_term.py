@@ -87,7 +87,7 @@ def arrival_slope(
     """Return s = E[A[Y + x, Y]] for a sample of contribution `own`: Y is 0 for "first", g − x for "last".
 
     For "shapley" k of the N = n − 1 others have arrived, k uniform on 0 … N: with τ = k/N, Y has mean τ (g − x) and the
-    variance of `found_variance`, and is assumed normal. Its rule alternates between ``nodes[1]`` and one node more:
+    variance of `found_variance`, and is assumed normal. Its rule alternates between ``nodes[1]`` nodes and one fewer:
     otherwise, for g near 0, positions equally far from the middle would evaluate the same sums.
     """
     g, others = x.sum(axis=0), len(x) - 1

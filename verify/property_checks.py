@@ -118,7 +118,7 @@ def rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> f
 
 
 def large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """Compare with SGD in the limit D(g) → ε: every slope becomes η k / ε, or η k for the learning rate ε η.
+    """Compare with SGD in the limit D(g) → ε: every other slope becomes η k / ε, or η k for the learning rate ε η.
 
     ε is so large that r(g) is negligible, while its square is still within the range of the dtype.
     """

@@ -1,4 +1,4 @@
-"""What the oracle, the engine and the harness share: descriptions of steps, runs and models, checks, results.
+"""The contract of the oracle, the engine and the kit: descriptions of steps, runs and models, checks, results.
 
 It holds no mathematics and imports nothing else of adamshap. Descriptions are frozen dataclasses that refuse bad input
 when they are built: the error names the field, the value it got and what it needs. Arrays are kept as read-only views,

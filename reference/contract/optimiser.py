@@ -60,7 +60,7 @@ class Adam:
 
     Notes
     -----
-    A step rounds these numbers to its dtype. An ε or ε_root below the dtype's smallest normal number, 1.2e-38 in
+    A step uses these numbers in its dtype. An ε or ε_root below the dtype's smallest normal number, 1.2e-38 in
     float32, counts as 0; a number beyond the dtype's largest is refused.
     """
 
