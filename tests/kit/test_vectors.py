@@ -262,7 +262,7 @@ def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
         (lambda folder: shutil.rmtree(folder), "cannot read"),
         (lambda folder: summed(folder, "scores.json", "{"), "scores.json: is not JSON"),
         (lambda folder: summed(folder, "scores.json", "[]"), "scores.json: is not a file of adamshap-vectors"),
-        (lambda folder: changed(folder, "scores.json", lambda v: v.update(version=2)), "version 1, about scores"),
+        (lambda folder: changed(folder, "scores.json", lambda v: v.update(version=2)), "version 1, for scores"),
         (
             lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][3]["case"].pop("adam")),
             "vector 3: case",
