@@ -203,6 +203,8 @@ class OuterProduct:
     def pair_dots(self, other: Any, names: Collection[str] | None = None) -> Any:
         """Return ``(b_i · b'_j) (a_i · a'_j + 1)``, the 1 being the bias's; None where no parameter is in common."""
         if not isinstance(other, OuterProduct):
+            if not set(self.names) & set(other.names):
+                return None
             raise NotImplementedError(f"pairs of OuterProduct and {type(other).__name__}")
         with_weight = self.weight == other.weight and (names is None or self.weight in names)
         with_bias = self.bias is not None and self.bias == other.bias and (names is None or self.bias in names)

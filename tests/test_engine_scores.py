@@ -34,6 +34,7 @@ def test_property(device: Any, dtype: Any, prop: Property, record_error: Any) ->
     seconds = SHRINK_SECONDS if Phase.shrink in settings.default.phases else 0.0
     (outcome,) = check(candidate, [prop], dtype=dtype, shrink_seconds=seconds)
     assert outcome.status == "passed", outcome.finding
+    assert not outcome.unsupported  # nor does it leave out a case
     record_error(f"{prop.name} {dtype}, share of the bound", outcome.share)
 
 
