@@ -110,7 +110,8 @@ class SlopePlan:
     @property
     def meets_rest(self) -> bool:
         """Whether a denominator is that of no gradient at all, D(0)."""
-        return self.kind in ("linearized", "previous") or SECANT in self.nodes
+        ends_at_rest = any(tau == abs(along) and not across for tau, along, across, _ in self.nodes)
+        return self.kind in ("linearized", "previous") or ends_at_rest
 
 
 TANGENT: Node = (1.0, 0.0, 0.0, 1.0)  # a = b = g
