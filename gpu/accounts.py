@@ -1,4 +1,4 @@
-"""Whom a run credits with its steps: what the run's loop needs of an account, whichever credit it keeps."""
+"""The interface between a run's loop and the account that credits its steps to samples."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -20,7 +20,7 @@ class NotFinite(NamedTuple):
 
 @dataclass(frozen=True)
 class Credited:
-    """What the samples are credited with so far: the fields of `Run` that an account keeps."""
+    """The credit of the samples so far: the fields of `Run` that an account keeps."""
 
     scores: Array
     sgd_scores: Array
@@ -32,26 +32,26 @@ class Credited:
 
 
 class Account(Protocol):
-    """The scores of a run's samples; it takes the run's steps, since what a step computes depends on the credit."""
+    """The scores of a run's samples. It takes the run's steps, as the computation of a step depends on the credit."""
 
     @property
     def credit(self) -> Credit:
-        """The credit that it keeps."""
+        """The kind of credit."""
 
     @property
     def completed(self) -> CompletedSteps:
-        """How many steps were checked, added and reported."""
+        """Number of steps checked, added and reported."""
 
     @property
     def keeps_old_state(self) -> bool:
-        """Whether a step needs the state before it to the end; if not, it may overwrite it."""
+        """Whether a step needs the state before it until its end; if not, the step may overwrite that state."""
 
     @property
     def checks_every_step(self) -> bool:
-        """Whether `check` finds the step of a number that is not finite; if not, `close` alone finds such numbers."""
+        """Whether `check` finds the step of a number that is not finite; if not, only `close` finds such numbers."""
 
     def take(self, index: Array, before: State, after: State) -> None:
-        """Take a step with the samples at `index` and write the state after it; its results wait for `check`."""
+        """Take a step with the samples at `index` and write the state after it; `check` adds its results."""
 
     def check(self, state: State, *, wait: bool) -> NotFinite | None:
         """Fetch the results of the steps taken since the last check, check them, add them up and report them.
@@ -59,30 +59,30 @@ class Account(Protocol):
         Parameters
         ----------
         state : State
-            After the last step; that step is added only if this is finite.
+            State after the last step, which is added only if this is finite.
         wait : bool
             Whether to wait for a device; if not, results may be left to a later check.
 
         Returns
         -------
         NotFinite or None
-            Of the first step that is not added.
+            The number that kept the first step from being added.
         """
 
     def close(self, state: State) -> NotFinite | None:
-        """Complete the scores after the run's last step, which `state` follows."""
+        """Complete the scores after the run's last step; `state` is the state after it."""
 
     def credited(self) -> Credited:
-        """Return what the samples are credited with so far."""
+        """Return the credit of the samples so far."""
 
     def settings(self) -> dict[str, object]:
         """Return the account's own part of `run_settings`."""
 
     def arrays(self) -> Snapshot:
-        """Return copies of what `restore` takes."""
+        """Return copies of the arrays that `restore` needs."""
 
     def optional_arrays(self) -> Arrays:
-        """Return arrays like those that a snapshot may have besides, once steps were taken."""
+        """Return templates of the arrays that a snapshot may also have after the first step."""
 
     def restore(self, kept: Snapshot) -> None:
-        """Go on from a snapshot."""
+        """Continue from a snapshot."""

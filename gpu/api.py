@@ -1,4 +1,4 @@
-"""The engine's public functions: the oracle's arguments, NumPy arrays out, computed the engine's way."""
+"""The engine's public functions: they take the oracle's arguments and return NumPy arrays."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -70,11 +70,11 @@ def update(
     ----------
     step : Step
     device : {"auto", "cpu", "cuda"}
-        "auto" is CUDA where CuPy finds a device.
+        "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
         Precision of the computation.
     device_arrays : bool
-        Return arrays where they were computed, rather than NumPy's.
+        Leave the results on the device, instead of copying them to NumPy arrays.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def update(
     Raises
     ------
     ValueError, TypeError
-        A bad argument; ε = 0 where v and the gradient are 0; results that `dtype` does not hold.
+        A bad argument; ε = 0 where v and the gradient are 0; results beyond the range of `dtype`.
     """
     device_arrays = true_or_false("device_arrays", device_arrays)
     case = Case.of(step, device, dtype)
@@ -132,35 +132,35 @@ def scores(
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S.
     gradient : {"start", "midpoint", "path"}
-        Γ. With "two_term", "midpoint" and "path" are those of the sample's own part of the step.
+        Γ. With "two_term", "midpoint" and "path" refer to the sample's own part of the step.
     efficient : bool
-        Spread what is missing to U(B) − U(∅) equally over the batch.
+        Distribute U(B) − U(∅) less the sum of the scores equally over the batch.
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
     nodes : tuple of two ints, optional
         (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
-        Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
+        "two_term" with "shapley" uses them for the sum of the samples before; for n ≤ path it is exact in their number.
         By default (4, 4), for "two_term" (8, 2).
     denominator : {"exact", "previous"}
         For "linearized".
     kind : {"first", "last", "shapley"}
-        For "two_term": which of `marginals` the scores estimate.
+        For "two_term": the marginal that the scores estimate, as for `marginals`.
     rank : int, optional
-        Score by a sketch of P of this rank, in the layers that gain by it; None is exact; "two_term"
-        has nothing else.
+        Rank of the sketch of P that scores the layers where it costs less; None is exact, the only choice with
+        "two_term".
     variance : {"exact", "rank_one"}
         σ² of "random_order" and "two_term": exact at the cost of one more matrix product a layer, or from norms alone,
         which is far off where a single input is far larger than the others (docs/choose.md).
     micro_batch : int, optional
-        Run this many samples through the network at a time.
+        Number of samples that go through the network at a time.
     score_dtype : {"tf32", "float16"}, optional
         Precision of the contraction's products on a CUDA device, for speed; the step itself stays in `dtype`.
     device : {"auto", "cpu", "cuda"}
-        "auto" is CUDA where CuPy finds a device.
+        "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
         Precision of the computation.
     device_arrays : bool
-        Return arrays where they were computed, rather than NumPy's.
+        Leave the results on the device, instead of copying them to NumPy arrays.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def scores(
     ------
     ValueError, TypeError
         An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
-        another slope; a `rank` with "two_term"; a denominator of 0; results that `dtype` does not hold.
+        another slope; a `rank` with "two_term"; a denominator of 0; results beyond the range of `dtype`.
     """
     of_kind("step", step, Step)
     device_arrays = true_or_false("device_arrays", device_arrays)
@@ -185,7 +185,7 @@ def scores(
     size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
     case = Case.of(step, device, dtype)
     with case.context.at_work():
-        taken = attribute_step(
+        result = attribute_step(
             case.context,
             case.adam,
             case.state,
@@ -196,8 +196,8 @@ def scores(
             micro_batch=size,
             sketch=sketch,
         )
-    refuse_overflow({"scores": taken.scores}, case.context.backend.dtype)
-    return case.context.backend.out(taken.scores, device_arrays)
+    refuse_overflow({"scores": result.scores}, case.context.backend.dtype)
+    return case.context.backend.out(result.scores, device_arrays)
 
 
 def influence(
@@ -209,11 +209,11 @@ def influence(
     ----------
     step : Step
     device : {"auto", "cpu", "cuda"}
-        "auto" is CUDA where CuPy finds a device.
+        "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
         Precision of the computation.
     device_arrays : bool
-        Return arrays where they were computed, rather than NumPy's.
+        Leave the results on the device, instead of copying them to NumPy arrays.
 
     Returns
     -------
@@ -223,29 +223,29 @@ def influence(
     Raises
     ------
     ValueError, TypeError
-        A bad argument; a denominator of 0; results that `dtype` does not hold.
+        A bad argument; a denominator of 0; results beyond the range of `dtype`.
     """
     device_arrays = true_or_false("device_arrays", device_arrays)
     case = Case.of(step, device, dtype)
     estimator = Estimator("tangent")
     with case.context.at_work():
-        taken = attribute_step(
+        result = attribute_step(
             case.context, case.adam, case.state, case.batch, case.weight, estimator, case.fresh(), after=True
         )
-    refuse_overflow({"influence": taken.scores}, case.context.backend.dtype)
-    return case.context.backend.out(taken.scores, device_arrays)
+    refuse_overflow({"influence": result.scores}, case.context.backend.dtype)
+    return case.context.backend.out(result.scores, device_arrays)
 
 
 def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: DtypeName = "float32") -> float:
-    """Return U(S) = L(θ) − L(θ − A(g_S) − η λ θ), the fall of the validation loss by a step with `coalition` alone.
+    """Return U(S) = L(θ) − L(θ − A(g_S) − η λ θ), the decrease of the validation loss by a step with `coalition` alone.
 
     Parameters
     ----------
     step : Step
     coalition : bool array (n,)
-        Which samples of the batch take part; the gradient's divisor stays n.
+        The samples that take part; the gradient's divisor stays n.
     device : {"auto", "cpu", "cuda"}
-        "auto" is CUDA where CuPy finds a device.
+        "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
         Precision of the computation.
 
@@ -257,7 +257,7 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
     Raises
     ------
     ValueError, TypeError
-        A bad argument; a denominator of 0; a result that `dtype` does not hold.
+        A bad argument; a denominator of 0; a result beyond the range of `dtype`.
     """
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
     case = Case.of(step, device, dtype)
@@ -277,7 +277,7 @@ def marginals(
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
 ) -> Marginals:
-    """Return what each sample adds to the utility of the step.
+    """Return each sample's marginal contribution to the utility of the step.
 
     Parameters
     ----------
@@ -288,11 +288,11 @@ def marginals(
     loss : {"exact", "first_order"}
         "exact" evaluates the loss (U); "first_order" uses U₁(S) = ⟨∇L(θ), A(g_S)⟩.
     permutations : int
-        Even number of permutations drawn where Shapley values are sampled.
+        Number of permutations, even, for sampled Shapley values.
     seed : int
-        Seed for those permutations.
+        Seed of the permutations.
     device : {"auto", "cpu", "cuda"}
-        "auto" is CUDA where CuPy finds a device.
+        "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
         Precision of the computation.
 
@@ -304,7 +304,7 @@ def marginals(
     Raises
     ------
     ValueError, TypeError
-        A bad argument; a denominator of 0; results that `dtype` does not hold.
+        A bad argument; a denominator of 0; results beyond the range of `dtype`.
     """
     of_kind("step", step, Step)
     one_of("kind", kind, MARGINALS)
@@ -359,19 +359,19 @@ def attribute(
     epochs : int
         Passes over `train`, each in a new order.
     steps : int, optional
-        Stop after this many, if `epochs` do not end earlier.
+        Number of steps after which the run stops, if `epochs` do not end earlier.
     batch_size : int
-        An epoch's last batch holds what is left.
+        Samples of a batch; an epoch's last batch may be smaller.
     seed : int
-        Seed for the parameters, the order of the samples and the sketch's first basis.
+        Seed of the parameters, the order of the samples and the sketch's first basis.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
     credit : {"step", "carry"}
         Whether the step that momentum takes without data is credited to nobody, or to the earlier samples whose
-        gradients make up the momentum. "carry" keeps the batches of a window of steps (docs/engine.md); it has no
-        `per_validation`, `rank`, `micro_batch` or "two_term"; on a device `on_step` and `on_checkpoint` wait for each
+        gradients make up the momentum. "carry" keeps the batches of a window of steps (docs/engine.md); it excludes
+        `per_validation`, `rank`, `micro_batch` and "two_term"; on a device `on_step` and `on_checkpoint` wait for each
         step.
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
@@ -382,18 +382,19 @@ def attribute(
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : int, optional
-        Score by a sketch of this rank, its range kept from step to step; None is exact; "two_term" has nothing else.
+        Rank of the sketch for the scores, its basis kept from step to step; None is exact, the only choice with
+        "two_term".
     variance : {"exact", "rank_one"}
         σ² of "random_order" and "two_term", as for `scores`.
     micro_batch : int, optional
-        Run this many samples through the network at a time, each twice: less memory, the same result.
+        Number of samples that go through the network at a time, each twice: less memory, the same result.
     carry_window : int, optional
-        Credit a batch from at least this many steps after it; None: until β1^k is below 1/1000. What later steps owe
-        is bounded in ``Run.truncated``, and closed.
+        Least number of later steps that credit a batch; None: until β1^k is below 1/1000. ``Run.truncated`` bounds the
+        credit lost beyond them, and ``Run.closed`` includes it.
     score_dtype : {"tf32", "float16"}, optional
         As for `scores`.
     device : {"auto", "cpu", "cuda"}
-        "auto" is CUDA where CuPy finds a device.
+        "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
         Precision of the run.
     on_step : callable, optional
@@ -417,7 +418,7 @@ def attribute(
         A loss, score, parameter or moment is no longer finite; holds the run up to there. On a device this is found
         when losses are fetched, and no score is added meanwhile.
     MemoryError
-        No room for a named buffer.
+        Out of memory; the message names the buffer.
     """
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
@@ -444,7 +445,7 @@ def attribute(
 
 
 def _refuse_score_dtype(estimator: Estimator, backend: Backend) -> None:
-    """Refuse a `score_dtype` but for float32 on a CUDA device."""
+    """Refuse a `score_dtype` except for float32 on a CUDA device."""
     if estimator.score_dtype is not None and not (backend.on_cuda and backend.dtype == np.float32):
         where = f"{backend.dtype} on {'a CUDA device' if backend.on_cuda else 'the host'}"
         refuse("score_dtype", f"{estimator.score_dtype!r} for {where}", "None, or float32 on a CUDA device")

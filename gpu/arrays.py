@@ -1,4 +1,4 @@
-"""Arrays by parameter name, with a type for each meaning that they have in a step.
+"""Arrays by parameter name, with a type for each role in a step.
 
 A step uses the same memory for several of them, one after another: a new name and type mark each change.
 """

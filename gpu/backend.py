@@ -1,6 +1,6 @@
-"""Where arrays live and in which precision: CuPy on a CUDA device or NumPy on the host, chosen once, then passed along.
+"""The array module and the precision: CuPy on a CUDA device or NumPy on the host, chosen once, then passed along.
 
-Everything else of the engine asks a `Backend` for its array module, so that no other module decides between the two.
+All other modules get the array module from a `Backend`; none of them chooses between the two.
 """
 
 import math
@@ -39,7 +39,7 @@ DTYPES = ("float32", "float64")
 
 
 def cuda_is_usable() -> bool:
-    """Tell whether CuPy is installed and finds a device, real or emulated."""
+    """Return whether CuPy is installed and finds a device, real or emulated."""
     return not _why_not_cuda()
 
 
@@ -55,11 +55,11 @@ def _why_not_cuda() -> str:
 
 
 EMULATED = "CuPy on CPU"
-"""How the name of a device begins that is CuPy executed on the CPU: to test with, when asked for by name."""
+"""Beginning of the device's name if CuPy is executed on the CPU: for tests, never chosen by "auto"."""
 
 
 def device_name() -> str:
-    """Return the name of the CUDA device that "auto" takes; "" where there is none, or none that is real."""
+    """Return the name of the CUDA device that "auto" chooses; "" if no device is real."""
     if not cuda_is_usable():
         return ""
     import cupy
@@ -69,7 +69,7 @@ def device_name() -> str:
 
 
 def describe() -> str:
-    """Return a phrase that says what the engine runs on here, with its default arguments.
+    """Return a phrase for what the engine runs on with its default arguments.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def describe() -> str:
 
 
 def arithmetic_of(backend: "Backend", parts: int) -> dict[str, Any]:
-    """Return what the last digits of the engine's results depend on, for `run_settings`; `parts` are those of a run."""
+    """Return the versions and settings that determine the last digits of a run's results, for `run_settings`."""
     if backend.on_cuda:
         device = backend.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
         return {"cupy": backend.xp.__version__, "device": device}
@@ -138,7 +138,7 @@ class Backend:
         return self.held(field, value) if value.ndim == 2 else self.labels(value)
 
     def reals(self, arrays: Mapping[str, Any], field: str = "") -> dict[str, Any]:
-        """Return every array of a mapping as `held` does, under the name of the mapping."""
+        """Return every array of a mapping as `held` does; `field` is the mapping's name in messages."""
         return {name: self.held(f"{field}[{name!r}]", array) for name, array in arrays.items()}
 
     def host(self, array: Any) -> Any:
@@ -146,12 +146,12 @@ class Backend:
         return array.get() if self.on_cuda else array
 
     def out(self, array: Any, device_arrays: bool) -> Any:
-        """Return a result: where it lies if `device_arrays`, else on the host."""
+        """Return a result: on its device if `device_arrays`, else on the host."""
         return array if device_arrays else self.host(array)
 
 
 def pick_backend(device: str, dtype: str) -> Backend:
-    """Return the backend that ``device`` and ``dtype`` name; "auto" takes a CUDA device where there is a real one."""
+    """Return the backend that ``device`` and ``dtype`` name; "auto" chooses a real CUDA device if one exists."""
     one_of("device", device, DEVICES)
     one_of("dtype", dtype, DTYPES)
     if device == "cuda" and not cuda_is_usable():
@@ -169,14 +169,14 @@ def pick_backend(device: str, dtype: str) -> Backend:
 
 
 def is_mapped(array: Any) -> bool:
-    """Whether `array` is read as needed: a view of a file, NumPy's memory map, or `LazyRows`."""
+    """Whether `array` is read on demand: a view of a file, NumPy's memory map, or `LazyRows`."""
     while isinstance(array, np.ndarray):
         array = array.base
     return isinstance(array, mmap | LazyRows)
 
 
 class NoRoomError(MemoryError):
-    """Memory ran out for `what`; the message suggests what helps."""
+    """Memory ran out for `what`; the message suggests a remedy."""
 
     def __init__(self, what: str, cause: BaseException, where: str = "") -> None:
         super().__init__(
@@ -187,7 +187,7 @@ class NoRoomError(MemoryError):
 
 @dataclass
 class Place:
-    """What is being computed, of which samples, in which step: kept for the message of `within_memory` alone."""
+    """The computation in progress, its samples and its step, for the messages of `within_memory`."""
 
     phase: str = "preparation"
     samples: slice | str = "the step"
@@ -202,22 +202,22 @@ class Place:
 
 @contextmanager
 def within_memory(place: Place) -> Iterator[None]:
-    """Where memory runs out, for a buffer or for a temporary array, say in which `place`."""
+    """Add the `place` to the error when memory runs out, for a buffer or a temporary array."""
     try:
         yield
     except MemoryError as error:  # CuPy's OutOfMemoryError is one
         what = error.what if isinstance(error, NoRoomError) else "a temporary array"
-        cause = error.__cause__ or error  # a buffer's own message is said anew, with its place
+        cause = error.__cause__ or error  # replaces a buffer's own message by one with the place
         raise NoRoomError(what, cause, f" in {place}") from cause
 
 
 @dataclass
 class Buffers:
-    """Named arrays that are made once and used again in every step; a smaller shape gets the front of a larger one."""
+    """Named arrays, allocated once and reused in every step; a smaller shape gets the front of a larger array."""
 
     backend: Backend
     kept: dict[str, Any] = field(default_factory=dict)
-    views: dict[tuple[str, tuple[int, ...]], Any] = field(default_factory=dict)  # of those kept, as asked for
+    views: dict[tuple[str, tuple[int, ...]], Any] = field(default_factory=dict)  # of the kept arrays
 
     def get(self, name: str, shape: tuple[int, ...]) -> Any:
         """Return an array of `shape` under `name`, its content undefined.
@@ -225,26 +225,26 @@ class Buffers:
         Raises
         ------
         NoRoomError
-            The device has no room; the message names the buffer and what helps.
+            Out of memory; the message names the buffer and a remedy.
         """
         view = self.views.get((name, shape))
         if view is None:
             size = math.prod(shape)
             have = self.kept.get(name)
             if have is None or have.size < size:
-                have = self._make_anew(name, size)
+                have = self._allocate(name, size)
             view = self.views[name, shape] = have[:size].reshape(shape)
         return view
 
-    def _make_anew(self, name: str, size: int) -> Any:
-        self.kept.pop(name, None)  # gives the smaller one up before there is a larger one
+    def _allocate(self, name: str, size: int) -> Any:
+        self.kept.pop(name, None)  # frees the smaller array before a larger one is allocated
         for key in [key for key in self.views if key[0] == name]:
             del self.views[key]
         try:
-            made = self.kept[name] = self.backend.xp.empty(size, self.backend.dtype)
+            array = self.kept[name] = self.backend.xp.empty(size, self.backend.dtype)
         except MemoryError as error:
             raise NoRoomError(f"buffer {name!r} of {size * self.backend.dtype.itemsize:,} bytes", error) from error
-        return made
+        return array
 
 
 def _is_cupy(value: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Captures: what one use of parameters in a forward and backward pass leaves, from which all scoring follows.
+"""Captures: the arrays that one use of parameters leaves in a forward and backward pass, and that all scoring reads.
 
-Layers make captures (`layers`); scoring reads captures and knows no layer. A parameter that is used twice has several
-captures: Σ x_i and ⟨P, x_i⟩ add up over them, and so do the pairs of two passes' captures. What is quadratic in x_i
-would need their cross terms; it is refused, or bounded.
+Layers create captures (`layers`); scoring depends on no layer. A parameter that is used twice has several captures:
+Σ x_i and ⟨P, x_i⟩ add up over them, and so do the pairs of two passes' captures. Quantities that are quadratic in x_i
+would need cross terms; they are refused, or bounded.
 
 ======  ======================  ==================================================
 paper   name                    meaning
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 CACHED = 1 << 16
-"""Elements of a gradient that are computed at a time and stay in the cache."""
+"""Elements of a gradient computed at a time, few enough to stay in the cache."""
 
 Factors = tuple[Any, Any]
 """Q (d_out, r) and C (r, d_in) of a matrix ``P ≈ Q C``."""
@@ -65,15 +65,15 @@ class Capture(Protocol):
 
     @property
     def macs(self) -> int:
-        """Multiplications of `add_dots` a row, and of `sum_of`."""
+        """Multiplications per row of `add_dots`, and of `sum_of`."""
 
     @property
     def pair_macs(self) -> int:
-        """Multiplications of `pair_dots` a pair of rows."""
+        """Multiplications per pair of rows of `pair_dots`."""
 
     @property
     def scratch(self) -> int:
-        """Elements of scratch memory that `add_dots` needs a row."""
+        """Elements of scratch memory per row that `add_dots` needs."""
 
     def rows(self, which: slice) -> "Capture":
         """Return the capture of some rows, as views."""
@@ -82,7 +82,7 @@ class Capture(Protocol):
         """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
 
     def sum_of(self, xp: Any, name: str, units: slice, out: Any = None) -> Any:
-        """Return Σ_i x_i of some units of the parameter `name`, its first axis; in `out` where it is given."""
+        """Return Σ_i x_i of some units (the first axis) of the parameter `name`; in `out` if given."""
 
     def add_dots(
         self,
@@ -93,18 +93,18 @@ class Capture(Protocol):
         scratch: Any,
         score_dtype: str | None,
     ) -> None:
-        """Add ⟨P, x_i⟩ over the parameters used to ``out[i]``; by factors of P where there are any."""
+        """Add ⟨P, x_i⟩ over the parameters used to ``out[i]``; by factors of P where given."""
 
     def pair_dots(self, other: Any, names: Collection[str] | None = None) -> Any:
         """Return ⟨x_i, x'_j⟩ with another capture's rows, (n, n'), over the parameters that both use.
 
-        None where they have none in common, in `names` if these are given.
+        Only those in `names` count, if given. None if no parameter is in common.
         """
 
     def root_squares(self, context: EngineContext, exact: bool, room: Callable[[str], Any]) -> dict[str, RootSquares]:
         """Return √Σ x_i² of each parameter, of rank one unless `exact`.
 
-        ``room(name)`` is an array to write the root in.
+        ``room(name)`` returns an array for the root.
         """
 
     def row_norms(self, xp: Any) -> Any:
@@ -114,10 +114,10 @@ class Capture(Protocol):
         """Return the capture of each sign(x_i) √|x_i|, in buffers."""
 
     def kept(self) -> dict[str, Any]:
-        """Return the arrays that rebuild the capture, beside the inputs of the model."""
+        """Return the arrays that rebuild the capture together with the model's inputs."""
 
     def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Capture":
-        """Return the capture of other rows, from arrays as `kept` returns them and the inputs of the model."""
+        """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class OuterProduct:
         return replace(self, b=self.b * weights)
 
     def sum_of(self, xp: Any, name: str, units: slice, out: Any = None) -> Any:
-        """Return some rows of ``bᵀ a``, or some elements of Σ b; in `out` where it is given."""
+        """Return some rows of ``bᵀ a``, or some elements of Σ b; in `out` if given."""
         b = self.b[:, units]
         return xp.matmul(b.T, self.a, out=out) if name == self.weight else b.sum(axis=0, out=out)
 
@@ -201,7 +201,7 @@ class OuterProduct:
             context.ops.row_dot(b, z, p, out)
 
     def pair_dots(self, other: Any, names: Collection[str] | None = None) -> Any:
-        """Return ``(b_i · b'_j) (a_i · a'_j + 1)``, the 1 being the bias's; None where no parameter is in common."""
+        """Return ``(b_i · b'_j) (a_i · a'_j + 1)``, where the 1 is the bias's; None if no parameter is in common."""
         if not isinstance(other, OuterProduct):
             if not set(self.names) & set(other.names):
                 return None
@@ -237,7 +237,7 @@ class OuterProduct:
         return row_norms(xp, self.b) * norms
 
     def signed_roots(self, context: EngineContext) -> "OuterProduct":
-        """Return the capture of signed roots of a and b, whose outer product is that of x's."""
+        """Return the capture of the signed roots of a and b, whose outer products are the signed roots of x."""
 
         def signed_root(array: Any, name: str) -> Any:
             xp, out = context.backend.xp, context.buffers.get(f"root {name} {self.weight}", array.shape)
@@ -251,13 +251,13 @@ class OuterProduct:
         return {"b": self.b} if self.a_is_input else {"a": self.a, "b": self.b}
 
     def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "OuterProduct":
-        """Return the capture of other rows, from arrays as `kept` returns them and the inputs of the model."""
+        """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
         return replace(self, a=inputs if self.a_is_input else arrays["a"], b=arrays["b"])
 
 
 @dataclass(frozen=True)
 class Captures:
-    """All captures of the rows of one pass, each for one use, and the rows' losses where they are known."""
+    """The captures of one pass, one for each use of parameters, and the rows' losses if known."""
 
     uses: tuple[Capture, ...]
     losses: Any = None
@@ -269,7 +269,7 @@ class Captures:
 
     @cached_property
     def macs(self) -> int:
-        """Multiplications of one contraction with P, a row."""
+        """Multiplications per row of a contraction with P."""
         return sum(capture.macs for capture in self.uses)
 
     @cached_property
@@ -301,25 +301,25 @@ class Captures:
         return Captures(tuple(capture.weighted(weights) for capture in self.uses), self.losses)
 
     def signed_roots(self, context: EngineContext) -> "Captures":
-        """Return the captures of each sign(x_i) √|x_i|, which several uses of one parameter do not have."""
+        """Return the captures of each sign(x_i) √|x_i|; refused for a parameter with several uses."""
         self.refuse_two_uses("sign(x) √|x|")
         return Captures(tuple(capture.signed_roots(context) for capture in self.uses))
 
     def row_norms(self, xp: Any) -> Any:
         """Return ‖x_i‖ over all parameters, or a bound on it, (n,)."""
-        join = xp.add if self.used_twice else xp.hypot  # the triangle's inequality
+        join = xp.add if self.used_twice else xp.hypot  # triangle inequality
         first, *others = (capture.row_norms(xp) for capture in self.uses)
         for norms in others:
             first = join(first, norms)
         return first
 
     def kept(self) -> dict[str, Any]:
-        """Return the arrays that rebuild the captures, beside the inputs of the model; those of one name together."""
+        """Return the arrays that rebuild the captures together with the model's inputs, in order of their names."""
         kept = [(name, number, array) for number, one in enumerate(self.uses) for name, array in one.kept().items()]
         return {f"{name}/{number}": array for name, number, array in sorted(kept, key=lambda entry: entry[:2])}
 
     def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Captures":
-        """Return the captures of other rows, from arrays as `kept` returns them and the inputs of the model."""
+        """Return the captures of other rows, from arrays like those of `kept` and the model's inputs."""
         return Captures(
             tuple(
                 capture.rebuilt({name: arrays[f"{name}/{number}"] for name in capture.kept()}, inputs)
@@ -328,13 +328,13 @@ class Captures:
         )
 
     def refuse_two_uses(self, what: str) -> None:
-        """Refuse what a parameter's uses, each by itself, do not give."""
+        """Refuse `what` for parameters with several uses, as it needs cross terms."""
         if twice := self.used_twice:
             raise NotImplementedError(f"{what} of parameters that are used more than once: {', '.join(twice)}")
 
 
 def write_sums(context: EngineContext, captures: Captures, into: Mapping[str, Any], add: bool = False) -> None:
-    """Write Σ_i x_i, the gradient summed over the rows, of each parameter; or add it to what stands there."""
+    """Write Σ_i x_i, the gradient summed over the rows, of each parameter; or `add` it to the contents of `into`."""
     context.now("gradient")
     xp, parts = context.backend.xp, max(len(array) for array in into.values())
 
@@ -355,7 +355,7 @@ def write_sums(context: EngineContext, captures: Captures, into: Mapping[str, An
 
 
 def multiply_by_sums(context: EngineContext, captures: Captures, into: Mapping[str, Any]) -> None:
-    """Multiply what stands in `into` by Σ_i x_i, the gradient summed over the rows."""
+    """Multiply the arrays `into` by Σ_i x_i, the gradient summed over the rows."""
 
     def multiply(name: str, units: slice, gradient: Any) -> None:
         array = into[name][units]
@@ -369,7 +369,7 @@ def sum_blocks(
 ) -> None:
     """Call ``use(name, units, gradient)`` for all units, with the gradient summed over the rows.
 
-    On the host the gradient is computed for some units at a time, in the cache, and never as a whole.
+    On the host the gradient is computed for some units at a time, in the cache, and never stored as a whole.
     """
     context.now("validation gradient")
     xp, by_name, shapes = context.backend.xp, captures.by_name, context.shapes

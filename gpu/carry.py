@@ -1,9 +1,9 @@
-"""A run whose momentum steps are credited to the samples that the momentum is made of, without the run being kept.
+"""Credit of momentum's steps to the samples whose gradients make up the momentum, without keeping the whole run.
 
 The step u owes ⟨O_u, m⟩, O_u = Γ_u ⊙ M_u, to the samples before it (docs/method.md 6): sample i of step s is credited
 with (1 − β1) Σ_{u>s} β1^{u−1−s} ⟨O_u, x_i⟩. Its gradient x_i is not kept; the batch's layer inputs a and output
-gradients b are, for a window of steps, after which β1^k has died out. How two contractions a sample are enough, and
-what is lost at the window's end, is derived in docs/engine.md.
+gradients b are, for a window of steps, after which β1^k is negligible. docs/engine.md derives why two contractions per
+sample suffice, and how much credit is lost at the window's end.
 
 =========  ======================  ====================================================================
 method 6   name                    meaning
@@ -42,7 +42,7 @@ from adamshap.reference.contract import Array, CompletedSteps, Estimator, RunCon
 __all__ = ["LOG", "Carrier"]
 
 GROWTH = 2.0
-"""Largest weight β1^{−k} within a block: what is added and subtracted again is not much larger than the rest."""
+"""Largest weight β1^{−k} within a block, a bound on terms that are added and subtracted again."""
 
 FORGOTTEN = 1e-3
 """β1^k at the end of the window, unless its length is given."""
@@ -53,28 +53,28 @@ LOG = ("train_loss", "valid_loss", "decay", "own", "owed")
 
 @dataclass
 class Carrier:
-    """What the steps of a run leave for later ones.
+    """The state that the steps of a run leave for later ones.
 
     Parameters
     ----------
     beta1 : float
-        Of all parameters, at every step.
+        β1 of all parameters, at every step.
     length : int
-        Steps of a block.
+        Number of steps of a block.
     later : int
-        How many whole blocks after its own a batch is credited from.
+        Number of whole blocks after its own that credit a batch.
     loses : bool
-        Whether the run is longer than that, so that something is lost.
+        Whether the run is longer than the window, so that credit is lost.
     data : Data
-        Where batches come from; a memory map's rows are read again when they are paid.
+        Source of the batches; a memory map's rows are read again when their batch is paid.
     totals, truncated : arrays (N,)
-        Scores, and a bound on what each of them lacks, in the backend.
+        Scores, and a bound on the credit that each of them lacks, in the backend.
     log : array (steps, 5)
         Losses of batch and validation samples before the step, weight decay's share, ⟨Γ ⊙ S, g⟩ and ⟨Γ ⊙ M, m⟩.
     exposed : array (N,)
         Σ β1^k ‖x_i‖ over each sample's batches that have left the window.
     kept : KeptArrays
-        Copies of what waiting batches are paid from.
+        Copies of the arrays of pending batches.
     """
 
     context: EngineContext
@@ -93,7 +93,7 @@ class Carrier:
 
     @classmethod
     def of(cls, context: EngineContext, config: RunConfig, data: Data, steps: int, window: int | None) -> "Carrier":
-        """Return a carrier for a run of so many steps, with a window of at least `window` steps."""
+        """Return a carrier for a run of `steps` steps, with a window of at least `window` steps."""
         xp, count = context.backend.xp, config.train.n
         beta1 = Hyperparameters.at(context, config.adam, FIRST_STEP).one_beta1()
         rate = -math.log(beta1) if beta1 > 0 else math.inf
@@ -116,12 +116,12 @@ class Carrier:
         estimator: Estimator,
         new: State,
     ) -> Any:
-        """Take the step after `number` completed ones, add its samples' own scores to the totals, and return SGD's.
+        """Take the step after `number` completed ones, add its own scores to the totals, and return SGD's scores.
 
         The samples are those at `index`, which is `where` in the backend.
 
-        What a batch is paid later is the whole block's K less what was in it at the batch's own step, which is
-        subtracted here, in the same contraction as the batch's own scores.
+        Later, the batch is paid by the whole block's K less K at the batch's own step. The latter is subtracted here,
+        in the contraction of the batch's own scores.
         """
         context, xp = self.context, self.context.backend.xp
         weight = 1 / batch.n if self.config.reduction == "mean" else 1.0
@@ -136,13 +136,13 @@ class Carrier:
         )
         at_rest = estimator.slope in ("linearized", "secant") or batch.n == 1
         refuse_division_by_zero(context, step.hyperparameters, state.v, None if at_rest else forward.g)
-        # A batch that is run as a whole has its captures.
+        # Neither is None: the batch is one chunk, and the start is wanted.
         captures, start = cast(Captures, forward.captures), cast(Captures, forward.start)
         take_step(context, step.hyperparameters.scalars, state, forward.g, new)
         sgd = self._sgd_scores(step, captures, start)
         row = self.log[number]
         row[0], row[1] = forward.train_loss, start.losses.mean(dtype="float64")
-        validation = self._validation(step, start, estimator, new)  # whose captures may end those of `start`
+        validation = self._validation(step, start, estimator, new)
         block = self._current(number) if self.beta1 > 0 else None
         matrix = ScoreMatrix(forward.g)  # in the memory of g, which nothing needs after this pass
         plan = split_plan(estimator.slope, estimator.nodes, batch.n)
@@ -186,27 +186,27 @@ class Carrier:
         return RunningSum(block.owed, beta1**passed, less)
 
     def kept_bytes(self, batch: int) -> int:
-        """Return what a full window holds, for batches of so many samples: a and b, and the blocks' sums."""
+        """Return the bytes of a full window, for batches of `batch` samples: a and b, and the blocks' sums."""
         parameters = sum(math.prod(shape) for shape in self.context.shapes.values())
         sums = self.context.backend.dtype.itemsize * parameters
         return (self.later + 1) * (self.length * self.kept.bytes(batch) + sums)
 
     def settled(self) -> Any:
-        """Return the totals with what the waiting batches are owed: all of it, where the run ends here."""
+        """Return the totals plus the credit owed to pending batches, which is all of it if the run ends here."""
         totals, later = self.totals.copy(), None
         for block in reversed(self.blocks):
             if self.length > 1:
-                later = self._with([block], later)
+                later = self._continued([block], later)
             self._pay(totals, block, later)
             if self.length == 1:
-                later = self._with([block], later)
+                later = self._continued([block], later)
         return totals
 
     def arrays(self, done: CompletedSteps) -> Snapshot:
-        """Return, for a snapshot after so many steps, what `restore` takes, and the scores as they stand.
+        """Return the arrays for `restore` after `done` steps, and the scores so far.
 
-        The window's arrays have a row for each block, or for each batch, that may ever be in it; blocks and batches
-        come in order, and rows that nothing is in are 0, as are those of samples that a smaller batch has not.
+        The window's arrays have a row for each block or batch that the window can hold, in order. Unused rows are 0,
+        and so are the rows of samples that a smaller batch lacks.
         """
         host, dtype = self.context.backend.host, self.context.backend.dtype
         steps, count = len(self.log), min(self.config.batch_size, self.config.train.n)
@@ -224,7 +224,7 @@ class Carrier:
         return arrays | self.kept.snapshot(waiting, batches, count)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from a snapshot."""
+        """Continue from a snapshot."""
         backend, done = self.context.backend, int(snapshot["step"])
         for array, name in ((self.totals, "paid"), (self.truncated, "truncated"), (self.exposed, "exposed")):
             array[...] = backend.xp.asarray(snapshot[name])
@@ -251,19 +251,19 @@ class Carrier:
         return self.blocks[-1]
 
     def _pay_oldest(self, number: int) -> None:
-        """Pay the oldest block's batches from all blocks so far, and let them go."""
+        """Pay the oldest block's batches from all blocks so far, and drop them from the window."""
         oldest, *others = self.blocks
         beta1 = self.beta1
 
-        def leaves(batch: Pending, captures: Captures) -> None:
+        def release(batch: Pending, captures: Captures) -> None:
             self.exposed[batch.where] += (1 - beta1) * beta1 ** (number - batch.number) * self._row_norms(captures)
             self.kept.unused.append(batch.arrays)
 
-        self._pay(self.totals, oldest, self._with([oldest, *others] if self.length > 1 else others, None), leaves)
+        self._pay(self.totals, oldest, self._continued([oldest, *others] if self.length > 1 else others, None), release)
         self.blocks.popleft()
 
-    def _with(self, blocks: list[Block], later: Arrays | None) -> Arrays:
-        """Return K of blocks in a row with that of those after them, ``K + β1^length (K' + …)``, in a buffer."""
+    def _continued(self, blocks: list[Block], later: Arrays | None) -> Arrays:
+        """Return K of consecutive blocks, continued by that of later ones, ``K + β1^length (K' + …)``, in a buffer."""
         total, on_cuda = like(self.context, "owed from here on"), self.context.backend.on_cuda
         for key, whole in total.items():
             flat, parts = whole.reshape(-1), [block.owed[key].reshape(-1) for block in reversed(blocks)]
@@ -291,11 +291,11 @@ class Carrier:
         totals: Any,
         block: Block,
         owed: Arrays | None,
-        leaves: Callable[[Pending, Captures], None] | None = None,
+        release: Callable[[Pending, Captures], None] | None = None,
     ) -> None:
-        """Pay into `totals` what a block and those after it owe its batches; call `leaves` with each and its captures.
+        """Add to `totals` the credit owed to a block's batches; call `release` with each and its captures.
 
-        A block of one step owes nothing to its own batch: `owed` is what those after it owe.
+        A block of one step owes nothing to its own batch: `owed` is then the sum of later blocks alone.
         """
         beta1, backend = self.beta1, self.context.backend
         first = block.first + 1 if self.length == 1 else block.first
@@ -305,8 +305,8 @@ class Carrier:
                 out = backend.xp.zeros(len(batch.where), backend.dtype)
                 contract(self.context, captures, owed, out)
                 totals[batch.where] += (1 - beta1) * beta1 ** (first - batch.number - 1) * out
-            if leaves is not None:
-                leaves(batch, captures)
+            if release is not None:
+                release(batch, captures)
 
     def _captures(self, batch: Pending) -> Captures:
         """Return a pending batch's captures, with the model's inputs in a buffer."""

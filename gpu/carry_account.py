@@ -1,7 +1,7 @@
 """The account of ``credit="carry"``: momentum's steps are credited to earlier samples, in a window (docs/engine.md).
 
-On a device, every step is checked only if a callback waits for it anyway. Otherwise a run that diverged shows when its
-account is closed, without the step at which it did.
+On a device, every step is checked only if a callback waits for it anyway. Otherwise divergence
+is found when the account is closed, and its step is unknown.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ LOSSES = LOG[:2]
 
 
 def refuse_with_carry(estimator: Estimator, rank: object, micro_batch: object) -> None:
-    """Refuse what ``credit="carry"`` does not have; `rank` as it was given."""
+    """Refuse options that ``credit="carry"`` does not support; `rank` is the caller's argument."""
     for name, option in (("rank", rank), ("micro_batch", micro_batch)):
         if option is not None:
             refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
@@ -50,7 +50,7 @@ def refuse_with_carry(estimator: Estimator, rank: object, micro_batch: object) -
 
 @dataclass(frozen=True)
 class _Unchecked:
-    """A step that was taken and not checked yet.
+    """A completed step that is not checked yet.
 
     ``paid`` holds `Carrier.totals` and `Carrier.truncated` before the step, if it is to be checked.
     """
@@ -63,7 +63,7 @@ class _Unchecked:
 
 @dataclass
 class CarryAccount:
-    """Scores added up where they are computed, by a `Carrier`.
+    """Scores accumulated in the backend, by a `Carrier`.
 
     Parameters
     ----------
@@ -74,11 +74,11 @@ class CarryAccount:
         In the backend.
     seen : int array (N,)
     completed : int
-        Steps that were added, and checked and reported if `checks_every_step`.
+        Number of steps added, and checked and reported if `checks_every_step`.
     unchecked : _Unchecked or None
         The last step, until `check`.
     closed : tuple of two arrays (N,) and (steps,), or None
-        Once the account is closed: the scores, and what each step leaves open.
+        The scores, and what closing added for each step; None until then.
     """
 
     credit: ClassVar[Credit] = "carry"
@@ -95,7 +95,7 @@ class CarryAccount:
 
     @classmethod
     def of(cls, setup: RunSetup, *, check_every_step: bool, window: int | None) -> "CarryAccount":
-        """Return an empty account, with a window of at least so many steps; None: the default."""
+        """Return an empty account, with a window of at least `window` steps; None: the default."""
         config, backend = setup.config, setup.context.backend
         waits = check_every_step or setup.on_step is not None or setup.on_checkpoint is not None
         carrier = Carrier.of(setup.context, config, setup.data, config.length, window)
@@ -103,7 +103,7 @@ class CarryAccount:
         return cls(setup, carrier, waits or not backend.on_cuda, sgd_scores, seen)
 
     def take(self, index: Array, before: State, after: State) -> None:
-        """Take a step, score its samples and pay what it owes to earlier ones."""
+        """Take a step, score its samples and credit earlier ones."""
         carrier, data = self.carrier, self.setup.data
         where = self.setup.context.backend.labels(index)
         paid = (carrier.totals.copy(), carrier.truncated.copy()) if self.checks_every_step else None
@@ -133,7 +133,7 @@ class CarryAccount:
         return None
 
     def _first_not_finite(self, state: State, step: _Unchecked, logged: dict[str, float]) -> tuple[str, float] | None:
-        """Return what is not finite in a step, in the order in which one thing follows from another."""
+        """Return the first number of a step that is not finite and its name, in order of computation."""
         watched: Arrays = {name: logged[name] for name in LOSSES}
         watched |= {} if state.is_finite() else state.suspects()
         if next_step(self.completed) == self.setup.config.length:
@@ -146,7 +146,7 @@ class CarryAccount:
         return float(context.stack.losses(context, workspace, state.theta, data.valid_y).mean(dtype="float64"))
 
     def close(self, state: State) -> NotFinite | None:
-        """Pay all that is owed, and credit each step's batch with what the step leaves open."""
+        """Pay all that is owed, and credit each step's batch with the rest of the step's change of the loss."""
         host, carrier = self.setup.context.backend.host, self.carrier
         settled, last_loss = host(carrier.settled()), self._valid_loss(state)
         scores, closed = _closed(self.setup.config, settled, carrier.loses, host(carrier.log), last_loss)
@@ -157,7 +157,7 @@ class CarryAccount:
         return None
 
     def credited(self) -> Credited:
-        """Return the scores so far: those paid, until the account is closed."""
+        """Return the scores so far, which are those paid until the account is closed."""
         host, carrier = self.setup.context.backend.host, self.carrier
         log = np.array(host(carrier.log))[: self.completed]
         history = {"epoch": np.arange(self.completed) // self.setup.config.per_epoch}
@@ -174,7 +174,7 @@ class CarryAccount:
         )
 
     def settings(self) -> dict[str, object]:
-        """Return the window."""
+        """Return the size of the window: steps of a block, and blocks."""
         return {"carry_window": [self.carrier.length, self.carrier.later]}
 
     def arrays(self) -> Snapshot:
@@ -187,16 +187,16 @@ class CarryAccount:
         return {}
 
     def restore(self, kept: Snapshot) -> None:
-        """Go on from a snapshot."""
+        """Continue from a snapshot."""
         self.carrier.restore(kept)
         self.completed = CompletedSteps(int(kept["step"]))
         self.sgd_scores, self.seen = self.setup.context.backend.xp.array(kept["sgd_scores"]), kept["seen"].copy()
 
 
 def _closed(config: RunConfig, settled: Array, loses: bool, log: Array, last_loss: float) -> tuple[Array, Array]:
-    """Return the scores with what each step leaves open and what was lost at windows' ends, spread equally; and both.
+    """Return the scores and what closing added for each step (steps,).
 
-    The second array (steps,) is that addition.
+    That is the rest of the step's change of the loss and its share of the lost credit, spread equally over its batch.
     """
     losses = np.append(log[:, 1], last_loss)
     decay, own, owed = (log[:, LOG.index(name)] for name in ("decay", "own", "owed"))
@@ -204,8 +204,8 @@ def _closed(config: RunConfig, settled: Array, loses: bool, log: Array, last_los
     scores = np.array(settled)
     sizes = np.array([len(index) for _, index in config.order()])
     if loses:
-        # All that was owed, and was not paid: the rest of the account.
+        # The lost credit: all that was owed less all that was paid.
         closed = closed + (owed.sum() + own.sum() - scores.sum()) * (sizes / sizes.sum())
-    for (_, index), each in zip(config.order(), closed / sizes, strict=True):
-        scores[index] += each
+    for (_, index), share in zip(config.order(), closed / sizes, strict=True):
+        scores[index] += share
     return scores, closed

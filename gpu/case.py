@@ -1,4 +1,4 @@
-"""One step of the contract, `Step`, brought into a backend."""
+"""A `Step` of the contract in a backend."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ class Case:
         )
 
     def fresh(self) -> State:
-        """Return room for the state after the step."""
+        """Return buffers for the state after the step."""
         theta, m, v = (like(self.context, f"new {name}") for name in ("theta", "m", "v"))
         return State(theta, m, v, following(self.state.t))
 

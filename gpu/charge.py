@@ -1,11 +1,11 @@
-"""What one step owes to the momentum, and what it pays its own batch by (docs/method.md 6): one pass over Γ's blocks.
+"""The credit that a step owes to the momentum, and the matrix that scores its batch, in one pass (docs/method.md 6).
 
 ======  ==============  ==============================================================
 paper   name            meaning
 ======  ==============  ==============================================================
 S, M    no arrays       slopes of the batch's gradient and of the momentum
 Γ       ``validation``  validation gradient on the walked step, as captures
-O       no array        Γ ⊙ M, what the step owes to the momentum
+O       no array        Γ ⊙ M, the credit owed to the momentum
 K       ``owed``        running sum of O, weighted (`carry`)
 ======  ==============  ==============================================================
 """
@@ -23,12 +23,12 @@ from adamshap.gpu.state import StepInput
 __all__ = ["Charge", "RunningSum", "charge"]
 
 FLOPS_OF_A_SPLIT = 500
-"""What the split of an element costs, as products cost them."""
+"""Cost of an element's split, as flops of matrix products that take as long."""
 
 
 @dataclass(frozen=True)
 class RunningSum:
-    """K, which grows by ``grow · O``; ``less · K`` is subtracted from what the batch is paid by."""
+    """K, which grows by ``grow · O``; ``less · K`` is subtracted from the matrix that scores the batch."""
 
     total: Arrays
     grow: float
@@ -37,7 +37,7 @@ class RunningSum:
 
 @dataclass(frozen=True)
 class Charge:
-    """What a step's account comes to: ⟨Γ ⊙ S, g⟩, ⟨O, m⟩, ‖O‖² and weight decay's share, ⟨Γ, ηλθ⟩."""
+    """Totals of a step's account: ⟨Γ ⊙ S, g⟩, ⟨O, m⟩, ‖O‖² and weight decay's share, ⟨Γ, ηλθ⟩."""
 
     own: Any
     owed: Any
@@ -53,9 +53,9 @@ def charge(
     owed: RunningSum | None,
     matrix: ScoreMatrix,
 ) -> Charge:
-    """Split Adam's map over every parameter, with the validation's gradient for Γ; see `Kernels.momentum_split`.
+    """Split Adam's map for every parameter, with Γ from `validation`; see `Kernels.momentum_split`.
 
-    `matrix`, by which the batch is paid, may be in the memory of the batch's gradient.
+    `matrix`, which scores the batch, may share the memory of the batch's gradient.
     """
     context, state, n, scalars = step.context, step.state, step.batch.n, step.hyperparameters.scalars
     sums = {}
@@ -71,7 +71,7 @@ def charge(
         )
 
     sum_blocks(context, validation, use, (4 * validation.n + FLOPS_OF_A_SPLIT) * validation.macs)
-    ordered = sorted(sums)  # one order, whichever thread was first
+    ordered = sorted(sums)  # one order, whatever the threads' timing
     totals: Any = sum(sums[key] for key in ordered)
     own, owed_now, square, of_theta = totals
     shrinks = {name: one.shrink for name, one in scalars.items()}

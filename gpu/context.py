@@ -1,4 +1,4 @@
-"""What every part of a step works with: the model as the engine runs it, the backend, its routines and buffers."""
+"""The context of a step: the model's forward and backward pass, the backend, its routines and buffers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ __all__ = ["EngineContext"]
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What every part of a step works with; `layers.context_for` builds one.
+    """The context that every part of a step works in; `layers.context_for` builds one.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ class EngineContext:
     shapes : dict
         Shape of each parameter, by name.
     place : Place
-        What is being computed, for error messages.
+        The computation in progress, for error messages.
     parts : int, optional
-        How many parts work is divided into; None: one a processor.
+        Number of parts that work is divided into; None: one per processor.
     """
 
     model: Model
@@ -51,16 +51,16 @@ class EngineContext:
     parts: int | None = None
 
     def now(self, phase: str, samples: slice | str | None = None) -> None:
-        """Note what is computed from here on, and of which samples: said where memory runs out."""
+        """Record the phase and the samples of the computation, for the message when memory runs out."""
         self.place.phase = phase
         if samples is not None:
             self.place.samples = samples
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Return the context in which steps are taken: on the host, with the engine's own threads.
+        """Return a context manager for taking steps: on the host, with the engine's own threads.
 
-        Overflow is no warning here: the results are checked.
+        It suppresses warnings of overflow, as the results are checked.
         """
         with within_memory(self.place), np.errstate(over="ignore", invalid="ignore"):
             if self.backend.on_cuda:

@@ -1,4 +1,4 @@
-"""The two ways of counting steps, by number from 1 and by how many are completed, and every conversion."""
+"""The two ways of counting steps, by number from 1 and by the count of completed ones, and every conversion."""
 
 from adamshap.reference.contract import CompletedSteps, StepNumber
 
@@ -8,7 +8,7 @@ FIRST_STEP = StepNumber(1)
 
 
 def next_step(completed: CompletedSteps) -> StepNumber:
-    """Return the number of the step that follows so many completed ones."""
+    """Return the number of the step after `completed` completed ones."""
     return StepNumber(completed + 1)
 
 
@@ -18,10 +18,10 @@ def following(t: StepNumber) -> StepNumber:
 
 
 def completed_before(t: StepNumber) -> CompletedSteps:
-    """Return how many steps are completed before step `t`."""
+    """Return the number of steps completed before step `t`."""
     return CompletedSteps(t - 1)
 
 
 def completed_after(t: StepNumber) -> CompletedSteps:
-    """Return how many steps are completed once step `t` is."""
+    """Return the number of steps completed once step `t` is."""
     return CompletedSteps(t)

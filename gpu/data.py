@@ -1,4 +1,4 @@
-"""The training and validation samples of a run, in the backend or, where they are a memory map, in their file."""
+"""The training and validation samples of a run, in the backend or, for a memory map, in their file."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -38,10 +38,10 @@ class Data:
     def batch(self, index: Array, where: Any) -> StepBatch:
         """Return the samples at `index`, which is `where` in the backend; the next batch overwrites them."""
         n_val, backend = len(self.valid_x), self.context.backend
-        both = self.together[: n_val + len(index)]
-        self.inputs(index, where, both[n_val:])
+        rows = self.together[: n_val + len(index)]
+        self.inputs(index, where, rows[n_val:])
         y = backend.labels(self.y[index]) if is_mapped(self.y) else self.y[where]
-        return StepBatch(both[n_val:], y, self.valid_x, self.valid_y, both)
+        return StepBatch(rows[n_val:], y, self.valid_x, self.valid_y, rows)
 
     def inputs(self, index: Array, where: Any, out: Any) -> None:
         """Write the inputs of the samples at `index`, which is `where` in the backend."""
@@ -49,6 +49,6 @@ class Data:
         if is_mapped(self.x):
             out[...] = backend.real(self.x[index])
         else:
-            # NumPy buffers the output of a take that checks its indices; these are a permutation's.
+            # NumPy buffers the output of a take that checks its indices; a permutation's are valid.
             unchecked = {} if backend.on_cuda else {"mode": "clip"}
             backend.xp.take(self.x, where, axis=0, out=out, **unchecked)

@@ -1,4 +1,4 @@
-"""The batch's pass through the model: captures, the gradient, norms for σ, and the validation samples beside it."""
+"""The batch's pass through the model: captures, gradient, norms for σ, and the validation samples' captures at θ."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +13,17 @@ __all__ = ["ForwardResult", "capture_chunk", "captured_chunks", "forward_and_gra
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """What the batch's pass leaves.
+    """The results of the batch's pass.
 
     Parameters
     ----------
     captures : Captures or None
-        The batch's, if it was one chunk.
+        Captures of the batch, if it was one chunk.
     start : Captures or None
-        The validation samples' at θ, where they are wanted.
+        Captures of the validation samples at θ, if wanted.
     g : BatchGradient
     norms : Norms or None
-        For σ, where it is wanted.
+        Norms for σ, if wanted.
     train_loss : number
     """
 
@@ -37,7 +37,7 @@ class ForwardResult:
 def forward_and_gradient(
     step: StepInput, valid_weight: float, *, start_wanted: bool, norms_wanted: bool, variance: str
 ) -> ForwardResult:
-    """Run the batch through the model, in chunks, and the validation samples beside it where Γ at θ is wanted.
+    """Run the batch through the model, in chunks, and the validation samples with it if Γ at θ is wanted.
 
     `valid_weight` is the weight of a validation sample's own loss.
     """

@@ -3,8 +3,8 @@
 ======  =================  ==============================================================
 paper   name               meaning
 ======  =================  ==============================================================
-U       `Game.utility`     fall of the validation loss by a step with a coalition alone
-S       ``coalition``      which samples take part, a mask
+U       `Game.utility`     decrease of the validation loss by a step with a coalition
+S       ``coalition``      mask of the samples that take part
 ======  =================  ==============================================================
 """
 
@@ -62,7 +62,7 @@ class Game:
         return self._exact(g, self.base) if isinstance(self.base, float) else self._first_order(g, self.base)
 
     def _exact(self, g: BatchGradient, before: float) -> float:
-        """Return the fall of the loss from `before`, by a step with the gradient `g`."""
+        """Return the decrease of the loss from `before`, by a step with the gradient `g`."""
         context, batch, new = self.case.context, self.case.batch, self.case.fresh()
         take_step(context, self.hyperparameters.scalars, self.case.state, g, new)
         workspace = context.stack.workspace(context, "valid", batch.valid_x)
@@ -80,7 +80,7 @@ class Game:
 
 
 def marginals_of(game: Game, kind: MarginalKind, permutations: int, seed: int) -> Marginals:
-    """Return the marginals of every sample; of "shapley", over all coalitions of few samples, else sampled."""
+    """Return the marginal of every sample; for "shapley", over all coalitions of few samples, else by sampling."""
     n = game.n
     error, singles = np.zeros(n), np.eye(n, dtype=bool)
     empty, total = game.utility(np.zeros(n, bool)), game.utility(np.ones(n, bool))
@@ -115,10 +115,10 @@ def _sampled_shapley(game: Game, pairs: int, seed: int) -> tuple[Array, Array]:
     drawn = np.zeros((pairs, n))
     for row in drawn:
         order = generator.permutation(n)
-        for way in (order, order[::-1]):
+        for direction in (order, order[::-1]):
             mask = np.zeros(n, bool)
             before = game.utility(mask)
-            for i in way:
+            for i in direction:
                 mask[i] = True
                 after = game.utility(mask)
                 row[i] += (after - before) / 2

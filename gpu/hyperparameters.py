@@ -1,4 +1,4 @@
-"""Adam's numbers in one step, for each parameter by its name."""
+"""Adam's settings at one step, by parameter name."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ scalars_of = lru_cache(maxsize=64)(adam_scalars)
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Adam's settings in one step, for each parameter, as the dtype of the step holds them, and what follows of them.
+    """Adam's settings at one step by parameter, rounded to its dtype, and the kernels' scalars computed from them.
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ class Hyperparameters:
         """Return the hyperparameters of step `t`."""
         adam: dict[str, Adam] = {}
         scalars: dict[str, AdamScalars] = {}
-        last, of_last = None, None
+        last, pair = None, None
         for name in context.shapes:
             settings = optimiser.at(t, name)
-            if of_last is None or settings is not last:  # one set for all is looked up once
-                one = held(settings, context.backend.dtype)
-                last, of_last = settings, (one, scalars_of(one, t))
-            adam[name], scalars[name] = of_last
+            if pair is None or settings is not last:  # settings shared by all are looked up once
+                rounded = held(settings, context.backend.dtype)
+                last, pair = settings, (rounded, scalars_of(rounded, t))
+            adam[name], scalars[name] = pair
         return cls(adam, scalars)
 
     @property
@@ -51,7 +51,7 @@ class Hyperparameters:
         return {name: scalars.lr for name, scalars in self.scalars.items()}
 
     def one_beta1(self) -> float:
-        """Return β1, and refuse parameters that do not have it in common."""
+        """Return β1; refuse parameters that do not share it."""
         found = {scalars.b1 for scalars in self.scalars.values()}
         if len(found) > 1:
             got = ", ".join(f"{beta1:g}" for beta1 in sorted(found))
@@ -62,7 +62,7 @@ class Hyperparameters:
 def refuse_division_by_zero(
     context: EngineContext, hyperparameters: Hyperparameters, v: Mapping[str, Any], g: Mapping[str, Any] | None
 ) -> None:
-    """Refuse ε = 0 where κ is 0 and, if `g` is given, √q g is too; looks at arrays only where ε is 0."""
+    """Refuse ε = 0 where κ is 0 and, if `g` is given, √q g is too; reads arrays only where ε is 0."""
     f, count = context.backend.dtype.type, 0
     for name, adam in hyperparameters.adam.items():
         if adam.eps > 0 or adam.eps_root > 0:
@@ -76,6 +76,6 @@ def refuse_division_by_zero(
 
 
 def advice(optimiser: Optimiser, names: Iterable[str], t: StepNumber, backend: Backend) -> str:
-    """Return what may help a run that diverged at step `t`."""
+    """Return advice on a run that diverged at step `t`."""
     wider = "" if backend.dtype == np.float64 else ", or dtype='float64'"
     return f"a smaller lr than {max(optimiser.at(t, name).lr for name in names)}, smaller inputs{wider}"

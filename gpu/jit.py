@@ -1,4 +1,4 @@
-"""How Numba compiles the engine's loops."""
+"""Numba's compilation of the engine's loops."""
 
 import os
 from collections.abc import Callable
@@ -13,9 +13,9 @@ FAST = {"contract", "nsz"}
 
 
 def compiled(signature: Any, sums: bool = False) -> Callable[[Any], Any]:
-    """Return the decorator that compiles a loop; with `sums`, the compiler may add in another order.
+    """Return the decorator that compiles a loop; with `sums`, the compiler may reorder additions.
 
-    Where no folder takes Numba's cache (RuntimeError), or the disk is full, each process compiles anew.
+    Without a writable folder for Numba's cache (RuntimeError), or on a full disk, each process compiles anew.
     """
     fast = FAST | ({"reassoc"} if sums else set())
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fast}
@@ -29,7 +29,7 @@ def compiled(signature: Any, sums: bool = False) -> Callable[[Any], Any]:
     return compile_loop
 
 
-if hasattr(os, "register_at_fork"):  # a process forks when nothing is being compiled: its child could never go on
+if hasattr(os, "register_at_fork"):  # no fork during a compilation: the child would wait for it forever
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,

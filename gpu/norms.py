@@ -14,9 +14,9 @@ class Norms(dict[str, RootSquares]):
     """√Σ x_i² of each parameter, by its name."""
 
     def of(self, name: str, n: int, units: slice = slice(None)) -> GradientNorms:
-        """Return what the kernels take for σ of some units of a parameter: two norms, or √Σ x² as a matrix.
+        """Return the norms of some units of a parameter, for σ: two vectors, or √Σ x² as a matrix.
 
-        The product of the two norms is √Σ x² of rank one.
+        The product of the two vectors is √Σ x² of rank one.
         """
         found = self[name]
         if found.root is None:
@@ -41,7 +41,7 @@ def add_norms(context: EngineContext, norms: Norms, captures: Captures, variance
 
 
 def _joined(xp: Any, one: RootSquares, other: RootSquares) -> RootSquares:
-    """Return √Σ x² over the samples of both, in the memory of one's root."""
+    """Return √Σ x² over the samples of both, in the memory of `one`."""
     if one.root is None:
         return RootSquares(None, xp.hypot(one.row, other.row), xp.hypot(one.col, other.col))
     return RootSquares(xp.hypot(one.root, other.root, out=one.root))

@@ -24,7 +24,7 @@ def take_step(
 
 @dataclass(frozen=True)
 class FusedOut:
-    """Where the fused step writes: the new state, the point where Γ is wanted, if it is, and the slope."""
+    """The outputs of the fused step: the new state, the point where Γ is wanted, if any, and the slope."""
 
     new: State
     point: Arrays | None
@@ -40,7 +40,7 @@ def fused_step(
     blend: float,
     out: FusedOut,
 ) -> None:
-    """Take Adam's step and compute the slope, times `gamma` where it is given; see `Kernels.fused_step`.
+    """Take Adam's step and compute the slope, times `gamma` if given; see `Kernels.fused_step`.
 
     The slope may be written in the memory of `g`, which nothing needs after this pass.
     """

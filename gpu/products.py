@@ -1,4 +1,4 @@
-"""Matrix products shared out among threads, and in less precision."""
+"""Matrix products divided among threads, and in lower precision."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from adamshap.gpu.threads import in_parts
 __all__ = ["FEW_ROWS", "product", "product_by_rows", "score_product"]
 
 FEW_ROWS = 64
-"""Below, rows are not shared out among threads: a product of few rows takes its time from reading the weights."""
+"""Number of rows below which they are not divided among threads: reading the weights then takes most of the time."""
 
 
 def product(context: EngineContext, a: Any, b: Any, out: Any) -> None:
-    """Write ``a b``, shared out by the columns of `b`: of few rows, each thread would else read all of `b`."""
+    """Write ``a b``, divided by the columns of `b` if `a` has few rows: else each thread would read all of `b`."""
 
     def columns(low: int, high: int) -> None:
         context.backend.xp.matmul(a, b[:, low:high], out=out[:, low:high])
@@ -26,7 +26,7 @@ def product(context: EngineContext, a: Any, b: Any, out: Any) -> None:
 
 
 def product_by_rows(context: EngineContext, a: Any, b: Any) -> Any:
-    """Return ``a b``, for `b` of few columns, shared out by the rows of `a`."""
+    """Return ``a b``, for `b` of few columns, divided by the rows of `a`."""
     out = context.backend.xp.empty((len(a), b.shape[1]), a.dtype)
 
     def rows(low: int, high: int) -> None:
@@ -37,7 +37,7 @@ def product_by_rows(context: EngineContext, a: Any, b: Any) -> Any:
 
 
 def score_product(context: EngineContext, a: Any, p: Any, out: Any, score_dtype: str | None) -> None:
-    """Write ``a p`` in the run's dtype, in TF32, or from halves of numbers that are first brought below 1."""
+    """Write ``a p`` in the run's dtype, in TF32, or in float16 with both factors scaled to at most 1."""
     xp = context.backend.xp
     if score_dtype == "tf32":
         from cupy._core import _routines_linalg as linalg  # no public switch: CUPY_TF32 is read once, at import

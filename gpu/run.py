@@ -1,6 +1,6 @@
-"""A training run that attributes as it goes: one loop, and an account that says who is credited with each step.
+"""A training run with attribution: one loop, and an account that credits each step to samples.
 
-A step's scores are computed with the state before it, in the same pass over the parameters that takes it. Nothing in
+A step's scores are computed with the state before it, in the pass over the parameters that takes the step. Nothing in
 the loop waits for a device; an account does, when it fetches results.
 """
 
@@ -30,7 +30,7 @@ from adamshap.reference.contract import (
 __all__ = ["OpenAccount", "attributed_run"]
 
 GROUPS = ("params", "m", "v")
-"""What a snapshot calls the parts of a `State`: θ, m and v."""
+"""Names of θ, m and v in a snapshot."""
 
 
 class OpenAccount(Protocol):
@@ -43,8 +43,8 @@ class OpenAccount(Protocol):
 def attributed_run(setup: RunSetup, open_account: OpenAccount) -> Run:
     """Train and attribute, and return the run.
 
-    An account that does not check every step, for the sake of speed, does not know the step at which a run diverged.
-    That run is repeated, and every step is checked.
+    An account that does not check every step, for speed, does not know the step at which a run diverged. That run is
+    repeated with a check of every step.
     """
     account = open_account(setup, check_every_step=False)
     try:
@@ -58,7 +58,7 @@ def attributed_run(setup: RunSetup, open_account: OpenAccount) -> Run:
 
 @dataclass
 class RunState:
-    """The state between two steps, and the one that the next step writes: the same arrays where it may overwrite them.
+    """The state between two steps, and the one that the next step writes: the same arrays if it may overwrite them.
 
     Only the loop changes it.
     """
@@ -68,7 +68,7 @@ class RunState:
 
     @classmethod
     def initial(cls, setup: RunSetup, two: bool) -> "RunState":
-        """Return the state before the first step, with room for a second one if `two`."""
+        """Return the state before the first step, with buffers for a second one if `two`."""
         xp = setup.context.backend.xp
         theta = {name: p.copy() for name, p in setup.initial.items()}
         m, v = ({name: xp.zeros_like(p) for name, p in theta.items()} for _ in range(2))
@@ -80,17 +80,17 @@ class RunState:
 
     @property
     def completed(self) -> CompletedSteps:
-        """How many steps were taken."""
+        """Number of completed steps."""
         return completed_before(self.current.t)
 
     def advance(self) -> None:
-        """Go on from the state that the last step wrote."""
+        """Continue from the state that the last step wrote."""
         old, new = self.current, self.following
         self.current = State(new.theta, new.m, new.v, following(old.t))
         self.following = self.current if new is old else old
 
     def restore(self, theta: Arrays, m: Arrays, v: Arrays, completed: CompletedSteps) -> None:
-        """Go on from the arrays of a snapshot."""
+        """Continue from the arrays of a snapshot."""
         overwritten = self.following is self.current
         self.current = State(theta, m, v, next_step(completed))
         if overwritten:
@@ -122,7 +122,7 @@ class _Training:
         return training
 
     def run(self) -> Run:
-        """Take all steps that are left and return the run."""
+        """Take the remaining steps and return the run."""
         config = self.setup.config
         with self.setup.context.at_work():
             for _, index in islice(config.order(), self.state.completed, None):
@@ -139,7 +139,7 @@ class _Training:
         self.raise_if_not_finite(self.account.check(self.state.current, wait=wait))
 
     def raise_if_not_finite(self, found: NotFinite | None) -> None:
-        """Raise `Diverged` if something is not finite."""
+        """Raise `Diverged` if a number is not finite."""
         if found is not None:
             setup = self.setup
             advised = advice(setup.config.adam, setup.context.shapes, found.step, setup.context.backend)
@@ -153,7 +153,7 @@ class _Training:
         return {"step": np.array(self.state.completed), "settings": np.array(self.settings)} | kept
 
     def restore(self) -> None:
-        """Go on from the snapshot that is resumed."""
+        """Continue from the snapshot to resume."""
         optional, length = self.account.optional_arrays(), self.setup.config.length
         kept = resumed(self.setup.resume, self.settings, self.snapshot(), steps=length, optional=optional)
         self.account.restore(kept)

@@ -1,4 +1,4 @@
-"""What stays the same from the first step of a run to the last."""
+"""The parts of a run that stay the same from its first step to its last."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ __all__ = ["RunSetup"]
 
 @dataclass(frozen=True)
 class RunSetup:
-    """A run's settings, its data and its place of work.
+    """A run's settings, data and context.
 
     Parameters
     ----------
     config : RunConfig
     estimator : Estimator
     adam : Optimiser
-        As the backend's dtype holds it.
+        Adam's settings, rounded to the backend's dtype.
     context : EngineContext
     data : Data
     initial : dict of arrays
@@ -39,7 +39,7 @@ class RunSetup:
     on_step, on_checkpoint : callable or None
     resume : mapping or None
     parts : int
-        Into how many parts the work of a step is divided, on the host.
+        Number of parts that a step's work is divided into, on the host.
     """
 
     config: RunConfig
@@ -64,7 +64,7 @@ class RunSetup:
         on_checkpoint: Checkpointer | None,
         resume: Mapping[str, Array] | None,
     ) -> "RunSetup":
-        """Return the setup of a run on a backend, in whose dtype `adam` is."""
+        """Return the setup of a run on `backend`, to whose dtype `adam` is rounded."""
         parts = parts_of(resume)
         context = context_for(config.network, backend, parts)
         initial = backend.reals(config.network.init(config.seed))

@@ -46,7 +46,7 @@ def contract(
 ) -> None:
     """Add each row's score ⟨P, x_i⟩ to ``out``, exactly for a parameter without factors.
 
-    With `score_dtype` the large products are computed in less precision.
+    With `score_dtype` the large products are computed in lower precision.
     """
     context.now("contraction")
     widest = max(capture.scratch for capture in captures.uses)
@@ -66,7 +66,7 @@ def pair_dots(
 ) -> Any:
     """Return the dot products of every row's gradient with every validation row's, (rows, validation rows).
 
-    Over the parameters in `names`; None: over all. Nothing of a parameter's size is computed.
+    They are over the parameters in `names`, or over all. No array of a parameter's size is computed.
     """
     context.now("contraction")
     xp, total = context.backend.xp, None
@@ -80,14 +80,14 @@ def pair_dots(
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """What a scorer needs to know beside its arrays.
+    """Sizes and options of a scorer.
 
     Parameters
     ----------
     n, n_val : int
-        Samples of the batch, and validation samples.
+        Number of samples of the batch, and of validation samples.
     per_validation : bool
-        One score for each validation sample's own loss. The validation's captures may have n_val rows for each of
+        Whether to score each validation sample's own loss. The validation captures may have n_val rows for each of
         several points, one after another.
     score_dtype : str, optional
     sketch : Sketch, optional
@@ -102,7 +102,7 @@ class ScoringTask:
 
     @property
     def groups(self) -> int:
-        """Scores of a sample."""
+        """Number of scores per sample."""
         return self.n_val if self.per_validation else 1
 
 
@@ -130,7 +130,7 @@ def _pair_scorer(context: EngineContext, task: ScoringTask, validation: Captures
             part = captures if high - low == captures.n else captures.rows(rows)
             for lr, names in groups:
                 dots = pair_dots(context, part, validation, names)
-                if dots is None:  # the model does not use them
+                if dots is None:  # no capture uses them
                     continue
                 dots *= dots.dtype.type(lr)
                 if task.per_validation:

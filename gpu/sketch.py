@@ -55,7 +55,7 @@ class Sketch:
         return self.rank * (d_in + d_out) / (d_in * d_out) + 3 * self.rank / n < 1
 
     def factors(self, context: EngineContext, matrix: Mapping[str, Any], n: int, group: int = 0) -> dict[str, Factors]:
-        """Return ``(Q, C)`` of each parameter that gains by it, for `n` samples to score."""
+        """Return ``(Q, C)`` of each parameter for which they pay, for `n` samples to score."""
         context.now("sketch")
         shapes = {name: p.shape for name, p in matrix.items()}
         return {
@@ -82,7 +82,7 @@ class Sketch:
 def orthonormal(context: EngineContext, y: Any) -> Any:
     """Return an orthonormal basis of the range of `y` (d, r), d ≥ r, by Cholesky of its Gram matrix in double.
 
-    Directions that the dtype of `y` cannot resolve beside the largest come out as 0.
+    Directions that the dtype of `y` cannot resolve compared with the largest become 0.
     """
     wide = y.astype("float64")
     return (wide @ context.ops.whitening(wide.T @ wide)).astype(y.dtype)

@@ -1,17 +1,17 @@
 """√Σ x² over a batch of outer products x_i = b_i a_iᵀ, by one matrix product of squares, whatever their sizes.
 
 Σ x_i² = Σ b_i² a_i². The squares of float32 span 10^±38 only, and x_i may be of any size that float32 holds. A large
-input sets the scale of its column, perhaps that of a sample with b = 0, and beside it the squares of all other samples'
-inputs underflow. So
+input sets the scale of its column, even if its sample has b = 0, and the squares of all other samples' inputs may then
+underflow. So
 
 1. each column is scaled to a largest entry of 2^p, p as large as n such products allow without overflow;
 2. an element of the product that is at least `Scaling.least` has lost less than a rounding to underflow (below);
-3. any other element is computed again from the x_i themselves, scaled by the largest; it is left out where no entry of
-   its columns is small enough to be lost, so that it is 0.
+3. any other element is recomputed from the x_i themselves, scaled by the largest, unless no entry of its columns is
+   small enough to be lost: then it is 0.
 
-What underflows of a squared entry is at most t, the smallest normal number, and so it is of a product. With squared
+Underflow changes a squared entry, or a product of two, by at most t, the smallest normal number. With squared
 entries up to 4^p, the sum of n products is off by at most n t (2·4^p + 1) < 4 n t 4^p, which is below u Σ for
-Σ ≥ 4 n t 4^p / u = ``least``. All but the third is done for every element, and the third for next to none.
+Σ ≥ 4 n t 4^p / u = ``least``. The third step concerns next to no elements.
 
 ======  =============  ==================================================
 paper   name           meaning
@@ -33,15 +33,15 @@ from adamshap.gpu.threads import in_parts
 __all__ = ["outer_root_squares", "row_norms", "scaling_of"]
 
 UNITS = 128
-"""Rows of a weight matrix whose Σ x² are computed at a time: few enough for a block to each thread."""
+"""Rows of a weight matrix whose Σ x² are computed at a time: few enough to give each thread a block."""
 
 
 def outer_root_squares(context: EngineContext, a: Any, b: Any, out: Any) -> Any:
-    """Write √Σ b² a² of every weight and return it; in blocks that are the same for any number of threads."""
+    """Write √Σ b² a² of every weight and return it, in blocks that do not depend on the number of threads."""
     xp, ops = context.backend.xp, context.ops
     scaling = scaling_of(len(a), a.dtype)
-    of_b, of_a = ops.ranges(b), ops.ranges(a)
-    squares = ops.scaled_squares(b, of_b[0], scaling), ops.scaled_squares(a, of_a[0], scaling)
+    range_b, range_a = ops.ranges(b), ops.ranges(a)
+    squares = ops.scaled_squares(b, range_b[0], scaling), ops.scaled_squares(a, range_a[0], scaling)
     count = len(out)
     block = count if context.backend.on_cuda else UNITS
 
@@ -49,7 +49,7 @@ def outer_root_squares(context: EngineContext, a: Any, b: Any, out: Any) -> Any:
         for first in range(low * block, min(high * block, count), block):
             units = slice(first, min(first + block, count))
             xp.matmul(squares[0][:, units].T, squares[1], out=out[units])
-            ops.roots(out, units, b, a, of_b, of_a, scaling)
+            ops.roots(out, units, b, a, range_b, range_a, scaling)
 
     in_parts(blocks, -(-count // block), 2 * len(a) * out.size)
     return out
@@ -57,7 +57,7 @@ def outer_root_squares(context: EngineContext, a: Any, b: Any, out: Any) -> Any:
 
 @cache
 def scaling_of(n: int, dtype: Any) -> Scaling:
-    """Return how the columns of a batch of `n` are scaled before they are squared."""
+    """Return the scaling of the columns of a batch of `n`."""
     info = np.finfo(dtype)
     power = (info.maxexp - 2 - math.ceil(math.log2(n))) // 4
     scale = 2.0**power

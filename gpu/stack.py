@@ -1,4 +1,4 @@
-"""What the engine asks of a kind of model: a forward and a backward pass that leave captures (`layers`)."""
+"""The interface of a kind of model: a forward and a backward pass that leave captures (`layers`)."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ class Workspace(Protocol):
 
     @property
     def captures(self) -> Captures:
-        """What the passes so far have left."""
+        """The captures of the passes so far."""
 
     def rows(self, which: slice) -> "Workspace":
         """Return the workspace of some rows, as views."""
@@ -36,4 +36,4 @@ class Stack(Protocol):
         """
 
     def losses(self, context: EngineContext, workspace: Any, params: Mapping[str, Any], y: Any) -> Any:
-        """Return each row's loss, by a forward pass alone; the workspace holds no captures then."""
+        """Return each row's loss, by a forward pass alone, which leaves no captures in the workspace."""

@@ -1,4 +1,4 @@
-"""What a step is computed from: the state before it, its samples, its hyperparameters."""
+"""The inputs of a step: the state before it, its samples and its hyperparameters."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ VALIDATION = "the validation samples"
 
 @dataclass(frozen=True)
 class State:
-    """θ, m, v before step t, or where those after it are written."""
+    """θ, m and v before step t, or the arrays for those after it."""
 
     theta: Arrays
     m: Mapping[str, FirstMoment]
@@ -40,7 +40,7 @@ class State:
     def is_finite(self) -> bool:
         """Whether `suspects` are all finite, and not so large that their squares overflow. Waits for a device.
 
-        One reading of each array: quicker than `first_not_finite`, which says what is wrong where this is False.
+        Reads each array once: faster than `first_not_finite`, which names the number if this is False.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             ends = [v.max() for v in self.v.values()] + [np.vdot(p, p) for p in self.theta.values()]
@@ -49,10 +49,10 @@ class State:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A batch in the backend and the validation samples beside it.
+    """A batch and the validation samples, in the backend.
 
-    With ``together``, one array of the validation inputs and then the training inputs, of which the others are views,
-    both go through the model in one pass where the validation gradient at θ is wanted.
+    ``together`` is one array of the validation inputs followed by the training inputs, of which ``x`` and ``valid_x``
+    are views. With it, both go through the model in one pass if the validation gradient at θ is wanted.
     """
 
     x: Any
@@ -74,7 +74,7 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class StepInput:
-    """What a step is computed from.
+    """The inputs of a step.
 
     Parameters
     ----------
@@ -82,12 +82,12 @@ class StepInput:
     hyperparameters : Hyperparameters
         Adam's settings at step t, by parameter.
     state : State
-        Before the step.
+        State before the step.
     batch : StepBatch
     weight : float
         Weight of a sample's gradient in the batch's: 1/n or 1.
     micro_batch : int, optional
-        Samples that go through the model at a time; None: all.
+        Number of samples that go through the model at a time; None: all.
     """
 
     context: EngineContext
@@ -107,12 +107,12 @@ class StepInput:
         weight: float,
         micro_batch: int | None = None,
     ) -> "StepInput":
-        """Return the input of the step that `state` is at, and note the step for error messages."""
+        """Return the inputs of the step at `state`, and record its number for error messages."""
         context.place.step = state.t
         return cls(context, Hyperparameters.at(context, optimiser, state.t), state, batch, weight, micro_batch)
 
     @property
     def chunks(self) -> list[slice]:
-        """The samples that go through the model at a time."""
+        """The slices of the batch that go through the model one at a time."""
         n, size = self.batch.n, self.micro_batch or self.batch.n
         return [slice(low, min(low + size, n)) for low in range(0, n, size)]

@@ -1,6 +1,6 @@
 """One training step with its attribution, in six phases.
 
-The order is that of the data's dependence. The batch's gradient g comes first; then one pass over the parameters takes
+Data dependences fix their order. The batch's gradient g comes first; then one pass over the parameters takes
 Adam's step and computes the slope S and the point where the validation gradient Γ is wanted; then P = Γ ⊙ S; then a
 sample's score is ⟨P, x_i⟩, contracted with the batch's captures.
 
@@ -12,7 +12,7 @@ g       ``g``                  gradient of the whole batch
 Γ       ``gamma``              validation gradient
 S, P    ``slope, matrix``      slope, and P, which takes its memory
 σ²      ``norms.Norms``        variance of the sum of a random half, by norms
-w       ``weight``             1/n or 1: what a sample's gradient counts in the batch's
+w       ``weight``             weight of a sample's gradient in the batch's: 1/n or 1
 ======  =====================  ==========================================================
 """
 
@@ -37,7 +37,7 @@ from adamshap.gpu.scores import (
 )
 from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
-from adamshap.gpu.two_term import finds_nothing, fit_plan, part_of_the_way, two_slopes
+from adamshap.gpu.two_term import fit_plan, may_come_first, own_segment, two_slopes
 from adamshap.gpu.validation import at_point, on_segment, utility_of_batch
 from adamshap.reference.contract import TWO_TERM, Estimator, Optimiser
 
@@ -59,7 +59,7 @@ def plain_step(
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gives: scores (n,) or (n, n_val), SGD's where they were asked for, and the losses before it."""
+    """The results of a step: scores (n,) or (n, n_val), SGD's if wanted, and the losses before it."""
 
     scores: Any
     sgd_scores: Any
@@ -69,25 +69,25 @@ class StepResult:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What an estimator asks of a step.
+    """The computations that an estimator needs of a step.
 
     Parameters
     ----------
     estimator : Estimator
     slope : SlopePlan
-        The slope of the fused pass, which "two_term" has none of.
+        Slope of the fused pass, unused by "two_term".
     two_terms : FitPlan or None
-        Of "two_term", whose slopes have a pass of their own.
+        Plan of "two_term", whose slopes have a pass of their own.
     segment : tuple of two floats
-        Which part of the way from A(0) to A(g) Γ is wanted on.
+        Part of the way from A(0) to A(g) on which Γ is wanted.
     gradient : {"start", "midpoint", "path", "after"}
-        Where Γ is taken.
+        Point or path at which Γ is computed.
     with_sgd : bool
         Whether SGD's scores are wanted too.
     valid_weight : float
         Weight of a validation sample's own loss.
     idle_wanted : bool
-        Whether a denominator is that of no gradient at all, D(0).
+        Whether scores divide by D(0), the denominator at zero gradient.
     """
 
     estimator: Estimator
@@ -105,16 +105,16 @@ class StepPlan:
         n, nodes, kind, two = batch.n, estimator.nodes, estimator.kind, estimator.slope == TWO_TERM
         slope = slope_plan("sgd" if two else estimator.slope, nodes, n, estimator.denominator)
         gradient = "after" if after else estimator.gradient
-        idle = gradient in ("midpoint", "path") or estimator.efficient or slope.meets_rest
+        idle = gradient in ("midpoint", "path") or estimator.efficient or slope.needs_idle
         return cls(
             estimator,
             slope,
             fit_plan(kind, n, nodes) if two else None,
-            part_of_the_way(kind, n) if two else (0.0, 1.0),
+            own_segment(kind, n) if two else (0.0, 1.0),
             gradient,
             with_sgd,
             1.0 if estimator.per_validation else 1 / batch.n_val,
-            idle or (two and finds_nothing(kind, n, nodes[0])),
+            idle or (two and may_come_first(kind, n, nodes[0])),
         )
 
     @property
@@ -134,7 +134,7 @@ class StepPlan:
 
     @property
     def nodes(self) -> tuple[tuple[float, float], ...]:
-        """The places of "path" on the way from A(0) to A(g), with their weights."""
+        """The nodes of "path" between A(0) and A(g), with their weights."""
         low, high = self.segment
         return tuple((low + tau * (high - low), weight) for tau, weight in path_nodes(self.estimator.nodes[0]))
 
@@ -160,11 +160,11 @@ def attribute_step(
     optimiser : Optimiser
         Adam's settings, by step and parameter.
     state, new : State
-        Before the step, and where the state after it is written; the same arrays, if the old ones are not needed.
+        State before the step, and arrays for the state after it: the same ones if the old state is not needed.
     weight : float
         Weight of a sample's gradient in the batch's: 1/n or 1.
     micro_batch : int, optional
-        So many samples go through the model at a time, and again for their scores.
+        Number of samples that go through the model at a time, and again for their scores.
     sketch : Sketch, optional
         Bases of the low-rank scores, kept from the step before.
     with_sgd : bool
@@ -183,15 +183,15 @@ def attribute_step(
     )
     if plan.divides:
         refuse_division_by_zero(context, step.hyperparameters, state.v, None if plan.idle_wanted else forward.g)
-    missing = utility_of_batch(step, forward.g, estimator.per_validation) if estimator.efficient else None
+    utility = utility_of_batch(step, forward.g, estimator.per_validation) if estimator.efficient else None
     validation = validation_before_step(step, plan, forward)
     slopes = slopes_of_two_terms(step, plan, forward)
     fused = step_and_slope(step, plan, forward, validation, new)
     if validation is None:
         validation = at_point(step, new.theta if fused.point is None else fused.point, plan.valid_weight)
     scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, sketch)
-    if missing is not None:
-        scores += (missing - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
+    if utility is not None:
+        scores += (utility - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
     valid_loss = None if forward.start is None else forward.start.losses.mean(dtype="float64")
     return StepResult(_shaped(plan, scores), _shaped(plan, sgd_scores), forward.train_loss, valid_loss)
 
@@ -207,7 +207,7 @@ def _shaped(plan: StepPlan, scores: Any) -> Any:
 
 
 def validation_before_step(step: StepInput, plan: StepPlan, forward: ForwardResult) -> Captures | None:
-    """Return the validation samples' captures where Γ does not need the fused pass: at θ, or on the way."""
+    """Return the validation samples' captures if Γ does not need the fused pass: at θ, or on the path."""
     if plan.gradient == "start":
         return forward.start
     if plan.gradient == "path":
@@ -228,7 +228,7 @@ def slopes_of_two_terms(
 
 @dataclass(frozen=True)
 class FusedResult:
-    """What the fused pass leaves for the scores: S, or P where Γ was known; and the point where Γ is wanted."""
+    """The results of the fused pass: S, or P if Γ was known, and the point where Γ is wanted."""
 
     slope: SlopeArrays | None
     matrix: ScoreMatrix | None
@@ -238,7 +238,7 @@ class FusedResult:
 def step_and_slope(
     step: StepInput, plan: StepPlan, forward: ForwardResult, validation: Captures | None, new: State
 ) -> FusedResult:
-    """Take the step; compute S in the memory of g, or P where `validation` gives Γ already."""
+    """Take the step; compute S in the memory of g, or P if `validation` already gives Γ."""
     context, gamma = step.context, None
     if validation is not None and plan.slope.kind != "sgd" and not plan.estimator.per_validation:
         gamma = ValidationGradient(like(context, "validation gradient"))
@@ -261,7 +261,7 @@ def contraction(
     fused: FusedResult,
     sketch: Sketch | None,
 ) -> tuple[Any, Any]:
-    """Return the scores and SGD's, or None in their place, both (groups, n)."""
+    """Return the scores, and SGD's or None, both (groups, n)."""
     context, estimator, batch = step.context, plan.estimator, step.batch
     exact = ScoringTask(batch.n, batch.n_val, estimator.per_validation, estimator.score_dtype)
     task = ScoringTask(batch.n, batch.n_val, estimator.per_validation, estimator.score_dtype, sketch)

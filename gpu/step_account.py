@@ -21,8 +21,8 @@ from adamshap.reference.contract import Array, CompletedSteps, Credit, Snapshot,
 __all__ = ["StepAccount"]
 
 SECONDS_BETWEEN_FETCHES = 0.1  # at the pace of a progress bar
-SECONDS_BETWEEN_CHECKS = 5.0  # without anybody to report to
-BYTES_UNCHECKED = 1 << 26  # of scores on a device
+SECONDS_BETWEEN_CHECKS = 5.0  # without a callback
+BYTES_UNCHECKED = 1 << 26  # unfetched scores on a device
 LOSSES = ("train_loss", "valid_loss")
 
 
@@ -38,22 +38,22 @@ class _Fetched:
 
 @dataclass
 class StepAccount:
-    """Scores added up on the host.
+    """Scores accumulated on the host.
 
     Parameters
     ----------
     setup : RunSetup
     micro_batch : int or None
     sketch : Sketch or None
-        Its bases are kept from step to step.
+        Sketch, whose bases are kept from step to step.
     scores, sgd_scores : arrays (N,) or (N, n_val)
     seen : int array (N,)
     losses : array (steps, 2)
         Both losses before each step.
     unchecked : list of (sample indices, `StepResult`)
-        Steps that were taken, and not fetched yet.
+        Completed steps that are not fetched yet.
     completed : int
-        Steps that were checked, added and reported.
+        Number of steps checked, added and reported.
     last_fetch : float
         Time on the monotonic clock.
     """
@@ -84,7 +84,7 @@ class StepAccount:
 
     @property
     def keeps_old_state(self) -> bool:
-        """Whether batches are run in chunks: each goes through the network twice, with the parameters before."""
+        """Whether batches are run in chunks: each goes through the network twice, with the old parameters."""
         config = self.setup.config
         return self.micro_batch is not None and self.micro_batch < min(config.batch_size, config.train.n)
 
@@ -108,7 +108,7 @@ class StepAccount:
         self.unchecked.append((index, result))
 
     def check(self, state: State, *, wait: bool) -> NotFinite | None:
-        """Fetch, check, add up and report the steps taken, if it is time."""
+        """Fetch, check, add up and report the steps taken, if a fetch is due."""
         if not self._is_due(wait):
             return None
         fetched = self._fetch()
@@ -145,7 +145,7 @@ class StepAccount:
             ends = np.cumsum([len(r.scores) for r in results])[:-1]
             whole = (host(xp.concatenate(part)) for part in zip(*scores, strict=True))
             scores = list(zip(*(np.split(part, ends) for part in whole), strict=True))
-        return [_Fetched(i, pair, *both) for i, pair, both in zip(indices, losses, scores, strict=True)]
+        return [_Fetched(i, pair, *arrays) for i, pair, arrays in zip(indices, losses, scores, strict=True)]
 
     def _add(self, step: _Fetched) -> None:
         self.scores[step.index] += step.scores
@@ -156,7 +156,7 @@ class StepAccount:
         self.setup.report(self.completed, *step.losses)
 
     def close(self, state: State) -> NotFinite | None:
-        """Nothing is open after the last step's check."""
+        """Do nothing: the last step's check completes the scores."""
         return None
 
     def credited(self) -> Credited:
@@ -169,7 +169,7 @@ class StepAccount:
         return {name: column.copy() for name, column in zip(LOSSES, columns, strict=True)}
 
     def settings(self) -> dict[str, object]:
-        """Return the size of the chunks that batches are run in."""
+        """Return the size of the chunks of a batch."""
         return {"micro_batch": self.micro_batch}
 
     def arrays(self) -> Snapshot:
@@ -180,7 +180,7 @@ class StepAccount:
         return arrays | {f"basis/{number}/{group}": np.array(host(basis)) for (number, group), basis in bases.items()}
 
     def optional_arrays(self) -> Arrays:
-        """Return arrays like the bases that a sketch may have: none before the first step."""
+        """Return templates of the sketch's bases, which do not exist before the first step."""
         if self.sketch is None:
             return {}
         context, rank = self.setup.context, self.sketch.rank
@@ -192,7 +192,7 @@ class StepAccount:
         }
 
     def restore(self, kept: Snapshot) -> None:
-        """Go on from a snapshot."""
+        """Continue from a snapshot."""
         self.completed = CompletedSteps(int(kept["step"]))
         for array, name in ((self.scores, "scores"), (self.sgd_scores, "sgd_scores"), (self.seen, "seen")):
             array[...] = kept[name]

@@ -1,12 +1,12 @@
-"""Dividing work among the processor's cores: by the engine's own threads, with BLAS kept to one.
+"""Division of work among the processor's cores: by the engine's own threads, with BLAS limited to one.
 
-A step consists of a few stretches in which rows do not need each other: the network's forward and backward pass by
+A step consists of a few stretches in which rows are independent: the network's forward and backward pass by
 samples, the gradient and the fused pass by output units, the contraction by samples again. One thread takes each part
 of such a stretch from end to end, products and elementwise work alike. BLAS's own threads would divide each product
-alone, and wait for the next one by spinning, on the very core that the elementwise work is meant to use.
+alone, and wait for the next one by spinning, on the core that the elementwise work needs.
 
-Where the parts begin and end decides the last digits of a result: BLAS has other loops for other shapes. So a run has a
-fixed number of parts, which its checkpoints record. The threads of whichever machine it is on take one after another.
+The division affects the last digits of a result, as BLAS has different loops for different shapes. So a run has a fixed
+number of parts, which its checkpoints record, and the threads of the machine take one part after another.
 """
 
 import os
@@ -25,46 +25,46 @@ from adamshap.reference.contract import one_blas_thread, recorded_arithmetic
 __all__ = ["cpu_threads", "in_parts", "own_threads", "parts_of"]
 
 FLOPS_WORTH_A_THREAD = 1 << 24
-"""Some 200 µs of one core: below, handing work to a thread and waiting for it costs more than it saves."""
+"""About 200 µs of one core: below, handing work to a thread and waiting for it costs more than it saves."""
 
 MOST_PARTS = 1 << 12
 
-_here = threading.local()
+_local = threading.local()
 
 
 def cpu_threads() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parts_of(resume: object) -> int:
-    """Return the number of parts of a run: as many as the snapshot `resume` records, else one a processor."""
+    """Return the number of parts of a run: as many as the snapshot `resume` records, else one per processor."""
     recorded = recorded_arithmetic(resume).get("parts")
     return recorded if type(recorded) is int and 1 <= recorded <= MOST_PARTS else cpu_threads()
 
 
 @contextmanager
 def own_threads(parts: int | None = None) -> Iterator[None]:
-    """Keep BLAS to one thread and let `in_parts` divide this thread's work into `parts` (None: one a processor)."""
-    before = getattr(_here, "parts", 1)
+    """Limit BLAS to one thread and let `in_parts` divide this thread's work into `parts` (None: one per processor)."""
+    before = getattr(_local, "parts", 1)
     with one_blas_thread():
-        _here.parts = cpu_threads() if parts is None else parts
+        _local.parts = cpu_threads() if parts is None else parts
         try:
             yield
         finally:
-            _here.parts = before
+            _local.parts = before
 
 
 def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> None:
-    """Call ``function(low, high)`` on parts of ``range(rows)``, side by side where `flops` make it worth it."""
-    parts = min(getattr(_here, "parts", 1), rows, int(flops / FLOPS_WORTH_A_THREAD))
+    """Call ``function(low, high)`` on parts of ``range(rows)``, in parallel if `flops` make that worthwhile."""
+    parts = min(getattr(_local, "parts", 1), rows, int(flops / FLOPS_WORTH_A_THREAD))
     if parts < 2:
         function(0, rows)
         return
     left = deque(pairwise([rows * i // parts for i in range(parts + 1)]))
 
     def take() -> None:
-        before, _here.parts = getattr(_here, "parts", 1), 1  # what is called from here does not divide again
+        before, _local.parts = getattr(_local, "parts", 1), 1  # nested calls do not divide again
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # as in `EngineContext.at_work`; each thread has its own
                 while (part := _next(left)) is not None:
@@ -73,7 +73,7 @@ def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> N
             left.clear()
             raise
         finally:
-            _here.parts = before
+            _local.parts = before
 
     others = [_threads().submit(take) for _ in range(min(parts, cpu_threads()) - 1)]
     try:
@@ -85,7 +85,7 @@ def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> N
 
 def _next(left: deque[tuple[int, int]]) -> tuple[int, int] | None:
     try:
-        return left.popleft()  # not asked first whether anything is left: another thread may be faster
+        return left.popleft()  # no check first: another thread may take the last part in between
     except IndexError:
         return None
 

@@ -3,11 +3,11 @@
 ========  =================  ======================================================
 paper     name               meaning
 ========  =================  ======================================================
-S, R      ``out``             slopes of the first and of the second term
+S, R      ``out``            slopes of the first and of the second term
 h_j, a_j  ``OWN``            nodes and weights of a sample's own x
-τ         ``arrivals``       part of the others that is there, and what they come to
-ς²        no name            Σ (x − x̄)²/n, of which σ² is n²/(n − 1) as much
-δ         ``RIDGE``          of the regression
+τ         ``arrivals``       part of the others that comes before, and their sum
+ς²        no name            Σ (x − x̄)²/n; σ² is n²/(n − 1) times as large
+δ         ``RIDGE``          ridge of the regression
 ========  =================  ======================================================
 
 The second term is a contraction with the captures of sign(x) √|x| (`captures.Captures.signed_roots`).
@@ -30,15 +30,15 @@ from adamshap.gpu.norms import Norms
 from adamshap.gpu.state import StepInput
 from adamshap.gpu.threads import in_parts
 
-__all__ = ["arrivals", "finds_nothing", "fit_plan", "part_of_the_way", "two_slopes"]
+__all__ = ["arrivals", "fit_plan", "may_come_first", "own_segment", "two_slopes"]
 
 FLOPS_OF_A_NODE = 140
-"""What a divided difference costs an element, as products cost them."""
+"""Cost of a divided difference per element, as flops of matrix products that take as long."""
 
 OWN: tuple[tuple[float, float], ...] = tuple(
     (sign * math.sqrt(3 - side * math.sqrt(6)), (3 + side * math.sqrt(6)) / 12) for side in (1, -1) for sign in (1, -1)
 )
-"""Nodes and weights of a sample's own x: the Gauss–Hermite plan of four."""
+"""Nodes and weights of a sample's own x: the Gauss–Hermite rule of four."""
 
 RIDGE = 1e-3
 
@@ -46,7 +46,7 @@ RIDGE = 1e-3
 def two_slopes(
     step: StepInput, plan: FitPlan, g: BatchGradient, norms: Norms, out: tuple[SlopeArrays, SlopeArrays]
 ) -> None:
-    """Write S and R of every parameter in `out`, for the state before the step; `norms` gives ς."""
+    """Write S and R of every parameter to `out`, for the state before the step; `norms` gives ς."""
     context, n = step.context, step.batch.n
     context.now("slopes of two terms", slice(0, n))
     differences = len(plan.own) * len(plan.arrivals)
@@ -74,28 +74,28 @@ def _fit_units(
 
 @cache
 def fit_plan(kind: str, n: int, nodes: tuple[int, int]) -> FitPlan:
-    """Return what the kernel needs to know: ς² is a 1/n of Σ (x − x̄)², of which σ² is n/(n − 1)."""
+    """Return the kernel's plan: ς² is Σ (x − x̄)²/n, and σ² is n/(n − 1) Σ (x − x̄)²."""
     return FitPlan(OWN, arrivals(kind, n, nodes), math.sqrt(n - 1) / n, RIDGE)
 
 
-def part_of_the_way(kind: str, n: int) -> tuple[float, float]:
-    """Return which part of the way from A(0) to A(g) is a sample's own: on average all of it, for "shapley"."""
+def own_segment(kind: str, n: int) -> tuple[float, float]:
+    """Return a sample's own part of the way from A(0) to A(g): for "shapley", on average all of it."""
     if kind == "shapley":
         return 0.0, 1.0
     return (0.0, 1 / n) if kind == "first" else ((n - 1) / n, 1.0)
 
 
-def finds_nothing(kind: str, n: int, path: int) -> bool:
-    """Whether some sample may find nothing, so that its change of the step begins at A(0)."""
+def may_come_first(kind: str, n: int, path: int) -> bool:
+    """Whether a sample may come first, so that its change of the step begins at A(0)."""
     return any(tau == across == 0 for tau, across, _ in arrivals(kind, n, (path, 2))) or n == 1
 
 
 @cache
 def arrivals(kind: str, n: int, nodes: tuple[int, int]) -> tuple[Arrival, ...]:
-    """Return what a sample may find.
+    """Return the nodes of the sum of the samples before one's own.
 
-    Of the N = n − 1 others k are there, each number equally likely. Their sum has variance k (N − k)/(N − 1) ς².
-    The normal has one node fewer at every other place, the first among them.
+    k of the N = n − 1 others come before, each number equally likely. Their sum has variance k (N − k)/(N − 1) ς².
+    The normal has one node fewer at every second k, starting with the first.
     """
     if kind == "first":
         return ((0.0, 0.0, 1.0),)
@@ -104,24 +104,24 @@ def arrivals(kind: str, n: int, nodes: tuple[int, int]) -> tuple[Arrival, ...]:
     path, normal = nodes
     rules = [np.polynomial.hermite_e.hermegauss(normal - fewer) for fewer in (1, 0)]
     table = []
-    for (there, w), (h, a) in zip(_numbers_there(n, path), cycle(rules), strict=False):
-        left = n - 1 - there
-        part = math.sqrt(there * left / max(n - 2, 1))
+    for (before, w), (h, a) in zip(_number_nodes(n, path), cycle(rules), strict=False):
+        left = n - 1 - before
+        part = math.sqrt(before * left / max(n - 2, 1))
         if part == 0:
-            table.append((there / max(n - 1, 1), 0.0, w))
+            table.append((before / max(n - 1, 1), 0.0, w))
         else:
             table += [
-                (there / (n - 1), part * float(h_j), w * float(a_j / a.sum())) for h_j, a_j in zip(h, a, strict=True)
+                (before / (n - 1), part * float(h_j), w * float(a_j / a.sum())) for h_j, a_j in zip(h, a, strict=True)
             ]
     return tuple(table)
 
 
-def _numbers_there(n: int, count: int) -> list[tuple[float, float]]:
-    """Return nodes and weights of the uniform k = 0 … n − 1: all of them, or a Gauss rule of `count`.
+def _number_nodes(n: int, count: int) -> list[tuple[float, float]]:
+    """Return nodes and weights of k, uniform on 0 … n − 1: all values, or a Gauss rule of `count` nodes.
 
-    The polynomials that are orthonormal on the n points themselves are made one from another (Stieltjes's procedure).
-    The zeros of the one of degree `count` are the nodes, and 1/Σ p_j² over those of lower degree the weights. By
-    symmetry about the middle the recurrence has one coefficient, the norm.
+    Stieltjes's procedure computes the polynomials that are orthonormal on the n points, one from another. The zeros of
+    the one of degree `count` are the nodes, and 1/Σ p_j² over those of lower degree the weights. By symmetry about the
+    middle the recurrence has one coefficient, the norm.
     """
     if n <= count:
         return [(float(k), 1 / n) for k in range(n)]
@@ -132,10 +132,10 @@ def _numbers_there(n: int, count: int) -> list[tuple[float, float]]:
         after = points * now - norms[-1] * before
         norms.append(float(np.linalg.norm(after)))
         before, now = now, after / norms[-1]
-    beside = norms[1:]
-    zeros = np.linalg.eigvalsh(np.diag(beside, 1) + np.diag(beside, -1)) if beside else np.zeros(1)
+    off_diagonal = norms[1:]
+    zeros = np.linalg.eigvalsh(np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)) if off_diagonal else np.zeros(1)
     before, now, total = np.zeros(count), np.full(count, n**-0.5), np.full(count, 1 / n)
-    for norm_before, norm in zip(norms, beside, strict=False):
+    for norm_before, norm in zip(norms, off_diagonal, strict=False):
         before, now = now, (zeros * now - norm_before * before) / norm
         total += now**2
     return [(middle * (1 + z), 1 / (n * w)) for z, w in zip(zeros.tolist(), total.tolist(), strict=True)]

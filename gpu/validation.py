@@ -26,8 +26,8 @@ def on_segment(
     Parameters
     ----------
     ends : tuple of dicts of arrays
-        Parameters where the segment begins (0) and where it ends (1).
-    nodes : tuple of (place, weight)
+        Parameters at the start (0) and at the end (1) of the segment.
+    nodes : tuple of (position, weight)
     weight : float
         Weight of a validation sample's own loss.
     """

@@ -1,4 +1,4 @@
-"""The window of a run with ``credit="carry"``: batches that are still owed, and running sums of what steps owe."""
+"""The window of a run with ``credit="carry"``: batches that are still owed credit, and running sums."""
 
 import math
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from adamshap.reference.contract import Array, Snapshot
 __all__ = ["FLOPS_OF_A_COPY", "Block", "KeptArrays", "Pending"]
 
 FLOPS_OF_A_COPY = 60
-"""What a number's copy costs, as products cost them."""
+"""Cost of copying a number, as flops of matrix products that take as long."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch that is still owed: its step, its samples (``where`` in the backend), and what its captures keep."""
+    """A batch that is still owed credit: its step, its samples (``where`` in the backend), and its captures' arrays."""
 
     number: int
     index: Array
@@ -31,7 +31,7 @@ class Pending:
 
 @dataclass(frozen=True)
 class Block:
-    """Some steps in a row, from ``first`` on: their batches, and the running sum of what they owe, weighted."""
+    """Consecutive steps from ``first`` on: their batches, and the weighted running sum of the credit they owe."""
 
     first: int
     owed: Arrays
@@ -46,9 +46,9 @@ class KeptArrays:
     ----------
     context : EngineContext
     like : Captures
-        Captures of no rows.
+        Captures without rows.
     unused : list
-        Arrays of batches that have left the window, for those to come.
+        Arrays of batches that have left the window, for reuse.
     """
 
     context: EngineContext
@@ -57,7 +57,7 @@ class KeptArrays:
 
     @classmethod
     def of(cls, context: EngineContext, x: Any) -> "KeptArrays":
-        """Return copies for a model whose inputs are like the rows of `x`."""
+        """Return an empty store for a model whose inputs are like the rows of `x`."""
         return cls(context, context.stack.workspace(context, "kept", x[:0]).captures)
 
     @property
@@ -66,11 +66,11 @@ class KeptArrays:
         return {name: array.shape[1:] for name, array in self.like.kept().items()}
 
     def bytes(self, rows: int) -> int:
-        """Return the memory of a batch of so many rows."""
+        """Return the memory of a batch of `rows` rows."""
         return rows * self.context.backend.dtype.itemsize * sum(math.prod(shape) for shape in self.row_shapes.values())
 
     def copies(self, captures: Captures) -> dict[str, Any]:
-        """Return copies of what rebuilds `captures`."""
+        """Return copies of the arrays that rebuild `captures`."""
         arrays = captures.kept()
         copies = self.unused.pop() if self.unused else {}
         if {name: a.shape for name, a in arrays.items()} != {name: a.shape for name, a in copies.items()}:
@@ -88,7 +88,7 @@ class KeptArrays:
         return self.like.rebuilt(arrays, inputs)
 
     def snapshot(self, waiting: list[Pending], batches: int, rows: int) -> dict[str, Array]:
-        """Return, for a snapshot, an array with a row for each of so many `batches`, 0 where there is none."""
+        """Return arrays for a snapshot, with a row for each of `batches` batches, 0 for those that are missing."""
         arrays = {}
         for name, shape in self.row_shapes.items():
             whole = arrays[f"window/{name}"] = np.zeros((batches, rows, *shape), self.context.backend.dtype)

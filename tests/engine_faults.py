@@ -1,7 +1,7 @@
 """Faults to plant in the engine, one at a time; `run_engine_faults.py` shows which test catches each.
 
-A fault replaces a piece of text that stands once among the files of `gpu/` whose path contains ``where``. Keep the
-pieces short, so that few of them need a change where code moves; `test_engine_faults.py` fails for one that is missing.
+A fault replaces a piece of text that occurs once among the files of `gpu/` whose path contains ``where``. Keep the
+pieces short, so that few of them change when code moves; `test_engine_faults.py` fails for one that is missing.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class Fault:
     ----------
     name : str
     old, new : str
-        The text that is replaced, and by what.
+        The text to replace, and its replacement.
     tests : str
         Test files that may catch it, the likeliest first: names without ``test_engine_`` and ``.py``.
     where : str
-        Part of the path of the file, where `old` stands in several.
+        Part of the file's path, if `old` occurs in several files.
     chosen : str
-        Which of the tests, as for ``pytest -k``: those on the host, unless the fault is in code for CUDA.
+        Selection of the tests, as for ``pytest -k``: those on the host, unless the fault is in code for CUDA.
     """
 
     name: str
@@ -43,7 +43,7 @@ def planted(fault: Fault, folder: Path) -> tuple[Path, str]:
     Raises
     ------
     LookupError
-        Where the text to replace does not stand there exactly once.
+        If the text to replace does not occur there exactly once.
     """
     found = [
         (path, path.read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def planted(fault: Fault, folder: Path) -> tuple[Path, str]:
     ]
     count = sum(text.count(fault.old) for _, text in found)
     if count != 1:
-        raise LookupError(f"{fault.name}: the text to replace stands {count} times in gpu/*{fault.where}*")
+        raise LookupError(f"{fault.name}: the text to replace occurs {count} times in gpu/*{fault.where}*")
     (path, text), *_ = ((path, text) for path, text in found if fault.old in text)
     return path, text.replace(fault.old, fault.new)
 
@@ -243,7 +243,7 @@ _SLOPES = (
     Fault("secant-is-tangent", 'SlopePlan("nodes", (SECANT,))', 'SlopePlan("nodes", (TANGENT,))', "scores"),
     Fault(
         "zero-denominators-not-looked-for",
-        'self.kind in ("linearized", "previous") or ends_at_rest',
+        'self.kind in ("linearized", "previous") or from_zero',
         "False",
         "run small_eps",
     ),
@@ -378,13 +378,13 @@ _STEP = (
     Fault("eps-asked-for-where-the-gradient-is-not-0", "zero &= abs(", "zero | abs(", "run"),
     Fault(
         "efficiency-starts-at-rest-unasked",
-        "or estimator.efficient or slope.meets_rest",
-        "or slope.meets_rest",
+        "or estimator.efficient or slope.needs_idle",
+        "or slope.needs_idle",
         "small_eps",
     ),
 )
 
-_GHOST = (
+_SCORES = (
     Fault("bias-dropped-from-factors", "                out += b @ p\n", "                pass\n", "run"),
     Fault(
         "bias-in-every-network",
@@ -428,7 +428,7 @@ _CAPTURES = (
     Fault("bound-of-two-uses-as-of-one", "xp.add if self.used_twice else xp.hypot", "xp.hypot", "captures"),
 )
 
-_SINGLE = (
+_GAME = (
     Fault("coalition-ignored", "self.captures.weighted(mask)", "self.captures", "scores"),
     Fault("banzhaf", "1 / (n * math.comb(n - 1, s))", "1 / 2 ** (n - 1)", "scores"),
     Fault("standard-error-of-the-sum", "ddof=1) / math.sqrt(pairs)", "ddof=1) / pairs", "scores"),
@@ -584,9 +584,9 @@ FAULTS = (
     *_SLOPES,
     *_ACTIVATIONS,
     *_STEP,
-    *_GHOST,
+    *_SCORES,
     *_CAPTURES,
-    *_SINGLE,
+    *_GAME,
     *_TWO_TERM,
     *_CARRY,
     *_RUN,

@@ -1,4 +1,4 @@
-"""The command bench: its JSON, its tables, its refusals; what it measures depends on the machine and is not tested."""
+"""The command bench: its JSON, tables and refusals. Its measurements depend on the machine and are not tested."""
 
 import json
 from importlib.metadata import entry_points
@@ -79,7 +79,7 @@ def test_options_are_refused_before_anything_is_measured(
     assert result.stderr.count("\n") == 1
 
 
-def test_the_claim_about_cost_is_made_of_its_rows() -> None:
+def test_the_claim_about_cost_reports_its_rows() -> None:
     settings = cost.Settings(1, bench.CASES[1:])
     exact, sketched = cost.measure(settings, seed=0)
     assert (exact["network"], exact["rank"], sketched["rank"]) == ("6-8-3", None, cost.RANK)
@@ -98,7 +98,7 @@ def test_the_floor_counts_every_product(rank: Any) -> None:
     if rank is not None:
         assert Sketch(4).pays(100, 10, 20)
         scoring = 4 * (100 * (10 + 20 + 20 + 30) + 2 * (first + second))
-    judged = 5 * (2 * first + 3 * second)
+    validation = 5 * (2 * first + 3 * second)
     for carry, times in ((False, 1), (True, 2)):
-        expected = plain / (plain + times * (judged + scoring))
+        expected = plain / (plain + times * (validation + scoring))
         np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank, carry)), np.array(expected), 2)

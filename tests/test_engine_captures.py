@@ -1,4 +1,4 @@
-"""Captures against the gradients that they stand for, and parameters that are used twice."""
+"""Captures against the gradients that they represent, and parameters that are used twice."""
 
 import dataclasses
 from itertools import pairwise
@@ -135,7 +135,7 @@ def test_pairs_with_a_capture_of_another_form_need_no_formula_unless_they_share_
 
 
 @on_each_device
-def test_what_is_quadratic_in_two_uses_is_refused_or_bounded(device: Any) -> None:
+def test_a_quantity_quadratic_in_two_uses_is_refused_or_bounded(device: Any) -> None:
     names = TWICE[0]
     context, pairs = context_of_two_uses(device, "float64", names), twice(0)
     captures = captured(device, "float64", pairs, names)
@@ -179,7 +179,7 @@ def test_weights_of_rows_and_views_of_rows(device: Any) -> None:
 
 
 @on_each_device
-def test_captures_are_rebuilt_from_what_they_keep(device: Any) -> None:
+def test_captures_are_rebuilt_from_the_arrays_they_keep(device: Any) -> None:
     """The model's own inputs are not kept: they are given again."""
     context = context_of(device, "float64")
     backend, net, stack = context.backend, Network(SIZES), context.stack
@@ -188,8 +188,8 @@ def test_captures_are_rebuilt_from_what_they_keep(device: Any) -> None:
     captures = stack.run(context, stack.workspace(context, "train", x), backend.reals(net.init(0)), y, 1.0)
     kept = {name: backend.host(array).copy() for name, array in captures.kept().items()}
     assert {name: array.shape for name, array in kept.items()} == {"b/0": (N, 4), "a/1": (N, 4), "b/1": (N, 5)}
-    nothing = stack.workspace(context, "kept", x[:0]).captures
-    again = nothing.rebuilt({name: on_device(device, array) for name, array in kept.items()}, x)
+    empty = stack.workspace(context, "kept", x[:0]).captures
+    again = empty.rebuilt({name: on_device(device, array) for name, array in kept.items()}, x)
     for one, other in zip(captures.uses, again.uses, strict=True):
         assert one.names == other.names
         for array in ("a", "b"):

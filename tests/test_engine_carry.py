@@ -33,12 +33,12 @@ from adamshap.verify.tolerance import account_bound, assert_within, rounding, ru
 
 # --- the split
 
-each_make = pytest.mark.parametrize("make", ["arrays", "device"])
+each_implementation = pytest.mark.parametrize("implementation", ["arrays", "device"])
 
 
-def split_of(make: str, backend: Backend) -> Any:
+def split_of(implementation: str, backend: Backend) -> Any:
     """Return the split in NumPy, or the device's own: CUDA kernels or a Numba loop."""
-    return (in_numpy if make == "arrays" and not backend.on_cuda else kernels_for(backend)).momentum_split
+    return (in_numpy if implementation == "arrays" and not backend.on_cuda else kernels_for(backend)).momentum_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Point:
         return split.slope, c.lr * adam.betas[0] / bias_correction(adam.betas[0], t) * split.inverse
 
     def known(self, adam: Adam, t: int, slope: str, nodes: tuple[int, int]) -> tuple[Array, Array]:
-        """Return S and M by absolute values of parts, with how far they move with each relative change of inputs."""
+        """Return S and M by absolute values of parts, plus their change with each relative change of an input."""
         S, M = self.split(adam, t, slope, nodes)
         of_k = dataclasses.replace(self, m=np.zeros_like(self.m)).split(adam, t, slope, nodes)[0]
         known = [np.abs(of_k) + np.abs(S - of_k), np.abs(M)]
@@ -72,7 +72,16 @@ STEP = 1e-6
 
 
 def engines_split(
-    make: str, device: Any, dtype: Any, adam: Adam, t: int, slope: str, nodes: Any, exact: bool, p: Point, *more: Array
+    implementation: str,
+    device: Any,
+    dtype: Any,
+    adam: Adam,
+    t: int,
+    slope: str,
+    nodes: Any,
+    exact: bool,
+    p: Point,
+    *more: Array,
 ) -> tuple[Array, ...]:
     """Return the engine's product, K and sums, for Γ, θ and K in `more`; Σ x² is of rank one, unless `exact`."""
     backend = pick_backend(device, dtype)
@@ -84,14 +93,14 @@ def engines_split(
     g, m, v, row, col, root, gamma, theta, owed = given_
     plan, state = split_plan(slope, nodes, len(p.x)), ParameterState(theta, m, v)
     held_norms, account = GradientNorms(len(p.x), row, col, root), OwedSum(owed, GROW, LESS)
-    sums = split_of(make, backend)(adam_scalars(adam, t), plan, g, state, held_norms, gamma, account, g)
+    sums = split_of(implementation, backend)(adam_scalars(adam, t), plan, g, state, held_norms, gamma, account, g)
     return tuple(np.asarray(backend.host(a)) for a in (g, owed, sums))
 
 
 GROW, LESS = 1.5, 0.25
 
 
-@each_make
+@each_implementation
 @on_each_device
 @in_each_dtype
 @pytest.mark.parametrize("slope", SPLIT_SLOPES)
@@ -106,7 +115,7 @@ GROW, LESS = 1.5, 0.25
 )
 @settings(max_examples=5)
 def test_what_a_step_owes_is_the_oracles(
-    make: Any,
+    implementation: Any,
     device: Any,
     dtype: Any,
     slope: str,
@@ -118,7 +127,7 @@ def test_what_a_step_owes_is_the_oracles(
     t: int,
     adam: Adam,
 ) -> None:
-    """Γ ⊙ S less what is owed already, K, and the sums, over blocks and their ends, for momentum of both signs."""
+    """Γ ⊙ S less the credit owed already, K, and the sums, over blocks and their ends, for momentum of both signs."""
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((n, *shape))
     if not exact:
@@ -130,7 +139,7 @@ def test_what_a_step_owes_is_the_oracles(
     point = Point(x, np.asarray(x.sum(axis=0), dtype).astype(float), m, v)
     S, M = point.split(adam, t, slope, nodes)
     about_S, about_M = point.known(adam, t, slope, nodes)
-    got = engines_split(make, device, dtype, adam, t, slope, nodes, exact, point, gamma, theta, before)
+    got = engines_split(implementation, device, dtype, adam, t, slope, nodes, exact, point, gamma, theta, before)
     owed = before + GROW * gamma * M
     about_owed = np.abs(before) + GROW * np.abs(gamma) * about_M
     terms = 4 * nodes[0] * nodes[1]
@@ -154,7 +163,7 @@ def test_what_a_step_owes_is_the_oracles(
         assert_within(ours, theirs, rounding(size.sum(), terms, dtype), name)
 
 
-@each_make
+@each_implementation
 @on_each_device
 @in_each_dtype
 @given(
@@ -167,7 +176,7 @@ def test_what_a_step_owes_is_the_oracles(
 )
 @example(adam=Adam(eps=1e-8, eps_root=1e-16), t=1, g=1.0, sign=1.0, m=1.0, v=0.0).via("ε = √κ")
 def test_the_even_split_is_the_oracles(
-    make: Any, device: Any, dtype: Any, adam: Adam, t: int, g: float, sign: float, m: float, v: float
+    implementation: Any, device: Any, dtype: Any, adam: Adam, t: int, g: float, sign: float, m: float, v: float
 ) -> None:
     """Closed forms here, quadrature there; in float32 as well, where nothing but the result is rounded."""
     backend = pick_backend(device, dtype)
@@ -179,7 +188,7 @@ def test_the_even_split_is_the_oracles(
     g_, m_, v_, gamma, owed = (on_device(device, a) for a in (*given_, one, zero))
     scalars, plan = adam_scalars(adam, t), split_plan("secant", (4, 4), 2)
     state = ParameterState(gamma, m_, v_)
-    split_of(make, backend)(scalars, plan, g_, state, NO_NORMS, gamma, OwedSum(owed, 1.0, 0.0), g_)
+    split_of(implementation, backend)(scalars, plan, g_, state, NO_NORMS, gamma, OwedSum(owed, 1.0, 0.0), g_)
     parts = c.lr * (c.k / reference.denominator(c, wide[0]) + abs(c.mu * reference.excess(c, wide[0])))
     terms = reference.PANEL_NODES * 60  # of the oracle's sum
     assert_within(backend.host(g_), expected.slope, rounding(parts, terms) + rounding(parts, 1, dtype), "S")
@@ -187,15 +196,15 @@ def test_the_even_split_is_the_oracles(
     assert_within(backend.host(owed), of_m, rounding(of_m, terms) + rounding(of_m, 1, dtype), "M")
 
 
-@each_make
+@each_implementation
 @on_each_device
-def test_a_gradient_whose_square_beside_eps_is_nothing_keeps_the_split_finite(make: Any, device: Any) -> None:
+def test_a_gradient_whose_square_beside_eps_is_nothing_keeps_the_split_finite(implementation: Any, device: Any) -> None:
     """There M is μ's part alone, and S k's but for the kink of 1/D at 0."""
     backend, adam = pick_backend(device, "float64"), Adam(eps=1.0)
     g, m, v, gamma, owed = (on_device(device, np.full((1, 1), a)) for a in (1e-310, 1.0, 0.0, 1.0, 0.0))
     scalars, plan = adam_scalars(adam, 2), split_plan("secant", (4, 4), 2)
     state = ParameterState(gamma, m, v)
-    split_of(make, backend)(scalars, plan, g, state, NO_NORMS, gamma, OwedSum(owed, 1.0, 0.0), g)
+    split_of(implementation, backend)(scalars, plan, g, state, NO_NORMS, gamma, OwedSum(owed, 1.0, 0.0), g)
     of_k, of_mu = scalars.lr * scalars.k, scalars.lr * scalars.mu
     assert_within(backend.host(owed)[0, 0], of_mu, rounding(of_mu, 1), "M")
     assert_within(backend.host(g)[0, 0], of_k, rounding(of_k, 1) + of_mu * scalars.root_q / 2, "S")
@@ -217,7 +226,7 @@ def of_run(run: Run) -> tuple[Any, ...]:
 @given(config=run_configs(), slope=st.sampled_from(SPLIT_SLOPES), gradient=st.sampled_from(GRADIENTS))
 @settings(max_examples=4)
 def test_a_run_is_the_oracles(device: Any, dtype: Any, config: RunConfig, slope: Any, gradient: Any) -> None:
-    # Without sharp corners that float32 would turn another way in one run than in the other.
+    # Without kinks, on different sides of which the two runs might fall in float32.
     config = dataclasses.replace(config, adam=dataclasses.replace(config.adam, eps=max(config.adam.eps, 1e-3)))
     options: dict[str, Any] = {"slope": slope, "gradient": gradient}
     expected = oracle.attribute(**options_of(config), **options)
@@ -254,12 +263,12 @@ def answer(beta1: float) -> tuple[RunConfig, Run]:
 
 @cache
 def known_to(beta1: float, dtype: Any) -> Any:
-    """Return how far the scores of `answer` are known in `dtype`."""
+    """Return the error of the scores of `answer` in `dtype`."""
     return scores_bound(answer(beta1)[0], dtype)
 
 
 def scores_bound(config: RunConfig, dtype: Any) -> Any:
-    """Return how far rounding in `dtype` may move the scores of a carrying run."""
+    """Return the largest change of a carrying run's scores by rounding in `dtype`."""
     moved = run_conditioning(lambda near: of_run(oracle.attribute(**options_of(near))), config, dtype)
     return account_bound(config, dtype=dtype) + moved[0]
 
@@ -271,7 +280,7 @@ def test_what_a_window_loses_is_bounded_and_closed(device: Any, dtype: Any, beta
     config, expected = answer(beta1)
     got = engine.attribute(**options_of(config), variance="exact", carry_window=window, device=device, dtype=dtype)
     rounded = known_to(beta1, dtype)
-    # A score lacks what came after the window, and holds a share of what all lack.
+    # A score lacks the credit from after the window, and includes its share of all lost credit.
     shared = got.truncated.sum() * got.seen / got.seen.sum()
     assert_within(got.scores, expected.scores, got.truncated + shared + rounded, "score")
     account = got.scores.sum() + got.decay.sum()
@@ -308,7 +317,7 @@ def test_a_windows_memory_does_not_grow_with_the_run() -> None:
     held = []
     run_through(carrier, lambda: held.append(sum(len(block.batches) for block in carrier.blocks)))
     assert len(order) > 100
-    assert max(held[10:]) == carrier.length * carrier.later  # what is paid at its end has left
+    assert max(held[10:]) == carrier.length * carrier.later  # batches paid at its end have left
     assert carrier.length * carrier.later >= 4
 
 
@@ -327,7 +336,7 @@ def run_through(carrier: carry.Carrier, after_each: Any, around: Any = nullconte
         where = backend.labels(index)
         new = State(*({k: a.copy() for k, a in group.items()} for group in (state.theta, state.m, state.v)), 0)
         batch = carrier.data.batch(index, where)
-        with around() if number > 6 else nullcontext():  # by then all buffers and kernels are made
+        with around() if number > 6 else nullcontext():  # all buffers and kernels exist by then
             carrier.take(number, index, where, state, batch, Estimator(variance="rank_one"), new)
         state = State(new.theta, new.m, new.v, state.t + 1)
         after_each()
@@ -348,11 +357,11 @@ def test_no_step_waits_for_the_device(device: Any) -> None:
     run_through(carrier, lambda: None, waiting)
 
 
-def test_progress_is_told_step_by_step() -> None:
-    config, told = problem(epochs=1), []
-    run = engine.attribute(**options_of(config), device="cpu", on_step=told.append)
-    assert [(p.step, p.steps, p.epoch) for p in told] == [(i + 1, 4, 0) for i in range(4)]
-    assert [p.valid_loss for p in told] == run.history["valid_loss"].tolist()
+def test_progress_is_reported_step_by_step() -> None:
+    config, reported = problem(epochs=1), []
+    run = engine.attribute(**options_of(config), device="cpu", on_step=reported.append)
+    assert [(p.step, p.steps, p.epoch) for p in reported] == [(i + 1, 4, 0) for i in range(4)]
+    assert [p.valid_loss for p in reported] == run.history["valid_loss"].tolist()
 
 
 # --- refusals

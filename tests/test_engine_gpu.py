@@ -1,4 +1,4 @@
-"""What only a real device can show: products without TF32 unless asked, and the benchmark for the receipt."""
+"""Tests that need a real device: products without TF32 by default, and the benchmark for the receipt."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The three makes of the fused step against each other, and their divided difference against 50 digits."""
+"""The three implementations of the fused step against each other, and their divided difference against 80 digits."""
 
 import importlib.util
 from typing import Any
@@ -19,13 +19,13 @@ from adamshap.reference.contract import SLOPES, Adam, Array
 from adamshap.verify.strategies import adams, powers_of_ten, seeds
 from adamshap.verify.tolerance import assert_within, rounding
 
-MAKES = ("numpy", "device")
-each_make = pytest.mark.parametrize("make", MAKES)
+IMPLEMENTATIONS = ("numpy", "device")
+each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
-def kernels_of(make: str, backend: Backend) -> Any:
+def kernels_of(implementation: str, backend: Backend) -> Any:
     """Return plain NumPy's kernels, or the device's own: CUDA or Numba loops."""
-    return in_numpy if make == "numpy" and not backend.on_cuda else kernels_for(backend)
+    return in_numpy if implementation == "numpy" and not backend.on_cuda else kernels_for(backend)
 
 
 def test_numba_is_what_the_processor_uses() -> None:
@@ -47,7 +47,7 @@ def test_the_loops_are_found_in_numbas_cache_by_the_next_process() -> None:
 
 
 def slopes(
-    make: str, device: str, dtype: str, scalars: AdamScalars, plan: SlopePlan, g: Array, m: Array, v: Array
+    implementation: str, device: str, dtype: str, scalars: AdamScalars, plan: SlopePlan, g: Array, m: Array, v: Array
 ) -> Array:
     """Return the fused step's slope for one row of numbers."""
     backend = pick_backend(device, dtype)
@@ -56,12 +56,12 @@ def slopes(
     theta, m, v, point, slope = (backend.xp.empty_like(g_) for _ in range(5))
     norms = GradientNorms(2, *(on_device(device, np.ones(k, dtype)) for k in (1, len(g))))
     out = FusedStepOut(ParameterState(theta, m, v), point, slope)
-    kernels_of(make, backend).fused_step(scalars, plan, g_, state, norms, None, 0.5, out)
+    kernels_of(implementation, backend).fused_step(scalars, plan, g_, state, norms, None, 0.5, out)
     return np.asarray(backend.host(slope))[0]
 
 
 def parts_of_divided_difference(scalars: AdamScalars, a: float, b: float, m: float, v: float) -> tuple[float, float]:
-    """Return A[a, b] and the sum of its parts' absolute values, k's and μ's, from the definition in 50 digits."""
+    """Return A[a, b] and the sum of its parts' absolute values, k's and μ's, from the definition in 80 digits."""
     a, b, m, v, lr, k, eps = map(mpmath.mpf, (a, b, m, v, scalars.lr, scalars.k, scalars.eps))
     kappa, q = scalars.kappa * v + scalars.root, mpmath.mpf(scalars.root_q) ** 2
     below = [mpmath.sqrt(kappa + q * x**2) + eps for x in (a, b)]
@@ -75,7 +75,7 @@ def parts_of_divided_difference(scalars: AdamScalars, a: float, b: float, m: flo
     return float(lr * (k_part + mu_part)), float(lr * (abs(k_part) + abs(mu_part)))
 
 
-@each_make
+@each_implementation
 @on_each_device
 @in_each_dtype
 @given(
@@ -89,7 +89,7 @@ def parts_of_divided_difference(scalars: AdamScalars, a: float, b: float, m: flo
 )
 @settings(max_examples=60)
 def test_divided_difference_to_its_last_digits(
-    make: Any,
+    implementation: Any,
     device: Any,
     dtype: Any,
     adam: Adam,
@@ -102,24 +102,26 @@ def test_divided_difference_to_its_last_digits(
 ) -> None:
     """Neither part cancels, whatever the sizes: each is right to a few roundings, in float32 as well."""
     scalars, g, m = adam_scalars(adam, t), signs[0] * g, signs[1] * m
-    g, m, v = (float(np.dtype(dtype).type(x)) for x in (g, m, v))  # what the dtype holds
-    # ε and the scalars come as the dtype holds them too.
+    g, m, v = (float(np.dtype(dtype).type(x)) for x in (g, m, v))  # rounded to the dtype
+    # ε and the scalars are rounded to the dtype too.
     held = AdamScalars(*(float(np.dtype(dtype).type(x)) for x in vars(scalars).values()))
-    got = slopes(make, device, dtype, held, slope_plan(slope, (4, 4), 2), np.array([g]), np.array([m]), np.array([v]))
+    got = slopes(
+        implementation, device, dtype, held, slope_plan(slope, (4, 4), 2), np.array([g]), np.array([m]), np.array([v])
+    )
     with mpmath.workdps(80):
         expected, parts = parts_of_divided_difference(held, g, g if slope == "tangent" else 0.0, m, v)
     assert_within(got[0], expected, rounding(parts, 1, dtype), slope)
 
 
 def wide(dtype: str) -> Any:
-    """Return a wider type, in which plain NumPy's kernels are the measure for the others."""
+    """Return a wider type, in which plain NumPy's kernels are the reference for the others."""
     return np.dtype(np.float64 if dtype == "float32" else np.longdouble)
 
 
 def test_a_divided_difference_to_no_gradient_meets_its_denominator() -> None:
     """Whatever the weight of the node: a new slope may have one of these."""
     half = SlopePlan("nodes", ((0.5, 0.5, 0.0, 0.5),))
-    meets = {"half": half.meets_rest} | {name: slope_plan(name, (4, 4), 6).meets_rest for name in SLOPES}
+    meets = {"half": half.needs_idle} | {name: slope_plan(name, (4, 4), 6).needs_idle for name in SLOPES}
     assert {name for name, flag in meets.items() if flag} == {"half", "linearized", "secant"}
 
 
@@ -127,7 +129,7 @@ def numbers(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> Array:
     return scale * np.random.default_rng(seed).standard_normal(shape)
 
 
-@each_make
+@each_implementation
 @on_each_device
 @in_each_dtype
 @pytest.mark.parametrize("slope", [*SLOPES, "previous"])
@@ -138,8 +140,15 @@ def numbers(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> Array:
     in_place=st.booleans(),
 )
 @settings(max_examples=6)
-def test_the_fused_step_in_every_make(
-    make: Any, device: Any, dtype: Any, slope: str, seed: int, shape: tuple[int, int], exact: bool, in_place: bool
+def test_the_fused_step_in_every_implementation(
+    implementation: Any,
+    device: Any,
+    dtype: Any,
+    slope: str,
+    seed: int,
+    shape: tuple[int, int],
+    exact: bool,
+    in_place: bool,
 ) -> None:
     """All outputs, with σ, Γ and a point, over blocks and their ends, against the same formulas in a wider type.
 
@@ -151,7 +160,7 @@ def test_the_fused_step_in_every_make(
     x = numbers(seed, (n, *shape))
     row, col = np.sqrt(np.abs(numbers(seed, shape[:1])) + 1), np.sqrt(np.abs(numbers(seed, shape[1:])) + 1)
     root = np.asarray(np.sqrt((x**2).sum(axis=0)), dtype) if exact else None
-    gs = x.sum(axis=0) if exact else x.sum(axis=0) / 100  # within what rank one can be the variance of
+    gs = x.sum(axis=0) if exact else x.sum(axis=0) / 100  # small enough for a variance of rank one
     inputs = [gs, numbers(seed + 1, shape), numbers(seed + 2, shape), numbers(seed + 3, shape) ** 2]
     held = [np.asarray(a, dtype) for a in (*inputs, numbers(seed + 4, shape))]
     norms = (None, None, root) if exact else (np.asarray(row, dtype), np.asarray(col, dtype), None)
@@ -167,7 +176,7 @@ def test_the_fused_step_in_every_make(
         kernels.fused_step(scalars, plan, g, ParameterState(*state), held_norms, gamma, 0.5, out)
         return outputs
 
-    got = run(kernels_of(make, backend), lambda a: on_device(device, a), dtype, backend.xp, in_place)
+    got = run(kernels_of(implementation, backend), lambda a: on_device(device, a), dtype, backend.xp, in_place)
     expected = run(in_numpy, lambda a: a.astype(wide(dtype)), wide(dtype), np)
     for name, ours, theirs in zip(("θ", "m", "v", "point", "slope"), got, expected, strict=True):
         # ε is large and v ordinary: nothing is steep, but σ² is a difference, of numbers below n.

@@ -1,4 +1,4 @@
-"""What a training step asks of the device: few kernels, no waiting, and the matrix products that the method needs."""
+"""The load of a training step on the device: few kernels, no waiting, and the matrix products that the method needs."""
 
 from collections import Counter
 from itertools import pairwise
@@ -29,7 +29,7 @@ def counted(cpu_device: Any, steps: int, **options: Any) -> Any:
 
 
 def per_step(cpu_device: Any, **options: Any) -> tuple[Counter[str], int, int, Counter[Any]]:
-    """Return what one more step costs: launches by kernel, synchronisations, copies to the host, and products."""
+    """Return the load of one more step: launches by kernel, synchronisations, copies to the host, and products."""
     counted(cpu_device, 1, **options)  # compiles
     few, many = (counted(cpu_device, steps, **options) for steps in (2, 3))
     gemms = [Counter((gemm.shape, gemm.compute_type) for gemm in counts.gemms) for counts in (few, many)]
@@ -54,7 +54,7 @@ def test_a_step_calls_the_products_of_its_layers_and_no_others(cupy_on_cpu: Any,
     """Shapes are (m, k, n) of an (m, k) times a (k, n) matrix; all are summed in float32."""
     _, _, _, gemms = per_step(cupy_on_cpu, variance=variance)
     layers = list(pairwise(SIZES))
-    together = N + N_VAL  # at θ the validation rows ride with the batch
+    together = N + N_VAL  # at θ the validation rows go through the network with the batch
     expected: Counter[Any] = Counter()
     for rows in (together, N_VAL):  # at θ, and at the midpoint
         expected.update((rows, d_in, d_out) for d_in, d_out in layers)  # forward

@@ -1,4 +1,4 @@
-"""√Σ x² of each weight, and the scores that rest on it, where one input or gradient is far larger than all others."""
+"""√Σ x² of each weight, and the scores that depend on it, where one input or gradient is far larger than all others."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,22 +30,22 @@ REACH = {"float32": 18, "float64": 150}
 LARGE = {"float32": (1e20, 1e22, 1e36), "float64": (1e160, 1e200, 1e300)}
 
 
-def roots(make: str, device: Any, dtype: Any, a: Array, b: Array, chunks: list[slice]) -> tuple[Array, Array]:
+def roots(implementation: str, device: Any, dtype: Any, a: Array, b: Array, chunks: list[slice]) -> tuple[Array, Array]:
     """Return the engine's √Σ x² of the weights and of the biases of one layer."""
     backend = pick_backend(device, dtype)
     net = Network((a.shape[1], b.shape[1]))
-    ops = in_numpy if make == "numpy" and not backend.on_cuda else ops_for(backend)
+    ops = in_numpy if implementation == "numpy" and not backend.on_cuda else ops_for(backend)
     context, norms = replace(context_for(net, backend), ops=ops), Norms()
     for chunk in chunks:
         capture = OuterProduct("0.weight", "0.bias", on_device(device, a[chunk]), on_device(device, b[chunk]))
         add_norms(context, norms, Captures((capture,)), "exact")
-    both = [norms.of(name, len(a)) for name in ("0.weight", "0.bias")]
-    assert all(given.row is None and given.col is None for given in both)
-    weights, biases = (given.root for given in both)
+    found = [norms.of(name, len(a)) for name in ("0.weight", "0.bias")]
+    assert all(given.row is None and given.col is None for given in found)
+    weights, biases = (given.root for given in found)
     return backend.host(weights), backend.host(biases)
 
 
-@pytest.mark.parametrize("make", ["numpy", "device"])
+@pytest.mark.parametrize("implementation", ["numpy", "device"])
 @on_each_device
 @in_each_dtype
 @given(
@@ -58,7 +58,7 @@ def roots(make: str, device: Any, dtype: Any, a: Array, b: Array, chunks: list[s
 )
 @settings(max_examples=40)
 def test_roots_of_squares_of_any_size(
-    make: Any,
+    implementation: Any,
     device: Any,
     dtype: Any,
     seed: int,
@@ -73,12 +73,12 @@ def test_roots_of_squares_of_any_size(
 
     def entries(width: int) -> Array:
         exponents = reach * REACH[dtype] * generator.uniform(-1, 1, (n, width))
-        some = generator.standard_normal((n, width)) * 10**exponents
-        return np.where(generator.random((n, width)) < zeros, 0.0, some).astype(dtype)
+        values = generator.standard_normal((n, width)) * 10**exponents
+        return np.where(generator.random((n, width)) < zeros, 0.0, values).astype(dtype)
 
     b, a = (entries(width) for width in shape)
     chunks = [slice(0, n // 2), slice(n // 2, n)] if in_chunks and n > 1 else [slice(0, n)]
-    weights, biases = roots(make, device, dtype, a, b, chunks)
+    weights, biases = roots(implementation, device, dtype, a, b, chunks)
     wanted = np.sqrt(np.einsum("no,ni->oi", b.astype(wide) ** 2, a.astype(wide) ** 2)).astype(np.float64)
     assert_within(weights, wanted, rounding(wanted, n, dtype), "weights")
     wanted = np.sqrt((b.astype(wide) ** 2).sum(axis=0)).astype(np.float64)[None]

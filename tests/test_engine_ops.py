@@ -1,4 +1,4 @@
-"""The three makes of the array routines against each other and many digits."""
+"""The three implementations of the array routines against each other and many digits."""
 
 import importlib.util
 from typing import Any
@@ -19,13 +19,13 @@ from adamshap.reference.contract import ACTIVATIONS, Array, Network
 from adamshap.verify.strategies import seeds
 from adamshap.verify.tolerance import assert_within, rounding
 
-MAKES = ("numpy", "device")
-each_make = pytest.mark.parametrize("make", MAKES)
+IMPLEMENTATIONS = ("numpy", "device")
+each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
-def ops_of(make: str, backend: Backend) -> Any:
+def ops_of(implementation: str, backend: Backend) -> Any:
     """Return plain NumPy's routines, or the device's own: CUDA kernels or Numba loops."""
-    return in_numpy if make == "numpy" and not backend.on_cuda else ops_for(backend)
+    return in_numpy if implementation == "numpy" and not backend.on_cuda else ops_for(backend)
 
 
 def test_numba_is_what_the_processor_uses() -> None:
@@ -37,17 +37,17 @@ def numbers(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> Array:
     return scale * np.random.default_rng(seed).standard_normal(shape)
 
 
-@each_make
+@each_implementation
 @on_each_device
 @in_each_dtype
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @given(seed=seeds, rows=st.integers(1, 80), columns=st.integers(1, 40), bias=st.booleans())
 @settings(max_examples=6)
 def test_activations_and_their_derivatives(
-    make: Any, device: Any, dtype: Any, activation: str, seed: int, rows: int, columns: int, bias: bool
+    implementation: Any, device: Any, dtype: Any, activation: str, seed: int, rows: int, columns: int, bias: bool
 ) -> None:
     backend = pick_backend(device, dtype)
-    ops = ops_of(make, backend)
+    ops = ops_of(implementation, backend)
     z, b, shift = (np.asarray(numbers(seed + i, (rows, columns), 4.0), dtype) for i in range(3))
     shift = shift[0] if bias else None
     ours, derivative = on_device(device, z.copy()), on_device(device, np.zeros_like(z))
@@ -89,17 +89,17 @@ def activation_in_many_digits(name: str) -> tuple[Any, Any]:
     }[name]
 
 
-@each_make
+@each_implementation
 @on_each_device
 @in_each_dtype
 @given(seed=seeds, rows=st.integers(1, 80), columns=st.integers(1, 40), exponent=st.sampled_from([-25, 0, 15]))
 @settings(max_examples=10)
 def test_norms_and_row_dots(
-    make: Any, device: Any, dtype: Any, seed: int, rows: int, columns: int, exponent: int
+    implementation: Any, device: Any, dtype: Any, seed: int, rows: int, columns: int, exponent: int
 ) -> None:
-    """Norms of numbers whose squares float32 cannot hold; dots that are added to what is there."""
+    """Norms of numbers whose squares float32 cannot hold; dots that are added to the output."""
     backend = pick_backend(device, dtype)
-    ops = ops_of(make, backend)
+    ops = ops_of(implementation, backend)
     x, z = (np.asarray(numbers(seed + i, (rows, columns)), dtype) for i in range(2))
     tiny = np.asarray(x * 10.0**exponent, dtype)
     norms = np.sqrt((tiny.astype(np.float64) ** 2).sum(axis=0))
@@ -116,7 +116,7 @@ def test_norms_and_row_dots(
 @on_each_device
 @given(seed=seeds, r=st.integers(1, 12), dead=st.integers(0, 3))
 @settings(max_examples=20)
-def test_whitening_gives_an_orthonormal_basis_of_what_there_is(device: Any, seed: int, r: int, dead: int) -> None:
+def test_whitening_gives_an_orthonormal_basis_of_the_range(device: Any, seed: int, r: int, dead: int) -> None:
     """Columns that depend on others, and zero columns, come out as 0 and harm nothing."""
     backend = pick_backend(device, "float64")
     y = numbers(seed, (40, r))
@@ -135,7 +135,7 @@ def test_whitening_gives_an_orthonormal_basis_of_what_there_is(device: Any, seed
 
 @on_each_device
 @pytest.mark.parametrize("apart", [1e-8, 3e-9])
-def test_whitening_drops_what_double_precision_cannot_tell_from_nothing(device: Any, apart: float) -> None:
+def test_whitening_drops_directions_that_double_precision_cannot_resolve(device: Any, apart: float) -> None:
     """Else a direction of rounding errors comes out with any length."""
     backend = pick_backend(device, "float64")
     for seed in range(8):
@@ -148,7 +148,7 @@ def test_whitening_drops_what_double_precision_cannot_tell_from_nothing(device: 
 
 @on_each_device
 @in_each_dtype
-def test_a_basis_keeps_what_the_dtype_can_tell_apart(device: Any, dtype: Any) -> None:
+def test_a_basis_keeps_directions_that_the_dtype_resolves(device: Any, dtype: Any) -> None:
     """Columns whose Gram matrix float32 could not hold: their difference squared is below its rounding."""
     backend = pick_backend(device, dtype)
     y = numbers(0, (40, 2))

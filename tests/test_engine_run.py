@@ -65,7 +65,7 @@ RUN: dict[str, Any] = {"epochs": 4, "batch_size": 16, "seed": 3}  # 50 samples: 
 
 @cache  # many tests compare with one run
 def spread_of_runs(dtype: Any, **options: Any) -> Any:
-    """Return the oracle's run of `problem`, and how far its numbers move when all inputs do, relatively by u."""
+    """Return the oracle's run of `problem`, and the change of its numbers when all inputs change relatively by u."""
     net, train, valid = problem()
     base = oracle.attribute(net, Adam(), train, valid, **RUN, **options)
     generator = np.random.default_rng(1)
@@ -81,7 +81,7 @@ def spread_of_runs(dtype: Any, **options: Any) -> Any:
 
 
 def of_run(run: Run) -> list[Array]:
-    """Return what two runs are compared by."""
+    """Return the arrays that are compared between two runs."""
     arrays = [run.scores, run.sgd_scores, run.history["train_loss"], run.history["valid_loss"]]
     for group in (run.params, run.state.m, run.state.v):
         arrays += list(group.values())
@@ -90,14 +90,14 @@ def of_run(run: Run) -> list[Array]:
 
 @pytest.fixture(params=["one thread", "three threads"])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Share out even the smallest work, which tests are made of, or none."""
+    """Divide even small work among threads, as the tests have no other, or none."""
     if request.param == "three threads":
         pool = ThreadPoolExecutor(2)
         monkeypatch.setattr(gpu_threads, "FLOPS_WORTH_A_THREAD", 1)
         monkeypatch.setattr(gpu_threads, "cpu_threads", lambda: 3)
         monkeypatch.setattr(gpu_threads, "_threads", lambda: pool)
-        monkeypatch.setattr(captures, "CACHED", 24)  # a thread's share of Γ ⊙ S is made in several blocks
-        monkeypatch.setattr(products, "FEW_ROWS", 4)  # the validation rows are shared out, a last batch of 2 is not
+        monkeypatch.setattr(captures, "CACHED", 24)  # a thread's share of Γ ⊙ S is computed in several blocks
+        monkeypatch.setattr(products, "FEW_ROWS", 4)  # the validation rows are divided, a last batch of 2 is not
 
 
 @on_each_device
@@ -123,7 +123,7 @@ def test_a_run_is_the_oracles(device: Any, dtype: Any, micro_batch: Any, options
         **options,
     )
     for i, (ours, exact, close) in enumerate(zip(of_run(got), of_run(expected), moved, strict=True)):
-        # Besides what the inputs move: each step rounds, and scores of both signs are added up.
+        # Besides the change with the inputs: each step rounds, and scores of both signs are added up.
         steps_ = rounding(np.abs(exact).max(), len(expected.history["epoch"]), dtype)
         assert_within(ours, exact, close + steps_, f"part {i} of the run")
     np.testing.assert_array_equal(got.seen, expected.seen)
@@ -228,8 +228,8 @@ def test_scores_in_less_precision_are_near(device: Any, score_dtype: Any) -> Non
     assert_within(got, oracle.scores(step), close, "score")
 
 
-LITTLE = 1e-3
-"""What rank one, in σ² or by a sketch, may change: 1 − R, Pearson's, with exact scores."""
+LARGEST_EFFECT = 1e-3
+"""Largest effect of rank one, in σ² or by a sketch: 1 − R, Pearson's, with exact scores."""
 
 
 def disagreement(a: Array, b: Array) -> float:
@@ -242,7 +242,7 @@ def test_the_rank_one_variance_changes_little(device: Any) -> None:
     exact, cheap = (
         engine.attribute(net, Adam(), train, valid, device=device, variance=v, **RUN) for v in ("exact", "rank_one")
     )
-    assert 0 < disagreement(exact.scores, cheap.scores) < LITTLE
+    assert 0 < disagreement(exact.scores, cheap.scores) < LARGEST_EFFECT
 
 
 @on_each_device
@@ -251,7 +251,7 @@ def test_a_low_rank_run_agrees_with_the_exact_one(device: Any) -> None:
     options: dict[str, Any] = {"epochs": 2, "batch_size": 100, "seed": 3, "device": device}
     exact = engine.attribute(net, Adam(), train, valid, **options)
     sketched = engine.attribute(net, Adam(), train, valid, rank=16, **options)
-    assert 0 < disagreement(exact.scores, sketched.scores) < LITTLE
+    assert 0 < disagreement(exact.scores, sketched.scores) < LARGEST_EFFECT
     for name, p in exact.params.items():
         np.testing.assert_array_equal(sketched.params[name], p)
 
@@ -309,7 +309,7 @@ def test_factors_score_biases_as_the_exact_contraction_does(device: Any) -> None
 
 @on_each_device
 def test_a_basis_improves_from_step_to_step(device: Any) -> None:
-    """On a P that stays the same, power iteration goes on from the last step's basis."""
+    """On a P that stays the same, power iteration continues from the last step's basis."""
     context = context_for(Network((40, 50)), pick_backend(device, "float64"))
     p = np.random.default_rng(0).standard_normal((50, 40))
     sketch, errors = Sketch(3), []
@@ -353,7 +353,7 @@ def test_each_validation_sample_has_a_basis_of_its_own(device: Any) -> None:
 @on_each_device
 @pytest.mark.parametrize("slope", ["frozen", "tangent"])
 def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -> None:
-    """At t = 1 v is 0 everywhere; √q |g| alone stands below the step, and A(0) is not asked for."""
+    """At t = 1 v is 0 everywhere; √q |g| alone is the step's denominator, and A(0) is not needed."""
     net, train, valid = problem()
     params = net.init(0)
     step = Step(net, params, Adam(eps=0.0), AdamState.zeros(params), train, valid)
@@ -368,7 +368,7 @@ def test_no_eps_is_needed_where_the_gradient_is_not_0(device: Any, slope: Any) -
 def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, size: int) -> None:
     context = context_for(step.net, pick_backend(device, dtype))
 
-    def taken(micro_batch: int | None) -> State:
+    def state_after(micro_batch: int | None) -> State:
         backend = context.backend
         state = State(*(backend.reals(g) for g in (step.params, step.state.m, step.state.v)), step.state.step + 1)
         new = State(*({k: backend.xp.empty_like(a) for k, a in g.items()} for g in (state.theta, state.m, state.v)), 0)
@@ -382,7 +382,7 @@ def test_micro_batches_take_the_same_step(device: Any, dtype: Any, step: Step, s
         attribute_step(context, step.adam, state, batch, 1.0, Estimator(), new, micro_batch=micro_batch)
         return new
 
-    whole, parts = (arrays_of(context.backend, taken(micro_batch)) for micro_batch in (None, size))
+    whole, parts = (arrays_of(context.backend, state_after(micro_batch)) for micro_batch in (None, size))
     close = bounds(dataclasses.replace(step, reduction="sum"), Query("update"), dtype)
     for name, array in parts.items():
         assert_within(array, whole[name], 2 * close[name], name)
@@ -397,7 +397,7 @@ def arrays_of(backend: Backend, state: State) -> Params:
 # --- memory and waiting
 
 
-def test_no_per_sample_gradient_is_ever_made() -> None:
+def test_no_per_sample_gradient_is_ever_stored() -> None:
     """784-1024-1024-10 at n = 1024: they would take 7.8 GB; the attributed step takes a few parameter-sized buffers."""
     net = Network((784, 1024, 1024, 10), "relu")
     n, n_val = 1024, 16
@@ -449,7 +449,7 @@ def test_nothing_in_a_step_waits_for_the_device(device: Any) -> None:
         Estimator(slope="secant", gradient="path"),
         Estimator("sgd", "start"),
     ):
-        step(estimator, sketch)  # makes buffers, kernels and the first basis
+        step(estimator, sketch)  # allocates buffers, compiles kernels and draws the first basis
         with no_waiting(device):
             step(estimator, sketch)
 
@@ -515,7 +515,7 @@ def test_where_temporary_arrays_find_no_room(device: Any, where: str, monkeypatc
         now(context, phase, samples)
         full = str(context.place) == f"the {where} at step 1"
         if full and device == "cpu":
-            raise MemoryError("none left")  # NumPy's allocator cannot be made to say so
+            raise MemoryError("none left")  # NumPy's allocator cannot be made to fail
 
     monkeypatch.setattr(EngineContext, "now", note)
     with (

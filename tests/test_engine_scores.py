@@ -10,6 +10,7 @@ from hypothesis import Phase, settings
 import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.reference.contract import Step
+from adamshap.verify import cpu_device
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import Query, implementation
@@ -17,10 +18,13 @@ from adamshap.verify.oracle import bounds
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.tolerance import assert_within
 
+CALL_SECONDS = 600.0
+"""Limit of one call: hundreds of validation samples, each on its own, take CuPy on the CPU seconds, or a minute."""
+
 SHRINK_SECONDS = 10.0
 
 PERMUTATIONS = 128
-"""Of which each comes with its reverse: so many that a standard error is known to a tenth."""
+"""Number of permutations, half of them reverses: enough to know a standard error to a tenth."""
 
 SIGMAS = 5
 """Standard errors between two sampled means: of a dozen normal deviates, one in some hundred thousand draws has one."""
@@ -32,7 +36,9 @@ SIGMAS = 5
 def test_property(device: Any, dtype: Any, prop: Property, record_error: Any) -> None:
     candidate = implementation(Engine(device), f"the engine on {device}")
     seconds = SHRINK_SECONDS if Phase.shrink in settings.default.phases else 0.0
-    (outcome,) = check(candidate, [prop], dtype=dtype, shrink_seconds=seconds)
+    # CuPy on the CPU takes ten seconds and more for a large case.
+    profile = "once" if prop.cost > 1 and device == "cuda" and cpu_device.is_installed() else "quick"
+    (outcome,) = check(candidate, [prop], profile=profile, dtype=dtype, timeout=CALL_SECONDS, shrink_seconds=seconds)
     assert outcome.status == "passed", outcome.finding
     assert not outcome.unsupported  # nor does it leave out a case
     record_error(f"{prop.name} {dtype}, share of the bound", outcome.share)

@@ -51,20 +51,20 @@ def test_micro_batches_change_nothing(
 def test_places_of_arrival_by_two_routes(n: int, count: int) -> None:
     """Both rules are exact for polynomials of degree 2 count − 1 of the number of others that are there."""
     tau, weight = two_term.place_rule(n, count)
-    theirs = dict.fromkeys((there / max(n - 1, 1) for there, _ in engine_two_term._numbers_there(n, count)), 0.0)
+    theirs = dict.fromkeys((before / max(n - 1, 1) for before, _ in engine_two_term._number_nodes(n, count)), 0.0)
     others = np.arange(n) / max(n - 1, 1)
     for degree in range(2 * min(n, count)):
         exact = float((others**degree).mean())
         ours = float((weight * tau**degree).sum())
-        engines = sum(w * (k / max(n - 1, 1)) ** degree for k, w in engine_two_term._numbers_there(n, count))
+        engines = sum(w * (k / max(n - 1, 1)) ** degree for k, w in engine_two_term._number_nodes(n, count))
         assert_within(np.array([ours, engines]), np.full(2, exact), rounding(np.full(2, 1.0), 100 * n), "moment")
     assert len(tau) == len(theirs) == min(n, count)
 
 
 # --- the pass, coordinate by coordinate ------------------------------------------------------------------------------
 
-each_make = pytest.mark.parametrize(
-    ("make", "device"),
+each_implementation = pytest.mark.parametrize(
+    ("implementation", "device"),
     [
         pytest.param("arrays", "cpu", id="arrays"),
         pytest.param("device", "cpu", id="loop"),
@@ -73,12 +73,21 @@ each_make = pytest.mark.parametrize(
 )
 
 
-def fit_of(make: str, backend: Any) -> Any:
-    return (in_numpy if make == "arrays" else kernels.kernels_for(backend)).two_term_fit
+def fit_of(implementation: str, backend: Any) -> Any:
+    return (in_numpy if implementation == "arrays" else kernels.kernels_for(backend)).two_term_fit
 
 
 def engines_fit(
-    make: str, device: Any, dtype: Any, adam: Adam, t: int, kind: Any, nodes: Any, exact: bool, x: Array, *state: Array
+    implementation: str,
+    device: Any,
+    dtype: Any,
+    adam: Adam,
+    t: int,
+    kind: Any,
+    nodes: Any,
+    exact: bool,
+    x: Array,
+    *state: Array,
 ) -> tuple[Array, ...]:
     """Return the engine's S and R for contributions `x` (n, …) and m, v in `state`; Σ x² is of rank one, or `exact`."""
     backend, n = pick_backend(device, dtype), len(x)
@@ -94,7 +103,7 @@ def engines_fit(
         ParameterState(g, m, v),
         GradientNorms(n, row, col, root),
     )
-    fit_of(make, backend)(adam_scalars(adam, t), plan, g, before, held_norms, TwoTermOut(slope, second))
+    fit_of(implementation, backend)(adam_scalars(adam, t), plan, g, before, held_norms, TwoTermOut(slope, second))
     return tuple(np.asarray(backend.host(a)) for a in (slope, second))
 
 
@@ -104,8 +113,8 @@ def sizes_of_the_fit(
     """Return the sizes to which the rounding errors of S and R are relative.
 
     First their own: an error of s_j of u times its two parts, k's and μ's, is one of R of at most u ‖s‖/(2 √(δ Σωφ²)),
-    by Cauchy and Schwarz, with the norm of the weights ω. Then how far they move with each contribution, with m and v,
-    and with ς², which the engine makes as a difference, right to a part u of Σ x². And how far they move with each
+    by Cauchy and Schwarz, with the norm of the weights ω. Then their change with each contribution, with m and v,
+    and with ς², which the engine computes as a difference, right to a part u of Σ x². And their change with each
     place of arrival: places are eigenvalues, computed in double precision, so that even the least is right to u of 1.
     """
     c, k_alone = coefficients(adam, t, m, v), coefficients(adam, t, np.zeros_like(m), v)
@@ -148,7 +157,7 @@ STEP = 1e-6
 """Relative change of an input, for the derivative in it."""
 
 
-@each_make
+@each_implementation
 @in_each_dtype
 @of_each_kind
 @given(
@@ -165,7 +174,7 @@ STEP = 1e-6
 )
 @settings(max_examples=8)
 def test_both_slopes_are_the_oracles(
-    make: Any,
+    implementation: Any,
     device: Any,
     dtype: Any,
     kind: Any,
@@ -190,16 +199,16 @@ def test_both_slopes_are_the_oracles(
     x, m, v = (np.asarray(a, dtype).astype(float) for a in (scale * x, old * scale * m, (old * scale * v) ** 2))
     S, R = two_term.two_coefficients(kind, coefficients(adam, t, m, v), x, nodes)
     about = sizes_of_the_fit(kind, adam, t, nodes, x, m, v, dtype)
-    got = engines_fit(make, device, dtype, adam, t, kind, nodes, exact, x, m, v)
+    got = engines_fit(implementation, device, dtype, adam, t, kind, nodes, exact, x, m, v)
     terms = two_term.OWN_NODES * nodes[0] * nodes[1]
     for name, ours, theirs, size in zip("SR", got, (S, R), about, strict=True):
         assert_within(ours, theirs, rounding(size, terms, dtype), name)
 
 
-@each_make
+@each_implementation
 @in_each_dtype
-def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(make: Any, device: Any, dtype: Any) -> None:
-    """Where σ is 1 to the last digit, a node of a sample's own x is 0; with v = 0, so is all under a root."""
+def test_a_sample_of_0_that_comes_first_keeps_the_slopes_finite(implementation: Any, device: Any, dtype: Any) -> None:
+    """Where σ is 1 to the last digit, a node of a sample's own x is 0; with v = 0, so is every radicand."""
     backend, h = pick_backend(device, dtype), np.asarray(engine_two_term.OWN[2][0], dtype)
     root = np.full((1, 64), np.sqrt((1 + h * h) / 2), dtype)
     root *= 1 + np.finfo(dtype).eps * np.arange(-32, 32, dtype=dtype)
@@ -208,7 +217,7 @@ def test_a_sample_that_is_nothing_and_finds_nothing_keeps_the_slopes_finite(make
     scalars, plan = adam_scalars(Adam(betas=(0.0, 0.0), eps=1e-30), 1), engine_two_term.fit_plan("first", 2, (1, 2))
     slope, second = (backend.xp.empty_like(of_squares) for _ in range(2))
     state, norms, out = ParameterState(*held), GradientNorms(2, root=of_squares), TwoTermOut(slope, second)
-    fit_of(make, backend)(scalars, plan, held[0], state, norms, out)
+    fit_of(implementation, backend)(scalars, plan, held[0], state, norms, out)
     assert np.isfinite(backend.host(slope)).all()
     assert np.isfinite(backend.host(second)).all()
 
@@ -222,7 +231,7 @@ WEIGHTS += [0.8255111575126648]
 def first_step() -> Step:
     """Nine samples for eight places of arrival, with v = 0.
 
-    At the first place, τ = 4e-5, a sample finds next to nothing; and some node is near g, so that g − x is small too.
+    At the first place, τ = 4e-5, the sum before a sample is nearly 0; one node is near g, so that g − x is small too.
     """
     net, params = Network((1, 6), "relu", "cross_entropy", bias=False), {"0.weight": np.array([WEIGHTS]).T}
     train, valid = (
@@ -247,11 +256,11 @@ def second_step() -> Step:
 SMALL_SUMS = Query("scores", {"slope": "two_term", "kind": "shapley", "gradient": "start", "nodes": (8, 2)})
 
 
-@pytest.mark.parametrize("make", ["arrays", "loop"])
+@pytest.mark.parametrize("implementation", ["arrays", "loop"])
 @pytest.mark.parametrize("step", [first_step(), second_step()], ids=["first", "second"])
 @in_each_dtype
-def test_small_sums_of_others_keep_their_digits(make: str, step: Step, dtype: Any, monkeypatch: Any) -> None:
-    if make == "arrays":
+def test_small_sums_of_others_keep_their_digits(implementation: str, step: Step, dtype: Any, monkeypatch: Any) -> None:
+    if implementation == "arrays":
         monkeypatch.setattr(kernels, "_host_kernels", lambda: in_numpy)
     got = engine.scores(step, "two_term", "start", kind="shapley", nodes=(8, 2), device="cpu", dtype=dtype)
     wanted, close = expected(step, SMALL_SUMS)["values"], bounds(step, SMALL_SUMS, dtype)["values"]

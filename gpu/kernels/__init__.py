@@ -18,7 +18,7 @@ __all__ = ["Kernels", "kernels_for"]
 
 
 class Kernels(Protocol):
-    """What each backend's module offers, for one parameter or some of its rows; `groups` describes the arrays."""
+    """The functions of each backend's module, for one parameter or some of its rows; `groups` describes the arrays."""
 
     def adam_step(
         self, scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState, new: ParameterState
@@ -47,7 +47,7 @@ class Kernels(Protocol):
         gamma : array or None
             Validation gradient that the slope is multiplied by.
         blend : float
-            Where on the segment from ``θ − ηλθ − A(0)`` (0) to ``θ⁺`` (1) ``out.point`` lies.
+            Position of ``out.point`` on the segment from ``θ − ηλθ − A(0)`` (0) to ``θ⁺`` (1).
         """
 
     def momentum_split(
@@ -61,18 +61,18 @@ class Kernels(Protocol):
         owed: OwedSum | None,
         product: Float[Array, "d_out d_in"],
     ) -> Float64[Array, " 4"]:
-        """Split Adam's map into M and S; add what the step owes to K; write what its own batch is paid by.
+        """Split Adam's map into M and S, add the credit owed to K, and write the matrix that scores the batch.
 
         With O = Γ ⊙ M, K becomes ``K + grow · O``, and `product` ``Γ ⊙ S − less · K``.
 
         Parameters
         ----------
         g, norms
-            As in `fused_step`; `state` is that before the step.
+            As in `fused_step`.
         gamma : array
             Γ, the validation gradient on the walked step.
         owed : OwedSum or None
-            K, changed in place.
+            K, updated in place.
         product : array
             Written; may be `g`.
 

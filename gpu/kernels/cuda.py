@@ -1,9 +1,9 @@
 """The kernels for CUDA: CuPy's ElementwiseKernel, for float and double alike.
 
-``T`` is the dtype. Adam's step, the fused step and the fit are one launch each; the split is one for Γ ⊙ S and Γ ⊙ M,
-one that adds up what is owed, and reductions. Nodes are read from an array, the same number by all threads: a kernel is
-compiled once for all rules of its kind. The formulas and their derivation stand in `kernels.numpy`, and the purpose of
-`tiny` in `kernels.numba`; `tests` hold the three together.
+``T`` is the dtype. Adam's step, the fused step and the fit are one launch each; the split takes one for Γ ⊙ S and
+Γ ⊙ M, one for the running sum of O, and reductions. Nodes are read from an array, the same number by all threads: a
+kernel is compiled once for any nodes. `kernels.numpy` derives the formulas, `kernels.numba` explains
+`tiny`, and the tests compare all three.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cupy
 import numpy as np
 
 from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, ParameterState, TwoTermOut
-from adamshap.gpu.kernels.plan import LITTLE, SMALL_ANGLE, AdamScalars, FitPlan, SlopePlan, SplitPlan, even_squares
+from adamshap.gpu.kernels.plan import NEGLIGIBLE, SMALL_ANGLE, AdamScalars, FitPlan, SlopePlan, SplitPlan, even_squares
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64
@@ -44,7 +44,7 @@ ADAM = (
     T kept = theta * shrink;
 """
 )
-# Outputs may be the inputs themselves: what is read from them comes before.
+# Outputs may be the inputs themselves, which are read before.
 WRITE_STATE = """
     new_m = b1 * m + d1 * g;
     new_v = b2 * v + d2 * g * g;
@@ -97,11 +97,11 @@ SLOPES = {
 """,
 }
 
-# The integral of "even" is in double throughout, whatever T is.
+# The integral of "even" is computed in double, whatever T is.
 EVEN = f"""
     double wide_rho = sqrt(wide_kappa * double(v) + wide_root), big = wide_root_q * double(g);
     double r = hypot(wide_rho, big), by_D = 1.0 / (r + wide_eps);
-    r = max(r, wide_eps * {LITTLE!r});
+    r = max(r, wide_eps * {NEGLIGIBLE!r});
     r = 1.0 / (r > 0.0 ? r : 1.0);
     double c = wide_rho * r, size = abs(big) * r, e = wide_eps * r, Y = size / (1.0 + c), total = 0.0;
     if (Y < {SMALL_ANGLE!r}) {{
@@ -112,7 +112,7 @@ EVEN = f"""
         double part = c / (1.0 + c);
         total *= 8.0 * part * part / (1.0 + c) * size;
     }} else if (Y >= {SMALL_ANGLE!r}) {{
-        double shorter = c * c / (1.0 + size), psi = max(sqrt(abs(e - c) / (e + c)), {LITTLE!r});
+        double shorter = c * c / (1.0 + size), psi = max(sqrt(abs(e - c) / (e + c)), {NEGLIGIBLE!r});
         double gap = (c + shorter) / (1.0 + c);
         if (e < c) {{
             total = log1p(2.0 * Y / max(gap, 2.2250738585072014e-308)) - 2.0 * e / (e + c) * (atan(Y * psi) / psi)
@@ -192,9 +192,9 @@ FIT = (
         down += ridge * a_j * z_j;
         #pragma unroll
         for (int i = 0; i < j; ++i) {
-            T both = own[2 * i + 1] * a_j * z[i] * z_j, gap = r_j - root_z[i];
-            up += both * root_z[i] * r_j * gap * (found[i] - sum);
-            down += both * gap * gap;
+            T pair = own[2 * i + 1] * a_j * z[i] * z_j, gap = r_j - root_z[i];
+            up += pair * root_z[i] * r_j * gap * (found[i] - sum);
+            down += pair * gap * gap;
         }
         z[j] = z_j;
         root_z[j] = r_j;
@@ -223,7 +223,7 @@ def _fused_step(kind: str, with_spread: bool, with_gamma: bool, with_point: bool
     outputs = "T new_theta, T new_m, T new_v, T slope" + (", T point" if with_point else "")
     body = ADAM + (SPREAD if with_spread else "T spread = T(0);") + SLOPES[kind]
     body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
-    body += WRITE_STATE + ("slope = s * gamma;" if with_gamma else "slope = s;")  # last, as it may be written over g
+    body += WRITE_STATE + ("slope = s * gamma;" if with_gamma else "slope = s;")  # last, as it may overwrite g
     return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_fused_{kind}")
 
 
@@ -259,7 +259,7 @@ def _two_term_fit(own: int) -> Any:
 
 
 def _numbers(scalars: AdamScalars, n: int, dtype: Any, *more: float) -> list[Any]:
-    """Return what `SCALARS` names, and a kernel's own numbers."""
+    """Return the values of `SCALARS`, and a kernel's own numbers."""
     unbias = n / (n - 1) if n > 1 else 0.0
     return [dtype.type(x) for x in (*vars(scalars).values(), cupy.finfo(dtype).tiny, 1 / n, unbias, *more)]
 
@@ -277,7 +277,7 @@ def _table(nodes: tuple[tuple[float, ...], ...], dtype: Any, _device: int) -> An
 
 
 def _two_factors(norms: GradientNorms, dtype: Any) -> tuple[Any, Any]:
-    """Return √Σx² as two factors that a kernel multiplies: norms, or `root` and 1, or zeros where there are neither."""
+    """Return √Σx² as two factors that a kernel multiplies: norms, or `root` and 1, or zeros without either."""
     if norms.root is not None:
         return norms.root, dtype.type(1)
     if norms.row is None or norms.col is None:
@@ -285,7 +285,7 @@ def _two_factors(norms: GradientNorms, dtype: Any) -> tuple[Any, Any]:
     return norms.row[:, None], norms.col[None, :]
 
 
-# --- the four --------------------------------------------------------------------------------------------------------
+# --- entry points -----------------------------------------------------------------------------------------------------
 
 
 def adam_step(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState, new: ParameterState) -> None:
@@ -332,7 +332,7 @@ def momentum_split(
     owed: OwedSum | None,
     product: Float[Array, "d_out d_in"],
 ) -> Float64[Array, " 4"]:
-    """Split, weigh with Γ, add up what is owed and what it amounts to; see `Kernels.momentum_split`."""
+    """Split Adam's map, multiply by Γ and add to K; see `Kernels.momentum_split`."""
     f, nodes = g.dtype.type, cast(tuple[Any, ...], ())
     if plan.kind == "nodes":
         nodes = _nodes(plan.nodes, g.dtype)

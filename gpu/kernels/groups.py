@@ -46,7 +46,7 @@ class ParameterState:
 
 @dataclass(frozen=True, slots=True)
 class GradientNorms:
-    """What σ is computed from, with the gradient itself.
+    """The norms from which σ is computed, with the gradient.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class GradientNorms:
     root: Float[Array, "d_out d_in"] | None = None
 
     def rows(self, units: slice) -> GradientNorms:
-        """Return those of some rows, as views."""
+        """Return the norms of some rows, as views."""
         row, root = (None if a is None else a[units] for a in (self.row, self.root))
         return GradientNorms(self.n, row, self.col, root)
 
@@ -75,7 +75,7 @@ NO_NORMS = GradientNorms(1)
 
 @dataclass(frozen=True, slots=True)
 class FusedStepOut:
-    """What `fused_step` writes.
+    """The outputs of `fused_step`.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class FusedStepOut:
 
 @dataclass(frozen=True, slots=True)
 class OwedSum:
-    """K, the running sum of what steps owe: ``grow · O`` is added to it, ``less · K`` subtracted from the product."""
+    """K, the running sum of the credit owed: ``grow · O`` is added to it, ``less · K`` subtracted from the product."""
 
     total: Float[Array, "d_out d_in"]
     grow: float
@@ -103,7 +103,7 @@ class OwedSum:
 
 @dataclass(frozen=True, slots=True)
 class TwoTermOut:
-    """What `two_term_fit` writes: S and R. Neither may be an input."""
+    """The outputs of `two_term_fit`, S and R. Neither may be an input."""
 
     slope: Float[Array, "d_out d_in"]
     second: Float[Array, "d_out d_in"]

@@ -1,17 +1,16 @@
 """The kernels as Numba loops: one walk over the arrays, in blocks that stay in the nearest cache.
 
-What the nodes need of a block of elements is kept in one scratch array, whose slots the compiler can tell apart, and
-the nodes are taken one after another, each in a loop over the block: vector code, and no loop is compiled again for
-other nodes. The formulas and their derivation stand in `kernels.numpy`.
+One scratch array holds the quantities of a block of elements, in slots that the compiler can tell apart. The nodes come
+one after another, each in a loop over the block: the code is vectorised, and other nodes need no compilation.
+`kernels.numpy` derives the formulas.
 
-The split's integral of "even" is summed by quadrature for all elements of a block; where the closed form is wanted,
-which a batch's gradient large beside √v̂ asks for, it replaces the sum, one element at a time.
+The split's integral of "even" is summed by quadrature for all elements of a block. Where the gradient is large compared
+with √v̂, the closed form then replaces the sum, one element at a time.
 
-The fit divides what stands under a root by the largest of √κ, √q |g| and √q σ, once for each element and not for each
-node. A sample's own x may be tiny beside that, and what it finds nothing: `tiny` keeps the denominator from
-underflowing to 0. Where κ is 0 and one of two sums is nothing, D is ε there, and A[a, b] the ratio of a small numerator
-to it: so ε/T is at least `tiny`, and the smaller D divides last. The pairs of the regression are taken as their nodes
-come: each new one with all before it.
+The fit divides radicands by the largest of √κ, √q |g| and √q σ, once per element and not once per node. A sample's own
+x may be tiny compared with that, and the sum of the samples before it 0: `tiny` keeps the denominator from underflowing
+to 0. Where κ and one of the two arguments are 0, D is ε there and divides a small numerator: so ε/T is at least `tiny`,
+and the smaller D divides last. The regression pairs each new node with all nodes before it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import numpy as np
 from adamshap.gpu.jit import FAST, compiled
 from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import (
-    LITTLE,
+    NEGLIGIBLE,
     SMALL_ANGLE,
     AdamScalars,
     FitPlan,
@@ -45,8 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["adam_step", "fused_step", "momentum_split", "two_term_fit"]
 
 BLOCK = 256  # elements; the scratch slots of a block take 12 KiB in float32
-FLOPS_OF_A_STEP = 200  # an element's cost in Adam's step, as products cost them
-FLOPS_OF_A_NODE = 140  # and what each node of the slope adds
+FLOPS_OF_A_STEP = 200  # cost of Adam's step per element, as flops of matrix products that take as long
+FLOPS_OF_A_NODE = 140  # and of each node of the slope
 SLOPE_KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4}
 SPLIT_KINDS = {"frozen": 0, "linearized": 1, "nodes": 2, "even": 3}
 
@@ -92,11 +91,11 @@ def momentum_split(
     owed: OwedSum | None,
     product: Float[Array, "d_out d_in"],
 ) -> Float64[Array, " 4"]:
-    """Split, weigh with Γ, add up what is owed and what it amounts to; see `Kernels.momentum_split`."""
+    """Split Adam's map, multiply by Γ and add to K; see `Kernels.momentum_split`."""
     dtype: Any = g.dtype
     double, sums = np.dtype(np.float64), np.zeros(4)
     grow, less, total = (0.0, 0.0, None) if owed is None else (owed.grow, owed.less, owed.total)
-    numbers, wide = (_numbers(scalars, norms.n, each, grow, less) for each in (dtype, double))
+    numbers, wide = (_numbers(scalars, norms.n, kind, grow, less) for kind in (dtype, double))
     nodes = even_squares(dtype) if plan.kind == "even" else plan.nodes
     how = (numbers, wide, _table(nodes, double), SPLIT_KINDS[plan.kind], plan.needs_spread)
     theta = _matrix(state.theta if scalars.shrink < 1 else None, dtype)
@@ -124,9 +123,9 @@ def two_term_fit(
 # --- arguments that the loops take as arrays -------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8)  # of a step, for every parameter
+@lru_cache(maxsize=8)  # those of a step, for all parameters
 def _numbers(scalars: AdamScalars, n: int, dtype: Any, *more: float) -> Any:
-    """Return the scalars, 1/n, n/(n − 1) and the smallest normal number, in front of a kernel's own."""
+    """Return the scalars, 1/n, n/(n − 1) and the smallest normal number, followed by a kernel's own."""
     unbias = n / (n - 1) if n > 1 else 0.0
     return np.array([*vars(scalars).values(), 1 / n, unbias, np.finfo(dtype).tiny, *more], dtype)
 
@@ -137,25 +136,25 @@ def _table(nodes: tuple[tuple[float, ...], ...], dtype: Any) -> Any:
 
 
 def _norms(norms: GradientNorms, dtype: Any) -> tuple[Any, Any, Any]:
-    row, col = (_nothing(dtype).reshape(-1) if a is None else a for a in (norms.row, norms.col))
+    row, col = (_empty(dtype).reshape(-1) if a is None else a for a in (norms.row, norms.col))
     return row, col, _matrix(norms.root, dtype)
 
 
 def _matrix(array: Any, dtype: Any) -> Any:
-    return _nothing(dtype) if array is None else array
+    return _empty(dtype) if array is None else array
 
 
 @cache
-def _nothing(dtype: Any) -> Any:
-    """Return an empty matrix: what a loop takes for one that is not there."""
+def _empty(dtype: Any) -> Any:
+    """Return an empty matrix, which a loop takes for a missing one."""
     return np.empty((0, 0), dtype)
 
 
 # --- functions that the loops call -----------------------------------------------------------------------------------
 
 
-# Not within the functions below: a loop that closes over a compiled function has another key in each process, and is
-# never found in Numba's cache.
+# At module level: a loop that closes over a compiled function has a different key in each process, and is never found
+# in Numba's cache.
 @numba.njit(error_model="numpy", fastmath=FAST)
 def _safe_root(one, rho, size, tiny):  # type: ignore[no-untyped-def]
     """Return √(ρ² + size²), safe where the squares underflow."""
@@ -207,7 +206,7 @@ def _closed(c, sine, e):  # type: ignore[no-untyped-def]
     """Return the integral of `excess` of `kernels.numpy` in closed form, for σ > 0."""
     Y, shorter = sine / (1 + c), c * c / (1 + sine)  # 1 − σ
     # The same ψ everywhere: near e = c, where it has no digits, the closed form depends on ψ² alone.
-    psi = max(math.sqrt(abs(e - c) / (e + c)), LITTLE)
+    psi = max(math.sqrt(abs(e - c) / (e + c)), NEGLIGIBLE)
     if e < c:
         arc = math.atan(Y * psi) / psi
         return (2 * _atanh(Y, (c + shorter) / (1 + c)) - 2 * e / (e + c) * arc - sine / (1 + e)) / (sine * sine)
@@ -253,7 +252,7 @@ def _adam_step(real: Any) -> Callable[..., Any]:
             width = min(BLOCK, high - start)
             part = slice(start, start + width)
             g_, theta_, m_, v_ = g[part], theta[part], m[part], v[part]
-            for e in range(width):  # into scratch: outputs may be the inputs, of which the compiler would be wary
+            for e in range(width):  # into scratch: outputs may be the inputs, and aliases prevent vector code
                 ge, me, ve = g_[e], m_[e], v_[e]
                 below = _safe_root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps
                 w[e] = theta_[e] * shrink - lr * (mu * me + k * ge) / below
@@ -308,7 +307,7 @@ def _fused_step(real: Any) -> Callable[..., Any]:
                 part = slice(start, start + width)
                 g_, theta_, m_, v_ = g[i, part], theta[i, part], m[i, part], v[i, part]
                 slope_ = slope[i, part]
-                # First whatever the slope takes from the old state: Adam may write the new one over it.
+                # The slope reads the old state first: Adam's step may overwrite it.
                 if kind == 0:
                     for e in range(width):
                         w[OUT + e] = lr
@@ -345,12 +344,12 @@ def _fused_step(real: Any) -> Callable[..., Any]:
                         w[S + e] = s * inverse
                         w[K + e] = rho * rho
                         w[FM + e] = top * tail
-                        little = eps * tail
-                        w[FE + e] = little if little > tiny else tiny
+                        scaled_eps = eps * tail
+                        w[FE + e] = scaled_eps if scaled_eps > tiny else tiny
                         w[MU + e] = mu * m_[e] * tail * root_q * two
                         w[TAIL + e] = lr * tail
                         w[OUT + e] = zero
-                for e in range(width):  # into scratch: outputs may be the inputs, of which the compiler would be wary
+                for e in range(width):  # into scratch: outputs may be the inputs, and aliases prevent vector code
                     ge, me, ve = g_[e], m_[e], v_[e]
                     rho, first, kept = math.sqrt(kappa * ve + under), mu * me, theta_[e] * shrink
                     below = _safe_root(one, rho, root_q * abs(ge), tiny) + eps
@@ -454,7 +453,7 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
                         w[MOMENTUM + e] = zero
                     for node in range(len(nodes)):
                         tau, across = real(nodes[node, 0]), real(nodes[node, 1])
-                        weight, each = real(nodes[node, 2]), real(nodes[node, 3])
+                        weight, inverse_weight = real(nodes[node, 2]), real(nodes[node, 3])
                         for e in range(width):
                             f_m, f_e, rho2 = w[FM + e], w[FE + e], w[K + e]
                             c, apart = tau * w[G + e], across * w[S + e]
@@ -468,7 +467,7 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
                             of_k, of_mu = k * (f_e * R + f_m * rho2), tau * w[MU + e] * c
                             inverse = one / (R * U * D_a * D_b)
                             w[SLOPE + e] += weight * ((of_k - of_mu) * U + k * f_m * X) * inverse
-                            w[MOMENTUM + e] += each * (D_a + D_b) * (R * U) * inverse
+                            w[MOMENTUM + e] += inverse_weight * (D_a + D_b) * (R * U) * inverse
                     for e in range(width):
                         w[SLOPE + e] *= w[TAIL + e]
                         w[MOMENTUM + e] *= w[TAIL + e] * mu
@@ -478,7 +477,7 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
                         R = _safe_root(1.0, rho, abs(big), wide[15])
                         d[BELOW + e] = R + wide[11]
                         # Far below ε, D is ε; squares of ε/R would overflow. Where R and ε are 0 so is g, and N.
-                        R = max(R, wide[11] * LITTLE)
+                        R = max(R, wide[11] * NEGLIGIBLE)
                         R = 1 / (R if R > 0.0 else 1.0)
                         c, sine = rho * R, big * R
                         angle = abs(sine) / (1 + c)
@@ -577,8 +576,8 @@ def _two_term_fit(real: Any) -> Callable[..., Any]:
                     w[S + e] = of_sigma * s * inverse
                     w[K + e] = rho * rho
                     w[FM + e] = top * tail
-                    part_of_eps = eps * tail
-                    w[FE + e] = part_of_eps if part_of_eps > tiny else tiny
+                    scaled_eps = eps * tail
+                    w[FE + e] = scaled_eps if scaled_eps > tiny else tiny
                     w[MU + e] = mu * m_[e] * tail * root_q
                     w[TAIL + e] = lr * tail
                     w[SLOPE + e] = zero
@@ -600,7 +599,7 @@ def _two_term_fit(real: Any) -> Callable[..., Any]:
                         for e in range(width):
                             apart = across * w[S + e]
                             b = tau * w[REST + e] + apart
-                            a = tau * w[G + e] + left * w[X + e] + apart  # b + x; g itself where all others are there
+                            a = tau * w[G + e] + left * w[X + e] + apart  # b + x; g itself if all others come before
                             above, scale, D_a, D_b = _quotient(
                                 zero, one, least, k, w[K + e], w[FM + e], w[FE + e], a, b, w[MU + e] * (a + b)
                             )
@@ -615,9 +614,9 @@ def _two_term_fit(real: Any) -> Callable[..., Any]:
                         weight = own[other, 1] * a_j
                         z_, r_, s_ = before[other, 0, :width], before[other, 1, :width], before[other, 2, :width]
                         for e in range(width):
-                            both, gap = weight * z_[e] * w[Z + e], w[R + e] - r_[e]
-                            w[UP + e] += both * r_[e] * w[R + e] * gap * (s_[e] - w[OUT + e])
-                            w[DOWN + e] += both * gap * gap
+                            pair, gap = weight * z_[e] * w[Z + e], w[R + e] - r_[e]
+                            w[UP + e] += pair * r_[e] * w[R + e] * gap * (s_[e] - w[OUT + e])
+                            w[DOWN + e] += pair * gap * gap
                     before[j, 0, :width] = w[Z : Z + width]
                     before[j, 1, :width] = w[R : R + width]
                     before[j, 2, :width] = w[OUT : OUT + width]

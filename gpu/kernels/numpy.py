@@ -1,7 +1,7 @@
 """The kernels in plain NumPy: slower than their twins and easy to read; used where Numba is missing.
 
-For one coordinate (symbols in `plan`). Everything under a root is first divided by the largest of
-its parts, so that a gradient of 1e-25, whose square float32 cannot hold, still has its root:
+Formulas are for one coordinate, with the symbols of `plan`. Every radicand is first divided by its largest part, so
+that a gradient of 1e-25, whose square float32 cannot hold, still has its root:
 
     ρ = √κ,   G = √q g,   s = √q σ,   M = max(ρ, |G|, s),   r(g) = M √((ρ/M)² + (G/M)²)
 
@@ -22,10 +22,10 @@ one fraction; with T = M + ε its denominators D/T lie between 0 and 1, and noth
 The split ``A(g) ≈ M ⊙ m + S ⊙ g`` (docs/method.md 6):
 
 ====  ==================  ==================================================================
-S     ``slope``           what a unit of the batch's gradient moves
-M     ``momentum_slope``  what a unit of m moves: η β1/c1 times a mean of 1/D
+S     ``slope``           step per unit of the batch's gradient
+M     ``momentum_slope``  step per unit of m: η β1/c1 times a mean of 1/D
 Γ     ``gamma``           validation gradient on the walked step
-O     ``owed_now``        Γ ⊙ M, what the step owes to the momentum
+O     ``owed_now``        Γ ⊙ M, the credit owed to the momentum
 K     ``owed.total``      running sum of O
 N     ``excess``          (∫₀¹ dτ / D(τ g) − 1/D(g)) / g
 ====  ==================  ==================================================================
@@ -33,12 +33,12 @@ N     ``excess``          (∫₀¹ dτ / D(τ g) − 1/D(g)) / g
 The fit of "two_term" (docs/method.md 4):
 
 ====  ======================  ==============================================================
-x̄, ς  ``mean, deviation``     of the batch's contributions, from g and Σ x² alone
+x̄, ς  ``mean, deviation``     mean and deviation of the contributions, from g and Σ x²
 ξ     ``size``                their root mean square
-x_j   ``x``                   x̄ + h_j ς, at a node of the normal rule, whose weight is a_j
+x_j   ``x``                   x̄ + h_j ς, at a Gauss–Hermite node of weight a_j
 z     ``z``                   |x|/ξ
-s     ``slopes``              mean of A[Y + x, Y] over the sums Y that a sample may find
-S, R  ``slope, second``       of the first and of the second term
+s     ``slopes``              mean of A[Y + x, Y] over the sums Y of the samples before
+S, R  ``slope, second``       slopes of the first and of the second term
 ====  ======================  ==============================================================
 
 With r = √z and weights ω = a z² that sum to 1, the regression of s on 1/r is a sum over pairs of nodes j < k,
@@ -59,7 +59,7 @@ import numpy as np
 
 from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import (
-    LITTLE,
+    NEGLIGIBLE,
     SMALL_ANGLE,
     AdamScalars,
     FitPlan,
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 __all__ = ["adam_step", "excess", "fused_step", "momentum_split", "split_even", "two_term_fit"]
 
 SPLIT_BLOCK = 1 << 14
-"""Elements of the split at a time: a dozen temporaries of so many fit in a core's cache."""
+"""Elements of the split at a time: a dozen temporaries of this size fit in a core's cache."""
 
 FIT_BLOCK = 1 << 13
 """Elements of the fit at a time, which has two dozen temporaries."""
@@ -162,7 +162,7 @@ def _slope(
     M = np.maximum(np.maximum(np.maximum(rho, abs(G)), s), tiny)
     T = M + f(scalars.eps)
     rho, G, s, f_m = rho / M, G / M, s / M, M / T
-    f_e = np.maximum(f(scalars.eps) / T, tiny)  # beside a huge gradient ε/T underflows, and D(0) with it
+    f_e = np.maximum(f(scalars.eps) / T, tiny)  # next to a huge gradient ε/T underflows, and D(0) with it
     kappa = rho * rho
     mu = f(scalars.mu) * m / T * f(scalars.root_q)
     total = np.zeros_like(g)
@@ -172,7 +172,7 @@ def _slope(
     return total * (f(scalars.lr) / T)
 
 
-def _quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, a: Any, b: Any, both: Any) -> Any:
+def _quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, a: Any, b: Any, a_plus_b: Any) -> Any:
     """Return A[a, b] in units of η/T, for a, b and a + b in units of M/√q: κ in units of M², μ of T/√q."""
     f = kappa.dtype.type
     aa, ab = a * a, a * b
@@ -181,7 +181,7 @@ def _quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, a: Any, b: Any, b
     one_sign = ab > 0
     X = np.where(one_sign, kappa * (r_b * r_b + aa), U)
     U = np.where(one_sign, U, f(1))
-    k_part = k * (f_e * R + f_m * kappa) - mu * both
+    k_part = k * (f_e * R + f_m * kappa) - mu * a_plus_b
     D_a, D_b = f_m * r_a + f_e, f_m * r_b + f_e
     # One after the other, the larger first: where κ and b are 0, D_b is ε, and the product of all four underflows.
     return (k_part * U + k * f_m * X) / (R * U * np.maximum(D_a, D_b)) / np.minimum(D_a, D_b)
@@ -193,7 +193,7 @@ def _spread(g: Float[Array, "d_out d_in"], norms: GradientNorms) -> Any:
     root = norms.root
     if root is None:
         root = cast("Array", norms.row)[:, None] * cast("Array", norms.col)[None, :]
-    with np.errstate(over="ignore"):  # of rank one, the product may be far below g
+    with np.errstate(over="ignore"):  # a rank-one root may be far below g
         own = g / np.where(root > 0, root, f(1))
         left = np.maximum(f(1) - own * own * f(1 / n), f(0))
     return root * np.sqrt(left * f(n / (n - 1)))
@@ -212,7 +212,7 @@ def momentum_split(
     owed: OwedSum | None,
     product: Float[Array, "d_out d_in"],
 ) -> Float64[Array, " 4"]:
-    """Split, weigh with Γ, add up what is owed and what it amounts to; see `Kernels.momentum_split`."""
+    """Split Adam's map, multiply by Γ and add to K; see `Kernels.momentum_split`."""
     size = max(1, SPLIT_BLOCK // g.shape[1])
     sums = np.zeros(4)
     for first in range(0, len(g), size):
@@ -262,7 +262,7 @@ def _split(
 def _at_nodes(scalars: AdamScalars, plan: SplitPlan, g: Any, m: Any, rho: Any, sigma: Any) -> tuple[Any, Any]:
     """Return S and the mean of 1/D as sums over nodes.
 
-    With everything under a root divided by the largest of its parts, ``top``, and T = top + ε, the divided difference
+    With radicands divided by their largest part, ``top``, and T = top + ε, the divided difference
     of η (μ + k g)/(r + ε) is that of `fused_step`: a sum of non-negative terms times k, less μ's.
     """
     f = g.dtype.type
@@ -272,13 +272,13 @@ def _at_nodes(scalars: AdamScalars, plan: SplitPlan, g: Any, m: Any, rho: Any, s
     rho, G, s, part, e = rho / top, G / top, s / top, top / T, f(scalars.eps) / T
     kappa, mu = rho * rho, f(scalars.mu * scalars.root_q) * (m / T)
     slope, inverse = np.zeros_like(g), np.zeros_like(g)
-    for tau, across, weight, each in plan.nodes:
+    for tau, across, weight, inverse_weight in plan.nodes:
         c, d = f(tau) * G, f(across) * s
         a, b = c + d, c - d
         aa, bb, ab = a * a, b * b, a * b
         r_a, r_b = np.sqrt(kappa + aa), np.sqrt(kappa + bb)
         D_a, D_b = part * r_a + e, part * r_b + e
-        inverse += f(each) * (1 / D_a + 1 / D_b)
+        inverse += f(inverse_weight) * (1 / D_a + 1 / D_b)
         if weight:
             R, U = r_a + r_b + f(1e-30), r_a * r_b + abs(ab)
             X = np.where(ab > 0, kappa * (kappa + aa + bb) / np.where(U > 0, U, f(1)), U)
@@ -302,7 +302,7 @@ def split_even(
     R = np.hypot(rho, G)
     inverse = 1 / (R + scalars.eps)
     # Far below ε, D is ε; squares of ε/R would overflow. Where R and ε are 0 so is g, and N.
-    R = np.maximum(R, scalars.eps * LITTLE)
+    R = np.maximum(R, scalars.eps * NEGLIGIBLE)
     R = np.where(R > 0, R, 1.0)
     N = excess(rho / R, G / R, scalars.eps / R, even_nodes(g.dtype)) * (scalars.root_q / R / R)
     slope = scalars.lr * (scalars.k * inverse - scalars.mu * wide[1] * N)
@@ -341,7 +341,7 @@ def excess(c: Any, sine: Any, e: Any, nodes: tuple[tuple[float, float], ...]) ->
     Y = far / (1 + c)
     above = e_ >= c
     # The same ψ everywhere: near e = c, where it has no digits, the closed form depends on ψ² alone.
-    psi = np.maximum(np.sqrt(abs(e_ - c) / (e_ + c)), LITTLE)
+    psi = np.maximum(np.sqrt(abs(e_ - c) / (e_ + c)), NEGLIGIBLE)
     low = 2 * _atanh(Y, (c + c * c / (1 + far)) / (1 + c))
     low = low - 2 * e_ / (e_ + c) * np.arctan(Y * psi) / psi - far / (1 + e_)
     d = (e_ + c) * psi
@@ -410,7 +410,7 @@ def _fit(
         for tau, across, weight in plan.arrivals:
             apart = f(across) * deviation
             b = f(tau) * (g - x) + apart
-            a = f(tau) * g + (f(1) - f(tau)) * x + apart  # b + x, and g itself where all the others are there
+            a = f(tau) * g + (f(1) - f(tau)) * x + apart  # b + x; g itself if all others come before
             slope += f(weight) * _divided_difference(scalars, rho, m, q * a, q * b)
         slopes.append(slope)
         z.append(abs(x) * inverse)
@@ -421,19 +421,19 @@ def _fit(
         mean_part += f(a) * z_j * r_j
         variance += f(plan.ridge * a) * z_j
     for j, k in combinations(range(len(plan.own)), 2):
-        both, gap = f(plan.own[j][1] * plan.own[k][1]) * z[j] * z[k], roots[k] - roots[j]
-        covariance += both * roots[j] * roots[k] * gap * (slopes[j] - slopes[k])
-        variance += both * gap * gap
+        pair, gap = f(plan.own[j][1] * plan.own[k][1]) * z[j] * z[k], roots[k] - roots[j]
+        covariance += pair * roots[j] * roots[k] * gap * (slopes[j] - slopes[k])
+        variance += pair * gap * gap
     second = covariance / np.where(variance > 0, variance, f(1))
     return mean_slope - second * mean_part, second * np.sqrt(size)
 
 
 def _divided_difference(scalars: AdamScalars, rho: Any, m: Any, a: Any, b: Any) -> Any:
-    """Return A[a/√q, b/√q], computed in units of the largest of what stands under a root."""
+    """Return A[a/√q, b/√q], computed in units of the largest part of a radicand."""
     f = rho.dtype.type
     top = np.maximum(np.maximum(rho, np.maximum(abs(a), abs(b))), f(np.finfo(rho.dtype).tiny))
     T = top + f(scalars.eps)
     rho, mu = rho / top, f(scalars.mu * scalars.root_q) * (m / T)
     a, b = a / top, b / top
-    f_e = np.maximum(f(scalars.eps) / T, f(np.finfo(rho.dtype).tiny))  # D where κ and a sum are 0
+    f_e = np.maximum(f(scalars.eps) / T, f(np.finfo(rho.dtype).tiny))  # D where κ and an argument are 0
     return _quotient(f(scalars.k), rho * rho, mu, top / T, f_e, a, b, a + b) * (f(scalars.lr) / T)

@@ -1,4 +1,4 @@
-"""What the elementwise kernels need to know of a step, as plain numbers: Adam's scalars and the slope's nodes.
+"""Parameters of the elementwise kernels, as plain numbers: Adam's scalars and the nodes of slopes.
 
 Both are computed on the host in double precision, once a step; the kernels then work in the run's dtype.
 
@@ -10,7 +10,7 @@ paper   name              meaning
 β1, β2  b1, b2            decay of the moments; ``d1``, ``d2`` are ``1 − β``
 μ       mu · m            bias-corrected momentum term of the numerator
 k       k                 weight of the gradient in the numerator
-κ       kappa · v + root  what the second moment puts under the root
+κ       kappa · v + root  second moment's part of the radicand
 q       root_q ** 2       weight of the squared gradient under the root
 ε       eps               added to the root
 ======  ================  ======================================================
@@ -26,7 +26,7 @@ import numpy as np
 from adamshap.reference.contract import Adam
 
 __all__ = [
-    "LITTLE",
+    "NEGLIGIBLE",
     "SMALL_ANGLE",
     "SPLIT_SLOPES",
     "AdamScalars",
@@ -62,7 +62,7 @@ class AdamScalars:
     root: float
     root_q: float
     eps: float
-    previous: float  # 1 / (1 − β2^(t−1)), of the secondary sources' denominator; 0 at t = 1
+    previous: float  # 1 / (1 − β2^(t−1)), for the secondary sources' denominator; 0 at t = 1
 
 
 def adam_scalars(adam: Adam, t: int) -> AdamScalars:
@@ -92,7 +92,7 @@ def _one_minus_power(beta: float, t: int) -> float:
 
 @dataclass(frozen=True)
 class SlopePlan:
-    """How an elementwise slope is made.
+    """How an elementwise slope is computed.
 
     ``kind`` "nodes" is the mean of divided differences of Adam's map between ``c + d`` and ``c − d``, where
     ``c = τ g`` and ``d = along · g + across · σ`` for each node ``(τ, along, across, weight)``. The others are closed
@@ -108,10 +108,10 @@ class SlopePlan:
         return any(across for _, _, across, _ in self.nodes)
 
     @property
-    def meets_rest(self) -> bool:
-        """Whether a denominator is that of no gradient at all, D(0)."""
-        ends_at_rest = any(tau == abs(along) and not across for tau, along, across, _ in self.nodes)
-        return self.kind in ("linearized", "previous") or ends_at_rest
+    def needs_idle(self) -> bool:
+        """Whether the slope divides by D(0), the denominator at zero gradient."""
+        from_zero = any(tau == abs(along) and not across for tau, along, across, _ in self.nodes)
+        return self.kind in ("linearized", "previous") or from_zero
 
 
 TANGENT: Node = (1.0, 0.0, 0.0, 1.0)  # a = b = g
@@ -120,7 +120,7 @@ SECANT: Node = (0.5, 0.5, 0.0, 1.0)  # a = g, b = 0
 
 @cache
 def slope_plan(slope: str, nodes: tuple[int, int], n: int, denominator: str = "exact") -> SlopePlan:
-    """Return the plan of a slope's name for a batch of `n`."""
+    """Return the plan of the slope named `slope` for a batch of `n`."""
     if slope == "linearized" and denominator == "previous":
         return SlopePlan("previous")
     if slope == "tangent":
@@ -163,10 +163,11 @@ SPLIT_SLOPES = ("frozen", "linearized", "tangent", "secant", "random_order")
 class SplitPlan:
     """How Adam's map is split between momentum and batch, ``A(g) ≈ M ⊙ m + S ⊙ g``.
 
-    ``kind`` "nodes" is a sum over nodes ``(τ, across, weight, each)``: with ``c = τ g``, ``d = across · σ`` and the
-    part τ of the momentum, S has ``weight`` times the divided difference of Adam's map between ``c + d`` and
-    ``c − d``, and M has ``each`` of the two inverse denominators there. "even" is momentum and batch arriving evenly,
-    an integral that is done in double precision. The others are closed forms: "frozen" and "linearized".
+    ``kind`` "nodes" is a sum over nodes ``(τ, across, weight, inverse_weight)``: with ``c = τ g``, ``d = across · σ``
+    and the part τ of the momentum, S has ``weight`` times the divided difference of Adam's map between ``c + d`` and
+    ``c − d``, and M has ``inverse_weight`` times the sum of the two inverse denominators there. "even" is momentum and
+    batch arriving evenly, an integral computed in double precision. The others are closed forms: "frozen" and
+    "linearized".
     """
 
     kind: str
@@ -191,7 +192,7 @@ def split_plan(slope: str, nodes: tuple[int, int], n: int) -> SplitPlan:
 
 
 def _arrivals(path: int, normal: int) -> tuple[Node, ...]:
-    """Return the nodes of "random_order" as `_arrival_nodes` does; an odd rule's middle one has a part in M alone."""
+    """Return the nodes of "random_order" as `_arrival_nodes` does; an odd number's middle one has weight in M alone."""
     h, a = np.polynomial.hermite_e.hermegauss(normal)
     a = a / a.sum()
     table = []
@@ -204,10 +205,10 @@ def _arrivals(path: int, normal: int) -> tuple[Node, ...]:
 
 
 SMALL_ANGLE = 0.5
-"""Of tan(φ/2), tan φ = √q |g| / √κ: below, the integral of "even" is summed by quadrature, above, it is closed."""
+"""Value of tan(φ/2), tan φ = √q |g| / √κ, from which on the integral of "even" is computed in closed form."""
 
-LITTLE = 1e-100
-"""Of ε, below which R changes nothing; and what stands for a ψ of 0."""
+NEGLIGIBLE = 1e-100
+"""Fraction of ε below which R has no effect; also the substitute for ψ = 0."""
 
 
 @cache
@@ -228,15 +229,15 @@ def even_squares(dtype: Any) -> tuple[tuple[float, float], ...]:
 # --- two slopes for one marginal -------------------------------------------------------------------------------------
 
 Arrival = tuple[float, float, float]
-"""(τ, part of ς, weight): what a sample of contribution x finds is τ (g − x) and so much of ς."""
+"""(τ, part of ς, weight): the samples before one of contribution x sum to τ (g − x) plus this part of ς."""
 
 
 @dataclass(frozen=True)
 class FitPlan:
     """How the two slopes of "two_term" are computed.
 
-    ``own`` are nodes and weights of the normal that a sample's own x is taken from, ``arrivals`` what it may find,
-    ``relative_deviation`` is ς/σ, and ``ridge`` δ.
+    ``own`` holds the nodes and weights of a sample's own x, normally distributed, ``arrivals`` those of the sum of the
+    samples before it; ``relative_deviation`` is ς/σ, and ``ridge`` δ.
     """
 
     own: tuple[tuple[float, float], ...]

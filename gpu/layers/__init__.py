@@ -1,4 +1,4 @@
-"""Models as the engine runs them: one module a layer or loss, and one a kind of model, which stacks them.
+"""Layers, losses and models: one module per layer or loss, and one per kind of model, which stacks them.
 
 A new kind of model is one more line of `STACKS`. Scoring imports nothing from here: it reads captures.
 
@@ -27,7 +27,7 @@ from adamshap.reference.contract import Model, refuse
 __all__ = ["STACKS", "context_for", "stack_for"]
 
 STACKS: Mapping[str, Callable[[Any], Stack]] = {"perceptron": Perceptron.of}
-"""What builds the stack of a model, by the model's kind."""
+"""Function that builds a model's stack, by the model's kind."""
 
 
 def stack_for(model: Model) -> Stack:
@@ -39,6 +39,6 @@ def stack_for(model: Model) -> Stack:
 
 
 def context_for(model: Model, backend: Backend, parts: int | None = None) -> EngineContext:
-    """Return a context with no buffers yet, that divides work into `parts` (None: one a processor)."""
+    """Return a context without buffers, which divides work into `parts` (None: one per processor)."""
     kernels, ops = kernels_for(backend), ops_for(backend)
     return EngineContext(model, stack_for(model), backend, kernels, ops, Buffers(backend), model.shapes, parts=parts)

@@ -1,4 +1,4 @@
-"""Activations, in place. What the backward pass reads: ReLU's own values, the derivatives of others, nothing else."""
+"""Activations, in place. The backward pass reads ReLU's values and the derivatives of the others, nothing else."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def keeps_derivative(name: str) -> bool:
 
 
 def activate(context: EngineContext, name: str, z: Any, bias: Any, derivative: Any) -> None:
-    """Turn `z` + bias into the activation in place, and write the derivative where one is kept."""
+    """Write the activation of `z` + bias to `z`, and the derivative where one is kept."""
     context.ops.activate(name, z, bias, derivative)
 
 

@@ -10,8 +10,8 @@ __all__ = ["cross_entropy"]
 def cross_entropy(xp: Any, z: Any, y: Any, weight: Any) -> Any:
     """Return −log softmax(z)_y and turn `z` into its gradient, softmax(z) − onehot(y), times `weight`.
 
-    Where the label's probability is nearly 1, neither is computed by subtraction: with e the exponentials less their
-    largest's, the label's own gradient is −Σ_{j≠y} e_j / Σ e, and the loss log1p(Σ_{j≠y} e_j).
+    Where the label's probability is nearly 1, neither is computed by subtraction: with e_j = exp(z_j − max z), the
+    label's own gradient is −Σ_{j≠y} e_j / Σ e, and the loss log1p(Σ_{j≠y} e_j).
     """
     f = z.dtype.type
     hit = xp.arange(z.shape[1]) == y[:, None]

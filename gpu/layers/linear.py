@@ -1,6 +1,6 @@
 """A linear layer, ``z = W a`` and its bias.
 
-The bias is added with what follows the product: by the activation, in the same pass over z, or by the stack.
+The bias is added after the product: by the activation, in the same pass over z, or by the stack.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Linear:
     d_out: int
 
     def forward(self, context: EngineContext, params: Mapping[str, Any], a: Any, z: Any) -> None:
-        """Write ``W a`` of each row, without the bias, in `z`."""
+        """Write ``W a`` of each row, without the bias, to `z`."""
         product(context, a, params[self.weight].T, z)
 
     def bias_of(self, params: Mapping[str, Any]) -> Any:
@@ -32,9 +32,9 @@ class Linear:
         return None if self.bias is None else params[self.bias]
 
     def backward(self, context: EngineContext, params: Mapping[str, Any], b: Any, below: Any) -> None:
-        """Write ``Wᵀ b`` of each row, the gradient in the layer's input, in `below`."""
+        """Write ``Wᵀ b`` of each row, the gradient in the layer's input, to `below`."""
         product(context, b, params[self.weight], below)
 
     def capture(self, a: Any, b: Any, a_is_input: bool) -> OuterProduct:
-        """Return what the layer leaves, from its inputs and the gradients in its outputs."""
+        """Return the layer's capture, from its inputs and the gradients in its outputs."""
         return OuterProduct(self.weight, self.bias, a, b, a_is_input)

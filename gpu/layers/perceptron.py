@@ -15,7 +15,7 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.layers.activation import activate, keeps_derivative, scale_by_derivative
 from adamshap.gpu.layers.cross_entropy import cross_entropy
 from adamshap.gpu.layers.linear import Linear
-from adamshap.gpu.layers.row_weights import some_rows
+from adamshap.gpu.layers.row_weights import weight_of_rows
 from adamshap.gpu.layers.squared_error import squared_error
 from adamshap.gpu.threads import in_parts
 from adamshap.reference.contract import Network
@@ -41,7 +41,7 @@ class PerceptronWorkspace:
 
     @property
     def captures(self) -> Captures:
-        """What the passes so far have left, one capture a layer."""
+        """The captures of the passes so far, one per layer."""
         triples = zip(self.layers, self.inputs, self.gradients, strict=True)
         return Captures(tuple(layer.capture(a, b, a is self.inputs[0]) for layer, a, b in triples), self.losses)
 
@@ -93,7 +93,7 @@ class Perceptron:
             rows = slice(low, high)
             part = workspace if high - low == count else workspace.rows(rows)
             self.forward(context, part, params)
-            part.losses[...] = loss(context.backend.xp, part.gradients[-1], y[rows], some_rows(weight, rows))
+            part.losses[...] = loss(context.backend.xp, part.gradients[-1], y[rows], weight_of_rows(weight, rows))
             self.backward(context, part, params)
 
         if count < products.FEW_ROWS:
@@ -103,13 +103,13 @@ class Perceptron:
         return workspace.captures
 
     def losses(self, context: EngineContext, workspace: PerceptronWorkspace, params: Mapping[str, Any], y: Any) -> Any:
-        """Return each row's loss, by a forward pass alone; the workspace holds no captures then."""
+        """Return each row's loss, by a forward pass alone, which leaves no captures in the workspace."""
         self.forward(context, workspace, params)
         workspace.losses[...] = LOSSES[self.loss](context.backend.xp, workspace.gradients[-1], y, 1.0)
         return workspace.losses
 
     def forward(self, context: EngineContext, workspace: PerceptronWorkspace, params: Mapping[str, Any]) -> None:
-        """Fill the inputs of every layer and write the output where the last layer's gradients will stand."""
+        """Compute every layer's inputs, and the model's output in the array of the last layer's gradients."""
         context.now("forward pass")
         *hidden, last = self.layers
         for number, layer in enumerate(hidden):
@@ -122,7 +122,7 @@ class Perceptron:
             output += bias
 
     def backward(self, context: EngineContext, workspace: PerceptronWorkspace, params: Mapping[str, Any]) -> None:
-        """Carry the gradients in the outputs from the last layer to the first."""
+        """Propagate the gradients in the outputs from the last layer to the first."""
         context.now("backward pass")
         for number in range(len(self.layers) - 1, 0, -1):
             b = workspace.gradients[number - 1]

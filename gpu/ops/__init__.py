@@ -1,4 +1,4 @@
-"""Array routines that know no optimiser: written for CUDA, as Numba loops, or in NumPy where Numba is missing."""
+"""Array routines independent of the optimiser: written for CUDA, as Numba loops, or in NumPy where Numba is missing."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -11,16 +11,16 @@ __all__ = ["Ops", "Scaling", "ops_for"]
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the entries of a column are scaled before they are squared (`norms`).
+    """How the entries of a column are scaled before they are squared (`squares`).
 
     Parameters
     ----------
     scale : float
-        What the largest entry of a column becomes.
+        Largest entry of a scaled column.
     least : float
-        A sum of products of squares that is at least this has lost nothing that counts to underflow.
+        Least sum of products of squares that underflow changes by less than a rounding.
     back, root_n : float
-        Their product brings the root of such a sum back to the columns' own scale. `root_n` is √n, and the root times
+        Their product converts the root of such a sum to the columns' own scale. `root_n` is √n, and the root times
         `back` is at most 1.
     """
 
@@ -31,13 +31,13 @@ class Scaling:
 
 
 class Ops(Protocol):
-    """What each backend's module offers. Arrays are C-contiguous, of one dtype, and matrices by default."""
+    """The functions of each backend's module. Arrays are C-contiguous matrices of one dtype unless stated otherwise."""
 
     def between(self, tau: float, a: Any, b: Any, out: Any) -> None:
         """Write the point at `tau` of the way from `a` to `b` (any one shape)."""
 
     def activate(self, name: str, z: Any, bias: Any, derivative: Any) -> None:
-        """Turn `z` + bias into the activation in place, and write the derivative, but for ReLU's and the identity's."""
+        """Write the activation of `z` + bias to `z`, and the derivative, except for ReLU and the identity."""
 
     def scale_by_derivative(self, name: str, b: Any, derivative: Any) -> None:
         """Multiply `b` in place by the derivative; for ReLU, `derivative` is the activation."""
@@ -46,12 +46,12 @@ class Ops(Protocol):
         """Return the Euclidean norm of each column."""
 
     def ranges(self, x: Any) -> tuple[Any, Any]:
-        """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+        """Return each column's largest and smallest nonzero absolute value, the latter infinity if all are 0."""
 
     def scaled_squares(self, x: Any, top: Any, scaling: Scaling) -> Any:
         """Return the squares of `x` with its columns divided by `top` and multiplied by ``scaling.scale``."""
 
-    def roots(self, square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+    def roots(self, square: Any, units: slice, b: Any, a: Any, range_b: Any, range_a: Any, scaling: Scaling) -> None:
         """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows.
 
         Parameters
@@ -60,8 +60,8 @@ class Ops(Protocol):
         units : slice
             The rows.
         b, a : arrays (n, d_out), (n, d_in)
-        of_b, of_a : tuples of arrays
-            Their `ranges`.
+        range_b, range_a : tuples of arrays
+            `ranges` of b and of a.
         scaling : Scaling
         """
 
@@ -69,7 +69,7 @@ class Ops(Protocol):
         """Add ⟨b_i, z_i + p⟩ to ``out[i]``; `p` may be None."""
 
     def whitening(self, gram: Any) -> Any:
-        """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
+        """Return W (r, r) in double with ``Wᵀ gram W = I``; directions that double cannot resolve become 0."""
 
 
 def ops_for(backend: Backend) -> Ops:

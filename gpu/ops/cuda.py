@@ -63,7 +63,7 @@ ROOTS = """
     }
 """
 
-# One thread, for a matrix of some tens of rows: G = L Lᵀ with a unit diagonal put before it, then W = D L⁻ᵀ.
+# One thread, for some tens of rows: G, scaled by D to a unit diagonal, is L Lᵀ, and W = D L⁻ᵀ.
 WHITENING = """
     for (int j = 0; j < r; ++j) {
         double d = gram[j * r + j];
@@ -129,8 +129,8 @@ def _largest() -> Any:
 
 @cache
 def _smallest() -> Any:
-    each = "abs(x) > T(0) ? abs(x) : T(INFINITY)"
-    return cupy.ReductionKernel("T x", "T y", each, "min(a, b)", "y = a", "T(INFINITY)", "adamshap_smallest")
+    size = "abs(x) > T(0) ? abs(x) : T(INFINITY)"
+    return cupy.ReductionKernel("T x", "T y", size, "min(a, b)", "y = a", "T(INFINITY)", "adamshap_smallest")
 
 
 @cache
@@ -156,7 +156,7 @@ def between(tau: float, a: Any, b: Any, out: Any) -> None:
 
 
 def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
-    """Add the bias to `z`, turn it into the activation in place, and write the derivative where one is kept."""
+    """Write the activation of `z` + bias to `z`, and the derivative where one is kept."""
     kept = () if name in ("relu", "identity") else (derivative,)
     _activation(name)(z, z.dtype.type(0) if bias is None else bias, z, *kept)
 
@@ -178,7 +178,7 @@ def column_norms(x: Any) -> Any:
 
 
 def ranges(x: Any) -> tuple[Any, Any]:
-    """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+    """Return each column's largest and smallest nonzero absolute value, the latter infinity if all are 0."""
     return _largest()(x, axis=0), _smallest()(x, axis=0)
 
 
@@ -187,10 +187,10 @@ def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
     return _scaled_squares()(x, top, x.dtype.type(scaling.scale))
 
 
-def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+def roots(square: Any, units: slice, b: Any, a: Any, range_b: Any, range_a: Any, scaling: Scaling) -> None:
     """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `Ops.roots`."""
     part, b = square[units], b[:, units]
-    ends = (*(end[units, None] for end in of_b), *of_a)
+    ends = (*(end[units, None] for end in range_b), *range_a)
     numbers = map(square.dtype.type, (scaling.scale, scaling.least, scaling.back, scaling.root_n))
     _roots()(part, *ends, b, a, *map(np.int32, (len(a), *part.shape)), *numbers, part)
 
@@ -201,7 +201,7 @@ def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
 
 
 def whitening(gram: Any) -> Any:
-    """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
+    """Return W (r, r) in double with ``Wᵀ gram W = I``; directions that double cannot resolve become 0."""
     r = len(gram)
     gram = cupy.ascontiguousarray(gram)
     scale, lower, white = cupy.empty(r), cupy.zeros((r, r)), cupy.empty((r, r))

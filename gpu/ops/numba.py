@@ -1,7 +1,7 @@
 """The array routines as Numba loops.
 
-Arrays are cut to the part in hand and counted from 0: an index that might be negative, for which Python counts from the
-end, keeps the compiler from vector code.
+Arrays are sliced to the current part and indexed from 0: an index that might be negative, and would then count from the
+end, prevents vector code.
 """
 
 import math
@@ -31,7 +31,7 @@ __all__ = [
 
 whitening = in_numpy.whitening
 
-FLOPS_OF_A_POINT = 100  # an element's cost in `between`, as products cost them
+FLOPS_OF_A_POINT = 100  # cost of `between` per element, as flops of matrix products that take as long
 
 
 def between(tau: float, a: Any, b: Any, out: Any) -> None:
@@ -42,7 +42,7 @@ def between(tau: float, a: Any, b: Any, out: Any) -> None:
 
 
 def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
-    """Add the bias to `z`, turn it into the activation in place, and write the derivative where one is kept."""
+    """Write the activation of `z` + bias to `z`, and the derivative where one is kept."""
     if name in ("relu", "gelu"):
         kernel = _loops(z.dtype.type)[name]
         shift = bias if bias is not None else np.zeros(z.shape[1], z.dtype)
@@ -71,7 +71,7 @@ def column_norms(x: Any) -> Any:
 
 
 def ranges(x: Any) -> tuple[Any, Any]:
-    """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+    """Return each column's largest and smallest nonzero absolute value, the latter infinity if all are 0."""
     top, low = np.zeros(x.shape[1], x.dtype), np.full(x.shape[1], math.inf, x.dtype)
     kernel = _loops(x.dtype.type)["ranges"]
     in_parts(lambda first, last: kernel(first, last, x, top, low), len(top), 8 * x.size)
@@ -87,10 +87,10 @@ def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
     return out
 
 
-def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+def roots(square: Any, units: slice, b: Any, a: Any, range_b: Any, range_a: Any, scaling: Scaling) -> None:
     """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `Ops.roots`."""
     numbers = np.array([scaling.scale, scaling.least, scaling.back, scaling.root_n], square.dtype)
-    _loops(square.dtype.type)["roots"](units.start, units.stop, numbers, b, a, *of_b, *of_a, square)
+    _loops(square.dtype.type)["roots"](units.start, units.stop, numbers, b, a, *range_b, *range_a, square)
 
 
 def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
@@ -171,9 +171,9 @@ def _loops(real: Any) -> dict[str, Callable[..., Any]]:
             x_ = x[i, low:high]
             for j in range(len(top)):
                 size = abs(x_[j])
-                some = size if size > zero else infinite
+                nonzero = size if size > zero else infinite
                 top[j] = size if size > top[j] else top[j]
-                least_[j] = some if some < least_[j] else least_[j]
+                least_[j] = nonzero if nonzero < least_[j] else least_[j]
 
     @loop(read[2], read[1], read[1], write[2])
     def scaled_squares(low, high, x, top, scale, out):  # type: ignore[no-untyped-def]
@@ -219,4 +219,4 @@ def _loops(real: Any) -> dict[str, Callable[..., Any]]:
             out[i] += total
 
     loops = (between, relu, gelu, gate, times, square_sums, ranges, scaled_squares, roots, row_dot)
-    return {each.__name__: each for each in loops}
+    return {function.__name__: function for function in loops}

@@ -20,10 +20,10 @@ __all__ = [
     "whitening",
 ]
 
-AGAIN = 1 << 16
-"""Products of entries that are computed at a time where roots are computed again."""
+RECOMPUTED = 1 << 16
+"""Number of products computed at a time where roots are recomputed."""
 
-UNRESOLVED = 1e-14  # of a Gram matrix in double with a diagonal of ones
+UNRESOLVED = 1e-14  # eigenvalue per row that double does not resolve, of a Gram matrix of unit diagonal
 
 
 def between(tau: float, a: Any, b: Any, out: Any) -> None:
@@ -34,7 +34,7 @@ def between(tau: float, a: Any, b: Any, out: Any) -> None:
 
 
 def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
-    """Add the bias to `z`, turn it into the activation in place, and write the derivative where one is kept."""
+    """Write the activation of `z` + bias to `z`, and the derivative where one is kept."""
     if bias is not None:
         z += bias
     f = z.dtype.type
@@ -85,7 +85,7 @@ def _norms(x: Any) -> Any:
 
 
 def ranges(x: Any) -> tuple[Any, Any]:
-    """Return the largest size of an entry of each column, and the smallest that is not 0, infinity if all are 0."""
+    """Return each column's largest and smallest nonzero absolute value, the latter infinity if all are 0."""
     size = abs(x)
     return size.max(axis=0), np.where(size > 0, size, x.dtype.type(math.inf)).min(axis=0)
 
@@ -98,14 +98,14 @@ def scaled_squares(x: Any, top: Any, scaling: Scaling) -> Any:
     return scaled
 
 
-def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scaling: Scaling) -> None:
+def roots(square: Any, units: slice, b: Any, a: Any, range_b: Any, range_a: Any, scaling: Scaling) -> None:
     """Turn the product of scaled squares into √Σ b² a², in place, for some of its rows; see `Ops.roots`."""
     f, part, b = square.dtype.type, square[units], b[:, units]
-    top_b, top_a = of_b[0][units, None], of_a[0]
+    top_b, top_a = range_b[0][units, None], range_a[0]
     row, col = np.nonzero(part < f(scaling.least))
     small_b, small_a = (
         low[where] / np.where(top[where] > 0, top[where], f(1)) * f(scaling.scale)
-        for (top, low), where in (((of_b[0][units], of_b[1][units]), row), (of_a, col))
+        for (top, low), where in (((range_b[0][units], range_b[1][units]), row), (range_a, col))
     )
     lost = (small_b < math.inf) & (small_a < math.inf)
     lost[lost] = np.square(small_b[lost]) * np.square(small_a[lost]) < f(scaling.least)
@@ -114,9 +114,9 @@ def roots(square: Any, units: slice, b: Any, a: Any, of_b: Any, of_a: Any, scali
     part *= np.maximum(top_b, top_a)
     part *= np.minimum(top_b, top_a) * f(scaling.root_n)
     row, col = row[lost], col[lost]
-    some = max(AGAIN // len(a), 1)
-    for first in range(0, len(row), some):
-        here = row[first : first + some], col[first : first + some]
+    block = max(RECOMPUTED // len(a), 1)
+    for first in range(0, len(row), block):
+        here = row[first : first + block], col[first : first + block]
         part[here] = _norms(b[:, here[0]] * a[:, here[1]])
 
 
@@ -128,8 +128,8 @@ def row_dot(b: Any, z: Any, p: Any, out: Any) -> None:
 
 
 def whitening(gram: Any) -> Any:
-    """Return W (r, r) in double with ``Wᵀ gram W = I``; what double precision cannot resolve becomes 0."""
-    if not np.isfinite(gram).all():  # a run that diverged: its scores are to be NaN, not an error of LAPACK's
+    """Return W (r, r) in double with ``Wᵀ gram W = I``; directions that double cannot resolve become 0."""
+    if not np.isfinite(gram).all():  # a run diverged: scores become NaN, instead of an error from LAPACK
         return np.full_like(gram, np.nan)
     scale = np.sqrt(np.diagonal(gram))
     scale = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
