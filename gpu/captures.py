@@ -54,9 +54,9 @@ Factors = tuple[Any, Any]
 class RootSquares:
     """√Σ x_i² of one parameter: as an array of its shape, or of rank one, ``row ⊗ col / √n``."""
 
-    root: Float[Array, ...] | None = None
-    row: Float[Array, " d_out"] | None = None
-    col: Float[Array, " d_in"] | None = None
+    root: Any = None
+    row: Any = None
+    col: Any = None
 
 
 class Capture(Protocol):
@@ -241,7 +241,7 @@ class OuterProduct:
         norms = row_norms(xp, self.a)
         if self.bias is not None:
             norms = xp.hypot(norms, self.a.dtype.type(1))
-        return row_norms(xp, self.b) * norms
+        return row_norms(xp, self.b) * norms  # type: ignore[no-any-return]
 
     def signed_roots(self, context: EngineContext) -> OuterProduct:
         """Return the capture of the signed roots of a and b, whose outer products are the signed roots of x."""
@@ -267,7 +267,7 @@ class Captures:
     """The captures of one pass, one for each use of parameters, and the rows' losses if known."""
 
     uses: tuple[Capture, ...]
-    losses: Float[Array, " n"] | None = None
+    losses: Any = None
 
     @property
     def n(self) -> int:
