@@ -15,15 +15,22 @@ P       ``matrix``              score matrix, by parameter
 ======  ======================  ==================================================
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import score_product
 from adamshap.gpu.squares import outer_root_squares, row_norms
 from adamshap.gpu.threads import in_parts
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adamshap.reference.contract import Array
 
 __all__ = [
     "Capture",
@@ -75,10 +82,10 @@ class Capture(Protocol):
     def scratch(self) -> int:
         """Elements of scratch memory per row that `add_dots` needs."""
 
-    def rows(self, which: slice) -> "Capture":
+    def rows(self, which: slice) -> Capture:
         """Return the capture of some rows, as views."""
 
-    def weighted(self, weights: Any) -> "Capture":
+    def weighted(self, weights: Float[Array, "n 1"]) -> Capture:
         """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
 
     def sum_of(self, xp: Any, name: str, units: slice, out: Any = None) -> Any:
@@ -89,13 +96,13 @@ class Capture(Protocol):
         context: EngineContext,
         matrix: Mapping[str, Any],
         factors: Mapping[str, Factors],
-        out: Any,
-        scratch: Any,
+        out: Float[Array, " n"],
+        scratch: Float[Array, "n scratch"],
         score_dtype: str | None,
     ) -> None:
         """Add ⟨P, x_i⟩ over the parameters used to ``out[i]``; by factors of P where given."""
 
-    def pair_dots(self, other: Any, names: Collection[str] | None = None) -> Any:
+    def pair_dots(self, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
         """Return ⟨x_i, x'_j⟩ with another capture's rows, (n, n'), over the parameters that both use.
 
         Only those in `names` count, if given. None if no parameter is in common.
@@ -107,16 +114,16 @@ class Capture(Protocol):
         ``room(name)`` returns an array for the root.
         """
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖, or a bound on it, (n,)."""
 
-    def signed_roots(self, context: EngineContext) -> "Capture":
+    def signed_roots(self, context: EngineContext) -> Capture:
         """Return the capture of each sign(x_i) √|x_i|, in buffers."""
 
     def kept(self) -> dict[str, Any]:
         """Return the arrays that rebuild the capture together with the model's inputs."""
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Capture":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n d_in"]) -> Capture:
         """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
 
 
@@ -136,8 +143,8 @@ class OuterProduct:
 
     weight: str
     bias: str | None
-    a: Any
-    b: Any
+    a: Float[Array, "n d_in"]
+    b: Float[Array, "n d_out"]
     a_is_input: bool = False
 
     @property
@@ -165,11 +172,11 @@ class OuterProduct:
         """d_out."""
         return self.b.shape[1]  # type: ignore[no-any-return]
 
-    def rows(self, which: slice) -> "OuterProduct":
+    def rows(self, which: slice) -> OuterProduct:
         """Return the capture of some rows, as views."""
         return OuterProduct(self.weight, self.bias, self.a[which], self.b[which], self.a_is_input)
 
-    def weighted(self, weights: Any) -> "OuterProduct":
+    def weighted(self, weights: Float[Array, "n 1"]) -> OuterProduct:
         """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return replace(self, b=self.b * weights)
 
@@ -183,8 +190,8 @@ class OuterProduct:
         context: EngineContext,
         matrix: Mapping[str, Any],
         factors: Mapping[str, Factors],
-        out: Any,
-        scratch: Any,
+        out: Float[Array, " n"],
+        scratch: Float[Array, "n scratch"],
         score_dtype: str | None,
     ) -> None:
         """Add ``b_iᵀ (P a_i + p)`` to ``out[i]``, by one product with P, or two with its factors."""
@@ -200,9 +207,11 @@ class OuterProduct:
             score_product(context, a, matrix[self.weight].T, z, score_dtype)
             context.ops.row_dot(b, z, p, out)
 
-    def pair_dots(self, other: Any, names: Collection[str] | None = None) -> Any:
+    def pair_dots(self, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
         """Return ``(b_i · b'_j) (a_i · a'_j + 1)``, where the 1 is the bias's; None if no parameter is in common."""
         if not isinstance(other, OuterProduct):
+            if not set(self.names) & set(other.names):
+                return None
             raise NotImplementedError(f"pairs of OuterProduct and {type(other).__name__}")
         with_weight = self.weight == other.weight and (names is None or self.weight in names)
         with_bias = self.bias is not None and self.bias == other.bias and (names is None or self.bias in names)
@@ -227,14 +236,14 @@ class OuterProduct:
             found[self.bias] = RootSquares(norms)
         return found
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ``‖b_i‖ √(‖a_i‖² + 1)``, without the 1 where there is no bias."""
         norms = row_norms(xp, self.a)
         if self.bias is not None:
             norms = xp.hypot(norms, self.a.dtype.type(1))
-        return row_norms(xp, self.b) * norms
+        return row_norms(xp, self.b) * norms  # type: ignore[no-any-return]
 
-    def signed_roots(self, context: EngineContext) -> "OuterProduct":
+    def signed_roots(self, context: EngineContext) -> OuterProduct:
         """Return the capture of the signed roots of a and b, whose outer products are the signed roots of x."""
 
         def signed_root(array: Any, name: str) -> Any:
@@ -248,7 +257,7 @@ class OuterProduct:
         """Return a, unless it is the model's input, and b."""
         return {"b": self.b} if self.a_is_input else {"a": self.a, "b": self.b}
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "OuterProduct":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n d_in"]) -> OuterProduct:
         """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
         return replace(self, a=inputs if self.a_is_input else arrays["a"], b=arrays["b"])
 
@@ -289,21 +298,21 @@ class Captures:
         """The parameters with more than one use."""
         return [name for name, uses in self.by_name.items() if len(uses) > 1]
 
-    def rows(self, which: slice) -> "Captures":
+    def rows(self, which: slice) -> Captures:
         """Return the captures of some rows, as views."""
         losses = None if self.losses is None else self.losses[which]
         return Captures(tuple(capture.rows(which) for capture in self.uses), losses)
 
-    def weighted(self, weights: Any) -> "Captures":
+    def weighted(self, weights: Float[Array, "n 1"]) -> Captures:
         """Return the captures of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return Captures(tuple(capture.weighted(weights) for capture in self.uses), self.losses)
 
-    def signed_roots(self, context: EngineContext) -> "Captures":
+    def signed_roots(self, context: EngineContext) -> Captures:
         """Return the captures of each sign(x_i) √|x_i|; refused for a parameter with several uses."""
         self.refuse_two_uses("sign(x) √|x|")
         return Captures(tuple(capture.signed_roots(context) for capture in self.uses))
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖ over all parameters, or a bound on it, (n,)."""
         join = xp.add if self.used_twice else xp.hypot  # triangle inequality
         first, *others = (capture.row_norms(xp) for capture in self.uses)
@@ -316,7 +325,7 @@ class Captures:
         kept = [(name, number, array) for number, one in enumerate(self.uses) for name, array in one.kept().items()]
         return {f"{name}/{number}": array for name, number, array in sorted(kept, key=lambda entry: entry[:2])}
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Captures":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n d_in"]) -> Captures:
         """Return the captures of other rows, from arrays like those of `kept` and the model's inputs."""
         return Captures(
             tuple(

@@ -43,7 +43,7 @@ from adamshap.reference.run import attribute
 from adamshap.reference.scoring import influence, scores
 from adamshap.reference.torch_bridge import from_torch
 
-Rows = LazyRows  # the name before 0.2
+Rows = LazyRows  # its former name
 
 __all__ = [
     "Activation",

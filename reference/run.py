@@ -12,7 +12,6 @@ from adamshap.reference.accounts import Account, StepAccount, zero_scores
 from adamshap.reference.adam import moved
 from adamshap.reference.contract import (
     CREDITS,
-    Adam,
     Array,
     Batch,
     Checkpointer,
@@ -21,7 +20,8 @@ from adamshap.reference.contract import (
     Estimator,
     Gradient,
     MarginalKind,
-    Network,
+    Model,
+    Optimiser,
     Progress,
     Reduction,
     Run,
@@ -45,8 +45,8 @@ from adamshap.reference.scoring import unchecked_scores
 
 
 def attribute(
-    network: Network,
-    adam: Adam,
+    network: Model,
+    adam: Optimiser,
     train: Batch,
     valid: Batch,
     *,
@@ -77,7 +77,9 @@ def attribute(
     Parameters
     ----------
     network : Network
+        Or another `Model`.
     adam : Adam
+        One set of settings, or an `Optimiser` with a set for each parameter and step.
     train, valid : Batch
         N training samples and n_val validation samples.
     epochs : int

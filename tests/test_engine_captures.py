@@ -122,6 +122,18 @@ def test_the_uses_of_a_parameter_add_up(
         assert_within(dots, wanted, rounding(terms, 200, dtype), f"pairs over {chosen}")
 
 
+def test_pairs_with_a_capture_of_another_form_need_no_formula_unless_they_share_a_parameter() -> None:
+    @dataclasses.dataclass
+    class Foreign:
+        names: tuple[str, ...]
+
+    ((a, b), _) = arrays(0)
+    capture = OuterProduct("w", "p", a, b)
+    assert capture.pair_dots(Foreign(("gain",))) is None
+    with pytest.raises(NotImplementedError, match="pairs of OuterProduct and Foreign"):
+        capture.pair_dots(Foreign(("gain", "p")))
+
+
 @on_each_device
 def test_a_quantity_quadratic_in_two_uses_is_refused_or_bounded(device: Any) -> None:
     names = TWICE[0]

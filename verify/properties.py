@@ -28,7 +28,7 @@ from adamshap.verify.property_checks import (
     validation_adds_up,
 )
 from adamshap.verify.steps import in_dtype
-from adamshap.verify.strategies import DIMENSIONS, large_steps, seeds, steps, steps_with_null_samples, wide_steps
+from adamshap.verify.strategies import dimensions, large_steps, seeds, steps, steps_with_null_samples, wide_steps
 
 __all__ = ["LARGE", "PROPERTIES", "Asker", "Case", "Disagreement", "Property", "asker", "cases", "in_dtype"]
 
@@ -154,7 +154,7 @@ _AGREEMENT: tuple[Property, ...] = (
         "scores",
         st.builds(
             Case,
-            steps(kinds=("ordinary", "adversarial"), at_edges=DIMENSIONS),
+            steps(kinds=("ordinary", "adversarial"), at_edges=dimensions()),
             st.sampled_from(GRADIENTS).map(
                 lambda gradient: Query(
                     "scores", {"slope": "linearized", "gradient": gradient, "denominator": "previous"}

@@ -8,16 +8,17 @@ from hypothesis import strategies as st
 
 from adamshap.reference.contract import GRADIENTS, SLOPES, Step
 from adamshap.verify.implementation import Query
+from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.property import Case
-from adamshap.verify.strategies import DIMENSIONS, seeds, steps
+from adamshap.verify.strategies import dimensions, seeds, steps
 
-STEPS = steps(at_edges=DIMENSIONS)
+STEPS = steps(at_edges=dimensions())
 
 
-def cases(query: Query, **limits: Any) -> st.SearchStrategy[Case]:
-    """Return cases of one call over random steps, some of them at an edge within `limits`."""
-    at_edges = tuple(name for name in DIMENSIONS if f"max_{name}" not in limits)
-    return st.builds(Case, steps(at_edges=at_edges, **limits), st.just(query), seeds)
+def cases(query: Query, model: str = PERCEPTRON, **limits: Any) -> st.SearchStrategy[Case]:
+    """Return cases of one call over random steps of a kind of model, some of them at an edge within `limits`."""
+    at_edges = tuple(name for name in dimensions(model) if f"max_{name}" not in limits)
+    return st.builds(Case, steps(at_edges=at_edges, model=model, **limits), st.just(query), seeds)
 
 
 def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st.SearchStrategy[Case]:

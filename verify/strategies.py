@@ -18,12 +18,12 @@ from adamshap.verify.models.kind import EDGES, PRIMES
 from adamshap.verify.models.perceptron_draws import networks
 
 __all__ = [
-    "DIMENSIONS",
     "FARTHEST",
     "SAMPLES",
     "STATES",
     "adams",
     "batches",
+    "dimensions",
     "large_steps",
     "networks",
     "null_samples",
@@ -46,10 +46,12 @@ STATES = ("fresh", "ordinary", "adversarial")
 SAMPLES = ("n_val", "n")
 """Numbers of samples that may be at an edge."""
 
-DIMENSIONS = (*kind_named(PERCEPTRON).draws.dimensions, *SAMPLES)
-"""Dimensions of a perceptron's step that may be at an edge."""
-
 seeds = st.integers(0, 2**32 - 1)
+
+
+def dimensions(model: str = PERCEPTRON) -> tuple[str, ...]:
+    """Return the dimensions of a step that may be at an edge, for a kind of model."""
+    return (*kind_named(model).draws.dimensions, *SAMPLES)
 
 
 @cache

@@ -5,6 +5,7 @@ from typing import Any, Final, Literal, get_args
 
 from adamshap.reference.contract.checks import one_of, positive_integer, shown, true_or_false
 from adamshap.reference.contract.marginals import MARGINALS, MarginalKind
+from adamshap.reference.contract.optimiser import CompletedSteps
 from adamshap.reference.contract.refusal import refuse
 
 __all__ = [
@@ -103,7 +104,7 @@ class Estimator:
             needs = "slope 'linearized', the only one with this variant"
             refuse("denominator", f"'previous' with slope {self.slope!r}", needs)
 
-    def refuse_first_step(self, completed_steps: int) -> None:
+    def refuse_first_step(self, completed_steps: CompletedSteps) -> None:
         """Refuse the denominator "previous" before the first completed step: it divides by 1 − β2⁰ = 0."""
         if self.denominator == "previous" and completed_steps == 0:
             needs = "'exact', or a state of at least one step"
