@@ -170,7 +170,7 @@ def test_a_run_without_its_configuration_is_refused() -> None:
     net, train, valid = problem()
     run = dataclasses.replace(attribute(net, Adam(), train, valid, epochs=1), config=None)
     for function in (metagradient, lambda r: retrained(r, [0])):
-        with pytest.raises(ValueError, match=r"run\.config: got None; needs the RunConfig"):
+        with pytest.raises(ValueError, match=r"run\.config: got None; needs the run's RunConfig"):
             function(run)
         with pytest.raises(TypeError, match="run: got int; needs a Run"):
             function(3)
