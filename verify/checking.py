@@ -85,7 +85,7 @@ class Outcome:
     ----------
     property : Property
     status : {"passed", "failed", "not offered", "not supported", "not tried"}
-        "not tried" after `MOST_HANGS` hangs.
+        "not tried" after `MOST_HANGS` hangs, and for kinds of models that the candidate does not declare.
     examples : int
         Number of cases tried, up to the first failure.
     seconds : float
@@ -185,7 +185,7 @@ def _check_one(
 ) -> Outcome:
     if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
-    if patience.hangs >= MOST_HANGS:
+    if patience.hangs >= MOST_HANGS or not one.takes_models_of(candidate):
         return Outcome(one, "not tried", 0, 0.0)
     ask = asker(candidate, timeout)
     start, share, reasons, supported = time.monotonic(), 0.0, Counter[str](), list[Case]()

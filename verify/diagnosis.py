@@ -248,7 +248,7 @@ def _times(one: Implementation, factor: Callable[[Step], float]) -> Implementati
             return replace(result, values=by * result.values, empty=by * result.empty, total=by * result.total)
         return result if query.function == "update" else factor(step) * result
 
-    return Implementation(f"{one.name}, times a factor", one.offers, ask, one.extras, one.guard)
+    return replace(one, name=f"{one.name}, times a factor", ask=ask)
 
 
 def _pair(evidence: list[_Evidence], passed: list[Outcome], dtype: npt.DTypeLike, deadline: float) -> Diagnosis:
@@ -266,7 +266,7 @@ def _pair(evidence: list[_Evidence], passed: list[Outcome], dtype: npt.DTypeLike
 
 def _both(inner: Fault, outer: Fault) -> Implementation:
     ask = outer.wrap(inner.wrap(ORACLE.ask))
-    return Implementation(f"{inner.name} and {outer.name}", ORACLE.offers, ask, ORACLE.extras, guard=None)
+    return replace(ORACLE, name=f"{inner.name} and {outer.name}", ask=ask)
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------

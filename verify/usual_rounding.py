@@ -13,8 +13,8 @@ terms cancel and then the batch's, a common factor does not disturb the second c
 
 A norm's backward pass subtracts two means over the axis from each gradient, that of a softmax one: at a width of two,
 or where a softmax saturates, almost nothing remains of terms with an error of u each. Some libraries (Flax) compute the
-variance as the mean square minus the squared mean. Where a difference is exactly 0 in any arithmetic (LayerNorm over
-one number, a position that sees only itself), no error is added.
+variance as the mean square minus the squared mean; PyTorch subtracts mean/σ from x/σ, which leaves an error of u even
+for LayerNorm over one number. Where a softmax has a single term, its backward pass is exactly 0 in any arithmetic.
 
 Most libraries compute the variance of a batch's contributions as Σ x² − g²/n, with an error of u Σ x²; other formulas
 still have a relative error of u. Perturbed inputs do not show it if a single sample dominates both the variance and g:
@@ -220,19 +220,18 @@ def _rounded_norm(x: Array, eps: float, errors: Errors, centred: bool) -> Array:
     if not centred:
         return y * (1 + errors(y.shape))  # type: ignore[no-any-return]
     variance = errors(factor.shape) * _mean(x**2) * factor**2  # relative to the variance, which it may exceed
-    size = np.abs(x).max(axis=-1, keepdims=True) * (x.shape[-1] > 1)
+    size = np.abs(x).max(axis=-1, keepdims=True)
     return y / np.sqrt(np.maximum(1 + variance, 0.5)) + errors(y.shape) * size * factor  # type: ignore[no-any-return]
 
 
 def _norm_back(ans: Array, x: Array, eps: float, errors: Errors, centred: bool) -> Callable[[Array], Array]:
     y, factor = _normed(x, eps, centred)
-    alone = centred and x.shape[-1] == 1
 
     def back(g: Array) -> Array:
         exact, sizes = g - y * _mean(g * y), np.abs(g) + np.abs(y) * _mean(np.abs(g * y))
         if centred:
             exact, sizes = exact - _mean(g), sizes + _mean(np.abs(g))
-        return factor * (exact + (0.0 if alone else errors(g.shape) * sizes))  # type: ignore[no-any-return]
+        return factor * (exact + errors(g.shape) * sizes)  # type: ignore[no-any-return]
 
     return back
 

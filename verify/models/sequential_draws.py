@@ -139,19 +139,22 @@ class SequentialDraws:
     def with_null_samples(self, draw: Draw, step: Step, null: Array, generator: np.random.Generator) -> Step:
         """Return the step changed so that the samples in the mask `null` have a gradient of exactly 0.
 
-        The outputs pass through one more linear layer with weights of 0, and the loss is "mse". The targets of these
-        samples are its bias, so that the gradient at the outputs is 0.
+        The outputs pass through one more layer with weights of 0, linear or for images a convolution, and the loss is
+        "mse". The targets of these samples are its bias, so that the gradient at the outputs is 0.
         """
         net = sequential_of(step)
-        width = net.out_shape("x", step.train.x.shape[1:])[-1]
-        last = str(len(net.layers))
-        net = Sequential((*net.layers, Linear(width, 2)), (*net.names, last), "mse")
-        added = {f"{last}.weight": np.zeros((2, width)), f"{last}.bias": generator.standard_normal(2)}
+        if isinstance(net.layers[-1], Flatten):  # its outputs grow with the sequence
+            net = Sequential(net.layers[:-1], net.names[:-1], "mse")
+        out, last = net.out_shape("x", step.train.x.shape[1:]), str(len(net.layers))
+        layer: Any = Conv2d(out[0], 2, 1) if len(out) == 3 else Linear(out[-1], 2)
+        net = Sequential((*net.layers, layer), (*net.names, last), "mse")
+        bias = generator.standard_normal(2)
+        added = {f"{last}.weight": np.zeros(layer.shapes["weight"]), f"{last}.bias": bias}
         moments = {name: np.full(p.shape, 0.01) for name, p in added.items()}
         state = AdamState(step.state.step, {**step.state.m, **moments}, {**step.state.v, **moments})
         shapes = [(b.n, *net.out_shape("x", b.x.shape[1:])) for b in (step.train, step.valid)]
         targets, validated = (generator.standard_normal(shape) for shape in shapes)
-        targets[null] = added[f"{last}.bias"]
+        targets[null] = _along_outputs(layer, bias)
         params = {**step.params, **added}
         train, valid = Batch(step.train.x, targets), Batch(step.valid.x, validated)
         return Step(net, params, step.adam, state, train, valid, step.reduction)
@@ -162,7 +165,7 @@ class SequentialDraws:
         bias, weight = (step.params.get(f"{net.names[-1]}.{name}") for name in ("bias", "weight"))
         if net.loss != "mse" or bias is None or weight is None or weight.any():
             return np.zeros(step.n, bool)
-        same: Array = (step.train.y == bias).reshape(step.n, -1).all(axis=1)
+        same: Array = (step.train.y == _along_outputs(net.layers[-1], bias)).reshape(step.n, -1).all(axis=1)
         return same
 
     def reach(self, step: Step) -> float:
@@ -179,6 +182,10 @@ class SequentialDraws:
             moved = beta1 * np.abs(step.state.m[name]) / c1 / smallest
             far[name] = np.abs(p) + adam.lr * (moved + (1 - beta1) / c1 * np.sqrt(c2 / (1 - beta2)))
         return largest_outputs(net, far, input_size(net, step.train, step.valid))
+
+
+def _along_outputs(layer: Any, bias: Array) -> Array:
+    return bias[:, None, None] if isinstance(layer, Conv2d) else bias
 
 
 def _inputs(model: Sequential, shape: tuple[int, ...], generator: np.random.Generator, scale: float) -> Array:
