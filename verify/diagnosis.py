@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
-from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, Fault, other_nodes
+from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LAYER_FAULTS, Fault, other_nodes
 from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer
+from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.oracle import ORACLE, bounds
 from adamshap.verify.properties import Case, Disagreement, asker
 from adamshap.verify.steps import adam_of
@@ -170,9 +171,15 @@ def _contradiction(explanation: Implementation, passed: list[Outcome], dtype: np
 
 
 def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
-    for fault in FAULTS:
+    for fault in _known(evidence):
         if _explains(fault.implementation(), evidence):
             yield _of_fault(fault)
+
+
+def _known(evidence: list[_Evidence]) -> tuple[Fault, ...]:
+    """Return the faults that the evidence can show: those of layers need a stack of layers."""
+    stacks = any(one.case.step.net.kind == SEQUENTIAL for one in evidence)
+    return (*LAYER_FAULTS, *FAULTS) if stacks else FAULTS
 
 
 def _of_fault(fault: Fault) -> _Explanation:
@@ -233,7 +240,7 @@ def _factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
 
 
 def _fault_and_factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
-    for fault in FAULTS:
+    for fault in _known(evidence):
         for name, factor in _common_factors(fault.implementation(), evidence):
             sentence = f"your answers equal the oracle's with {fault.sentence}, times {name}"
             yield _Explanation(Diagnosis(sentence, (fault.name,), factor=name), _times(fault.implementation(), factor))
@@ -252,7 +259,7 @@ def _times(one: Implementation, factor: Callable[[Step], float]) -> Implementati
 
 
 def _pair(evidence: list[_Evidence], passed: list[Outcome], dtype: npt.DTypeLike, deadline: float) -> Diagnosis:
-    for one, two in itertools.combinations(FAULTS, 2):
+    for one, two in itertools.combinations(_known(evidence), 2):
         if time.monotonic() > deadline:
             return Diagnosis(
                 "no known mistake, alone or with a factor, explains your answers; not all pairs were tried"

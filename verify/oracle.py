@@ -24,9 +24,7 @@ from adamshap.verify.tolerance import (
     widening_conditioning,
 )
 
-ORACLE: Implementation = replace(
-    implementation(reference, "adamshap.reference"), supports=frozenset(KINDS), guard=None
-)
+ORACLE: Implementation = replace(implementation(reference, "adamshap.reference"), supports=frozenset(KINDS), guard=None)
 
 REMEMBERED = 1000
 """Number of calls whose bounds are kept: those of a quick profile in both dtypes, each with a step of some 10 kB."""

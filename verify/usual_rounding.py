@@ -14,7 +14,7 @@ terms cancel and then the batch's, a common factor does not disturb the second c
 A norm's backward pass subtracts two means over the axis from each gradient, that of a softmax one: at a width of two,
 or where a softmax saturates, almost nothing remains of terms with an error of u each. Some libraries (Flax) compute the
 variance as the mean square minus the squared mean; PyTorch subtracts mean/σ from x/σ, which leaves an error of u even
-for LayerNorm over one number. Where a softmax has a single term, its backward pass is exactly 0 in any arithmetic.
+for LayerNorm over one number, and its attention subtracts a sum over the outputs, which leaves one for a single term.
 
 Most libraries compute the variance of a batch's contributions as Σ x² − g²/n, with an error of u Σ x²; other formulas
 still have a relative error of u. Perturbed inputs do not show it if a single sample dominates both the variance and g:
@@ -244,7 +244,7 @@ def _rounded_softmax(scores: Array, errors: Errors) -> Array:
     """Return the exact `causal_softmax` with the errors of the exponents and of the division."""
     weights = OPERATIONS["causal_softmax"](scores)
     exponents = np.abs(scores - np.where(weights > 0, scores, -np.inf).max(axis=-1, keepdims=True))
-    return weights * (1 + (weights < 1) * errors(weights.shape) * (1 + exponents))  # type: ignore[no-any-return]
+    return weights * (1 + errors(weights.shape) * (1 + exponents))  # type: ignore[no-any-return]
 
 
 def _softmax_back(ans: Array, scores: Array, errors: Errors) -> Callable[[Array], Array]:
@@ -254,7 +254,7 @@ def _softmax_back(ans: Array, scores: Array, errors: Errors) -> Callable[[Array]
         exact, sizes = (
             part - (weights * part).sum(axis=-1, keepdims=True) * sign for part, sign in ((g, 1), (np.abs(g), -1))
         )
-        return weights * (exact + (weights < 1) * errors(g.shape) * sizes)  # type: ignore[no-any-return]
+        return weights * (exact + errors(g.shape) * sizes)  # type: ignore[no-any-return]
 
     return back
 

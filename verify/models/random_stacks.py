@@ -63,7 +63,7 @@ def random_stack(choices: Choices) -> Sequential:
     for _ in range(choices.integer(least, MOST - 2 - len(layers), "layers between")):
         layers.append(_between(choices, width, takes != "rows", bool(layers)))
     if not any(layer.shapes for layer in layers):
-        layers[0] = LayerNorm(width)
+        layers[0] = _norm(choices, "layer_norm", width)
     return Sequential((*layers, *_end(choices, layers, width, takes, loss)), loss=loss)
 
 
@@ -90,10 +90,8 @@ def _inner_names(sequence: bool) -> tuple[str, ...]:
 
 
 def _plain(choices: Choices, name: str, width: int) -> Layer:
-    if name == "layer_norm":
-        return LayerNorm(width, _flag(choices, "bias"), choices.one((1e-5, 1e-12, 0.1), "eps"))
-    if name == "rms_norm":
-        return RMSNorm(width, choices.one((1e-5, 1e-12, 0.1), "eps"))
+    if name in ("layer_norm", "rms_norm"):
+        return _norm(choices, name, width)
     if name == "linear":
         return Linear(width, width, _flag(choices, "bias"))
     if name == "positions":
@@ -102,6 +100,17 @@ def _plain(choices: Choices, name: str, width: int) -> Layer:
         heads = [count for count in range(1, width + 1) if width % count == 0]
         return Attention(width, choices.one(heads, "heads"), _flag(choices, "bias"))
     return Activation(choices.one(ACTIVATIONS, "activation"))
+
+
+def _norm(choices: Choices, name: str, width: int) -> Layer:
+    """Return a norm, with a large ε over one or two numbers.
+
+    What passes through a norm over so few, but for ε, is a sign: gradients below it would be rounding errors alone, and
+    with a small v Adam's slope at such a gradient may be anything. LayerNorm over one number is the constant 0.
+    """
+    if name == "layer_norm" and width > 1:
+        return LayerNorm(width, _flag(choices, "bias"), 0.1 if width == 2 else choices.one((1e-5, 1e-12, 0.1), "eps"))
+    return RMSNorm(width, 0.1 if width == 1 else choices.one((1e-5, 1e-12, 0.1), "eps"))
 
 
 def _end(choices: Choices, layers: list[Layer], width: int, takes: str, loss: str) -> list[Layer]:
@@ -137,11 +146,11 @@ def _of_images(choices: Choices) -> Sequential:
         shape = layers[-1].out_shape((c, h, w))
         assert shape is not None
         c, h, w = shape
-        extra = choices.one((None, "activation", "max", "avg"), "after the convolution")
+        extra = choices.one((None, "max", "avg", "max", "activation"), "after the convolution")
         if extra == "activation":
             layers.append(Activation(choices.one(ACTIVATIONS, "activation")))
         elif extra is not None:
-            window = tuple(choices.integer(1, min(2, size), "window") for size in (h, w))
+            window = tuple(choices.one((min(2, size), 1), "window") for size in (h, w))
             step = choices.one((None, (1, 1)), "stride of the pool")
             layers.append((MaxPool2d if extra == "max" else AvgPool2d)(window, step))
             shape = layers[-1].out_shape((c, h, w))

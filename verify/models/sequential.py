@@ -72,11 +72,17 @@ def each_layer(model: Sequential | Residual) -> list[Layer]:
 def input_shapes(model: Sequential) -> tuple[Shape, ...]:
     """Return the shapes of one sample among which batches are drawn, the smallest first.
 
-    Both batches of a step draw from them: sequences differ in length, but a model gets either sequences or rows.
+    Both batches of a step draw from them: sequences differ in length, but a model gets either sequences or rows. With
+    attention, either all are of one position or none: the gradient of query and key would be rounding errors in one
+    batch and not in the other.
     """
     layers = each_layer(model)
     contexts = [layer.context for layer in layers if isinstance(layer, contract.Positions)]
-    lengths = [*range(1, LONGEST + 1), *(length for c in contexts for length in (c - 1, c) if length > LONGEST)]
+    several = any(isinstance(layer, contract.Attention) for layer in layers) and min(contexts, default=LONGEST) > 1
+    lengths = [
+        *range(1 + several, LONGEST + 1),
+        *(length for c in contexts for length in (c - 1, c) if length > LONGEST),
+    ]
     convolutions = [layer for layer in layers if isinstance(layer, contract.Conv2d)]
     if model.takes_tokens:
         candidates: list[Shape] = [(length,) for length in lengths]

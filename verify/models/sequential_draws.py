@@ -17,6 +17,7 @@ from adamshap.reference.contract import (
     Flatten,
     LayerNorm,
     Linear,
+    MaxPool2d,
     MeanOverPositions,
     Params,
     Positions,
@@ -34,6 +35,9 @@ __all__ = ["SequentialDraws", "stacks"]
 
 LONG = tuple(size for size in EDGES if size <= 33)
 """Edges of sequences and heads: attention keeps their squares for each sample and head."""
+
+LOGITS = 50.0
+"""Largest logit: far beyond it a label's probability rounds to 1 and its own gradient to 0, unlike the others'."""
 
 
 class _Drawn(Choices):
@@ -78,23 +82,38 @@ class SequentialDraws:
         if dimension == "positions":
             return Sequential((Embedding(3, 2), Positions(size, 2), Attention(2), TiedLinear(2, 3, "0.weight")))
         if dimension == "norm":
-            norm = draw(st.sampled_from((LayerNorm, RMSNorm)), label="norm")
-            return Sequential((norm(size), Linear(size, 2)), loss="mse")
+            root = size == 1 or draw(st.booleans(), label="root mean square")  # LayerNorm over one number is 0
+            norm = RMSNorm(size, 0.1) if root else LayerNorm(size, eps=0.1)
+            return Sequential((norm, Linear(size, 2)), loss="mse")
         if dimension == "heads":
             return Sequential((Attention(size, size), MeanOverPositions()), loss="mse")
         return Sequential((Conv2d(size, 2, 1), Flatten(), Linear(4, 2)))
 
     def special(self, draw: Draw, model: Sequential) -> Sequential:
-        """Return the stack."""
-        return model
+        """Return the stack, one in six times another one with windows of max pooling over several places."""
+        if not draw(st.sampled_from((False,) * 5 + (True,)), label="max pool"):
+            return model
+        stride, bias = draw(st.sampled_from((None, 1)), label="stride of the pool"), draw(st.booleans(), label="bias")
+        loss = draw(st.sampled_from(("mse", "cross_entropy")), label="loss")
+        pool = MaxPool2d((2, 2), stride)
+        convolution = Conv2d(2, 2, 1, bias=bias)
+        width = Sequential((convolution, pool, Flatten()), loss="mse").out_shape("x", (2, 3, 3))[0]
+        return Sequential((convolution, pool, Flatten(), Linear(width, 3)), loss=loss)
 
     def with_zeros(self, model: Sequential, params: Params, generator: np.random.Generator) -> Params:
-        """Return the parameters with about a third of the units of each layer at 0: their sums are then exactly 0."""
+        """Return the parameters with about a third of the units of each layer at 0: their sums are then exactly 0.
+
+        Below max pooling the first channel always is: all of its windows' numbers are equal, and their inputs are not.
+        """
+        below = zip(model.names, model.layers, model.layers[1:], strict=False)
+        pooled = {name for name, _, after in below if isinstance(after, MaxPool2d)}
         zero: dict[tuple[str, int], Array] = {}
         params = {name: p.copy() for name, p in params.items()}
         for name, p in params.items():
             unit = (name.rpartition(".")[0], len(p))
             zero.setdefault(unit, generator.random(len(p)) < 1 / 3)
+            if unit[0] in pooled:
+                zero[unit][0] = True
             p[zero[unit]] = 0.0
         return params
 
@@ -169,7 +188,7 @@ class SequentialDraws:
         return same
 
     def reach(self, step: Step) -> float:
-        """Return a bound on all results of layers before and after the step, for any coalition.
+        """Return a bound on all results of layers before and after the step, for any coalition; ∞ beyond `LOGITS`.
 
         It follows from |A| ≤ η (|μ|/D(0) + k/√q).
         """
@@ -181,7 +200,8 @@ class SequentialDraws:
             smallest = np.sqrt(beta2 * step.state.v[name] / c2 + adam.eps_root) + adam.eps
             moved = beta1 * np.abs(step.state.m[name]) / c1 / smallest
             far[name] = np.abs(p) + adam.lr * (moved + (1 - beta1) / c1 * np.sqrt(c2 / (1 - beta2)))
-        return largest_outputs(net, far, input_size(net, step.train, step.valid))
+        size = largest_outputs(net, far, input_size(net, step.train, step.valid))
+        return size if net.loss == "mse" or size <= LOGITS else float("inf")
 
 
 def _along_outputs(layer: Any, bias: Array) -> Array:
