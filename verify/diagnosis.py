@@ -143,7 +143,8 @@ def _either(found: list[Diagnosis]) -> Diagnosis:
     """Return one diagnosis for alternative faults, each of which explains all."""
     if len(found) == 1:
         return found[0]
-    sentences = " or ".join(BY_NAME[one.faults[0]].sentence for one in found)
+    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LAYER_FAULTS)}
+    sentences = " or ".join(sentence_of[one.faults[0]] for one in found)
     return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(one.faults[0] for one in found))
 
 

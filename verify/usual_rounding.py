@@ -203,7 +203,7 @@ defvjp(
 
 
 def _mean(x: Array) -> Array:
-    return x.mean(axis=-1, keepdims=True)
+    return x.mean(axis=-1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def _normed(x: Array, eps: float, centred: bool) -> tuple[Array, Array]:

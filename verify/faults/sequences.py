@@ -64,7 +64,7 @@ def _weight_gradient(wrong: Callable[[Array, Array], Array]) -> Wrap:
     def weight_back(ans: Array, weight: Array, a: Array) -> Callable[[Array], Array]:
         def back(b: Array) -> Array:
             each = wrong(rows(a), rows(b))
-            return each if weight.ndim == 3 else each.sum(axis=0)  # type: ignore[no-any-return]
+            return each if weight.ndim == 3 else each.sum(axis=0)
 
         return back
 
@@ -77,7 +77,8 @@ def _weight_gradient(wrong: Callable[[Array, Array], Array]) -> Wrap:
 
 
 def _pairs(a: Array, b: Array) -> Array:
-    return np.einsum("nto,nti->noi", b, a)
+    products: Array = np.einsum("nto,nti->noi", b, a)
+    return products
 
 
 def _bias_of_one_position(right: Any) -> Any:
@@ -105,7 +106,8 @@ def _embedding(counted: Callable[[Array], Array]) -> Wrap:
 
 def _last_of_its_token(tokens: Array) -> Array:
     later = tokens[:, :, None] == tokens[:, None, :]
-    return ~np.triu(later, 1).any(axis=2)
+    last: Array = ~np.triu(later, 1).any(axis=2)
+    return last
 
 
 def _shared_positions(layer: Any, p: Any) -> Any:

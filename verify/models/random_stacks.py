@@ -129,6 +129,11 @@ def _end(choices: Choices, layers: list[Layer], width: int, takes: str, loss: st
     return pooled
 
 
+def _pair(choices: Choices, low: int, high: tuple[int, int], label: str) -> tuple[int, int]:
+    """Return numbers for height and width, each of at least `low`."""
+    return choices.integer(low, high[0], label), choices.integer(low, high[1], label)
+
+
 def _of_images(choices: Choices) -> Sequential:
     """Return one or two convolutions, with or without activation, pooling, and a linear layer after them."""
     h, w = (choices.integer(1, 5, side) for side in ("height", "width"))
@@ -137,11 +142,9 @@ def _of_images(choices: Choices) -> Sequential:
     for _ in range(choices.integer(1, 2, "convolutions")):
         groups = choices.one([count for count in range(1, c + 1) if c % count == 0], "groups")
         out = groups * choices.integer(1, 2, "channels of a group")
-        padding = tuple(choices.integer(0, 1, "padding") for _ in range(2))
-        kernel = tuple(
-            choices.integer(1, min(3, size + 2 * p), "kernel") for size, p in zip((h, w), padding, strict=True)
-        )
-        stride = tuple(choices.integer(1, 2, "stride") for _ in range(2))
+        padding = _pair(choices, 0, (1, 1), "padding")
+        kernel = _pair(choices, 1, (min(3, h + 2 * padding[0]), min(3, w + 2 * padding[1])), "kernel")
+        stride = _pair(choices, 1, (2, 2), "stride")
         layers.append(Conv2d(c, out, kernel, stride, padding, groups, _flag(choices, "bias")))
         shape = layers[-1].out_shape((c, h, w))
         assert shape is not None

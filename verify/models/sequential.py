@@ -142,10 +142,10 @@ def _size_after(layer: Layer, own: Params, size: float) -> float:
     if isinstance(layer, contract.Positions):
         return size + float(own["weight"].max())
     if isinstance(layer, contract.LayerNorm | contract.RMSNorm):
-        return layer.width**0.5 * float(own["weight"].max()) + bias
+        return float(layer.width**0.5 * own["weight"].max()) + bias
     if isinstance(layer, contract.Attention):
-        for weight, added in (("in_proj_weight", "in_proj_bias"), ("out_proj.weight", "out_proj.bias")):
-            size = size * float(own[weight].sum(axis=1).max()) + (float(own[added].max()) if added in own else 0.0)
+        for matrix, added in (("in_proj_weight", "in_proj_bias"), ("out_proj.weight", "out_proj.bias")):
+            size = size * float(own[matrix].sum(axis=1).max()) + (float(own[added].max()) if added in own else 0.0)
         return size
     if isinstance(layer, contract.Activation) and layer.function in ("tanh", "sigmoid"):
         return 1.0 if layer.function == "sigmoid" else min(size, 1.0)

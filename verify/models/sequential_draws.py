@@ -87,7 +87,7 @@ class SequentialDraws:
             return Sequential((norm, Linear(size, 2)), loss="mse")
         if dimension == "heads":
             return Sequential((Attention(size, size), MeanOverPositions()), loss="mse")
-        return Sequential((Conv2d(size, 2, 1), Flatten(), Linear(4, 2)))
+        return Sequential((Conv2d(size, 2, (1, 1)), Flatten(), Linear(4, 2)))
 
     def special(self, draw: Draw, model: Sequential) -> Sequential:
         """Return the stack, one in six times another one with windows of max pooling over several places."""
@@ -96,7 +96,7 @@ class SequentialDraws:
         stride, bias = draw(st.sampled_from((None, 1)), label="stride of the pool"), draw(st.booleans(), label="bias")
         loss = draw(st.sampled_from(("mse", "cross_entropy")), label="loss")
         pool = MaxPool2d((2, 2), stride)
-        convolution = Conv2d(2, 2, 1, bias=bias)
+        convolution = Conv2d(2, 2, (1, 1), bias=bias)
         width = Sequential((convolution, pool, Flatten()), loss="mse").out_shape("x", (2, 3, 3))[0]
         return Sequential((convolution, pool, Flatten(), Linear(width, 3)), loss=loss)
 
@@ -165,7 +165,7 @@ class SequentialDraws:
         if isinstance(net.layers[-1], Flatten):  # its outputs grow with the sequence
             net = Sequential(net.layers[:-1], net.names[:-1], "mse")
         out, last = net.out_shape("x", step.train.x.shape[1:]), str(len(net.layers))
-        layer: Any = Conv2d(out[0], 2, 1) if len(out) == 3 else Linear(out[-1], 2)
+        layer: Any = Conv2d(out[0], 2, (1, 1)) if len(out) == 3 else Linear(out[-1], 2)
         net = Sequential((*net.layers, layer), (*net.names, last), "mse")
         bias = generator.standard_normal(2)
         added = {f"{last}.weight": np.zeros(layer.shapes["weight"]), f"{last}.bias": bias}
