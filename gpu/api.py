@@ -11,7 +11,7 @@ from adamshap.gpu.carry_account import CarryAccount, refuse_with_carry
 from adamshap.gpu.case import Case
 from adamshap.gpu.counting import completed_after
 from adamshap.gpu.game import Game, marginals_of
-from adamshap.gpu.hyperparameters import refuse_division_by_zero
+from adamshap.gpu.hyperparameters import refuse_clipped, refuse_division_by_zero
 from adamshap.gpu.run import OpenAccount, attributed_run
 from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.sketch import Sketch
@@ -426,6 +426,7 @@ def attribute(
         refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
+    refuse_clipped(config.adam)
     backend = pick_backend(device, dtype)
     held = optimiser_in(adam, backend.dtype)
     estimator = Estimator(slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype)

@@ -15,7 +15,7 @@ x_i                 ``x``                           sample i's contribution to t
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -31,11 +31,13 @@ from adamshap.reference.contract import (
     CompletedSteps,
     Estimator,
     Gradient,
+    Optimiser,
     Params,
     RunConfig,
     Slope,
     Snapshot,
     Step,
+    StepNumber,
     refuse,
 )
 from adamshap.reference.scoring import dot_products
@@ -142,6 +144,7 @@ SPLITS: dict[str, Callable[[slopes.SlopeInput], Split]] = {
 def splits(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int]) -> tuple[Params, Params]:
     """Return S and M of each parameter: `A(g) ≈ M ⊙ m + S ⊙ g`."""
     S, M = {}, {}
+    refuse_l2(step.adam, step.state.next_step, step.params)
     for name, c in step_coefficients(step).items():
         adam = step.settings(name)
         factor = adam.lr * adam.betas[0] / bias_correction(adam.betas[0], step.state.next_step)
@@ -305,6 +308,7 @@ def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
         taken.
     """
     split_slope(estimator)
+    refuse_l2(config.adam, StepNumber(1), config.network.shapes)
     return Ledger(config, estimator)
 
 
@@ -318,6 +322,16 @@ def split_slope(estimator: Estimator) -> Slope:
             "one of " + ", ".join(SPLITS) + ": the others do not split the step between batch and momentum",
         )
     return slope
+
+
+def refuse_l2(optimiser: Optimiser, t: StepNumber, names: Iterable[str]) -> None:
+    """Refuse L2 decay: m holds decay as well as gradients, and the split would need a part of its own for it."""
+    for name in names:
+        l2 = optimiser.at(t, name).l2
+        if l2:
+            refuse(
+                "Adam.l2", f"{l2} with credit 'carry'", "0: momentum would hold decay, which no sample is credited with"
+            )
 
 
 def grouped(values: Mapping[str, float]) -> Iterator[tuple[float, list[str]]]:

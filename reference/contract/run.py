@@ -68,6 +68,7 @@ class RunConfig:
         if self.length > MOST_STEPS:
             most = MOST_STEPS // self.per_epoch
             refuse("epochs", shown(self.epochs), f"at most {most}, so that the steps can be counted")
+        optimiser_of("adam", self.adam, StepNumber(self.length), self.network.shapes)  # a schedule has to last
 
     @property
     def per_epoch(self) -> int:
