@@ -91,6 +91,11 @@ def step_coefficients(step: Step) -> dict[str, Coefficients]:
     return found
 
 
+def decay_gradients(step: Step) -> Params:
+    """Return d = λ₂ θ of each parameter with L2 decay."""
+    return {name: c.shift for name, c in step_coefficients(step).items() if c.shift is not None}
+
+
 def root(c: Coefficients, g: Array) -> Array:
     """Return r(g) = sqrt(κ + q g²); ``hypot``, so that no square over- or underflows."""
     return np.hypot(np.sqrt(c.kappa), math.sqrt(c.q) * c.received(g))

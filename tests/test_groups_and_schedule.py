@@ -95,7 +95,9 @@ def test_a_parameter_has_the_settings_of_its_group() -> None:
 def test_the_engine_has_both() -> None:
     one = step(Schedule(GROUPS, "cosine", steps=9))
     oracle = attribute(NET, one.adam, *data(), epochs=2, batch_size=4, slope="secant")
-    engine = gpu.attribute(NET, one.adam, *data(), epochs=2, batch_size=4, slope="secant", device="cpu", dtype="float64")
+    engine = gpu.attribute(
+        NET, one.adam, *data(), epochs=2, batch_size=4, slope="secant", device="cpu", dtype="float64"
+    )
     np.testing.assert_allclose(engine.scores, oracle.scores, rtol=1e-8, atol=1e-12)
 
 
