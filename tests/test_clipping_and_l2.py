@@ -8,7 +8,7 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 
-from adamshap import gpu
+from adamshap import gpu, reference
 from adamshap.reference import (
     Adam,
     AdamGroups,
@@ -403,5 +403,7 @@ def test_the_engine_refuses_what_it_lacks(call: Any, adam: Any, message: str) ->
 def test_the_oracle_names_the_combinations_that_it_lacks() -> None:
     with pytest.raises(ValueError, match=re.escape("denominator: got 'previous' with Adam.l2 0.3; needs 'exact'")):
         scores(step(GROUPED), "linearized", denominator="previous")
+    for module in (reference, gpu):
+        assert module.utility(step(ADAM), EVERYBODY, clip_each=True) == module.utility(step(ADAM), EVERYBODY)
     with pytest.raises(TypeError, match=re.escape("clip_each: got 1; needs True or False")):
         utility(step(ADAM), EVERYBODY, clip_each=1)  # type: ignore[arg-type]
