@@ -174,6 +174,25 @@ def test_the_game_holds_the_factor_of_the_whole_batch_or_clips_each_coalition() 
     np.testing.assert_array_equal(marginals(plain, clip_each=True).values, marginals(plain).values)
 
 
+@pytest.mark.parametrize(("kind", "R", "part"), [("first", 1.0, 0.5), ("last", 0.99, 0.27), ("shapley", 1.0, 0.3)])
+def test_what_holding_the_factor_leaves_out_is_what_the_page_says(kind: Any, R: float, part: float) -> None:
+    """docs/method.md 9: correlation with the values of the game that clips each coalition, and relative difference."""
+    found = []
+    for seed in range(6):
+        generator = np.random.default_rng(seed)
+        net = Network((4, 6, 3))
+        x, y = generator.standard_normal((16, 4)), generator.integers(0, 3, 16)
+        params = net.init(seed)
+        m = {name: 0.02 * generator.standard_normal(p.shape) for name, p in params.items()}
+        v = {name: 0.01 * generator.uniform(size=p.shape) for name, p in params.items()}
+        one = Step(net, params, Adam(0.01), AdamState(20, m, v), Batch(x[:8], y[:8]), Batch(x[8:], y[8:]))
+        half = Clipped(Adam(0.01), norm_of(models.batch_gradient(one)) / 2)
+        clipped = dataclasses.replace(one, adam=half)
+        held, each = (marginals(clipped, kind, clip_each=clip_each).values for clip_each in (False, True))
+        found.append((np.corrcoef(held, each)[0, 1], np.linalg.norm(held - each) / np.linalg.norm(each)))
+    np.testing.assert_allclose(np.median(found, axis=0), (R, part), atol=0.006)
+
+
 def test_momentum_holds_clipped_gradients_and_the_account_balances() -> None:
     adam = Clipped(Schedule(ADAM, warmup=2), 0.2)
     for slope in ("secant", "random_order", "linearized"):
