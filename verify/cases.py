@@ -169,13 +169,14 @@ def case_from_json(value: Any, where: str = "case") -> tuple[Step, Query]:
         more = ("l2",) if isinstance(given["adam"], dict) and "l2" in given["adam"] else ()
         adam = object_with("adam", given["adam"], ("lr", "betas", "eps", "eps_root", "weight_decay", *more))
         state = object_with("state", given["state"], ("step", "m", "v"))
+        model = _model_from_json(given["network"])
         step = Step(
-            _model_from_json(given["network"]),
+            model,
             _arrays("params", given["params"], dtype),
             Adam(**adam),
             AdamState(state["step"], _arrays("state.m", state["m"], dtype), _arrays("state.v", state["v"], dtype)),
-            _batch("train", given["train"], dtype),
-            _batch("valid", given["valid"], dtype),
+            _batch("train", given["train"], model, dtype),
+            _batch("valid", given["valid"], model, dtype),
             given["reduction"],
         )
         return step, _query(given["function"], given["options"], step.n)
@@ -254,10 +255,11 @@ def _arrays(field: str, value: Any, dtype: str) -> Params:
     return {name: _numbers(f"{field}[{name!r}]", numbers, dtype) for name, numbers in value.items()}
 
 
-def _batch(field: str, value: Any, dtype: str) -> Batch:
+def _batch(field: str, value: Any, model: Model, dtype: str) -> Batch:
     given = object_with(field, value, ("x", "y"))
-    y = _numbers(f"{field}.y", given["y"])
-    return Batch(_numbers(f"{field}.x", given["x"], dtype), y if y.ndim == 1 else y.astype(dtype))
+    batch = Batch(*(_numbers(f"{field}.{name}", given[name]) for name in ("x", "y")))
+    real = real_parts(model, batch)
+    return Batch(*(part.astype(dtype) if name in real else part for name, part in (("x", batch.x), ("y", batch.y))))
 
 
 def _numbers(field: str, value: Any, dtype: str | None = None) -> Array:
