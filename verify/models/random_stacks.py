@@ -55,7 +55,7 @@ def random_stack(choices: Choices) -> Sequential:
     loss = choices.one(("mse", "cross_entropy"), "loss")
     layers: list[Layer] = []
     if tokens:
-        layers.append(Embedding(choices.integer(1, VOCAB, "vocab"), width))
+        layers.append(Embedding(choices.integer(2, VOCAB, "vocab"), width))
     if takes == "rows":
         layers.append(Linear(width, width := choices.integer(1, WIDEST, "outputs"), _flag(choices, "bias")))
     # The end takes up to two layers; without any other layer, sequences need one with parameters.

@@ -127,9 +127,13 @@ class SequentialDraws:
         if special:
             x[generator.integers(n)] = x[generator.integers(n)]
             if model.takes_tokens:
-                x[generator.integers(n)] = x[generator.integers(n), :1]  # one token at all positions
+                x[generator.integers(n)] = x[generator.integers(n), :1]  # one token, repeated
             else:
                 x[generator.integers(n)] = 0
+        if model.takes_tokens and shape[0] > 1:
+            # Attention to one token alone has a gradient of 0 for query and key, of which rounding leaves anything.
+            vocab: int = model.layers[0].vocab  # type: ignore[attr-defined]
+            x[:, -1] = np.where((x == x[:, :1]).all(axis=1), (x[:, 0] + 1) % vocab, x[:, -1])
         return Batch(x, _labels(model, n, shape, generator, special))
 
     def ordinary_batch(self, model: Sequential, n: int, generator: np.random.Generator) -> Batch:
