@@ -23,7 +23,7 @@ from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.state import State, StepBatch
 from adamshap.gpu.step import attribute_step, plain_step
-from adamshap.reference.contract import Activation, Adam, AdamState, Array, Batch, Estimator, Network, Step
+from adamshap.reference.contract import ActivationName, Adam, AdamState, Array, Batch, Estimator, Network, Step
 
 TIMES = (1, 2, 5, 20, 100)
 N, N_VAL, SEEDS = 10, 100, 5
@@ -40,7 +40,7 @@ def digits(seed: int) -> tuple[Network, Array, Array]:
 
 
 def table(
-    draw: Callable[[np.random.Generator], Array], activation: Activation, seed: int
+    draw: Callable[[np.random.Generator], Array], activation: ActivationName, seed: int
 ) -> tuple[Network, Array, Array]:
     """Return a table of 20 columns with identically drawn entries, labelled by a linear function of them."""
     generator = np.random.default_rng(seed)

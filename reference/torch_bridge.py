@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from adamshap.reference.contract import (
     LOSSES,
-    Activation,
+    ActivationName,
     Adam,
     AdamState,
     Array,
@@ -146,11 +146,11 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
 # --- the model -------------------------------------------------------------------------------------------------------
 
 
-def _layers(model: "nn.Module") -> tuple[list["nn.Linear"], Activation]:
+def _layers(model: "nn.Module") -> tuple[list["nn.Linear"], ActivationName]:
     """Return the linear layers and the one activation between them."""
     from torch import nn
 
-    kinds: dict[type, Activation] = {
+    kinds: dict[type, ActivationName] = {
         nn.ReLU: "relu",
         nn.Tanh: "tanh",
         nn.GELU: "gelu",
@@ -159,7 +159,7 @@ def _layers(model: "nn.Module") -> tuple[list["nn.Linear"], Activation]:
         nn.Identity: "identity",
     }
     linears: list[nn.Linear] = []
-    between: list[list[Activation]] = []
+    between: list[list[ActivationName]] = []
     for name, module in _modules(model):
         _refuse_hooks(name, module)
         # By exact type: a subclass, or a layer with a parametrisation, may compute something else.

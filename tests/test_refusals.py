@@ -96,6 +96,7 @@ NOT_A_RATE = THINGS
 NOT_A_CHOICE = THINGS | st.floats() | st.integers()
 NOT_A_FLAG = THINGS.filter(lambda thing: not isinstance(thing, bool | np.bool_)) | st.integers() | st.floats()
 NOT_A_THING = THINGS | st.integers()
+NO_ROWS = NOT_A_THING.filter(lambda thing: not isinstance(thing, np.ndarray) or thing.ndim < 2)
 
 RUN = {"network": NET, "adam": Adam(), "train": batch(), "valid": batch(), "epochs": 1}
 
@@ -129,12 +130,9 @@ BAD: Mapping[str, tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = {
     "AdamState.step": (lambda value: AdamState(value, PARAMS, PARAMS), THINGS | st.floats()),
     "AdamState m": (lambda value: AdamState(1, value, PARAMS), NOT_A_THING),
     "AdamState.v": (lambda value: AdamState(1, PARAMS, value), NOT_A_THING),
-    "Batch.x": (lambda value: Batch(value, Y), NOT_A_THING),
+    "Batch.x": (lambda value: Batch(value, Y), NO_ROWS),
     "Batch.y": (lambda value: Batch(X, value), NOT_A_THING),
-    "LazyRows.source": (
-        reference.LazyRows,
-        NOT_A_THING.filter(lambda thing: not isinstance(thing, np.ndarray) or thing.ndim < 2),
-    ),
+    "LazyRows.source": (reference.LazyRows, NO_ROWS),
     "LazyRows.index": (lambda value: reference.LazyRows(X, value), NOT_A_THING.filter(lambda thing: thing is not None)),
     "LazyRows.mean": (
         lambda value: reference.LazyRows(X, mean=value),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adamshap.reference import Batch, from_torch, scores, update
-from adamshap.reference.contract import Activation, Loss
+from adamshap.reference.contract import ActivationName, Loss
 from adamshap.verify.implementation import Query
 from adamshap.verify.oracle import bounds
 from adamshap.verify.tolerance import assert_within
@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="extra `peers`: torch")
 nn = torch.nn
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
-LAYERS: dict[Activation, Callable[[], Any]] = {
+LAYERS: dict[ActivationName, Callable[[], Any]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "gelu": nn.GELU,
@@ -29,7 +29,7 @@ LAYERS: dict[Activation, Callable[[], Any]] = {
 }
 
 
-def model_of(activation: Activation = "relu", bias: bool = True) -> Any:
+def model_of(activation: ActivationName = "relu", bias: bool = True) -> Any:
     torch.manual_seed(3)
     layer = LAYERS[activation]
     head = nn.Sequential(nn.Linear(6, 4, bias=bias), layer(), nn.Linear(4, 3, bias=bias))
@@ -77,7 +77,7 @@ def trained(model: Any, optimizer: Any, steps: int = 3) -> None:
     ],
 )
 def test_the_step_is_torchs_own(
-    activation: Activation, bias: bool, loss: Loss, reduction: Any, kind: str, settings: dict[str, Any], steps: int
+    activation: ActivationName, bias: bool, loss: Loss, reduction: Any, kind: str, settings: dict[str, Any], steps: int
 ) -> None:
     model = model_of(activation, bias)
     optimizer = getattr(torch.optim, kind)(model.parameters(), **settings)

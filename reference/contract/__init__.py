@@ -13,6 +13,12 @@ module             holds
 `rows`             data larger than memory
 `finite`           numbers that a dtype does not hold
 `model`            the `Model` protocol, and the perceptron
+`layer`            what a layer is, and a stack of them
+`layers`           layers of any data and of sequences
+`images`           convolution and pooling
+`sequential`       a stack of layers as a model
+`architectures`    `transformer` and `convnet`
+`function`         a model that is a function of parameters and batch
 `optimiser`        Adam's settings and state
 `batch`, `step`    samples; one training step before it is taken
 `marginals`        kinds of marginal utilities, and their values
@@ -26,6 +32,7 @@ module             holds
 =================  ===================================================================================================
 """
 
+from adamshap.reference.contract.architectures import convnet, transformer
 from adamshap.reference.contract.arrays import Array, Params
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.blas import one_blas_thread
@@ -54,6 +61,22 @@ from adamshap.reference.contract.estimator import (
     quadrature_nodes,
 )
 from adamshap.reference.contract.finite import first_not_finite, refuse_overflow
+from adamshap.reference.contract.function import Function
+from adamshap.reference.contract.images import AvgPool2d, Conv2d, MaxPool2d
+from adamshap.reference.contract.layer import Layer
+from adamshap.reference.contract.layers import (
+    Activation,
+    Attention,
+    Embedding,
+    Flatten,
+    LayerNorm,
+    Linear,
+    MeanOverPositions,
+    Positions,
+    Residual,
+    RMSNorm,
+    TiedLinear,
+)
 from adamshap.reference.contract.marginals import (
     MARGINAL_LOSSES,
     MARGINALS,
@@ -63,7 +86,7 @@ from adamshap.reference.contract.marginals import (
     coalition_mask,
     permutations_of,
 )
-from adamshap.reference.contract.model import ACTIVATIONS, LOSSES, Activation, Loss, Model, Network, model_of
+from adamshap.reference.contract.model import ACTIVATIONS, LOSSES, ActivationName, Loss, Model, Network, model_of
 from adamshap.reference.contract.optimiser import (
     Adam,
     AdamState,
@@ -79,6 +102,7 @@ from adamshap.reference.contract.progress import Progress, logged
 from adamshap.reference.contract.refusal import refuse, refused_field
 from adamshap.reference.contract.rows import LazyRows, parts
 from adamshap.reference.contract.run import CREDITS, Credit, Diverged, Run, RunConfig, batch_order
+from adamshap.reference.contract.sequential import NOT_COUNTED, Sequential
 from adamshap.reference.contract.snapshot import Checkpointer, Snapshot, recorded_arithmetic, resumed, run_settings
 from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float64_step
 
@@ -90,46 +114,65 @@ __all__ = [
     "LOSSES",
     "MARGINALS",
     "MARGINAL_LOSSES",
+    "NOT_COUNTED",
     "REDUCTIONS",
     "SCORE_SLOPES",
     "SLOPES",
     "TWO_TERM",
     "Activation",
+    "ActivationName",
     "Adam",
     "AdamState",
     "Array",
+    "Attention",
+    "AvgPool2d",
     "Batch",
     "Checkpointer",
     "CompletedSteps",
+    "Conv2d",
     "Credit",
     "Denominator",
     "Diverged",
+    "Embedding",
     "Estimator",
+    "Flatten",
+    "Function",
     "Gradient",
+    "Layer",
+    "LayerNorm",
     "LazyRows",
+    "Linear",
     "Loss",
     "MarginalKind",
     "MarginalLoss",
     "Marginals",
+    "MaxPool2d",
+    "MeanOverPositions",
     "Model",
     "Network",
     "Optimiser",
     "Params",
+    "Positions",
     "Progress",
+    "RMSNorm",
     "Reduction",
+    "Residual",
     "Run",
     "RunConfig",
     "ScoreDtype",
     "ScoreSlope",
+    "Sequential",
     "Slope",
     "Snapshot",
     "Step",
     "StepNumber",
+    "TiedLinear",
     "Variance",
     "adam_in",
     "batch_order",
     "check_callable",
     "coalition_mask",
+    "convnet",
     "first_not_finite",
     "float64_step",
     "logged",
@@ -152,5 +195,6 @@ __all__ = [
     "run_settings",
     "seed_of",
     "shown",
+    "transformer",
     "true_or_false",
 ]

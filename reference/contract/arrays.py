@@ -29,7 +29,7 @@ CUDA = 2
 """DLPack's number for the memory of a CUDA device."""
 
 REAL = "real numbers (a float or integer dtype)"
-LABELS = "integer labels of shape (n,), or real targets of shape (n, d_out)"
+LABELS = "integer labels of shape (n,) or (n, T), or real targets of shape (n, d_out)"
 
 
 def as_array(field: str, value: Any, needs: str = REAL) -> Any:
@@ -64,10 +64,17 @@ def _refuse_objects(field: str, value: Any, array: Array, needs: str) -> NoRetur
     refuse(field, f"dtype object of shape {array.shape}" if array.ndim else name, needs, TypeError)
 
 
-def real_array(field: str, value: object, shape: tuple[int | None, ...], needs: str = REAL) -> Any:
-    """Return `value` as a finite real array of `shape` (None: any length, but not 0), read-only, not copied."""
+def real_array(
+    field: str, value: object, shape: tuple[int | None, ...], needs: str = REAL, *, or_more: bool = False
+) -> Any:
+    """Return `value` as a finite real array of `shape` (None: any length, but not 0), read-only, not copied.
+
+    With `or_more` further axes of any length may follow.
+    """
     array = value if isinstance(value, LazyRows) else as_array(field, value, needs)
-    wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
+    lengths = ["any" if length is None else str(length) for length in shape]
+    wanted = "(" + ", ".join([*lengths, *(["..."] if or_more else [])]) + ")"
+    shape = (*shape, *[None] * (array.ndim - len(shape) if or_more else 0))
     if array.dtype.kind not in "iuf":
         refuse(field, f"dtype {array.dtype}", needs, TypeError)
     if array.ndim != len(shape) or any(

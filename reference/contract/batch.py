@@ -15,24 +15,24 @@ class Batch:
 
     Parameters
     ----------
-    x : array or `LazyRows` (n, d_in)
-        Inputs, finite.
-    y : int array (n,), or array (n, d_out)
-        Labels for the loss "cross_entropy", real targets for "mse".
+    x : array or `LazyRows` (n, d_in), or array (n, ...)
+        Inputs, finite: rows, tokens (n, T) of an integer dtype, sequences (n, T, d), images (n, c, h, w).
+    y : int array (n,) or (n, T), or array (n, d_out)
+        Labels for the loss "cross_entropy", a sample's or each position's; real targets for "mse".
     """
 
     x: Array
     y: Array
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "x", real_array("Batch.x", self.x, (None, None)))
+        object.__setattr__(self, "x", real_array("Batch.x", self.x, (None, None), or_more=True))
         y = self.y if isinstance(self.y, LazyRows) else as_array("Batch.y", self.y, LABELS)
         if y.ndim == 1:
             if y.dtype.kind not in "iu":
                 refuse("Batch.y", f"dtype {y.dtype} of shape {y.shape}", LABELS, TypeError)
             y = read_only(y)
         else:
-            y = real_array("Batch.y", y, (None, None), LABELS)
+            y = real_array("Batch.y", y, (None, None), LABELS, or_more=True)
         if len(y) != len(self.x):
             refuse("Batch.y", f"{len(y)} rows", f"as many as Batch.x, {len(self.x)}")
         object.__setattr__(self, "y", y)

@@ -12,17 +12,21 @@ from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.checks import one_of, positive_integer, seed_of, shown, true_or_false
 from adamshap.reference.contract.refusal import refuse
 
-__all__ = ["ACTIVATIONS", "LOSSES", "Activation", "Loss", "Model", "Network", "model_of"]
+__all__ = ["ACTIVATIONS", "LOSSES", "ActivationName", "Loss", "Model", "Network", "integers_of", "model_of"]
 
-Activation = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "identity"]
+ActivationName = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "identity"]
 Loss = Literal["cross_entropy", "mse"]
-ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+ACTIVATIONS: tuple[str, ...] = get_args(ActivationName)
 LOSSES: tuple[str, ...] = get_args(Loss)
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What a step and a run need of a model."""
+    """What a step and a run need of a model.
+
+    A model may also have ``integers``, the parts of a batch, "x" or "y", whose integers name something, such as tokens,
+    and must not become real numbers.
+    """
 
     @property
     def kind(self) -> str:
@@ -46,6 +50,11 @@ def model_of(field: str, value: object) -> Model:
     return value
 
 
+def integers_of(model: Model) -> tuple[str, ...]:
+    """Return which parts of a batch stay integers for this model; labels (n,) always do."""
+    return tuple(getattr(model, "integers", ()))
+
+
 @dataclass(frozen=True)
 class Network:
     """A multilayer perceptron: linear layers with one activation between them, none after the last.
@@ -64,7 +73,7 @@ class Network:
     """
 
     sizes: tuple[int, ...]
-    activation: Activation = "tanh"
+    activation: ActivationName = "tanh"
     loss: Loss = "cross_entropy"
     bias: bool = True
 
@@ -131,7 +140,7 @@ class Network:
         batch : Batch
         """
         d_in, d_out = self.sizes[0], self.sizes[-1]
-        if batch.x.shape[1] != d_in:
+        if batch.x.shape[1:] != (d_in,):
             refuse(
                 f"{field}.x", f"shape {batch.x.shape}", f"shape ({batch.n}, {d_in}) for a network of sizes {self.sizes}"
             )

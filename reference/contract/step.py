@@ -25,7 +25,7 @@ import numpy as np
 from adamshap.reference.contract.arrays import Params, named_arrays, on_host
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.checks import of_kind, one_of
-from adamshap.reference.contract.model import Model, model_of
+from adamshap.reference.contract.model import Model, integers_of, model_of
 from adamshap.reference.contract.optimiser import Adam, AdamState, Optimiser, StepNumber, optimiser_in, optimiser_of
 from adamshap.reference.contract.refusal import refuse
 
@@ -122,19 +122,22 @@ class Step:
         """
         adam = optimiser_in(self.adam, self.dtype)
         groups = (self.params, self.state.m, self.state.v)
-        batches = (self.train, self.valid)
-        reals = [a for group in groups for a in group.values()] + [b.x for b in batches]
-        labels = [b.y for b in batches]
-        reals += [y for y in labels if y.ndim == 2]
-        if all(a.dtype == np.float64 for a in reals) and all(isinstance(a, np.ndarray) for a in (*reals, *labels)):
+        data = [self._real_or_not(batch) for batch in (self.train, self.valid)]
+        reals = [a for group in groups for a in group.values()] + [a for part in data for a, real in part if real]
+        integers = [a for part in data for a, real in part if not real]
+        if all(a.dtype == np.float64 for a in reals) and all(isinstance(a, np.ndarray) for a in (*reals, *integers)):
             return self if adam == self.adam else replace(self, adam=adam)
         params, m, v = ({name: on_host(a).astype(np.float64) for name, a in group.items()} for group in groups)
         train, valid = (
-            Batch(on_host(b.x).astype(np.float64), on_host(b.y).astype(np.float64) if b.y.ndim == 2 else on_host(b.y))
-            for b in batches
+            Batch(*(on_host(a).astype(np.float64) if real else on_host(a) for a, real in part)) for part in data
         )
         state = AdamState(self.state.step, m, v)
         return Step(self.net, params, adam, state, train, valid, self.reduction)
+
+    def _real_or_not(self, batch: Batch) -> list[tuple[Any, bool]]:
+        """Return x and y, each with whether its numbers are real ones to the model."""
+        integers = [name for name in integers_of(self.net) if getattr(batch, name).dtype.kind in "iu"]
+        return [(batch.x, "x" not in integers), (batch.y, batch.y.ndim > 1 and "y" not in integers)]
 
 
 def float64_step(step: object) -> Step:
