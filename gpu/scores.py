@@ -72,7 +72,7 @@ def pair_dots(
     xp, total = context.backend.xp, None
     for capture in captures.uses:
         for other in validation.uses:
-            dots = capture.pair_dots(other, names)
+            dots = capture.pair_dots(xp, other, names)
             if dots is not None:
                 total = dots if total is None else xp.add(total, dots, out=total)
     return total

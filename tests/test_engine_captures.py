@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from engine_devices import in_each_dtype, on_device, on_each_device
 
-from adamshap.gpu import captures as captures_module
 from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.captures import Captures, OuterProduct, multiply_by_sums, sum_blocks, write_sums
+from adamshap.gpu.captures import sums as captures_module
 from adamshap.gpu.layers import context_for, stack_for
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.scores import contract, pair_dots
@@ -123,12 +123,16 @@ def test_the_uses_of_a_parameter_add_up(
 
 
 @on_each_device
-def test_a_quantity_quadratic_in_two_uses_is_refused_or_bounded(device: Any) -> None:
+def test_a_quantity_quadratic_in_two_uses_sums_them_first_or_is_refused_or_bounded(device: Any) -> None:
     names = TWICE[0]
     context, pairs = context_of_two_uses(device, "float64", names), twice(0)
     captures = captured(device, "float64", pairs, names)
-    with pytest.raises(NotImplementedError, match="used more than once: w"):
-        add_norms(context, Norms(), captures, "exact")
+    for variance in ("exact", "rank_one"):
+        norms = Norms()
+        add_norms(context, norms, captures, variance)
+        x, size = contributions(pairs, names)["w"], magnitude(pairs, names)["w"]
+        wanted, terms = (np.sqrt((one**2).sum(axis=0)) for one in (x, size))
+        assert_within(context.backend.host(norms.of("w", N).root), wanted, rounding(terms, 2 * N), variance)
     with pytest.raises(NotImplementedError, match="used more than once: w"):
         captures.signed_roots(context)
     for both in (pairs, [pairs[0]] * 2):  # the second: both uses are of one direction
