@@ -134,7 +134,7 @@ def scores(
     gradient : {"start", "midpoint", "path"}
         Γ. With "two_term", "midpoint" and "path" refer to the sample's own part of the step.
     efficient : bool
-        Distribute what the scores lack of U(B) − U(∅) equally over the batch.
+        Distribute U(B) − U(∅) less the sum of the scores equally over the batch.
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
     nodes : tuple of two ints, optional

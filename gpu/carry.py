@@ -293,9 +293,9 @@ class Carrier:
         owed: Arrays | None,
         release: Callable[[Pending, Captures], None] | None = None,
     ) -> None:
-        """Add to `totals` what a block and later ones owe its batches; call `release` with each and its captures.
+        """Add to `totals` the credit owed to a block's batches; call `release` with each and its captures.
 
-        A block of one step owes nothing to its own batch: `owed` is the sum of later blocks alone.
+        A block of one step owes nothing to its own batch: `owed` is then the sum of later blocks alone.
         """
         beta1, backend = self.beta1, self.context.backend
         first = block.first + 1 if self.length == 1 else block.first

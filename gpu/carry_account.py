@@ -103,7 +103,7 @@ class CarryAccount:
         return cls(setup, carrier, waits or not backend.on_cuda, sgd_scores, seen)
 
     def take(self, index: Array, before: State, after: State) -> None:
-        """Take a step, score its samples and pay what it owes to earlier ones."""
+        """Take a step, score its samples and credit earlier ones."""
         carrier, data = self.carrier, self.setup.data
         where = self.setup.context.backend.labels(index)
         paid = (carrier.totals.copy(), carrier.truncated.copy()) if self.checks_every_step else None

@@ -1,4 +1,4 @@
-"""The two ways of counting steps, by number from 1 and by how many are completed, and every conversion."""
+"""The two ways of counting steps, by number from 1 and by the count of completed ones, and every conversion."""
 
 from adamshap.reference.contract import CompletedSteps, StepNumber
 

@@ -1,9 +1,9 @@
 """The oracle: Adam, exact fixed-state utilities and every estimator, in float64, to be read beside the paper.
 
 Slow and obviously right: per-sample gradients are materialised, network gradients are autograd's, and each equation of
-the method is one function. `contract` describes steps, runs and models; `perceptron`, `losses`, `models`, `adam`,
-`game`, `slopes`, `validation`, `scoring`, `carry`, `run` and `retraining` follow the derivation from the forward pass
-to the scores of a training run.
+the method is one function. `contract` describes steps, runs and models; `perceptron`, `layers`, `images`, `function`,
+`losses`, `models`, `adam`, `game`, `slopes`, `validation`, `scoring`, `carry`, `run` and `retraining` follow the
+derivation from the forward pass to the scores of a training run.
 """
 
 from adamshap.reference.adam import update

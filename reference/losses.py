@@ -6,7 +6,7 @@ import autograd.numpy as anp
 import numpy as np
 from autograd.tracer import getval, isbox
 
-from adamshap.reference.contract import Array
+from adamshap.reference.contract import NOT_COUNTED, Array
 from adamshap.reference.elementary import elementary
 
 
@@ -30,6 +30,13 @@ def cross_entropy(logits: Any, labels: Array) -> Any:
     others = anp.sum(anp.exp(exponents) * ~own, axis=1)
     top = (largest - constant(label))[:, 0]
     return top + anp.log1p(np.expm1(-top) + others)
+
+
+def mean_cross_entropy(logits: Any, labels: Array) -> Any:
+    """Return the mean cross-entropy over the counted positions: (n,) of logits (n, T, d_out) and labels (n, T)."""
+    counted = labels != NOT_COUNTED
+    each = cross_entropy(logits.reshape(labels.size, -1), np.where(counted, labels, 0).ravel()).reshape(labels.shape)
+    return anp.sum(anp.where(counted, each, 0.0), axis=1) / counted.sum(axis=1)
 
 
 def squared_error(outputs: Any, targets: Array) -> Any:

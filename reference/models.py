@@ -21,7 +21,7 @@ import autograd
 import autograd.numpy as anp
 import numpy as np
 
-from adamshap.reference import perceptron
+from adamshap.reference import function, layers, perceptron
 from adamshap.reference.contract import Array, Batch, Model, Params, Step, refuse
 
 
@@ -30,14 +30,19 @@ class Functions:
     """How one kind of model runs, differentiable by autograd.
 
     Each takes the model, its parameters (each of its shape, or all with a leading axis n: then sample i meets its own
-    copy i), and inputs or a batch of n samples.
+    copy i), and inputs or a batch of n samples. Losses that know no copies have an `each_gradient` of their own.
     """
 
     outputs: Callable[[Any, Params, Array], Array]
     sample_losses: Callable[[Any, Params, Batch], Array]
+    each_gradient: Callable[[Any, Params, Batch], Params] | None = None
 
 
-KINDS = {"perceptron": Functions(perceptron.outputs, perceptron.sample_losses)}
+KINDS = {
+    "perceptron": Functions(perceptron.outputs, perceptron.sample_losses),
+    "sequential": Functions(layers.outputs, layers.sample_losses),
+    "function": Functions(function.outputs, function.sample_losses, function.each_gradient),
+}
 """The kinds of model that the oracle runs, by ``Model.kind``."""
 
 
@@ -74,6 +79,9 @@ def each_gradient(model: Model, params: Params, batch: Batch) -> Params:
     Every sample gets its own copy of the parameters, and the summed loss is differentiated in the copies: the copy i
     meets sample i only, so its gradient is the gradient of that sample's loss.
     """
+    own = functions_of(model).each_gradient
+    if own is not None:
+        return own(model, params, batch)
     copies = {name: np.repeat(p[None], batch.n, axis=0) for name, p in params.items()}
     return autograd.grad(lambda p: anp.sum(sample_losses(model, p, batch)))(copies)  # type: ignore[no-any-return]
 

@@ -86,8 +86,11 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 @elementary
 def product(weight: Any, a: Any) -> Any:
-    """Return a Wᵀ; a `weight` of shape (n, d_out, d_in) holds one copy for each row of `a`."""
-    return a @ weight.T if weight.ndim == 2 else anp.einsum("noi,ni->no", weight, a)
+    """Return a Wᵀ over the last axis of `a` (n, …, d_in); a `weight` (n, d_out, d_in) holds a copy for each sample."""
+    if a.ndim == 2:
+        return a @ weight.T if weight.ndim == 2 else anp.einsum("noi,ni->no", weight, a)
+    rows = a.reshape(len(a), -1, a.shape[-1])
+    return (rows @ anp.swapaxes(weight, -2, -1)).reshape(*a.shape[:-1], weight.shape[-2])
 
 
 def linear(weight: Any, bias: Any, a: Any) -> Any:

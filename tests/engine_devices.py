@@ -1,4 +1,4 @@
-"""The devices that the engine's tests run on here, and what they share."""
+"""The devices that the engine's tests run on, and functions that these tests share."""
 
 from typing import Any
 

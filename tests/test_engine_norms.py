@@ -1,4 +1,4 @@
-"""√Σ x² of each weight, and the scores that rest on it, where one input or gradient is far larger than all others."""
+"""√Σ x² of each weight, and the scores that depend on it, where one input or gradient is far larger than all others."""
 
 from dataclasses import replace
 from typing import Any

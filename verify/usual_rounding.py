@@ -141,7 +141,19 @@ class _Rounded:
 @primitive  # type: ignore[untyped-decorator]
 def _rounded_product(weight: Array, a: Array, errors: Errors) -> Array:
     """Return a Wᵀ as the exact `product`, each sum off by an error times the sum of its terms' absolute values."""
-    return _rounded_sums("ni,oi->no" if weight.ndim == 2 else "ni,noi->no", a, weight, errors)
+    t, copy = _axes(weight, a)
+    sums = _rounded_sums(f"n{t}i,{copy}oi->n{t}o", _rows(a), weight, errors)
+    return sums.reshape(*a.shape[:-1], -1)
+
+
+def _axes(weight: Array, a: Array) -> tuple[str, str]:
+    """Return einsum's letter for the positions of a sample, and that for copies of the weight, "" without them."""
+    return "t" if a.ndim > 2 else "", "n" if weight.ndim > 2 else ""
+
+
+def _rows(a: Array) -> Array:
+    """Return `a` (n, …, d) with a sample's positions in one axis."""
+    return a if a.ndim == 2 else a.reshape(len(a), -1, a.shape[-1])
 
 
 def _rounded_sums(indices: str, first: Array, second: Array, errors: Errors) -> Array:
@@ -150,11 +162,13 @@ def _rounded_sums(indices: str, first: Array, second: Array, errors: Errors) -> 
 
 
 def _weight_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable[[Array], Array]:
-    return lambda b: _rounded_sums("no,ni->oi" if weight.ndim == 2 else "no,ni->noi", b, a, errors)
+    t, copy = _axes(weight, a)
+    return lambda b: _rounded_sums(f"n{t}o,n{t}i->{copy}oi", _rows(b), _rows(a), errors)
 
 
 def _input_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable[[Array], Array]:
-    return lambda b: _rounded_sums("no,oi->ni" if weight.ndim == 2 else "no,noi->ni", b, weight, errors)
+    t, copy = _axes(weight, a)
+    return lambda b: _rounded_sums(f"n{t}o,{copy}oi->n{t}i", _rows(b), weight, errors).reshape(a.shape)
 
 
 defvjp(_rounded_product, _weight_back, _input_back, argnums=(0, 1))

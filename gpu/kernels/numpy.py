@@ -435,5 +435,5 @@ def _divided_difference(scalars: AdamScalars, rho: Any, m: Any, a: Any, b: Any) 
     T = top + f(scalars.eps)
     rho, mu = rho / top, f(scalars.mu * scalars.root_q) * (m / T)
     a, b = a / top, b / top
-    f_e = np.maximum(f(scalars.eps) / T, f(np.finfo(rho.dtype).tiny))  # D where κ and a sum are 0
+    f_e = np.maximum(f(scalars.eps) / T, f(np.finfo(rho.dtype).tiny))  # D where κ and an argument are 0
     return _quotient(f(scalars.k), rho * rho, mu, top / T, f_e, a, b, a + b) * (f(scalars.lr) / T)

@@ -23,7 +23,7 @@ __all__ = [
 RECOMPUTED = 1 << 16
 """Number of products computed at a time where roots are recomputed."""
 
-UNRESOLVED = 1e-14  # largest eigenvalue per row, of a Gram matrix of unit diagonal, that rounding may produce
+UNRESOLVED = 1e-14  # eigenvalue per row that double does not resolve, of a Gram matrix of unit diagonal
 
 
 def between(tau: float, a: Any, b: Any, out: Any) -> None:

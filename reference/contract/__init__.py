@@ -14,7 +14,8 @@ module             holds
 `finite`           numbers that a dtype does not hold
 `model`            the `Model` protocol, and the perceptron
 `layer`            what a layer is, and a stack of them
-`layers`           layers of any data and of sequences
+`layers`           layers of any data
+`sequences`        embedding, positions, attention
 `images`           convolution and pooling
 `sequential`       a stack of layers as a model
 `architectures`    `transformer` and `convnet`
@@ -64,19 +65,7 @@ from adamshap.reference.contract.finite import first_not_finite, refuse_overflow
 from adamshap.reference.contract.function import Function
 from adamshap.reference.contract.images import AvgPool2d, Conv2d, MaxPool2d
 from adamshap.reference.contract.layer import Layer
-from adamshap.reference.contract.layers import (
-    Activation,
-    Attention,
-    Embedding,
-    Flatten,
-    LayerNorm,
-    Linear,
-    MeanOverPositions,
-    Positions,
-    Residual,
-    RMSNorm,
-    TiedLinear,
-)
+from adamshap.reference.contract.layers import Activation, Flatten, LayerNorm, Linear, Residual, RMSNorm, TiedLinear
 from adamshap.reference.contract.marginals import (
     MARGINAL_LOSSES,
     MARGINALS,
@@ -102,6 +91,7 @@ from adamshap.reference.contract.progress import Progress, logged
 from adamshap.reference.contract.refusal import refuse, refused_field
 from adamshap.reference.contract.rows import LazyRows, parts
 from adamshap.reference.contract.run import CREDITS, Credit, Diverged, Run, RunConfig, batch_order
+from adamshap.reference.contract.sequences import Attention, Embedding, MeanOverPositions, Positions
 from adamshap.reference.contract.sequential import NOT_COUNTED, Sequential
 from adamshap.reference.contract.snapshot import Checkpointer, Snapshot, recorded_arithmetic, resumed, run_settings
 from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float64_step

@@ -6,20 +6,10 @@ from typing import Literal, get_args
 from adamshap.reference.contract.checks import one_of, positive_integer, shown, true_or_false
 from adamshap.reference.contract.images import AvgPool2d, Conv2d, MaxPool2d
 from adamshap.reference.contract.layer import Layer
-from adamshap.reference.contract.layers import (
-    Activation,
-    Attention,
-    Embedding,
-    Flatten,
-    LayerNorm,
-    Linear,
-    Positions,
-    Residual,
-    RMSNorm,
-    TiedLinear,
-)
+from adamshap.reference.contract.layers import Activation, Flatten, LayerNorm, Linear, Residual, RMSNorm, TiedLinear
 from adamshap.reference.contract.model import ActivationName, Loss
 from adamshap.reference.contract.refusal import refuse
+from adamshap.reference.contract.sequences import Attention, Embedding, Positions
 from adamshap.reference.contract.sequential import Sequential
 
 __all__ = ["convnet", "transformer"]

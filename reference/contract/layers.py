@@ -1,25 +1,26 @@
 """Layers of a `Sequential` model: plain descriptions, with PyTorch's names, layouts and defaults of parameters.
 
-================  ==========================  ==========================================================
-layer             maps each sample's          parameters, as PyTorch's module names them
-================  ==========================  ==========================================================
-Linear            (…, d_in) to (…, d_out)     ``weight`` (d_out, d_in), ``bias``
-TiedLinear        (…, d_in) to (…, d_out)     another layer's ``weight``; ``bias`` of its own
-Embedding         (T,) to (T, width)          ``weight`` (vocab, width)
-Positions         (T, width), unchanged       ``weight`` (context, width)
-LayerNorm         (…, width), unchanged       ``weight``, ``bias`` (width,)
-RMSNorm           (…, width), unchanged       ``weight`` (width,)
-Attention         (T, width), unchanged       ``in_proj_weight`` (3 width, width), ``out_proj.weight``, …
-Residual          what its layers take        those of its layers
-Activation        any, unchanged              none
-Conv2d            (c, h, w)                   ``weight`` (c_out, c_in/groups, kh, kw), ``bias``
-AvgPool2d         (c, h, w)                   none
-MaxPool2d         (c, h, w)                   none
-Flatten           any to (d,)                 none
-MeanOverPositions (T, d) to (d,)              none
-================  ==========================  ==========================================================
+=================  ==========================  ================================================================
+layer              shape of each sample        parameters, as PyTorch's module names them
+=================  ==========================  ================================================================
+Linear             (…, d_in) to (…, d_out)     ``weight`` (d_out, d_in), ``bias``
+TiedLinear         (…, d_in) to (…, d_out)     another layer's ``weight``; ``bias`` of its own
+LayerNorm          (…, width), kept            ``weight``, ``bias`` (width,)
+RMSNorm            (…, width), kept            ``weight`` (width,)
+Residual           any, kept                   those of its layers
+Activation         any, kept                   none
+Flatten            any to (d,)                 none
+Embedding          (T,) to (T, width)          ``weight`` (vocab, width)
+Positions          (T, width), kept            ``weight`` (context, width)
+Attention          (T, width), kept            ``in_proj_weight`` (3 width, width), ``out_proj.weight``, biases
+MeanOverPositions  (T, d) to (d,)              none
+Conv2d             (c_in, h, w) to (c_out, …)  ``weight`` (c_out, c_in/groups, kh, kw), ``bias``
+AvgPool2d          (c, h, w) to (c, …)         none
+MaxPool2d          (c, h, w) to (c, …)         none
+=================  ==========================  ================================================================
 
-Shapes here are those of one sample, without the leading axis n. Convolution and pooling are in `images`.
+Shapes here are those of one sample, without the leading axis n. Embedding, positions, attention and the mean over
+positions are in `sequences`, convolution and pooling in `images`.
 """
 
 import math
@@ -41,24 +42,16 @@ from adamshap.reference.contract.layer import (
     uniform,
 )
 from adamshap.reference.contract.model import ACTIVATIONS, ActivationName
-from adamshap.reference.contract.refusal import refuse
 
 __all__ = [
     "Activation",
-    "Attention",
-    "Embedding",
     "Flatten",
     "LayerNorm",
     "Linear",
-    "MeanOverPositions",
-    "Positions",
     "RMSNorm",
     "Residual",
     "TiedLinear",
 ]
-
-EMBEDDING_DEVIATION = 0.02
-"""Of fresh embeddings and positions."""
 
 
 @dataclass(frozen=True)
@@ -142,79 +135,6 @@ class TiedLinear(Layer):
 
 
 @dataclass(frozen=True)
-class Embedding(Layer):
-    """A vector for each token, as ``nn.Embedding``; the first layer of a model of tokens.
-
-    Parameters
-    ----------
-    vocab, width : int
-        How many tokens there are, 0 to vocab − 1; the length of their vectors.
-    """
-
-    vocab: int
-    width: int
-    kind: str = field(default="embedding", init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        integer_fields(self, "vocab", "width")
-
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        """``weight`` (vocab, width)."""
-        return {"weight": (self.vocab, self.width)}
-
-    @property
-    def takes(self) -> str:
-        """Tokens (T,)."""
-        return "(T,)"
-
-    @property
-    def takes_tokens(self) -> bool:
-        """True."""
-        return True
-
-    def _out(self, shape: Shape) -> Shape | None:
-        return (*shape, self.width) if len(shape) == 1 else None
-
-    def _fresh(self, name: str, shape: Shape, generator: np.random.Generator) -> Array:
-        return EMBEDDING_DEVIATION * generator.standard_normal(shape)
-
-
-@dataclass(frozen=True)
-class Positions(Layer):
-    """Adds a learned vector to each position; sequences may be shorter than the context.
-
-    Parameters
-    ----------
-    context, width : int
-        The most positions; the length of their vectors.
-    """
-
-    context: int
-    width: int
-    kind: str = field(default="positions", init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        integer_fields(self, "context", "width")
-
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        """``weight`` (context, width)."""
-        return {"weight": (self.context, self.width)}
-
-    @property
-    def takes(self) -> str:
-        """Sequences (T, width) with T up to the context."""
-        return f"(T, {self.width}) with T of at most {self.context}"
-
-    def _out(self, shape: Shape) -> Shape | None:
-        return shape if len(shape) == 2 and shape[0] <= self.context and shape[1] == self.width else None
-
-    def _fresh(self, name: str, shape: Shape, generator: np.random.Generator) -> Array:
-        return EMBEDDING_DEVIATION * generator.standard_normal(shape)
-
-
-@dataclass(frozen=True)
 class LayerNorm(Layer):
     """Mean 0 and variance 1 over the last axis, then a gain and a bias, as ``nn.LayerNorm``.
 
@@ -290,54 +210,6 @@ class RMSNorm(Layer):
 
     def _fresh(self, name: str, shape: Shape, generator: np.random.Generator) -> Array:
         return np.ones(shape)
-
-
-@dataclass(frozen=True)
-class Attention(Layer):
-    """Causal multi-head scaled dot-product attention of a sequence to itself, as ``nn.MultiheadAttention``.
-
-    Parameters
-    ----------
-    width : int
-        Of input and output; query, key and value are rows of one projection, in this order.
-    heads : int
-        A divisor of the width. Dot products are scaled by 1/√(width/heads).
-    bias : bool
-        Whether both projections have biases.
-    """
-
-    width: int
-    heads: int = 1
-    bias: bool = True
-    kind: str = field(default="attention", init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        integer_fields(self, "width", "heads")
-        flag_field(self, "bias")
-        if self.width % self.heads:
-            refuse("Attention.heads", self.heads, f"a divisor of the width, {self.width}")
-
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        """``in_proj_weight`` (3 width, width), ``out_proj.weight`` (width, width), and biases if it has them."""
-        shapes: dict[str, Shape] = {"in_proj_weight": (3 * self.width, self.width)}
-        if self.bias:
-            shapes["in_proj_bias"] = (3 * self.width,)
-        shapes["out_proj.weight"] = (self.width, self.width)
-        if self.bias:
-            shapes["out_proj.bias"] = (self.width,)
-        return shapes
-
-    @property
-    def takes(self) -> str:
-        """Sequences (T, width)."""
-        return f"(T, {self.width})"
-
-    def _out(self, shape: Shape) -> Shape | None:
-        return shape if len(shape) == 2 and shape[1] == self.width else None
-
-    def _fresh(self, name: str, shape: Shape, generator: np.random.Generator) -> Array:
-        return uniform(shape, self.width, generator) if name.endswith("weight") else np.zeros(shape)
 
 
 @dataclass(frozen=True)
@@ -421,18 +293,3 @@ class Flatten(Layer):
 
     def _out(self, shape: Shape) -> Shape | None:
         return (math.prod(shape),)
-
-
-@dataclass(frozen=True)
-class MeanOverPositions(Layer):
-    """The mean over a sequence's positions."""
-
-    kind: str = field(default="mean_over_positions", init=False, repr=False)
-
-    @property
-    def takes(self) -> str:
-        """Sequences (T, d)."""
-        return "(T, d)"
-
-    def _out(self, shape: Shape) -> Shape | None:
-        return shape[1:] if len(shape) == 2 else None

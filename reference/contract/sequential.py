@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.contract.arrays import Params, named_arrays
+from adamshap.reference.contract.arrays import Params, named_arrays, on_host
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.checks import one_of, seed_of, shown
 from adamshap.reference.contract.layer import Layer, Shape, named_stack, stack_shapes
@@ -181,18 +181,19 @@ class Sequential:
             refuse(where, f"tokens from {low} to {high}", f"tokens from 0 to {vocab - 1}")
 
     def _check_labels(self, where: str, batch: Batch, out: Shape) -> None:
+        y = on_host(batch.y)
         needs = f"labels of shape {(batch.n, *out[:-1])} for loss 'cross_entropy'"
-        if batch.y.shape != (batch.n, *out[:-1]):
-            refuse(where, f"shape {batch.y.shape}", needs)
-        if batch.y.dtype.kind not in "iu":
-            refuse(where, f"dtype {batch.y.dtype}", f"{needs}, of an integer dtype", TypeError)
+        if y.shape != (batch.n, *out[:-1]):
+            refuse(where, f"shape {y.shape}", needs)
+        if y.dtype.kind not in "iu":
+            refuse(where, f"dtype {y.dtype}", f"{needs}, of an integer dtype", TypeError)
         by_position = len(out) == 2
-        counted = batch.y != NOT_COUNTED if by_position else np.ones(batch.n, bool)
+        counted = y != NOT_COUNTED if by_position else np.ones(batch.n, bool)
         none = ~counted.any(axis=-1) if by_position else ~counted
         if none.any():
             first = int(np.flatnonzero(none)[0])
             refuse(where, f"no counted label in sample {first}", f"one other than {NOT_COUNTED} in each sample")
-        low, high = _range(batch.y[counted])
+        low, high = _range(y[counted])
         if low < 0 or high >= out[-1]:
             also = f", or {NOT_COUNTED} where nothing is counted" if by_position else ""
             refuse(where, f"labels from {low} to {high}", f"labels from 0 to {out[-1] - 1}{also}")
