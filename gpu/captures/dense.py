@@ -134,7 +134,8 @@ def scale(xp: Any, gain: str, bias: str | None, inputs: Any, b: Any, room: Calla
     """
     n, width = len(b), b.shape[-1]
     inputs, b = (array.reshape(n, math.prod(array.shape[1:-1]), width) for array in (inputs, b))
-    found = [Dense(gain, xp.einsum("ntd,ntd->nd", inputs, b, out=room(gain)))]
+    found = [Dense(gain, room(gain))]
+    found[0].x[...] = xp.einsum("ntd,ntd->nd", inputs, b)
     if bias is not None:
         found.append(Dense(bias, b.sum(axis=1, out=room(bias))))
     return tuple(found)

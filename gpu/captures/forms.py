@@ -1,7 +1,7 @@
 """x_i of one parameter as an array or as a sum of outer products, and the dot products of two passes' x_i.
 
-With x_i = Σ_t l_t r_tᵀ and x'_j = Σ_u l'_u r'_uᵀ, ⟨x_i, x'_j⟩ = Σ_{t,u} (l_t · l'_u)(r_t · r'_u), two products of T × T'
-entries; where x'_j itself is cheaper, ⟨x_i, x'_j⟩ = Σ_t l_tᵀ x'_j r_t.
+With x_i = Σ_t l_t r_tᵀ and x'_j = Σ_u l'_u r'_uᵀ, ⟨x_i, x'_j⟩ = Σ_{t,u} (l_t · l'_u)(r_t · r'_u), two products of
+T × T' entries; where x'_j itself is cheaper, ⟨x_i, x'_j⟩ = Σ_t l_tᵀ x'_j r_t.
 """
 
 from collections.abc import Collection

@@ -198,7 +198,7 @@ class OuterProducts:
 
 
 def outer_products(weight: str, bias: str | None, a: Any, b: Any, a_is_input: bool = False) -> Capture:
-    """Return the capture of a linear layer with inputs (n, d_in) or (n, …, d_in): of single outer products for T = 1."""
+    """Return the capture of a linear layer with inputs (n, d_in) or (n, …, d_in): for T = 1 an `OuterProduct`."""
     if a.ndim == 2:
         return OuterProduct(weight, bias, a, b, a_is_input)
     n, positions = len(a), math.prod(a.shape[1:-1])
