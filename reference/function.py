@@ -1,14 +1,18 @@
-"""A model that is a function of parameters and batch: its losses, and each sample's gradient by itself."""
+"""A model that is a function of parameters and batch: its losses, and each sample's gradient by itself.
+
+Gradients are autograd's, or the model's own: then autograd sees the losses as constants, and nothing here asks it.
+"""
 
 from typing import Any
 
 import autograd
+import autograd.numpy as anp
 import numpy as np
 
-from adamshap.reference.contract import Array, Batch, Function, Params, refuse
+from adamshap.reference.contract import Array, Batch, Function, Params, named_arrays, refuse
 from adamshap.reference.losses import constant
 
-__all__ = ["each_gradient", "outputs", "sample_losses"]
+__all__ = ["each_gradient", "loss_gradient", "outputs", "sample_losses"]
 
 SAME = 1e-6
 """How far a loss may be from that of the sample alone, relative to the batch's largest: sums in another order."""
@@ -30,15 +34,27 @@ def sample_losses(model: Function, params: Params, batch: Batch) -> Array:
 def each_gradient(model: Function, params: Params, batch: Batch) -> Params:
     """Return ∇ℓ(θ; z_i) of every sample, from the loss of that sample alone: one array a parameter, (n, …)."""
     together = np.asarray(constant(sample_losses(model, params, batch)))
-    alone, gradients = [], []
-    for i in range(batch.n):
-        one = batch.take(np.array([i]))
-        loss, gradient = autograd.value_and_grad(lambda p, one=one: sample_losses(model, p, one)[0])(params)
-        alone.append(float(loss))
-        gradients.append(gradient)
+    ones = [batch.take(np.array([i])) for i in range(batch.n)]
+    if model.gradients is not None:
+        _refuse_interaction(together, [float(sample_losses(model, params, one)[0]) for one in ones])
+        shapes = {name: (batch.n, *shape) for name, shape in model.shapes.items()}
+        given = named_arrays("Function.gradients", model.gradients(params, batch), shapes)
+        return {name: x.astype(np.float64) for name, x in given.items()}
+    found = [autograd.value_and_grad(lambda p, one=one: sample_losses(model, p, one)[0])(params) for one in ones]
+    _refuse_interaction(together, [float(loss) for loss, _ in found])
+    return {name: np.stack([gradient[name] for _, gradient in found]) for name in params}
+
+
+def loss_gradient(model: Function, params: Params, batch: Batch) -> Params:
+    """Return ∇L(θ), the mean of the samples' gradients where the model gives them."""
+    if model.gradients is None:
+        return autograd.grad(lambda p: anp.mean(sample_losses(model, p, batch)))(params)  # type: ignore[no-any-return]
+    return {name: x.mean(axis=0) for name, x in each_gradient(model, params, batch).items()}
+
+
+def _refuse_interaction(together: Array, alone: list[float]) -> None:
     off = np.abs(together - alone) > SAME * np.abs(together).max()
     if off.any():
         i = int(np.flatnonzero(off)[0])
         got = f"a loss of sample {i} of {together[i]} in its batch and {alone[i]} alone"
         refuse("Function.losses", got, "losses that do not depend on the other samples")
-    return {name: np.stack([gradient[name] for gradient in gradients]) for name in params}

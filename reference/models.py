@@ -30,18 +30,19 @@ class Functions:
     """How one kind of model runs, differentiable by autograd.
 
     Each takes the model, its parameters (each of its shape, or all with a leading axis n: then sample i meets its own
-    copy i), and inputs or a batch of n samples. Losses that know no copies have an `each_gradient` of their own.
+    copy i), and inputs or a batch of n samples. Losses that know no copies, or not autograd, have their own gradients.
     """
 
     outputs: Callable[[Any, Params, Array], Array]
     sample_losses: Callable[[Any, Params, Batch], Array]
     each_gradient: Callable[[Any, Params, Batch], Params] | None = None
+    loss_gradient: Callable[[Any, Params, Batch], Params] | None = None
 
 
 KINDS = {
     "perceptron": Functions(perceptron.outputs, perceptron.sample_losses),
     "sequential": Functions(layers.outputs, layers.sample_losses),
-    "function": Functions(function.outputs, function.sample_losses, function.each_gradient),
+    "function": Functions(function.outputs, function.sample_losses, function.each_gradient, function.loss_gradient),
 }
 """The kinds of model that the oracle runs, by ``Model.kind``."""
 
@@ -70,6 +71,9 @@ def mean_loss(model: Model, params: Params, batch: Batch) -> float:
 
 def loss_gradient(model: Model, params: Params, batch: Batch) -> Params:
     """Return ∇L(θ), the gradient of `mean_loss`: one array a parameter, of its shape."""
+    own = functions_of(model).loss_gradient
+    if own is not None:
+        return own(model, params, batch)
     return autograd.grad(lambda p: mean_loss(model, p, batch))(params)  # type: ignore[no-any-return]
 
 

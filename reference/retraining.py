@@ -27,6 +27,7 @@ from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,
+    Function,
     Params,
     Run,
     RunConfig,
@@ -35,7 +36,7 @@ from adamshap.reference.contract import (
     refuse,
     shown,
 )
-from adamshap.reference.models import loss_gradient, mean_loss, sample_losses
+from adamshap.reference.models import each_gradient, loss_gradient, mean_loss, sample_losses
 
 State = tuple[Params, AdamState]
 
@@ -94,6 +95,8 @@ def metagradient(run: Run) -> Array:
         Positive means that more of the sample would lower the loss, as for `influence`.
     """
     config = config_of(run)
+    if _own_gradients(config):
+        refuse("run", "a run of a Function with gradients of its own", "a model that autograd can differentiate twice")
     order, weights = batches_of(config), np.ones(config.train.n)
     length = math.isqrt(len(order) - 1) + 1  # √T, rounded up
     starts = range(0, len(order), length)
@@ -130,6 +133,10 @@ def config_of(run: Run) -> RunConfig:
     return replace(config, adam=step.adam, train=step.train, valid=step.valid)
 
 
+def _own_gradients(config: RunConfig) -> bool:
+    return isinstance(config.network, Function) and config.network.gradients is not None
+
+
 def batches_of(config: RunConfig) -> list[Array]:
     """Return the samples of each step."""
     return [index for _, index in config.order()]
@@ -158,8 +165,11 @@ def weighted_step(config: RunConfig, state: State, index: Array, weights: Array)
 
 
 def batch_gradient(config: RunConfig, params: Any, batch: Batch, weights: Any) -> Any:
-    """Return g(ω) = Σ_i ω_i w ∇ℓ(θ; z_i), differentiable in `params` and in `weights` (n,)."""
+    """Return g(ω) = Σ_i ω_i w ∇ℓ(θ; z_i), differentiable in `params` and in `weights` (n,) where autograd gives it."""
     divisor = batch.n if config.reduction == "mean" else 1
+    if _own_gradients(config):
+        x = each_gradient(config.network, params, batch)
+        return {name: np.tensordot(weights / divisor, x_i, axes=1) for name, x_i in x.items()}
     return autograd.grad(lambda p: anp.sum(weights * sample_losses(config.network, p, batch)) / divisor)(params)
 
 

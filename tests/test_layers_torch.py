@@ -1,300 +1,31 @@
-"""Layers against PyTorch's modules in float64: outputs, losses and each sample's gradient; and planted mistakes."""
+"""Layers against PyTorch's modules in float64: outputs, losses and each sample's gradient."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+from dataclasses import replace
 
-import autograd.numpy as anp
 import numpy as np
 import pytest
+from torch_layers import CLASSES, PAIRS, REAL, Pair, language, stacked
 
 from adamshap.reference import (
-    Activation,
-    Attention,
-    AvgPool2d,
+    Adam,
     Batch,
-    Conv2d,
-    Embedding,
     Flatten,
-    LayerNorm,
+    Function,
     Linear,
-    MaxPool2d,
-    MeanOverPositions,
-    Positions,
-    Residual,
-    RMSNorm,
-    Sequential,
-    convnet,
-    images,
-    layers,
-    losses,
+    Step,
+    attribute,
+    influence,
+    marginals,
+    metagradient,
     models,
-    transformer,
+    retrained,
 )
-from adamshap.reference.contract import ACTIVATIONS, Array, Params
+from adamshap.reference.contract import Array, Params
 
 torch = pytest.importorskip("torch", reason="extra `peers`: torch")
-nn = torch.nn
 
 RELATIVE = 1e-12
-SEEN = 1e-7
-"""A mistake makes a difference of more."""
-
-
-# --- the same models in PyTorch --------------------------------------------------------------------------------------
-
-
-class Learned(nn.Module):  # type: ignore[name-defined,misc]
-    def __init__(self, context: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(context, width))
-
-    def forward(self, x: Any) -> Any:
-        return x + self.weight[: x.shape[1]]
-
-
-class SelfAttention(nn.MultiheadAttention):  # type: ignore[name-defined,misc]
-    def forward(self, x: Any) -> Any:
-        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], dtype=x.dtype)
-        return super().forward(x, x, x, attn_mask=mask, need_weights=False)[0]
-
-
-class Added(nn.Sequential):  # type: ignore[name-defined,misc]
-    def forward(self, x: Any) -> Any:
-        return x + super().forward(x)
-
-
-class MeanOfPositions(nn.Module):  # type: ignore[name-defined,misc]
-    def forward(self, x: Any) -> Any:
-        return x.mean(dim=1)
-
-
-class LanguageModel(nn.Module):  # type: ignore[name-defined,misc]
-    """PyTorch's own encoder, with a causal mask."""
-
-    def __init__(
-        self, vocab: int, context: int, width: int, depth: int, heads: int, norm: str, tied: bool, bias: bool
-    ) -> None:
-        super().__init__()
-        normed: Callable[[], Any] = {
-            "layer": lambda: nn.LayerNorm(width, bias=bias),
-            "rms": lambda: nn.RMSNorm(width, eps=1e-5),
-        }[norm]
-        self.embedding, self.positions = nn.Embedding(vocab, width), nn.Embedding(context, width)
-        block = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, 0.0, nn.functional.gelu, batch_first=True, norm_first=True, bias=bias
-        )
-        block.norm1, block.norm2 = normed(), normed()
-        self.encoder = nn.TransformerEncoder(block, depth, normed(), enable_nested_tensor=False)
-        self.head = nn.Linear(width, vocab, bias=False)
-        if tied:
-            self.head.weight = self.embedding.weight
-
-    def forward(self, tokens: Any) -> Any:
-        T = tokens.shape[1]
-        x = self.embedding(tokens) + self.positions(torch.arange(T))
-        mask = nn.Transformer.generate_square_subsequent_mask(T, dtype=x.dtype)
-        return self.head(self.encoder(x, mask=mask, is_causal=True))
-
-
-FUNCTIONS = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "sigmoid": nn.Sigmoid,
-    "identity": nn.Identity,
-}
-MODULES: dict[str, Callable[[Any], Any]] = {
-    "linear": lambda one: nn.Linear(one.d_in, one.d_out, one.bias),
-    "embedding": lambda one: nn.Embedding(one.vocab, one.width),
-    "positions": lambda one: Learned(one.context, one.width),
-    "layer_norm": lambda one: nn.LayerNorm(one.width, one.eps, bias=one.bias),
-    "rms_norm": lambda one: nn.RMSNorm(one.width, one.eps),
-    "attention": lambda one: SelfAttention(one.width, one.heads, bias=one.bias, batch_first=True),
-    "residual": lambda one: Added(*map(module_of, one.layers)),
-    "activation": lambda one: FUNCTIONS[one.function](),
-    "conv2d": lambda one: nn.Conv2d(
-        one.c_in, one.c_out, one.kernel, one.stride, one.padding, groups=one.groups, bias=one.bias
-    ),
-    "avg_pool2d": lambda one: nn.AvgPool2d(one.kernel, one.stride),
-    "max_pool2d": lambda one: nn.MaxPool2d(one.kernel, one.stride),
-    "flatten": lambda one: nn.Flatten(),
-    "mean_over_positions": lambda one: MeanOfPositions(),
-}
-
-
-def module_of(layer: Any) -> Any:
-    return MODULES[layer.kind](layer)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A model, the same in PyTorch, and samples."""
-
-    model: Sequential
-    module: Any
-    batch: Batch
-    rounded: bool = False
-
-    def params(self) -> Params:
-        """Random parameters, biases and gains too, put into the module."""
-        generator, module = np.random.default_rng(0), self.module.double()
-        with torch.no_grad():
-            for p in module.parameters():
-                value = 0.5 * generator.standard_normal(tuple(p.shape))
-                p.copy_(torch.as_tensor(np.round(2 * value) / 2 if self.rounded else value))
-        return self.model.from_state_dict(module.state_dict())
-
-    def theirs(self) -> tuple[Array, Array, list[Params]]:
-        x, y = (torch.as_tensor(np.array(array)) for array in (self.batch.x, self.batch.y))
-        each, gradients = [], []
-        for i in range(self.batch.n):
-            self.module.zero_grad()
-            out = self.module(x[i : i + 1])
-            if self.model.loss == "mse":
-                loss = nn.functional.mse_loss(out, y[i : i + 1])
-            else:
-                loss = nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), y[i : i + 1].reshape(-1))
-            loss.backward()
-            each.append(loss.item())
-            gradients.append({name: p.grad.numpy().copy() for name, p in self.module.named_parameters()})
-        with torch.no_grad():
-            outputs = self.module(x).numpy()
-        return outputs, np.array(each), gradients
-
-    def gap(self) -> float:
-        """The largest difference from PyTorch, relative to the largest number of its array."""
-        params = self.params()
-        outputs, each, gradients = self.theirs()
-        pairs = [
-            (models.outputs(self.model, params, self.batch.x), outputs),
-            (models.sample_losses(self.model, params, self.batch), each),
-        ]
-        ours = models.each_gradient(self.model, params, self.batch)
-        mean = models.loss_gradient(self.model, params, self.batch)
-        assert ours.keys() == mean.keys() == gradients[0].keys()
-        for name in ours:
-            pairs.append((ours[name], np.stack([gradient[name] for gradient in gradients])))
-            pairs.append((mean[name], pairs[-1][1].mean(axis=0)))
-        assert all(one.shape == other.shape for one, other in pairs)
-        return max(float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-3)) for one, other in pairs)
-
-
-def tokens(n: int, T: int, vocab: int) -> Array:
-    """Some of them twice in a sequence."""
-    x = np.random.default_rng(1).integers(0, vocab, (n, T))
-    x[0, -1] = x[0, 0]
-    return x
-
-
-def some_labels(n: int, T: int, classes: int) -> Array:
-    """Labels by position, some of them not counted, of each sample another number."""
-    generator = np.random.default_rng(2)
-    y = generator.integers(0, classes, (n, T))
-    for i in range(n):
-        y[i, : min(i, T - 1)] = -100
-    return y
-
-
-def language(
-    T: int = 5, depth: int = 2, heads: int = 2, norm: Any = "layer", tied: bool = True, bias: bool = True
-) -> Pair:
-    settings = {"vocab": 7, "context": 5, "width": 8, "depth": depth, "heads": heads}
-    model = transformer(**settings, norm=norm, tied=tied, bias=bias)  # type: ignore[arg-type]
-    module = LanguageModel(**settings, norm=norm, tied=tied, bias=bias)
-    return Pair(model, module, Batch(tokens(3, T, 7), some_labels(3, T, 7)))
-
-
-def stacked(*chosen: Any, x: Array, y: Array, loss: Any = "cross_entropy") -> Pair:
-    return Pair(Sequential(chosen, loss=loss), nn.Sequential(*map(module_of, chosen)), Batch(x, y))
-
-
-def pictures(n: int, *shape: int) -> Array:
-    """With equal numbers in every window, for the pools."""
-    return np.random.default_rng(3).integers(-2, 3, (n, *shape)).astype(float)
-
-
-CLASSES = np.array([2, 0, 1])
-REAL = np.random.default_rng(4).standard_normal((3, 4, 6))
-
-
-def image_stack(conv: Conv2d, *pool: Any, size: tuple[int, int] = (7, 6)) -> Pair:
-    before = (conv, Activation("relu"), *pool, Flatten())
-    shape = Sequential(before).out_shape("x", (conv.c_in, *size))
-    return stacked(*before, Linear(shape[0], 3), x=pictures(3, conv.c_in, *size), y=CLASSES)
-
-
-PAIRS: dict[str, Callable[[], Pair]] = {
-    "transformer": language,
-    "transformer, rms": lambda: language(norm="rms"),
-    "transformer, rms, untied, no bias": lambda: language(norm="rms", tied=False, bias=False),
-    "transformer, untied": lambda: language(tied=False),
-    "transformer, no bias": lambda: language(bias=False),
-    "transformer, one head": lambda: language(heads=1),
-    "transformer, eight heads": lambda: language(heads=8, depth=1),
-    "transformer, one position": lambda: language(T=1),
-    "transformer, short": lambda: language(T=3, depth=1),
-    "tokens to classes": lambda: stacked(
-        Embedding(7, 6),
-        Positions(5, 6),
-        Residual((RMSNorm(6), Attention(6, 3))),
-        MeanOverPositions(),
-        Linear(6, 3),
-        x=tokens(3, 4, 7),
-        y=CLASSES,
-    ),
-    "a large ε": lambda: stacked(
-        LayerNorm(6, eps=0.3), Attention(6, 2), RMSNorm(6, eps=0.2), Linear(6, 3), x=REAL, y=some_labels(3, 4, 3)
-    ),
-    "real sequences": lambda: stacked(
-        Linear(6, 4),
-        Residual((LayerNorm(4, bias=False), Attention(4, 2, bias=False))),
-        Linear(4, 2, bias=False),
-        x=REAL,
-        y=np.random.default_rng(5).standard_normal((3, 4, 2)),
-        loss="mse",
-    ),
-    "residuals in residuals": lambda: stacked(
-        Residual((Linear(6, 6), Residual((RMSNorm(6), Residual((Attention(6, 2),)), Linear(6, 6, bias=False))))),
-        Linear(6, 3),
-        x=REAL,
-        y=some_labels(3, 4, 3),
-    ),
-    "flattened sequences": lambda: stacked(Linear(6, 2), Flatten(), Linear(8, 3), x=REAL, y=CLASSES),
-    "convolution": lambda: image_stack(Conv2d(2, 4, (3, 3))),
-    "convolution, stride and padding": lambda: image_stack(Conv2d(2, 4, (3, 2), (2, 1), (1, 2))),
-    "convolution, groups": lambda: image_stack(Conv2d(4, 6, (3, 3), padding=(1, 1), groups=2)),
-    "convolution by channel": lambda: image_stack(Conv2d(4, 4, (2, 3), groups=4, bias=False)),
-    "max pool": lambda: image_stack(Conv2d(2, 3, (1, 1)), MaxPool2d((2, 2))),
-    "max pool with ties": lambda: replace(  # of units of equal weights, so that it matters which has the gradient
-        stacked(
-            Linear(2, 6, bias=False), MaxPool2d((2, 3)), Flatten(), Linear(12, 3), x=pictures(3, 2, 7, 2), y=CLASSES
-        ),
-        rounded=True,
-    ),
-    "overlapping pools": lambda: image_stack(
-        Conv2d(2, 3, (1, 1)), MaxPool2d((3, 2), (1, 2)), AvgPool2d((2, 2), (1, 1))
-    ),
-    "average pool": lambda: image_stack(Conv2d(2, 3, (3, 3)), AvgPool2d((2, 2))),
-    "convnet": lambda: constructed(convnet(image=(3, 5, 6), channels=(4, 6), outputs=3)),
-    "convnet, averages": lambda: constructed(
-        convnet(image=(1, 4, 2), channels=(2, 2, 2), outputs=3, kernel=1, pool="avg", activation="silu", bias=False)
-    ),
-    "images to targets": lambda: stacked(
-        Conv2d(2, 3, (3, 3)), x=pictures(3, 2, 5, 4), y=pictures(3, 3, 3, 2), loss="mse"
-    ),
-} | {
-    f"activation {name}": lambda name=name: stacked(  # type: ignore[misc]
-        Linear(6, 5), Activation(name), Linear(5, 3), x=REAL, y=some_labels(3, 4, 3)
-    )
-    for name in ACTIVATIONS
-}
-
-
-def constructed(model: Sequential) -> Pair:
-    channels, side = model.layers[0].c_in, (5, 6) if model.layers[0].c_in == 3 else (4, 2)  # type: ignore[attr-defined]
-    return Pair(model, nn.Sequential(*map(module_of, model.layers)), Batch(pictures(3, channels, *side), CLASSES))
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -315,189 +46,52 @@ def test_a_state_dict_of_the_same_module_loads_by_name() -> None:
         pair.model.from_state_dict({name: p for name, p in state.items() if "norm1" not in name})
 
 
-# --- each layer wrong once -------------------------------------------------------------------------------------------
+def as_function(pair: Pair) -> Function:
+    """The module behind its losses and its samples' gradients."""
 
-RIGHT = dict(layers.FORWARD)
-CONSTANT = losses.constant
+    def load(params: Params) -> None:
+        with torch.no_grad():
+            for name, p in pair.module.named_parameters():
+                p.copy_(torch.as_tensor(np.array(params[name])))
 
+    def both(params: Params, batch: Batch) -> tuple[Array, list[Params]]:
+        load(params)
+        _, each, gradients = replace(pair, batch=batch).theirs()
+        return each, gradients
 
-def with_some(params: Any, changed: Params) -> Any:
-    """The parameters, boxed or not, with some of them changed."""
-    return {name: params[name] for name in params} | changed
+    def gradients(params: Params, batch: Batch) -> Params:
+        found = both(params, batch)[1]
+        return {name: np.stack([gradient[name] for gradient in found]) for name in params}
 
-
-def seen_once(layer: Any, params: Params, name: str, ids: Array) -> Any:
-    """An embedding whose repeated tokens have a gradient once."""
-    rows = RIGHT["embedding"](layer, params, name, ids)
-    first = np.array([[token not in sequence[:t] for t, token in enumerate(sequence)] for sequence in ids])[..., None]
-    return rows * first + CONSTANT(rows) * ~first
-
-
-def unbiased(layer: Any, params: Params, name: str, x: Any) -> Any:
-    ratio, gain = (x.shape[-1] - 1) / x.shape[-1], f"{name}.weight"
-    scaled = with_some(params, {gain: params[gain] * ratio**0.5})
-    return RIGHT["layer_norm"](replace(layer, eps=layer.eps * ratio), scaled, name, x)
+    pair.module.double()
+    model = pair.model
+    return Function(model.shapes, lambda params, batch: both(params, batch)[0], model.init, gradients)
 
 
-def heads_first(layer: Any, params: Params, name: str, x: Any) -> Any:
-    """Rows of the projection taken as (heads, 3, d)."""
-
-    def moved(p: Any) -> Any:
-        split = p.reshape(*p.shape[: axis(p)], layer.heads, 3, -1, *p.shape[axis(p) + 1 :])
-        return anp.swapaxes(split, axis(p), axis(p) + 1).reshape(p.shape)
-
-    def axis(p: Any) -> int:
-        return p.ndim - len(layer.shapes["in_proj_weight"])
-
-    weight = f"{name}.in_proj_weight"
-    return RIGHT["attention"](layer, with_some(params, {weight: moved(params[weight])}), name, x)
-
-
-def swapped(layer: Any, params: Params, name: str, x: Any) -> Any:
-    """Queries for keys and keys for queries."""
-    order = np.r_[layer.width : 2 * layer.width, : layer.width, 2 * layer.width : 3 * layer.width]
-    weight, bias = f"{name}.in_proj_weight", f"{name}.in_proj_bias"
-    changed = {weight: params[weight][..., order, :], bias: params[bias][..., order]}
-    return RIGHT["attention"](layer, with_some(params, changed), name, x)
+def test_a_module_of_pytorch_runs_in_the_oracle() -> None:
+    pair = language(depth=1)
+    model, adam, options = as_function(pair), Adam(1e-3, weight_decay=0.1), {"epochs": 2, "batch_size": 2}
+    own, other = (attribute(one, adam, pair.batch, pair.batch, **options) for one in (pair.model, model))  # type: ignore[arg-type]
+    np.testing.assert_allclose(other.scores, own.scores, rtol=1e-8)
+    np.testing.assert_allclose(retrained(other, [1]), retrained(own, [1]), rtol=1e-8)
+    with pytest.raises(ValueError, match="run: got a run of a Function with gradients of its own"):
+        metagradient(other)
+    step = Step(model, own.params, adam, own.state, pair.batch, pair.batch)
+    described = replace(step, net=pair.model)
+    np.testing.assert_allclose(influence(step), influence(described), rtol=1e-8)
+    np.testing.assert_allclose(marginals(step).values, marginals(described).values, rtol=1e-8)
 
 
-def flipped(layer: Any, params: Params, name: str, x: Any) -> Any:
-    weight = f"{name}.weight"
-    return RIGHT["conv2d"](layer, with_some(params, {weight: params[weight][..., ::-1, ::-1]}), name, x)
-
-
-def other_groups(layer: Any, params: Params, name: str, x: Any) -> Any:
-    return RIGHT["conv2d"](layer, params, name, x[:, ::-1])
-
-
-def shared_ties(layer: Any, params: Params, name: str, x: Any) -> Any:
-    each = images.windows(x, layer.kernel, layer.steps)
-    return anp.max(each, axis=(4, 5))
-
-
-def detached(which: str, kind: str) -> Any:
-    """A layer one of whose parameters has no gradient."""
-
-    def forward(layer: Any, params: Params, name: str, x: Any) -> Any:
-        full = getattr(layer, "weight", f"{name}.{which}") if kind == "tied_linear" else f"{name}.{which}"
-        return RIGHT[kind](layer, with_some(params, {full: CONSTANT(params[full])}), name, x)
-
-    return forward
-
-
-MISTAKES: dict[str, tuple[str, str, Any]] = {
-    "linear: no bias": (
-        "real sequences",
-        "linear",
-        lambda one, p, name, x: RIGHT["linear"](replace(one, bias=False), p, name, x),
-    ),
-    "tied: one use": ("transformer", "tied_linear", detached("weight", "tied_linear")),
-    "embedding: repeats once": ("transformer", "embedding", seen_once),
-    "embedding: detached": ("transformer", "embedding", detached("weight", "embedding")),
-    "positions: shifted": (
-        "transformer, short",
-        "positions",
-        lambda one, p, name, x: x + p[f"{name}.weight"][..., 1 : x.shape[1] + 1, :],
-    ),
-    "layer norm: unbiased variance": ("transformer", "layer_norm", unbiased),
-    "layer norm: no ε": (
-        "transformer",
-        "layer_norm",
-        lambda one, p, name, x: RIGHT["layer_norm"](replace(one, eps=0.0), p, name, x),
-    ),
-    "layer norm: constant statistics": (
-        "transformer",
-        "layer_norm",
-        lambda one, p, name, x: RIGHT["layer_norm"](one, p, name, CONSTANT(x)) + x - CONSTANT(x),
-    ),
-    "rms norm: ε outside": (
-        "a large ε",
-        "rms_norm",
-        lambda one, p, name, x: (
-            layers.along_last(p[f"{name}.weight"], x) * x / (anp.sqrt(anp.mean(x**2, axis=-1, keepdims=True)) + one.eps)
-        ),
-    ),
-    "rms norm: mean taken off": (
-        "transformer, rms",
-        "rms_norm",
-        lambda one, p, name, x: RIGHT["rms_norm"](one, p, name, x - anp.mean(x, axis=-1, keepdims=True)),
-    ),
-    "attention: heads before parts": ("transformer", "attention", heads_first),
-    "attention: queries and keys": ("transformer", "attention", swapped),
-    "residual: input once": ("transformer", "residual", lambda one, p, name, x: RIGHT["residual"](one, p, name, x) - x),
-    "activation: GELU by tanh": (
-        "transformer",
-        "activation",
-        lambda one, p, name, x: 0.5 * x * (1 + anp.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
-    ),
-    "convolution: flipped": ("convolution", "conv2d", flipped),
-    "convolution: groups in another order": ("convolution, groups", "conv2d", other_groups),
-    "convolution: no bias": ("convolution", "conv2d", detached("bias", "conv2d")),
-    "average pool: sum": (
-        "average pool",
-        "avg_pool2d",
-        lambda one, p, name, x: 4 * RIGHT["avg_pool2d"](one, p, name, x),
-    ),
-    "max pool: ties share": ("max pool with ties", "max_pool2d", shared_ties),
-    "flatten: places first": (
-        "convolution",
-        "flatten",
-        lambda one, p, name, x: anp.transpose(x, (0, 2, 3, 1)).reshape(len(x), -1),
-    ),
-    "positions' mean: sum": ("tokens to classes", "mean_over_positions", lambda one, p, name, x: anp.sum(x, axis=1)),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_any_layer_is_seen(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair, kind, wrong = MISTAKES[mistake]
-    monkeypatch.setitem(layers.FORWARD, kind, wrong)
-    assert PAIRS[pair]().gap() > SEEN
-
-
-def test_every_layer_has_a_mistake() -> None:
-    assert {kind for _, kind, _ in MISTAKES.values()} == set(layers.FORWARD)
-
-
-def causal_but(k: int) -> Any:
-    def softmax(scores: Any) -> Any:
-        seen = np.tril(np.ones(scores.shape[-2:], bool), k)
-        e = anp.exp(anp.where(seen, scores, -np.inf))
-        return e / anp.sum(e, axis=-1, keepdims=True)
-
-    return softmax
-
-
-def all_counted(logits: Any, labels: Array) -> Any:
-    return losses.mean_cross_entropy(logits, np.where(labels < 0, 0, labels))
-
-
-def mean_of_the_batch(logits: Any, labels: Array) -> Any:
-    counted = (labels >= 0).sum(axis=1)
-    return losses.mean_cross_entropy(logits, labels) * counted / counted.mean()
-
-
-@pytest.mark.parametrize(
-    ("module", "name", "wrong"),
-    [
-        (layers, "causal_softmax", causal_but(1)),
-        (layers, "causal_softmax", lambda scores: RIGHT_SOFTMAX(scores * 0.5**0.5)),  # 1/√width for two heads
-        (losses, "mean_cross_entropy", mean_of_the_batch),
-        (losses, "mean_cross_entropy", all_counted),
-    ],
-)
-def test_a_mistake_in_mask_scale_or_mean_is_seen(
-    module: Any, name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = getattr(module, name)
-
-    def planted(*given: Any) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, right)
-            return wrong(*given)
-
-    monkeypatch.setattr(module, name, planted)
-    assert language().gap() > SEEN
-
-
-RIGHT_SOFTMAX = layers.causal_softmax
+def test_gradients_of_other_names_or_shapes_are_refused() -> None:
+    pair = stacked(Linear(6, 3), Flatten(), Linear(12, 3), x=REAL, y=CLASSES)
+    model, params = as_function(pair), pair.params()
+    right = model.gradients
+    assert right is not None
+    one_row = {name: x[0] for name, x in right(params, pair.batch).items()}
+    for wrong, message in (
+        (one_row, "Function.gradients['0.weight']: got shape (3, 6); needs shape (3, 3, 6)"),
+        ({}, "Function.gradients: got the names []"),
+    ):
+        model = Function(model.shapes, model.losses, None, lambda params, batch, wrong=wrong: wrong)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            models.each_gradient(model, params, pair.batch)

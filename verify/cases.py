@@ -40,6 +40,7 @@ from adamshap.reference.contract import (
     one_of,
     positive_integer,
     quadrature_nodes,
+    real_parts,
     refuse,
 )
 from adamshap.verify.implementation import FUNCTIONS, Answer, Query
@@ -68,8 +69,8 @@ def case_to_json(step: Step, query: Query) -> Json:
         Where the real arrays of the step are not all float64 or all float32.
     """
     groups = (step.params, step.state.m, step.state.v)
-    reals = [array for group in groups for array in group.values()] + [step.train.x, step.valid.x]
-    reals += [batch.y for batch in (step.train, step.valid) if batch.y.ndim == 2]
+    reals = [array for group in groups for array in group.values()]
+    reals += [getattr(b, name) for b in (step.train, step.valid) for name in real_parts(step.net, b)]
     dtypes = sorted({array.dtype.name for array in reals})
     if len(dtypes) != 1 or dtypes[0] not in DTYPES:
         raise CaseError(

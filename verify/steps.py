@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.contract import Adam, AdamState, Array, Batch, Params, Step, of_kind
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, Params, Step, of_kind, real_parts
 
 __all__ = ["adam_of", "in_dtype", "perturbed"]
 
@@ -44,7 +44,8 @@ def _changed(step: Step, change: Callable[[Array], Array]) -> Step:
         return {name: change(array) for name, array in arrays.items()}
 
     def change_batch(batch: Batch) -> Batch:
-        return Batch(change(batch.x), change(batch.y) if batch.y.ndim == 2 else batch.y)
+        real = real_parts(step.net, batch)
+        return Batch(*(change(getattr(batch, name)) if name in real else getattr(batch, name) for name in ("x", "y")))
 
     # In this order: each change may draw random numbers.
     state = AdamState(step.state.step, change_all(step.state.m), change_all(step.state.v))

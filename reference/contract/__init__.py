@@ -34,7 +34,7 @@ module             holds
 """
 
 from adamshap.reference.contract.architectures import convnet, transformer
-from adamshap.reference.contract.arrays import Array, Params
+from adamshap.reference.contract.arrays import Array, Params, named_arrays
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.blas import one_blas_thread
 from adamshap.reference.contract.checks import (
@@ -75,7 +75,16 @@ from adamshap.reference.contract.marginals import (
     coalition_mask,
     permutations_of,
 )
-from adamshap.reference.contract.model import ACTIVATIONS, LOSSES, ActivationName, Loss, Model, Network, model_of
+from adamshap.reference.contract.model import (
+    ACTIVATIONS,
+    LOSSES,
+    ActivationName,
+    Loss,
+    Model,
+    Network,
+    model_of,
+    real_parts,
+)
 from adamshap.reference.contract.optimiser import (
     Adam,
     AdamState,
@@ -167,6 +176,7 @@ __all__ = [
     "float64_step",
     "logged",
     "model_of",
+    "named_arrays",
     "of_kind",
     "one_blas_thread",
     "one_of",
@@ -176,6 +186,7 @@ __all__ = [
     "permutations_of",
     "positive_integer",
     "quadrature_nodes",
+    "real_parts",
     "recorded_arithmetic",
     "refuse",
     "refuse_overflow",

@@ -5,17 +5,18 @@ from typing import Any
 
 from adamshap.reference.contract.arrays import Params, named_arrays
 from adamshap.reference.contract.batch import Batch
-from adamshap.reference.contract.checks import positive_integer, seed_of, shown
+from adamshap.reference.contract.checks import check_callable, positive_integer, seed_of, shown
 from adamshap.reference.contract.refusal import refuse
 
 __all__ = ["Function"]
 
 Losses = Callable[[Any, Batch], Any]
 Init = Mapping[str, Any] | Callable[[int], Mapping[str, Any]]
+Gradients = Callable[[Params, Batch], Mapping[str, Any]]
 
 
 class Function:
-    """A model that is no more than its losses, which the oracle differentiates with autograd.
+    """A model that is no more than its losses, which the oracle differentiates with autograd, or their gradients.
 
     Samples must not interact: a sample's loss is the same whichever others are in the batch, unlike with statistics of
     the batch, contrastive losses or dropout. The oracle refuses losses that differ between a batch and a sample alone.
@@ -29,9 +30,19 @@ class Function:
         of a batch stay integers.
     init : mapping from str to array, or callable, optional
         The parameters that a run starts with: the same for every seed, or ``init(seed)``.
+    gradients : callable, optional
+        ``gradients(params, batch)`` returns ∇ℓ(θ; z_i) of each sample, (n, …) by parameter, for losses that autograd
+        cannot differentiate, such as those of a PyTorch module in double precision. Everything but `metagradient`,
+        which needs second derivatives, works with it.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], losses: Losses, init: Init | None = None) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        losses: Losses,
+        init: Init | None = None,
+        gradients: Gradients | None = None,
+    ) -> None:
         if not isinstance(shapes, Mapping) or not shapes or not all(isinstance(name, str) for name in shapes):
             refuse("Function.shapes", shown(shapes), "a mapping from parameter name to shape, not empty", TypeError)
         self._shapes = {name: _shape(f"Function.shapes[{name!r}]", shape) for name, shape in shapes.items()}
@@ -39,7 +50,8 @@ class Function:
             refuse("Function.losses", shown(losses), "a function of parameters and a batch", TypeError)
         if init is not None and not callable(init) and not isinstance(init, Mapping):
             refuse("Function.init", shown(init), "a mapping from parameter name to array, or a function", TypeError)
-        self._losses, self._init = losses, init
+        check_callable("Function.gradients", gradients)
+        self._losses, self._init, self._gradients = losses, init, gradients
 
     def __repr__(self) -> str:  # in the settings of a run, by which its saved states are known: no addresses
         name = getattr(self._losses, "__qualname__", type(self._losses).__qualname__)
@@ -59,6 +71,11 @@ class Function:
     def losses(self) -> Losses:
         """The function of parameters and a batch."""
         return self._losses
+
+    @property
+    def gradients(self) -> Gradients | None:
+        """The function that gives each sample's gradient; None where autograd does."""
+        return self._gradients
 
     @property
     def integers(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.checks import one_of, positive_integer, seed_of, shown, true_or_false
 from adamshap.reference.contract.refusal import refuse
 
-__all__ = ["ACTIVATIONS", "LOSSES", "ActivationName", "Loss", "Model", "Network", "integers_of", "model_of"]
+__all__ = ["ACTIVATIONS", "LOSSES", "ActivationName", "Loss", "Model", "Network", "model_of", "real_parts"]
 
 ActivationName = Literal["relu", "tanh", "gelu", "silu", "sigmoid", "identity"]
 Loss = Literal["cross_entropy", "mse"]
@@ -50,9 +50,10 @@ def model_of(field: str, value: object) -> Model:
     return value
 
 
-def integers_of(model: Model) -> tuple[str, ...]:
-    """Return which parts of a batch stay integers for this model; labels (n,) always do."""
-    return tuple(getattr(model, "integers", ()))
+def real_parts(model: Model, batch: Batch) -> tuple[str, ...]:
+    """Return which of ``x`` and ``y`` hold real numbers to the model, integers or not, and no tokens or labels."""
+    integers = [name for name in getattr(model, "integers", ()) if getattr(batch, name).dtype.kind in "iu"]
+    return tuple(name for name in ("x", "y") if name not in integers and (name == "x" or batch.y.ndim > 1))
 
 
 @dataclass(frozen=True)

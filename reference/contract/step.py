@@ -25,7 +25,7 @@ import numpy as np
 from adamshap.reference.contract.arrays import Params, named_arrays, on_host
 from adamshap.reference.contract.batch import Batch
 from adamshap.reference.contract.checks import of_kind, one_of
-from adamshap.reference.contract.model import Model, integers_of, model_of
+from adamshap.reference.contract.model import Model, model_of, real_parts
 from adamshap.reference.contract.optimiser import Adam, AdamState, Optimiser, StepNumber, optimiser_in, optimiser_of
 from adamshap.reference.contract.refusal import refuse
 
@@ -136,8 +136,8 @@ class Step:
 
     def _real_or_not(self, batch: Batch) -> list[tuple[Any, bool]]:
         """Return x and y, each with whether its numbers are real ones to the model."""
-        integers = [name for name in integers_of(self.net) if getattr(batch, name).dtype.kind in "iu"]
-        return [(batch.x, "x" not in integers), (batch.y, batch.y.ndim > 1 and "y" not in integers)]
+        real = real_parts(self.net, batch)
+        return [(batch.x, "x" in real), (batch.y, "y" in real)]
 
 
 def float64_step(step: object) -> Step:
