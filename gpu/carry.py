@@ -310,7 +310,7 @@ class Carrier:
 
     def _captures(self, batch: Pending) -> Captures:
         """Return a pending batch's captures, with the model's inputs in a buffer."""
-        inputs = self.data.room(self.context, "pending inputs", (len(batch.where), *self.data.no_inputs.shape[1:]))
+        inputs = self.data.room("pending inputs", len(batch.where))
         self.data.inputs(batch.index, batch.where, inputs)
         return self.kept.captures(batch.arrays, inputs)
 

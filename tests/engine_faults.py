@@ -370,7 +370,7 @@ _STEP = (
     ),
     Fault(
         "validation-gradient-taken-twice",
-        "matrix_scorer(context, task, fused.matrix)",
+        "matrix_scorer(context, task, fused.matrix, validation)",
         "slope_scorer(context, task, validation, SlopeArrays(fused.matrix))",
         "scores",
     ),

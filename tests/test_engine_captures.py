@@ -133,7 +133,7 @@ def test_a_quantity_quadratic_in_two_uses_sums_them_first_or_is_refused_or_bound
         x, size = contributions(pairs, names)["w"], magnitude(pairs, names)["w"]
         wanted, terms = (np.sqrt((one**2).sum(axis=0)) for one in (x, size))
         assert_within(context.backend.host(norms.of("w", N).root), wanted, rounding(terms, 2 * N), variance)
-    with pytest.raises(NotImplementedError, match="used more than once: w"):
+    with pytest.raises(ValueError, match="slope: got 'two_term' for parameters that are used more than once, w; needs"):
         captures.signed_roots(context)
     for both in (pairs, [pairs[0]] * 2):  # the second: both uses are of one direction
         exact = np.sqrt(sum((x.reshape(N, -1) ** 2).sum(axis=1) for x in contributions(both, names).values()))

@@ -45,6 +45,10 @@ class Capture(Protocol):
         """Number of rows."""
 
     @property
+    def products(self) -> dict[str, int]:
+        """Number of outer products per row, by each parameter that `add_dots` may contract by factors."""
+
+    @property
     def macs(self) -> int:
         """Multiplications per row of `add_dots`, and of `sum_of`."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from adamshap.gpu.captures.capture import Capture
 from adamshap.gpu.context import EngineContext
+from adamshap.reference.contract import refuse
 
 __all__ = ["Captures"]
 
@@ -22,6 +23,15 @@ class Captures:
     def n(self) -> int:
         """Number of rows."""
         return self.uses[0].n
+
+    @cached_property
+    def products(self) -> dict[str, int]:
+        """Number of outer products per row, by each parameter that is contracted by them."""
+        found: dict[str, int] = {}
+        for capture in self.uses:
+            for name, count in capture.products.items():
+                found[name] = found.get(name, 0) + count
+        return found
 
     @cached_property
     def macs(self) -> int:
@@ -58,7 +68,12 @@ class Captures:
 
     def signed_roots(self, context: EngineContext) -> "Captures":
         """Return the captures of each sign(x_i) √|x_i|; refused for a parameter with several uses."""
-        self.refuse_two_uses("sign(x) √|x|")
+        if twice := self.used_twice:
+            refuse(
+                "slope",
+                f"'two_term' for parameters that are used more than once, {', '.join(twice)}",
+                "another slope: the signed root of a sum is not the sum of the signed roots",
+            )
         return Captures(tuple(capture.signed_roots(context) for capture in self.uses))
 
     def row_norms(self, xp: Any) -> Any:
@@ -82,8 +97,3 @@ class Captures:
                 for number, capture in enumerate(self.uses)
             )
         )
-
-    def refuse_two_uses(self, what: str) -> None:
-        """Refuse `what` for parameters with several uses, as it needs cross terms."""
-        if twice := self.used_twice:
-            raise NotImplementedError(f"{what} of parameters that are used more than once: {', '.join(twice)}")

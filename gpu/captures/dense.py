@@ -38,6 +38,11 @@ class Dense:
         return len(self.x)
 
     @property
+    def products(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    @property
     def macs(self) -> int:
         """Elements of x_i."""
         return math.prod(self.x.shape[1:])

@@ -40,6 +40,11 @@ class Gather:
         return len(self.b)
 
     @property
+    def products(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    @property
     def macs(self) -> int:
         """T d."""
         return self.b.shape[1] * self.b.shape[2]  # type: ignore[no-any-return]

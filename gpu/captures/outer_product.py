@@ -52,6 +52,11 @@ class OuterProduct:
         return len(self.b)
 
     @property
+    def products(self) -> dict[str, int]:
+        """1, of the weight."""
+        return {self.weight: 1}
+
+    @property
     def macs(self) -> int:
         """d_in d_out."""
         return self.a.shape[1] * self.b.shape[1]  # type: ignore[no-any-return]

@@ -66,6 +66,11 @@ class OuterProducts:
         return self.a.shape[2], self.b.shape[2]
 
     @property
+    def products(self) -> dict[str, int]:
+        """T, of the weight."""
+        return {self.weight: self.a.shape[1]}
+
+    @property
     def macs(self) -> int:
         """T d_in d_out."""
         return self.a.shape[1] * math.prod(self.widths)  # type: ignore[no-any-return]

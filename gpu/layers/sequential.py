@@ -92,9 +92,7 @@ class SequentialStack:
         in_parts(rows_between, count, 4 * count * workspace.captures.macs)
         return workspace.captures
 
-    def losses(
-        self, context: EngineContext, workspace: SequentialWorkspace, params: Mapping[str, Any], y: Any
-    ) -> Any:
+    def losses(self, context: EngineContext, workspace: SequentialWorkspace, params: Mapping[str, Any], y: Any) -> Any:
         """Return each row's loss, by a forward pass alone, which leaves no captures in the workspace."""
         self.forward(context, workspace, params)
         workspace.losses[...] = LOSSES[self.loss](context.backend.xp, workspace.output, y, 1.0)
