@@ -7,6 +7,7 @@ from typing import Any
 from adamshap.gpu.captures.capture import Factors, RootSquares
 from adamshap.gpu.captures.forms import Form, Products, flat, pairs_in_common
 from adamshap.gpu.captures.outer_products import refuse_roots
+from adamshap.gpu.captures.roots import sample_roots
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.squares import row_norms
 
@@ -116,6 +117,8 @@ class Gather:
         if self.name not in names:
             return {}
         xp, root = context.backend.xp, room(self.name)
+        if context.backend.on_cuda:  # CuPy's maximum.at compares doubles as floats (fmaxf)
+            return {self.name: RootSquares(sample_roots(context, [self], self.name, root))}
         ids, sizes = self.ids.reshape(-1), flat(abs(self.distinct(xp)))
         root[...] = 0
         _at(xp, xp.maximum, root, ids, sizes)

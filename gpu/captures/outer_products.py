@@ -78,7 +78,7 @@ class OuterProducts:
     @property
     def pair_macs(self) -> int:
         """T² (d_in + d_out), or T d_in d_out if that is less."""
-        return min(self.a.shape[1] ** 2 * sum(self.widths), self.macs)
+        return int(min(self.a.shape[1] ** 2 * sum(self.widths), self.macs))
 
     @property
     def scratch(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from adamshap.gpu.captures import Capture
 from adamshap.gpu.context import EngineContext
-from adamshap.gpu.layers.stage import Planned, Room, Stage, StackLayer
+from adamshap.gpu.layers.stage import Planned, Room, StackLayer, Stage
 
 __all__ = ["Residual", "plan_chain", "plan_chain_back", "run_back", "run_forward"]
 

@@ -1,6 +1,6 @@
 """The stack of `Sequential`: layers one after the other, then a loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from adamshap.gpu.layers.positionwise_linear import PositionwiseLinear
 from adamshap.gpu.layers.reshaping import Flatten, MeanOverPositions
 from adamshap.gpu.layers.row_weights import weight_of_rows
 from adamshap.gpu.layers.sequence_losses import sequence_cross_entropy, sequence_squared_error
-from adamshap.gpu.layers.stage import Stage, StackLayer
+from adamshap.gpu.layers.stage import StackLayer, Stage
 from adamshap.gpu.threads import in_parts
 from adamshap.reference import contract
 
@@ -116,38 +116,42 @@ def layers_of(layers: Sequence[contract.Layer], names: Sequence[str]) -> tuple[S
             added = before.bias if isinstance(before, PositionwiseLinear) and before.bias_later else None
             found.append(ActivationLayer(layer.function, added))
         else:
-            found.append(_layer_of(layer, name, isinstance(after, contract.Activation)))
+            build = BUILDERS.get(layer.kind)
+            if build is None:
+                contract.refuse(
+                    "model.layers",
+                    f"layer {name!r} of kind {layer.kind!r}",
+                    f"layers that the engine has, {', '.join(sorted((*BUILDERS, 'activation')))}; "
+                    "`adamshap.reference` has all",
+                )
+            found.append(build(layer, name, isinstance(after, contract.Activation)))
     return tuple(found)
 
 
-def _layer_of(layer: Any, name: str, activated: bool) -> StackLayer:
-    bias = f"{name}.bias" if getattr(layer, "bias", False) else None
-    weight = f"{name}.weight"
-    match layer.kind:
-        case "linear":
-            return PositionwiseLinear(weight, bias, layer.d_out, activated)
-        case "tied_linear":
-            return PositionwiseLinear(layer.weight, bias, layer.d_out, activated)
-        case "embedding":
-            return Embedding(weight, layer.width)
-        case "positions":
-            return Positions(weight)
-        case "layer_norm" | "rms_norm":
-            return Norm(weight, bias, layer.eps, layer.kind == "layer_norm")
-        case "attention":
-            return Attention(name, layer.heads, layer.bias)
-        case "residual":
-            return Residual(layers_of(layer.layers, [f"{name}.{inner}" for inner in layer.names]))
-        case "flatten":
-            return Flatten()
-        case "mean_over_positions":
-            return MeanOverPositions()
-    contract.refuse(
-        "model.layers",
-        f"layer {name!r} of kind {layer.kind!r}",
-        "layers that the engine has: linear, tied_linear, embedding, positions, layer_norm, rms_norm, attention, "
-        "residual, activation, flatten, mean_over_positions; the oracle, `adamshap.reference`, has all",
-    )
+def _bias_of(layer: Any, name: str) -> str | None:
+    return f"{name}.bias" if layer.bias else None
+
+
+BUILDERS: Mapping[str, Callable[[Any, str, bool], StackLayer]] = {
+    "linear": lambda layer, name, activated: PositionwiseLinear(
+        f"{name}.weight", _bias_of(layer, name), layer.d_out, activated
+    ),
+    "tied_linear": lambda layer, name, activated: PositionwiseLinear(
+        layer.weight, _bias_of(layer, name), layer.d_out, activated
+    ),
+    "embedding": lambda layer, name, _: Embedding(f"{name}.weight", layer.width),
+    "positions": lambda _, name, __: Positions(f"{name}.weight"),
+    "layer_norm": lambda layer, name, _: Norm(f"{name}.weight", _bias_of(layer, name), layer.eps, True),
+    "rms_norm": lambda layer, name, _: Norm(f"{name}.weight", None, layer.eps, False),
+    "attention": lambda layer, name, _: Attention(name, layer.heads, layer.bias),
+    "residual": lambda layer, name, _: Residual(layers_of(layer.layers, [f"{name}.{one}" for one in layer.names])),
+    "flatten": lambda *_: Flatten(),
+    "mean_over_positions": lambda *_: MeanOverPositions(),
+}
+"""Function that builds a layer, by its kind, from its description, its name and whether an activation follows.
+
+Activations are built in `layers_of`, as they may add the bias of the layer before.
+"""
 
 
 def _mark_inputs(stages: Sequence[Stage], x: Any) -> None:
