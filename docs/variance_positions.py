@@ -41,7 +41,11 @@ def row_and_column_sums(self: OuterProducts, context: Any) -> RootSquares:
     return RootSquares(None, root.astype(self.a.dtype), np.sqrt(squares.sum(axis=0)).astype(self.a.dtype))
 
 
-FORMS = {"engine's": OuterProducts._rank_one, "positions as samples": as_samples, "row, column sums": row_and_column_sums}
+FORMS = {
+    "engine's": OuterProducts._rank_one,
+    "positions as samples": as_samples,
+    "row, column sums": row_and_column_sums,
+}
 
 
 def correlations(seed: int, steps: int) -> dict[tuple[str, int], float]:

@@ -592,9 +592,9 @@ _POSITIONS = (
     ),
     Fault("narrow-side-contracted-wrongly", "context.ops.row_dot(a, z, None, dots)", "", "position_captures layers"),
     Fault(
-        "dots-of-factors-not-summed",
+        "first-position-left-out-with-factors",
         "context.ops.row_dot(b @ q, a @ c.T, None, dots)",
-        "context.ops.row_dot(b @ q, a @ c.T, None, dots[: self.n])",
+        "context.ops.row_dot((b @ q)[1:], (a @ c.T)[1:], None, dots[1:])",
         "position_captures",
         "outer_products",
     ),

@@ -311,6 +311,18 @@ def test_runs(device: Any, name: str, options: dict[str, Any]) -> None:
 
 
 @on_each_device
+@pytest.mark.parametrize("credit", ["step", "carry"])
+def test_a_run_with_validation_sequences_of_another_length(device: Any, credit: Any) -> None:
+    model = MODELS["transformer"][0]
+    data = tokens(T, "each")(7, 4), tokens(2, "each")(3, 5)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 3, "seed": 1, "credit": credit}
+    got = engine.attribute(model, ADAM, *data, device=device, dtype="float64", **options)
+    wanted = oracle.attribute(model, ADAM, *data, **options)
+    for one, other in ((got.scores, wanted.scores), (got.sgd_scores, wanted.sgd_scores)):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-10 * np.abs(other).max())
+
+
+@on_each_device
 @pytest.mark.parametrize("name", ["transformer", "attention", "residual first"])
 @pytest.mark.parametrize("credit", ["step", "carry"])
 def test_a_run_is_resumed_with_the_same_bits(device: Any, name: str, credit: Any) -> None:
