@@ -181,7 +181,7 @@ def show(report: dict[str, Any]) -> None:
     cells = [f"{row['plain_ms']:.2f} / {row['plain_processor_ms']:.2f}" for row in exact]
     parts.add_row("the engine's plain step", *cells)
     parts.add_row("peak MiB, attributed", *(f"{row['peak_mib']:.0f}" for row in exact))
-    carried = {
+    carried: dict[str, Callable[[dict[str, float]], str]] = {
         'credit "carry", a step': lambda c: f"{c['ms']:.2f} / {c['processor_ms']:.2f}",
         'credit "carry", ratio to the plain step': lambda c: (
             f"{c['throughput_ratio']:.3f} / {c['processor_time_ratio']:.3f}"

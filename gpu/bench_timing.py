@@ -300,7 +300,7 @@ def _data(case: Case, backend: Backend, generator: np.random.Generator) -> tuple
     count, t = case.n_val + case.n, case.transformer
     if t is not None:
         walks = generator.integers(0, 3, (count, t.positions + 1)).cumsum(axis=1) % t.vocab
-        return tuple(backend.labels(part, True) for part in (walks[:, :-1], walks[:, 1:]))  # type: ignore[return-value]
+        return tuple(backend.labels(part, True) for part in (walks[:, :-1], walks[:, 1:]))
     centres = generator.standard_normal((case.sizes[-1], case.sizes[0]), dtype=np.float32)
     y = generator.integers(0, case.sizes[-1], count)
     inputs = backend.real(centres[y] + 4 * generator.standard_normal((len(y), case.sizes[0]), dtype=np.float32))

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import assert_scores, in_each_dtype, on_each_device
+from engine_devices import DEVICES, assert_scores, in_each_dtype, on_each_device
 
 from adamshap import gpu as engine
 from adamshap import reference as oracle
 from adamshap.gpu import layers as engine_layers
 from adamshap.gpu.backend import pick_backend
+from adamshap.gpu.case import Case
 from adamshap.gpu.layers import context_for, stack_for
+from adamshap.gpu.step import attribute_step
 from adamshap.reference import (
     Activation,
     Adam,
@@ -34,7 +36,7 @@ from adamshap.reference import (
     models,
     transformer,
 )
-from adamshap.reference.contract import ACTIVATIONS, GRADIENTS, SCORE_SLOPES, Array
+from adamshap.reference.contract import ACTIVATIONS, GRADIENTS, SCORE_SLOPES, Array, Estimator
 from adamshap.verify.tolerance import assert_within, unit_roundoff
 
 ADAM = Adam(0.01)
@@ -344,6 +346,20 @@ def test_a_window_shorter_than_the_run_bounds_what_it_loses(device: Any) -> None
     shared = part.truncated.sum() * part.seen / part.seen.sum()
     assert_within(part.scores, whole.scores, part.truncated + shared + 1e-12, "score")
     assert (part.scores != run("transformer", device, adam=adam, credit="carry").scores).any()
+
+
+@pytest.mark.parametrize("device", [DEVICES[1]])
+@some_models
+@pytest.mark.parametrize("options", [{}, {"variance": "rank_one"}, {"slope": "sgd", "gradient": "start"}])
+def test_a_step_waits_for_no_device(device: Any, name: str, options: dict[str, Any]) -> None:
+    import cupyx
+
+    case = Case.of(step_of(name), device, "float32")
+    context, estimator = case.context, Estimator(**options)
+    with context.at_work():
+        for may_wait in (True, False):  # the first step compiles
+            with cupyx.allow_synchronize(may_wait):
+                attribute_step(context, case.adam, case.state, case.batch, case.weight, estimator, case.fresh())
 
 
 # --- refusals and memory ---------------------------------------------------------------------------------------------
