@@ -32,7 +32,7 @@ from adamshap.reference.contract import (
     MarginalKind,
     MarginalLoss,
     Marginals,
-    Network,
+    Model,
     Optimiser,
     Params,
     Progress,
@@ -319,7 +319,7 @@ def marginals(
 
 
 def attribute(
-    network: Network,
+    network: Model,
     adam: Optimiser,
     train: Batch,
     valid: Batch,
@@ -351,7 +351,9 @@ def attribute(
     Parameters
     ----------
     network : Network
+        Or another `Model`.
     adam : Adam
+        One set of settings, or an `Optimiser` with a set for each parameter and step.
     train, valid : Batch
         N training samples and n_val validation samples.
     epochs : int

@@ -168,7 +168,7 @@ class Carrier:
 
     def _sgd_scores(self, step: StepInput, captures: Captures, start: Captures) -> Any:
         task = ScoringTask(step.batch.n, step.batch.n_val)
-        scorer = sgd_scorer(self.context, task, start, step.hyperparameters.lrs)
+        scorer = sgd_scorer(self.context, task, start, step.hyperparameters.lrs, "sgd product")
         return score_chunks(self.context, task, [scorer], [(slice(0, step.batch.n), captures)])[0][0]
 
     def _validation(self, step: StepInput, start: Captures, estimator: Estimator, new: State) -> Captures:

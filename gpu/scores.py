@@ -106,13 +106,18 @@ class ScoringTask:
         return self.n_val if self.per_validation else 1
 
 
-def sgd_scorer(context: EngineContext, task: ScoringTask, validation: Captures, lrs: Mapping[str, float]) -> Scorer:
-    """Return the scorer of SGD, whose slope is a number for each parameter: by pairs, where that is cheaper."""
+def sgd_scorer(
+    context: EngineContext, task: ScoringTask, validation: Captures, lrs: Mapping[str, float], buffer: str
+) -> Scorer:
+    """Return the scorer of SGD, whose slope is a number for each parameter: by pairs, where that is cheaper.
+
+    `buffer` names the memory of P: two scorers of one step need two.
+    """
     if task.per_validation or validation.n * validation.pair_macs < validation.macs:
         return _pair_scorer(context, task, validation, lrs)
     gamma = ValidationGradient(like(context, "validation gradient"))
     write_sums(context, validation, gamma)
-    matrix = ScoreMatrix(like(context, "sgd product"))
+    matrix = ScoreMatrix(like(context, buffer))
     for name, array in gamma.items():
         context.backend.xp.multiply(array, array.dtype.type(lrs[name]), out=matrix[name])
     return matrix_scorer(context, task, matrix, validation)

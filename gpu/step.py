@@ -269,13 +269,13 @@ def contraction(
     if slopes is not None:
         scorer = two_term_scorer(context, exact, validation, slopes)
     elif plan.slope.kind == "sgd":
-        scorer = sgd_scorer(context, task, validation, step.hyperparameters.lrs)
+        scorer = sgd_scorer(context, task, validation, step.hyperparameters.lrs, "product")
     elif fused.matrix is not None:
         scorer = matrix_scorer(context, task, fused.matrix, validation)
     elif fused.slope is not None:
         scorer = slope_scorer(context, task, validation, fused.slope)
     scorers = [scorer]
     if plan.with_sgd and forward.start is not None:
-        scorers.append(sgd_scorer(context, exact, forward.start, step.hyperparameters.lrs))
+        scorers.append(sgd_scorer(context, exact, forward.start, step.hyperparameters.lrs, "sgd product"))
     scores, *others = score_chunks(context, task, scorers, captured_chunks(step, forward.captures))
     return scores, others[0] if others else None

@@ -1,9 +1,9 @@
-"""The oracle: Adam, exact fixed-state utilities and every estimator, in float64, to be read beside the paper.
+"""The oracle: Adam, exact fixed-state utilities and every estimator, in float64, to be read alongside the paper.
 
-Slow and obviously right: per-sample gradients are materialised, network gradients are autograd's, and each equation of
-the method is one function. `contract` describes steps, runs and models; `perceptron`, `layers`, `images`, `function`,
-`losses`, `models`, `adam`, `game`, `slopes`, `validation`, `scoring`, `carry`, `run` and `retraining` follow the
-derivation from the forward pass to the scores of a training run.
+It is slow and obviously correct: per-sample gradients are materialised, network gradients are computed by autograd, and
+each equation of the method is one function. `contract` describes steps, runs and models; `perceptron`, `layers`,
+`images`, `function`, `losses`, `models`, `adam`, `game`, `slopes`, `validation`, `scoring`, `carry`, `run` and
+`retraining` follow the derivation from the forward pass to the scores of a training run.
 """
 
 from adamshap.reference.adam import update
@@ -43,7 +43,7 @@ from adamshap.reference.run import attribute
 from adamshap.reference.scoring import influence, scores
 from adamshap.reference.torch_bridge import from_torch
 
-Rows = LazyRows  # the name before 0.2
+Rows = LazyRows  # its former name
 
 __all__ = [
     "Activation",

@@ -1,7 +1,7 @@
-"""Accounts of a run: how much each training sample is credited with, step by step.
+"""Accounts of a run: the credit of each training sample, step by step.
 
-The run loop is given one account and does not know which. ``credit="step"`` has `StepAccount`, which is complete after
-every step; ``credit="carry"`` has `adamshap.reference.carry.Ledger`, which is settled at the end of the run.
+The run loop does not depend on the kind of account. ``credit="step"`` has `StepAccount`, which is complete after every
+step; ``credit="carry"`` has `adamshap.reference.carry.Ledger`, which is settled at the end of the run.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from adamshap.reference.scoring import unchecked_scores
 
 
 class Entry(Protocol):
-    """What an account records of one step."""
+    """An account's record of one step."""
 
     def numbers(self) -> Params:
         """Return the arrays that must be finite, keyed by their names in error messages."""
@@ -26,7 +26,7 @@ E = TypeVar("E", bound=Entry)
 
 @dataclass(frozen=True, eq=False)
 class Settlement:
-    """What a run's samples have in total, and, with "carry", what each step has beside them; see `Run`."""
+    """Total credit of a run's samples, and, with "carry", the parts of each step credited to no sample; see `Run`."""
 
     scores: Array
     decay: Array | None = None
@@ -34,10 +34,10 @@ class Settlement:
 
 
 class Account(Protocol[E]):
-    """What the run loop needs of an account. Scores are (N,), or (N, n_val) with ``per_validation``."""
+    """The interface that the run loop needs of an account. Scores are (N,), or (N, n_val) with ``per_validation``."""
 
     def scores(self, step: Step) -> Array | None:
-        """Return the scores of a step's batch, (n, ...); None where they depend on where the step ends."""
+        """Return the scores of a step's batch, (n, ...); None if they depend on the parameters after the step."""
 
     def entry(self, index: Array, scores: Array | None, step: Step, after: Params) -> E:
         """Return the entry of a step of the samples `index`, which ended at the parameters `after`."""
@@ -49,13 +49,13 @@ class Account(Protocol[E]):
         """Return each sample's scores from its own steps."""
 
     def settle(self) -> Settlement:
-        """Return what the samples are credited with if the run ends here."""
+        """Return the credit of the samples if the run ends here."""
 
     def kept(self) -> Snapshot:
-        """Return the steps so far as arrays (steps, ...), for a snapshot: what `own_scores` does not hold."""
+        """Return the state that `own_scores` lacks, for a snapshot: arrays (steps, ...) of the steps so far."""
 
     def restore(self, own_scores: Array, kept: Mapping[str, Array]) -> None:
-        """Set an account that has no entry yet to what `own_scores` and `kept` returned."""
+        """Restore an empty account from the values that `own_scores` and `kept` returned."""
 
 
 def zero_scores(config: RunConfig, estimator: Estimator) -> Array:
@@ -77,7 +77,7 @@ class StepEntry:
 
 @dataclass(frozen=True, eq=False)
 class StepAccount:
-    """Each step's scores, added up; the step that momentum takes without data is credited to nobody."""
+    """The sum of each step's scores; the step that momentum takes without data is credited to no sample."""
 
     estimator: Estimator
     totals: Array
@@ -103,7 +103,7 @@ class StepAccount:
         return Settlement(self.totals)
 
     def kept(self) -> Snapshot:
-        """Return nothing: the totals are all there is."""
+        """Return nothing: the totals are the whole state."""
         return {}
 
     def restore(self, own_scores: Array, kept: Mapping[str, Array]) -> None:

@@ -1,14 +1,14 @@
 """Adam as a map from the gradient to the update, its divided difference, and one step.
 
-Elementwise throughout: one coordinate has moments m and v before the step and gets the gradient g.
+Everything is elementwise: one coordinate has moments m and v before the step and receives the gradient g.
 
 =======  =========================  ===========================================================
 paper    name                       meaning
 =======  =========================  ===========================================================
 c1, c2   ``bias_correction``        1 − β1^t, 1 − β2^t
-μ        ``Coefficients.mu``        β1 m / c1, what the update's numerator is without data
+μ        ``Coefficients.mu``        β1 m / c1, the update's numerator without data
 k        ``Coefficients.k``         (1 − β1) / c1
-κ        ``Coefficients.kappa``     β2 v / c2 + ε_root, what the squared denominator is without data
+κ        ``Coefficients.kappa``     β2 v / c2 + ε_root, the squared denominator without data
 q        ``Coefficients.q``         (1 − β2) / c2
 r(g)     ``root``                   sqrt(κ + q g²)
 D(g)     ``denominator``            r(g) + ε
@@ -43,14 +43,14 @@ from adamshap.reference.models import batch_gradient
 
 @elementary
 def bias_correction(beta: float, t: int) -> float:
-    """Return 1 − β^t, without the cancellation that the formula as written has for β near 1."""
+    """Return 1 − β^t without cancellation for β near 1."""
     # Below 1/2 nothing cancels; from 1/2 on, β − 1 is exact.
     return 1 - beta**t if beta < 0.5 else -math.expm1(t * math.log1p(beta - 1))
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What a step at fixed state makes of m and v; ``mu`` and ``kappa`` are arrays of the parameter's shape."""
+    """Coefficients of A(g) at fixed m and v; ``mu`` and ``kappa`` are arrays of the parameter's shape."""
 
     mu: Array
     k: float
@@ -91,7 +91,7 @@ def denominator(c: Coefficients, g: Array) -> Array:
     Raises
     ------
     ValueError
-        Where D is 0 (ε, κ and g are 0, as the step's dtype holds them): no update exists there.
+        D is 0 (ε, κ and g are 0 in the step's dtype): no update exists.
     """
     D: Array = root(c, g) + c.eps
     refuse_zero_denominator(zeros(D), "v and the gradient are 0")
@@ -99,12 +99,12 @@ def denominator(c: Coefficients, g: Array) -> Array:
 
 
 def zeros(D: Array) -> int:
-    """Return how many denominators are 0, or below the smallest normal number and so as good as that."""
+    """Return the number of denominators that are 0 or, equivalent in practice, below the smallest normal number."""
     return int(np.count_nonzero(np.finfo(D.dtype).smallest_normal > D))
 
 
 def update_map(c: Coefficients, g: Array) -> Array:
-    """Return A(g) = η (μ + k g) / D(g), what Adam subtracts from θ for the gradient `g` (docs/method.md 1)."""
+    """Return A(g) = η (μ + k g) / D(g), Adam's decrease of θ for the gradient `g` (docs/method.md 1)."""
     return c.lr * ((c.mu + c.k * g) / denominator(c, g))
 
 
@@ -115,7 +115,7 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
 
         A[a, b] D(a) D(b) / η = k D(b) − (μ + k b) φ,      φ = (r_a − r_b) / (a − b) = √q (α + β) / (r_a + r_b).
 
-    Left so, the terms in k cancel when √κ and ε are small beside α and β. They are
+    In this form, the terms in k cancel when √κ and ε are small beside α and β. They are
 
         k (ε + r_b − b φ) = k (ε + (s² + r_a r_b − α β) / (r_a + r_b)).
 
@@ -127,34 +127,33 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
 
         1 − sin_a sin_b = (cos_a² + sin_a² cos_b²) / (1 + sin_a sin_b),
 
-    a sum of squares. What can still cancel is this positive sum against μ φ: A has stationary points, and that is the
-    true conditioning of its slope. Where r_a + r_b = 0 the angles and φ count as 0: the symmetric derivative at the
-    kink.
+    a sum of squares. Only this positive sum and μ φ can still cancel: A has stationary points, and there its slope is
+    truly ill-conditioned. Where r_a + r_b = 0 the angles and φ are set to 0: the symmetric derivative at the kink.
     """
     s, alpha, beta = np.broadcast_arrays(np.sqrt(c.kappa), math.sqrt(c.q) * a, math.sqrt(c.q) * b)
     r_a, r_b = np.hypot(s, alpha), np.hypot(s, beta)
     safe_a, safe_b, safe_sum = (np.where(r > 0, r, 1.0) for r in (r_a, r_b, r_a + r_b))
     cos_a, sin_a, cos_b, sin_b = s / safe_a, alpha / safe_a, s / safe_b, beta / safe_b
     product = sin_a * sin_b
-    # Grouped so that a and b may be swapped to the last bit.
+    # Grouped so that swapping a and b changes no bit.
     squares = ((cos_a**2 + cos_b**2) + ((sin_a * cos_b) ** 2 + (sin_b * cos_a) ** 2)) / 2
     one_minus_product = np.where(product > 0, squares / (1 + np.maximum(product, 0.0)), 1 - product)
     half_harmonic = np.maximum(r_a, r_b) / safe_sum * np.minimum(r_a, r_b)
     phi = c.q * ((a + b) / safe_sum)  # from a + b, not α + β, whose roundings would stand out where a ≈ −b
     numerator = c.k * (c.eps + half_harmonic * (cos_a * cos_b + one_minus_product)) - c.mu * phi
     D_a, D_b = denominator(c, a), denominator(c, b)
-    # One after the other, the larger first: the product of two small ones underflows.
+    # Two divisions, the larger first: the product of two small denominators underflows.
     slope: Array = c.lr * (numerator / np.maximum(D_a, D_b) / np.minimum(D_a, D_b))
     return slope
 
 
 def momentum_step(step: Step) -> Params:
-    """Return A(0) for each parameter: the step that Adam takes even with no data."""
+    """Return A(0) for each parameter: the step that Adam takes without data."""
     return {name: update_map(c, np.zeros_like(step.params[name])) for name, c in step_coefficients(step).items()}
 
 
 def decayed(step: Step) -> Params:
-    """Return θ − η λ θ, where the step starts once weight decay, the same for every coalition, is done."""
+    """Return θ − η λ θ, the start of the step after weight decay, which is the same for every coalition."""
     start = {}
     for name, p in step.params.items():
         adam = step.settings(name)
@@ -168,19 +167,19 @@ def update(step: Step) -> tuple[Params, AdamState]:
     Parameters
     ----------
     step : Step
-        Which is not changed.
+        The step before it is taken; it is not changed.
 
     Returns
     -------
     params : dict of arrays
         θ⁺ = θ − A(g) − η λ θ (docs/method.md 1).
     state : AdamState
-        m⁺ = β1 m + (1 − β1) g and v⁺ = β2 v + (1 − β2) g², one step further.
+        m⁺ = β1 m + (1 − β1) g and v⁺ = β2 v + (1 − β2) g², with one more completed step.
 
     Raises
     ------
     ValueError
-        A denominator of 0; results that float64 does not hold.
+        A denominator of 0; results beyond float64.
     """
     step = float64_step(step)
     with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
@@ -202,7 +201,7 @@ def apply_gradient(step: Step, g: Params) -> tuple[Params, AdamState]:
 
 
 def moved(step: Step, g: Params) -> tuple[Params, Params, Params]:
-    """Return θ⁺, m⁺ and v⁺ after the step with the batch gradient `g`, which may be not finite."""
+    """Return θ⁺, m⁺ and v⁺ after the step with the batch gradient `g`, which may be non-finite."""
     start, coefficients_, state = decayed(step), step_coefficients(step), step.state
     params, m, v = {}, {}, {}
     for name in start:

@@ -1,7 +1,7 @@
-"""Whole-run accounting: the momentum step is credited to the samples that the momentum is made of (docs/method.md 6).
+"""Whole-run accounting: the momentum step is credited to the samples that built up the momentum (docs/method.md 6).
 
-A step's update is split into a part of the momentum and a part of its batch, ``A(g) ≈ M ⊙ m + S ⊙ g``; what the
-momentum's part does to the loss goes back, step by step, to the samples whose gradients m holds.
+A step's update is split into a momentum part and a batch part, ``A(g) ≈ M ⊙ m + S ⊙ g``. The effect of the momentum
+part on the loss is credited, step by step, to the samples whose gradients m holds.
 
 ==================  ==============================  ============================================================
 method 6            name                            meaning
@@ -9,7 +9,7 @@ method 6            name                            meaning
 M, S                ``Split.momentum``, ``.slope``  the two parts of Adam's map, per unit of m and of g
 1/D̄, N              ``mean_inverse``, ``excess``    ∫₀¹ dτ / D(τ g), and (1/D̄ − 1/D(g)) / g
 Γ_t                 ``walked_gradient``             validation gradient on the segment from θ_t to θ_{t+1}
-C_t                 ``carried``                     what a unit of m after step t does to the rest of the run
+C_t                 ``carried``                     effect of a unit of m after step t on the rest of the run
 x_i                 ``x``                           sample i's contribution to the batch gradient
 ==================  ==============================  ============================================================
 """
@@ -46,20 +46,20 @@ from adamshap.reference.validation import gradient_at
 
 @dataclass(frozen=True)
 class Split:
-    """``A(g) ≈ inverse · η μ + slope · g``: the inverse denominator that the momentum meets, and the batch's slope."""
+    """``A(g) ≈ inverse · η μ + slope · g``: the momentum's inverse denominator, and the batch's slope."""
 
     slope: Array
     inverse: Array
 
 
 PANEL = 2.0
-"""Longest piece of an integral over u: the integrand's nearest pole is π/2 away."""
+"""Largest length of a panel of the integral over u: the integrand's nearest pole is π/2 away."""
 
 PANEL_NODES = 16
-"""Gauss–Legendre nodes for each: the poles lie outside the ellipse with half-axes summing to 3.4, and 3.4⁻³² < u."""
+"""Gauss–Legendre nodes per panel: the poles lie outside the ellipse with half-axes summing to 3.4, and 3.4⁻³² < u."""
 
 FARTHEST_RATIO = 1e20
-"""Of the smaller of √q |g| and ε to √κ: a larger one changes the integral by less than one rounding."""
+"""Cap on the ratio of min(√q |g|, ε) to √κ: a larger one changes the integral by less than one rounding."""
 
 
 def excess(c: Coefficients, g: Array) -> Array:
@@ -87,7 +87,7 @@ def excess(c: Coefficients, g: Array) -> Array:
 
 
 def even(given: slopes.SlopeInput) -> Split:
-    """Split by Aumann–Shapley: momentum and batch arrive evenly, (τ m, τ g), τ from 0 to 1; nothing is left over."""
+    """Split by Aumann–Shapley: momentum and batch arrive evenly, (τ m, τ g), τ from 0 to 1; without remainder."""
     c, N = given.c, excess(given.c, given.g)
     inverse = 1 / denominator(c, given.g)
     return Split(c.lr * (c.k * inverse - c.mu * N), inverse + given.g * N)
@@ -96,7 +96,7 @@ def even(given: slopes.SlopeInput) -> Split:
 def in_random_order(given: slopes.SlopeInput) -> Split:
     """Split with the samples in random order, as `slopes.random_order`, while the momentum arrives evenly.
 
-    Sample i finds τ m beside the partial sum Y of those before it; the momentum meets 1/D(Y).
+    Sample i arrives at τ m and the partial sum Y of the samples before it; the momentum's inverse is 1/D(Y).
     """
     if len(given.x) == 1:
         return even(given)
@@ -104,7 +104,7 @@ def in_random_order(given: slopes.SlopeInput) -> Split:
     slope, inverse = np.zeros_like(given.g), np.zeros_like(given.g)
     for tau, w in zip(*slopes.unit_interval_rule(given.nodes[0]), strict=True):
         s, arrived = math.sqrt(tau * (1 - tau)) * sigma, replace(c, mu=tau * c.mu)
-        rest = 1.0  # the weight of the middle node of an odd rule
+        rest = 1.0  # finally the weight of the middle node of an odd rule
         for h, a in zip(*slopes.positive_normal_rule(given.nodes[1]), strict=True):
             above, below = tau * given.g + h * s, tau * given.g - h * s
             slope += w * 2 * a * h**2 * divided_difference(arrived, above, below)
@@ -116,7 +116,7 @@ def in_random_order(given: slopes.SlopeInput) -> Split:
 
 
 def frozen(given: slopes.SlopeInput) -> Split:
-    """Hold the denominator of the step really taken: linear in momentum and batch, so nothing is left over."""
+    """Fix the denominator at that of the actual step: linear in momentum and batch, so without remainder."""
     return Split(slopes.frozen(given), 1 / denominator(given.c, given.g))
 
 
@@ -150,14 +150,14 @@ def splits(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int
     return S, M
 
 
-# --- the step that was walked ----------------------------------------------------------------------------------------
+# --- the segment from θ_t to θ_{t+1} ---------------------------------------------------------------------------------
 
 WALKED: dict[str, Callable[[int], tuple[Array, Array]]] = {
     "start": lambda count: (np.zeros(1), np.ones(1)),
     "midpoint": lambda count: (np.full(1, 0.5), np.ones(1)),
     "path": slopes.unit_interval_rule,
 }
-"""Where, from θ_t (0) to θ_{t+1} (1), the validation gradient is taken, and with which weights."""
+"""Nodes on the segment from θ_t (0) to θ_{t+1} (1) at which the validation gradient is taken, and their weights."""
 
 
 def walked_gradient(step: Step, after: Params, gradient: Gradient, nodes: tuple[int, int], *, each: bool) -> Params:
@@ -175,9 +175,9 @@ def walked_gradient(step: Step, after: Params, gradient: Gradient, nodes: tuple[
 
 @dataclass(frozen=True)
 class Entry:
-    """What the run's end needs to know of a step: its own scores, and Γ ⊙ M, by which it pays the momentum.
+    """Record of a step for the settlement: its own scores, and Γ ⊙ M, which its momentum owes to earlier samples.
 
-    Its batch is read again by `index`, as data may be larger than memory.
+    The batch is read again by `index`, as data may be larger than memory.
     """
 
     index: Array
@@ -189,8 +189,8 @@ class Entry:
     closed: Array
 
     def numbers(self) -> Params:
-        """Return the arrays that the run's accounts are made of, keyed by their names in error messages."""
-        owed = {f"what is owed through {name!r}": array for name, array in self.owed.items()}
+        """Return the recorded arrays, keyed by their names in error messages."""
+        owed = {f"credit owed through {name!r}": array for name, array in self.owed.items()}
         return {"decay": self.decay, "closed": self.closed, "scores": self.scores} | owed
 
 
@@ -198,7 +198,7 @@ class Entry:
 class Ledger:
     """The account for ``credit="carry"``: the steps of a run in order.
 
-    Every array has J as its last axis or its first: 1 for the mean validation loss, n_val for each sample's own.
+    Every array has J as its first or last axis: 1 for the mean validation loss, n_val for each sample's own.
     """
 
     config: RunConfig
@@ -206,7 +206,7 @@ class Ledger:
     entries: list[Entry] = field(default_factory=list)
 
     def scores(self, step: Step) -> None:
-        """Return None: the scores depend on where the step ends."""
+        """Return None: the scores depend on the parameters after the step."""
 
     def entry(self, index: Array, scores: Array | None, step: Step, after: Params) -> Entry:
         """Return the entry of a step of the samples `index` that ended at the parameters `after`."""
@@ -227,7 +227,7 @@ class Ledger:
         self.entries.append(entry)
 
     def own_scores(self) -> Array:
-        """Return what each sample has from its own steps, without what later ones owe it."""
+        """Return each sample's credit from its own steps, without the credit owed by later steps."""
         totals = zero_scores(self.config, self.estimator)
         sums = totals.reshape(len(totals), -1)
         for entry in self.entries:
@@ -235,7 +235,7 @@ class Ledger:
         return totals
 
     def settle(self) -> Settlement:
-        """Return each sample's total, the part of each step that is weight decay's, and what was closed."""
+        """Return each sample's total, and the parts of each step due to weight decay and to closing the account."""
         scores = zero_scores(self.config, self.estimator)
         sums = scores.reshape(len(scores), -1)
         carried: Params = {}
@@ -248,7 +248,7 @@ class Ledger:
                 for beta, names in grouped(beta1):
                     sums[entry.index] += (1 - beta) * dot_products({name: x[name] for name in names}, carried)
             carried = {name: beta1[name] * carried.get(name, 0.0) + owed for name, owed in entry.owed.items()}
-        rows = (len(self.entries), sums.shape[1])  # also where there is no entry yet
+        rows = (len(self.entries), sums.shape[1])  # explicit, as there may be no entry
         per_step = (np.reshape([getattr(entry, name) for entry in self.entries], rows) for name in ("decay", "closed"))
         decay, closed = (array if self.estimator.per_validation else array[:, 0] for array in per_step)
         return Settlement(scores, decay, closed)
@@ -261,12 +261,12 @@ class Ledger:
         return step.as_float64()
 
     def kept(self) -> Snapshot:
-        """Return the entries so far as arrays (steps, ...), from which `restore` makes them again."""
+        """Return the entries so far as arrays (steps, ...), for `restore`."""
         config = self.config
         steps, columns = len(self.entries), config.valid.n if self.estimator.per_validation else 1
         arrays = {name: np.zeros((steps, columns)) for name in ("decay", "closed")}
         largest = min(config.batch_size, config.train.n)
-        arrays["scores"] = np.zeros((steps, largest, columns))  # 0 after a smaller batch
+        arrays["scores"] = np.zeros((steps, largest, columns))  # a smaller batch is padded with 0
         for name, shape in config.network.shapes.items():
             arrays |= {f"{group}/{name}": np.zeros((steps, *shape)) for group in ("params", "m", "v")}
             arrays[f"owed/{name}"] = np.zeros((steps, columns, *shape))
@@ -280,7 +280,7 @@ class Ledger:
         return arrays
 
     def restore(self, own_scores: Array, kept: Mapping[str, Array]) -> None:
-        """Make the entries again that `kept` was made of, for as many steps."""
+        """Restore the entries from the arrays of `kept`; `own_scores` follow from them."""
         names = self.config.network.shapes
         for row, (_, index) in zip(range(len(kept["decay"])), self.config.order(), strict=False):
             groups = ("params", "m", "v", "owed")
@@ -299,10 +299,10 @@ def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
     config : RunConfig
         The run.
     estimator : Estimator
-        Its slope, one of "frozen", "linearized", "tangent", "secant" and "random_order", is how Adam's map is split
-        between momentum and batch: "secant" and "frozen" without remainder. "sgd" and "two_term" are no such split and
-        are refused. Its gradient is where on the segment from θ_t to θ_{t+1}, the step that was walked, the validation
-        gradient is taken.
+        Its slope, one of "frozen", "linearized", "tangent", "secant" and "random_order", determines the split of Adam's
+        map between momentum and batch: "secant" and "frozen" without remainder. "sgd" and "two_term" define no split
+        and are refused. Its gradient determines where on the segment from θ_t to θ_{t+1} the validation gradient is
+        taken.
     """
     split_slope(estimator)
     return Ledger(config, estimator)
@@ -321,13 +321,13 @@ def split_slope(estimator: Estimator) -> Slope:
 
 
 def grouped(values: Mapping[str, float]) -> Iterator[tuple[float, list[str]]]:
-    """Yield each value with the parameters that have it: a sum over these is multiplied by it once."""
+    """Yield each distinct value with the parameters that have it, so that a sum over them is multiplied only once."""
     for value in dict.fromkeys(values.values()):
         yield value, [name for name, other in values.items() if other == value]
 
 
 def _decay(step: Step, gamma: Params) -> Array:
-    """Return η λ ⟨Γ_j, θ⟩ over all parameters: (J,), how much weight decay lowers the loss."""
+    """Return η λ ⟨Γ_j, θ⟩ over all parameters: (J,), the decrease of the loss by weight decay."""
     settings = {name: step.settings(name) for name in step.params}
     rates = {name: adam.lr * adam.weight_decay for name, adam in settings.items()}
     parts = (rate * _summed({name: gamma[name] for name in names}, step.params) for rate, names in grouped(rates))

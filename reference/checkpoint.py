@@ -1,9 +1,8 @@
-"""Named arrays in a file that is whole or not there, and that tells when it is damaged or somebody else's.
+"""Named arrays in a file that is written atomically and detects damage and foreign owners.
 
-A file is an ``.npz``, which ``numpy.load(path, allow_pickle=False)`` reads, with a comment at its end (the zip
-format's own place for one): the words ``adamshap``, the version of this schema, the owner's digest, and the SHA-256
-of all that comes before. Files are written beside their place, flushed to the disk, and renamed: whoever is killed
-meanwhile leaves the old file as it was.
+A file is an ``.npz``, which ``numpy.load(path, allow_pickle=False)`` reads, with a zip comment at its end: the word
+``adamshap``, the version of this schema, the owner's digest, and the SHA-256 of everything before it. Files are written
+beside their destination, flushed to the disk, and renamed: a process killed meanwhile leaves the old file intact.
 """
 
 import hashlib
@@ -22,14 +21,14 @@ __all__ = ["DIGEST", "CheckpointError", "digest", "read", "write", "write_whole"
 
 SCHEMA = 1
 DIGEST = 64
-"""Letters of a digest, in hexadecimal."""
+"""Length of a digest, in hexadecimal digits."""
 
 _COMMENT = re.compile(rb"adamshap (\d{4}) ([0-9a-f]{64}) ([0-9a-f]{64})", re.ASCII)
 _LENGTH = len(b"adamshap 0000 ") + DIGEST + 1 + DIGEST
 
 
 class CheckpointError(Exception):
-    """A file that cannot be read as one of ours: one sentence."""
+    """A file that is not a readable checkpoint of its owner; the message is one sentence."""
 
 
 def digest(content: bytes) -> str:
@@ -43,11 +42,11 @@ def write(path: Path, arrays: Mapping[str, Array], owner: str) -> None:
     Raises
     ------
     OSError
-        The file could not be written; what was at `path` is still there.
+        The file could not be written; an existing file at `path` is unchanged.
     """
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    # The zip's last two bytes say how long its comment is.
+    # The zip's last two bytes hold the length of its comment.
     body = buffer.getvalue()[:-2] + struct.pack("<H", _LENGTH)
     write_whole(path, body + _comment(body, owner))
 
@@ -58,7 +57,7 @@ def read(path: Path, owner: str) -> dict[str, Array]:
     Raises
     ------
     CheckpointError
-        It cannot be read, is damaged, belongs to another owner, or was written in another schema.
+        The file cannot be read, is damaged, belongs to another owner, or was written in another schema.
     """
     try:
         content = path.read_bytes()
@@ -67,7 +66,7 @@ def read(path: Path, owner: str) -> dict[str, Array]:
     body, comment = content[:-_LENGTH], content[-_LENGTH:]
     found = _COMMENT.fullmatch(comment)
     if found is None or hashlib.sha256(body + comment[: -DIGEST - 1]).hexdigest().encode() != found[3]:
-        raise CheckpointError(f"{str(path)!r} is damaged, or no file of adamshap's")
+        raise CheckpointError(f"{str(path)!r} is damaged, or not a file of adamshap")
     if int(found[1]) != SCHEMA:
         raise CheckpointError(f"{str(path)!r} was written in version {int(found[1])}; needs version {SCHEMA}")
     if found[2] != owner.encode():
@@ -82,12 +81,12 @@ def _comment(body: bytes, owner: str) -> bytes:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path`: all of it, or, where that fails, none, and what was there before stays.
+    """Write `content` to `path` atomically: on failure an existing file is unchanged.
 
     Raises
     ------
     OSError
-        It could not be written.
+        The file could not be written.
     """
     beside = path.with_name(f".{path.name}.part")
     try:
@@ -96,14 +95,14 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:  # an interrupt too must leave nothing behind
+    except BaseException:  # an interrupt must leave nothing behind either
         beside.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Have the folder's list of names on the disk too, where the system knows of that."""
+    """Flush the folder's entries to the disk, on systems that support it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

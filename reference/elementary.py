@@ -1,9 +1,9 @@
-"""The oracle's elementary operations: where libraries round in ways of their own, and the kit measures what that costs.
+"""The oracle's elementary operations: libraries round them differently, and the kit measures the effect.
 
-A library's sum is off by its own order, 1 − β^t by an absolute error, and so on: no change of the inputs shows that.
-Each operation of this sort is one function marked `elementary`, computed here as exactly as float64 allows.
-`computed_by` puts others in their place for a while: it is the only way in which rounding errors enter the oracle. A
-new layer takes its products, activations and losses from functions so marked, and marks those of its own.
+A library's sum depends on its order, 1 − β^t may have an absolute error, and so on: perturbed inputs do not show such
+errors. Each of these operations is one function marked `elementary`, computed here as exactly as float64 allows.
+`computed_by` replaces them temporarily: it is the only way in which rounding errors enter the oracle. A new layer takes
+its products, activations and losses from functions marked `elementary`, and marks its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ _others: dict[str, Callable[..., Any]] = {}
 
 
 def elementary(exact: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Mark a function as an elementary operation, of its own name."""
+    """Mark a function as an elementary operation, registered under its name."""
     name = exact.__name__
     OPERATIONS[name] = exact
 
@@ -36,7 +36,7 @@ def elementary(exact: Callable[Given, Result]) -> Callable[Given, Result]:
 
 @contextmanager
 def computed_by(others: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Compute the operations named in `others` by these functions instead, in this block."""
+    """Compute the operations named in `others` by these functions instead, within the context."""
     if unknown := others.keys() - OPERATIONS.keys():
         raise KeyError(f"no elementary operations: {', '.join(sorted(unknown))}")
     before = dict(_others)

@@ -1,7 +1,4 @@
-"""A model that is a function of parameters and batch: its losses, and each sample's gradient by itself.
-
-Gradients are autograd's, or the model's own: then autograd sees the losses as constants, and nothing here asks it.
-"""
+"""A model defined by a function: its losses, and each sample's gradient, by autograd or by a second function."""
 
 from typing import Any
 
@@ -15,16 +12,16 @@ from adamshap.reference.losses import constant
 __all__ = ["each_gradient", "loss_gradient", "outputs", "sample_losses"]
 
 SAME = 1e-6
-"""How far a loss may be from that of the sample alone, relative to the batch's largest: sums in another order."""
+"""Largest rounding difference between a loss in a batch and alone, relative to the largest in the batch."""
 
 
 def outputs(model: Function, params: Params, x: Array) -> Array:
-    """Refuse: there are none."""
+    """Refuse: a function returns losses only."""
     refuse("model", "a Function, which gives losses only", "a model with outputs")
 
 
 def sample_losses(model: Function, params: Params, batch: Batch) -> Array:
-    """Return what the function gives, once it is one loss a sample."""
+    """Return the losses from the function, checked to be one per sample."""
     losses: Any = model.losses(params, batch)
     if np.shape(losses) != (batch.n,):
         refuse("Function.losses", f"a result of shape {np.shape(losses)}", f"one loss for each sample, ({batch.n},)")
@@ -32,7 +29,7 @@ def sample_losses(model: Function, params: Params, batch: Batch) -> Array:
 
 
 def each_gradient(model: Function, params: Params, batch: Batch) -> Params:
-    """Return ∇ℓ(θ; z_i) of every sample, from the loss of that sample alone: one array a parameter, (n, …)."""
+    """Return ∇ℓ(θ; z_i) of every sample, from the loss of that sample alone: one array per parameter, (n, …)."""
     together = np.asarray(constant(sample_losses(model, params, batch)))
     ones = [batch.take(np.array([i])) for i in range(batch.n)]
     if model.gradients is not None:
@@ -46,7 +43,7 @@ def each_gradient(model: Function, params: Params, batch: Batch) -> Params:
 
 
 def loss_gradient(model: Function, params: Params, batch: Batch) -> Params:
-    """Return ∇L(θ), the mean of the samples' gradients where the model gives them."""
+    """Return ∇L(θ), for gradients from a function the mean of the samples'."""
     if model.gradients is None:
         return autograd.grad(lambda p: anp.mean(sample_losses(model, p, batch)))(params)  # type: ignore[no-any-return]
     return {name: x.mean(axis=0) for name, x in each_gradient(model, params, batch).items()}

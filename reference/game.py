@@ -1,7 +1,7 @@
-"""The step as a cooperative game: the utility of a coalition of samples, and what each sample adds to it.
+"""The step as a cooperative game: the utility of a coalition of samples, and each sample's marginal contribution.
 
-The optimiser's state is fixed at what it was before the step; only the coalition varies. Everything here is counted by
-evaluating the loss (or its first-order twin), never by an estimator.
+The optimiser's state is fixed at its value before the step; only the coalition varies. Everything here is computed by
+evaluating the loss (or its first-order approximation), never by an estimator.
 
 =====================  ==========================  ==========================================================
 paper / method 2       name                        meaning
@@ -47,27 +47,27 @@ Game = Callable[[Array], float]
 """A set function: boolean mask (n,) to utility."""
 
 EXACT_LIMIT = 12
-"""Largest n for which `marginals` counts all 2ⁿ coalitions; above, it samples."""
+"""Largest n for which `marginals` enumerates all 2ⁿ coalitions; above, it samples."""
 
 
 def utility(step: Step, coalition: Any) -> float:
-    """Return U(S) = L(θ) − L(θ − A(g_S) − η λ θ), the fall of the validation loss by a step with `coalition` alone.
+    """Return U(S) = L(θ) − L(θ − A(g_S) − η λ θ), the decrease of the validation loss by a step with `coalition` alone.
 
     Parameters
     ----------
     step : Step
     coalition : bool array (n,)
-        Which samples of the batch take part; the gradient's divisor stays n.
+        Mask of the batch's samples in the coalition; the gradient's divisor stays n.
 
     Returns
     -------
     float
-        In units of the validation loss; positive where it fell.
+        Decrease in units of the validation loss; positive if the loss fell.
 
     Raises
     ------
     ValueError, TypeError
-        A bad coalition; a denominator of 0; a result that float64 does not hold.
+        A bad coalition; a denominator of 0; a result beyond float64.
     """
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
     with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
@@ -82,7 +82,7 @@ def coalition_gradient(x: Params, coalition: Array) -> Params:
 
 
 def exact_game(step: Step) -> Game:
-    """Return U as a function of the coalition, with what all coalitions share computed once."""
+    """Return U as a function of the coalition; quantities common to all coalitions are computed once."""
     step = float64_step(step)
     x = models.sample_gradients(step)
     start, c = decayed(step), step_coefficients(step)
@@ -99,7 +99,7 @@ def exact_game(step: Step) -> Game:
 def first_order_game(step: Step) -> Game:
     """Return U₁(S) = ⟨∇L(θ), A(g_S)⟩, the form that the paper's closed form approximates.
 
-    Weight decay's part, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is left out.
+    The weight decay part, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is omitted.
     """
     step = float64_step(step)
     x = models.sample_gradients(step)
@@ -121,21 +121,21 @@ def marginals(
     permutations: int = 1024,
     seed: int = 0,
 ) -> Marginals:
-    """Return what each sample adds to the utility of the step (docs/method.md 2).
+    """Return each sample's marginal contribution to the utility of the step (docs/method.md 2).
 
     Parameters
     ----------
     step : Step
     kind : {"first", "last", "shapley"}
-        "first": U({i}) − U(∅), the paper's fixed-state marginal utility less its sample-independent term U(∅), which is
-        returned beside it. "last": U(B) − U(B∖{i}), leave one out. "shapley": the Shapley value of U, over all
+        "first": U({i}) − U(∅), the paper's fixed-state marginal utility minus its sample-independent term U(∅), which
+        is returned separately. "last": U(B) − U(B∖{i}), leave one out. "shapley": the Shapley value of U, over all
         coalitions for n ≤ 12, above by antithetic permutations.
     loss : {"exact", "first_order"}
         "exact" evaluates the loss (U); "first_order" uses U₁(S) = ⟨∇L(θ), A(g_S)⟩.
     permutations : int
-        Even number of permutations drawn where Shapley values are sampled.
+        Even number of permutations drawn if Shapley values are sampled.
     seed : int
-        Of those permutations.
+        Seed of those permutations.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def marginals(
     Raises
     ------
     ValueError, TypeError
-        An unknown name; a bad number of permutations; a denominator of 0; results that float64 does not hold.
+        An unknown name; a bad number of permutations; a denominator of 0; results beyond float64.
     """
     of_kind("step", step, Step)
     one_of("kind", kind, MARGINALS)
@@ -179,7 +179,7 @@ def shapley_values(game: Game, n: int) -> Array:
 
     φ_i = Σ_{S ∌ i} |S|! (n − 1 − |S|)! / n! · (U(S ∪ {i}) − U(S))      (Shapley 1953)
     """
-    members = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1  # row S: the binary digits of its number
+    members = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1  # row S: the binary digits of S
     U = np.array([game(coalition) for coalition in members])
     sizes = members.sum(axis=1)
     weight = np.array([1 / (n * math.comb(n - 1, size)) for size in range(n)])
@@ -193,10 +193,10 @@ def shapley_values(game: Game, n: int) -> Array:
 def sampled_shapley_values(game: Game, n: int, *, permutations: int, seed: int) -> tuple[Array, Array]:
     """Return an unbiased estimate of the Shapley values of `game`, and its standard error.
 
-    Samples arrive in a random order and each is credited with what it adds (Castro, Gómez & Tejada 2009); every order
-    is followed by its reverse, whose marginals are negatively correlated with the first's (antithetic pairs, Mitchell
-    et al. 2022). The pairs are independent, so their spread gives the standard error. The values of every order sum to
-    U(B) − U(∅), so the estimate does too.
+    Samples arrive in a random order and each is credited with its marginal contribution (Castro, Gómez & Tejada 2009).
+    Every order is followed by its reverse, whose marginals are negatively correlated with the first's (antithetic
+    pairs, Mitchell et al. 2022). The pairs are independent, so their spread gives the standard error. The values of
+    every order sum to U(B) − U(∅), and so does the estimate.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def sampled_shapley_values(game: Game, n: int, *, permutations: int, seed: int) 
         Boolean mask (n,) to utility.
     n : int
     permutations : int
-        An even number, at least 4: two pairs are needed for a standard error.
+        Even number, at least 4: a standard error needs two pairs.
     seed : int
 
     Returns
@@ -221,7 +221,7 @@ def sampled_shapley_values(game: Game, n: int, *, permutations: int, seed: int) 
 
 
 def arrival_marginals(game: Game, order: Array) -> Array:
-    """Return what each sample adds on its arrival, when the samples come in `order`: (n,), indexed by sample."""
+    """Return each sample's contribution on arrival, for samples arriving in `order`: (n,), indexed by sample."""
     marginal, present = np.empty(len(order)), np.zeros(len(order), bool)
     before = game(present)
     for i in order:

@@ -11,7 +11,7 @@ from adamshap.reference.elementary import elementary
 
 
 def constant(x: Any) -> Any:
-    """Return x without its history: a value that autograd, at any depth, does not differentiate."""
+    """Return the value of x without its history, so that autograd treats it as a constant at any depth."""
     while isbox(x):
         x = getval(x)
     return x
@@ -20,9 +20,9 @@ def constant(x: Any) -> Any:
 @elementary
 def cross_entropy(logits: Any, labels: Array) -> Any:
     """Return −log softmax of the label, in nats: (n,) of logits (n, d_out) and labels (n,)."""
-    # −log softmax as log(1 + Σ_{j≠y} exp(z_j − z_y)): where the label is nearly certain, neither the loss nor its
-    # gradient is the difference of two numbers near 1. Values are shifted by the largest logit and derivatives are
-    # those of z_j − z_y: a label far below the others, subtracted first, would cost these their differences.
+    # −log softmax as log(1 + Σ_{j≠y} exp(z_j − z_y)): if the label is nearly certain, neither the loss nor its
+    # gradient is a difference of two numbers near 1. Values are shifted by the largest logit, while derivatives are
+    # those of z_j − z_y: subtracting a label logit far below the others would round away their differences.
     own = np.arange(logits.shape[1]) == labels[:, None]
     label = logits[own][:, None]
     largest = np.max(constant(logits), axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Losses and gradients of any model. Every gradient is autograd's; none is written by hand.
+"""Losses and gradients of any model. All gradients are computed by autograd; none is written by hand.
 
 =======  =======================  ==================================================
 paper    name                     meaning
@@ -6,11 +6,11 @@ paper    name                     meaning
 θ        ``params``               parameters
 ℓ(θ; z)  ``sample_losses``        loss of one sample
 L(θ)     ``mean_loss``            mean loss over a batch
-∇L(θ)    ``loss_gradient``        its gradient, one array a parameter
+∇L(θ)    ``loss_gradient``        its gradient, one array per parameter
 x_i      ``sample_gradients``     sample i's contribution to the batch gradient, w∇ℓ(θ; z_i)
 =======  =======================  ==================================================
 
-A `Model` is a description without mathematics; `KINDS` says how each kind of description runs.
+A `Model` is a description without mathematics; `KINDS` holds the functions for each kind of description.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,11 @@ from adamshap.reference.contract import Array, Batch, Model, Params, Step, refus
 
 @dataclass(frozen=True)
 class Functions:
-    """How one kind of model runs, differentiable by autograd.
+    """The functions of one kind of model, differentiable by autograd.
 
-    Each takes the model, its parameters (each of its shape, or all with a leading axis n: then sample i meets its own
-    copy i), and inputs or a batch of n samples. Losses that know no copies, or not autograd, have their own gradients.
+    Each takes the model, its parameters (each of its shape, or all with a leading axis n, one copy per sample), and
+    inputs or a batch of n samples. Losses that take no copies, or that autograd cannot differentiate, need gradients of
+    their own.
     """
 
     outputs: Callable[[Any, Params, Array], Array]
@@ -44,11 +45,11 @@ KINDS = {
     "sequential": Functions(layers.outputs, layers.sample_losses),
     "function": Functions(function.outputs, function.sample_losses, function.each_gradient, function.loss_gradient),
 }
-"""The kinds of model that the oracle runs, by ``Model.kind``."""
+"""The kinds of model that the oracle supports, by ``Model.kind``."""
 
 
 def functions_of(model: Model) -> Functions:
-    """Return how `model` runs; refuses a kind that the oracle does not know."""
+    """Return the functions of `model`; refuse a kind that the oracle does not support."""
     if model.kind not in KINDS:
         refuse("model", f"the kind {model.kind!r}", "one of " + ", ".join(KINDS))
     return KINDS[model.kind]
@@ -70,7 +71,7 @@ def mean_loss(model: Model, params: Params, batch: Batch) -> float:
 
 
 def loss_gradient(model: Model, params: Params, batch: Batch) -> Params:
-    """Return ∇L(θ), the gradient of `mean_loss`: one array a parameter, of its shape."""
+    """Return ∇L(θ), the gradient of `mean_loss`: one array per parameter, of its shape."""
     own = functions_of(model).loss_gradient
     if own is not None:
         return own(model, params, batch)
@@ -78,10 +79,10 @@ def loss_gradient(model: Model, params: Params, batch: Batch) -> Params:
 
 
 def each_gradient(model: Model, params: Params, batch: Batch) -> Params:
-    """Return ∇ℓ(θ; z_i) of every sample: one array a parameter, (n, …), materialised on purpose.
+    """Return ∇ℓ(θ; z_i) of every sample: one array per parameter, (n, …), materialised on purpose.
 
-    Every sample gets its own copy of the parameters, and the summed loss is differentiated in the copies: the copy i
-    meets sample i only, so its gradient is the gradient of that sample's loss.
+    Every sample has its own copy of the parameters, and the summed loss is differentiated with respect to the copies:
+    copy i is used for sample i only, so its gradient is that of this sample's loss.
     """
     own = functions_of(model).each_gradient
     if own is not None:
@@ -91,7 +92,7 @@ def each_gradient(model: Model, params: Params, batch: Batch) -> Params:
 
 
 def sample_gradients(step: Step) -> Params:
-    """Return x_i = w∇ℓ(θ; z_i) for each sample of the step's batch (docs/method.md 2): one array a parameter, (n, …).
+    """Return x_i = w∇ℓ(θ; z_i) for each sample of the step's batch (docs/method.md 2): one array (n, …) per parameter.
 
     w is 1/n for reduction "mean" and 1 for "sum"; the batch gradient is Σ_i x_i.
     """
@@ -100,5 +101,5 @@ def sample_gradients(step: Step) -> Params:
 
 
 def batch_gradient(step: Step) -> Params:
-    """Return g = Σ_i x_i, the gradient that Adam is given."""
+    """Return g = Σ_i x_i, the gradient that Adam receives."""
     return {name: x.sum(axis=0) for name, x in sample_gradients(step).items()}

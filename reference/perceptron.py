@@ -1,6 +1,6 @@
 """The multilayer perceptron in autograd: its activations, forward pass and sample losses.
 
-autograd differentiates all of it; a rule of our own stands only where autograd has none or an inaccurate one.
+autograd differentiates all of it; a derivative is defined here only where autograd has none or an inaccurate one.
 """
 
 import math
@@ -20,7 +20,7 @@ _erfc_each = np.vectorize(math.erfc, otypes=[np.float64])
 
 @primitive  # type: ignore[untyped-decorator]
 def _erfc(x: Array) -> Array:
-    """Complementary error function; the standard library's, since NumPy has none."""
+    """Complementary error function, from the standard library, since NumPy has none."""
     return _erfc_each(x) if x.size else x
 
 
@@ -29,7 +29,7 @@ defvjp(_erfc, lambda ans, x: lambda g: -g * 2 / math.sqrt(math.pi) * anp.exp(-x 
 
 @primitive  # type: ignore[untyped-decorator]
 def _tanh(z: Array) -> Array:
-    """Hyperbolic tangent; autograd's own has a derivative by cosh², which overflows from |z| = 355 on."""
+    """Hyperbolic tangent; autograd's derivative uses cosh², which overflows from |z| = 355 on."""
     return np.tanh(z)
 
 
@@ -48,7 +48,7 @@ def tanh(z: Any) -> Any:
 
 
 def _relu(z: Any) -> Any:
-    # `where`, not `maximum`: autograd halves the derivative at a tie, PyTorch makes it 0.
+    # `where`, not `maximum`: at a tie, autograd halves the derivative of `maximum`; PyTorch's is 0.
     return anp.where(z > 0, z, 0.0)
 
 
@@ -86,7 +86,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 @elementary
 def product(weight: Any, a: Any) -> Any:
-    """Return a Wᵀ over the last axis of `a` (n, …, d_in); a `weight` (n, d_out, d_in) holds a copy for each sample."""
+    """Return a Wᵀ over the last axis of `a` (n, …, d_in); a `weight` (n, d_out, d_in) has one copy per sample."""
     if a.ndim == 2:
         return a @ weight.T if weight.ndim == 2 else anp.einsum("noi,ni->no", weight, a)
     rows = a.reshape(len(a), -1, a.shape[-1])
@@ -94,7 +94,7 @@ def product(weight: Any, a: Any) -> Any:
 
 
 def linear(weight: Any, bias: Any, a: Any) -> Any:
-    """Return a Wᵀ + b, as `product`."""
+    """Return a Wᵀ + b, with `product`."""
     z = product(weight, a)
     return z if bias is None else z + bias
 
@@ -106,7 +106,7 @@ def outputs(net: Network, params: Params, x: Array) -> Array:
     ----------
     net : Network
     params : dict of arrays
-        Each of its shape in ``net.shapes``, or all with a leading axis n: then row i of `x` meets its own copy i.
+        Each of its shape in ``net.shapes``, or all with a leading axis n, one copy for each row of `x`.
     x : array (n, d_in)
 
     Returns

@@ -1,16 +1,16 @@
-"""What a run would have been with other weights of its samples: leave-one-out retraining and the metagradient.
+"""Training again with other sample weights: leave-one-out retraining and the metagradient.
 
 ==============  ==================  ==========================================================================
 method 7        name                meaning
 ==============  ==================  ==========================================================================
-ω_i             ``weights``         sample i's weight in every batch that holds it; 1 in the run itself
+ω_i             ``weights``         sample i's weight in every batch that has it; 1 in the run itself
 g(ω)            ``batch_gradient``  Σ_i ω_i x_i over a batch, its divisor unchanged
 L(θ_T(ω))       ``final_loss``      mean validation loss after the last step
-θ̄, m̄, v̄, ω̄  ``adjoint``         derivatives of L(θ_T) in the state before a step, and in the weights
+θ̄, m̄, v̄, ω̄  ``adjoint``         derivatives of L(θ_T) by the state before a step, and by the weights
 ==============  ==================  ==========================================================================
 
-The batches, their divisor n and the seed are always the run's own: a weight of 0 removes the sample's contribution to
-the batch gradient and nothing else, as leaving it out of a coalition does within one step.
+The batches, their divisor n and the seed are always those of the run: a weight of 0 only removes the sample's
+contribution to the batch gradient, like leaving it out of a coalition within one step.
 """
 
 import math
@@ -42,32 +42,32 @@ State = tuple[Params, AdamState]
 
 
 def retrained(run: Run, samples: Sequence[int] | Array) -> Array:
-    """Return how much higher the final validation loss is when the run is trained again without a sample.
+    """Return the increase of the final validation loss when the run is trained again without a sample.
 
     Same seed, same batches, same divisor; only the sample's contribution to its batches' gradients is missing.
 
     Parameters
     ----------
     run : Run
-        Of the oracle or, trained again in float64, of the engine.
+        A run of the oracle or the engine; either is trained again in float64.
     samples : sequence of ints
-        Which training samples are left out, one at a time.
+        Indices of the training samples to leave out, one at a time.
 
     Returns
     -------
     array (len(samples),)
-        L without the sample, less L of the run; positive means that the sample lowered it, as for scores.
+        L without the sample minus L of the run; positive means that the sample lowered it, as for scores.
 
     Raises
     ------
     ValueError, TypeError
-        A run without its configuration; a number that names no training sample.
+        A run without its configuration; an index without a training sample.
     """
     config = config_of(run)
     count = config.train.n
     a_number = isinstance(samples, np.ndarray) and samples.ndim == 0
     if a_number or isinstance(samples, str | bytes) or not isinstance(samples, Sequence | np.ndarray):
-        refuse("samples", shown(samples), "a sequence of samples' numbers", TypeError)
+        refuse("samples", shown(samples), "a sequence of indices of samples", TypeError)
     chosen = [positive_integer(f"samples[{i}]", sample, minimum=0) for i, sample in enumerate(samples)]
     for i, sample in enumerate(chosen):
         if sample >= count:
@@ -79,20 +79,20 @@ def retrained(run: Run, samples: Sequence[int] | Array) -> Array:
 
 
 def metagradient(run: Run) -> Array:
-    """Return how fast the final validation loss falls as a sample's weight grows from 1: −dL(θ_T)/dω_i.
+    """Return the rate at which the final validation loss falls as a sample's weight grows from 1: −dL(θ_T)/dω_i.
 
-    Reverse mode through every step of the run, second moment included. The states of about √T steps are kept at a
-    time: those at the ends of √T segments, and those within the one that is gone through backwards, trained again.
+    Reverse-mode differentiation through every step of the run, second moment included. About 2√T states are kept at a
+    time: those at the starts of √T segments, and those within the current segment, which are recomputed.
 
     Parameters
     ----------
     run : Run
-        With its `config`.
+        A run with its `config`.
 
     Returns
     -------
     array (N,)
-        Positive means that more of the sample would lower the loss, as for `influence`.
+        Minus the derivative; positive means that more of the sample would lower the loss, as for `influence`.
     """
     config = config_of(run)
     if _own_gradients(config):
@@ -122,12 +122,12 @@ def metagradient(run: Run) -> Array:
 
 
 def config_of(run: Run) -> RunConfig:
-    """Return what `run` is made of, in float64; refuses what is no run, and a run that does not know."""
+    """Return the configuration of `run` in float64; refuse anything but a `Run` that has one."""
     if not isinstance(run, Run):
         refuse("run", type(run).__name__, "a Run", TypeError)
     config = run.config
     if config is None:
-        refuse("run.config", None, "the RunConfig that the run was made of, to train again")
+        refuse("run.config", None, "the run's RunConfig, to train again")
     params = config.network.init(config.seed)
     step = Step(config.network, params, config.adam, AdamState.zeros(params), config.train, config.valid).as_float64()
     return replace(config, adam=step.adam, train=step.train, valid=step.valid)
@@ -203,7 +203,7 @@ def _step_adjoint(
 
 
 def _root(x: Any) -> Any:
-    """Return √x, whose derivative counts as 0 where x is 0: the symmetric derivative of √(q g²)."""
+    """Return √x, with the derivative 0 where x is 0: the symmetric derivative of √(q g²)."""
     positive = x > 0
     return anp.where(positive, anp.sqrt(anp.where(positive, x, 1.0)), 0.0)
 

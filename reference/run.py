@@ -1,4 +1,4 @@
-"""A training run with its attribution: each sample's scores, summed over the steps that it took part in."""
+"""A training run with its attribution: each sample's scores, summed over the steps whose batch has it."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,7 +12,6 @@ from adamshap.reference.accounts import Account, StepAccount, zero_scores
 from adamshap.reference.adam import moved
 from adamshap.reference.contract import (
     CREDITS,
-    Adam,
     Array,
     Batch,
     Checkpointer,
@@ -21,7 +20,8 @@ from adamshap.reference.contract import (
     Estimator,
     Gradient,
     MarginalKind,
-    Network,
+    Model,
+    Optimiser,
     Progress,
     Reduction,
     Run,
@@ -45,8 +45,8 @@ from adamshap.reference.scoring import unchecked_scores
 
 
 def attribute(
-    network: Network,
-    adam: Adam,
+    network: Model,
+    adam: Optimiser,
     train: Batch,
     valid: Batch,
     *,
@@ -77,54 +77,56 @@ def attribute(
     Parameters
     ----------
     network : Network
+        Or another `Model`.
     adam : Adam
+        One set of settings, or an `Optimiser` with a set for each parameter and step.
     train, valid : Batch
         N training samples and n_val validation samples.
     epochs : int
-        Every epoch goes once through `train` in a new order.
+        Number of passes through `train`, each in a new order.
     steps : int, optional
-        The run ends after so many, if `epochs` do not end before.
+        Number of steps after which the run ends, if `epochs` do not end earlier.
     batch_size : int
-        An epoch's last batch holds what is left.
+        Samples per batch; an epoch's last batch may be smaller.
     seed : int
-        Of the parameters and of the order of the samples.
+        Seed of the parameters and of the order of the samples.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
     credit : {"step", "carry"}
-        "step" leaves the step that momentum takes without data to nobody. "carry" credits it to the earlier samples
-        whose gradients the momentum is made of: scores and weight decay's shares then add up to the whole change of the
-        validation loss (docs/method.md 6); it has no "two_term".
+        "step" credits no sample with the step that momentum takes without data. "carry" credits it to the earlier
+        samples that built up the momentum: scores and the shares of weight decay then add up to the whole change of the
+        validation loss (docs/method.md 6); it excludes "two_term".
     per_validation : bool
         Score against each validation sample's own loss: (N, n_val).
     nodes : tuple of two ints, optional
         (path, normal), as for `scores`.
     kind : {"first", "last", "shapley"}
-        Of "two_term", as for `scores`.
+        The marginal that "two_term" approximates, as for `scores`.
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : None
-        The engine's, as are those that follow, so that one call can be put to both. The oracle has one way of doing
-        each thing and refuses the others; here, no sketch.
+        No sketch. This and the following parameters are the engine's, so that both accept the same call; the oracle
+        supports one value of each and refuses the others.
     variance : {"exact"}
-        Of "random_order" and "two_term".
+        σ² of "random_order" and "two_term".
     micro_batch : int, optional
-        Changes no result, and is not used.
+        Unused; the engine's results do not depend on it.
     carry_window : None
-        The window of "carry" is the whole run.
+        The whole run, for "carry".
     score_dtype : None
-        The products are made in float64.
+        Products are computed in float64.
     device : {"auto", "cpu"}
         The CPU.
     dtype : {"float64"}
-        In which everything is computed.
+        Dtype of all computations.
     on_step : callable, optional
         Called with a `Progress` after each step.
     on_checkpoint : callable, optional
         Called after each step with its number and a function that returns the state of the run, a `Snapshot`.
     resume : Snapshot, optional
-        The state of the same run after some step: it goes on from there, and ends as it would have without a break.
+        The state of the same run after a step, from which it resumes; the results equal those of an uninterrupted run.
 
     Returns
     -------
@@ -134,21 +136,18 @@ def attribute(
     Raises
     ------
     ValueError, TypeError
-        A bad argument, by its name; a state of another run.
+        A bad argument, named in the message; a state of another run.
     Diverged
-        A loss, score, parameter or moment is no longer finite; holds the run up to there.
+        A loss, score, parameter or moment is non-finite; the error has the run up to that step.
     """
-    only_choices = {
-        "rank": (rank, (None,)),
-        "variance": (variance, ("exact",)),
-        "carry_window": (carry_window, (None,)),
-        "score_dtype": (score_dtype, (None,)),
-        "device": (device, ("auto", "cpu")),
-        "dtype": (dtype, ("float64",)),
-    }
-    for name, (value, choices) in only_choices.items():
-        if not (value is None or isinstance(value, str)) or value not in choices:
-            refuse(name, shown(value), " or ".join(map(repr, choices)) + ": the oracle has nothing else")
+    refuse_engine_options(
+        rank=rank,
+        variance=variance,
+        carry_window=carry_window,
+        score_dtype=score_dtype,
+        device=device,
+        dtype=dtype,
+    )
     if micro_batch is not None:
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
@@ -167,7 +166,7 @@ def attribute(
             result = step_result(state, index, sgd)
             if result.bad is not None:
                 advice = f"a smaller lr than {largest_lr(state)}, or smaller inputs"
-                raise Diverged(state.adam.next_step, config.length, *result.bad, state.broken_off(result), advice)
+                raise Diverged(state.adam.next_step, config.length, *result.bad, state.diverged_run(result), advice)
             state.record(result)
             completed = state.adam.step
             if on_step is not None:
@@ -175,6 +174,25 @@ def attribute(
             if on_checkpoint is not None:
                 on_checkpoint(completed, partial(state.snapshot, settings))
         return state.run()
+
+
+SUPPORTED: dict[str, tuple[str | None, ...]] = {
+    "rank": (None,),
+    "variance": ("exact",),
+    "carry_window": (None,),
+    "score_dtype": (None,),
+    "device": ("auto", "cpu"),
+    "dtype": ("float64",),
+}
+"""Values of the engine's options that the oracle supports."""
+
+
+def refuse_engine_options(**options: object) -> None:
+    """Refuse values of the engine's options that the oracle does not support."""
+    for name, value in options.items():
+        choices = SUPPORTED[name]
+        if not (value is None or isinstance(value, str)) or value not in choices:
+            refuse(name, shown(value), " or ".join(map(repr, choices)) + ": the oracle supports nothing else")
 
 
 def account_of(config: RunConfig, credit: Credit, estimator: Estimator) -> Account[Any]:
@@ -185,7 +203,7 @@ def account_of(config: RunConfig, credit: Credit, estimator: Estimator) -> Accou
 
 
 def settings_of(config: RunConfig, estimator: Estimator) -> str:
-    """Return the settings of a run that its snapshots hold."""
+    """Return the settings of a run as recorded in its snapshots."""
     return run_settings(
         config.train,
         config.valid,
@@ -202,16 +220,16 @@ def settings_of(config: RunConfig, estimator: Estimator) -> str:
 
 
 def step_result(state: RunState, index: Array, sgd: Estimator) -> StepResult:
-    """Return the next step of a run, with the samples `index`; changes nothing.
+    """Return the result of a run's next step, with the samples `index`, without changing the state.
 
-    Its losses, scores, gradient, parameters and the account's entry are checked in this order, and the entry is
-    computed where all before it is finite.
+    Losses, scores, gradient, parameters and the account's entry are checked in this order; the entry is only computed
+    if everything before it is finite.
     """
     config, account = state.config, state.account
     batch = config.train.take(index)
     step = Step(config.network, state.params, config.adam, state.adam, batch, config.valid, config.reduction)
     step = step.as_float64()
-    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked
+    with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
         train_loss, valid_loss = (
             float(mean_loss(config.network, state.params, part)) for part in (step.train, config.valid)
         )

@@ -1,4 +1,4 @@
-"""A run between two steps: all that changes while it goes on, and how a step changes it."""
+"""The state of a run between two steps, and its update by a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from adamshap.reference.contract import (
 class StepResult:
     """A step of the samples `index`: parameters and moments after it, losses before it, scores by SGD's formula.
 
-    `entry` is the account's. `bad` is the name and value of the first number that is not finite, or None.
+    `entry` is the account's entry. `bad` is the name and value of the first non-finite number, or None.
     """
 
     index: Array
@@ -39,7 +39,7 @@ class StepResult:
 
 @dataclass(eq=False)
 class RunState:
-    """A run after ``adam.step`` steps. `train_loss` and `valid_loss` (steps,) are 0 from there on."""
+    """A run after ``adam.step`` steps. `train_loss` and `valid_loss` (steps,) are 0 for later steps."""
 
     config: RunConfig
     credit: Credit
@@ -60,7 +60,7 @@ class RunState:
         return cls(config, credit, account, params, params, AdamState.zeros(params), zero_scores, seen, *logs)
 
     def record(self, result: StepResult) -> None:
-        """Go one step further."""
+        """Advance by one step."""
         row, index = self.adam.step, result.index
         self.account.record(result.entry)
         self.sgd_scores[index] += result.sgd_scores
@@ -69,11 +69,11 @@ class RunState:
         self.params, self.adam = result.params, self.adam.after(result.m, result.v)
 
     def run(self) -> Run:
-        """Return the run, if it ends here."""
+        """Return the run as if it ends here."""
         return self._run(self.params, self.adam)
 
-    def broken_off(self, result: StepResult) -> Run:
-        """Return the run without the step `result`, but with its parameters and moments, which may be not finite."""
+    def diverged_run(self, result: StepResult) -> Run:
+        """Return the run without the step `result`, except its parameters and moments, which may be non-finite."""
         return self._run(result.params, AdamState.unchecked(CompletedSteps(self.adam.next_step), result.m, result.v))
 
     def _run(self, params: Params, adam: AdamState) -> Run:
@@ -85,7 +85,7 @@ class RunState:
         return Run(self.initial_params, params, adam, *scores, history, config, *accounts)
 
     def snapshot(self, settings: str) -> Snapshot:
-        """Return copies of all that the run needs to go on, for a run of `settings`."""
+        """Return a copy of the state for resuming a run of `settings`."""
         done = self.adam.step
         arrays = {
             "scores": self.account.own_scores(),
@@ -100,7 +100,7 @@ class RunState:
         return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
 
     def restore(self, kept: Mapping[str, Array]) -> None:
-        """Set the state before the first step to a snapshot of the same run."""
+        """Replace the state before the first step by a snapshot of the same run."""
         done, names = int(kept["step"]), list(self.params)
         rows = {name.removeprefix("history/"): kept[name] for name in kept if name.startswith("history/")}
         self.account.restore(kept["scores"], rows)

@@ -1,12 +1,12 @@
 """The estimators: score_i = ⟨Γ ⊙ S, x_i⟩, a validation gradient Γ times a slope S of Adam's map (docs/method.md 4).
 
-An efficient implementation never forms x_i: these are *ghost* dot products. The oracle forms every x_i on purpose.
+An efficient implementation never forms x_i (*ghost* dot products). The oracle forms every x_i on purpose.
 
 ==================  ==============================  ============================================================
 paper / method 4    name                            meaning
 ==================  ==============================  ============================================================
 x_i, g              ``x``, ``g``                    sample i's contribution to the batch gradient; Σ_i x_i
-S                   in `slopes`                     how much of x_i arrives in the update, elementwise
+S                   in `slopes`                     response of the update to x_i, elementwise
 Γ                   in `validation`                 gradient of the validation loss
 R, f(x_i)           in `two_term`                   slope and function of a second term
 ==================  ==============================  ============================================================
@@ -51,33 +51,34 @@ def scores(
     ----------
     step : Step
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
-        S, a function of this module each; "two_term" is a module of its own.
+        S, one function each in `slopes`; "two_term" is in a module of its own.
     gradient : {"start", "midpoint", "path"}
-        Γ, likewise. With "two_term", "midpoint" and "path" are those of the sample's own part of the step:
-        the first or the last n-th of the way, or, for "shapley", all of it.
+        Γ, one function each in `validation`. With "two_term", "midpoint" and "path" are taken on the sample's own part
+        of the step: the first or the last n-th of the way, or, for "shapley", all of it.
     efficient : bool
-        Spread what is missing to U(B) − U(∅) equally over the batch, so that the scores sum to it exactly.
+        Spread the difference to U(B) − U(∅) equally over the batch, so that the scores sum to it exactly.
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
     nodes : tuple of two ints, optional
         (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
-        Of "two_term" with "shapley" likewise, over what a sample finds; places of arrival are counted for n ≤ path.
-        By default (4, 4), for "two_term" (8, 2).
+        For "two_term" with "shapley", nodes over positions of arrival (all positions for n ≤ path) and over the
+        partial sum. By default (4, 4), for "two_term" (8, 2).
     denominator : {"exact", "previous"}
-        Of "linearized": "previous" is the formula as secondary sources print the paper's, with v̂_{t−1}.
+        The denominator of "linearized": "previous" is the paper's formula as printed in secondary sources, with
+        v̂_{t−1}.
     kind : {"first", "last", "shapley"}
-        Of "two_term": which of `marginals` the scores are made for.
+        The one of `marginals` that "two_term" approximates.
 
     Returns
     -------
     array (n,) or (n, n_val)
-        In units of the validation loss; positive means that the sample lowered it.
+        Scores in units of the validation loss; positive means that the sample lowered it.
 
     Raises
     ------
     ValueError, TypeError
-        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; another `kind` with
-        another slope; a denominator of 0; results that float64 does not hold.
+        An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; a `kind` other than the
+        default with another slope; a denominator of 0; results beyond float64.
     """
     estimator = Estimator(slope, gradient, efficient, per_validation, nodes, denominator, kind)
     step = float64_step(step)
@@ -108,7 +109,7 @@ def unchecked_scores(step: Step, estimator: Estimator) -> Array:
 def terms_of(
     step: Step, slope: ScoreSlope, x: Params, g: Params, nodes: tuple[int, int], kind: MarginalKind
 ) -> list[tuple[Params, Params]]:
-    """Return what a score is the sum of: (x, S), and for "two_term" (f(x), R) too; see `scores`."""
+    """Return the terms of a score: (x, S), and for "two_term" also (f(x), R); see `scores`."""
     if slope != TWO_TERM:
         return [(x, step_slopes(step, slope, x, g, nodes))]
     c = step_coefficients(step)
@@ -118,7 +119,7 @@ def terms_of(
 
 
 def part_of(slope: ScoreSlope, kind: MarginalKind, n: int) -> tuple[float, float]:
-    """Return the part of the way from A(0) to A(g) that Γ is taken on: all of it, but for "two_term"."""
+    """Return the part of the way from A(0) to A(g) on which Γ is taken: all of it, except for "two_term"."""
     return two_term.part_of_the_way(kind, n) if slope == TWO_TERM else (0.0, 1.0)
 
 
@@ -130,14 +131,14 @@ def dot_products(x: Params, P: Params) -> Array:
 
 
 def _gain_of_the_data(step: Step, g: Params, *, each: bool) -> Array:
-    """Return U(B) − U(∅), (1,), or that of each validation sample's own loss, (n_val,)."""
+    """Return U(B) − U(∅): (1,) for the mean validation loss, or (n_val,) for `each` sample's own."""
     ends = (between(GradientInput(step, g, (1, 2)), fraction) for fraction in (0.0, 1.0))
     empty, full = (models.sample_losses(step.net, end, step.valid) for end in ends)
     return empty - full if each else np.array([np.mean(empty) - np.mean(full)])
 
 
 def influence(step: Step) -> Array:
-    """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: how fast the loss after the step falls as sample i's weight grows from 1.
+    """Return ⟨∇L(θ⁺), A'(g) ⊙ x_i⟩: the rate at which the loss after the step falls as sample i's weight grows from 1.
 
     Parameters
     ----------
@@ -146,12 +147,12 @@ def influence(step: Step) -> Array:
     Returns
     -------
     array (n,)
-        Minus the derivative of L(θ⁺) in the weight; positive means that more of the sample would lower the loss.
+        Minus the derivative of L(θ⁺) by the weight; positive means that more of the sample would lower the loss.
 
     Raises
     ------
     ValueError
-        A denominator of 0; results that float64 does not hold.
+        A denominator of 0; results beyond float64.
     """
     step = float64_step(step)
     with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below

@@ -1,4 +1,4 @@
-"""Slopes S of Adam's map: how much of a sample's gradient arrives in the update, elementwise (docs/method.md 4).
+"""Slopes S of Adam's map: the response of the update to a sample's gradient, elementwise (docs/method.md 4).
 
 ==================  ==============================  ============================================================
 paper / method 4    name                            meaning
@@ -8,7 +8,7 @@ S                   ``SLOPE_FUNCTIONS[slope]``      the slope of one parameter
 σ                   ``partial_sum_deviation``       √(n/(n − 1) · max(Σ_i x_i² − g²/n, 0))
 ==================  ==============================  ============================================================
 
-"two_term", which is no single slope, has the module `two_term`.
+"two_term", which has two slopes, is in the module `two_term`.
 """
 
 import math
@@ -32,7 +32,7 @@ from adamshap.reference.squares import in_units
 
 @dataclass(frozen=True)
 class SlopeInput:
-    """What the slope of one parameter is made from: Adam's coefficients, x (n, …), its sum g, and the nodes."""
+    """Input of one parameter's slope: Adam's coefficients, x (n, …), its sum g, and the nodes."""
 
     c: Coefficients
     x: Array
@@ -46,7 +46,7 @@ def sgd(given: SlopeInput) -> Array:
 
 
 def frozen(given: SlopeInput) -> Array:
-    """Return η k / D(g): Adam with the denominator of the step that is really taken, as if no sample had moved it."""
+    """Return η k / D(g): Adam with the denominator of the actual step, as if it did not depend on the samples."""
     return given.c.lr * given.c.k / denominator(given.c, given.g)
 
 
@@ -56,7 +56,7 @@ def linearized(given: SlopeInput) -> Array:
 
 
 def tangent(given: SlopeInput) -> Array:
-    """Return A'(g) = A[g, g]: first order at the whole batch, for leave-one-out."""
+    """Return A'(g) = A[g, g]: first order at the whole batch, suited to leave-one-out."""
     return divided_difference(given.c, given.g, given.g)
 
 
@@ -68,14 +68,14 @@ def secant(given: SlopeInput) -> Array:
 def random_order(given: SlopeInput) -> Array:
     r"""Return E[A'(Y)], Y the partial sum of a random prefix of the batch: the Shapley value's random arrival order.
 
-    Sample i finds a fraction τ of the others before it, τ uniform on [0, 1]; their sum Y is near normal with mean τ g
+    A fraction τ of the others arrives before sample i, τ uniform on [0, 1]; their sum Y is near normal with mean τ g
     and variance s² = τ(1 − τ) σ² (sampling without replacement from n), and i adds A(Y + x_i) − A(Y) ≈ A'(Y) x_i. With
-    Stein's identity E[A'(Y)] = E[h A(τ g + h s)] / s, h standard normal, the two signs of h make divided differences:
+    Stein's identity E[A'(Y)] = E[h A(τ g + h s)] / s, h standard normal, the two signs of h give divided differences:
 
         S = Σ_k w_k Σ_{h>0} 2 a_h h² A[τ_k g + h s_k, τ_k g − h s_k]
 
-    with Gauss–Legendre (τ, w) and Gauss–Hermite (h, a) nodes. No derivative at the kink of A is ever taken. For n = 1
-    there is no other sample: `secant`.
+    with Gauss–Legendre (τ, w) and Gauss–Hermite (h, a) nodes. No derivative at the kink of A is ever taken. For n = 1,
+    without other samples, it is `secant`.
     """
     if len(given.x) == 1:
         return secant(given)
@@ -102,7 +102,7 @@ SLOPE_FUNCTIONS: dict[str, Callable[[SlopeInput], Array]] = {
 def partial_sum_deviation(x: Array, g: Array) -> Array:
     """Return σ = √(n/(n − 1) · max(Σ_i x_i² − g²/n, 0)): the variance of a random prefix's sum is τ(1 − τ) σ².
 
-    Written √(n/(n − 1) Σ_i (x_i − g/n)²), which is the same and never negative.
+    Computed as √(n/(n − 1) Σ_i (x_i − g/n)²), an equal form without cancellation.
     """
     n = len(x)
     scaled, unit = in_units(x - g / n)
@@ -122,7 +122,7 @@ def positive_normal_rule(count: int) -> tuple[Array, Array]:
     With both signs, and with the node 0 of an odd `count`, the weights sum to 1.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(count)
-    positive = np.arange(count) >= (count + 1) // 2  # by place: the middle node of an odd rule is 0 but for rounding
+    positive = np.arange(count) >= (count + 1) // 2  # by position: the middle node of an odd rule is only nearly 0
     return nodes[positive], weights[positive] / math.sqrt(2 * math.pi)
 
 
@@ -133,10 +133,9 @@ def step_slopes(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int
 
 
 def linearized_previous(step: Step) -> Params:
-    """Return η k / (sqrt(v̂_{t−1} + ε_root) + ε): the linearised slope with the denominator as printed elsewhere.
+    """Return η k / (sqrt(v̂_{t−1} + ε_root) + ε): the linearised slope as printed in secondary sources of the paper.
 
-    v̂_{t−1} = v_{t−1} / (1 − β2^{t−1}) is the state's own bias-corrected second moment, undefined at t = 1;
-    so secondary sources print the paper's formula.
+    v̂_{t−1} = v_{t−1} / (1 − β2^{t−1}) is the state's own bias-corrected second moment, undefined at t = 1.
     """
     if step.state.step == 0:
         refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", "'exact', or a state of at least one step")

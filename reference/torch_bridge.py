@@ -1,7 +1,7 @@
-"""From a PyTorch model and its optimiser, as they stand between two steps, to what a `Step` needs.
+"""Conversion of a PyTorch model and its optimiser, between two steps, to the parts of a `Step`.
 
 ==================================  =======================================================
-PyTorch's                           here
+PyTorch                             here
 ==================================  =======================================================
 ``nn.Sequential`` of ``nn.Linear``  ``Network``: sizes, one activation, with or without bias
 the tensors of its parameters       ``Step.params``, θ
@@ -11,9 +11,9 @@ the tensors of its parameters       ``Step.params``, θ
 ``step``                            ``AdamState.step``, t − 1
 ==================================  =======================================================
 
-Nothing is guessed. A parameter of the model meets its moments by being the same object in the optimiser; names that
-the optimiser holds must be the model's; whatever would make PyTorch's next step another one than `update`'s is refused.
-PyTorch is imported when used.
+Nothing is guessed. A parameter's moments are found by the identity of its tensor in the optimiser; names stored in the
+optimiser must be the model's; anything that would make PyTorch's next step differ from `update` is refused. PyTorch is
+imported when used.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ GROUP_SETTINGS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "
 
 @dataclass(frozen=True, eq=False)
 class TorchSnapshot:
-    """A model and its optimiser between two steps, as copies: training may go on.
+    """Copy of a model and its optimiser between two steps; continued training does not change it.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class TorchSnapshot:
     adam : Adam
     state : AdamState
     torch_names : dict of str
-        The model's own name of each parameter: ``{"1.weight": "2.weight"}`` where an activation lies between.
+        The model's own name of each parameter: ``{"1.weight": "2.weight"}`` if an activation lies between.
     """
 
     net: Network
@@ -72,53 +72,53 @@ class TorchSnapshot:
     torch_names: dict[str, str]
 
     def step(self, train: Batch, valid: Batch, reduction: Reduction = "mean") -> Step:
-        """Return the step that the optimiser takes next, if it is given the gradient of the loss on `train`.
+        """Return the next step of the optimiser with the gradient of the loss on `train`.
 
         Parameters
         ----------
         train, valid : Batch
             The next batch, of n samples, and n_val validation samples.
         reduction : {"mean", "sum"}
-            Of the training loss over the batch.
+            Reduction of the training loss over the batch.
         """
         return Step(self.net, self.params, self.adam, self.state, train, valid, reduction)
 
 
 def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: Loss) -> TorchSnapshot:
-    """Return network, parameters, Adam's settings and its memory, from a PyTorch model and its optimiser.
+    """Return the network, parameters, Adam's settings and its state, from a PyTorch model and its optimiser.
 
-    Call it before ``optimizer.step()``: what it returns is the state that the step starts from. To score a checkpoint,
-    load it first: ``model.load_state_dict(...)``, ``optimizer.load_state_dict(...)``.
+    Call it before ``optimizer.step()``: it returns the state from which that step starts. To score a checkpoint, load
+    it first: ``model.load_state_dict(...)``, ``optimizer.load_state_dict(...)``.
 
     Parameters
     ----------
     model : torch.nn.Sequential
-        Of ``nn.Linear`` layers with one kind of activation between them, and none after the last; sequences in it are
-        entered, and an ``nn.Flatten()`` before the first layer is passed over (`Batch.x` is flat).
+        ``nn.Linear`` layers with one kind of activation between them, and none after the last; nested sequences are
+        flattened, and an ``nn.Flatten()`` before the first layer is skipped (`Batch.x` is flat).
     optimizer : torch.optim.Adam or torch.optim.AdamW
-        Of exactly the model's parameters. Adam with a ``weight_decay`` adds it to the gradient (L2), which is another
-        method, and is refused; so are ``amsgrad``, ``maximize`` and groups with different settings.
+        Optimiser of exactly the model's parameters. Adam with a ``weight_decay`` adds it to the gradient (L2), which is
+        another method, and is refused; so are ``amsgrad``, ``maximize`` and groups with different settings.
     loss : {"cross_entropy", "mse"}
-        What the model is trained with, `torch.nn.functional`'s; a model does not tell.
+        Training loss, as in `torch.nn.functional`; a model does not record it.
 
     Returns
     -------
     TorchSnapshot
-        Network, parameters, Adam's settings and its memory; a batch makes a `Step` of it.
+        Network, parameters, Adam's settings and its state; with a batch it gives a `Step`.
 
     Raises
     ------
     ValueError, TypeError
-        Where the next step would not be the one that `update` takes, with the part that is in the way.
+        PyTorch's next step would differ from `update`; the message names the cause.
     ImportError
         Without PyTorch.
 
     Notes
     -----
-    What happens to the gradient between ``backward`` and ``step`` cannot be seen: with clipping, gradient accumulation
-    or a loss of other weights the scores are of another step than the one taken. Moments loaded with
-    ``optimizer.load_state_dict`` are matched to parameters by position, as PyTorch does; make the optimiser of
-    ``model.named_parameters()`` and the names are saved with them, and compared here.
+    Changes of the gradient between ``backward`` and ``step`` are not detected: with clipping, gradient accumulation or
+    a weighted loss, the scores belong to another step than the one taken. Moments loaded with
+    ``optimizer.load_state_dict`` are matched to parameters by position, as in PyTorch; construct the optimiser with
+    ``model.named_parameters()``, and the names are saved with them and compared here.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def _layers(model: "nn.Module") -> tuple[list["nn.Linear"], ActivationName]:
     between: list[list[ActivationName]] = []
     for name, module in _modules(model):
         _refuse_hooks(name, module)
-        # By exact type: a subclass, or a layer with a parametrisation, may compute something else.
+        # By exact type: a subclass or a parametrised layer may compute something else.
         if type(module) is nn.Linear:
             linears.append(module)
             between.append([])
@@ -193,7 +193,7 @@ def _modules(model: "nn.Module", prefix: str = "") -> list[tuple[str, "nn.Module
         refuse(where, type(model).__name__, MODEL_NEEDS, TypeError)
     _refuse_hooks(prefix or "model", model)
     found: list[tuple[str, nn.Module]] = []
-    for name, child in model._modules.items():  # named_children() would pass over a layer that comes twice
+    for name, child in model._modules.items():  # named_children() would skip a repeated layer
         name = f"{prefix}.{name}" if prefix else name
         if child is not None:
             found += _modules(child, name) if isinstance(child, nn.Sequential) else [(name, child)]
@@ -202,7 +202,7 @@ def _modules(model: "nn.Module", prefix: str = "") -> list[tuple[str, "nn.Module
 
 def _refuse_hooks(name: str, module: "nn.Module") -> None:
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        refuse(f"model module {name}", "a module with hooks", "none: they may change what it computes")
+        refuse(f"model module {name}", "a module with hooks", "none: they may change its output")
 
 
 def _sizes(linears: list["nn.Linear"]) -> tuple[int, ...]:
@@ -215,10 +215,10 @@ def _sizes(linears: list["nn.Linear"]) -> tuple[int, ...]:
 
 
 def _parameters(model: "nn.Module", linears: list["nn.Linear"], net: Network) -> dict[str, tuple[str, "torch.Tensor"]]:
-    """Return (the model's name, the tensor) of each of the network's parameters, checked one by one."""
+    """Return (the model's name, the tensor) of each of the network's parameters, checked."""
     torch_names = {id(p): name for name, p in model.named_parameters()}
     if len(torch_names) < len(net.shapes):
-        refuse("model", f"{len(torch_names)} parameters for {len(net.shapes)} places", "layers that share no parameter")
+        refuse("model", f"{len(torch_names)} parameters for {len(net.shapes)} needed", "layers that share no parameter")
     tensors: dict[str, tuple[str, torch.Tensor]] = {}
     for name, shape in net.shapes.items():
         layer, kind = name.split(".")
@@ -227,7 +227,7 @@ def _parameters(model: "nn.Module", linears: list["nn.Linear"], net: Network) ->
         if tuple(tensor.shape) != shape:
             refuse(f"model parameter {torch_name}", f"shape {tuple(tensor.shape)}", f"shape {shape}, its layer's")
         if not tensor.requires_grad:
-            refuse(f"model parameter {torch_name}", "requires_grad=False", "a parameter that is trained: all are here")
+            refuse(f"model parameter {torch_name}", "requires_grad=False", "a parameter that is trained")
         tensors[name] = (torch_name, tensor)
     return tensors
 
@@ -236,7 +236,7 @@ def _parameters(model: "nn.Module", linears: list["nn.Linear"], net: Network) ->
 
 
 def _check_members(model: "nn.Module", optimizer: "torch.optim.Optimizer") -> None:
-    """Refuse an optimiser of other parameters than the model's, or one that calls them by other names."""
+    """Refuse an optimiser whose parameters, or their names, are not the model's."""
     names = {id(p): name for name, p in model.named_parameters()}
     found: set[int] = set()
     for number, group in enumerate(optimizer.param_groups):
@@ -272,7 +272,7 @@ def _adam(optimizer: "torch.optim.Optimizer", is_adamw: bool) -> Adam:
     have = settings[0]
     for name in ("amsgrad", "maximize"):
         if have[name]:
-            refuse(f"optimizer {name}", "True", "False: the method knows plain Adam only")
+            refuse(f"optimizer {name}", "True", "False: the method covers plain Adam only")
     if have["weight_decay"] and not have["decoupled_weight_decay"]:
         refuse(
             "optimizer weight_decay",
@@ -283,7 +283,7 @@ def _adam(optimizer: "torch.optim.Optimizer", is_adamw: bool) -> Adam:
 
 
 def _settings(group: dict[str, Any], is_adamw: bool) -> dict[str, Any]:
-    # AdamW was a class of its own before it was Adam with this setting.
+    # Before PyTorch had this setting, AdamW was a separate class.
     values = {"decoupled_weight_decay": is_adamw, **group}
     plain: dict[str, Any] = {name: values[name] for name in GROUP_SETTINGS}
     plain["betas"] = tuple(float(beta) for beta in plain["betas"])  # these and lr may be tensors
@@ -293,7 +293,7 @@ def _settings(group: dict[str, Any], is_adamw: bool) -> dict[str, Any]:
 
 
 def _state(optimizer: "torch.optim.Optimizer", tensors: dict[str, tuple[str, "torch.Tensor"]]) -> AdamState:
-    """Return Adam's memory: zeros where the optimiser has taken no step."""
+    """Return Adam's state: zeros if the optimiser has taken no step."""
     memory = {name: optimizer.state.get(tensor, {}) for name, (_, tensor) in tensors.items()}
     if not any(memory.values()):
         return AdamState.zeros({name: _array(torch_name, p) for name, (torch_name, p) in tensors.items()})
@@ -318,7 +318,7 @@ def _state(optimizer: "torch.optim.Optimizer", tensors: dict[str, tuple[str, "to
 def _whole(field: str, value: Any) -> int:
     number = float(value)
     if not number.is_integer() or number < 0:
-        refuse(field, number, "a whole number of at least 0")
+        refuse(field, number, "an integer of at least 0")
     return int(number)
 
 

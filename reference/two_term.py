@@ -1,12 +1,12 @@
-r"""The slope "two_term" **[ours]**: two ghost terms, made for one exact marginal (docs/method.md 4).
+r"""The slope "two_term" **[ours]**: two ghost terms that approximate one exact marginal (docs/method.md 4).
 
-A sample that finds the sum Y of others changes the update by A(Y + x) − A(Y) = x A[Y + x, Y]. Here that change is
+A sample that arrives at the sum Y of others changes the update by A(Y + x) − A(Y) = x A[Y + x, Y]. Here that change is
 
     S x + R f(x),      f(x) = sign(x) √|x|,
 
-with the two coefficients fitted, coordinate by coordinate, in least squares over a normal x of the batch's own mean and
-variance, and Y what the marginal says that a sample finds. For a linear layer's x = b aᵀ, f(x) = f(b) f(a)ᵀ is an outer
-product too: both terms are ghost dot products.
+with the two coefficients fitted, coordinate by coordinate, by least squares over a normal x with the mean and variance
+of the batch, and Y as in the marginal. For a linear layer's x = b aᵀ, f(x) = f(b) f(a)ᵀ is an outer product too: both
+terms are ghost dot products.
 
 ===========  ====================  ==============================================================================
 method 4     name                  meaning
@@ -15,11 +15,11 @@ x̄, ς         ``mean``, ``spread``  g/n; ς² = Σ_i (x_i − x̄)²/n
 ξ            ``size``              ξ² = x̄² + ς² = Σ_i x_i²/n
 x_j, a_j     ``own``, ``a``        x̄ + h_j ς, at the nodes of the normal rule, and its weights
 z_j          ``z``                 |x_j|/ξ; Σ_j a_j z_j² = 1
-s_j          ``slope``             E[A[Y + x_j, Y]], over what a sample x_j finds
-φ_j          no name               f(z_j)/z_j = z_j^(−1/2), the second term's part in the slope
+s_j          ``slope``             E[A[Y + x_j, Y]], over the sums Y at which x_j arrives
+φ_j          (none)                f(z_j)/z_j = z_j^(−1/2), the second term's part in the slope
 ω_j          ``a * z**2``          weights of the regression of s on φ, which sum to 1
-N, τ         ``others``, ``tau``   n − 1; the part of them that is there
-δ            ``RIDGE``             a part of Σ ω φ², added to the variance of φ
+N, τ         ``others``, ``tau``   n − 1; the fraction of them that has arrived
+δ            ``RIDGE``             fraction of Σ ω φ² that is added to the variance of φ
 ===========  ====================  ==============================================================================
 """
 
@@ -31,12 +31,12 @@ from adamshap.reference.elementary import elementary
 from adamshap.reference.squares import in_units
 
 OWN_NODES = 4
-"""Of a sample's own x. With two or three, nodes on both sides of a mean of 0 have the same |x|, and only one term is
-left; more than four gain nothing (docs/choose.md)."""
+"""Nodes over a sample's own x. With two or three, the nodes around a mean of 0 have equal |x|, which determine only
+one term; more than four gain nothing (docs/choose.md)."""
 
 RIDGE = 1e-3
-"""R falls to 0 smoothly where the samples are so equal that f is a multiple of x. Errors of s are magnified in R f(x)
-by 1/(2 √δ) = 16 at most."""
+"""Ridge parameter: R tends smoothly to 0 as equal samples make f a multiple of x. Errors of s are magnified in R f(x)
+by at most 1/(2 √δ) = 16."""
 
 
 def signed_root(x: Array) -> Array:
@@ -45,19 +45,19 @@ def signed_root(x: Array) -> Array:
 
 
 def part_of_the_way(kind: MarginalKind, n: int) -> tuple[float, float]:
-    """Return from where to where on the way from A(0) to A(g) a sample takes the step: of "shapley", on average."""
+    """Return the part of the way from A(0) to A(g) that a sample takes; for "shapley", averaged over orders, all."""
     return {"first": (0.0, 1 / n), "last": (1 - 1 / n, 1.0), "shapley": (0.0, 1.0)}[kind]
 
 
 def two_coefficients(kind: MarginalKind, c: Coefficients, x: Array, nodes: tuple[int, int]) -> tuple[Array, Array]:
     """Return S and R of one parameter, for the contributions `x` (n, …).
 
-    Where x is scaled by ξ, S z + R f(z) ≈ z s is a regression of s on φ = f(z)/z with the weights ω = a z²:
+    With x scaled by ξ, S z + R f(z) ≈ z s is a regression of s on φ = f(z)/z with the weights ω = a z²:
 
         R = Σ ω (φ − φ̄)(s − s̄) / (Σ ω (φ − φ̄)² + δ Σ ω φ²),   S = s̄ − R φ̄,   s̄ = Σ ω s,   φ̄ = Σ ω φ,
 
-    every sum of products of z and √z, so that nothing is divided by a z that may be 0. R is then √ξ times as large, for
-    f(x) = √ξ f(z) and x = ξ z. Where every x_i is 0 both terms are, whatever their coefficients.
+    where every sum is written in z and √z, so that no division by z, which may be 0, is needed. In units of x, R is √ξ
+    times as large, since f(x) = √ξ f(z) and x = ξ z. Where every x_i is 0, both terms are 0 for any coefficients.
     """
     mean, spread = x.mean(axis=0), own_spread(x)
     size = np.hypot(mean, spread)
@@ -75,7 +75,7 @@ def two_coefficients(kind: MarginalKind, c: Coefficients, x: Array, nodes: tuple
 
 @elementary
 def own_spread(x: Array) -> Array:
-    """Return ς = √(Σ_i (x_i − x̄)²/n), the deviation of the batch's contributions: they are all there are."""
+    """Return ς = √(Σ_i (x_i − x̄)²/n), with the divisor n: the batch is the whole population."""
     scaled, unit = in_units(x - x.mean(axis=0))
     spread: Array = unit * np.sqrt((scaled**2).mean(axis=0))
     return spread
@@ -86,10 +86,9 @@ def arrival_slope(
 ) -> Array:
     """Return s = E[A[Y + x, Y]] for a sample of contribution `own`: Y is 0 for "first", g − x for "last".
 
-    For "shapley" k of the N = n − 1 others are there, k uniform on 0 … N: with τ = k/N, Y has mean τ (g − x) and the
-    variance of `found_variance`. It is taken as normal. The normal's rule has ``nodes[1]``
-    nodes at every other place and one fewer between: where g is near 0, places as far from the middle would else ask at
-    the same sums.
+    For "shapley" k of the N = n − 1 others have arrived, k uniform on 0 … N: with τ = k/N, Y has mean τ (g − x) and the
+    variance of `found_variance`, and is assumed normal. Its rule alternates between ``nodes[1]`` nodes and one fewer:
+    otherwise, for g near 0, positions equally far from the middle would evaluate the same sums.
     """
     g, others = x.sum(axis=0), len(x) - 1
     if kind == "first":
@@ -106,7 +105,7 @@ def arrival_slope(
 
 
 def found_variance(tau: float, others: int) -> float:
-    """Return Var Y/ς² = τ(1 − τ) N²/(N − 1), of τ N drawn without replacement; of a single one nothing is left over."""
+    """Return Var Y/ς² = τ(1 − τ) N²/(N − 1) for τ N of N others drawn without replacement; 0 for N = 1."""
     return tau * (1 - tau) * others**2 / max(others - 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""The validation gradient Γ: ∇L at a place on the step, or its mean over the way (docs/method.md 4)."""
+"""The validation gradient Γ: ∇L at a point of the step, or its mean over the step (docs/method.md 4)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def start(given: GradientInput, gradient_at: Gradients) -> Params:
 def midpoint(given: GradientInput, gradient_at: Gradients) -> Params:
     """Return ∇L at θ − η λ θ − (A(0) + A(g))/2, between U(∅)'s point and U(B)'s: second order at `start`'s cost.
 
-    Of a part of the way, in the middle of that part.
+    If only a part of the way is given, the point is the middle of that part.
     """
     return gradient_at(between(given, sum(given.part) / 2))
 

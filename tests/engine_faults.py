@@ -243,7 +243,7 @@ _SLOPES = (
     Fault("secant-is-tangent", 'SlopePlan("nodes", (SECANT,))', 'SlopePlan("nodes", (TANGENT,))', "scores"),
     Fault(
         "zero-denominators-not-looked-for",
-        'self.kind in ("linearized", "previous") or SECANT in self.nodes',
+        'self.kind in ("linearized", "previous") or from_zero',
         "False",
         "run small_eps",
     ),
@@ -364,8 +364,8 @@ _STEP = (
     ),
     Fault(
         "sgd-without-lr",
-        "forward.start, step.hyperparameters.lrs)",
-        "forward.start, dict.fromkeys(step.hyperparameters.lrs, 1.0))",
+        "forward.start, step.hyperparameters.lrs, ",
+        "forward.start, dict.fromkeys(step.hyperparameters.lrs, 1.0), ",
         "run",
     ),
     Fault(

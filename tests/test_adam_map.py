@@ -1,4 +1,4 @@
-"""A(g) and A[a, b] against 50-digit arithmetic, over values that break the formulas as written."""
+"""A(g) and A[a, b] against 50-digit arithmetic, for values that break naive formulas."""
 
 import itertools
 
@@ -14,21 +14,21 @@ from adamshap.verify.strategies import adams, step_numbers
 from adamshap.verify.tolerance import assert_within, rounding
 
 TERMS = 2
-"""Both formulas are a sum of two terms: one with k and one with μ."""
+"""Number of terms in both formulas: one with k and one with μ."""
 
 FLOOR = float(np.finfo(np.float64).tiny)
 """The smallest normal number; below it, float64 has no relative precision."""
 
 
 def magnitudes(low: int, high: int) -> st.SearchStrategy[float]:
-    """Zero, and ± powers of ten: mostly of ordinary size, sometimes extreme."""
+    """Return zero, and ± powers of ten: mostly of ordinary size, sometimes extreme."""
     size = st.floats(-6, 2) | st.floats(low, high)
     return st.just(0.0) | st.builds(lambda sign, e: sign * 10**e, st.sampled_from([-1.0, 1.0]), size)
 
 
 @st.composite
 def scalar_coefficients(draw: st.DrawFn) -> Coefficients:
-    """One coordinate's coefficients: v = 0 and v from 1e-300 to 1e100, ε = 0 and ε up to 0.1, m of either sign or 0."""
+    """Return one coordinate's coefficients: v from 1e-300 to 1e100 or 0, ε up to 0.1 or 0, m of either sign or 0."""
     v = abs(draw(magnitudes(-300, 100), label="v"))
     m = draw(magnitudes(-160, 50), label="m")
     adam = draw(adams(), label="adam")
@@ -39,7 +39,7 @@ def scalar_coefficients(draw: st.DrawFn) -> Coefficients:
 
 @st.composite
 def gradients(draw: st.DrawFn) -> tuple[float, float]:
-    """Two gradients: independent, equal, opposite, nearly equal or nearly opposite, from 1e-160 to 1e+100."""
+    """Return two gradients: independent, equal, opposite, nearly equal or nearly opposite, from 1e-160 to 1e+100."""
     a = draw(magnitudes(-160, 100), label="a")
     kind = draw(
         st.sampled_from(["any", "equal", "opposite", "near", "near opposite", "one is zero"]), label="kind of b"
@@ -55,12 +55,12 @@ def gradients(draw: st.DrawFn) -> tuple[float, float]:
 
 
 def exact(c: Coefficients) -> tuple[mpmath.mpf, ...]:
-    """The coefficients as exact numbers: k, q, μ, κ, ε, η."""
+    """Return the coefficients as exact numbers: k, q, μ, κ, ε, η."""
     return tuple(mpmath.mpf(float(number)) for number in (c.k, c.q, c.mu[0], c.kappa[0], c.eps, c.lr))
 
 
 def exact_parts(c: Coefficients, a: float, b: float) -> tuple[mpmath.mpf, mpmath.mpf]:
-    """A[a, b] at 50 digits and more, as its k-part and its μ-part: the definition, without the formula under test."""
+    """Return A[a, b] with at least 50 digits, as its k-part and μ-part, by the definition, not the tested formula."""
     with mpmath.workdps(400):  # 50 digits are left after the cancellation of (A(a) − A(b)) / (a − b) at a/b = 1e260
         k, q, mu, kappa, eps, lr = exact(c)
         a, b = mpmath.mpf(a), mpmath.mpf(b)
@@ -114,7 +114,7 @@ def test_divided_difference_is_exact(c: Coefficients, ab: tuple[float, float]) -
     list(itertools.product([0.0, 1e-30, 1e-8], [1e-12, 1e-8, 0.1], [1e-160, 1e-9, 1e-3, 10.0, 1e100])),
 )
 def test_first_step_slope_keeps_its_digits(kappa: float, eps: float, a: float) -> None:
-    """At t = 1 the terms in k cancel except for κ and ε: the usual form of the formula keeps no correct digit there."""
+    """At t = 1 the terms in k cancel except for κ and ε: the usual form of the formula has no correct digit there."""
     c = Coefficients(mu=np.zeros(1), k=1.0, kappa=np.array([kappa]), q=1.0, eps=eps, lr=1.0)
     for b in (a, a / 2, -a / 3):
         k_part, _ = exact_parts(c, a, b)
@@ -122,7 +122,7 @@ def test_first_step_slope_keeps_its_digits(kappa: float, eps: float, a: float) -
         assert_within(got, [float(k_part)], rounding(abs(float(k_part)), TERMS) + FLOOR, "A[a, b]")
 
 
-def test_kink_counts_as_the_symmetric_derivative() -> None:
+def test_the_kink_has_the_symmetric_derivative() -> None:
     """κ = 0 and a = b = 0: D has a kink, its symmetric derivative is 0 and A'(0) = η k / ε."""
     c = Coefficients(mu=np.array([0.5]), k=0.5, kappa=np.zeros(1), q=1.0, eps=0.25, lr=2.0)
     np.testing.assert_array_equal(divided_difference(c, np.zeros(1), np.zeros(1)), [2.0 * 0.5 / 0.25])

@@ -23,7 +23,7 @@ Trajectory = Callable[[Adam, Params, list[Params]], Iterator[Params]]
 
 
 def gradients() -> list[Params]:
-    """Gradients of changing scale and sign, with zeros."""
+    """Return gradients of changing scale and sign, with zeros."""
     generator = np.random.default_rng(3)
     return [
         {
@@ -72,7 +72,7 @@ def optax_trajectory(adam: Adam, params: Params, gs: list[Params]) -> Iterator[P
 
 
 def bias_condition(adam: Adam) -> float:
-    """The error, in u, of 1 − β^t as libraries compute it for β near 1, at the worst step, t = 1."""
+    """Return the error, in u, of the usual 1 − β^t for β near 1, at the worst step, t = 1."""
     return max(1.0, *(beta / (1 - beta) for beta in adam.betas))
 
 
@@ -88,7 +88,7 @@ def assert_same_trajectory(peer: Trajectory, adam: Adam) -> None:
 
 
 def bound(travelled: Array) -> Array:
-    """Every step adds a few roundings of the parameter and its update: the distance travelled so far, times u."""
+    """Return a bound for a few roundings of the parameter and its update per step: the distance travelled, times u."""
     return rounding(travelled, STEPS)  # type: ignore[no-any-return]
 
 

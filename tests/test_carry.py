@@ -13,14 +13,15 @@ from adamshap.reference import Adam, AdamState, Batch, Network, Step, attribute,
 from adamshap.reference.adam import Coefficients, coefficients, denominator, divided_difference, update_map
 from adamshap.reference.contract import GRADIENTS, RunConfig
 from adamshap.reference.models import mean_loss, sample_losses
+from adamshap.verify.run_tolerance import account_bound
 from adamshap.verify.strategies import powers_of_ten, run_configs
-from adamshap.verify.tolerance import account_bound, assert_within, rounding
+from adamshap.verify.tolerance import assert_within, rounding
 
 # --- the split
 
 
 def exact_excess(c: Coefficients, g: float) -> float:
-    """N = (∫₀¹ dτ / D(τ g) − 1/D(g)) / g, with the integral in closed form, at 700 digits because of cancellation."""
+    """Return N = (∫₀¹ dτ / D(τ g) − 1/D(g)) / g, the integral in closed form, with 700 digits against cancellation."""
     with mpmath.workdps(700):
         kappa, q, eps, g_ = (mpmath.mpf(float(number)) for number in (c.kappa[0], c.q, c.eps, g))
         rho, s = mpmath.sqrt(kappa), mpmath.sqrt(q) * abs(g_)
@@ -59,7 +60,7 @@ def split_input(eps: float, n: int = 6, nodes: tuple[int, int] = (24, 24)) -> sl
 
 @pytest.mark.parametrize("slope", ["secant", "frozen"])
 @pytest.mark.parametrize("eps", [1e-12, 1e-3, 10.0])
-def test_the_two_parts_make_the_update(slope: str, eps: float) -> None:
+def test_the_two_parts_sum_to_the_update(slope: str, eps: float) -> None:
     given_ = split_input(eps)
     split, c = carry.SPLITS[slope](given_), given_.c
     parts = [c.lr * c.mu * split.inverse, split.slope * given_.g]
@@ -67,7 +68,7 @@ def test_the_two_parts_make_the_update(slope: str, eps: float) -> None:
 
 
 def test_random_order_is_the_mean_over_a_normal_prefix() -> None:
-    """For a smooth map (ε = 10), S and the inverse are the means of the derivative and of 1/D, by other nodes."""
+    """For a smooth map (ε = 10), S and the inverse equal the means of the derivative and of 1/D, by other nodes."""
     given_ = split_input(eps=10.0, nodes=(24, 25))
     split, c, g = carry.in_random_order(given_), given_.c, given_.g
     sigma = slopes.partial_sum_deviation(given_.x, g)
@@ -106,7 +107,7 @@ def carried(config: RunConfig, **options: Any) -> Any:
 def test_scores_and_weight_decay_add_up_to_the_change_of_the_loss(
     config: RunConfig, slope: Any, gradient: Any, nodes: tuple[int, int]
 ) -> None:
-    """For any network, batches, Adam settings, slope and validation gradient."""
+    """The sum holds for any network, batches, Adam settings, slope and validation gradient."""
     run = carried(config, slope=slope, gradient=gradient, nodes=nodes)
     change = mean_loss(config.network, run.initial_params, config.valid) - mean_loss(
         config.network, run.params, config.valid
@@ -137,7 +138,7 @@ def test_each_validation_samples_own_loss_has_its_account(config: RunConfig) -> 
 @given(config=run_configs())
 @settings(max_examples=10)
 def test_secant_and_frozen_leave_only_the_curvature_open(config: RunConfig) -> None:
-    """Nothing is left over if the validation gradient is its mean over the path: identity network, mse."""
+    """The remainder is 0 if the validation gradient is its mean over the path: identity network, mse."""
     sizes = config.network.sizes
     net = Network((sizes[0], sizes[-1]), "identity", "mse", config.network.bias)
     targets = [
@@ -153,7 +154,7 @@ def test_secant_and_frozen_leave_only_the_curvature_open(config: RunConfig) -> N
 @given(config=run_configs())
 @settings(max_examples=10)
 def test_without_momentum_and_decay_there_is_nothing_to_carry(config: RunConfig) -> None:
-    """β1 = 0: the walked segment is the data's, and a step's account is `scores` with "secant", "path", efficient."""
+    """With β1 = 0 the segment is the data's, and a step's account is `scores` with "secant", "path", efficient."""
     adam = dataclasses.replace(config.adam, betas=(0.0, config.adam.betas[1]), weight_decay=0.0)
     config = dataclasses.replace(config, adam=adam, epochs=1)
     run = carried(config, slope="secant", gradient="path")
@@ -167,7 +168,7 @@ def test_without_momentum_and_decay_there_is_nothing_to_carry(config: RunConfig)
 
 
 def test_two_steps_by_hand() -> None:
-    """One weight w, loss (w x − y)², batches of one: the second step's momentum credits the first sample."""
+    """With one weight w, loss (w x − y)² and batches of one, the second step's momentum credits the first sample."""
     net, adam = Network((1, 1), "identity", "mse", bias=False), Adam(0.1, (0.5, 0.75), 0.01, weight_decay=0.3)
     data, valid = Batch([[1.0], [2.0]], [[3.0], [-1.0]]), Batch([[1.5]], [[0.5]])
     run = attribute(
@@ -211,7 +212,7 @@ def test_two_steps_by_hand() -> None:
         ({"nodes": (0, 2)}, ValueError, r"nodes\[0\]: got 0"),
     ],
 )
-def test_what_has_no_meaning_is_refused(options: Any, error: Any, message: str) -> None:
+def test_meaningless_options_are_refused(options: Any, error: Any, message: str) -> None:
     net = Network((2, 2))
     batch = Batch(np.eye(2), np.array([0, 1]))
     with pytest.raises(error, match=message):

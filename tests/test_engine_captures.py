@@ -122,6 +122,16 @@ def test_the_uses_of_a_parameter_add_up(
         assert_within(dots, wanted, rounding(terms, 200, dtype), f"pairs over {chosen}")
 
 
+def test_pairs_with_a_capture_of_another_form_need_no_formula_where_they_share_no_parameter() -> None:
+    @dataclasses.dataclass
+    class Foreign:
+        names: tuple[str, ...]
+
+    ((a, b), _) = arrays(0)
+    capture = OuterProduct("w", "p", a, b)
+    assert capture.pair_dots(np, Foreign(("gain",))) is None
+
+
 @on_each_device
 def test_a_quantity_quadratic_in_two_uses_sums_them_first_or_is_refused_or_bounded(device: Any) -> None:
     names = TWICE[0]

@@ -28,8 +28,9 @@ from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients
 from adamshap.reference.contract import GRADIENTS, Array, Estimator, Run, RunConfig
 from adamshap.reference.slopes import SlopeInput
+from adamshap.verify.run_tolerance import account_bound, run_conditioning
 from adamshap.verify.strategies import adams, powers_of_ten, run_configs, seeds, step_numbers
-from adamshap.verify.tolerance import account_bound, assert_within, rounding, run_conditioning
+from adamshap.verify.tolerance import assert_within, rounding
 
 # --- the split
 

@@ -118,6 +118,13 @@ def wide(dtype: str) -> Any:
     return np.dtype(np.float64 if dtype == "float32" else np.longdouble)
 
 
+def test_a_divided_difference_to_no_gradient_meets_its_denominator() -> None:
+    """Whatever the weight of the node: a new slope may have one of these."""
+    half = SlopePlan("nodes", ((0.5, 0.5, 0.0, 0.5),))
+    meets = {"half": half.needs_idle} | {name: slope_plan(name, (4, 4), 6).needs_idle for name in SLOPES}
+    assert {name for name, flag in meets.items() if flag} == {"half", "linearized", "secant"}
+
+
 def numbers(seed: int, shape: tuple[int, ...], scale: float = 1.0) -> Array:
     return scale * np.random.default_rng(seed).standard_normal(shape)
 

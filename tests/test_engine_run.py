@@ -101,6 +101,23 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @on_each_device
+@pytest.mark.parametrize("gradient", ["midpoint", "path"])
+def test_sgds_scores_of_a_run_have_the_runs_own_validation_gradient(device: Any, gradient: Any) -> None:
+    """SGD is scored twice then, once at θ for `sgd_scores`: the two products must not share memory."""
+    net, train, valid = problem()
+    run = engine.attribute(
+        net, Adam(), train, valid, epochs=1, batch_size=train.n, slope="sgd", gradient=gradient, dtype="float64",
+        device=device,
+    )  # fmt: skip
+    params = net.init(0)
+    step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
+    length = sum(p.size for p in params.values()) * (train.n + valid.n)
+    for got, where in ((run.scores, gradient), (run.sgd_scores, "start")):
+        expected = oracle.scores(step, "sgd", where)
+        assert_within(got, expected, rounding(np.abs(expected).max(), length, np.float64), f"scores at {where}")
+
+
+@on_each_device
 @in_each_dtype
 @pytest.mark.parametrize("micro_batch", [None, 5])
 @pytest.mark.parametrize("options", [{}, {"slope": "secant", "gradient": "path"}, {"reduction": "sum"}])

@@ -40,6 +40,7 @@ def test_property(device: Any, dtype: Any, prop: Property, record_error: Any) ->
     profile = "once" if prop.cost > 1 and device == "cuda" and cpu_device.is_installed() else "quick"
     (outcome,) = check(candidate, [prop], profile=profile, dtype=dtype, timeout=CALL_SECONDS, shrink_seconds=seconds)
     assert outcome.status == "passed", outcome.finding
+    assert not outcome.unsupported  # nor does it leave out a case
     record_error(f"{prop.name} {dtype}, share of the bound", outcome.share)
 
 

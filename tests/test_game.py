@@ -1,4 +1,4 @@
-"""Utilities and Shapley values: against brute force over all permutations, and sampled values against counted ones."""
+"""Utilities and Shapley values against brute force over all permutations, and sampled against enumerated values."""
 
 import itertools
 import math
@@ -14,13 +14,13 @@ from adamshap.verify.tolerance import assert_within, conditioning, rounding
 
 
 def random_game(n: int, seed: int) -> game.Game:
-    """A set function without structure: a random number for each coalition."""
+    """Return a set function without structure: a random number for each coalition."""
     numbers = np.random.default_rng(seed).standard_normal(2**n)
     return lambda coalition: float(numbers[coalition @ (2 ** np.arange(n))])
 
 
 def permutation_average(U: game.Game, n: int) -> Array:
-    """The definition: each player's marginal contribution, averaged over all n! orders."""
+    """Return the values by definition: each player's marginal contribution, averaged over all n! orders."""
     total = np.zeros(n)
     for order in itertools.permutations(range(n)):
         present = np.zeros(n, bool)
@@ -40,7 +40,7 @@ def test_shapley_values_are_the_average_over_all_orders(n: int, seed: int) -> No
 
 
 def test_shapley_values_of_a_known_game() -> None:
-    """The glove game: one left glove and two right ones; the textbook's values are 2/3, 1/6, 1/6."""
+    """The game is the glove game, with one left and two right gloves; the textbook's values are 2/3, 1/6, 1/6."""
     values = game.shapley_values(lambda S: float(S[0] and (S[1] or S[2])), 3)
     assert_within(values, [2 / 3, 1 / 6, 1 / 6], rounding(1.0, 8), "φ")
 
@@ -54,7 +54,7 @@ def test_sampled_values_lie_within_their_standard_error() -> None:
         assert_within(values.sum(), U(np.ones(n, bool)) - U(np.zeros(n, bool)), rounding(128 * n, n), "efficiency")
         z.extend((values - game.shapley_values(U, n)) / error)
     z = np.array(z)
-    # 320 values: their mean square has a standard deviation of √(2/320); five of them never pass by chance.
+    # 320 values: their mean square has a standard deviation of √(2/320), and five deviations never occur by chance.
     assert abs(np.mean(z**2) - 1) < 5 * math.sqrt(2 / len(z))
     assert abs(np.mean(z)) < 5 / math.sqrt(len(z))
 
@@ -75,7 +75,7 @@ def test_antithetic_pairs_reduce_the_variance_of_a_smooth_game() -> None:
 @given(steps(max_n=6, max_n_val=4))
 @settings(max_examples=50)
 def test_marginals_are_differences_of_the_utility(step: Step) -> None:
-    """The definitions written out, with `utility` alone."""
+    """The definitions are written out with `utility` alone."""
     n = step.n
     everybody = np.ones(n, bool)
     scale = loss_scale(step)
@@ -96,7 +96,7 @@ def test_marginals_are_differences_of_the_utility(step: Step) -> None:
 
 @given(steps())
 @settings(max_examples=50)
-def test_utility_of_everybody_is_what_the_update_achieves(step: Step) -> None:
+def test_the_utility_of_the_batch_is_the_loss_change_of_the_update(step: Step) -> None:
     params, _ = update(step)
     expected = models.mean_loss(step.net, step.params, step.valid) - models.mean_loss(step.net, params, step.valid)
 
@@ -133,7 +133,7 @@ def large_step() -> Step:
 
 
 def loss_scale(step: Step) -> float:
-    """Bound the two losses whose difference is a utility: the largest before and after, with their terms."""
+    """Return a bound on the losses whose difference is a utility: the larger of before and after, with its terms."""
     values = [models.mean_loss(step.net, step.params, step.valid)]
     for coalition in (np.ones(step.n, bool), np.zeros(step.n, bool)):
         values.append(values[0] - game.utility(step, coalition))
@@ -142,7 +142,7 @@ def loss_scale(step: Step) -> float:
 
 
 def first_order_scale(step: Step) -> float:
-    """Bound U₁, with Σ |∂L| η for its dot products."""
+    """Return a bound on U₁, with Σ |∂L| η for its dot products."""
     U1 = game.first_order_game(step)
     largest = max(abs(U1(np.array(mask))) for mask in itertools.product([False, True], repeat=step.n))
     gradient = models.loss_gradient(step.net, step.params, step.valid)

@@ -1,4 +1,4 @@
-"""The oracle runs any kind of model that it has functions for, under whatever names of parameters."""
+"""The oracle supports any kind of model for which it has functions, with any names of parameters."""
 
 import dataclasses
 import re
@@ -30,7 +30,7 @@ NAMES = dict(zip(NET.shapes, ("into.matrix", "into.shift", "out.matrix", "out.sh
 
 @dataclasses.dataclass(frozen=True)
 class Renamed:
-    """A perceptron that is no `Network`, whose parameters have other names."""
+    """A perceptron that is not a `Network`, with other names of parameters."""
 
     kind: str = "renamed"
 
@@ -71,7 +71,7 @@ def data() -> tuple[Batch, Batch]:
 
 
 def steps() -> tuple[Step, Step]:
-    """Return a step of the perceptron, and the same step of the model of another kind."""
+    """Return a step of the perceptron, and the same step with the model of another kind."""
     params, generator = NET.init(1), np.random.default_rng(2)
     m = {name: generator.standard_normal(p.shape) for name, p in params.items()}
     v = {name: generator.uniform(0.1, 1, p.shape) for name, p in params.items()}
@@ -111,7 +111,7 @@ def test_a_run_of_another_kind_of_model(credit: Any) -> None:
         np.testing.assert_array_equal(other.params[NAMES[name]], p)
 
 
-def test_an_unknown_kind_and_what_is_no_model_are_refused() -> None:
+def test_an_unknown_kind_and_an_invalid_model_are_refused() -> None:
     _, other = steps()
     with pytest.raises(ValueError, match=re.escape("model: got the kind 'renamed'; needs one of perceptron")):
         scores(other)

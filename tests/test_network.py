@@ -1,4 +1,4 @@
-"""The network's gradients: against central differences of its own losses, and against torch."""
+"""The network's gradients against central differences of its own losses, and against torch."""
 
 import numpy as np
 import pytest
@@ -20,9 +20,9 @@ smooth_steps = steps(max_depth=3, max_width=6, max_n=4, max_n_val=1).filter(lamb
 
 @given(smooth_steps, seeds)
 def test_sample_gradients_are_the_slope_of_each_loss(step: Step, seed: int) -> None:
-    """Central differences along a random direction; their own error is measured by halving the stride.
+    """Central differences along a random direction; halving the stride measures their own error.
 
-    ReLU has kinks that a stride may cross: torch is its check.
+    ReLU has kinks that a stride may cross; it is only checked against torch.
     """
     net, params, batch = step.net, step.params, step.train
     generator = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ def test_sample_gradients_are_the_slope_of_each_loss(step: Step, seed: int) -> N
 
 
 def torch_sample_gradients(net: Network, params: Params, batch: Batch) -> list[Params]:
-    """One backward pass for each sample, through torch's layers and losses."""
+    """Return gradients from one backward pass per sample, through torch's layers and losses."""
     torch = pytest.importorskip("torch", reason="extra `peers`: torch")
     activation = {
         "relu": torch.nn.ReLU,
@@ -97,7 +97,7 @@ def test_sample_gradients_are_torchs(activation: str, loss: str, data: st.DataOb
 
 
 def gradient_size(step: Step) -> float:
-    """The largest product that a gradient's element may be a cancelling sum of: |output gradient| · ∏ ‖W‖ · |input|."""
+    """Return the largest product in the sum of a gradient's element: |output gradient| · ∏ ‖W‖ · |input|."""
     weights = [np.abs(p).sum(axis=1).max() for name, p in step.params.items() if name.endswith("weight")]
     slack = 1 + np.abs(step.train.x).max()
     outputs = 1 + np.abs(models.outputs(step.net, step.params, step.train.x)).max() + np.abs(step.train.y).max()
@@ -105,7 +105,7 @@ def gradient_size(step: Step) -> float:
 
 
 def test_relu_has_derivative_zero_at_zero() -> None:
-    """PyTorch's convention; a tie splits in autograd's own `maximum`."""
+    """The convention is PyTorch's; autograd's own `maximum` splits a tie."""
     net = Network((1, 1, 1), "relu", "mse", bias=False)
     params = {"0.weight": np.array([[0.0]]), "1.weight": np.array([[1.0]])}
     gradients = models.each_gradient(net, params, Batch(np.array([[3.0]]), np.array([[1.0]])))
@@ -136,7 +136,7 @@ def test_activations_keep_their_relative_digits_far_out(activation: str) -> None
         expected = np.array([float(formulas[activation](mpmath.mpf(float(t)))) for t in z])
     net = Network((1, 1, 1), activation, "mse", bias=False)  # type: ignore[arg-type]
     got = models.outputs(net, {"0.weight": np.eye(1), "1.weight": np.eye(1)}, z[:, None])[:, 0]
-    # e^(−z) amplifies z's rounding, |z| (sigmoid) or z² (the normal tail) times.
+    # e^(−z) amplifies z's rounding by |z| (sigmoid) or z² (the normal tail).
     assert_within(got, expected, rounding(np.abs(expected) * (1 + z**2), 1), activation)
 
 

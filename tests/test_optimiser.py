@@ -1,4 +1,4 @@
-"""Settings that differ by parameter and by step: each parameter's step is that of an Adam with its own settings."""
+"""Settings that differ by parameter and by step: each parameter moves as under an Adam with its own settings."""
 
 import dataclasses
 import re
@@ -80,7 +80,7 @@ def step(adam: Any = GROUPS, dtype: Any = np.float64) -> Step:
 
 
 def by_name(function: Any) -> Params:
-    """Return `function` of the step with the settings of the weights, and for the biases of the step with theirs."""
+    """Return `function` of the step with the weights' settings for the weights, and the biases' for the biases."""
     of_weights, of_biases = (function(step(adam)) for adam in (GROUPS.weights, GROUPS.biases))
     return {name: of_biases[name] if name.endswith("bias") else of_weights[name] for name in of_weights}
 
@@ -104,7 +104,7 @@ def test_an_update_is_each_parameters_own() -> None:
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize("slope", [*SLOPES, "two_term", "previous"])
-def test_scores_are_made_of_each_parameters_own_slope(slope: Any, gradient: Any) -> None:
+def test_scores_use_each_parameters_own_slope(slope: Any, gradient: Any) -> None:
     whole, nodes = step(), (4, 3)
     x, g = models.sample_gradients(whole), models.batch_gradient(whole)
     gamma = validation_gradients(whole, gradient, g, nodes, each=False)
@@ -124,7 +124,7 @@ def test_scores_are_made_of_each_parameters_own_slope(slope: Any, gradient: Any)
 
 
 def test_the_path_ends_where_the_update_does() -> None:
-    """U(B) is the fall of the loss over the step, to which efficient scores add up beside U(∅)."""
+    """Efficient scores plus U(∅) add up to U(B), the decrease of the loss over the step."""
     whole, everybody = step(), np.ones(6, bool)
     before, after = (models.mean_loss(NET, p, whole.valid) for p in (whole.params, update(whole)[0]))
     bound = rounding(before + after, 43 * 11)
@@ -144,7 +144,7 @@ def test_the_split_is_each_parameters_own(slope: Any) -> None:
 
 
 def test_settings_are_held_in_the_steps_dtype() -> None:
-    """An ε below float32's normal numbers counts as 0 there, as with one set for all."""
+    """An ε below float32's normal numbers counts as 0 in float32, as with one set for all."""
     groups = Groups(Adam(eps=1e-40), Adam(eps=1e-3))
     narrow = step(groups, np.float32).as_float64()
     assert [narrow.settings(name).eps for name in ("0.weight", "0.bias")] == [0.0, 1e-3]
@@ -160,7 +160,7 @@ def run(adam: Any, **options: Any) -> Run:
 
 
 def test_a_run_takes_the_settings_of_each_step() -> None:
-    """Steps by hand, each with one set for all, of a schedule that has one set at a time."""
+    """The run equals steps by hand, each with the schedule's settings of that step."""
     schedule = Schedule(Groups(GROUPS.weights, GROUPS.weights))
     got, (train, valid), params = run(schedule, slope="secant"), data(), NET.init(3)
     state, totals = AdamState.zeros(params), np.zeros(train.n)
@@ -174,7 +174,7 @@ def test_a_run_takes_the_settings_of_each_step() -> None:
 
 
 def carried_by_hand(adam: Any, slope: Any) -> tuple[Array, Array]:
-    """Return each sample's total, and each step's closing, from the sums that docs/method.md 6 exchanges."""
+    """Return each sample's total and each step's closing, from the sums of docs/method.md 6 in the other order."""
     (train, valid), params = data(), NET.init(3)
     state, taken, totals = AdamState.zeros(params), [], np.zeros(train.n)
     for _, index in batch_order(train.n, batch_size=4, epochs=2, seed=3):
@@ -194,7 +194,7 @@ def carried_by_hand(adam: Any, slope: Any) -> tuple[Array, Array]:
         closed.append(change - own.sum() - decay - owed)
         totals[index] += own + closed[-1] / len(index)
         for n in x:
-            left = 1 - sets[n].betas[0]  # of x in the moment
+            left = 1 - sets[n].betas[0]  # the weight of x in the moment
             for later_step, _, _, there, _, M_there, _ in taken[number + 1 :]:
                 totals[index] += left * (x[n].reshape(len(index), -1) @ (there[n] * M_there[n]).ravel())
                 left *= later_step.settings(n).betas[0]
@@ -215,7 +215,7 @@ def test_momentum_is_paid_by_each_parameters_own_decay_of_the_step(adam: Any, sl
 
 
 def test_training_again_takes_the_settings_of_each_parameter() -> None:
-    """One step of a run is that step; the metagradient through all is the limit of central differences."""
+    """A run of one step equals that step; the metagradient of all is the limit of central differences."""
     one = RunConfig(NET, GROUPS, *data(6), 1, 6, 2)
     once, weights = Step(NET, NET.init(2), GROUPS, AdamState.zeros(NET.init(2)), *data(6)), np.ones(6)
     state = retraining.weighted_step(one, retraining.initial_state(one), np.arange(6), weights)
@@ -241,7 +241,7 @@ def test_training_again_takes_the_settings_of_each_parameter() -> None:
         assert abs(found[sample]) > bound
 
 
-def test_a_run_resumes_with_its_settings_and_with_no_others() -> None:
+def test_a_run_resumes_only_with_its_own_settings() -> None:
     kept: list[Any] = []
     whole = run(SCHEDULE, on_checkpoint=lambda step, take: kept.append(take()))
     resumed = run(SCHEDULE, resume=kept[2])
@@ -261,7 +261,7 @@ class NoAdam:
         return 0.1
 
 
-def test_what_gives_no_adam_is_refused() -> None:
+def test_an_optimiser_without_adams_is_refused() -> None:
     with pytest.raises(TypeError, match=re.escape("Step.adam.at(4, '0.weight'): got float; needs an Adam")):
         step(NoAdam())
     with pytest.raises(TypeError, match=re.escape("adam.at(1, '0.weight'): got float; needs an Adam")):

@@ -42,7 +42,7 @@ def replace(step: Step, **changes: object) -> Step:
 
 
 def to_mse(step: Step) -> Step:
-    """The same step with squared error, for which a sample's gradient can be exactly 0."""
+    """Return the same step with squared error, for which a sample's gradient can be exactly 0."""
     net = Network(step.net.sizes, step.net.activation, "mse", step.net.bias)
     batches = {}
     for name in ("train", "valid"):
@@ -53,7 +53,7 @@ def to_mse(step: Step) -> Step:
 
 
 def own_outputs(step: Step) -> Array:
-    """The network's outputs on the training batch, by the same operations as the per-sample gradients."""
+    """Return the network's outputs on the training batch, by the operations of the per-sample gradients."""
     copies = {name: np.repeat(p[None], step.n, axis=0) for name, p in step.params.items()}
     return models.outputs(step.net, copies, step.train.x)
 
@@ -63,7 +63,7 @@ def own_outputs(step: Step) -> Array:
 
 @given(steps())
 def test_secant_scores_sum_to_the_first_order_gain(step: Step) -> None:
-    """Σ_i ⟨Γ ⊙ A[g, 0], x_i⟩ = ⟨Γ, A(g) − A(0)⟩, with nothing left over."""
+    """Σ_i ⟨Γ ⊙ A[g, 0], x_i⟩ = ⟨Γ, A(g) − A(0)⟩, without remainder."""
     gain = marginals(step, "first", "first_order")
     magnitude = score_magnitude(step, "secant", "start").sum() + abs(gain.total) + abs(gain.empty)
     cancelling = absolute_first_order(step)
@@ -78,7 +78,7 @@ def first_order_gain(step: Step) -> Array:
 
 
 def absolute_first_order(step: Step) -> float:
-    """Σ |∂L| (|A(g)| + |A(0)|): the terms of U₁(B) and U₁(∅)."""
+    """Return Σ |∂L| (|A(g)| + |A(0)|): the terms of U₁(B) and U₁(∅)."""
     gamma, g = models.loss_gradient(step.net, step.params, step.valid), models.batch_gradient(step)
     size = 0.0
     for name, c in step_coefficients(step).items():
@@ -126,7 +126,7 @@ def test_secant_on_the_path_sums_to_the_loss_change_as_nodes_grow() -> None:
 
 
 def smooth_step() -> Step:
-    """A step long enough to leave the linear regime, in a network without kinks."""
+    """Return a step long enough to leave the linear regime, in a network without kinks."""
     generator = np.random.default_rng(11)
     net = Network((6, 8, 4), "tanh")
     params = net.init(4)
@@ -193,7 +193,7 @@ def test_validation_samples_add_up(step: Step, slope: Slope, gradient: Gradient)
 @given(any_step, slope_names.filter(lambda slope: slope != "sgd"))
 def test_a_large_eps_leaves_sgd(step: Step, slope: Slope) -> None:
     """D(g) → ε: Adam becomes SGD with momentum, with the slope η k / ε everywhere."""
-    eps = 1e30  # beside which every root of a gradient vanishes in float64
+    eps = 1e30  # so large that every gradient's root vanishes beside it in float64
     step = replace(step, adam=dataclasses.replace(step.adam, eps=eps))
     k = step_coefficients(step)["0.weight"].k
     bound = rounding(score_magnitude(step, "sgd", "start") * k, parameter_count(step))
@@ -202,7 +202,7 @@ def test_a_large_eps_leaves_sgd(step: Step, slope: Slope) -> None:
 
 @given(any_step, slope_names.filter(lambda slope: slope != "sgd"), gradients)
 def test_rescaling_loss_and_state_changes_nothing(step: Step, slope: Slope, gradient: Gradient) -> None:
-    """Adam is scale-free: n times the training loss with matching (m, v, ε) gives the same step and scores."""
+    """Adam is scale-invariant: n times the training loss with matching (m, v, ε) gives the same step and scores."""
     n, adam = step.n, step.adam
     mean = replace(step, reduction="mean")
     state = AdamState(
@@ -279,7 +279,7 @@ def test_influence_is_the_derivative_in_a_samples_weight(step: Step) -> None:
 @given(steps(max_n=6, kinds=("ordinary",)))
 @settings(max_examples=30)
 def test_previous_denominator_is_the_states_own(step: Step) -> None:
-    """η k / (√(v̂_{t−1} + ε_root) + ε), written out."""
+    """The slope is η k / (√(v̂_{t−1} + ε_root) + ε), written out."""
     got = scores(step, "linearized", "start", denominator="previous")
     beta2 = step.adam.betas[1]
     gamma, x = models.loss_gradient(step.net, step.params, step.valid), models.sample_gradients(step)

@@ -1,4 +1,4 @@
-"""The contract keeps arrays as they are given, and defines names, shapes and the order of samples."""
+"""The contract keeps arrays unchanged, and defines names, shapes and the order of samples."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def test_dlpack_tensors_share_their_memory_and_gradients_are_refused() -> None:
     batch = Batch(tensor, torch.tensor([0, 1, 0, 1, 1]))
     assert batch.x.dtype == np.float32
     assert batch.x.ctypes.data == tensor.data_ptr()
-    with pytest.raises(TypeError, match=r"Batch\.x: got Tensor that is no array here"):
+    with pytest.raises(TypeError, match=r"Batch\.x: got Tensor that is not an array"):
         Batch(torch.ones(5, 3, requires_grad=True), Y)
 
 
@@ -67,7 +67,7 @@ def test_batches_cover_every_epoch_once_and_the_last_holds_the_rest() -> None:
     assert any((a[1] != b[1]).any() for a, b in zip(order[:3], order[3:6], strict=True))
 
 
-# --- arrays of other libraries: used as they are, or refused ---------------------------------------------------------
+# --- arrays of other libraries: used unchanged, or refused -----------------------------------------------------------
 
 MASKED = np.ma.masked_equal(np.arange(15.0).reshape(5, 3), 3)
 
@@ -81,8 +81,8 @@ def snapshot() -> dict[str, Any]:
 MASKED_CALLS: dict[str, Callable[[], Any]] = {
     "Batch.x": lambda: Batch(MASKED, Y),
     "Batch.y": lambda: Batch(X, np.ma.masked_equal(Y, 1)),
-    "Batch.y: got a masked array with 0 values": lambda: Batch(X, np.ma.array(Y)),
-    "Batch.x: got a masked array with 1 values": lambda: Batch(list(MASKED), Y),
+    "Batch.y: got a masked array with 0 masked values": lambda: Batch(X, np.ma.array(Y)),
+    "Batch.x: got a masked array with 1 masked values": lambda: Batch(list(MASKED), Y),
     "LazyRows.source": lambda: LazyRows(MASKED),
     "LazyRows.index": lambda: LazyRows(X, np.ma.masked_equal(Y, 1)),
     "LazyRows.mean": lambda: LazyRows(X, mean=MASKED[1]),
@@ -110,7 +110,7 @@ def test_a_mask_is_never_dropped(field: str) -> None:
 
 
 def foreign(name: str) -> Any:
-    """Return an array of some other library."""
+    """Return an array of another library."""
     library, kind = name.split()
     table = np.arange(15.0).reshape(5, 3)
     if library == "scipy":
@@ -145,7 +145,7 @@ def foreign(name: str) -> Any:
 @pytest.mark.parametrize(
     "name", ["pandas numbers", "torch half", "numpy matrix", "numpy big-endian", "numpy backwards"]
 )
-def test_numbers_of_other_libraries_are_used_as_they_are(name: str) -> None:
+def test_numbers_of_other_libraries_are_used_unchanged(name: str) -> None:
     given = foreign(name)
     plain = np.ascontiguousarray(given, np.float64)
     batch_, same = Batch(given, Y), Batch(plain, Y)
@@ -154,7 +154,7 @@ def test_numbers_of_other_libraries_are_used_as_they_are(name: str) -> None:
         np.testing.assert_array_equal(module.scores(step(train=batch_)), module.scores(step(train=same)))
 
 
-def test_labels_are_taken_in_their_order_whatever_their_index() -> None:
+def test_labels_are_used_in_order_regardless_of_their_index() -> None:
     np.testing.assert_array_equal(Batch(X, foreign("pandas labels")).y, Y)
 
 
@@ -166,20 +166,20 @@ def test_labels_are_taken_in_their_order_whatever_their_index() -> None:
         ("pandas missing", "1 values that are NaN"),
         ("pandas nullable", "DataFrame of dtype object; needs .*`to_numpy"),
         ("pandas mixed", "DataFrame of dtype object; needs .*`to_numpy"),
-        ("torch bfloat16", "Tensor that is no array here .*; needs real numbers"),
-        ("torch meta", "Tensor that is no array here .*; needs real numbers"),
-        ("torch sparse", "Tensor that is no array here .*; needs real numbers"),
-        ("torch grads", "list that is no array here .*detach.*; needs real numbers"),
+        ("torch bfloat16", "Tensor that is not an array .*; needs real numbers"),
+        ("torch meta", "Tensor that is not an array .*; needs real numbers"),
+        ("torch sparse", "Tensor that is not an array .*; needs real numbers"),
+        ("torch grads", "list that is not an array .*detach.*; needs real numbers"),
         ("numpy records", "dtype .*f0.*; needs real numbers"),
     ],
 )
-def test_what_is_no_table_of_numbers_is_refused(name: str, says: str) -> None:
+def test_inputs_that_are_not_a_table_of_numbers_are_refused(name: str, says: str) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"^Batch\.x: got .*{says}"):
         Batch(foreign(name), Y)
 
 
 @pytest.mark.parametrize("name", ["pandas absent", "pandas categories"])
-def test_what_are_no_labels_is_refused(name: str) -> None:
+def test_invalid_labels_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=r"^Batch\.y: got .*; needs integer labels"):
         Batch(X, foreign(name))
 
@@ -197,7 +197,7 @@ def test_what_are_no_labels_is_refused(name: str) -> None:
         lambda who, given: who.utility(given, [True] * 5),
     ],
 )
-def test_results_beyond_the_dtype_are_the_steps_fault_and_no_numbers(call: Any) -> None:
+def test_a_step_with_results_beyond_the_dtype_is_refused(call: Any) -> None:
     net = Network((3, 2), loss="mse")
     params = net.init(0)
     for who, most, wider in ((reference, 1e300, ""), (gpu, 1e38, ", or dtype='float64'")):
@@ -232,7 +232,7 @@ def test_a_state_beyond_the_engines_dtype_is_refused(field: str) -> None:
 
 
 @pytest.mark.parametrize("value", [np.ones((3, 3)), {"a": np.eye(4)}, np.ma.masked_equal([1, 2], 2), "two\nlines"])
-def test_a_refusal_is_one_line_whatever_came(value: Any) -> None:
+def test_a_refusal_is_one_line_for_any_value(value: Any) -> None:
     with pytest.raises(TypeError, match=r"^AdamState.step: got .+; needs an integer of at least 0\Z") as refused:
         AdamState(value, PARAMS, PARAMS)
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Bad input raises an error that names it: the cases of the table, the page, and random ones by Hypothesis."""
+"""Bad input raises an error that names it: the cases of the table, the page, and random ones."""
 
 import math
 import runpy
@@ -27,13 +27,13 @@ def test_bad_input_is_refused_by_name(refusal: Refusal) -> None:
     assert "; needs " in message
 
 
-def test_the_page_says_what_is_said() -> None:
-    """If this fails, run ``python docs/refusals.py``; it also checks that each command ends in one line."""
+def test_the_page_is_current() -> None:
+    """If this fails, run ``python docs/refusals.py``, which also checks that each command ends in one line."""
     page: str = runpy.run_path(str(DOCS / "refusals.py"))["page"]()
     assert (DOCS / "refusals.md").read_text(encoding="utf-8") == page
 
 
-# --- thousands of them -----------------------------------------------------------------------------------------------
+# --- random bad input ------------------------------------------------------------------------------------------------
 
 NOTHINGS = [
     None,
@@ -110,7 +110,7 @@ def scored(who: Any, field: str) -> Callable[[Any], object]:
 
 
 BAD: Mapping[str, tuple[Callable[[Any], object], st.SearchStrategy[Any]]] = {
-    # the beginning of the message, the call, and invalid values
+    # start of the message, the call, and invalid values
     "Network.sizes": (
         Network,
         THINGS | st.integers() | st.tuples(st.integers(1, 5)) | st.tuples(st.just(3), NOT_A_COUNT),
@@ -172,7 +172,7 @@ for who in (reference, gpu):
 
 @settings(max_examples=2000)
 @given(data=st.data())
-def test_whatever_comes_is_refused_by_name(data: st.DataObject) -> None:
+def test_random_bad_input_is_refused_by_name(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(BAD)), label="argument")
     call, values = BAD[name]
     value = data.draw(values, label="value")
@@ -204,7 +204,7 @@ BAD_OPTIONS = {
 
 @settings(max_examples=100)
 @given(data=st.data())
-def test_whatever_is_typed_ends_in_one_line(data: st.DataObject) -> None:
+def test_random_options_of_the_command_end_in_one_line(data: st.DataObject) -> None:
     option = data.draw(st.sampled_from(sorted(BAD_OPTIONS)), label="option")
     value = data.draw(BAD_OPTIONS[option], label="value")
     data_set = () if option in ("DATA", "--resume") else ("wine",)

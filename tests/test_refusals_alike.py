@@ -16,13 +16,13 @@ from adamshap.reference import Adam, AdamState, Batch, LazyRows, Network, RunCon
 from adamshap.reference.torch_bridge import TorchSnapshot
 
 ENGINE_ONLY = {"rank", "variance", "micro_batch", "carry_window", "score_dtype", "device", "dtype", "device_arrays"}
-"""Options that the oracle lacks, or for which it has a single choice."""
+"""Options that the oracle lacks, or for which it supports a single value."""
 
 MODULES = {"reference": reference, "gpu": gpu}
 
 
 def outcome(call: Callable[[], object]) -> tuple[str, str]:
-    """Return the type of error that a call raises and the argument named in its message, or the type of its result."""
+    """Return the type of a call's error and the argument named in its message, or the type of its result."""
     try:
         result = call()
     except Exception as error:
@@ -63,7 +63,7 @@ def test_the_table_has_rows_for_every_function_of_both() -> None:
     assert {called(refusal)[1] for refusal in both} == set(gpu.__all__) - {"describe"}  # type: ignore[index]
 
 
-# --- wrong things for every argument of every public function --------------------------------------------------------
+# --- bad values for every argument of every public function ----------------------------------------------------------
 
 
 class Anything:
@@ -182,11 +182,11 @@ def arguments() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("name", "argument"), list(arguments()))
-def test_whatever_is_passed_ends_in_a_result_or_an_error_that_names_the_argument(name: str, argument: str) -> None:
+def test_any_value_gives_a_result_or_an_error_that_names_the_argument(name: str, argument: str) -> None:
     function, others = FUNCTIONS[name]
     fields: tuple[str, ...] = (argument, f"{name.split('.')[0]}.{argument}", f"Step.{argument}")
     if (name, argument) == ("AdamState", "m"):
-        fields += ("AdamState.v",)  # whose names and shapes are to be those of m
+        fields += ("AdamState.v",)  # its names and shapes must be those of m
     twin = FUNCTIONS.get(name.replace("reference.", "gpu."), (None, {}))[0]
     if (
         argument in ENGINE_ONLY
@@ -204,7 +204,7 @@ def test_whatever_is_passed_ends_in_a_result_or_an_error_that_names_the_argument
 
 @pytest.mark.parametrize("value", VALUES, ids=str)
 @pytest.mark.parametrize("where", ["Batch.x", "Batch.y", "coalition", "params", "m", "v", "resume", "samples"])
-def test_what_is_taken_for_an_array_is_used_as_it_is_or_refused(where: str, value: str) -> None:
+def test_an_array_like_value_is_used_unchanged_or_refused(where: str, value: str) -> None:
     given = VALUES[value]
     kept: list[Any] = []
     reference.attribute(**CONFIG, epochs=1, on_checkpoint=lambda _, take: kept.append(take()))
@@ -225,7 +225,7 @@ def test_what_is_taken_for_an_array_is_used_as_it_is_or_refused(where: str, valu
 
 
 @pytest.mark.parametrize("argument", ["model", "optimizer", "loss"])
-def test_whatever_from_torch_is_given_is_refused_by_name(argument: str) -> None:
+def test_bad_values_of_from_torch_are_refused_by_name(argument: str) -> None:
     torch = pytest.importorskip("torch", reason="extra `peers`: torch")
     model = torch.nn.Sequential(torch.nn.Linear(3, 2))
     given = {"model": model, "optimizer": torch.optim.Adam(model.parameters()), "loss": "mse"}

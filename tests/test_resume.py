@@ -74,9 +74,9 @@ def assert_resumes(
     for snapshot in snapshots[::every]:
         checkpoint.write(tmp_path / "c.npz", snapshot, "0" * checkpoint.DIGEST)
         read = checkpoint.read(tmp_path / "c.npz", "0" * checkpoint.DIGEST)
-        told: list[Progress] = []
-        assert_same(attribute(NET, adam, TRAIN, VALID, resume=read, on_step=told.append, **options), whole)
-        assert [progress.step for progress in told] == list(range(int(snapshot["step"]) + 1, STEPS + 1))
+        reports: list[Progress] = []
+        assert_same(attribute(NET, adam, TRAIN, VALID, resume=read, on_step=reports.append, **options), whole)
+        assert [progress.step for progress in reports] == list(range(int(snapshot["step"]) + 1, STEPS + 1))
         assert_equal(read, snapshot)  # the caller's snapshot is unchanged
     assert_same(attribute(NET, adam, TRAIN, VALID, **options), whole)
     return snapshots
@@ -91,7 +91,7 @@ def assert_resumes(
         {"credit": "carry", "per_validation": True, "slope": "frozen", "gradient": "start"},
     ],
 )
-def test_the_oracle_goes_on_bit_by_bit(tmp_path: Any, options: Any) -> None:
+def test_the_oracle_resumes_bit_by_bit(tmp_path: Any, options: Any) -> None:
     assert_resumes(oracle.attribute, tmp_path, RUN | options, every=3)
 
 
@@ -99,7 +99,7 @@ def test_the_oracle_goes_on_bit_by_bit(tmp_path: Any, options: Any) -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"micro_batch": 2, "reduction": "sum"}, {"rank": 1, "per_validation": True}, {"rank": 1}]
 )
-def test_the_engine_goes_on_bit_by_bit(tmp_path: Any, dtype: str, options: Any) -> None:
+def test_the_engine_resumes_bit_by_bit(tmp_path: Any, dtype: str, options: Any) -> None:
     snapshots = assert_resumes(engine.attribute, tmp_path, RUN | options | {"dtype": dtype, "device": "cpu"})
     bases = [name for name in snapshots[-1] if name.startswith("basis/")]
     assert bool(bases) == ("rank" in options)  # the sketch's warm bases are part of the state
@@ -117,8 +117,8 @@ def test_the_engine_goes_on_bit_by_bit(tmp_path: Any, dtype: str, options: Any) 
         pytest.param(0.0, {"slope": "linearized"}, id="without momentum"),
     ],
 )
-def test_the_engine_goes_on_with_a_carrying_run(tmp_path: Any, dtype: str, beta1: float, options: Any) -> None:
-    """From every step: within a block, at its end, and after the window's oldest steps were paid."""
+def test_the_engine_resumes_a_carrying_run(tmp_path: Any, dtype: str, beta1: float, options: Any) -> None:
+    """The run resumes from every step: within a block, at its end, and after the window's oldest steps were paid."""
     options = RUN | options | {"credit": "carry", "dtype": dtype, "device": "cpu"}
     adam = Adam(0.01, (beta1, 0.99), weight_decay=0.1)
     snapshots = assert_resumes(engine.attribute, tmp_path, options, adam=adam)
@@ -126,7 +126,7 @@ def test_the_engine_goes_on_with_a_carrying_run(tmp_path: Any, dtype: str, beta1
     assert lost == (options.get("carry_window") is not None)
 
 
-def test_the_engine_goes_on_bit_by_bit_on_cupy(tmp_path: Any, cupy_on_cpu: Any) -> None:
+def test_the_engine_resumes_bit_by_bit_on_cupy(tmp_path: Any, cupy_on_cpu: Any) -> None:
     assert_resumes(engine.attribute, tmp_path, RUN | {"rank": 1, "device": "cuda"}, every=4)
     carrying = RUN | {"credit": "carry", "carry_window": 1, "device": "cuda"}
     assert_resumes(engine.attribute, tmp_path, carrying, every=4, adam=Adam(betas=(0.8, 0.99)))
@@ -142,7 +142,7 @@ def test_the_engine_goes_on_bit_by_bit_on_cupy(tmp_path: Any, cupy_on_cpu: Any) 
     share=st.floats(0, 1),
 )
 @settings(max_examples=25)
-def test_wherever_a_carrying_run_stops_it_goes_on_through_the_same_states(
+def test_a_carrying_run_resumes_from_any_step_through_the_same_states(
     dtype: Any, config: RunConfig, beta1: float | None, window: int | None, slope: Any, gradient: Any, share: float
 ) -> None:
     betas = config.adam.betas if beta1 is None else (beta1, 0.99)
@@ -200,7 +200,7 @@ def test_a_state_copies_the_window_once() -> None:
 
 
 class Enough(Exception):
-    """The step that was waited for."""
+    """Stops a run at a given step."""
 
 
 def snapshot_after(
@@ -271,7 +271,7 @@ def test_a_state_of_the_other_trainer_is_refused() -> None:
         (lambda s: s | {"scores": np.full(22, np.nan)}, ValueError, r"resume\['scores'\]: got values that are NaN"),
     ],
 )
-def test_a_state_that_is_none_is_refused(attribute: Any, change: Any, error: Any, says: str) -> None:
+def test_an_invalid_state_is_refused(attribute: Any, change: Any, error: Any, says: str) -> None:
     snapshot = snapshot_after(attribute, 3)
     with pytest.raises(error, match=says):
         attribute(NET, Adam(), TRAIN, VALID, resume=change(snapshot), **RUN)
@@ -280,16 +280,16 @@ def test_a_state_that_is_none_is_refused(attribute: Any, change: Any, error: Any
 # --- non-finite values -----------------------------------------------------------------------------------------------
 
 
-LINEAR = Network((6, 3))  # nothing saturates: a gradient grows with its input
+LINEAR = Network((6, 3))  # no saturation: a gradient grows with its input
 
 
 def broken(
     attribute: Any, net: Network, adam: Adam, train: Batch, valid: Batch = VALID, **options: Any
 ) -> tuple[Diverged, list[Progress]]:
-    told: list[Progress] = []
+    reports: list[Progress] = []
     with np.errstate(all="ignore"), pytest.raises(Diverged) as caught:
-        attribute(net, adam, train, valid, on_step=told.append, **RUN, **options)
-    return caught.value, told
+        attribute(net, adam, train, valid, on_step=reports.append, **RUN, **options)
+    return caught.value, reports
 
 
 BREAKS_AT = 3
@@ -297,7 +297,7 @@ LAST_GOOD_BATCHES = [index for _, index in batch_order(TRAIN.n, **RUN)][: BREAKS
 
 
 def with_one_huge(value: float) -> Batch:
-    """Return the training samples with a huge one of an unlikely class, which first occurs in step `BREAKS_AT`."""
+    """Return the training samples, one of them huge with an unlikely class, first used in step `BREAKS_AT`."""
     huge = [index for _, index in batch_order(TRAIN.n, **RUN)][BREAKS_AT - 1][0]
     x, y = TRAIN.x.copy(), TRAIN.y.copy()
     x[huge] = value
@@ -315,12 +315,12 @@ CASES = [
 @pytest.mark.parametrize(("attribute", "options", "scale"), CASES)
 def test_a_gradient_too_large_to_square_stops_the_run_at_its_step(attribute: Any, options: Any, scale: float) -> None:
     train, step = with_one_huge(scale), BREAKS_AT
-    error, told = broken(attribute, LINEAR, Adam(), train, **options)
+    error, reports = broken(attribute, LINEAR, Adam(), train, **options)
     assert (error.step, error.tensor) == (step, "square of the gradient of '0.weight'")
     assert f"got inf at step {step} of {STEPS}" in str(error)
     assert "smaller inputs" in str(error)
     assert ("dtype='float64'" in str(error)) == (options.get("dtype") == "float32")
-    assert [progress.step for progress in told] == list(range(1, step))
+    assert [progress.step for progress in reports] == list(range(1, step))
     # Everything up to that point equals a run stopped there.
     before = snapshot_after(attribute, step - 1, net=LINEAR, train=train, **options)
     for name in ("scores", "sgd_scores", "seen"):
@@ -336,8 +336,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(attribute: Any, options: Any, s
     net = Network((6, 3), loss="mse")
     train = Batch(TRAIN.x, np.zeros((22, 3)))
     valid = Batch(VALID.x, np.full((4, 3), np.finfo(options.get("dtype", "float64")).max / 8))
-    error, told = broken(attribute, net, Adam(), train, valid, **options)
-    assert (error.step, error.tensor, told) == (1, "valid_loss", [])
+    error, reports = broken(attribute, net, Adam(), train, valid, **options)
+    assert (error.step, error.tensor, reports) == (1, "valid_loss", [])
     assert not error.run.scores.any()
     assert not error.run.seen.any()
     assert str(error).startswith("valid_loss: got inf at step 1 of 10; needs finite numbers: a smaller lr than 0.001")
@@ -346,9 +346,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(attribute: Any, options: Any, s
 @pytest.mark.parametrize(("attribute", "options", "scale"), CASES)
 def test_a_carrying_run_stops_too_and_keeps_what_it_has_paid(attribute: Any, options: Any, scale: float) -> None:
     train, options = with_one_huge(scale), options | {"credit": "carry"}
-    error, told = broken(attribute, LINEAR, Adam(), train, **options)
+    error, reports = broken(attribute, LINEAR, Adam(), train, **options)
     assert (error.step, error.tensor) == (BREAKS_AT, "square of the gradient of '0.weight'")
-    assert [progress.step for progress in told] == list(range(1, BREAKS_AT))
+    assert [progress.step for progress in reports] == list(range(1, BREAKS_AT))
     assert error.run.seen.sum() == 5 * (BREAKS_AT - 1)
     assert np.isfinite(error.run.scores).all()
     good = np.concatenate(LAST_GOOD_BATCHES)
@@ -370,7 +370,7 @@ def test_a_carrying_run_stops_too_and_keeps_what_it_has_paid(attribute: Any, opt
         (lambda s: s | {"paid": np.full(22, np.nan)}, r"resume\['paid'\]: got values that are NaN or infinite"),
     ],
 )
-def test_a_state_that_is_none_of_a_carrying_run_is_refused(change: Any, says: str) -> None:
+def test_an_invalid_state_of_a_carrying_run_is_refused(change: Any, says: str) -> None:
     options: dict[str, Any] = {"credit": "carry", "device": "cpu", "dtype": "float32"}
     snapshot = snapshot_after(engine.attribute, 4, **options)
     with pytest.raises(ValueError, match=says):
@@ -385,7 +385,7 @@ def test_a_state_that_is_none_of_a_carrying_run_is_refused(change: Any, says: st
         ({"gradient": "path"}, "differs in estimator.gradient"),
     ],
 )
-def test_a_carrying_run_goes_on_with_its_own_window_only(changed: Any, says: str) -> None:
+def test_a_carrying_run_resumes_with_its_own_window_only(changed: Any, says: str) -> None:
     options: dict[str, Any] = RUN | {"credit": "carry", "device": "cpu", "carry_window": 9}
     states: list[Snapshot] = []
     engine.attribute(NET, Adam(), TRAIN, VALID, on_checkpoint=lambda _, take: states.append(take()), **options)
@@ -396,7 +396,7 @@ def test_a_carrying_run_goes_on_with_its_own_window_only(changed: Any, says: str
 @pytest.mark.parametrize(
     ("attribute", "owed"), [(oracle.attribute, "history/owed/0.bias"), (engine.attribute, "window/owed/0.bias")]
 )
-def test_a_run_does_not_go_on_with_another_credit(attribute: Any, owed: str) -> None:
+def test_a_run_does_not_resume_with_another_credit(attribute: Any, owed: str) -> None:
     taken = snapshot_after(attribute, 2)
     with pytest.raises(ValueError, match=f"resume: got the names .* needs exactly the names .*'{owed}'"):
         attribute(NET, Adam(), TRAIN, VALID, credit="carry", resume=taken, **RUN)
@@ -405,8 +405,8 @@ def test_a_run_does_not_go_on_with_another_credit(attribute: Any, owed: str) -> 
         attribute(NET, Adam(), TRAIN, VALID, resume=taken, **RUN)
 
 
-def test_the_state_of_a_carrying_run_has_what_each_step_gave_its_own_samples() -> None:
-    """The rest comes from later steps, so after the first step there is no other credit."""
+def test_the_state_of_a_carrying_run_has_each_steps_credit_for_its_own_samples() -> None:
+    """Other credit comes from later steps, so after the first step these are all scores."""
     first = snapshot_after(oracle.attribute, 1, credit="carry")["scores"]
     alone = oracle.attribute(NET, Adam(), TRAIN, VALID, credit="carry", **RUN | {"steps": 1}).scores
     np.testing.assert_array_equal(first, alone)
@@ -423,13 +423,13 @@ def test_a_learning_rate_beyond_reason_stops_the_run(device: Any) -> None:
 
 
 @on_each_device
-def test_nothing_is_added_after_the_step_that_broke(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device continues until its values are fetched: results after the bad step must not count."""
+def test_nothing_is_added_after_the_step_that_diverged(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device continues until its values are fetched: results after the bad step must be discarded."""
     monkeypatch.setattr(step_account, "SECONDS_BETWEEN_FETCHES", 1e9)
     train = with_one_huge(float(np.finfo(np.float32).max))
-    error, told = broken(engine.attribute, LINEAR, Adam(), train, device=device)
+    error, reports = broken(engine.attribute, LINEAR, Adam(), train, device=device)
     assert error.step in (BREAKS_AT, BREAKS_AT + 1)  # on a device, a score may show it one step later
-    assert len(told) == len(error.run.history["epoch"]) == error.step - 1
+    assert len(reports) == len(error.run.history["epoch"]) == error.step - 1
     assert error.run.seen.sum() == 5 * (error.step - 1)
     assert np.isfinite(error.run.scores).all()
     before = snapshot_after(engine.attribute, BREAKS_AT - 1, net=LINEAR, train=train, device=device)
@@ -447,20 +447,20 @@ def test_nothing_is_added_after_the_step_that_broke(device: Any, monkeypatch: py
         pytest.param(engine.attribute, {"device": "cpu", "dtype": "float32"}, 1e23, id="engine-float32"),
     ],
 )
-def test_a_broken_run_holds_what_came_before_the_step(
+def test_a_diverged_run_has_the_results_before_the_step(
     attribute: Any, options: Any, growth: float, steps: int | None, credit: str
 ) -> None:
-    """In the middle of the run, and at its last step.
+    """The run diverges in the middle, or at its last step.
 
     Weights grow by a factor of −`growth` per step, beyond the dtype in the second; gradients and losses stay finite.
     """
     growing = Adam(lr=1.0, weight_decay=growth)
     options = options | {"credit": credit, "slope": "frozen", "gradient": "start"}
     train = Batch(TRAIN.x, np.zeros(22, np.int64))
-    error, told = broken(attribute, LINEAR, growing, train, steps=steps, **options)
+    error, reports = broken(attribute, LINEAR, growing, train, steps=steps, **options)
     done = error.step - 1
     assert (error.step, error.tensor) == (2, "params['0.weight']")
-    assert [progress.step for progress in told] == list(range(1, error.step))
+    assert [progress.step for progress in reports] == list(range(1, error.step))
     batches = [index for _, index in batch_order(TRAIN.n, **RUN)][:done]
     seen = sum((np.isin(np.arange(TRAIN.n), index) for index in batches), np.zeros(TRAIN.n, int))
     np.testing.assert_array_equal(error.run.seen, seen)

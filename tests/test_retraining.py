@@ -1,4 +1,4 @@
-"""Retraining with other sample weights: leave-one-out, and the derivative through the whole run."""
+"""Retraining with other sample weights: leave-one-out, and the derivative of the whole run."""
 
 import dataclasses
 import weakref
@@ -42,7 +42,7 @@ def problem(n: int = 11, activation: Any = "tanh") -> tuple[Network, Batch, Batc
 @given(step=steps(max_depth=2, max_width=5, max_n=6, kinds=("fresh",)))
 @settings(max_examples=20)
 def test_a_run_of_one_step_is_that_step(step: Step) -> None:
-    """Leave-one-out retraining is the game's last marginal, and the metagradient is the influence."""
+    """Leave-one-out retraining equals the game's last marginal, and the metagradient the influence."""
     config = RunConfig(step.net, step.adam, step.train, step.valid, 1, step.n, 0, step.reduction)
     options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     run = attribute(**options)
@@ -86,11 +86,11 @@ def test_the_metagradient_is_the_limit_of_central_differences(activation: Any, a
 
 
 def test_two_steps_by_hand() -> None:
-    """One weight, one sample seen twice, β = (1/2, 0), ε = 1: exact fractions, dw/dω carried along by hand."""
+    """One weight, one sample used twice, β = (1/2, 0), ε = 1: exact fractions, with dw/dω by hand."""
     net, adam = Network((1, 1), "identity", "mse", bias=False), Adam(0.5, (0.5, 0.0), eps=1.0)
     run = attribute(net, adam, Batch([[1.0]], [[0.0]]), Batch([[1.0]], [[0.0]]), epochs=2, batch_size=1)
     w0 = Fraction(float(run.initial_params["0.weight"][0, 0]))
-    # Loss w², so g = 2wω; v̂ = g², so that an update is m̂ / (2 (|g| + 1)). d: derivatives in ω at ω = 1.
+    # The loss is w², so g = 2wω; v̂ = g², so an update is m̂ / (2 (|g| + 1)). d: derivatives by ω at ω = 1.
     sign = 1 if w0 > 0 else -1
     g1, dg1 = 2 * w0, 2 * w0
     m1, dm1 = g1 / 2, dg1 / 2
@@ -138,7 +138,7 @@ def test_about_the_root_of_the_states_is_kept(steps_taken: int, monkeypatch: pyt
     monkeypatch.setattr(retraining, "weighted_step", counted)
     metagradient(run)
     assert taken <= 2 * steps_taken
-    assert kept <= 2 * np.ceil(np.sqrt(steps_taken)) + 2  # segments, one segment's states, and the one that is made
+    assert kept <= 2 * np.ceil(np.sqrt(steps_taken)) + 2  # segments, one segment's states, and the current one
 
 
 def test_an_engines_run_is_trained_again() -> None:
@@ -159,18 +159,18 @@ def test_an_engines_run_is_trained_again() -> None:
         ([True], TypeError, r"samples\[0\]: got True"),
     ],
 )
-def test_what_is_no_sample_is_refused(samples: Any, error: Any, message: str) -> None:
+def test_an_invalid_sample_is_refused(samples: Any, error: Any, message: str) -> None:
     net, train, valid = problem()
     run = attribute(net, Adam(), train, valid, epochs=1)
     with pytest.raises(error, match=message):
         retrained(run, samples)
 
 
-def test_what_cannot_be_trained_again_is_refused() -> None:
+def test_a_run_without_its_configuration_is_refused() -> None:
     net, train, valid = problem()
     run = dataclasses.replace(attribute(net, Adam(), train, valid, epochs=1), config=None)
     for function in (metagradient, lambda r: retrained(r, [0])):
-        with pytest.raises(ValueError, match=r"run\.config: got None; needs the RunConfig"):
+        with pytest.raises(ValueError, match=r"run\.config: got None; needs the run's RunConfig"):
             function(run)
         with pytest.raises(TypeError, match="run: got int; needs a Run"):
             function(3)

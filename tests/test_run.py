@@ -1,4 +1,4 @@
-"""A training run equals its steps taken one by one, and credits each sample for the steps with it in the batch."""
+"""A training run equals its steps taken one by one, and credits each sample for the steps whose batch has it."""
 
 import inspect
 
@@ -96,15 +96,15 @@ def test_a_run_refuses_data_that_do_not_fit(data: tuple[Network, Batch, Batch]) 
     ("option", "value"),
     [("rank", 4), ("variance", "rank_one"), ("score_dtype", "tf32"), ("device", "cuda"), ("dtype", "float32")],
 )
-def test_the_oracle_refuses_what_only_the_engine_has(
+def test_the_oracle_refuses_options_of_the_engine(
     data: tuple[Network, Batch, Batch], option: str, value: object
 ) -> None:
     net, train, valid = data
-    with pytest.raises(ValueError, match=f"{option}: got {value!r}; needs .*the oracle has nothing else"):
+    with pytest.raises(ValueError, match=f"{option}: got {value!r}; needs .*the oracle supports nothing else"):
         attribute(net, Adam(), train, valid, **{option: value})
 
 
-def test_one_call_can_be_put_to_both(data: tuple[Network, Batch, Batch]) -> None:
+def test_both_accept_the_same_call(data: tuple[Network, Batch, Batch]) -> None:
     ours, theirs = (inspect.signature(function).parameters for function in (attribute, gpu.attribute))
     assert list(ours) == list(theirs)
     assert all(ours[name].kind == theirs[name].kind for name in ours)

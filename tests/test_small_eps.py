@@ -54,17 +54,17 @@ def settings_below(dtype: str) -> list[Adam]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("call", CALLS)
 @on_each_device
-def test_an_eps_that_the_dtype_does_not_hold_is_refused_as_0_is(device: Any, call: str, dtype: str) -> None:
+def test_an_eps_below_the_dtype_is_refused_like_0(device: Any, call: str, dtype: str) -> None:
     for adam in (Adam(eps=0.0), *settings_below(dtype)):
         given = step(adam, dtype, t=1)
         for who, how in (
             (reference, {}),
             (gpu, {"device": device, "dtype": dtype}),
-            (gpu, {"device": device, "dtype": "float64"}),  # the step is one in float32, whatever computes
+            (gpu, {"device": device, "dtype": "float64"}),  # the step itself is in float32
         ):
             with pytest.raises(ValueError, match=r"^Adam\.eps: got 0, or less than the dtype holds, with a denom"):
                 CALLS[call](who, given, **how)
-    with pytest.raises(ValueError, match=r"^Adam\.eps: got 0, or less"):  # by the dtype that computes, too
+    with pytest.raises(ValueError, match=r"^Adam\.eps: got 0, or less"):  # the dtype of the computation counts too
         CALLS[call](gpu, step(Adam(eps=1e-46), "float64", t=1), device=device, dtype="float32")
 
 
@@ -81,7 +81,7 @@ def test_a_run_with_such_an_eps_is_refused(device: Any, credit: str, dtype: str)
                 who.attribute(NET, adam, given.train, given.valid, epochs=1, credit=credit, **how)
 
 
-def test_retraining_has_eps_as_the_run_has_it() -> None:
+def test_retraining_has_the_runs_eps() -> None:
     given = step(Adam())
     config = reference.RunConfig(NET, Adam(eps=5e-324), given.train, given.valid, 1, 5, 0)
     run = reference.Run({}, {}, given.state, *(np.zeros(5) for _ in range(3)), {}, config)
@@ -94,7 +94,7 @@ def test_retraining_has_eps_as_the_run_has_it() -> None:
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @on_each_device
 def test_both_refuse_the_same_denominators(device: Any, slope: Any, gradient: Any) -> None:
-    """ε = 0: with v = 0 everywhere or nowhere, and with gradients that are 0 or not."""
+    """ε is 0, with v = 0 everywhere or nowhere, and with gradients that are 0 or not."""
     for v in (0.0, 1e-6):
         for idle in (False, True):
             given = step(Adam(eps=0.0), v=v)
@@ -115,7 +115,7 @@ def test_both_refuse_the_same_denominators(device: Any, slope: Any, gradient: An
 
 
 @given(st.floats(LEAST["float32"], 1e-8), st.sampled_from(SCORE_SLOPES), st.sampled_from(GRADIENTS))
-def test_every_eps_that_the_dtype_holds_gives_numbers(eps: float, slope: Any, gradient: Any) -> None:
+def test_every_eps_within_the_dtype_gives_finite_scores(eps: float, slope: Any, gradient: Any) -> None:
     given = in_dtype(step(Adam(eps=eps)), "float32")
     assert np.isfinite(reference.scores(given, slope, gradient)).all()
     assert np.isfinite(gpu.scores(given, slope, gradient, device="cpu")).all()
@@ -155,7 +155,7 @@ def test_betas_next_to_1_need_no_refusal(betas: Any, t: int) -> None:
 
 
 @on_each_device
-def test_a_learning_rate_that_the_dtype_holds_as_0_is_0(device: Any) -> None:
+def test_a_learning_rate_that_underflows_is_0(device: Any) -> None:
     found = gpu.scores(step(Adam(lr=1e-50), v=1e-6), device=device)
     np.testing.assert_array_equal(found, gpu.scores(step(Adam(lr=0.0), v=1e-6), device=device))
 

@@ -41,12 +41,12 @@ def test_a_well_conditioned_score_has_a_tight_bound() -> None:
     step = ordinary_step()
     for dtype in (np.float64, np.float32):
         relative = score_bound(step, dtype=dtype) / score_magnitude(step, "random_order", "midpoint")
-        # A few hundred roundings' worth: √100 parameters, times SAFETY, twice.
+        # A few hundred roundings: √100 for the parameters, times SAFETY, twice.
         assert (relative < 1000 * unit_roundoff(dtype)).all()
 
 
 def test_the_bound_grows_where_the_method_is_steep() -> None:
-    """v = 0 and ε far below the gradient's own rounding: the sign of a cancelling gradient decides."""
+    """With v = 0 and ε far below the gradient's own rounding, the result is the sign of a cancelling gradient."""
     step = ordinary_step()
     x = np.concatenate([step.train.x[:1], step.train.x[:1]])
     opposite = Batch(x, np.array([[1.0], [1.0 + 1e-9]]))
@@ -98,7 +98,7 @@ def test_assert_within_names_the_worst_element() -> None:
         ([1.0 + 1e-15], [1.0], 0.0),
     ],
 )
-def test_assert_within_is_not_fooled(got: list, expected: list, bound: float) -> None:
+def test_assert_within_refuses_nan_and_wrong_shapes(got: list, expected: list, bound: float) -> None:
     with pytest.raises(AssertionError):
         assert_within(got, expected, bound)
 
@@ -109,7 +109,7 @@ def test_rounding_refuses_a_dtype_without_roundoff() -> None:
 
 
 def confident_step(gap: float) -> Step:
-    """Softmax regression whose samples have 1 − p_y of about exp(−gap)."""
+    """Return a step of softmax regression whose samples have 1 − p_y of about exp(−gap)."""
     net = Network((2, 2), loss="cross_entropy", bias=False)
     params = {"0.weight": np.array([[gap, 0.3], [0.1, 0.7]])}
     batch = Batch(np.array([[1.0, 0.5], [1.1, 0.2]]), np.array([0, 0]))
@@ -117,7 +117,7 @@ def confident_step(gap: float) -> Step:
 
 
 def saturated_step(depth: float) -> Step:
-    """One tanh unit with 1 − tanh² of about 4 exp(−2 depth), and a weight behind it that makes this matter."""
+    """Return a step with one tanh unit with 1 − tanh² of about 4 exp(−2 depth), and a large weight behind it."""
     net = Network((1, 1, 1), "tanh", "mse", bias=False)
     params = {"0.weight": np.array([[depth]]), "1.weight": np.array([[np.exp(2 * depth)]])}
     batch = Batch(np.array([[1.0], [1.1]]), np.array([[0.2], [0.1]]))
@@ -125,7 +125,7 @@ def saturated_step(depth: float) -> Step:
 
 
 def usual_softmax_scores(step: Step) -> Array:
-    """SGD's scores of softmax regression, with softmax − onehot as every library computes it."""
+    """Return SGD's scores of softmax regression, with softmax − onehot as in every library."""
     x, weight = step.train.x, step.params["0.weight"]
     p = np.exp(x @ weight.T - (x @ weight.T).max(axis=1, keepdims=True))
     gradients = np.einsum("no,ni->noi", p / p.sum(axis=1, keepdims=True) - np.eye(2)[step.train.y], x)
@@ -133,7 +133,7 @@ def usual_softmax_scores(step: Step) -> Array:
 
 
 def usual_tanh_scores(step: Step) -> Array:
-    """SGD's scores of one tanh unit, with 1 − tanh² as every library computes it."""
+    """Return SGD's scores of one tanh unit, with 1 − tanh² as in every library."""
     x, y, (w,), (v,) = step.train.x[:, 0], step.train.y[:, 0], *(p[0] for p in step.params.values())
     a = np.tanh(w * x)
     b = 2 * (v * a - y)
@@ -142,7 +142,7 @@ def usual_tanh_scores(step: Step) -> Array:
 
 
 def silent_step(depth: float) -> Step:
-    """One GELU unit with 1 + erf of about exp(−depth²/2); the weight behind it is so small that only values matter."""
+    """Return a step with one GELU unit with 1 + erf of about exp(−depth²/2), and a tiny weight: only values matter."""
     net = Network((1, 1, 1), "gelu", "mse", bias=False)
     params = {"0.weight": np.array([[-depth]]), "1.weight": np.array([[1e-9]])}
     batch = Batch(np.array([[1.0], [1.1]]), np.array([[0.2], [0.1]]))
@@ -150,7 +150,7 @@ def silent_step(depth: float) -> Step:
 
 
 def usual_gelu_scores(step: Step) -> Array:
-    """SGD's scores of the weight behind one GELU unit, by way of 1 + erf as PyTorch computes it."""
+    """Return SGD's scores of the weight behind one GELU unit, with 1 + erf as in PyTorch."""
     x, y, (w,), (v,) = step.train.x[:, 0], step.train.y[:, 0], *(p[0] for p in step.params.values())
     a = w * x * 0.5 * (1 + np.array([math.erf(z / math.sqrt(2)) for z in w * x]))
     gradients = 2 * (v * a - y) * a
@@ -165,7 +165,7 @@ USUAL = [
 
 
 @pytest.mark.parametrize(("step", "usual"), USUAL)
-def test_the_usual_derivatives_are_rounding_and_no_mistake(step: Step, usual: Callable[[Step], Array]) -> None:
+def test_the_usual_derivatives_count_as_rounding(step: Step, usual: Callable[[Step], Array]) -> None:
     got, expected = usual(step), scores(step, "sgd", "start")
     assert_within(got, expected, score_bound(step, "sgd", "start"))
 
@@ -182,7 +182,7 @@ def test_without_its_own_term_the_usual_derivative_would_be_a_mistake(
 
 
 def test_a_small_mistake_beside_a_confident_sample_still_shows() -> None:
-    """The term is absolute, of the size u: what is wrong by a millionth of 1 − p_y is seen."""
+    """The term is absolute, of size u: an error of a millionth of 1 − p_y is seen."""
     step = confident_step(18.0)
     right = scores(step, "sgd", "start")
     with pytest.raises(AssertionError, match="exceeds the bound"):

@@ -1,4 +1,4 @@
-"""`from_torch`: its step is the one that torch takes, and an uncertain mapping is refused."""
+"""`from_torch`: its step equals torch's, and an uncertain mapping is refused."""
 
 import copy
 import runpy
@@ -96,7 +96,7 @@ def test_the_step_is_torchs_own(
         assert_within(after.state.v[name], state.v[name], close[f"v.{name}"], f"v {name}")
 
 
-def test_a_snapshot_stays_as_it_was() -> None:
+def test_a_snapshot_does_not_change() -> None:
     model = model_of()
     optimizer = torch.optim.Adam(model.parameters())
     trained(model, optimizer)
@@ -130,7 +130,7 @@ def test_names_and_a_checkpoint_there_and_back() -> None:
 
 
 class Other(nn.Linear):  # type: ignore[misc]
-    """A layer of an unknown subclass, which could compute anything."""
+    """A layer of an unknown subclass, which might compute anything."""
 
 
 def normed() -> Any:
@@ -178,7 +178,7 @@ def half_frozen() -> Any:
         (lambda: nn.Sequential(Other(5, 3)), "model module 0: got Other"),
         (lambda: nn.Sequential(normed()), "model module 0: got ParametrizedLinear"),
         (lambda: nn.Sequential(hooked()), "model module 0: got a module with hooks"),
-        (shared, "2 parameters for 4 places"),
+        (shared, "2 parameters for 4 needed"),
         (half_frozen, "model parameter 1.weight: got requires_grad=False"),
         (lambda: nn.Sequential(nn.Linear(5, 3).half()), "dtype torch.float16"),
     ],
@@ -191,7 +191,7 @@ def test_models_that_are_refused(model: Callable[[], Any], words: str) -> None:
 
 
 def permuted_names(model: Any) -> Any:
-    """Same shapes, so that only the names differ."""
+    """Return an optimiser with the names of two parameters of the same shape swapped."""
     names = dict(model.named_parameters())
     swapped = {"1.weight": "3.weight", "3.weight": "1.weight"}
     return torch.optim.Adam([(swapped.get(name, name), p) for name, p in names.items()])
@@ -241,8 +241,8 @@ def test_optimizers_that_are_refused(optimizer: Callable[[Any], Any], words: str
     assert words in str(refusal.value)
 
 
-def test_a_checkpoint_of_another_order_is_refused() -> None:
-    """Torch loads moments by position, regardless of names: here into the wrong layer, of the same shape."""
+def test_a_checkpoint_in_another_order_is_refused() -> None:
+    """Torch loads moments by position, regardless of names: here into a wrong layer of the same shape."""
     model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
     optimizer = torch.optim.Adam(model.named_parameters())
     trained(model, optimizer)
@@ -269,7 +269,7 @@ def test_the_example_finds_wrong_labels(capsys: pytest.CaptureFixture[str]) -> N
     found = runpy.run_path(str(EXAMPLES / "torch_loop.py"))
     hits = int(np.isin(found["lowest"], found["wrong"]).sum())
     assert capsys.readouterr().out == f"{hits} of the 40 lowest scores are wrong labels\n"
-    # By chance 40·40/400 with the hypergeometric distribution's deviation.
+    # By chance 40·40/400, with the standard deviation of the hypergeometric distribution.
     count, wrong = len(found["totals"]), len(found["wrong"])
     spread = np.sqrt(wrong * (wrong / count) * (1 - wrong / count) * (count - wrong) / (count - 1))
     assert hits > wrong**2 / count + 5 * spread

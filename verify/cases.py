@@ -1,6 +1,6 @@
-"""Steps, calls and answers as JSON's plain types, and back: numbers exactly, and errors that say where and what.
+"""Steps, calls and answers as plain JSON types, and back: exact numbers, and errors that name the field.
 
-A case is the step before it is taken and one call about it::
+A case is the step before it is taken and one call with it::
 
     {"function": "scores", "options": {"slope": "secant", ...}, "dtype": "float64",
      "network": {"sizes": [2, 3], "activation": "tanh", "loss": "mse", "bias": true},
@@ -8,10 +8,9 @@ A case is the step before it is taken and one call about it::
      "state": {"step": 0, "m": {"0.weight": [[...]], "0.bias": [...]}, "v": {...}},
      "params": {...}, "train": {"x": [[...]], "y": [...]}, "valid": {...}, "reduction": "mean"}
 
-The network of another kind than "perceptron" says so, by ``"kind"``; where none is named, it is a perceptron.
-Every option is written out, with its default where the call leaves it open, so that a reader needs to know none. An
-answer is an object from a name to a number or nested lists of numbers. Python writes the shortest decimals that give
-the same float64 back.
+A network of another kind than "perceptron" names it, by ``"kind"``. Every option is written out, including defaults, so
+that a reader need not know them. An answer is an object from a name to a number or nested lists of numbers. Python
+writes the shortest decimals that give the same float64 back.
 """
 
 import inspect
@@ -54,19 +53,19 @@ CASE = ("function", "options", "dtype", "network", "adam", "state", "params", "t
 
 
 class CaseError(ValueError):
-    """JSON that is no case, or no answer; the message says where and what is needed."""
+    """JSON that is not a case or an answer; the message names the field and what it needs."""
 
 
 # --- to JSON ---------------------------------------------------------------------------------------------------------
 
 
 def case_to_json(step: Step, query: Query) -> Json:
-    """Return a step and a call about it as plain types.
+    """Return a step and a call with it as plain types.
 
     Raises
     ------
     CaseError
-        Where the real arrays of the step are not all float64 or all float32.
+        The real arrays of the step are not all float64 or all float32.
     """
     groups = (step.params, step.state.m, step.state.v)
     reals = [array for group in groups for array in group.values()]
@@ -91,13 +90,13 @@ def case_to_json(step: Step, query: Query) -> Json:
 
 
 def _model_to_json(model: Model) -> Json:
-    # Not written for perceptrons: readers of version 1 know no such name.
+    # Not written for perceptrons: readers of version 1 do not know this name.
     kind = {} if model.kind == PERCEPTRON else {"kind": model.kind}
     return kind | kind_of(model).to_json(model)
 
 
 def complete(query: Query) -> Query:
-    """Return the call with every option that it leaves open at the contract's default."""
+    """Return the call with all options, those not given at the contract's default."""
     parameters = inspect.signature(getattr(reference, query.function)).parameters
     names = option_names(query.function, query.options)
     defaults = {
@@ -114,7 +113,8 @@ def complete(query: Query) -> Query:
 def option_names(function: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of a call's options.
 
-    `kind` of `scores` is one with the slope "two_term", and `micro_batch`, which the oracle lacks, where it is given.
+    Those of `scores` include `kind` only with the slope "two_term", and `micro_batch`, which the oracle lacks, only if
+    it is given.
     """
     names = tuple(inspect.signature(getattr(reference, function)).parameters)[1:]
     if function != "scores":
@@ -130,7 +130,7 @@ def answer_to_json(answer: Mapping[str, Array]) -> Json:
 
 
 def dumps(value: Any) -> str:
-    """Return compact JSON on one line; NaN and infinity, which JSON does not have, are refused."""
+    """Return compact JSON on one line; refuse NaN and infinity, which JSON lacks."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -150,12 +150,12 @@ def _plain(value: Any) -> Any:
 def case_from_json(value: Any, where: str = "case") -> tuple[Step, Query]:
     """Return the step and the call that `value` describes.
 
-    Labels come back as int64, real arrays in the dtype that the case names.
+    Labels are int64, real arrays have the dtype that the case names.
 
     Raises
     ------
     CaseError
-        Whose message begins with `where`.
+        `value` is not a case; the message begins with `where`.
     """
     try:
         given = object_with("case", value, CASE)
@@ -184,12 +184,12 @@ def _model_from_json(value: Any) -> Model:
 
 
 def answer_from_json(value: Any, where: str = "answer") -> Answer:
-    """Return the named arrays, in float64, that `value` describes; NaN and infinity pass.
+    """Return the named arrays, in float64, that `value` describes; NaN and infinity are accepted.
 
     Raises
     ------
     CaseError
-        Whose message begins with `where`.
+        `value` is not an answer; the message begins with `where`.
     """
     try:
         if not isinstance(value, dict) or not value:
@@ -200,11 +200,12 @@ def answer_from_json(value: Any, where: str = "answer") -> Answer:
 
 
 def loads(text: str, where: str) -> Any:
-    """Return the value of JSON `text`; without NaN and infinity, and no name twice in an object.
+    """Return the value of JSON `text`; refuse NaN, infinity, and repeated names in an object.
 
     Raises
     ------
     CaseError
+        `text` is not such JSON; the message begins with `where`.
     """
 
     def not_finite(name: str) -> NoReturn:
@@ -228,7 +229,7 @@ def object_of_pairs(pairs: list[tuple[str, Any]]) -> Json:
     Raises
     ------
     ValueError
-        Where a name comes twice.
+        A name is repeated.
     """
     if len(dict(pairs)) < len(pairs):
         raise ValueError(f"got a name twice among {[name for name, _ in pairs]}; needs each once")
@@ -236,7 +237,7 @@ def object_of_pairs(pairs: list[tuple[str, Any]]) -> Json:
 
 
 def whole_number(text: str) -> int | float:
-    """Return digits without a point as an int; as a float where int64 may not hold them: JavaScript writes 1e20 so."""
+    """Return digits without a point as an int, or as a float if they may exceed int64: JavaScript writes 1e20 so."""
     return int(text) if len(text) <= 18 else float(text)
 
 
@@ -274,7 +275,7 @@ def _choice(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
 
 
 def _nodes(value: Any) -> tuple[int, int]:
-    if value is None:  # in a file nothing is left open
+    if value is None:  # a file states every option
         refuse("nodes", "null", "two integers [path, normal]", TypeError)
     return quadrature_nodes(value, "")
 

@@ -1,4 +1,4 @@
-"""Running the properties over a candidate: random cases, the smallest failing one, and what became of each property."""
+"""Checks of the properties on a candidate: random cases, the smallest failing one, and the outcome of each property."""
 
 import time
 import warnings
@@ -19,30 +19,30 @@ from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Pr
 from adamshap.verify.random_cases import no_files, random_cases, seed_of
 
 PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
-"""Random cases for each property whose cases are of the ordinary size; "once" is for rehearsals."""
+"""Random cases for each property of cost 1; "once" is for dry runs."""
 
 EVIDENCE = 15
 """Random cases of a property that the diagnosis uses."""
 
 MOST_HANGS = 3
-"""Calls of one run that may exceed their time limit; then no further property is tried."""
+"""Calls of one run that may exceed their time limit before the remaining properties are skipped."""
 
 MOST_LOST = 3
-"""Failures without an answer that are made smaller: each further case costs the candidate a new process."""
+"""Failures without an answer that are shrunk: each further case costs the candidate a new process."""
 
 Status = Literal["passed", "failed", "not offered", "not supported", "not tried"]
 
 
 @dataclass
 class Patience:
-    """How often a candidate gave no answer in one run, of however many calls of `check`.
+    """Number of times that a candidate gave no answer in one run, which may consist of several calls of `check`.
 
     Parameters
     ----------
     hangs : int
         Calls that exceeded their time limit.
     lost : int
-        Properties that failed without an answer, for that reason or since the candidate's process ended.
+        Properties that failed without an answer, by a hang or the end of the candidate's process.
     """
 
     hangs: int = 0
@@ -51,18 +51,19 @@ class Patience:
 
 @dataclass(frozen=True)
 class Finding:
-    """How a candidate breaks a property.
+    """A candidate's violation of a property.
 
     Parameters
     ----------
     sentence : str
-        What went wrong.
+        The message.
     case : Case
         The step and the call that show it.
     what : str
-        Which element is wrong, where there are numbers.
+        Name of the wrong element, if the failure is about numbers.
     got, wanted, bound : float
-        The candidate's number, the oracle's, and how far apart they may be; NaN where there are none.
+        The candidate's number, the oracle's, and the largest difference allowed; NaN if the failure is not about
+        numbers.
     lost : bool
         Whether the candidate gave no answer: it hung, or its process ended.
     """
@@ -78,7 +79,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one property.
+    """The outcome of one property.
 
     Parameters
     ----------
@@ -86,15 +87,15 @@ class Outcome:
     status : {"passed", "failed", "not offered", "not supported", "not tried"}
         "not tried" after `MOST_HANGS` hangs.
     examples : int
-        Cases tried; of a failed property, until the first that fails.
+        Number of cases tried, up to the first failure.
     seconds : float
-        Time taken.
+        Duration.
     finding : Finding, optional
-        Of a failed property, on the smallest case found.
+        The failure, on the smallest case found.
     unsupported : tuple of (str, int)
-        Reasons why cases were left out, and how many.
+        Reasons for skipped cases, each with the number of cases.
     evidence : tuple of Case
-        Random cases of the property, failing or not, `EVIDENCE` at the most; none where it failed without an answer.
+        Up to `EVIDENCE` random cases of the property, failing or not; none if it failed without an answer.
     share : float
         The largest share of its bound that an error took in the cases that passed.
     """
@@ -131,22 +132,22 @@ def check(
     candidate : Implementation
     properties : iterable of Property
     profile : {"quick", "ci", "thorough"}
-        How many random cases each property is tried on; fewer where one costs more (`Property.cost`).
+        Number of random cases for each property, divided by the cost of a case (`Property.cost`).
     dtype : dtype
-        Of the arrays that the candidate is given, and of the rounding that it is allowed.
+        Dtype of the candidate's inputs, which sets the rounding allowed.
     seed : int
-        Of the random cases.
+        Seed of the random cases.
     timeout : float, optional
-        Seconds that one call may take.
+        Time limit of a call, in seconds.
     shrink_seconds : float
-        Seconds spent, for each failing property, on finding a smaller case; 0 for none.
+        Time limit, for each failing property, of the search for a smaller case; 0 for no search.
     patience : Patience, optional
-        Of earlier calls for the same candidate, which these add to.
+        Counts of earlier calls for the same candidate, to which this call adds.
 
     Returns
     -------
     list of Outcome
-        In the properties' order.
+        One outcome per property, in order.
     """
     examples = PROFILES[profile]
     patience = Patience() if patience is None else patience
@@ -158,7 +159,7 @@ def check(
 
 
 def with_answers(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Return the outcomes that a diagnosis can be made from.
+    """Return the outcomes that a diagnosis can use.
 
     Parameters
     ----------
@@ -167,7 +168,7 @@ def with_answers(outcomes: Iterable[Outcome]) -> list[Outcome]:
     Returns
     -------
     list of Outcome
-        Those whose cases may be put to the candidate once more: it neither hung nor lost its process.
+        Those whose cases the candidate can be called with again: it neither hung nor lost its process.
     """
     return [outcome for outcome in outcomes if outcome.finding is None or not outcome.finding.lost]
 
@@ -225,7 +226,7 @@ def _smallest(
     seconds: float,
     patience: Patience,
 ) -> Finding:
-    """Return the smallest failing case that Hypothesis finds in `seconds` from the first failure, which is `first`."""
+    """Return the smallest failing case that Hypothesis finds within `seconds` of the first failure, `first`."""
     found, deadline = [first], 0.0
 
     def once(drawn: Case) -> None:
@@ -255,7 +256,7 @@ def _smallest(
     )(hypothesis.seed(seed_of(one, seed))(hypothesis.given(one.cases)(once)))
     try:
         with warnings.catch_warnings():
-            # Hypothesis describes a failing case to itself, and complains of the description's length.
+            # Hypothesis warns about the length of its own description of a failing case.
             warnings.simplefilter("ignore", hypothesis.errors.HypothesisWarning)
             with no_files():
                 search()
@@ -287,7 +288,7 @@ def size_of(step: Step) -> int:
     Returns
     -------
     int
-        The numbers in the step.
+        Count of the numbers in the step.
     """
     return (
         sum(p.size for p in step.params.values()) + step.train.x.size + step.valid.x.size + step.state.step.bit_length()

@@ -1,9 +1,9 @@
-"""Which mistake was made: a candidate's wrong numbers, compared with those of every known fault on the same cases.
+"""Diagnosis of a candidate's mistake: its wrong numbers are compared with those of every known fault on the same cases.
 
-A fault explains a candidate if its answers are the candidate's, within the bounds, on every case of the properties that
-failed: those that the candidate gets wrong and those that it gets right. Where none does alone, a factor may be off
-too, or two mistakes were made at once. An explanation is put to the properties that the candidate passes as well: where
-it breaks one of them, it holds in a part of the answers only, and the diagnosis says so.
+A fault explains a candidate if its answers equal the candidate's, within the bounds, on every case of the failed
+properties, both those that the candidate gets wrong and those that it gets right. If no single fault does, a wrong
+factor or a pair of faults may. An explanation is also checked on the properties that the candidate passes: if it breaks
+one of them, it holds for a part of the answers only, and the diagnosis says so.
 """
 
 import itertools
@@ -25,10 +25,10 @@ from adamshap.verify.steps import adam_of
 from adamshap.verify.tolerance import unit_roundoff
 
 CASES = 24
-"""Cases compared first, small ones: what explains them is compared with all others."""
+"""Number of small cases compared first: only explanations of these are compared on all others."""
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
-"""Numbers of quadrature nodes that a candidate may take of its own."""
+"""Numbers of quadrature nodes that a candidate may use instead of those asked for."""
 
 FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
     ("−1 (the sign)", lambda step: -1.0),
@@ -42,25 +42,25 @@ FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
     ("1/η (the learning rate left out)", lambda step: 1 / adam_of(step).lr),
     ("−1/η (sign, and the learning rate left out)", lambda step: -1 / adam_of(step).lr),
 )
-"""Factors that have a name; any other must be the same number in all cases."""
+"""Named factors; any other factor must be the same number in all cases."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What explains a candidate's failures, or that nothing known does.
+    """The explanation of a candidate's failures, or that nothing known explains them.
 
     Parameters
     ----------
     sentence : str
-        For people.
+        The diagnosis in words.
     faults : tuple of str
         Names of the faults that explain them: each alone, or all `together`.
     together : bool
-        Whether the faults are meant together.
+        Whether the faults explain them only in combination.
     factor : str
-        That the answers are off by, beside the faults; empty for none.
+        Factor by which the answers are off, besides the faults; empty for none.
     contradicted_by : str
-        Name of a property that holds and would not, were this the mistake everywhere; empty for none.
+        Name of a property that holds, but would fail if the mistake were everywhere; empty for none.
     """
 
     sentence: str
@@ -80,7 +80,7 @@ class _Evidence:
 
 @dataclass(frozen=True)
 class _Explanation:
-    """Something whose answers are the candidate's in every case of the failed properties, as far as is known."""
+    """An implementation whose answers equal the candidate's in every case of the failed properties."""
 
     diagnosis: Diagnosis
     implementation: Implementation
@@ -94,24 +94,25 @@ def diagnose(
     timeout: float | None = 60.0,
     seconds: float = 60.0,
 ) -> Diagnosis | None:
-    """Return what explains the failed agreement properties among `outcomes`; None where there are none.
+    """Return the explanation of the failed agreement properties among `outcomes`; None if none failed.
 
     Parameters
     ----------
     candidate : Implementation
     outcomes : iterable of Outcome
-        As `check` returns them, for the same candidate and dtype; those of properties that passed rule out what would
+        Results of `check` for the same candidate and dtype; properties that passed rule out explanations that would
         break them.
     dtype : dtype
+        Dtype of the candidate's inputs.
     timeout : float, optional
-        Seconds that one call may take.
+        Time limit of a call, in seconds.
     seconds : float
-        After which no more pairs of faults are tried.
+        Time limit of the search, after which no more pairs of faults are tried.
 
     Returns
     -------
     Diagnosis or None
-        None where no property of agreement with the oracle failed.
+        None if no property of agreement with the oracle failed.
     """
     outcomes = list(outcomes)
     failed = [one for one in outcomes if one.status == "failed" and one.property.kind == "agreement" and one.finding]
@@ -138,7 +139,7 @@ def diagnose(
 
 
 def _either(found: list[Diagnosis]) -> Diagnosis:
-    """Return one diagnosis of faults of which each explains all."""
+    """Return one diagnosis for alternative faults, each of which explains all."""
     if len(found) == 1:
         return found[0]
     sentences = " or ".join(BY_NAME[one.faults[0]].sentence for one in found)
@@ -180,7 +181,7 @@ def _of_fault(fault: Fault) -> _Explanation:
 
 
 def _float32(evidence: list[_Evidence], dtype: npt.DTypeLike) -> Iterator[_Explanation]:
-    """Whether float64 was asked for, and all answers are as close as float32's rounding, and no closer."""
+    """Yield float32 as an explanation if float64 was asked for and all errors are of the size of float32's rounding."""
     single = np.float32
     if np.dtype(dtype) == single:
         return
@@ -194,7 +195,7 @@ def _float32(evidence: list[_Evidence], dtype: npt.DTypeLike) -> Iterator[_Expla
     ]
     if not unit_roundoff(single) / 16 < np.median(relative):
         return
-    # What is in float32 is off wherever that shows: an answer that is right to more digits was computed otherwise.
+    # Float32 shows in every answer that float32 rounds visibly: one with more correct digits rules it out.
     if all(
         (_differs(one, one.right) or not _differs(replace(one, got=_rounded_to(single, one.right)), one.right))
         and not _differs(replace(one, bound=bounds(one.case.step, one.case.query, single)), one.right)
@@ -210,7 +211,7 @@ def _rounded_to(dtype: npt.DTypeLike, answer: Answer) -> Answer:
 
 
 def _other_nodes(evidence: list[_Evidence]) -> Iterator[_Explanation]:
-    """The first numbers of quadrature nodes that explain all, none where a wrong answer does not depend on them."""
+    """Yield the first numbers of quadrature nodes that explain all; none if a wrong answer does not depend on them."""
     if not all(_takes_nodes(one.case.query) for one in evidence if _differs(one, one.right)):
         return
     for path, normal in itertools.product(NODES, NODES[1:]):
@@ -274,7 +275,7 @@ def _both(inner: Fault, outer: Fault) -> Implementation:
 def _gather(
     candidate: Implementation, failed: list[Outcome], dtype: npt.DTypeLike, timeout: float | None
 ) -> list[_Evidence]:
-    """Return every case of the failed properties with the candidate's answer, small ones of both kinds first."""
+    """Return every case of the failed properties with the candidate's answer, small right and wrong ones first."""
     evidence = []
     for outcome in failed:
         cases = outcome.evidence if outcome.finding is None else (outcome.finding.case, *outcome.evidence)
@@ -287,17 +288,17 @@ def _gather(
             evidence.append(_Evidence(case, got, right, bounds(case.step, case.query, dtype)))
     evidence.sort(key=lambda one: size_of(one.case.step))
     wrong, right_ones = ([one for one in evidence if _differs(one, one.right) is kind] for kind in (True, False))
-    # Most of the first places to wrong answers, some to right ones, which a fault must leave right.
+    # First mostly wrong answers, and some right ones, which a fault must leave right.
     some = CASES // 4
     return wrong[: CASES - some] + right_ones[:some] + wrong[CASES - some :] + right_ones[some:]
 
 
 def _differs(one: _Evidence, other: Answer, factor: float = 1.0) -> bool:
-    """Whether `other`, times `factor`, is not what the candidate answered."""
+    """Return whether `other`, times `factor`, differs from the candidate's answer."""
     for name, got in one.got.items():
         if name not in other:
             continue
-        # A mistake can make the numbers larger than the right ones, and their rounding errors with them.
+        # A mistake can enlarge the numbers, and with them their rounding errors.
         growth = np.maximum(1.0, np.abs(factor * other[name]).max(initial=0) / _size(one.right[name]))
         if not (np.abs(got - factor * other[name]) <= 2 * one.bound[name] * growth).all():
             return True
@@ -321,9 +322,9 @@ def _answer_or_none(faulty: Implementation, one: _Evidence) -> Answer | None:
 
 
 def _common_factors(faulty: Implementation, evidence: list[_Evidence]) -> Iterator[tuple[str, Callable[[Step], float]]]:
-    """Yield the factor that makes the answers of `faulty` the candidate's in every case, if there is one: name, value.
+    """Yield name and value of the factor, if any, between the answers of `faulty` and the candidate's in every case.
 
-    It is never 1: the answers that it explains are off.
+    It is never 1, since the answers of `faulty` alone do not match.
     """
     if any("values" not in one.got for one in evidence):
         return
@@ -343,14 +344,14 @@ def _common_factors(faulty: Implementation, evidence: list[_Evidence]) -> Iterat
             yield name, factor
             return
     wrong = [place for place, one in enumerate(evidence) if one.got["values"].any() and _differs(one, one.right)]
-    if len(wrong) < 2:  # a single case of a single number fits every factor
+    if len(wrong) < 2:  # some factor fits any single number
         return
     first = _answer_or_none(faulty, evidence[wrong[0]])
     square = 0.0 if first is None else float(np.vdot(first["values"], first["values"]))
     if first is None or square == 0 or not np.isfinite(square):
         return
     ratio = float(np.vdot(first["values"], evidence[wrong[0]].got["values"]) / square)
-    # A factor of 1 is none, and one of −1 has a name: what is close to them is written out.
+    # A factor of 1 is none, and −1 has a name: factors close to them are written with more digits.
     name = next((text for digits in (6, 12) if (text := f"{ratio:.{digits}g}") not in ("1", "-1")), "")
     if name and explained_by(lambda step: ratio):
         yield name, lambda step: ratio

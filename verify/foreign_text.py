@@ -1,4 +1,4 @@
-"""Text that comes from a candidate, such as its exceptions' messages, as a report can hold it."""
+"""Text from a candidate, such as its exceptions' messages, made safe for reports."""
 
 from adamshap.verify.given import type_name
 from adamshap.verify.insulation import RaisedInterrupt
@@ -7,11 +7,11 @@ from adamshap.verify.time_limit import TimeIsUp
 __all__ = ["described", "message_of", "printable"]
 
 LONGEST_TEXT = 2000
-"""Characters of a candidate's text that are shown."""
+"""Largest number of characters of a candidate's text in a report."""
 
 
 def printable(text: str) -> str:
-    """Return `text` cut to a length that can be read, with escapes for characters that no report can hold."""
+    """Return `text`, truncated, with escapes for unprintable characters."""
     shown = str.__getitem__(text, slice(LONGEST_TEXT))
     cut = "…" if str.__len__(text) > LONGEST_TEXT else ""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in shown) + cut
@@ -25,9 +25,9 @@ def described(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an exception, whatever its own methods do."""
+    """Return the message of an exception, even if its own methods fail."""
     try:
-        return str.__str__(str(error))  # which may be of a subclass, with methods of its own
+        return str.__str__(str(error))  # `str(error)` may be a subclass with methods of its own
     except TimeIsUp:
         raise
     except BaseException as second:

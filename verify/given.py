@@ -25,7 +25,7 @@ class Given:
     step, options : Step, dict
         The candidate's copies.
     original, original_options : Step, Mapping
-        The kit's.
+        The kit's originals.
     """
 
     step: Step

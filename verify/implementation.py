@@ -1,8 +1,8 @@
-"""What a candidate offers, how it is found, and how it is asked: every answer comes back as named NumPy arrays.
+"""Candidates: how they are loaded and called. Every answer is returned as named NumPy arrays.
 
-A candidate is any object or module with some of the functions of `FUNCTIONS`, of the oracle's signatures. What it lacks
-is not offered and not tested. A function may raise ``NotImplementedError("reason")`` for what it does not support; such
-cases are left out, and the reason is reported. Two options of `scores` are tried only where its signature names them:
+A candidate is any object or module with some of the functions of `FUNCTIONS`, with the oracle's signatures. Missing
+functions are not tested. A function may raise ``NotImplementedError("reason")`` for an unsupported case; such cases are
+skipped, and the reason is reported. Two options of `scores` are only tried if its signature names them:
 ``micro_batch``, and ``kind``, which goes with the slope "two_term".
 """
 
@@ -27,7 +27,7 @@ FUNCTIONS = ("update", "utility", "marginals", "scores", "influence")
 ENTRY_POINTS = "adamshap.implementations"
 
 EXTRAS = ("micro_batch", "kind")
-"""Options of `scores` that an implementation says by its signature that it has."""
+"""Options of `scores` that an implementation declares by its signature."""
 
 Answer = dict[str, Array]
 """Named arrays: ``values`` for most functions; ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step`` for `update`."""
@@ -42,7 +42,7 @@ class Query:
     function : str
         One of `FUNCTIONS`.
     options : dict
-        Its keyword arguments beside the step.
+        Its keyword arguments besides the step.
     """
 
     function: str
@@ -50,11 +50,11 @@ class Query:
 
     @property
     def estimator(self) -> Estimator:
-        """Which score a call of `scores` asks for."""
+        """The estimator of a call of `scores`."""
         return Estimator(**{name: value for name, value in self.options.items() if name != "micro_batch"})
 
     def __str__(self) -> str:
-        """Return the call as it is written: ``scores(step, slope='secant')``."""
+        """Return the call as Python code: ``scores(step, slope='secant')``."""
         arguments = "".join(
             f", {name}={value.tolist() if isinstance(value, np.ndarray) else value!r}"
             for name, value in self.options.items()
@@ -63,7 +63,7 @@ class Query:
 
 
 Ask = Callable[[Step, Query], Any]
-"""An implementation as one function: what it returns for a call."""
+"""An implementation as one function, from a step and a call to its result."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,16 @@ class Implementation:
     Parameters
     ----------
     name : str
-        For reports.
+        Name in reports.
     offers : frozenset of str
-        Those of `FUNCTIONS` that it has.
+        Its functions among `FUNCTIONS`.
     ask : callable
-        From a step and a `Query` to what the candidate returns for it.
+        Function from a step and a `Query` to the candidate's result.
     extras : frozenset of str
-        Those of `EXTRAS` that its `scores` takes.
+        Options among `EXTRAS` that its `scores` takes.
     guard : Guard, optional
-        Keeps what it does from the kit. None where it cannot do harm: it answers from another process, or is the kit's.
+        Protection of the kit from its side effects. None if it cannot do harm: it runs in another process, or is the
+        kit's own.
     """
 
     name: str
@@ -96,14 +97,14 @@ class LoadError(Exception):
 
 
 class Unsupported(Exception):
-    """The candidate says that it does not do this."""
+    """The candidate does not support this case."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class Misbehaviour(Exception):
-    """The candidate raised, or returned what is no answer; the message is a predicate: ``raised ValueError``."""
+    """The candidate raised, or returned an invalid answer; the message is a predicate: ``raised ValueError``."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -118,7 +119,7 @@ class Hung(Lost):
 
 
 class Guard:
-    """Keeps one candidate's doings from the kit, and remembers the last steps that it was given."""
+    """Protects the kit from one candidate's side effects, and remembers the candidate's last inputs."""
 
     REMEMBERED = 8
 
@@ -127,17 +128,17 @@ class Guard:
         self._earlier: deque[Given] = deque(maxlen=self.REMEMBERED)
 
     def check_inputs(self, given: Given) -> None:
-        """Look at what the candidate was given in a call that has just ended, and in earlier ones.
+        """Check that the candidate has not changed its inputs, of the call that has just ended or of earlier ones.
 
         Parameters
         ----------
         given : Given
-            Of the call; remembered for later ones.
+            Inputs of the call; remembered for later checks.
 
         Raises
         ------
         Misbehaviour
-            Where the candidate changed it.
+            The candidate changed them.
         """
         if part := given.changed():
             raise Misbehaviour(f"changed its input: {part}")
@@ -160,11 +161,12 @@ def load(target: str) -> Implementation:
     Returns
     -------
     Implementation
-        What `implementation` makes of it.
+        The object or module, by `implementation`.
 
     Raises
     ------
     LoadError
+        It cannot be imported, or has none of `FUNCTIONS`.
     """
     points = named_entry_points()
     guard = Guard()
@@ -185,7 +187,7 @@ def named_entry_points() -> dict[str, EntryPoint]:
     Returns
     -------
     dict of EntryPoint
-        Of all installed packages.
+        Entry points of all installed packages.
     """
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
@@ -202,14 +204,14 @@ def _find(target: str, points: Mapping[str, EntryPoint]) -> Any:
 
 
 def _refuse_path(target: str, module: str) -> None:
-    """Refuse the path of a file or folder, and what is no name at all."""
+    """Refuse the path of a file or folder, and any other text that is not a module's name."""
     is_file = module.endswith(".py") and Path(module).is_file()
     if all(map(str.isidentifier, module.split("."))) and not is_file:
         return
     parts = [part for part in Path(module.removesuffix(".py")).parts if part not in ("/", ".", "..")]
     name = ".".join(parts) if all(map(str.isidentifier, parts)) else ""
     example = f": {name}, from the folder that holds it" if name else ""
-    raise LoadError(printable(f"cannot load {target!r}: needs the name of a module, as import has it{example}"))
+    raise LoadError(printable(f"cannot load {target!r}: needs the name of a module, as in import{example}"))
 
 
 def implementation(candidate: Any, name: str) -> Implementation:
@@ -218,19 +220,19 @@ def implementation(candidate: Any, name: str) -> Implementation:
     Parameters
     ----------
     candidate : object
-        With some of `FUNCTIONS` as attributes; an `Implementation` is returned as it is.
+        Object with some of `FUNCTIONS` as attributes; an `Implementation` is returned unchanged.
     name : str
-        For reports.
+        Name in reports.
 
     Returns
     -------
     Implementation
-        Which offers what the object has.
+        The object's functions.
 
     Raises
     ------
     LoadError
-        Where it has none of `FUNCTIONS`, or is a class whose methods need an instance.
+        It has none of `FUNCTIONS`, or is a class whose methods need an instance.
     """
     if isinstance(candidate, Implementation):
         return candidate
@@ -250,7 +252,7 @@ def implementation(candidate: Any, name: str) -> Implementation:
 
 
 def _needs_instance(function: Any) -> bool:
-    """Return whether a function, as a class has it, takes the instance as its first argument."""
+    """Return whether an attribute of a class takes the instance as its first argument."""
     try:
         return list(inspect.signature(function).parameters)[:1] == ["self"]
     except (TypeError, ValueError):
@@ -258,15 +260,15 @@ def _needs_instance(function: Any) -> bool:
 
 
 def _extras(scores: Any) -> frozenset[str]:
-    """Return which of `EXTRAS` a function names among its parameters; ``**options`` names none."""
+    """Return the names of `EXTRAS` among a function's parameters; ``**options`` names none."""
     try:
         return frozenset(EXTRAS) & frozenset(inspect.signature(scores).parameters)
-    except (TypeError, ValueError):  # no function, or one whose signature Python cannot tell
+    except (TypeError, ValueError):  # not a function, or one without a readable signature
         return frozenset()
 
 
 def answer(candidate: Implementation, step: Step, query: Query, timeout: float | None = None) -> Answer:
-    """Put `query` to `candidate`, and return its answer once it is known to be one.
+    """Call the candidate and return its validated answer.
 
     Parameters
     ----------
@@ -274,19 +276,19 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
     step : Step
     query : Query
     timeout : float, optional
-        Seconds that the call may take.
+        Time limit of the call, in seconds.
 
     Returns
     -------
     dict of arrays
-        In float64: ``values``, or for `update` ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step``.
+        Arrays in float64: ``values``, or for `update` ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step``.
 
     Raises
     ------
     Unsupported
-        Where the candidate does not offer the function, or says so by ``NotImplementedError``.
+        The candidate does not offer the function, or raised ``NotImplementedError``.
     Misbehaviour
-        Where it raised something else, took longer than `timeout` seconds, changed its input, or returned the wrong
+        The candidate raised anything else, took longer than `timeout` seconds, changed its input, or returned the wrong
         type, shape or dtype, NaN, or a view of its input.
     """
     if query.function not in candidate.offers:
@@ -301,14 +303,14 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
             result = candidate.ask(given.step, Query(query.function, given.options))
         except Misbehaviour as error:  # the kit's own exception, raised by the candidate
             raise Misbehaviour(f"raised {described(error)}") from None
-        return _named(query, step, result, inputs)  # within the guard: what it looks at is the candidate's
+        return _named(query, step, result, inputs)  # within the guard, since it uses the candidate's objects
 
     try:
         with candidate.guard.insulation.around(), time_limit(timeout):
             try:
                 named = _caught(call)
             except Misbehaviour as error:
-                if part := given.changed():  # which may well be why
+                if part := given.changed():  # the likely cause
                     raise Misbehaviour(f"changed its input: {part}; then it {error}") from error
                 raise
             candidate.guard.check_inputs(given)
@@ -320,7 +322,7 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
 
 
 def _caught(call: Callable[[], Answer]) -> Answer:
-    """Return what `call` returns; what it raises becomes an exception of the kit's."""
+    """Return the result of `call`; convert its exceptions to the kit's."""
     try:
         return call()
     except NotImplementedError as error:
@@ -332,10 +334,10 @@ def _caught(call: Callable[[], Answer]) -> Answer:
 
 
 def _named(query: Query, step: Step, result: Any, inputs: list[Array]) -> Answer:
-    """Return the result of a call under the names of `Answer`, in arrays of the kit's own, all of them validated."""
+    """Return the validated result of a call under the names of `Answer`, as copies."""
     if inspect.iscoroutine(result):
-        result.close()  # or Python would complain that nobody awaited it
-        raise Misbehaviour("returned a coroutine, which is no answer: a function must not be async")
+        result.close()  # or Python would warn that it was never awaited
+        raise Misbehaviour("returned a coroutine: a function must not be async")
     if query.function == "update":
         return _named_update(step, result, inputs)
     shape: tuple[int, ...] = (step.n,)
@@ -368,25 +370,25 @@ def _named_update(step: Step, result: Any, inputs: list[Array]) -> Answer:
 
 
 def _array(name: str, value: Any, shape: tuple[int, ...], inputs: list[Array]) -> Array:
-    """Return `value` as an array in float64 that nobody else has."""
+    """Return a copy of `value` as an array in float64."""
     try:
         array = np.asarray(value)
     except Exception as error:
-        text = f"returned {name} as a {type(value).__name__}, which is no NumPy array ({described(error)})"
+        text = f"returned {name} as a {type(value).__name__}, which is not a NumPy array ({described(error)})"
         raise Misbehaviour(text) from error
     if array.dtype.kind == "O":
-        raise Misbehaviour(f"returned {name} as a {type(value).__name__}, which is no array of numbers")
+        raise Misbehaviour(f"returned {name} as a {type(value).__name__}, which is not an array of numbers")
     if array.shape != shape:
         raise Misbehaviour(f"returned {name} of shape {array.shape}, not {shape}")
     if array.dtype.kind not in "fiu":
-        raise Misbehaviour(f"returned {name} of dtype {array.dtype}, which is no real number")
+        raise Misbehaviour(f"returned {name} of dtype {array.dtype}, which is not a dtype of real numbers")
     if isinstance(value, np.ma.MaskedArray) and (masked := np.count_nonzero(np.ma.getmaskarray(value))):
         raise Misbehaviour(f"returned {name} with {masked} masked values")
-    # Inputs are contiguous: whatever lies within the bounds of one is a view of it.
+    # Inputs are contiguous: any array within the bounds of one is a view of it.
     if any(np.may_share_memory(array, given) for given in inputs):
         raise Misbehaviour(f"returned {name} as a view of its input, which a later step would change")
     with np.errstate(over="ignore"):
-        numbers: Array = np.array(array, dtype=np.float64)  # what is wider than float64 may overflow
+        numbers: Array = np.array(array, dtype=np.float64)  # a wider dtype may overflow
     if not np.isfinite(numbers).all():
         raise Misbehaviour(f"returned {name} with {np.count_nonzero(~np.isfinite(numbers))} values NaN or infinite")
     return numbers

@@ -1,9 +1,9 @@
 """Keeps a candidate's changes to process-wide state apart from the kit's state.
 
-Floating-point handling (NumPy's, and the processor's rounding and flushing), warnings filters, the working folder, the
-locale, the recursion limit, the umask, the standard streams. Each call of the candidate sees the state that the
-candidate set, and the kit gets its own back. Where Python can intercept the end of the process, it becomes an
-exception; otherwise a candidate needs a process of its own.
+This covers floating-point handling (NumPy's, and the processor's rounding and flushing), warnings filters, the working
+folder, the locale, the recursion limit, the umask and the standard streams. Each call of the candidate sees the state
+that the candidate set, and the kit's state is restored afterwards. If Python can intercept the end of the process, it
+becomes an exception; otherwise a candidate needs a process of its own.
 """
 
 import contextlib

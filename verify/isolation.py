@@ -1,4 +1,4 @@
-"""Runs a Python candidate in a process of its own: whatever it does, the kit continues and can report what happened.
+"""Runs a Python candidate in a process of its own, so that the kit survives its failures and can report them.
 
 One process serves a whole profile. If it ends, or hangs beyond what Python can interrupt, the current call has no
 answer, and the next call gets a new process.
@@ -62,7 +62,7 @@ def isolated(target: str, timeout: float | None = 60.0) -> Iterator[Implementati
 
 
 class _Ended(Exception):
-    """The other side has closed the pipe."""
+    """The candidate's process has closed the pipe."""
 
 
 class _TooLate(Exception):

@@ -1,4 +1,4 @@
-"""Values as `json` reads them: checked objects, and values as errors show them."""
+"""JSON values: checked objects, and short texts of values for error messages."""
 
 import json
 from typing import Any
@@ -20,6 +20,6 @@ def object_with(field: str, value: Any, names: tuple[str, ...]) -> Json:
 
 
 def brief(value: Any) -> str:
-    """Return `value` as JSON, cut to 60 characters."""
+    """Return `value` as JSON, truncated to 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""The harness's own proof: every known fault is caught, by which property first, and after how many random cases."""
+"""The test of the kit itself: the first property that catches each known fault, and the random cases that it needed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from adamshap.verify.properties import PROPERTIES
 
 @dataclass(frozen=True)
 class Catch:
-    """The first property that a fault breaks; `outcome` is None where it breaks none."""
+    """The first property that a fault breaks; `outcome` is None if it breaks none."""
 
     fault: Fault
     outcome: Outcome | None

@@ -1,4 +1,4 @@
-"""The oracle as an implementation, its answers to calls, and the bound on an honest answer's distance from them."""
+"""The oracle as an implementation, its answers to calls, and the bound on a correct answer's error."""
 
 import hashlib
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ from adamshap.verify.tolerance import (
 ORACLE: Implementation = replace(implementation(reference, "adamshap.reference"), guard=None)
 
 REMEMBERED = 1000
-"""Calls whose bounds are kept: a quick profile's, in both dtypes; each with its step, of some ten kilobytes."""
+"""Number of calls whose bounds are kept: those of a quick profile in both dtypes, each with a step of some 10 kB."""
 
 DOT_PRODUCTS = ("scores", "influence")
-"""Functions that answer with dot products."""
+"""Functions whose answers are dot products."""
 
 _remembered: dict[bytes, "_Widening"] = {}
 
@@ -41,20 +41,19 @@ def expected(step: Step, query: Query) -> Answer:
 
 
 def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -> Answer:
-    """Return, for each array of the answer, how far an honest implementation in `dtype` may be from the oracle's.
+    """Return, for each array of the answer, the bound on the error of a correct implementation in `dtype`.
 
-    Rounding of the answer's own terms, and the spread of the oracle's answers over `draws` draws of changed inputs and
-    of libraries' own rounding (`conditioning`). The arrays cannot be written to.
+    It covers the rounding of the answer's own terms, and the spread of the oracle's answers over `draws` draws of
+    perturbed inputs and of libraries' own rounding (`conditioning`). The arrays are read-only.
     """
     return dict(_remembering(step, query, dtype)[draws + 1])
 
 
 def expected_and_bounds(step: Step, query: Query, dtype: npt.DTypeLike) -> tuple[Answer, Iterator[Answer]]:
-    """Return the oracle's answer, and bounds: for the least that is rounded, for all of it, then with 1 … 40 draws.
+    """Return the oracle's answer, and bounds: a lower limit of the rounding, all of it, then with 1 … 40 draws.
 
-    They never shrink, and those with `DRAWS` are `bounds`: an error within an early one is within all later ones, and
-    most of the work is the draws'. Remembered as far as they were asked for: one seed's cases are put to many
-    candidates.
+    They never shrink, and those with `DRAWS` are `bounds`: an error within an early bound is within all later ones,
+    which saves the expensive draws. They are cached as far as computed: many candidates get the cases of one seed.
     """
     known = _remembering(step, query, dtype)
     return dict(known.expected), (dict(known[place]) for place in range(MORE_DRAWS + 2))
@@ -65,7 +64,7 @@ def _remembering(step: Step, query: Query, dtype: npt.DTypeLike) -> "_Widening":
     if key not in _remembered:
         if len(_remembered) >= REMEMBERED:
             del _remembered[next(iter(_remembered))]
-        step = deepcopy(step)  # whoever has it too may write to it before the last bound is computed
+        step = deepcopy(step)  # the caller may change its arrays before the last bound is computed
         wanted = _read_only(expected(step, query))
         _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype))
     return _remembered[key]
@@ -79,7 +78,7 @@ def _read_only(answer: Answer) -> Answer:
 
 @dataclass
 class _Widening:
-    """An answer, and the sequence of its bounds, each computed when it is asked for."""
+    """An answer, and the sequence of its bounds, computed on demand."""
 
     expected: Answer
     rest: Iterator[Answer]
@@ -92,7 +91,7 @@ class _Widening:
 
 
 def _digest(step: Step, query: Query, dtype: npt.DTypeLike) -> bytes:
-    """Return a hash of everything that an answer's bounds depend on."""
+    """Return a hash of all inputs of an answer's bounds."""
     batches = (step.train, step.valid)
     arrays = [array for batch in batches for array in (batch.x, batch.y)]
     for name in sorted(step.params):
@@ -106,7 +105,7 @@ def _digest(step: Step, query: Query, dtype: npt.DTypeLike) -> bytes:
 
 def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike) -> Iterator[Answer]:
     length = parameter_count(step) + step.n + step.n_val
-    # A dot product's terms sum to no less than its own size, which is known already.
+    # The sum of a dot product's absolute terms is at least its own absolute value, which is known already.
     least = {
         name: np.abs(array) if query.function in DOT_PRODUCTS else np.zeros_like(array)
         for name, array in answers.items()
@@ -131,7 +130,7 @@ def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike) -
 
 
 def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
-    """Return Σ |term| for each array of the answer: what it is the sum of."""
+    """Return Σ |term| of the sum that each array of the answer is."""
     if query.function == "update":
         return _update_magnitudes(step)
     if query.function == "utility":
@@ -163,7 +162,7 @@ def _update_magnitudes(step: Step) -> dict[str, Any]:
     for name, p in step.params.items():
         adam = step.settings(name)
         beta1, beta2 = adam.betas
-        # PyTorch computes m⁺ as m + (1 − β1)(g − m), which is off by u |m| however small β1 is.
+        # PyTorch computes m⁺ as m + (1 − β1)(g − m), with an error of u |m| even for a small β1.
         factor = max(beta1, 1 - beta1) if beta1 else 0.0
         correction = bias_correction(beta1, step.state.next_step)
         m = factor * np.abs(step.state.m[name])
@@ -175,7 +174,7 @@ def _update_magnitudes(step: Step) -> dict[str, Any]:
 
 
 def _loss_magnitude(step: Step) -> float:
-    """The largest validation loss before the step and after it, with the size of the terms of its sum."""
+    """Return the larger validation loss, before the step or after it, plus the size of the terms of its sum."""
     U = game.exact_game(step)
     before = models.mean_loss(step.net, step.params, step.valid)
     ends = [abs(before - U(mask)) for mask in (np.zeros(step.n, bool), np.ones(step.n, bool))]
@@ -183,7 +182,7 @@ def _loss_magnitude(step: Step) -> float:
 
 
 def _first_order_magnitude(step: Step) -> float:
-    """Σ |∂L| (what Adam's step is made of): the terms of U₁."""
+    """Return Σ |∂L| · Σ |terms of Adam's step|: the terms of U₁."""
     g, c = _absolute_sum(models.sample_gradients(step)), step_coefficients(step)
     gamma = models.loss_gradient(step.net, step.params, step.valid)
     total = 0.0
@@ -195,7 +194,7 @@ def _first_order_magnitude(step: Step) -> float:
 
 
 def _largest_update(c: Any, g: Array) -> Array:
-    """|A| ≤ η (|μ|/D(0) + k/√q): the k-part of Adam's update saturates."""
+    """Return the limit of |A| ≤ η (|μ|/D(0) + k/√q): the k-part of Adam's update saturates."""
     smallest = denominator(c, np.zeros_like(g))
     size: Array = c.lr * (np.abs(c.mu) / smallest + c.k / np.sqrt(c.q))
     return size
@@ -210,7 +209,7 @@ def _influence_magnitude(step: Step) -> Array:
 
 
 def previous_ratio(step: Step) -> float:
-    """The largest factor between the two denominators of the linearised slope."""
+    """Return the largest ratio between the two denominators of the linearised slope."""
     previous = slopes.linearized_previous(step)
     ratios = []
     for name, c in step_coefficients(step).items():

@@ -224,7 +224,7 @@ def _read(file: Path, cases: str, tail: str) -> Any:
     try:
         what = file.stat()
         if not stat.S_ISREG(what.st_mode):  # opening a pipe would block
-            raise Misbehaviour(f"wrote a result for {cases} that is no regular file")
+            raise Misbehaviour(f"wrote a result for {cases} that is not a regular file")
         if what.st_size > LONGEST_RESULT:
             raise Misbehaviour(
                 f"wrote a result of {what.st_size} bytes for {cases}; at most {LONGEST_RESULT} bytes are read"
@@ -263,5 +263,5 @@ def _result(step: Step, query: Query, reply: Any) -> Any:
     try:
         named = answer_from_json(reply)
     except CaseError as error:
-        raise Misbehaviour(f"returned what is no {error}") from error
+        raise Misbehaviour(f"returned an invalid {error}") from error
     return result_of(step, query, named)

@@ -1,4 +1,4 @@
-"""What must hold of an implementation: each property has a name, a sentence, an equation, and random cases.
+"""The properties of a correct implementation, each with a name, a sentence, an equation and random cases.
 
 *Agreement* properties compare a candidate with the oracle. *Metamorphic* ones need no oracle: they compare the
 candidate's answers with each other, so they can run on problems that no oracle reaches.
@@ -28,13 +28,13 @@ from adamshap.verify.property_checks import (
     validation_adds_up,
 )
 from adamshap.verify.steps import in_dtype
-from adamshap.verify.strategies import DIMENSIONS, large_steps, seeds, steps, steps_with_null_samples, wide_steps
+from adamshap.verify.strategies import dimensions, large_steps, seeds, steps, steps_with_null_samples, wide_steps
 
 __all__ = ["LARGE", "PROPERTIES", "Asker", "Case", "Disagreement", "Property", "asker", "cases", "in_dtype"]
 
 
 LARGE = 5
-"""What a case of `large_steps` or `wide_steps` costs, in ordinary cases."""
+"""Cost of a case of `large_steps` or `wide_steps`, relative to an ordinary case."""
 
 
 def _agreement(
@@ -61,7 +61,7 @@ def _metamorphic(
 
 
 def _large(one: Property, strategy: st.SearchStrategy[Case]) -> Property:
-    """The same at sizes that overrun blocks of 256."""
+    """Return the same property for sizes that exceed blocks of 256."""
     sentence = f"{one.sentence[:-1]}, also with more than 256 samples and units."
     return replace(one, name=f"large-{one.name}", sentence=sentence, cases=strategy, cost=LARGE)
 
@@ -128,7 +128,7 @@ _AGREEMENT: tuple[Property, ...] = (
     ),
     _agreement(
         "scores-nodes",
-        "Other numbers of quadrature nodes are followed.",
+        "Scores with other numbers of quadrature nodes are the oracle's.",
         "nodes = (path, normal)",
         "scores",
         score_cases(slope="random_order", nodes=st.sampled_from([(1, 2), (2, 4), (3, 5), (8, 9)])),
@@ -142,19 +142,19 @@ _AGREEMENT: tuple[Property, ...] = (
     ),
     _agreement(
         "scores-efficient",
-        "What is missing to the gain of the data is spread equally.",
+        "The difference to the gain of the data is spread equally.",
         "score_i + (U(B) − U(∅) − Σ_j score_j) / n",
         "scores",
         score_cases(efficient=True, per_validation=st.booleans()),
     ),
     _agreement(
         "scores-previous-denominator",
-        "The linearised slope with the denominator of the state as it is.",
+        "Scores with the linearised slope and the state's own denominator are the oracle's.",
         "S = η k / (√(v̂_{t−1} + ε_root) + ε)",
         "scores",
         st.builds(
             Case,
-            steps(kinds=("ordinary", "adversarial"), at_edges=DIMENSIONS),
+            steps(kinds=("ordinary", "adversarial"), at_edges=dimensions()),
             st.sampled_from(GRADIENTS).map(
                 lambda gradient: Query(
                     "scores", {"slope": "linearized", "gradient": gradient, "denominator": "previous"}
@@ -165,7 +165,7 @@ _AGREEMENT: tuple[Property, ...] = (
     ),
     _agreement(
         "influence",
-        "The derivative of the loss after the step in a sample's weight.",
+        "The influence is minus the derivative of the loss after the step by a sample's weight.",
         "⟨∇L(θ⁺), A'(g) ⊙ x_i⟩",
         "influence",
         cases(Query("influence")),
@@ -176,7 +176,7 @@ _AGREEMENT: tuple[Property, ...] = (
 _TWO_TERM: tuple[Property, ...] = tuple(
     _agreement(
         f"scores-{TWO_TERM}-{kind}",
-        f"Scores with slope '{TWO_TERM}' made for the marginals '{kind}' are the oracle's.",
+        f"Scores with slope '{TWO_TERM}' for the marginals '{kind}' are the oracle's.",
         "score_i = ⟨Γ ⊙ S, x_i⟩ + ⟨Γ ⊙ R, sign(x_i) √|x_i|⟩",
         "scores",
         score_cases(
@@ -230,14 +230,14 @@ _METAMORPHIC: tuple[Property, ...] = (
     ),
     _metamorphic(
         "sgd-limit",
-        "A large ε leaves SGD with momentum.",
+        "With a large ε, the scores are those of SGD with momentum.",
         "η ε k / D(g) → η k",
         score_cases(slope=_NOT_SGD, gradient="start"),
         large_eps_leaves_sgd,
     ),
     _metamorphic(
         "duplicate-batch",
-        "A batch with every sample twice gives each copy half.",
+        "In a batch with every sample twice, each copy scores half.",
         "score_i(B + B) = score_i(B) / 2",
         score_cases(slope=_NOT_RANDOM),
         a_duplicate_batch_halves_the_scores,
@@ -251,7 +251,7 @@ _METAMORPHIC: tuple[Property, ...] = (
     ),
     _metamorphic(
         "null-sample",
-        "A sample without a gradient scores nothing.",
+        "A sample with zero gradient scores zero.",
         "x_i = 0 ⇒ score_i = 0",
         score_cases(steps_with_null_samples(STEPS), per_validation=st.booleans()),
         null_samples_score_nothing,
@@ -266,7 +266,7 @@ _METAMORPHIC: tuple[Property, ...] = (
     ),
     _metamorphic(
         "inputs-untouched",
-        "No call changes the step that it is given.",
+        "No call changes its inputs.",
         "step = step",
         cases(Query("update")),
         inputs_are_untouched,
@@ -279,7 +279,7 @@ _BY_NAME = {one.name: one for one in _METAMORPHIC}
 
 
 def _of_two_terms(name: str, **options: Any) -> Property:
-    """The same of scores with slope "two_term"."""
+    """Return the same property for scores with slope "two_term"."""
     one = _BY_NAME[name]
     drawn = score_cases(slope=TWO_TERM, kind=st.sampled_from(MARGINALS), **options)
     sentence = f"{one.sentence[:-1]}, also with slope '{TWO_TERM}'."
@@ -325,7 +325,7 @@ _LARGE_AGREEMENT: tuple[Property, ...] = tuple(
             st.builds(
                 Case,
                 wide_steps(),
-                # The exact loss costs a forward pass a sample, and as much again for every draw of the bound.
+                # The exact loss costs a forward pass per sample, and again for every draw of the bound.
                 st.sampled_from(("first", "last")).map(
                     lambda kind: Query("marginals", {"kind": kind, "loss": "first_order"})
                 ),
@@ -338,7 +338,7 @@ _LARGE_AGREEMENT: tuple[Property, ...] = tuple(
             "scores are",
             "score_i = ⟨Γ ⊙ S, x_i⟩",
             "scores",
-            score_cases(wide_steps()),  # no option that a candidate may lack: there are few cases
+            score_cases(wide_steps()),  # no optional options: too few cases to lose any as unsupported
             "",
         ),
         (

@@ -1,4 +1,4 @@
-"""What a property is: a name, a sentence, an equation, random cases, and a check of a candidate's answers to them."""
+"""Properties: a name, a sentence, an equation, random cases, and a check of a candidate's answers to them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Kind = Literal["agreement", "metamorphic"]
 
 
 ANY = "any"
-"""The function of a property that is about all of them."""
+"""The `function` of a property that concerns all of them."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One problem for a property: the step, what is asked about it, and a seed for what the property draws itself."""
+    """One problem for a property: the step, the call, and a seed for the property's own random choices."""
 
     step: Step
     query: Query
@@ -29,12 +29,12 @@ class Case:
 
 
 AMPLE = 0.5
-"""An error below this share of a bound that is only partly known is not looked at further: the whole is larger still.
-So a share that is reported is exact above this, and below it an upper limit."""
+"""An error below this share of a partial bound is accepted at once, since the full bound is larger still. So a reported
+share is exact above this value, and an upper limit below it."""
 
 
 class Disagreement(AssertionError):
-    """A property does not hold for a case: which number, what it should be, how far it may be off."""
+    """A property does not hold for a case: the wrong number, the right one, and the bound."""
 
     def __init__(self, case: Case, what: str, got: float, wanted: float, bound: float) -> None:
         self.case, self.what, self.got, self.wanted, self.bound = case, what, got, wanted, bound
@@ -48,27 +48,27 @@ Asker = Callable[[Step, Query], Answer]
 
 
 Check = Callable[[Asker, Case, npt.DTypeLike], float]
-"""Returns the largest share of its bound that an error took; raises `Disagreement` where that is more than 1."""
+"""Returns the largest share of its bound that an error took; raises `Disagreement` if that is more than 1."""
 
 
 @dataclass(frozen=True)
 class Property:
-    """Something that must hold.
+    """A property of a correct implementation.
 
     Parameters
     ----------
     name, sentence, equation : str
     kind : {"agreement", "metamorphic"}
     function : str
-        The function of the contract that it is about; `ANY` for all that a candidate offers.
+        The function of the contract that it concerns; `ANY` for all that a candidate offers.
     cases : strategy of Case
     check : callable
         ``check(ask, case, dtype)``, which raises `Disagreement`, or returns the largest share of its bound that an
         error took; `ask` returns a candidate's answer.
     extra : str
-        The one of `implementation.EXTRAS` that it is about, if any.
+        The one of `implementation.EXTRAS` that it needs, if any.
     cost : int
-        How many ordinary cases one of its cases stands for: a profile tries as many fewer.
+        Cost of a case relative to an ordinary one; divides the number of cases.
     """
 
     name: str
@@ -82,13 +82,13 @@ class Property:
     cost: int = 1
 
     def is_about(self, candidate: Implementation) -> bool:
-        """Whether the candidate offers what the property is about."""
+        """Return whether the candidate offers the function and the extra of the property."""
         offered = self.function in candidate.offers or (self.function == ANY and bool(candidate.offers))
         return offered and (not self.extra or self.extra in candidate.extras)
 
 
 def asker(candidate: Implementation, timeout: float | None = None) -> Asker:
-    """Return the candidate as a function that puts a call and returns a checked answer."""
+    """Return the candidate as a function from a call to a validated answer."""
     return lambda step, query: answer(candidate, step, query, timeout)
 
 
@@ -98,7 +98,7 @@ def compare(case: Case, got: Answer, wanted: Answer, bound: Answer) -> float:
     Raises
     ------
     Disagreement
-        Where it is more than 1, for the element whose error exceeds its bound most.
+        It is more than 1; the error names the element that exceeds its bound most.
     """
     worst = _worst(got, wanted, bound)
     if worst[0] > 1:
@@ -107,12 +107,12 @@ def compare(case: Case, got: Answer, wanted: Answer, bound: Answer) -> float:
 
 
 def _worst(got: Answer, wanted: Answer, bound: Answer) -> tuple[float, str, float, float, float]:
-    """Return the largest share of its bound that an error takes; of which number, got, wanted, and the bound."""
+    """Return the largest share of its bound that an error takes; the element's name, got, wanted, and the bound."""
     worst = (0.0, "", 0.0, 0.0, 0.0)
     for name in sorted(wanted.keys() & got.keys()):
         error, limit = np.abs(got[name] - wanted[name]), np.broadcast_to(bound[name], got[name].shape)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            # Nothing is off by nothing, also where nothing may be off.
+            # No error is a share of 0, also of a bound of 0.
             ratio = np.where((error == 0) & (limit >= 0), 0.0, np.nan_to_num(error / limit, nan=np.inf, posinf=np.inf))
         place = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
         label = name + (str(list(map(int, place))) if place else "")
@@ -124,9 +124,9 @@ def _worst(got: Answer, wanted: Answer, bound: Answer) -> tuple[float, str, floa
 def compare_widening(
     case: Case, got: Answer, wanted: Answer, widening: Iterable[tuple[int, Answer]], enough: int
 ) -> float:
-    """Return the largest share of its bound that an error takes, as `compare`, for bounds that grow with their draws.
+    """Return the largest share of its bound that an error takes, like `compare`, for bounds that grow with their draws.
 
-    An error that is plainly within a bound, or beyond `CLOSE` bounds with `enough` draws, needs no more of them.
+    An error clearly within a bound, or beyond `CLOSE` bounds after `enough` draws, needs no further draws.
     """
     bound: Answer = {}
     for draws, bound in widening:

@@ -1,4 +1,4 @@
-"""The Hypothesis strategies of cases: a step, and what is asked about it."""
+"""The Hypothesis strategies of cases: a step and a call."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,20 +8,21 @@ from hypothesis import strategies as st
 
 from adamshap.reference.contract import GRADIENTS, SLOPES, Step
 from adamshap.verify.implementation import Query
+from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.property import Case
-from adamshap.verify.strategies import DIMENSIONS, seeds, steps
+from adamshap.verify.strategies import dimensions, seeds, steps
 
-STEPS = steps(at_edges=DIMENSIONS)
+STEPS = steps(at_edges=dimensions())
 
 
-def cases(query: Query, **limits: Any) -> st.SearchStrategy[Case]:
-    """Return cases of one call over random steps, of which some are at an edge within `limits`."""
-    at_edges = tuple(name for name in DIMENSIONS if f"max_{name}" not in limits)
-    return st.builds(Case, steps(at_edges=at_edges, **limits), st.just(query), seeds)
+def cases(query: Query, model: str = PERCEPTRON, **limits: Any) -> st.SearchStrategy[Case]:
+    """Return cases of one call over random steps of a kind of model, some of them at an edge within `limits`."""
+    at_edges = tuple(name for name in dimensions(model) if f"max_{name}" not in limits)
+    return st.builds(Case, steps(at_edges=at_edges, model=model, **limits), st.just(query), seeds)
 
 
 def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st.SearchStrategy[Case]:
-    """Return cases of `scores` over steps `of`, with `options`, over every slope and gradient that they leave open."""
+    """Return cases of `scores` over steps `of`, with `options`; slope and gradient are random if not among them."""
     drawn = {"slope": st.sampled_from(SLOPES), "gradient": st.sampled_from(GRADIENTS)}
     fixed = {name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in options.items()}
     query = st.fixed_dictionaries(drawn | fixed).map(lambda given: Query("scores", given))
@@ -30,7 +31,7 @@ def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st
 
 @st.composite
 def micro_batch_cases(draw: Any, of: st.SearchStrategy[Case], sizes: st.SearchStrategy[int]) -> Case:
-    """Return cases of `of` with `micro_batch`; two of three times it leaves one sample over, or lacks one to fit."""
+    """Return cases of `of` with `micro_batch`; in two of three, n is one more or one less than a multiple of it."""
     case: Case = draw(of)
     size = draw(sizes, label="micro_batch")
     over = draw(st.sampled_from((None, 1, -1)), label="samples over")
@@ -42,7 +43,7 @@ def micro_batch_cases(draw: Any, of: st.SearchStrategy[Case], sizes: st.SearchSt
 
 @st.composite
 def utility_cases(draw: Any, of: st.SearchStrategy[Step] = STEPS) -> Case:
-    """Return cases of `utility` over random coalitions, the empty and the whole one among them."""
+    """Return cases of `utility` over random coalitions, including the empty and the whole one."""
     step = draw(of)
     some = st.lists(st.booleans(), min_size=step.n, max_size=step.n).map(lambda members: np.array(members, dtype=bool))
     nobody, everybody = (np.full(step.n, flag) for flag in (False, True))

@@ -27,18 +27,18 @@ EACH_FUNCTION = (
 def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """Compare the candidate's answer with the oracle's."""
     got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype)
-    # The first is for the least that is rounded, the second for all of it, and no draw is in them yet.
+    # The first two bounds, a lower limit of the rounding and all of it, have no draws.
     return compare_widening(case, got, wanted, enumerate(widening, start=-1), DRAWS)
 
 
 def _agree(
     ask: Asker, case: Case, got: Array, wanted: Array, base: Array, about: Case, dtype: npt.DTypeLike, factor: float = 1
 ) -> float:
-    """Compare two of the candidate's own answers to `case`, where `base` is its answer to the question `about`.
+    """Compare two of the candidate's own answers to `case`; `base` is its answer to the case `about`.
 
-    The bound, `factor` times, is for rounding in proportion to the largest of `base`, and for conditioning without an
-    oracle: how far `base` moves when the inputs change by relative u, the largest over the samples. A dot product's
-    own terms are not seen from outside; where they cancel, this shows it.
+    The bound, times `factor`, covers rounding in proportion to the largest of `base`, and conditioning without an
+    oracle: the largest change of `base` over the samples when the inputs change by relative u. The terms of a dot
+    product are unknown here; this change shows their cancellation.
     """
     length, largest = parameter_count(about.step) + about.step.n, np.abs(base).max()
 
@@ -46,13 +46,13 @@ def _agree(
         return {"values": np.asarray(factor * rounding(largest + spread / rounding(1.0, 1, dtype), length, dtype))}
 
     widening = ((draws, limit(spread)) for draws, spread in enumerate(_spreads(ask, about, dtype)))
-    # The largest over the samples is what counts: where they are many, few draws see it.
+    # The bound uses the largest change over the samples: with many samples, few draws suffice.
     enough = DRAWS if about.step.n <= 256 else 2
     return compare_widening(case, {"values": got}, {"values": wanted}, widening, enough)
 
 
 def _spreads(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Iterator[float]:
-    """Yield 0, then how far the candidate's own answers have moved after one draw, after two, and so on."""
+    """Yield 0, then the largest change of the candidate's own answers after one draw, after two, and so on."""
     yield 0.0
 
     def again(step: Step) -> Array:
@@ -89,9 +89,9 @@ def efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DType
     everybody = np.ones(case.step.n, bool)
     total, empty = (ask(case.step, Query("utility", {"coalition": mask}))["values"] for mask in (everybody, ~everybody))
     values = ask(case.step, case.query)["values"]
-    # What is missing is spread over scores which may be much larger than what they then sum to.
+    # The difference is spread over scores that may be much larger than their final sum.
     plain = ask(case.step, Query("scores", dict(case.query.options) | {"efficient": False}))["values"]
-    # A utility is the difference of two losses, which are of the order of one nat, or one unit squared.
+    # A utility is the difference of two losses of the order of one nat, or one unit squared.
     size = sum(float(np.abs(part).sum()) for part in (values, plain, total, empty)) + 1
     size += kind_of(case.step.net).loss_limit(case.step)
     bound = rounding(size, parameter_count(case.step) + case.step.n, dtype)
@@ -99,7 +99,7 @@ def efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DType
 
 
 def rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """A sum over n samples is n times their mean, and Adam does not see a common factor of g, √v and ε."""
+    """Compare reduction "sum" with "mean": it scales g by n, and Adam cancels a common factor of g, m, √v and ε."""
     n, mean = case.step.n, replace(case.step, reduction="mean")
     adam = adam_of(mean)
     state = AdamState(
@@ -118,9 +118,9 @@ def rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> f
 
 
 def large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """D(g) → ε: every slope but SGD's own becomes η k / ε, which is η k again for the learning rate ε η.
+    """Compare with SGD in the limit D(g) → ε: every other slope becomes η k / ε, or η k for the learning rate ε η.
 
-    ε is so large that nothing of r(g) is left beside it, and its square is still within the range of the dtype.
+    ε is so large that r(g) is negligible, while its square is still within the range of the dtype.
     """
     adam, t = adam_of(case.step), case.step.state.next_step
     eps = 1e18 if np.dtype(dtype).itemsize <= 4 else 1e30
@@ -128,13 +128,13 @@ def large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     beta1 = adam.betas[0]
     k = (1 - beta1) / (1 - beta1**t)
     wanted = k * ask(case.step, Query("scores", {"slope": "sgd", "gradient": "start"}))["values"]
-    # 1 − β^t, as everybody computes it, loses up to 1/(1 − β) digits' worth.
+    # Evaluating 1 − β^t directly magnifies its relative error by up to 1/(1 − β).
     got, factor = ask(step, case.query)["values"], 1 / (1 - beta1)
     return _agree(ask, case, got, wanted, wanted, replace(case, step=step), dtype, factor)
 
 
 def a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """Every sample twice is the same mean gradient, of which each copy contributes half."""
+    """Compare with a batch of every sample twice: the mean gradient is the same, and each copy contributes half."""
     step = replace(case.step, reduction="mean")
     twice = replace(step, train=step.train.take(np.tile(np.arange(step.n), 2)))
     base, doubled = ask(step, case.query)["values"], ask(twice, case.query)["values"]
@@ -148,7 +148,7 @@ def answers_are_repeatable(ask: Asker, case: Case, dtype: npt.DTypeLike) -> floa
 
 
 def null_samples_score_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """x_i is zero in every element, exactly, and so is a dot product with it."""
+    """Compare the scores of samples with x_i = 0 with zero: every element is exactly 0, and so is a dot product."""
     null = null_samples(case.step)
     values = ask(case.step, case.query)["values"]
     nothing = np.zeros_like(values)
@@ -165,7 +165,7 @@ def micro_batches_change_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -
 
 
 def inputs_are_untouched(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """Every function is asked about one step; `ask` looks after each call at what this and earlier calls were given."""
+    """Call every function with one step; `ask` checks after each call that no input so far was changed."""
     reasons = []
     for query in EACH_FUNCTION:
         options = {"coalition": np.arange(case.step.n) % 2 == 0} if query.function == "utility" else query.options

@@ -1,4 +1,4 @@
-"""Random cases of a property: the same for every candidate, so those of a short profile are drawn once and kept."""
+"""Random cases of a property: the same for every candidate, so those of a short profile are cached."""
 
 import atexit
 import os
@@ -14,22 +14,23 @@ from hypothesis import HealthCheck, Phase, configuration
 from adamshap.verify.properties import Case, Property
 
 GROUPS = 8
-"""Seeds that the properties share: with one for all, all draw the same few steps; with one for each, a candidate that
-is compiled for each shape (JAX) spends most of its time on that."""
+"""Number of seeds for all properties: with one seed, all would use the same few steps; with one per property, a
+candidate that is compiled for each shape (JAX) would spend most of its time compiling."""
 
 REMEMBERED_COUNT = 15
-"""Longer sequences of cases, which would fill the memory, are drawn anew."""
+"""Longest sequence of cases that is cached; longer ones would fill the memory."""
 
 
 def random_cases(one: Property, count: int, seed: int) -> tuple[Case, ...]:
-    """Return up to `count` cases of `one`, in float64; Hypothesis may find that there are fewer.
+    """Return up to `count` cases of `one`, in float64; fewer if Hypothesis exhausts the strategy.
 
     Parameters
     ----------
     one : Property
     count : int
-        At least 1.
+        Number of cases, at least 1.
     seed : int
+        Seed of the run.
     """
     return _remembered(one, count, seed) if count <= REMEMBERED_COUNT else _drawn(one, count, seed)
 
@@ -41,7 +42,7 @@ def seed_of(one: Property, seed: int) -> int:
     ----------
     one : Property
     seed : int
-        Of the whole run.
+        Seed of the whole run.
     """
     return zlib.crc32(f"{seed} {zlib.crc32(one.name.encode()) % GROUPS}".encode())
 
@@ -66,9 +67,9 @@ def _drawn(one: Property, count: int, seed: int) -> tuple[Case, ...]:
 
 @contextmanager
 def no_files() -> Iterator[None]:
-    """Keep Hypothesis in this block from leaving ``.hypothesis/`` in the working folder.
+    """Prevent Hypothesis from creating ``.hypothesis/`` in the working folder within the context.
 
-    It would store there the constants that it found in modules. Where a user has named a folder for that, it is used.
+    It would store the constants found in modules there. A storage folder named by the user is kept.
     """
     named = getattr(configuration, "__hypothesis_home_directory", None)
     if named is not None or "HYPOTHESIS_STORAGE_DIRECTORY" in os.environ:

@@ -67,7 +67,7 @@ class Receipt:
     Parameters
     ----------
     date : str
-        Such as ``"2026-05-31"``.
+        Date, such as ``"2026-05-31"``.
     machine : Machine
     source : str
         `source_hash` of the engine's folder.
@@ -217,7 +217,7 @@ def read(file: Path) -> Receipt:
 
 
 def newest(folder: Path) -> Receipt | None:
-    """Return the latest receipt in `folder`, preferring those that verify; None if there are none."""
+    """Return the latest receipt in `folder`, preferring those that verify; None if it has none."""
     receipts = [read(file) for file in sorted(folder.glob("*.json"))]
     return max(receipts, key=lambda receipt: (receipt.verifies, receipt.date), default=None)
 

@@ -1,4 +1,4 @@
-"""The oracle with another function in place of one of its own, for a while: how faults are made."""
+"""Temporary replacement of a function of the oracle, which is how faults are planted."""
 
 import sys
 from collections.abc import Iterator
@@ -10,13 +10,14 @@ from adamshap import reference
 
 @contextmanager
 def replaced(name: str, original: Any, substitute: Any) -> Iterator[None]:
-    """Replace a function of the oracle, wherever a module, or a table among its constants, holds it under that name.
+    """Replace a function of the oracle in every module, and every table among its constants, that has it as `name`.
 
     Parameters
     ----------
     name : str
-        In modules the function's own, in a table its key.
+        The function's name in modules, or its key in a table.
     original, substitute : callable
+        The function and its replacement.
     """
     holders = [space for space in _name_spaces() if space.get(name) is original]
     for space in holders:

@@ -35,5 +35,5 @@ def _update(step: Step, named: Answer) -> Any:
     try:
         state = AdamState(int(count) if count.ndim == 0 and count == np.round(count) else count, m, v)  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
-        raise Misbehaviour(f"returned no state of Adam: {error}") from error
+        raise Misbehaviour(f"returned an invalid state of Adam: {error}") from error
     return params, state

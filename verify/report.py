@@ -1,4 +1,4 @@
-"""The report on a candidate, for people (console), for programs (JSON) and for both (one HTML page)."""
+"""The report on a candidate, for the console, as JSON and as one HTML page."""
 
 import html
 import math
@@ -102,7 +102,7 @@ def _number(value: float) -> float | None:
 
 
 def show(console: Console, report: Report) -> None:
-    """Print a row for each property tried, the others, each failure, code that reproduces the first, the diagnosis."""
+    """Print a row for each property tried, the skipped ones, each failure, code for the first, and the diagnosis."""
     table = Table(box=None, pad_edge=False)
     for column in ("property", "result", "cases", "seconds"):
         table.add_column(column, justify="right" if column in ("cases", "seconds") else "left", no_wrap=True)

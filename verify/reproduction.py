@@ -1,4 +1,4 @@
-"""A failing case as a few lines that anybody can run: Python with plain arrays and the call, or shell for a command."""
+"""A failing case as a few runnable lines: Python with plain arrays and the call, or shell for a command."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from adamshap.verify.implementation import Query, named_entry_points
 from adamshap.verify.properties import Case
 
 LONGEST = 2000
-"""Numbers in a step beyond which it is not written out."""
+"""Largest number of numbers in a step that is written out."""
 
 
 def snippet(case: Case, target: str) -> str:
-    """Return Python code that builds the step of `case` and puts its call to `target`, and to the oracle.
+    """Return Python code that builds the step of `case` and calls `target` and the oracle with it.
 
-    For a command with ``{case}`` and ``{result}``, lines of a shell that run it on the case.
+    For a command with ``{case}`` and ``{result}``, return shell code that runs it on the case.
     """
     step, query = case.step, case.query
     count = sum(a.size for a in (*step.params.values(), step.train.x, step.valid.x))

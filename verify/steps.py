@@ -1,4 +1,4 @@
-"""Steps as the kit has them: with one set of settings, and with every real array cast or perturbed."""
+"""Steps of the kit: with one set of settings, and with every real array cast or perturbed."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ __all__ = ["adam_of", "in_dtype", "perturbed"]
 
 
 def adam_of(step: Step) -> Adam:
-    """Return the settings that all parameters of a step share: the kit asks about no other steps."""
+    """Return the settings that all parameters of a step share: the kit has no other steps."""
     return of_kind("Step.adam", step.adam, Adam)
 
 
@@ -27,14 +27,14 @@ def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
     ----------
     step : Step
     size : float
-        Standard deviation of the relative changes: of one size, two that act against each other would do nothing.
+        Standard deviation of the relative changes: opposing changes of equal size would cancel.
     generator : numpy.random.Generator
-        Of the changes.
+        Source of the changes.
 
     Returns
     -------
     Step
-        Of the same model, optimiser and labels.
+        The step with the same model, optimiser and labels.
     """
     return _changed(step, lambda array: array * (1 + size * generator.standard_normal(array.shape)))
 

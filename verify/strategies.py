@@ -1,8 +1,8 @@
 """Every Hypothesis strategy of the project: random models, optimisers, states, batches and steps.
 
-What shapes a problem (sizes, names, exponents, t) is drawn by Hypothesis, so that a failure shrinks to the smallest
-model and batch; the numbers in the arrays come from a generator whose seed is drawn. How a kind of models is drawn is
-in `verify.models`.
+Hypothesis draws the structure of a problem (sizes, names, exponents, t), so that a failure shrinks to the smallest
+model and batch; the numbers in the arrays come from a generator whose seed is drawn. The strategies of each kind of
+model are in `verify.models`.
 """
 
 from functools import cache
@@ -18,12 +18,12 @@ from adamshap.verify.models.kind import EDGES, PRIMES
 from adamshap.verify.models.perceptron_draws import networks
 
 __all__ = [
-    "DIMENSIONS",
     "FARTHEST",
     "SAMPLES",
     "STATES",
     "adams",
     "batches",
+    "dimensions",
     "large_steps",
     "networks",
     "null_samples",
@@ -38,29 +38,31 @@ __all__ = [
 ]
 
 FARTHEST = 1e9
-"""Largest output of a model, before or after the step, in the steps that are drawn."""
+"""Largest output of a model, before or after the step, in random steps."""
 
 STATES = ("fresh", "ordinary", "adversarial")
-"""Kinds of optimiser state: before the first step; as a run leaves it; mixtures that no run would leave."""
+"""Kinds of optimiser state: before the first step; typical of a run; mixtures that no run produces."""
 
 SAMPLES = ("n_val", "n")
 """Numbers of samples that may be at an edge."""
 
-DIMENSIONS = (*kind_named(PERCEPTRON).draws.dimensions, *SAMPLES)
-"""What a step of a perceptron may have at an edge."""
-
 seeds = st.integers(0, 2**32 - 1)
+
+
+def dimensions(model: str = PERCEPTRON) -> tuple[str, ...]:
+    """Return the dimensions of a step that may be at an edge, for a kind of model."""
+    return (*kind_named(model).draws.dimensions, *SAMPLES)
 
 
 @cache
 def powers_of_ten(low: float, high: float) -> st.SearchStrategy[float]:
-    """Return numbers from 10^low to 10^high, even in the exponent."""
+    """Return numbers from 10^low to 10^high, uniform in the exponent."""
     return st.floats(low, high).map(lambda exponent: float(10**exponent))
 
 
 @cache
 def adams() -> st.SearchStrategy[Adam]:
-    """Return Adam's settings: β1 in [0, 0.999], β2 in [0, 0.9999], ε in [1e-12, 0.1], or 0 beside an ε_root."""
+    """Return Adam's settings: β1 in [0, 0.999], β2 in [0, 0.9999], ε in [1e-12, 0.1], or 0 with an ε_root."""
     positive = st.just(1e-8) | powers_of_ten(-12, -1)
     return st.builds(
         lambda epsilons, **others: Adam(eps=epsilons[0], eps_root=epsilons[1], **others),
@@ -75,13 +77,13 @@ def adams() -> st.SearchStrategy[Adam]:
 
 
 step_numbers = powers_of_ten(0, 6).map(int)
-"""Completed steps, 1 to 10⁶, even in the exponent."""
+"""Completed steps, 1 to 10⁶, uniform in the exponent."""
 
 
 @st.composite
 def batches(draw: Any, net: Model, max_n: int, label: str, n: int | None = None) -> Batch:
-    """Return a batch for `net`, of `n` or of 1 to `max_n` samples; now and then with equal and with zero ones."""
-    if n is None:  # every other time a small batch: n/(n − 1) and the like differ most at 2 and 3
+    """Return a batch for `net`, of `n` or of 1 to `max_n` samples; sometimes with equal and with zero samples."""
+    if n is None:  # in half of the cases a small batch: n/(n − 1) and the like differ most at 2 and 3
         few = st.sampled_from([size for size in (2, 3) if size <= max_n] or [1])
         n = draw(st.integers(1, max_n) | few, label=f"{label} n")
     return kind_of(net).draws.batch(draw, net, n, label)
@@ -123,7 +125,7 @@ def steps(
     `limits` are those of the kind of `model`: ``max_depth`` and ``max_width`` of a perceptron. One step in three is at
     an edge: one of `at_edges`, some of the model's dimensions or of `SAMPLES`, is beyond the limits, such as one of
     `EDGES`. In one of four some parameters are 0, so that intermediate results are exactly 0. Steps whose outputs could
-    exceed `FARTHEST` are left out: float32 could not hold what is computed from them.
+    exceed `FARTHEST` are excluded: results computed from them could overflow float32.
     """
     of = kind_named(model).draws
     net = draw(of.models(**limits), label="network")
@@ -153,8 +155,8 @@ def steps(
 def wide_steps(draw: Any, model: str = PERCEPTRON) -> Step:
     """Return steps in which every size is beyond 256: the model's, n and n_val.
 
-    Each is one of `PRIMES`, so that whatever an implementation cuts it into leaves a remainder. A case takes about a
-    tenth of a second. Size is what these are about: the state is one that a run leaves, ε common.
+    Each is one of `PRIMES`, so that any blocks of an implementation leave a remainder. A case takes about a tenth of a
+    second. These steps test sizes only: the state is typical of a run, and ε is common.
     """
     wide = st.sampled_from(PRIMES)
     step: Step = draw(_roomy_steps(kind_named(model).draws.wide_models(), wide, wide))
@@ -163,11 +165,11 @@ def wide_steps(draw: Any, model: str = PERCEPTRON) -> Step:
 
 @st.composite
 def large_steps(draw: Any, model: str = PERCEPTRON) -> Step:
-    """Return steps with more than 256 samples and a layer wider than 256, so that blocks of 256 are overrun.
+    """Return steps with more than 256 samples and a layer wider than 256, which exceed blocks of 256.
 
-    256 is what buffers, tiles and small integers are usually made for; n times the width is beyond 2¹⁶. Not larger: an
+    256 is a usual size of buffers, tiles and small integers; n times the width is beyond 2¹⁶. They are not larger: an
     implementation that forms every sample's gradient needs 300 times 3600 numbers for them, 9 MB, and a program in
-    another language reads them as JSON. Size is what these are about: the state is one that a run leaves, ε common.
+    another language reads them as JSON. These steps test sizes only: the state is typical of a run, and ε is common.
     """
     models = kind_named(model).draws.large_models()
     step: Step = draw(_roomy_steps(models, st.integers(257, 300), st.integers(1, 4)))
@@ -178,7 +180,7 @@ def large_steps(draw: Any, model: str = PERCEPTRON) -> Step:
 def _roomy_steps(
     draw: Any, models: st.SearchStrategy[Any], n: st.SearchStrategy[int], n_val: st.SearchStrategy[int]
 ) -> Step:
-    """Return steps of one of `models` with a state that a run leaves and a common ε."""
+    """Return steps of one of `models` with a state typical of a run and a common ε."""
     net = draw(models)
     params, generator = net.init(draw(seeds, label="parameter seed")), np.random.default_rng(draw(seeds, label="seed"))
     state = AdamState(
@@ -198,7 +200,7 @@ def _roomy_steps(
 def steps_with_null_samples(draw: Any, of: st.SearchStrategy[Step]) -> Step:
     """Return steps of `of`, changed so that `null_samples` are some of their samples.
 
-    Each product that such a sample's gradient is made of has a factor of exactly zero, in any arithmetic.
+    Each product in such a sample's gradient has a factor of exactly zero, in any arithmetic.
     """
     step: Step = draw(of)
     generator = np.random.default_rng(draw(seeds, label="null seed"))

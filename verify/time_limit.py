@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _AGAIN = 0.05
-"""Seconds until code that swallows the interrupt is interrupted again."""
+"""Seconds until code that swallowed the interrupt is interrupted again."""
 
 
 class TimeIsUp(BaseException):
@@ -21,7 +21,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     Raises
     ------
     TimeIsUp
-        Even if the block swallowed the interrupt, once it ends.
+        The time is up; raised at the end of the block if the block swallowed the interrupt.
     """
     if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield

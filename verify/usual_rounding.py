@@ -1,30 +1,30 @@
-"""What libraries compute with an absolute rounding error: the oracle made to answer with such errors.
+"""The rounding errors of common libraries, added to the oracle's operations.
 
-Every library takes the derivative of cross-entropy as softmax − onehot, of tanh as 1 − tanh², of the sigmoid as σ (1 −
-σ), of the GELU by way of 1 + erf. Each is a difference of numbers near 1, off by about u whatever its size: a confident
-sample's gradient, or a saturated unit's, may lose all its digits. That is no mistake in attribution, and no change of
-the inputs shows it. Bias correction is such a difference too: for β2 = 0.9999 at t = 1, 1 − β^t is off by a part in
-1700 in float32, in which optax computes it. The oracle itself avoids these differences, so that what they cost can be
-measured with it: `reference.elementary` names its operations, and here each has a version that is off.
+Common libraries compute the derivative of cross-entropy as softmax − onehot, of tanh as 1 − tanh², of the sigmoid as
+σ (1 − σ), of the GELU by 1 + erf. Each is a difference of numbers near 1 with an absolute error of about u: the
+gradient of a confident sample or a saturated unit may lose all its digits. That is not a mistake in attribution, and
+perturbed inputs do not show it. Bias correction is such a difference too: for β2 = 0.9999 at t = 1, 1 − β^t has a
+relative error of 1/1700 in float32, in which optax computes it. The oracle avoids these differences, so that their
+effect can be measured: `reference.elementary` names its operations, and each has an inexact version here.
 
-A layer's product is a sum too, off by about u times the sum of its terms' absolute values, forwards and backwards, in
-each sample by an error of its own. Changes of the weights, which all samples share, do not show that: where first a
-unit's terms cancel and then the batch's, the common factor leaves the second cancellation as it was.
+A layer's product is a sum, with an error of about u times the sum of its terms' absolute values, forwards and
+backwards, independent for each sample. Perturbed weights, which all samples share, do not show that: if first a unit's
+terms cancel and then the batch's, a common factor does not disturb the second cancellation.
 
-The variance of a batch's contributions is Σ x² − g²/n to most, off by u Σ x². Where it is not, it still is off by a
-relative u of its own. No change of the inputs shows that where a single sample makes both it and g: they change
-together. At a node τ g − h s, where the two cancel, this error is all that is left; and with v = 0 Adam's map is steep
-there. So it is at 0, near which a Gauss rule of almost as many nodes as places has one of its nodes: solvers give
-nodes of [0, 1] to an absolute u.
+Most libraries compute the variance of a batch's contributions as Σ x² − g²/n, with an error of u Σ x²; other formulas
+still have a relative error of u. Perturbed inputs do not show it if a single sample dominates both the variance and g:
+they change together. At a node τ g − h s where the two cancel, this error is all that is left; and with v = 0 Adam's
+map is steep there. It is also steep at 0, and a Gauss rule with almost as many nodes as positions has a node near 0:
+solvers compute nodes of [0, 1] with an absolute error of u.
 
-Where a difference of numbers near 1 is far below u, no library has an error of u: tanh and softmax round to exactly 1
-there, and the difference to exactly 0. Some approximations of tanh reach 1 only at |z| = 20 in float32, where 1 − tanh²
-is 2e-17, far below u² = 4e-15. So no error is drawn where the derivative is below the cube of the errors' size. In the
-derivative of a unit whose input is 1e22, an error of u would be one of 1e15 in the gradient, and the bound would let
-everything through.
+If a difference of numbers near 1 is far below u, no library has an error of u: tanh and softmax round to exactly 1, and
+the difference to exactly 0. Some approximations of tanh reach 1 only at |z| = 20 in float32, where 1 − tanh² is 2e-17,
+far below u² = 4e-15. So no error is added where the derivative is below the cube of the errors' size. For a unit with
+an input of 1e22, an error of u in the derivative would be one of 1e15 in the gradient, and the bound would accept
+everything.
 
-Errors are drawn with sizes of their own, not only signs: where one acts alike to either side of 0, or two act against
-each other, equal sizes would hide what they do.
+Errors have random sizes, not only random signs: if an error has the same effect for either sign, or two errors oppose
+each other, equal sizes would hide the effect.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,23 +44,23 @@ from adamshap.reference.squares import in_units
 __all__ = ["usual_rounding"]
 
 Errors = Callable[[tuple[int, ...]], Array]
-"""From a shape to random errors, relative ones."""
+"""A function from a shape to random relative errors."""
 
 
 @contextmanager
 def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None]:
-    """Within, the oracle is off as libraries are, by errors of about `size`, each drawn by itself.
+    """Add independent rounding errors of about `size` to the oracle's operations within the context.
 
-    Derivatives of losses and activations and bias corrections by an absolute error; a layer's products by one times
-    the sum of their terms' absolute values, variances over a batch by one times Σ x², a GELU by one times its
-    argument; places of arrival, where they are no counts, by an absolute one.
+    The errors are absolute in derivatives of losses and activations, bias corrections, and positions of arrival by a
+    Gauss rule; relative to the sum of the terms' absolute values in a layer's products, to Σ x² in variances over a
+    batch, and to its argument in a GELU.
 
     Parameters
     ----------
     size : float
-        The errors' standard deviation: some u of the candidate's dtype.
+        Standard deviation of the errors: some u of the candidate's dtype.
     generator : numpy.random.Generator
-        Of the errors.
+        Source of the errors.
     """
     with computed_by(_Rounded(size, generator).operations()):
         yield
@@ -68,13 +68,13 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
 
 @dataclass(frozen=True)
 class _Rounded:
-    """The oracle's elementary operations, each off by errors of about `size`."""
+    """The oracle's elementary operations, with errors of about `size`."""
 
     size: float
     generator: np.random.Generator
 
     def operations(self) -> dict[str, Callable[..., Any]]:
-        """Return them by the names of the exact ones."""
+        """Return the operations, keyed by the names of the exact ones."""
         return {
             "product": self.product,
             "tanh": self.saturating("tanh"),
@@ -92,7 +92,7 @@ class _Rounded:
         return self.size * self.generator.standard_normal(shape)
 
     def noise(self, z: Any, derivative: Array) -> Any:
-        """A term whose value is 0 and whose derivative is an error, but for derivatives that vanish."""
+        """Return a term with value 0 and an error as derivative, or 0 where `derivative` vanishes."""
         fixed = constant(z)
         return self.errors(fixed.shape) * (np.abs(derivative) >= self.size**3) * (z - fixed)
 
@@ -110,13 +110,13 @@ class _Rounded:
         return result + self.errors(fixed.shape) * visible * fixed
 
     def cross_entropy(self, logits: Any, labels: Array) -> Any:
-        # Of softmax − onehot only the label's own component is a difference.
+        # In softmax − onehot, only the label's own component is a difference.
         own = np.arange(logits.shape[1]) == labels[:, None]
         losses = OPERATIONS["cross_entropy"](logits, labels)
         return losses + self.noise(logits[own], np.expm1(-constant(losses)))
 
     def bias_correction(self, beta: float, t: int) -> float:
-        # β = 0 leaves nothing to round; and of what is left, never all.
+        # For β = 0 no rounding occurs; otherwise the error never removes more than half.
         right: float = OPERATIONS["bias_correction"](beta, t)
         return max(right + float(self.errors(())), right / 2) if beta else right
 
@@ -127,7 +127,7 @@ class _Rounded:
         return self._off(OPERATIONS["own_spread"](x), x, 1 / len(x))
 
     def _off(self, deviation: Array, x: Array, factor: float) -> Array:
-        # In units of the largest x, whose squares may be beyond float64.
+        # In units of the largest x, as squares of x may overflow float64.
         scaled, unit = in_units(x)
         squares = factor * (scaled**2).sum(axis=0)
         moved: Array = np.maximum((deviation / unit) ** 2 + self.errors(squares.shape) * squares, 0.0)
@@ -140,7 +140,7 @@ class _Rounded:
 
 @primitive  # type: ignore[untyped-decorator]
 def _rounded_product(weight: Array, a: Array, errors: Errors) -> Array:
-    """Return a Wᵀ as the exact `product`, each sum off by an error times the sum of its terms' absolute values."""
+    """Return the exact `product` a Wᵀ, each sum with an error relative to the sum of its terms' absolute values."""
     t, copy = _axes(weight, a)
     sums = _rounded_sums(f"n{t}i,{copy}oi->n{t}o", _rows(a), weight, errors)
     return sums.reshape(*a.shape[:-1], -1)

@@ -1,7 +1,7 @@
-"""Which test vectors there are: small random steps, each made from its seed alone, and the calls about them.
+"""The plan of the test vectors: small random steps, each determined by its seed, and the calls with them.
 
 The numbers (`vector_numbers`) come from Python's Mersenne Twister by `random()` alone, whose sequence Python guarantees
-for all versions, and are rounded to three digits: so the inputs are the same everywhere, to the last bit, and easy to
+for all versions, and are rounded to three digits: the inputs are the same everywhere, to the last bit, and easy to
 read.
 """
 
@@ -32,7 +32,7 @@ from adamshap.verify.models import KINDS, PERCEPTRON
 from adamshap.verify.vector_numbers import array, integer, one, short
 
 STATES = ("fresh", "ordinary", "adversarial")
-"""Before the first step; as a run leaves it; with zeros, and with v of any size, which no run would leave."""
+"""Kinds of state: before the first step; typical of a run; with zeros, and with v of any size, unlike any run's."""
 
 COMPLETED = (1, 2, 3, 9, 30, 99, 400, 2500, 9999)
 """Completed steps of a state that is not fresh."""
@@ -42,7 +42,7 @@ NODES = ((1, 2), (2, 4), (3, 5), (8, 9))
 
 @dataclass(frozen=True)
 class Planned:
-    """A vector before it is answered: its name, the seed that its step is made from, the step, and the call."""
+    """A vector without its answer: its name, the seed of its step, the step, and the call."""
 
     name: str
     seed: int
@@ -62,14 +62,16 @@ def planned() -> Iterator[Planned]:
 
 
 def random_step(seed: int, *, max_n: int = 7, states: Sequence[str] = STATES) -> Step:
-    """Return the step that `seed` makes: at most three layers of five units, `max_n` samples, four to validate.
+    """Return the step of `seed`: at most three layers of five units, `max_n` samples and four validation samples.
 
     Parameters
     ----------
     seed : int
+        Seed of all random choices.
     max_n : int
+        Largest number of samples.
     states : sequence of str
-        Of `STATES`.
+        Kinds of state to choose from, some of `STATES`.
     """
     draw = Random(seed)
     kind = KINDS[PERCEPTRON]
@@ -78,13 +80,13 @@ def random_step(seed: int, *, max_n: int = 7, states: Sequence[str] = STATES) ->
     adam = Adam(
         lr=one(draw, (0.001, 0.01, 0.05, 0.0003)),
         betas=(beta1, beta2),
-        # With β2 = 0 nothing of v is left beside ε: a small one would throw the parameters to m/ε without data.
+        # With β2 = 0 the denominator without data is ε: a small ε would move the parameters by m/ε.
         eps=one(draw, (1e-8, 1e-8, 1e-5, 0.001, 0.1) if beta2 else (0.001, 0.1)),
         eps_root=one(draw, (0.0, 0.0, 1e-8, 0.0001)),
         weight_decay=one(draw, (0.0, 0.01, 0.3)),
     )
     params = {name: array(draw, shape, 1.5 / math.sqrt(shape[-1])) for name, shape in net.shapes.items()}
-    if draw.random() < 0.3:  # as many initialisations have it; a sample that is zero then meets every activation at 0
+    if draw.random() < 0.3:  # a common initialisation, and for a zero sample every activation's input is 0
         params = {name: np.zeros_like(p) if name.endswith("bias") else p for name, p in params.items()}
     state = _state(draw, params, one(draw, states))
     n, n_val = integer(draw, 1, max_n), integer(draw, 1, 4)
@@ -99,7 +101,7 @@ def _state(draw: Random, params: Params, kind: str) -> AdamState:
     m = {name: array(draw, p.shape, size) for name, p in params.items()}
     v = {name: _moment(draw, p.shape, size, kind) for name, p in params.items()}
     if kind == "adversarial":
-        # No momentum where v = 0: there it would throw the parameters to m/ε, where nothing can be told from rounding.
+        # No momentum where v = 0: it would move the parameters by m/ε, where rounding hides every mistake.
         m = {name: np.where((v[name] == 0) | (array(draw, p.shape, 1.0) < -0.7), 0.0, p) for name, p in m.items()}
     return AdamState(one(draw, COMPLETED), m, v)
 
@@ -121,9 +123,9 @@ Limits = dict[str, Any]
 
 
 def _plan() -> list[tuple[str, list[tuple[Make, Limits]]]]:
-    """Return, for one function after another, how to make each of its calls, and limits on the step.
+    """Return, for each function in turn, the makers of its calls, and limits on the step.
 
-    What is added later stands at the end: a vector's place is its seed.
+    Additions go to the end: a vector's position is its seed.
     """
     plan: dict[str, list[tuple[Make, Limits]]] = {
         "update": [(_call("update"), {})] * 40,
@@ -165,7 +167,7 @@ def _scores(**options: Any) -> Make:
 
 
 def _utility(step: Step, draw: Random) -> Query:
-    """One call in eight is about nobody, one about everybody."""
+    """Return a call of `utility`; one in eight has the empty coalition, one in eight the whole batch."""
     kind = integer(draw, 0, 7)
     mask = [kind == 1 or (kind > 1 and draw.random() < 0.5) for _ in range(step.n)]
     return Query("utility", {"coalition": np.array(mask)})

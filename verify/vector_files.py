@@ -195,7 +195,7 @@ def read(folder: Path) -> list[Vector]:
             head = parse(files[name].decode(), name)
             wanted = {"format": FORMAT, "version": VERSION, "function": function}
             if not isinstance(head, dict) or {key: head.get(key) for key in wanted} != wanted:
-                raise VectorError(f"{name}: is no file of {FORMAT}, version {VERSION}, about {function}")
+                raise VectorError(f"{name}: is not a file of {FORMAT}, version {VERSION}, for {function}")
             for place, one in enumerate(head["vectors"]):
                 vectors.append(_vector(one, f"{name}, vector {place}", function, faults))
     except (UnicodeDecodeError, KeyError, TypeError, CaseError) as error:
@@ -209,7 +209,7 @@ def read(folder: Path) -> list[Vector]:
 def _vector(one: Json, where: str, function: str, faults: Json) -> Vector:
     step, query = case_from_json(one["case"], where)
     if query.function != function:
-        raise CaseError(f"{where}: asks for {query.function}")
+        raise CaseError(f"{where}: calls {query.function}")
     right, bound = (answer_from_json(one[key], f"{where}, {key}") for key in ("expected", "bound"))
     if _shapes(right) != _shapes(bound):
         raise CaseError(f"{where}: expected and bound differ in names or shapes")

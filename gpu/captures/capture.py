@@ -1,11 +1,18 @@
 """The interface of a capture: what one use of parameters in a forward and backward pass offers to scoring."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adamshap.gpu.captures.forms import Form
 from adamshap.gpu.context import EngineContext
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adamshap.reference.contract import Array
 
 __all__ = ["Capture", "Factors", "RootSquares"]
 
@@ -60,10 +67,10 @@ class Capture(Protocol):
     def scratch(self) -> int:
         """Elements of scratch memory per row that `add_dots` needs."""
 
-    def rows(self, which: slice) -> "Capture":
+    def rows(self, which: slice) -> Capture:
         """Return the capture of some rows, as views."""
 
-    def weighted(self, weights: Any) -> "Capture":
+    def weighted(self, weights: Float[Array, "n 1"]) -> Capture:
         """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
 
     def sum_of(self, xp: Any, name: str, units: slice, out: Any = None) -> Any:
@@ -74,8 +81,8 @@ class Capture(Protocol):
         context: EngineContext,
         matrix: Mapping[str, Any],
         factors: Mapping[str, Factors],
-        out: Any,
-        scratch: Any,
+        out: Float[Array, " n"],
+        scratch: Float[Array, "n scratch"],
         score_dtype: str | None,
     ) -> None:
         """Add ⟨P, x_i⟩ over the parameters used to ``out[i]``; by factors of P where given."""
@@ -83,7 +90,7 @@ class Capture(Protocol):
     def form(self, name: str) -> Form:
         """Return x_i of one parameter: as arrays, or as sums of outer products."""
 
-    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Any:
+    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
         """Return ⟨x_i, x'_j⟩ with another capture's rows, (n, n'), over the parameters that both use.
 
         Only those in `names` count, if given. None if no parameter is in common.
@@ -97,14 +104,14 @@ class Capture(Protocol):
         Vectors and embeddings are always exact. ``room(name)`` returns an array for the root.
         """
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖, or a bound on it, (n,)."""
 
-    def signed_roots(self, context: EngineContext) -> "Capture":
+    def signed_roots(self, context: EngineContext) -> Capture:
         """Return the capture of each sign(x_i) √|x_i|, in buffers."""
 
     def kept(self) -> dict[str, Any]:
         """Return the arrays that rebuild the capture together with the model's inputs."""
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Capture":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n d_in"]) -> Capture:
         """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""

@@ -1,13 +1,20 @@
 """The captures of one pass."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Capture
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import refuse
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adamshap.reference.contract import Array
 
 __all__ = ["Captures"]
 
@@ -57,16 +64,16 @@ class Captures:
         """The parameters with more than one use."""
         return [name for name, uses in self.by_name.items() if len(uses) > 1]
 
-    def rows(self, which: slice) -> "Captures":
+    def rows(self, which: slice) -> Captures:
         """Return the captures of some rows, as views."""
         losses = None if self.losses is None else self.losses[which]
         return Captures(tuple(capture.rows(which) for capture in self.uses), losses)
 
-    def weighted(self, weights: Any) -> "Captures":
+    def weighted(self, weights: Float[Array, "n 1"]) -> Captures:
         """Return the captures of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return Captures(tuple(capture.weighted(weights) for capture in self.uses), self.losses)
 
-    def signed_roots(self, context: EngineContext) -> "Captures":
+    def signed_roots(self, context: EngineContext) -> Captures:
         """Return the captures of each sign(x_i) √|x_i|; refused for a parameter with several uses."""
         if twice := self.used_twice:
             refuse(
@@ -76,7 +83,7 @@ class Captures:
             )
         return Captures(tuple(capture.signed_roots(context) for capture in self.uses))
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖ over all parameters, or a bound on it, (n,)."""
         join = xp.add if self.used_twice else xp.hypot  # triangle inequality
         first, *others = (capture.row_norms(xp) for capture in self.uses)
@@ -89,7 +96,7 @@ class Captures:
         kept = [(name, number, array) for number, one in enumerate(self.uses) for name, array in one.kept().items()]
         return {f"{name}/{number}": array for name, number, array in sorted(kept, key=lambda entry: entry[:2])}
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Captures":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n d_in"]) -> Captures:
         """Return the captures of other rows, from arrays like those of `kept` and the model's inputs."""
         return Captures(
             tuple(

@@ -1,14 +1,21 @@
 """x_i as an array of its own: for gains, biases, positions and any other small parameter."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Factors, RootSquares
 from adamshap.gpu.captures.forms import Form, pairs_in_common
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.squares import row_norms
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adamshap.reference.contract import Array
 
 __all__ = ["Dense", "scale"]
 
@@ -25,7 +32,7 @@ class Dense:
     """
 
     name: str
-    x: Any
+    x: Float[Array, "n units ..."]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,11 +64,11 @@ class Dense:
         """0."""
         return 0
 
-    def rows(self, which: slice) -> "Dense":
+    def rows(self, which: slice) -> Dense:
         """Return the capture of some rows, as views."""
         return Dense(self.name, self.x[which])
 
-    def weighted(self, weights: Any) -> "Dense":
+    def weighted(self, weights: Float[Array, "n 1"]) -> Dense:
         """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return Dense(self.name, self.x * weights.reshape(-1, *(1,) * (self.x.ndim - 1)))
 
@@ -79,8 +86,8 @@ class Dense:
         context: EngineContext,
         matrix: Mapping[str, Any],
         factors: Mapping[str, Factors],
-        out: Any,
-        scratch: Any,
+        out: Float[Array, " n"],
+        scratch: Float[Array, "n scratch"],
         score_dtype: str | None,
     ) -> None:
         """Add ⟨P, x_i⟩ to ``out[i]``."""
@@ -91,7 +98,7 @@ class Dense:
         """Return x."""
         return self.x
 
-    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Any:
+    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
         """Return ⟨x_i, x'_j⟩; None if the parameters differ."""
         return pairs_in_common(xp, self, other, names)
 
@@ -107,11 +114,11 @@ class Dense:
         root[self.x.shape[1] :] = 0
         return {self.name: RootSquares(root)}
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖."""
-        return row_norms(xp, self.x.reshape(self.n, -1))
+        return row_norms(xp, self.x.reshape(self.n, -1))  # type: ignore[no-any-return]
 
-    def signed_roots(self, context: EngineContext) -> "Dense":
+    def signed_roots(self, context: EngineContext) -> Dense:
         """Return the capture of each sign(x_i) √|x_i|."""
         xp = context.backend.xp
         return replace(self, x=xp.copysign(xp.sqrt(abs(self.x)), self.x))
@@ -120,7 +127,7 @@ class Dense:
         """Return x."""
         return {"x": self.x}
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Dense":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> Dense:
         """Return the capture of other rows, from arrays like those of `kept`."""
         return replace(self, x=arrays["x"])
 

@@ -4,9 +4,16 @@ With x_i = Σ_t l_t r_tᵀ and x'_j = Σ_u l'_u r'_uᵀ, ⟨x_i, x'_j⟩ = Σ_{t
 T × T' entries; where x'_j itself is cheaper, ⟨x_i, x'_j⟩ = Σ_t l_tᵀ x'_j r_t.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adamshap.reference.contract import Array
 
 __all__ = ["Form", "Products", "flat", "pairs_in_common"]
 
@@ -41,7 +48,7 @@ def flat(x: Any) -> Any:
     return x.reshape(-1, x.shape[-1])
 
 
-def pairs_in_common(xp: Any, one: Any, other: Any, names: Collection[str] | None) -> Any:
+def pairs_in_common(xp: Any, one: Any, other: Any, names: Collection[str] | None) -> Float[Array, "n n_other"] | None:
     """Return ⟨x_i, x'_j⟩ of two captures' rows, (n, n'), over the parameters of both that are in `names`, if given.
 
     None if there is no such parameter.

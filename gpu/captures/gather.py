@@ -1,8 +1,10 @@
 """The capture of an embedding: each position adds its gradient to the row of its token."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Factors, RootSquares
 from adamshap.gpu.captures.forms import Form, Products, flat, pairs_in_common
@@ -10,6 +12,11 @@ from adamshap.gpu.captures.outer_products import refuse_roots
 from adamshap.gpu.captures.roots import sample_roots
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.squares import row_norms
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from adamshap.reference.contract import Array
 
 __all__ = ["Gather"]
 
@@ -27,8 +34,8 @@ class Gather:
     """
 
     name: str
-    ids: Any
-    b: Any
+    ids: Int[Array, "n positions"]
+    b: Float[Array, "n positions d"]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,11 +67,11 @@ class Gather:
         """0."""
         return 0
 
-    def rows(self, which: slice) -> "Gather":
+    def rows(self, which: slice) -> Gather:
         """Return the capture of some rows, as views."""
         return Gather(self.name, self.ids[which], self.b[which])
 
-    def weighted(self, weights: Any) -> "Gather":
+    def weighted(self, weights: Float[Array, "n 1"]) -> Gather:
         """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return replace(self, b=self.b * weights[:, :, None])
 
@@ -88,8 +95,8 @@ class Gather:
         context: EngineContext,
         matrix: Mapping[str, Any],
         factors: Mapping[str, Factors],
-        out: Any,
-        scratch: Any,
+        out: Float[Array, " n"],
+        scratch: Float[Array, "n scratch"],
         score_dtype: str | None,
     ) -> None:
         """Add ``Σ_t b_t · P[id_t]`` to ``out[i]``."""
@@ -100,7 +107,7 @@ class Gather:
         """Return the tokens and b."""
         return Products(self.ids, self.b)
 
-    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Any:
+    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
         """Return ⟨x_i, x'_j⟩, over the positions of both with the same token; None if the parameters differ."""
         return pairs_in_common(xp, self, other, names)
 
@@ -129,11 +136,11 @@ class Gather:
         root *= xp.sqrt(squares)
         return {self.name: RootSquares(root)}
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖."""
-        return row_norms(xp, self.distinct(xp).reshape(self.n, self.macs))
+        return row_norms(xp, self.distinct(xp).reshape(self.n, self.macs))  # type: ignore[no-any-return]
 
-    def signed_roots(self, context: EngineContext) -> "Gather":
+    def signed_roots(self, context: EngineContext) -> Gather:
         """Return the capture of each sign(x_i) √|x_i|; refused for several positions."""
         refuse_roots(self.b.shape[1])
         xp = context.backend.xp
@@ -143,7 +150,7 @@ class Gather:
         """Return b."""
         return {"b": self.b}
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "Gather":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Int[Array, "n positions"]) -> Gather:
         """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
         return replace(self, ids=inputs, b=arrays["b"])
 

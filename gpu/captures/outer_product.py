@@ -8,15 +8,22 @@ b       ``OuterProduct.b``      gradients in the outputs (n, d_out), weighted
 ======  ======================  ==================================================
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Factors, RootSquares
 from adamshap.gpu.captures.forms import Form, Products, pairs_in_common
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import score_product
 from adamshap.gpu.squares import outer_root_squares, row_norms
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adamshap.reference.contract import Array
 
 __all__ = ["OuterProduct"]
 
@@ -37,8 +44,8 @@ class OuterProduct:
 
     weight: str
     bias: str | None
-    a: Any
-    b: Any
+    a: Float[Array, "n d_in"]
+    b: Float[Array, "n d_out"]
     a_is_input: bool = False
 
     @property
@@ -71,11 +78,11 @@ class OuterProduct:
         """d_out."""
         return self.b.shape[1]  # type: ignore[no-any-return]
 
-    def rows(self, which: slice) -> "OuterProduct":
+    def rows(self, which: slice) -> OuterProduct:
         """Return the capture of some rows, as views."""
         return OuterProduct(self.weight, self.bias, self.a[which], self.b[which], self.a_is_input)
 
-    def weighted(self, weights: Any) -> "OuterProduct":
+    def weighted(self, weights: Float[Array, "n 1"]) -> OuterProduct:
         """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return replace(self, b=self.b * weights)
 
@@ -89,8 +96,8 @@ class OuterProduct:
         context: EngineContext,
         matrix: Mapping[str, Any],
         factors: Mapping[str, Factors],
-        out: Any,
-        scratch: Any,
+        out: Float[Array, " n"],
+        scratch: Float[Array, "n scratch"],
         score_dtype: str | None,
     ) -> None:
         """Add ``b_iᵀ (P a_i + p)`` to ``out[i]``, by one product with P, or two with its factors."""
@@ -110,7 +117,7 @@ class OuterProduct:
         """Return x_i of the weight, one outer product, or of the bias, b_i."""
         return Products(self.b[:, None], self.a[:, None]) if name == self.weight else self.b
 
-    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Any:
+    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
         """Return ``(b_i · b'_j) (a_i · a'_j + 1)``, where the 1 is the bias's; None if no parameter is in common."""
         if not isinstance(other, OuterProduct):
             return pairs_in_common(xp, self, other, names)
@@ -140,14 +147,14 @@ class OuterProduct:
             found[self.bias] = RootSquares(norms)
         return found
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ``‖b_i‖ √(‖a_i‖² + 1)``, without the 1 where there is no bias."""
         norms = row_norms(xp, self.a)
         if self.bias is not None:
             norms = xp.hypot(norms, self.a.dtype.type(1))
-        return row_norms(xp, self.b) * norms
+        return row_norms(xp, self.b) * norms  # type: ignore[no-any-return]
 
-    def signed_roots(self, context: EngineContext) -> "OuterProduct":
+    def signed_roots(self, context: EngineContext) -> OuterProduct:
         """Return the capture of the signed roots of a and b, whose outer products are the signed roots of x."""
 
         def signed_root(array: Any, name: str) -> Any:
@@ -161,6 +168,6 @@ class OuterProduct:
         """Return a, unless it is the model's input, and b."""
         return {"b": self.b} if self.a_is_input else {"a": self.a, "b": self.b}
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "OuterProduct":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n d_in"]) -> OuterProduct:
         """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
         return replace(self, a=inputs if self.a_is_input else arrays["a"], b=arrays["b"])

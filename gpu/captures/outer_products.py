@@ -10,10 +10,12 @@ b       ``OuterProducts.b``      gradients in the outputs (n, T, d_out), weighte
 ======  =======================  ==================================================
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Capture, Factors, RootSquares
 from adamshap.gpu.captures.forms import Form, Products, flat, pairs_in_common
@@ -23,6 +25,11 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import score_product
 from adamshap.gpu.squares import row_norms
 from adamshap.reference.contract import refuse
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adamshap.reference.contract import Array
 
 __all__ = ["OuterProducts", "outer_products", "refuse_roots"]
 
@@ -46,8 +53,8 @@ class OuterProducts:
 
     weight: str
     bias: str | None
-    a: Any
-    b: Any
+    a: Float[Array, "n positions d_in"]
+    b: Float[Array, "n positions d_out"]
     a_is_input: bool = False
 
     @property
@@ -85,11 +92,11 @@ class OuterProducts:
         """T, times the smaller of d_in and d_out and one more."""
         return self.a.shape[1] * (min(self.widths) + 1)  # type: ignore[no-any-return]
 
-    def rows(self, which: slice) -> "OuterProducts":
+    def rows(self, which: slice) -> OuterProducts:
         """Return the capture of some rows, as views."""
         return replace(self, a=self.a[which], b=self.b[which])
 
-    def weighted(self, weights: Any) -> "OuterProducts":
+    def weighted(self, weights: Float[Array, "n 1"]) -> OuterProducts:
         """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return replace(self, b=self.b * weights[:, :, None])
 
@@ -103,8 +110,8 @@ class OuterProducts:
         context: EngineContext,
         matrix: Mapping[str, Any],
         factors: Mapping[str, Factors],
-        out: Any,
-        scratch: Any,
+        out: Float[Array, " n"],
+        scratch: Float[Array, "n scratch"],
         score_dtype: str | None,
     ) -> None:
         """Add ``Σ_t b_tᵀ (P a_t + p)`` to ``out[i]``, by one product with P, or two with its factors."""
@@ -131,7 +138,7 @@ class OuterProducts:
         """Return x_i of the weight, b and a, or of the bias."""
         return Products(self.b, self.a) if name == self.weight else self.b.sum(axis=1)
 
-    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Any:
+    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
         """Return ``Σ_{t,u} (b_t · b'_u) (a_t · a'_u)`` and the bias's; None if no parameter is in common."""
         return pairs_in_common(xp, self, other, names)
 
@@ -160,10 +167,10 @@ class OuterProducts:
         total, most = (norms(lengths[:, None])[0] for lengths in (own, apart))
         return RootSquares(None, norms(flat(self.b)), norms(flat(self.a)), total, most)
 
-    def row_norms(self, xp: Any) -> Any:
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖."""
         own, _ = self._lengths(xp)
-        return own if self.bias is None else xp.hypot(own, row_norms(xp, self.b.sum(axis=1)))
+        return own if self.bias is None else xp.hypot(own, row_norms(xp, self.b.sum(axis=1)))  # type: ignore[no-any-return]
 
     def _lengths(self, xp: Any) -> tuple[Any, Any]:
         """Return ‖x_i‖ of the weight and ‖a_i‖ ‖b_i‖, its largest possible value: (n,) each."""
@@ -188,7 +195,7 @@ class OuterProducts:
             shares[rows] = squares.reshape(len(a), -1).sum(axis=1)
         return apart * xp.sqrt(xp.maximum(shares, one * 0)), apart
 
-    def signed_roots(self, context: EngineContext) -> "OuterProducts":
+    def signed_roots(self, context: EngineContext) -> OuterProducts:
         """Refuse: the signed roots of a sum are no sum of outer products."""
         refuse_roots(self.a.shape[1])
         return self
@@ -197,7 +204,7 @@ class OuterProducts:
         """Return a, unless it is the model's input, and b."""
         return {"b": self.b} if self.a_is_input else {"a": self.a, "b": self.b}
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Any) -> "OuterProducts":
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n positions d_in"]) -> OuterProducts:
         """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
         return replace(self, a=inputs if self.a_is_input else arrays["a"], b=arrays["b"])
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.contract import Adam
+from adamshap.reference.contract import Adam, StepNumber
 
 __all__ = [
     "NEGLIGIBLE",
@@ -65,7 +65,7 @@ class AdamScalars:
     previous: float  # 1 / (1 − β2^(t−1)), for the secondary sources' denominator; 0 at t = 1
 
 
-def adam_scalars(adam: Adam, t: int) -> AdamScalars:
+def adam_scalars(adam: Adam, t: StepNumber) -> AdamScalars:
     """Return the scalars of step `t`; ``1 − β^t`` through expm1, which keeps its digits where β is close to 1."""
     b1, b2 = adam.betas
     c1, c2, before = (_one_minus_power(b, s) for b, s in ((b1, t), (b2, t), (b2, t - 1)))
@@ -110,7 +110,8 @@ class SlopePlan:
     @property
     def needs_idle(self) -> bool:
         """Whether the slope divides by D(0), the denominator at zero gradient."""
-        return self.kind in ("linearized", "previous") or SECANT in self.nodes
+        from_zero = any(tau == abs(along) and not across for tau, along, across, _ in self.nodes)
+        return self.kind in ("linearized", "previous") or from_zero
 
 
 TANGENT: Node = (1.0, 0.0, 0.0, 1.0)  # a = b = g

@@ -1,17 +1,17 @@
-"""What the oracle, the engine and the harness share: descriptions of steps, runs and models, checks, results.
+"""The contract of the oracle, the engine and the kit: descriptions of steps, runs and models, checks, results.
 
-No mathematics, and nothing of ours is imported. Everything that describes something is a frozen dataclass that refuses
-bad input when it is built: the error names the field, what it got and what it needs. Arrays are kept without a copy, as
-read-only views in the dtype that came; inputs are never changed.
+It holds no mathematics and imports nothing else of adamshap. Descriptions are frozen dataclasses that refuse bad input
+when they are built: the error names the field, the value it got and what it needs. Arrays are kept as read-only views,
+not copied, in their own dtype; inputs are never changed.
 
 =================  ===================================================================================================
 module             holds
 =================  ===================================================================================================
-`refusal`          the one form of a refusal
+`refusal`          the common form of all refusals
 `checks`           checks of names, numbers, flags and functions
-`arrays`           arrays as they come in, by DLPack too
+`arrays`           input arrays, NumPy's or by DLPack
 `rows`             data larger than memory
-`finite`           numbers that a dtype does not hold
+`finite`           overflow: NaN and infinities
 `model`            the `Model` protocol, and the perceptron
 `layer`            what a layer is, and a stack of them
 `layers`           layers of any data
@@ -23,13 +23,13 @@ module             holds
 `optimiser`        Adam's settings and state
 `batch`, `step`    samples; one training step before it is taken
 `marginals`        kinds of marginal utilities, and their values
-`estimator`        which score is computed
+`estimator`        the choice of a score
 `run`              settings, order and results of a run
-`progress`         reports of a run while it goes on
-`snapshot`         the state from which a run goes on
-`blas`             one thread for BLAS; what the last digits depend on
+`progress`         reports of a run in progress
+`snapshot`         the state from which a run resumes
+`blas`             one thread for BLAS; the versions that affect the last digits
 `views`            a run's scores as a table and a figure
-`drawing`          matplotlib without a backend
+`drawing`          matplotlib without a display
 =================  ===================================================================================================
 """
 

@@ -1,4 +1,4 @@
-"""Arrays as they come in: NumPy's, CuPy's and others' by DLPack, checked, without a copy, as read-only views."""
+"""Input arrays: NumPy's, CuPy's and other libraries' by DLPack, checked and kept as read-only views."""
 
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -26,29 +26,29 @@ Array = npt.NDArray[Any]
 Params = dict[str, Array]
 
 CUDA = 2
-"""DLPack's number for the memory of a CUDA device."""
+"""DLPack's number for CUDA device memory."""
 
 REAL = "real numbers (a float or integer dtype)"
 LABELS = "integer labels of shape (n,) or (n, T), or real targets of shape (n, d_out)"
 
 
 def as_array(field: str, value: Any, needs: str = REAL) -> Any:
-    """Return `value` as an array, NumPy's or, on a CUDA device, CuPy's; without a copy where it already is one."""
+    """Return `value` as a NumPy array or, on a CUDA device, a CuPy array; an array is not copied."""
     refuse_masked(field, value)
     try:
         if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack_device__"):
             if value.__dlpack_device__()[0] == CUDA:
-                import cupy  # whoever has such an array has it
+                import cupy  # required only for arrays on a CUDA device
 
                 return value if isinstance(value, cupy.ndarray) else cupy.from_dlpack(value)
-            # Torch tensors and their like: DLPack shares their memory, and refuses what would be wrong (autograd).
+            # Torch tensors and the like: DLPack shares their memory, and refuses tensors that require a gradient.
             return np.from_dlpack(value)
         array = np.asarray(value)
     except MemoryError:
         raise
-    except Exception as error:  # another library's, of any kind
+    except Exception as error:  # other libraries raise exceptions of any type
         name, why = type(value).__name__, " ".join(str(error).split())
-        raise TypeError(f"{field}: got {name} that is no array here ({why}); needs {needs}") from error
+        raise TypeError(f"{field}: got {name} that is not an array ({why}); needs {needs}") from error
     if array.dtype == object:
         _refuse_objects(field, value, array, needs)
     return array
@@ -67,9 +67,9 @@ def _refuse_objects(field: str, value: Any, array: Array, needs: str) -> NoRetur
 def real_array(
     field: str, value: object, shape: tuple[int | None, ...], needs: str = REAL, *, or_more: bool = False
 ) -> Any:
-    """Return `value` as a finite real array of `shape` (None: any length, but not 0), read-only, not copied.
+    """Return `value` as a finite real array of `shape` (None: any positive length), read-only, not copied.
 
-    With `or_more` further axes of any length may follow.
+    With `or_more`, further axes of any positive length may follow.
     """
     array = value if isinstance(value, LazyRows) else as_array(field, value, needs)
     lengths = ["any" if length is None else str(length) for length in shape]
@@ -88,7 +88,7 @@ def real_array(
 
 
 def read_only(array: Any) -> Any:
-    """Return a view of `array` that cannot be written to; CuPy's arrays and `LazyRows` are returned as they are."""
+    """Return a read-only view of `array`; CuPy arrays and `LazyRows` are returned unchanged."""
     if not isinstance(array, np.ndarray):
         return array
     view = array.view()
@@ -97,14 +97,14 @@ def read_only(array: Any) -> Any:
 
 
 def on_host(array: Any) -> Any:
-    """Return `array` as NumPy's."""
+    """Return `array` as a NumPy array."""
     if isinstance(array, LazyRows):
         return array[:]
     return array if isinstance(array, np.ndarray) else array.get()
 
 
 def named_arrays(field: str, value: object, shapes: Mapping[str, tuple[int, ...]]) -> Params:
-    """Return the mapping `value` with exactly the names and shapes of `shapes`, in their order."""
+    """Return the mapping `value` in the order of `shapes`; refuse any other names or shapes."""
     if not isinstance(value, Mapping):
         refuse(field, type(value).__name__, "a mapping from parameter name to array", TypeError)
     if set(value) != set(shapes):

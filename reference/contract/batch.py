@@ -48,7 +48,7 @@ class Batch:
         Parameters
         ----------
         index : int array, or bool array (n,)
-            Which samples, in which order; or a mask.
+            Indices of the samples, in order; or a mask.
 
         Returns
         -------

@@ -1,7 +1,7 @@
-"""What the last digits of a result depend on besides its arguments: BLAS's threads, of which one is used, and the rest.
+"""The environment that affects the last digits of a result: BLAS threads (one is used), versions, the processor.
 
-A product's rounding changes with the number of threads that BLAS shares it out to. With one thread it does not, and
-the same call gives the same bits on any number of cores.
+The rounding of a matrix product depends on the number of BLAS threads. With one thread, the same call gives the same
+bits on any number of cores.
 """
 
 import os
@@ -24,7 +24,7 @@ _before: list[int] = []
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep BLAS to one thread, in the whole process, until the last of those that asked for it is done."""
+    """Limit BLAS to one thread, in the whole process, until the last of all nested or concurrent uses ends."""
     global _users, _before
     with _lock:
         if not _users:
@@ -44,21 +44,21 @@ def one_blas_thread() -> Iterator[None]:
 
 def _set_threads(counts: list[int]) -> None:
     for library, count in zip(blas().lib_controllers, counts, strict=True):
-        # threadpoolctl 3.7 and later ignore all threads but the first to set a number, until that one lets go.
-        let_go = getattr(library, "clear_controlling_thread", lambda force: None)
-        let_go(force=True)
+        # From threadpoolctl 3.7, the first thread to set a number controls it until it is cleared.
+        clear = getattr(library, "clear_controlling_thread", lambda force: None)
+        clear(force=True)
         library.set_num_threads(count)
-        let_go(force=True)
+        clear(force=True)
 
 
 @cache
 def blas() -> Any:
-    """Return the controller of the BLAS libraries that are loaded, NumPy's among them."""
+    """Return the controller of the loaded BLAS libraries, including NumPy's."""
     return ThreadpoolController().select(user_api="blas")
 
 
 def arithmetic() -> dict[str, Any]:
-    """Return what the last digits depend on that a program cannot choose: versions, and loops made for a processor."""
+    """Return the environment that affects the last digits: versions, and the loops chosen for the processor."""
     build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     libraries = [library.info() for library in blas().lib_controllers]
     own = [library for library in libraries if "numpy" in library["filepath"]] or libraries
@@ -68,19 +68,19 @@ def arithmetic() -> dict[str, Any]:
         "loops": np.lib.introspect.opt_func_info(func_name="^exp$", signature="float(32|64)"),
     }
     if not own or any(library.get("threading_layer") == "openmp" for library in own):
-        # Apple's keeps its threads, and OpenMP's has a number for each of ours.
+        # Apple's BLAS cannot be limited, and OpenMP has a separate limit for each Python thread.
         found["processors"] = os.cpu_count()
     return found
 
 
 def _uses() -> int:
-    """Return how often this thread is in `one_blas_thread`."""
+    """Return how many `one_blas_thread` contexts this thread is in."""
     uses: int = getattr(_here, "uses", 0)
     return uses
 
 
 def _begin_in_child() -> None:
-    """Count the uses of the one thread that a forked child has."""
+    """Restrict the count to the forking thread, the only one in a forked child."""
     global _users
     left = _users and not _uses()
     _users = _uses()

@@ -1,4 +1,4 @@
-"""Checks of plain arguments: a name, a number, a flag, a function. Each refuses bad input by its field."""
+"""Checks of plain arguments: names, numbers, flags and functions. Errors name the field."""
 
 import math
 import operator
@@ -28,15 +28,15 @@ __all__ = [
 
 Kind = TypeVar("Kind")
 MOST_LETTERS = 200
-MOST_STEPS = 1 << 40  # of a run, and permutations of a batch: more would take centuries
+MOST_STEPS = 1 << 40  # limits the steps of a run and the permutations of a batch: more would take centuries
 MOST_SEEDS = (1 << 128) - 1
 
 
 def shown(value: object) -> str:
-    """Return `value` as an error shows it: its repr, on one line, cut where it is long."""
+    """Return `value` as errors show it: its repr, on one line, truncated if long."""
     try:
         text = re.sub(r"\s*\n\s*", " ", repr(value))
-    except Exception:  # an integer of too many digits, or an object whose repr is broken
+    except Exception:  # an integer with too many digits, or a broken repr
         return f"a value of type {type(value).__name__} that cannot be printed"
     return text if len(text) <= MOST_LETTERS else text[:MOST_LETTERS] + "…"
 
@@ -49,7 +49,7 @@ def one_of(field: str, value: object, choices: tuple[str, ...]) -> str:
 
 
 def of_kind(field: str, value: Any, kind: type[Kind]) -> Kind:
-    """Return `value` if it is one of `kind`, a class of this contract."""
+    """Return `value` if it is an instance of `kind`, a class of this contract."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         refuse(field, type(value).__name__, f"{article} {kind.__name__}", TypeError)
@@ -57,13 +57,13 @@ def of_kind(field: str, value: Any, kind: type[Kind]) -> Kind:
 
 
 def check_callable(field: str, value: object) -> None:
-    """Refuse what is neither None nor can be called."""
+    """Refuse a `value` that is neither None nor callable."""
     if value is not None and not callable(value):
         refuse(field, shown(value), "a function, or None", TypeError)
 
 
 def true_or_false(field: str, value: object) -> bool:
-    """Return `value` as a bool, if it is one of Python's or of NumPy's."""
+    """Return `value`, Python's or NumPy's, as a bool."""
     if not isinstance(value, bool | np.bool_):
         refuse(field, shown(value), "True or False", TypeError)
     return bool(value)
@@ -85,7 +85,7 @@ def positive_integer(field: str, value: object, minimum: int = 1, maximum: int |
 
 
 def seed_of(value: object) -> int:
-    """Return `value` as a seed of NumPy's: an integer of up to 128 bits, and not negative."""
+    """Return `value` as a seed for NumPy: a non-negative integer of up to 128 bits."""
     return positive_integer("seed", value, minimum=0, maximum=MOST_SEEDS)
 
 

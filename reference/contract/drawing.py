@@ -1,7 +1,7 @@
-"""matplotlib for figures that are written to files: imported whatever ``MPLBACKEND`` says, and in its own style.
+"""matplotlib for figures that are written to files, independent of ``MPLBACKEND`` and of the user's style.
 
-A figure that is only written needs no backend, but ``import matplotlib`` fails where ``MPLBACKEND`` names one that is
-not installed: a notebook sets it for all of its child processes.
+A figure that is only written needs no backend, but ``import matplotlib`` fails if ``MPLBACKEND`` names one that is not
+installed, and a notebook sets it for all of its child processes.
 """
 
 import os
@@ -17,7 +17,7 @@ BACKEND = "MPLBACKEND"
 
 
 def import_matplotlib() -> None:
-    """Import matplotlib, with the backend that ``MPLBACKEND`` names where that is one.
+    """Import matplotlib, with the backend that ``MPLBACKEND`` names if that exists.
 
     Raises
     ------
@@ -33,13 +33,13 @@ def import_matplotlib() -> None:
         if wanted is not None:
             os.environ[BACKEND] = wanted
     if wanted:
-        with suppress(ValueError):  # no backend: matplotlib finds one, should the user's program ask for it
+        with suppress(ValueError):  # no such backend: matplotlib picks one if the user's program needs it
             matplotlib.rcParams["backend"] = wanted
 
 
 @contextmanager
 def plain_style() -> Iterator[None]:
-    """Draw in matplotlib's own style, whatever the user's matplotlibrc or program has set, such as ``text.usetex``.
+    """Draw in matplotlib's default style, ignoring settings of the user's matplotlibrc or program (``text.usetex``).
 
     Raises
     ------
@@ -50,7 +50,7 @@ def plain_style() -> Iterator[None]:
     import matplotlib
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # settings that are deprecated, and letters that the font lacks
+        warnings.simplefilter("ignore")  # deprecated settings, and characters that the font lacks
         style: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
         with matplotlib.rc_context(style):
             yield

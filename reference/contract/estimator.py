@@ -1,10 +1,11 @@
-"""Which score is computed: the slope, the validation gradient, and the nodes of their quadratures."""
+"""The choice of a score: the slope, the validation gradient, and the nodes of their quadratures."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from adamshap.reference.contract.checks import one_of, positive_integer, shown, true_or_false
 from adamshap.reference.contract.marginals import MARGINALS, MarginalKind
+from adamshap.reference.contract.optimiser import CompletedSteps
 from adamshap.reference.contract.refusal import refuse
 
 __all__ = [
@@ -35,39 +36,39 @@ GRADIENTS: tuple[str, ...] = get_args(Gradient)
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
 
 TWO_TERM: Final = "two_term"
-"""The one of `SCORE_SLOPES` that is no single slope, and has a `kind`."""
+"""The entry of `SCORE_SLOPES` that combines two terms instead of one slope, and has a `kind`."""
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """Which score is computed. Refuses unknown names and combinations that do not exist, by the argument's name.
+    """The choice of a score. Refuses unknown names and invalid combinations; the error names the argument.
 
     Parameters
     ----------
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
-        S: how much of a sample's gradient arrives in the update.
+        S: the response of the update to a sample's gradient.
     gradient : {"start", "midpoint", "path"}
         Γ: where the validation gradient is taken.
     efficient : bool
-        Spread what is missing to U(B) − U(∅) equally over the batch.
+        Spread the difference to U(B) − U(∅) equally over the batch.
     per_validation : bool
         One score for each validation sample's own loss.
     nodes : tuple of two ints, optional
-        (path, normal), as for `scores`; the field holds the default of the slope where None was given.
+        (path, normal), as for `scores`; None is replaced by the slope's default.
     denominator : {"exact", "previous"}
-        Of "linearized".
+        The denominator of "linearized".
     kind : {"first", "last", "shapley"}
-        Of "two_term".
+        The marginal that "two_term" approximates.
     variance : {"exact", "rank_one"}
-        σ² of "random_order" and "two_term". The oracle has "exact" alone.
+        σ² of "random_order" and "two_term". The oracle has only "exact".
     rank : int, optional
-        Of a sketch of P, which the engine has and "two_term" does not; None is exact.
+        Rank of the engine's sketch of P, not with "two_term"; None is exact.
     score_dtype : {"tf32", "float16"}, optional
-        In which the engine computes the contraction on a CUDA device.
+        Precision of the engine's contraction on a CUDA device.
 
     Notes
     -----
-    Whether a step or a device can take the estimator is for those to say that have one.
+    Conditions on the step or the device are checked where these are known.
     """
 
     slope: ScoreSlope = "random_order"
@@ -87,7 +88,7 @@ class Estimator:
         one_of("denominator", self.denominator, DENOMINATORS)
         one_of("kind", self.kind, MARGINALS)
         if self.kind != "shapley" and self.slope != TWO_TERM:
-            needs = f"slope {TWO_TERM!r}, which alone is made for one marginal"
+            needs = f"slope {TWO_TERM!r}, the only one with a kind"
             refuse("kind", f"{self.kind!r} with slope {self.slope!r}", needs)
         if self.rank is not None:
             if self.slope == TWO_TERM:
@@ -100,20 +101,20 @@ class Estimator:
             one_of("score_dtype", self.score_dtype, get_args(ScoreDtype))
         object.__setattr__(self, "nodes", quadrature_nodes(self.nodes, self.slope))
         if self.denominator == "previous" and self.slope != "linearized":
-            needs = "slope 'linearized', which alone has this variant"
+            needs = "slope 'linearized', the only one with this variant"
             refuse("denominator", f"'previous' with slope {self.slope!r}", needs)
 
-    def refuse_first_step(self, completed_steps: int) -> None:
-        """Refuse the denominator "previous" where no step was completed: it divides by 1 − β2⁰ = 0."""
+    def refuse_first_step(self, completed_steps: CompletedSteps) -> None:
+        """Refuse the denominator "previous" before the first completed step: it divides by 1 − β2⁰ = 0."""
         if self.denominator == "previous" and completed_steps == 0:
             needs = "'exact', or a state of at least one step"
             refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", needs)
 
 
 def quadrature_nodes(value: object, slope: str) -> tuple[int, int]:
-    """Return ``nodes=(path, normal)`` as two ints; the normal rule needs two nodes to have one beside zero.
+    """Return ``nodes=(path, normal)`` as two ints; a normal rule of one node would only have the node 0.
 
-    None is (4, 4), and for "two_term", which gains more from places than from the normal's nodes, (8, 2).
+    None is (4, 4), or (8, 2) for "two_term", which gains more from path nodes than from normal nodes.
     """
     if value is None:
         return (8, 2) if slope == TWO_TERM else (4, 4)

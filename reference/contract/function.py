@@ -1,4 +1,4 @@
-"""Anybody's model: parameters, and a function that gives each sample's loss."""
+"""A model of the user's own: parameters, and a function that returns each sample's loss."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ Gradients = Callable[[Params, Batch], Mapping[str, Any]]
 
 
 class Function:
-    """A model that is no more than its losses, which the oracle differentiates with autograd, or their gradients.
+    """A model defined by a function for its losses, differentiated by autograd or by a second function.
 
     Samples must not interact: a sample's loss is the same whichever others are in the batch, unlike with statistics of
     the batch, contrastive losses or dropout. The oracle refuses losses that differ between a batch and a sample alone.
@@ -74,12 +74,12 @@ class Function:
 
     @property
     def gradients(self) -> Gradients | None:
-        """The function that gives each sample's gradient; None where autograd does."""
+        """The function that returns each sample's gradient, or None for autograd."""
         return self._gradients
 
     @property
     def integers(self) -> tuple[str, ...]:
-        """Which parts of a batch stay integers: both."""
+        """The arrays of a batch whose integers are not converted: both."""
         return ("x", "y")
 
     def init(self, seed: int = 0) -> Params:
@@ -88,7 +88,7 @@ class Function:
         Parameters
         ----------
         seed : int
-            What the function `init` is given.
+            Argument of the function `init`.
 
         Returns
         -------
@@ -102,7 +102,7 @@ class Function:
         return {name: p.astype(float) for name, p in named_arrays("Function.init", given, self._shapes).items()}
 
     def check_batch(self, field: str, batch: Batch) -> None:
-        """Take any batch: what suits it is known to the function alone.
+        """Accept any batch: its format is up to the function.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What a layer is, and a stack of layers: shapes, fresh parameters, checks. `layers` and `images` hold the layers.
+"""The base class of layers, and stacks of layers: shapes, fresh parameters, checks.
 
 Shapes here are those of one sample, without the leading axis n.
 """
@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """What every layer says about itself; a base class."""
+    """Base class of all layers."""
 
     kind: str = field(default="", init=False, repr=False)
 
@@ -42,12 +42,12 @@ class Layer:
 
     @property
     def takes(self) -> str:
-        """What it takes of a sample, as errors say it."""
+        """The accepted shape of one sample, in words, for errors."""
         return "any shape"
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether its inputs are integers that name something, and no quantities."""
+        """Whether its inputs are tokens, integers in place of real numbers."""
         return False
 
     def out_shape(self, shape: Shape) -> Shape | None:
@@ -61,7 +61,7 @@ class Layer:
         Returns
         -------
         tuple of int or None
-            None for an input that it cannot take.
+            None for an input that the layer cannot take.
         """
         return self._out(shape)
 
@@ -76,7 +76,7 @@ class Layer:
         Returns
         -------
         dict of arrays
-            One a parameter, with the names and shapes of `shapes`.
+            One per parameter, with the names and shapes of `shapes`.
         """
         return {name: self._fresh(name, shape, generator) for name, shape in self.shapes.items()}
 
@@ -134,19 +134,19 @@ def stack_shape(layers: Sequence[Layer], shape: Shape) -> Shape | None:
 
 
 def integer_fields(layer: Layer, *fields: str) -> None:
-    """Make these fields positive integers, or refuse them."""
+    """Check and convert fields that are positive integers."""
     for name in fields:
         value = positive_integer(f"{type(layer).__name__}.{name}", getattr(layer, name))
         object.__setattr__(layer, name, value)
 
 
 def flag_field(layer: Layer, name: str) -> None:
-    """Make this field True or False, or refuse it."""
+    """Check and convert a field that is True or False."""
     object.__setattr__(layer, name, true_or_false(f"{type(layer).__name__}.{name}", getattr(layer, name)))
 
 
 def pair_fields(layer: Layer, *fields: str, minimum: int = 1) -> None:
-    """Make these fields pairs of integers, or refuse them."""
+    """Check and convert fields that are pairs of integers: height and width."""
     for name in fields:
         value, where = getattr(layer, name), f"{type(layer).__name__}.{name}"
         if isinstance(value, list | tuple):
@@ -159,7 +159,7 @@ def pair_fields(layer: Layer, *fields: str, minimum: int = 1) -> None:
 
 
 def check_name(where: str, value: object) -> None:
-    """Refuse what is no name of a layer or parameter."""
+    """Refuse a value that cannot be the name of a layer or parameter."""
     if not isinstance(value, str) or not value or not all(value.split(".")):
         refuse(where, shown(value), "a name, with dots only between its parts", TypeError)
 

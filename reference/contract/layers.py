@@ -259,7 +259,7 @@ class Residual(Layer):
         Returns
         -------
         dict of arrays
-            One a parameter, with the names and shapes of `shapes`.
+            One per parameter, with the names and shapes of `shapes`.
         """
         return {
             f"{prefix}.{name}": p

@@ -1,4 +1,4 @@
-"""Marginal utilities: which there are, and what an answer holds."""
+"""Marginal utilities: their kinds, their arguments and their result."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -26,7 +26,7 @@ MARGINAL_LOSSES: tuple[str, ...] = get_args(MarginalLoss)
 
 
 def permutations_of(value: object) -> int:
-    """Return `value` as a number of permutations: even, as orders come in pairs, and two pairs for a standard error."""
+    """Return `value` as a number of permutations: even, as orders come in pairs; a standard error needs two pairs."""
     number = positive_integer("permutations", value, minimum=4, maximum=MOST_STEPS)
     if number % 2:
         refuse("permutations", number, "an even number, since orders come in pairs")
@@ -46,18 +46,18 @@ def coalition_mask(coalition: object, n: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Marginals:
-    """What each sample adds to the step's utility.
+    """Each sample's marginal contribution to the step's utility.
 
     Parameters
     ----------
     values : array (n,)
         In units of the validation loss; positive means that the sample lowered it.
     empty : float
-        U(∅): what the momentum step taken even without data achieves, the paper's sample-independent history term.
+        U(∅): utility of the momentum step taken even without data, the paper's sample-independent history term.
     total : float
-        U(B): what the step achieves.
+        U(B): utility of the whole step.
     standard_error : array (n,)
-        Of each value where coalitions were sampled, 0 where all were counted.
+        Standard error of each value if coalitions were sampled, 0 if all were enumerated.
     """
 
     values: Array

@@ -1,4 +1,4 @@
-"""What a model is: names and shapes of its parameters, fresh values for them, and the batches that it takes."""
+"""Models: names, shapes and initial values of the parameters, and the batches that a model accepts."""
 
 import math
 from collections.abc import Mapping, Set
@@ -22,15 +22,15 @@ LOSSES: tuple[str, ...] = get_args(Loss)
 
 @runtime_checkable
 class Model(Protocol):
-    """What a step and a run need of a model.
+    """The interface that a step and a run need of a model.
 
-    A model may also have ``integers``, the parts of a batch, "x" or "y", whose integers name something, such as tokens,
-    and must not become real numbers.
+    A model may also have ``integers``: the arrays of a batch, "x" or "y", whose integers are identifiers, such as
+    tokens or labels, and must not be converted to real numbers.
     """
 
     @property
     def kind(self) -> str:
-        """Name of the kind of model, such as "perceptron": what saved cases say."""
+        """Name of the kind of model, such as "perceptron", as written to saved cases."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -40,7 +40,7 @@ class Model(Protocol):
         """Return fresh float64 parameters for `seed`."""
 
     def check_batch(self, field: str, batch: Batch) -> None:
-        """Refuse a batch that the model cannot take; `field` is its name in errors."""
+        """Refuse a batch that does not fit the model; `field` is its name in errors."""
 
 
 def model_of(field: str, value: object) -> Model:
@@ -51,7 +51,7 @@ def model_of(field: str, value: object) -> Model:
 
 
 def real_parts(model: Model, batch: Batch) -> tuple[str, ...]:
-    """Return which of ``x`` and ``y`` hold real numbers to the model, integers or not, and no tokens or labels."""
+    """Return which of "x" and "y" the model uses as real numbers, and not as tokens or labels."""
     integers = [name for name in getattr(model, "integers", ()) if getattr(batch, name).dtype.kind in "iu"]
     return tuple(name for name in ("x", "y") if name not in integers and (name == "x" or batch.y.ndim > 1))
 
@@ -65,7 +65,7 @@ class Network:
     sizes : tuple of int
         Widths from input to output, at least two; layer ``l`` maps ``sizes[l]`` to ``sizes[l + 1]``.
     activation : {"relu", "tanh", "gelu", "silu", "sigmoid", "identity"}
-        As in PyTorch: ReLU's derivative at 0 is 0, GELU is the exact one (with the error function).
+        As in PyTorch: ReLU's derivative at 0 is 0, GELU is exact (with the error function).
     loss : {"cross_entropy", "mse"}
         "cross_entropy" takes integer labels (n,) and logits; "mse" takes targets (n, d_out), and a sample's loss is the
         *mean* over outputs of the squared error, as in PyTorch.
@@ -117,12 +117,12 @@ class Network:
         Parameters
         ----------
         seed : int
-            Of the random numbers.
+            Seed of the random numbers.
 
         Returns
         -------
         dict of arrays
-            One a parameter, with the names and shapes of `shapes`.
+            One array per parameter, with the names and shapes of `shapes`.
         """
         generator = np.random.default_rng(seed_of(seed))
         bounds = {layer: 1 / math.sqrt(d_in) for layer, d_in in enumerate(self.sizes[:-1])}
@@ -132,7 +132,7 @@ class Network:
         }
 
     def check_batch(self, field: str, batch: Batch) -> None:
-        """Refuse a batch whose widths, or whose labels, the network cannot take.
+        """Refuse a batch whose widths or labels do not fit the network.
 
         Parameters
         ----------

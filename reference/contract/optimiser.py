@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 CompletedSteps = NewType("CompletedSteps", int)
-"""How many steps were taken: 0 before the first."""
+"""Number of completed steps: 0 before the first."""
 
 StepNumber = NewType("StepNumber", int)
 """t, the number of a step: 1 is the first, and step t is taken after t − 1 completed steps."""
@@ -32,9 +32,9 @@ StepNumber = NewType("StepNumber", int)
 
 @runtime_checkable
 class Optimiser(Protocol):
-    """What a step needs to know of its optimiser: Adam's settings for each parameter, which may change with t.
+    """The interface that a step needs of its optimiser: Adam's settings for each parameter, which may change with t.
 
-    A frozen dataclass, so that the settings of a run can be recorded and compared.
+    Implementations are frozen dataclasses, so that the settings of a run can be recorded and compared.
     """
 
     def at(self, t: StepNumber, name: str) -> "Adam":
@@ -60,8 +60,8 @@ class Adam:
 
     Notes
     -----
-    A step has these numbers as its dtype holds them. An ε or ε_root below the dtype's smallest normal number, 1.2e-38
-    in float32, counts as 0; a number beyond the dtype's largest is refused.
+    A step uses these numbers in its dtype. An ε or ε_root below the dtype's smallest normal number, 1.2e-38 in
+    float32, counts as 0; a number beyond the dtype's largest is refused.
     """
 
     lr: float = 1e-3
@@ -84,14 +84,14 @@ class Adam:
         object.__setattr__(self, "betas", tuple(betas))
 
     def at(self, t: StepNumber, name: str) -> "Adam":
-        """Return the settings of step `t` for the parameter `name`: one set for all.
+        """Return the settings of step `t` for the parameter `name`, the same for all.
 
         Parameters
         ----------
         t : int
-            The step's number, from 1.
+            Number of the step, from 1.
         name : str
-            Of the parameter.
+            Name of the parameter.
 
         Returns
         -------
@@ -102,10 +102,10 @@ class Adam:
 
 
 def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
-    """Return Adam's settings as `dtype` holds them: ε and ε_root below its smallest normal number are 0.
+    """Return Adam's settings for `dtype`: ε and ε_root below its smallest normal number become 0.
 
-    What is smaller has few digits, and processors and libraries may flush it to 0. The other settings keep all digits;
-    the smaller the others are, the less they do, and nothing is divided by them.
+    Subnormal numbers have few digits, and processors and libraries may flush them to 0. The other settings are kept:
+    nothing is divided by them, so a tiny one has a tiny effect.
     """
     limits, name = np.finfo(dtype), np.dtype(dtype).name
     most, least = float(limits.max), float(limits.smallest_normal)
@@ -121,7 +121,7 @@ def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
 
 @dataclass(frozen=True)
 class _InDtype:
-    """The settings of `optimiser` as `dtype` holds them."""
+    """The settings of `optimiser` for `dtype`."""
 
     optimiser: Optimiser
     dtype: np.dtype[Any]
@@ -131,7 +131,7 @@ class _InDtype:
 
 
 def optimiser_in(optimiser: Optimiser, dtype: npt.DTypeLike) -> Optimiser:
-    """Return an optimiser with the settings of `optimiser` as `dtype` holds them: `adam_in` of each."""
+    """Return an optimiser with the settings of `optimiser` for `dtype`: `adam_in` of each."""
     if isinstance(optimiser, Adam):
         return adam_in(optimiser, dtype)
     if isinstance(optimiser, _InDtype) and optimiser.dtype == np.dtype(dtype):
@@ -149,7 +149,7 @@ def optimiser_of(field: str, value: object, t: StepNumber, names: Iterable[str])
 
 
 def refuse_zero_denominator(count: int, where: str) -> None:
-    """Refuse Adam's division by 0 at `count` coordinates, if there are any; `where` says what is 0 there."""
+    """Refuse Adam's division by 0 if `count`, the number of such coordinates, is positive; `where` names the zeros."""
     if count:
         refuse(
             "Adam.eps",
@@ -160,22 +160,22 @@ def refuse_zero_denominator(count: int, where: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class AdamState:
-    """Adam's memory between two steps.
+    """Adam's state between two steps.
 
     Parameters
     ----------
     step : int
         Completed steps; the next step has t = step + 1.
     m, v : dict of arrays
-        First and second moment, without bias correction (PyTorch's ``exp_avg`` and ``exp_avg_sq``), one array a
-        parameter, of its shape; ``v`` is nowhere negative.
+        First and second moment, without bias correction (PyTorch's ``exp_avg`` and ``exp_avg_sq``), one array per
+        parameter, of its shape; ``v`` is non-negative.
     """
 
     step: CompletedSteps
     m: Params
     v: Params
 
-    if TYPE_CHECKING:  # callers may pass a plain int, and read it back as completed steps
+    if TYPE_CHECKING:  # callers may pass a plain int; the attribute is `CompletedSteps`
 
         def __init__(self, step: int, m: Params, v: Params) -> None: ...
 
@@ -192,7 +192,7 @@ class AdamState:
 
     @property
     def next_step(self) -> StepNumber:
-        """Number of the step that is taken next, t."""
+        """Number of the next step, t."""
         return StepNumber(self.step + 1)
 
     def after(self, m: Params, v: Params) -> "AdamState":
@@ -206,24 +206,25 @@ class AdamState:
         Returns
         -------
         AdamState
-            One step further.
+            The state with one more completed step.
         """
         return AdamState(CompletedSteps(self.next_step), m, v)
 
     @classmethod
     def unchecked(cls, step: CompletedSteps, m: Params, v: Params) -> "AdamState":
-        """Return a state as it is, finite or not: what a run that broke off has to show.
+        """Return a state without checks, for a run that diverged: its moments may be non-finite.
 
         Parameters
         ----------
         step : int
+            Completed steps.
         m, v : dict of arrays
-            Not copied, and not looked at.
+            Moments, neither copied nor checked.
 
         Returns
         -------
         AdamState
-            Of these very arrays.
+            The state with these arrays.
         """
         state = object.__new__(cls)
         for name, value in (("step", step), ("m", m), ("v", v)):
@@ -237,12 +238,12 @@ class AdamState:
         Parameters
         ----------
         params : dict of arrays
-            Whose names, shapes and dtypes the moments take.
+            Arrays with the names, shapes and dtypes of the moments.
 
         Returns
         -------
         AdamState
-            Of step 0, with moments of 0.
+            Step 0, with moments of 0.
         """
         if not isinstance(params, Mapping):
             refuse("params", type(params).__name__, "a mapping from parameter name to array", TypeError)

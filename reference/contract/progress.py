@@ -1,4 +1,4 @@
-"""What a run reports while it goes on: to a callback, and to the logger "adamshap"."""
+"""Reports of a run in progress: to a callback, and to the logger "adamshap"."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from adamshap.reference.contract.optimiser import CompletedSteps
 __all__ = ["LOGGER", "Progress", "logged"]
 
 LOGGER = logging.getLogger("adamshap")
-LOGGER.addHandler(logging.NullHandler())  # silent, until a program that uses this sets up logging
+LOGGER.addHandler(logging.NullHandler())  # silent until the application configures logging
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Progress:
     Parameters
     ----------
     step, steps : int
-        Steps taken, of how many.
+        Completed steps, and all steps of the run.
     epoch : int
-        Counted from 0.
+        Number of the epoch, from 0.
     train_loss, valid_loss : float
         Mean losses of the batch and of the validation samples, before the step.
     """
@@ -34,10 +34,10 @@ class Progress:
 
 
 def logged(on_step: Callable[[Progress], None] | None, about: str) -> Callable[[Progress], None] | None:
-    """Return `on_step`, which also writes a run's coarse events to the logger "adamshap", where that listens.
+    """Return `on_step`, extended to log a run's start, epochs and end to the logger "adamshap" if that is enabled.
 
-    At level INFO: the start, with `about`, what is trained and by what; the last step of each epoch, with its losses;
-    and the end. Without a listener this is `on_step` itself, so that a run does not wait for losses that nobody reads.
+    At level INFO: the start, with `about`, a description of the run; the last step of each epoch, with its losses; and
+    the end. If the level is disabled, `on_step` itself is returned, so that a run does not wait for unread losses.
     """
     if not LOGGER.isEnabledFor(logging.INFO):
         return on_step

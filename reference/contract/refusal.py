@@ -1,4 +1,4 @@
-"""The one form that every refusal has, and the arrays that nothing here takes."""
+"""The common form of all refusals, and the refusal of masked arrays."""
 
 from typing import Any, NoReturn
 
@@ -10,9 +10,9 @@ _MARK = "refused_field"
 
 
 def refuse(field: str, got: object, needs: str, error: type[Exception] = ValueError) -> NoReturn:
-    """Raise `error` with the one form that every refusal has: the field, what it got, what it needs.
+    """Raise `error` in the common form of all refusals: the field, the value it got, what it needs.
 
-    The error remembers its field, so that `refused_field` can tell it from a mistake of the program.
+    The error records its field, so that `refused_field` can distinguish it from a bug in the program.
     """
     raised = error(f"{field}: got {got}; needs {needs}")
     vars(raised)[_MARK] = field
@@ -20,16 +20,16 @@ def refuse(field: str, got: object, needs: str, error: type[Exception] = ValueEr
 
 
 def refused_field(error: BaseException) -> str | None:
-    """Return the field that `refuse` raised `error` for; None for every other error."""
+    """Return the field for which `refuse` raised `error`; None for any other error."""
     field = vars(error).get(_MARK)
     return None if field is None else str(field)
 
 
 def refuse_masked(field: str, value: Any) -> None:
-    """Refuse a masked array, and a list that holds one: NumPy's conversions drop the mask and use what it hides."""
+    """Refuse a masked array, and a list that contains one: NumPy's conversions drop the mask and use masked values."""
     parts = (value, *value) if isinstance(value, list | tuple) else (value,)
     masked = [part for part in parts if isinstance(part, np.ma.MaskedArray)]
     if masked:
         hidden = sum(int(np.count_nonzero(np.ma.getmaskarray(part))) for part in masked)
-        got = f"a masked array with {hidden} values masked, which would count as they are"
+        got = f"a masked array with {hidden} masked values, which would be used as data"
         refuse(field, got, "a plain array: leave such rows out, or fill them (`filled`)", TypeError)

@@ -1,4 +1,4 @@
-"""Data larger than memory: an array of which a few rows at a time are read and made."""
+"""Data larger than memory: an array whose rows are computed a few at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from adamshap.reference.contract.refusal import refuse, refuse_masked
 __all__ = ["LazyRows", "parts"]
 
 NUMBERS_AT_A_TIME = 1 << 20
-"""How much of an array is looked at in one go, so that it need not fit into memory."""
+"""Numbers in one part of an array, so that the whole need not fit into memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class LazyRows:
-    """An array (n, d) in float64 that is nowhere as a whole: its rows are made when they are asked for.
+    """An array (n, d) in float64 that is never stored as a whole: its rows are computed on demand.
 
-    A `Batch` takes it for its inputs. A row is the same whichever others are made with it.
+    A `Batch` accepts it as its inputs. A row does not depend on the rows computed with it.
 
     Parameters
     ----------
     source : array (N, ...) of numbers
-        NumPy's, such as a memory map, or other `LazyRows`; what one row holds is laid out flat, d numbers.
+        A NumPy array, such as a memory map, or other `LazyRows`; each row is flattened to d numbers.
     index : int array (n,), optional
-        Which rows of `source`, in which order; all of them where it is not given.
+        Indices of the rows of `source`, in order; all rows by default.
     mean, scale : arrays (d,), optional
-        Finite, and no scale 0: ``(row - mean) / scale`` is made of each row.
+        Finite numbers, no scale 0: each row becomes ``(row - mean) / scale``.
     """
 
     source: Any
@@ -40,9 +40,7 @@ class LazyRows:
         for name in ("source", "index", "mean", "scale"):
             refuse_masked(f"LazyRows.{name}", getattr(self, name))
         if not isinstance(self.source, np.ndarray | LazyRows):
-            refuse(
-                "LazyRows.source", type(self.source).__name__, "an array of NumPy's, such as a memory map", TypeError
-            )
+            refuse("LazyRows.source", type(self.source).__name__, "a NumPy array, such as a memory map", TypeError)
         if self.source.dtype.kind not in "biuf":
             refuse(
                 "LazyRows.source", f"dtype {self.source.dtype}", "real numbers (a float or integer dtype)", TypeError
@@ -52,8 +50,8 @@ class LazyRows:
         count, width = len(self.source), int(np.prod(self.source.shape[1:]))
         for name in ("index", "mean", "scale"):
             given = getattr(self, name)
-            if given is not None and not isinstance(given, np.ndarray | list | tuple):  # a bytearray is not numbers
-                refuse(f"LazyRows.{name}", type(given).__name__, "an array of NumPy's or a list, or None", TypeError)
+            if given is not None and not isinstance(given, np.ndarray | list | tuple):  # a bytearray is refused
+                refuse(f"LazyRows.{name}", type(given).__name__, "a NumPy array, a list or None", TypeError)
         if self.index is not None:
             index = _of_numbers("LazyRows.index", self.index)
             if index.dtype.kind not in "iu" or index.ndim != 1 or not len(index):
@@ -77,28 +75,28 @@ class LazyRows:
                 if not np.isfinite(array).all():
                     refuse(f"LazyRows.{name}", "values that are NaN or infinite", "finite numbers only")
                 if name == "scale" and not array.all():
-                    refuse("LazyRows.scale", "a value of 0", "none, as rows are divided by it")
+                    refuse("LazyRows.scale", "a value of 0", "nonzero numbers: rows are divided by them")
                 object.__setattr__(self, name, array)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Counts of rows and of numbers in each, (n, d)."""
+        """Number of rows and of numbers in each row, (n, d)."""
         count = len(self.source) if self.index is None else len(self.index)
         return count, int(np.prod(self.source.shape[1:]))
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the rows that are made: float64."""
+        """Dtype of the computed rows: float64."""
         return np.dtype(np.float64)
 
     @property
     def ndim(self) -> int:
-        """Count of dimensions: 2."""
+        """Number of dimensions: 2."""
         return 2
 
     @property
     def size(self) -> int:
-        """Count of all numbers."""
+        """Number of all elements."""
         return self.shape[0] * self.shape[1]
 
     def __len__(self) -> int:
@@ -106,19 +104,19 @@ class LazyRows:
 
     def __getitem__(self, where: Any) -> npt.NDArray[Any]:
         found = self.source[where if self.index is None else self.index[where]]
-        # What float64 cannot hold becomes infinite, and is refused as that by those who look at it.
+        # Numbers beyond float64 become infinite; the caller's check of finite values refuses them.
         with np.errstate(over="ignore", invalid="ignore"):
-            made = np.array(found, np.float64, order="C")  # sums depend on the layout: it is one for all sources
-            made = made.reshape(*made.shape[: made.ndim - len(self.source.shape) + 1], -1)
+            rows = np.array(found, np.float64, order="C")  # sums depend on the layout: the same for all sources
+            rows = rows.reshape(*rows.shape[: rows.ndim - len(self.source.shape) + 1], -1)
             if self.mean is not None:
-                made -= self.mean
+                rows -= self.mean
             if self.scale is not None:
-                made /= self.scale
-        return made
+                rows /= self.scale
+        return rows
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
-            raise ValueError("rows are made when they are asked for: there is no array that is not a copy")
+            raise ValueError("rows are computed on demand: an array of them is always a copy")
         return self[:] if dtype is None else self[:].astype(dtype, copy=False)
 
 
@@ -126,16 +124,16 @@ def _of_numbers(field: str, value: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(value)
     except (ValueError, TypeError) as error:  # rows of different lengths
-        refuse(field, f"a list that is no array ({' '.join(str(error).split())})", "numbers", type(error))
+        refuse(field, f"a list that is not an array ({' '.join(str(error).split())})", "numbers", type(error))
 
 
 def parts(array: Any) -> Iterator[Any]:
-    """Yield `array` by so many rows that each part is small.
+    """Yield `array` in small parts of consecutive rows.
 
     Parameters
     ----------
     array : array (N, ...) or `LazyRows`
-        One without dimensions is its only part.
+        The whole; a scalar array is its only part.
     """
     if array.ndim == 0:
         yield array

@@ -1,4 +1,4 @@
-"""A training run with its attribution: its settings, the order of its samples, its results, and how it may break."""
+"""A training run with its attribution: its settings, the order of its samples, its results, and divergence."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ CREDITS: tuple[str, ...] = get_args(Credit)
 
 @dataclass(frozen=True, eq=False)
 class RunConfig:
-    """What a training run is made of, enough to train again; refuses what does not fit together.
+    """The settings and data of a training run, enough to train again; refuses parts that do not fit together.
 
     Parameters
     ----------
     network : Network
-        Or another `Model`.
+        The model, of this or any other class with the methods of `Model`.
     adam : Adam
         One set of settings, or an `Optimiser` with a set for each parameter and step.
     train, valid : Batch
@@ -39,7 +39,7 @@ class RunConfig:
     reduction : {"mean", "sum"}
         As for `Step`.
     steps : int, optional
-        The run ends after so many, if `epochs` do not end before.
+        Number of steps after which the run ends, if `epochs` do not end earlier.
     """
 
     network: Model
@@ -81,12 +81,12 @@ class RunConfig:
         return of_epochs if self.steps is None else min(self.steps, of_epochs)
 
     def order(self) -> Iterator[tuple[int, Array]]:
-        """Yield what each step is made of.
+        """Yield the epoch and the samples of each step.
 
         Returns
         -------
         iterator of (int, int array)
-            The epoch, and the samples of the batch.
+            The epoch, and the indices of the batch's samples.
         """
         order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
         return islice(order, self.steps)
@@ -96,8 +96,8 @@ class RunConfig:
 class Run:
     """A training run with its attribution.
 
-    With ``credit="carry"``, ``scores.sum(axis=0) + decay.sum(axis=0)`` is the validation loss before the run less that
-    after it, up to rounding (docs/method.md 6).
+    With ``credit="carry"``, ``scores.sum(axis=0) + decay.sum(axis=0)`` is the validation loss before the run minus the
+    loss after it, up to rounding (docs/method.md 6).
 
     Parameters
     ----------
@@ -106,24 +106,24 @@ class Run:
     state : AdamState
         After the last step.
     scores : array (N,), or (N, n_val) with ``per_validation``
-        Each training sample's score, summed over the steps that it took part in; positive means helpful.
+        Each training sample's score, summed over the steps whose batch had it; positive means helpful.
     sgd_scores : array of the same shape
         The same run scored by SGD's formula, ``slope="sgd", gradient="start"``.
     seen : int array (N,)
-        In how many steps each sample took part.
+        Number of steps whose batch had the sample.
     history : dict of arrays (steps,)
         ``epoch``; ``train_loss``, the batch's mean loss, and ``valid_loss``, both before the step.
     config : RunConfig, optional
-        What the run is made of; `retrained` and `metagradient` train again from it.
+        The settings and data, from which `retrained` and `metagradient` train again.
     credit : {"step", "carry"}
-        Who was credited with the momentum steps: nobody, or the earlier samples that the momentum is made of.
+        Credit for the momentum steps: given to no sample, or to the earlier samples that built up the momentum.
     decay : array (steps,), or (steps, n_val) with ``per_validation``; "carry" only
-        How much weight decay lowered the loss in each step; no sample's doing.
+        The decrease of the loss by weight decay in each step, which no sample is credited with.
     closed : array of the same shape; "carry" only
-        The part of each step's change of the loss that slope and validation gradient leave open, and that the scores
-        of its batch hold in equal parts.
+        The part of each step's change of the loss that slope and validation gradient do not explain; the scores of its
+        batch include it in equal parts.
     truncated : array (N,); the engine's "carry" only
-        Bound on what each score lacks because later steps came after its batches had left the window.
+        Bound on each score's error from steps taken after its batches had left the window.
     """
 
     initial_params: Params
@@ -145,13 +145,13 @@ class Run:
         Returns
         -------
         pandas.DataFrame
-            One row a training sample. Its columns are ``score``, ``sgd_score`` and ``seen``; with ``per_validation``
+            One row per training sample. Its columns are ``score``, ``sgd_score`` and ``seen``; with ``per_validation``
             ``score[0]`` and so on, one for each validation sample.
 
         Raises
         ------
         ImportError
-            Without pandas, which the extra ``tables`` brings.
+            Without pandas, which the extra ``tables`` installs.
         """
         return frame(self.scores, self.sgd_scores, self.seen)
 
@@ -166,15 +166,15 @@ class Run:
         Raises
         ------
         ImportError
-            Without matplotlib, which the extra ``demo`` brings.
+            Without matplotlib, which the extra ``demo`` installs.
         """
         return figure(self.scores, self.sgd_scores, self.history)
 
 
 def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Iterator[tuple[int, Array]]:
-    """Yield (epoch, sample indices) for each step of a run: every epoch a new permutation, its last batch the rest.
+    """Yield (epoch, sample indices) for each step of a run: a new permutation each epoch; its last batch may be short.
 
-    The order of the samples is part of the contract: two implementations of a run can only be compared on the same one.
+    The order of the samples is part of the contract: two implementations of a run are only comparable on the same one.
     """
     count = positive_integer("count", count)
     batch_size = positive_integer("batch_size", batch_size)
@@ -186,23 +186,23 @@ def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Itera
 
 
 class Diverged(FloatingPointError):
-    """A run that stopped where a number was no longer finite.
+    """A run that stopped at a non-finite number.
 
     Parameters
     ----------
     step, steps : int
-        The step at which that was found, counted from 1, and how many there should have been; ``steps + 1`` where it
-        was found after the last.
+        The step at which it was detected, counted from 1, and the planned number of steps; ``steps + 1`` if it was
+        detected after the last.
     tensor : str
-        The name of what was not finite.
+        Name of the non-finite array.
     value : float
         NaN or infinity.
     run : Run
         The run without that step: scores, ``seen`` and ``history`` of the steps before it, all finite. Only ``params``
-        and ``state`` are as the step left them (on a device, as the steps computed meanwhile left them) and may be not
-        finite. With ``credit="carry"``, the engine's scores are those paid by then, without ``closed``.
+        and ``state`` are those after the step (on a device, after the steps computed meanwhile) and may be non-finite.
+        With ``credit="carry"``, the engine's scores are those paid by then, without ``closed``.
     advice : str
-        What may help.
+        A change that may help.
     """
 
     def __init__(self, step: int, steps: int, tensor: str, value: float, run: Run, advice: str) -> None:

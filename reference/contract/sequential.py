@@ -1,4 +1,4 @@
-"""A stack of layers as a model: tokens, sequences or images in; labels, labels by position, or targets to learn."""
+"""A stack of layers with a loss, as a model of tokens, sequences, images or rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,12 +60,12 @@ class Sequential:
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether the inputs are integers that name something, and no quantities."""
+        """Whether the inputs are tokens, integers in place of real numbers."""
         return self.layers[0].takes_tokens
 
     @property
     def integers(self) -> tuple[str, ...]:
-        """Which parts of a batch are integers that name something: "x", if they are tokens; "y", if labels."""
+        """The arrays of a batch whose integers are identifiers: "x" for tokens, "y" for labels."""
         return (*(("x",) if self.takes_tokens else ()), *(("y",) if self.loss == "cross_entropy" else ()))
 
     @property
@@ -93,7 +93,7 @@ class Sequential:
         Returns
         -------
         dict of arrays
-            One a parameter, with the names and shapes of `shapes`.
+            One per parameter, with the names and shapes of `shapes`.
         """
         generator = np.random.default_rng(seed_of(seed))
         return {

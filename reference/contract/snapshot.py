@@ -1,4 +1,4 @@
-"""The state of a run between two steps, from which it goes on: written by a trainer, checked when it comes back."""
+"""The state of a run between two steps, from which it resumes: written by a trainer, checked on resuming."""
 
 import json
 import warnings
@@ -20,29 +20,29 @@ from adamshap.reference.contract.rows import parts
 __all__ = ["ARITHMETIC", "NO_SETTINGS", "Checkpointer", "Snapshot", "recorded_arithmetic", "resumed", "run_settings"]
 
 Snapshot = dict[str, Array]
-"""All that a run needs to go on, as named NumPy arrays: ``step``, ``settings`` (`run_settings`), ``params/0.weight``,
-``m/...``, ``v/...``, ``scores``, ``sgd_scores``, ``seen``, ``history/train_loss``, ``history/valid_loss``, and what
-else a trainer has, under names of its own. Those in ``history/`` have a row for each step, which later ones leave as it
-is."""
+"""The complete state for resuming a run, as named NumPy arrays: ``step``, ``settings`` (`run_settings`),
+``params/0.weight``, ``m/...``, ``v/...``, ``scores``, ``sgd_scores``, ``seen``, ``history/train_loss``,
+``history/valid_loss``, and further arrays of a trainer, under names of its own. Arrays in ``history/`` have one row per
+step, which later steps do not change."""
 
 Checkpointer = Callable[[CompletedSteps, Callable[[], Snapshot]], None]
-"""Is given the number of completed steps, and a function that copies the run's state when it is called."""
+"""A function that receives the number of completed steps, and a function that returns a copy of the run's state."""
 
 ARITHMETIC = "arithmetic"
-"""The name in a run's settings of what its last digits depend on."""
+"""Key in a run's settings of the environment that affects the last digits."""
 
 
 def run_settings(train: Batch, valid: Batch, own_arithmetic: Mapping[str, Any] | None = None, **settings: Any) -> str:
-    """Return as text all that decides what a run computes: a state made with other settings is none of this run.
+    """Return as text everything that determines a run's results: a state with other settings belongs to another run.
 
-    Under `ARITHMETIC` it also says what decides the last digits alone.
+    The entry `ARITHMETIC` holds what affects only the last digits.
 
     Parameters
     ----------
     train, valid : Batch
-        Enter by shape, dtype and checksum.
+        The data, recorded as shape, dtype and checksum.
     own_arithmetic : mapping, optional
-        What the last digits depend on besides NumPy and BLAS.
+        Versions that affect the last digits, besides NumPy's and BLAS's.
     **settings
         Plain values and the contract's dataclasses.
     """
@@ -63,20 +63,21 @@ def _checksum(array: Any) -> str:
 def resumed(
     resume: object, settings: str, like: Mapping[str, Any], *, steps: int, optional: Mapping[str, Any] | None = None
 ) -> Snapshot:
-    """Return the snapshot `resume` once it is one of this run.
+    """Return the validated snapshot `resume` of this run.
 
     Parameters
     ----------
     resume : mapping from name to array
+        The snapshot.
     settings : str
-        This run's.
+        Settings of this run.
     like : mapping from name to array
-        A fresh run's arrays, whose names, shapes and dtypes the snapshot must have; those of ``history/`` as long as
-        `steps`.
+        A fresh run's arrays, whose names, shapes and dtypes the snapshot must have; those of ``history/`` have `steps`
+        rows.
     steps : int
-        Of the whole run.
+        Number of steps of the whole run.
     optional : mapping from name to array
-        What a snapshot may have besides.
+        Further arrays that a snapshot may have.
 
     Warns
     -----
@@ -125,14 +126,13 @@ def _kept(name: str, value: object) -> Array:
     refuse_masked(field, value)
     try:
         return np.asarray(value)
-    except Exception as error:  # another library's, of any kind
-        refuse(
-            field, f"{type(value).__name__} that is no array ({' '.join(str(error).split())})", "an array", TypeError
-        )
+    except Exception as error:  # other libraries raise exceptions of any type
+        why = " ".join(str(error).split())
+        refuse(field, f"{type(value).__name__} that is not an array ({why})", "an array", TypeError)
 
 
 def _difference(theirs: str, ours: str) -> str:
-    """Say in which of the settings two runs differ; "" where it is in none but the arithmetic."""
+    """Return a clause that names the settings in which two runs differ, or "" if only the arithmetic does."""
     one, other = _parsed(theirs), _parsed(ours)
     if not one:
         return NO_SETTINGS
@@ -141,7 +141,7 @@ def _difference(theirs: str, ours: str) -> str:
 
 
 def _leaves(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return the names of what differs between two settings, such as "seed" and "estimator.slope"."""
+    """Return the names of the values that differ between two settings, such as "seed" and "estimator.slope"."""
     found = []
     for name in one | other:
         left, right = one.get(name), other.get(name)
@@ -153,7 +153,7 @@ def _leaves(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> lis
 
 
 def recorded_arithmetic(resume: object) -> dict[str, Any]:
-    """Return what the last digits of the run depended on that the snapshot `resume` is of; {} if it does not say."""
+    """Return the recorded arithmetic of the snapshot `resume`, which affects its last digits; {} if it has none."""
     settings = resume.get("settings", "") if isinstance(resume, Mapping) else ""
     found = _parsed(str(settings)).get(ARITHMETIC)
     return found if isinstance(found, dict) else {}

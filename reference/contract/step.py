@@ -42,17 +42,17 @@ class Step:
     Parameters
     ----------
     net : Network
-        Or another `Model`.
+        The model, of this or any other class with the methods of `Model`.
     params : dict of arrays
         θ, with exactly the names and shapes of ``net.shapes``.
     adam : Adam
         One set of settings, or an `Optimiser` with a set for each parameter and step.
     state : AdamState
-        Of the same names and shapes.
+        Moments of the same names and shapes.
     train : Batch
-        B, of n samples.
+        B, the n training samples.
     valid : Batch
-        n_val samples; L is their mean loss, whatever `reduction`.
+        n_val samples; L is their mean loss, for either `reduction`.
     reduction : {"mean", "sum"}
         Whether a sample contributes ``∇ℓ/n`` or ``∇ℓ`` to the batch gradient. The divisor stays n for every coalition.
     """
@@ -92,7 +92,7 @@ class Step:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What the step is taken in: float32 where θ, m or v has fewer bits than float64, whatever the data's dtype."""
+        """Dtype of the step: float32 if θ, m or v has fewer bits than float64; the data's dtype does not matter."""
         arrays = [a for group in (self.params, self.state.m, self.state.v) for a in group.values()]
         narrow = any(a.dtype.kind == "f" and a.dtype.itemsize < 8 for a in arrays)
         return np.dtype(np.float32 if narrow else np.float64)
@@ -103,7 +103,7 @@ class Step:
         Parameters
         ----------
         name : str
-            Of the parameter.
+            Name of the parameter.
 
         Returns
         -------
@@ -113,12 +113,12 @@ class Step:
         return self.adam.at(self.state.next_step, name)
 
     def as_float64(self) -> "Step":
-        """Return this step with every real array in float64 and all of them NumPy's.
+        """Return this step with NumPy arrays, all real ones in float64.
 
         Returns
         -------
         Step
-            Itself, where it already is so. Adam's settings stay as this step's `dtype` holds them.
+            The step itself if it already has them. Adam's settings are still those for this step's `dtype`.
         """
         adam = optimiser_in(self.adam, self.dtype)
         groups = (self.params, self.state.m, self.state.v)
@@ -135,11 +135,11 @@ class Step:
         return Step(self.net, params, adam, state, train, valid, self.reduction)
 
     def _real_or_not(self, batch: Batch) -> list[tuple[Any, bool]]:
-        """Return x and y, each with whether its numbers are real ones to the model."""
+        """Return x and y, each with whether the model uses it as real numbers."""
         real = real_parts(self.net, batch)
         return [(batch.x, "x" in real), (batch.y, "y" in real)]
 
 
 def float64_step(step: object) -> Step:
-    """Return ``step.as_float64()``, once `step` is known to be one."""
+    """Return ``step.as_float64()``; refuse anything but a `Step`."""
     return of_kind("step", step, Step).as_float64()

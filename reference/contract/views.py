@@ -1,4 +1,4 @@
-"""A run's scores as a table and as a figure: for people. pandas and matplotlib are imported when used."""
+"""A run's scores as a table and as a figure. pandas and matplotlib are imported when used."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ HELPFUL, HARMFUL, OTHER = "#2166ac", "#b2182b", "#777777"
 
 
 def frame(scores: Array, sgd_scores: Array, seen: Array) -> Any:
-    """Return the scores of a run as a ``pandas.DataFrame``, as `Run.to_frame` says.
+    """Return the scores of a run as a ``pandas.DataFrame``; see `Run.to_frame`.
 
     Parameters
     ----------
@@ -43,13 +43,13 @@ def frame(scores: Array, sgd_scores: Array, seen: Array) -> Any:
 
 
 def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figure":
-    """Return a figure of three parts: histogram of the scores, the scores beside SGD's, and the losses of the steps.
+    """Return a figure of three parts: histogram of the scores, the scores against SGD's, and the losses of the steps.
 
     Parameters
     ----------
     scores, sgd_scores : arrays (N,), or (N, n_val), which are averaged over the validation samples
     history : dict of arrays (steps,)
-        ``train_loss`` and ``valid_loss``; empty if it is not known.
+        ``train_loss`` and ``valid_loss``; empty if unknown.
 
     Raises
     ------
@@ -79,9 +79,9 @@ def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figu
 
 
 def histogram(scores: Array, bins: int) -> tuple[Array, Array]:
-    """Return counts and edges of some `bins` bins of equal width, with 0 on an edge: none holds scores of both signs.
+    """Return counts and edges of about `bins` bins of equal width, with 0 on an edge, so that no bin mixes signs.
 
-    A score of 0 is counted above.
+    A score of 0 falls into the bin above.
     """
     low, high = min(float(scores.min()), 0.0), max(float(scores.max()), 0.0)
     width = (high - low) / bins or 1.0

@@ -72,8 +72,8 @@ def test_a_memory_map_gives_the_same_run_bit_by_bit(
     save(here, "v", INPUTS[inputs][:9], labels[:9])
     assert isinstance(load("d.x.npy,d.y.npy").x, LazyRows)
     found, configs = [], []
-    for form, data, judge in (("mapped", "d.x.npy,d.y.npy", "v.x.npy,v.y.npy"), ("whole", "d.npz", "v.npz")):
-        done = command("attribute", data, *TINY, *(("--valid", judge) if valid else ()), "--out", form)
+    for form, data, held_out in (("mapped", "d.x.npy,d.y.npy", "v.x.npy,v.y.npy"), ("whole", "d.npz", "v.npz")):
+        done = command("attribute", data, *TINY, *(("--valid", held_out) if valid else ()), "--out", form)
         assert done.exit_code == 0, done.output
         with np.load(here / form / "scores.npz") as scores:
             found.append(dict(scores))

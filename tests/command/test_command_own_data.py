@@ -238,14 +238,14 @@ def test_a_regression_has_no_labels_to_flip(refused: Refused) -> None:
 # --- validation ------------------------------------------------------------------------------------------------------
 
 
-def test_a_validation_file_judges_and_everything_else_is_trained_on(here: Path, command: Command) -> None:
+def test_a_validation_file_is_for_validation_and_everything_else_is_trained_on(here: Path, command: Command) -> None:
     frame(label=NAMES).to_csv("d.csv", index=False)
     frame(label=NAMES[::-1])[["label", "c", "a", "b"]][:10].to_parquet("v.parquet")
     dataset = load("d.csv")
-    judge = load_valid("v.parquet", None, dataset)
-    assert np.array_equal(judge.x, X[:10])
-    assert [dataset.classes[label] for label in judge.y] == NAMES[::-1][:10].tolist()
-    prepared = preparation.prepare(dataset, flip=0, seed=0, valid=judge)
+    held_out = load_valid("v.parquet", None, dataset)
+    assert np.array_equal(held_out.x, X[:10])
+    assert [dataset.classes[label] for label in held_out.y] == NAMES[::-1][:10].tolist()
+    prepared = preparation.prepare(dataset, flip=0, seed=0, valid=held_out)
     mean, scale = X.mean(axis=0), X.std(axis=0)
     assert np.array_equal(prepared.train_index, np.arange(24))
     assert np.array_equal(prepared.valid.x, (X[:10] - mean) / scale)

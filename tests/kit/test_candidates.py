@@ -1,4 +1,4 @@
-"""The implementations to copy from pass the kit; for the engine, `tests/test_engine_scores.py` tries it."""
+"""The example implementations pass the kit; `tests/test_engine_scores.py` tests the engine."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ def test_torch_passes(prop: Property, dtype: str) -> None:
 
 @pytest.mark.parametrize("beta1", [1e-7, 1e-5, 1e-3])
 def test_torch_loses_some_of_m_where_beta1_is_small(beta1: float) -> None:
-    """PyTorch's ``lerp`` rounds 1 − β1: β1 m, all that is left where the gradient is 0, is off by u |m|."""
+    """PyTorch's ``lerp`` rounds 1 − β1: for a gradient of 0, the result β1 m has an error of u |m|."""
     pytest.importorskip("torch", reason="extra `peers`: torch")
     from adamshap.verify.candidates import torch_ghost
 
-    net = Network((3, 4, 1))  # of one class: every gradient is 0
+    net = Network((3, 4, 1))  # with one class, every gradient is 0
     params = {name: p.astype(np.float32) for name, p in net.init(0).items()}
     generator = np.random.default_rng(0)
     m, v = ({name: generator.random(p.shape, np.float32) for name, p in params.items()} for _ in range(2))
@@ -37,7 +37,7 @@ def test_torch_loses_some_of_m_where_beta1_is_small(beta1: float) -> None:
 
 @pytest.mark.parametrize(("dtype", "profile"), [("float64", "quick"), ("float32", "once")])
 def test_jax_passes(dtype: str, profile: str) -> None:
-    """In one test: what is compiled for one property's cases serves those of the next. Each dtype is compiled anew."""
+    """All properties in one test, to compile once: they share compiled functions. Each dtype is compiled separately."""
     pytest.importorskip("optax", reason="extra `peers`: optax")
     from adamshap.verify.candidates import jax_vmap
 

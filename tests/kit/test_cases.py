@@ -1,4 +1,4 @@
-"""Cases and answers in JSON: exact both ways, and an error that says where and what for everything else."""
+"""Cases and answers in JSON: exact both ways; anything else is an error that names the field and what it needs."""
 
 import copy
 from collections.abc import Callable
@@ -115,7 +115,7 @@ def test_every_option_is_written_out(case: dict[str, Any]) -> None:
         (lambda c: c.update(reduction="max"), "Step.reduction: got 'max'"),
     ],
 )
-def test_what_is_no_case_is_refused(case: dict[str, Any], spoil: Callable[[Any], Any], says: str) -> None:
+def test_an_invalid_case_is_refused(case: dict[str, Any], spoil: Callable[[Any], Any], says: str) -> None:
     case_from_json(copy.deepcopy(case))
     spoil(case)
     with pytest.raises(CaseError, match=f"^here: .*{says}"):
@@ -123,13 +123,13 @@ def test_what_is_no_case_is_refused(case: dict[str, Any], spoil: Callable[[Any],
 
 
 @pytest.mark.parametrize("value", [[], {}, 3, None, {"values": "many"}, {"values": [1, [2]]}, {"values": [True]}])
-def test_what_is_no_answer_is_refused(value: Any) -> None:
+def test_an_invalid_answer_is_refused(value: Any) -> None:
     with pytest.raises(CaseError, match=r"^here: "):
         answer_from_json(value, "here")
 
 
 @pytest.mark.parametrize("text", ["{", "", "[NaN]", "[-Infinity]", '{"a": 1, "a": 2}', "[" * 100_000])
-def test_what_is_no_json_is_refused(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     with pytest.raises(CaseError, match=r"^here: "):
         loads(text, "here")
 

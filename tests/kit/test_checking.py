@@ -1,4 +1,4 @@
-"""The kit on right and on misbehaving candidates: no false alarm, and a sentence for everything that goes wrong."""
+"""The kit on right and on misbehaving candidates: no false alarm, and a message for every failure."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def scores_by(function: Callable[[Step], Any]) -> Implementation:
         (lambda step: np.full(step.n, np.inf), "values NaN or infinite"),
         (lambda step: np.zeros(step.n, complex), "dtype complex128"),
         (lambda step: ["a"] * step.n, "dtype <U1"),
-        (lambda step: None, "returned values as a NoneType, which is no array of numbers"),
+        (lambda step: None, "returned values as a NoneType, which is not an array of numbers"),
         (lambda step: step.train.x.fill(0.0), "raised ValueError: assignment destination is read-only"),
         (lambda step: step.train.x[:, 0], "as a view of its input"),
     ],
@@ -86,14 +86,14 @@ def test_a_hang_is_a_finding() -> None:
         (lambda step: ({}, AdamState.zeros(step.params)), "without exactly the names"),
     ],
 )
-def test_an_update_that_is_none_is_a_finding(result: Callable[[Step], Any], says: str) -> None:
+def test_an_invalid_update_is_a_finding(result: Callable[[Step], Any], says: str) -> None:
     candidate = Implementation("mine", frozenset({"update"}), lambda step, query: result(step))
     (outcome,) = check(candidate, UPDATE, shrink_seconds=1)
     assert outcome.finding is not None
     assert says in outcome.finding.sentence
 
 
-def test_what_is_not_offered_or_not_supported_is_said() -> None:
+def test_missing_functions_and_unsupported_cases_are_reported() -> None:
     def not_relu(step: Step, query: Query) -> Any:
         if step.net.activation == "relu":
             raise NotImplementedError(f"activation {step.net.activation}")
@@ -194,23 +194,23 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("target", "name"), PATHS)
-def test_a_path_is_answered_with_the_name_of_the_module(
+def test_the_error_for_a_path_has_the_name_of_the_module(
     target: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LoadError, match=f"needs the name of a module, as import has it: {name}, from the folder"):
+    with pytest.raises(LoadError, match=f"needs the name of a module, as in import: {name}, from the folder"):
         load(target)
 
 
 @pytest.mark.parametrize("target", ["", ":scores", "pkg..mine", "my-module"])
-def test_what_is_no_name_is_refused_as_such(target: str) -> None:
-    with pytest.raises(LoadError, match=r"needs the name of a module, as import has it$"):
+def test_an_invalid_name_is_refused(target: str) -> None:
+    with pytest.raises(LoadError, match=r"needs the name of a module, as in import$"):
         load(target)
 
 
 class Plain:
-    """Its methods need an instance."""
+    """A class whose methods need an instance."""
 
     def utility(self, step: Step, coalition: Array) -> float:
         """Return the oracle's answer."""
@@ -218,7 +218,7 @@ class Plain:
 
 
 class Static:
-    """Its functions need none."""
+    """A class whose functions need no instance."""
 
     update = staticmethod(reference.update)
 

@@ -1,4 +1,4 @@
-"""`pytest --pyargs adamshap.verify --adamshap-target ...`: items, what a failure shows, exit codes."""
+"""`pytest --pyargs adamshap.verify --adamshap-target ...`: items, failure messages, exit codes."""
 
 from xml.etree import ElementTree
 
@@ -46,7 +46,7 @@ def test_a_target_without_the_properties_is_refused(pytester: pytest.Pytester, m
     assert says in result.stdout.str() + result.stderr.str()
 
 
-def test_a_failure_shows_what_the_kit_says_and_no_traceback(pytester: pytest.Pytester) -> None:
+def test_a_failure_shows_the_kits_message_without_a_traceback(pytester: pytest.Pytester) -> None:
     options = ("-k", "scores-sgd-start and float64", "--junit-xml", "result.xml")
     result = run(pytester, "--adamshap-target", "mine:Wrong", *options)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -73,13 +73,15 @@ def test_a_failure_shows_what_the_kit_says_and_no_traceback(pytester: pytest.Pyt
         (("--adamshap-target", "mine:Nothing"), "*--adamshap-target: cannot load 'mine:Nothing': AttributeError*"),
     ],
 )
-def test_what_cannot_be_tried_is_said(pytester: pytest.Pytester, options: tuple[str, ...], says: str) -> None:
+def test_a_target_that_cannot_be_tried_is_reported(
+    pytester: pytest.Pytester, options: tuple[str, ...], says: str
+) -> None:
     result = run(pytester, *options)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines([says])
 
 
-def test_nobody_who_does_not_ask_is_given_properties(pytester: pytest.Pytester) -> None:
+def test_other_runs_collect_no_properties(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_mine="def test_it(): pass", properties="")
     assert pytester.runpytest_subprocess().parseoutcomes() == {"passed": 1}
 
@@ -160,9 +162,9 @@ ALSO_IN_ITS_OWN_PROCESS = {
 
 
 @pytest.mark.parametrize("here", [False, True])
-def test_whatever_a_candidate_does_pytest_goes_on(pytester: pytest.Pytester, here: bool) -> None:
+def test_pytest_continues_after_any_misbehaviour(pytester: pytest.Pytester, here: bool) -> None:
     pytester.makepyfile(mine=RUDE.replace("{NOT_IN_PROCESS}", "{'sgd'}" if here else "set()"))
-    # Smaller cases would take a new process each.
+    # Each shrunk case would need a new process.
     pytester.makeconftest(
         "from functools import partial\nfrom adamshap.verify import conformance\n"
         "conformance.check = partial(conformance.check, shrink_seconds=0)\n"
@@ -197,7 +199,7 @@ def test_whatever_a_candidate_does_pytest_goes_on(pytester: pytest.Pytester, her
 
 @pytest.mark.parametrize("options", [(), ("--adamshap-in-process",)])
 @pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "import os; os._exit(0)", "raise KeyboardInterrupt"])
-def test_a_module_that_ends_the_process_at_import_is_said(
+def test_a_module_that_ends_the_process_at_import_is_reported(
     pytester: pytest.Pytester, code: str, options: tuple[str, ...]
 ) -> None:
     pytester.makepyfile(mine=code)
@@ -206,7 +208,7 @@ def test_a_module_that_ends_the_process_at_import_is_said(
     result.stdout.fnmatch_lines(["*--adamshap-target: cannot load 'mine': *"])
 
 
-def test_a_module_that_kills_its_process_at_import_is_said(pytester: pytest.Pytester) -> None:
+def test_a_module_that_kills_its_process_at_import_is_reported(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(mine="import os; os.kill(os.getpid(), 9)")
     result = pytester.runpytest_subprocess("--pyargs", "adamshap.verify", "--adamshap-target", "mine")
     assert result.ret == pytest.ExitCode.INTERRUPTED

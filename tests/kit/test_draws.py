@@ -1,7 +1,8 @@
-"""An error of a few bounds may be one that few draws missed: more are drawn before it is reported, and it stays one.
+"""An error of a few bounds may be one that few draws missed: more draws follow before it is reported.
 
-`saturated-tanh.json` is a step of a network with saturated tanh units whose optimiser has almost no second moment. 1 −
-tanh² is off by an absolute u in every library, and here that decides. Six draws find a fifth of what forty do.
+`saturated-tanh.json` is a step of a network with saturated tanh units whose optimiser has almost no second moment. In
+every library 1 − tanh² has an absolute error of u, which dominates here. Six draws show a fifth of the error that forty
+show.
 """
 
 import itertools
@@ -39,7 +40,7 @@ def saturated() -> Step:
 
 
 def fused(a: Array, b: Array) -> Array:
-    """Return a b, each product added to the sum before it is rounded, as an FMA does."""
+    """Return a b, adding each product to the sum before rounding it, like an FMA."""
     total = np.zeros((len(a), b.shape[1]), SINGLE)
     for k in range(a.shape[1]):
         total = (total.astype(np.float64) + a[:, k : k + 1].astype(np.float64) * b[k : k + 1]).astype(SINGLE)
@@ -109,7 +110,7 @@ def test_a_right_implementation_is_no_alarm(product: str, derivative: str) -> No
     assert PROPERTY.check(ask, Case(saturated(), QUERY), SINGLE) < 1
 
 
-def test_few_draws_alone_would_have_been_one() -> None:
+def test_few_draws_alone_would_raise_an_alarm() -> None:
     wanted, few = expected(saturated(), QUERY)["values"], bounds(saturated(), QUERY, SINGLE, DRAWS)["values"]
     for product, derivative in RIGHT:
         got = InFloat32(product, derivative).marginals(saturated(), **QUERY.options)
@@ -123,7 +124,7 @@ def test_a_mistake_of_a_part_in_a_hundred_shows_even_there() -> None:
 
 
 def test_a_mistake_as_large_as_that_error_shows_elsewhere() -> None:
-    """A part in three thousand."""
+    """The mistake is a relative error of 1/3000."""
     wrong = Implementation(
         "scaled", frozenset({"marginals"}), lambda step, query: (1 + 1 / 3000) * ORACLE.ask(step, query).values
     )
@@ -135,7 +136,7 @@ def test_a_mistake_as_large_as_that_error_shows_elsewhere() -> None:
 def test_more_is_drawn_only_for_an_error_of_a_few_bounds(
     times: float, draws: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of an ordinary step, whose bounds 40 draws hardly widen."""
+    """The step is ordinary: 40 draws hardly widen its bounds."""
     case = ordinary()
     wanted, bound = expected(case.step, QUERY)["values"], bounds(case.step, QUERY, np.float64)["values"]
     used = []
@@ -161,7 +162,7 @@ def test_more_is_drawn_only_for_an_error_of_a_few_bounds(
 
 
 def ordinary() -> Case:
-    """A step whose numbers are all of order 1."""
+    """Return a step whose numbers are all of order 1."""
     step = saturated().as_float64()
     generator = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""Sizes at which tiles end, deep networks, zeros and late steps are drawn, and lost remainders are found."""
+"""Random cases include sizes at tile edges, deep networks, zeros and late steps, and lost remainders are found."""
 
 from collections.abc import Callable
 from functools import cache
@@ -21,13 +21,13 @@ BY_NAME = {one.name: one for one in PROPERTIES}
 
 @cache
 def quick_cases() -> tuple[Case, ...]:
-    """All cases of the quick profile."""
+    """Return all cases of the quick profile."""
     count = PROFILES["quick"]
     return tuple(case for one in PROPERTIES for case in random_cases(one, max(1, count // one.cost), 0))
 
 
 def exactly_0_before_an_activation(step: Step) -> bool:
-    """Whether a hidden unit with an input that is not 0 adds up to 0."""
+    """Return whether a hidden unit with a nonzero input sums to 0."""
     first = models.outputs(
         Network(step.net.sizes[:2]), {"0.bias": np.zeros(step.net.sizes[1]), **step.params}, step.train.x
     )
@@ -64,7 +64,7 @@ def test_the_quick_profile_draws(edge: str) -> None:
 
 
 def kept(size: int, tile: int) -> int:
-    """How much of a size is left where the last, partial tile is lost; what fits into one tile is whole."""
+    """Return a size without its last, partial tile; a size within one tile is unchanged."""
     return size - size % tile if size > tile else size
 
 
@@ -78,7 +78,7 @@ AXES = {
 
 
 def losing(dimension: str, tile: int) -> Implementation:
-    """The oracle, without the remainder of one dimension."""
+    """Return the oracle without the remainder of one dimension."""
 
     def ask(step: Step, query: Query) -> Array:
         if query.options.get("per_validation") or query.options.get("efficient"):
@@ -121,7 +121,7 @@ def test_a_lost_remainder_of_any_dimension_is_found(dimension: str, tile: int) -
 
 
 def test_targets_broadcast_over_the_batch_are_found() -> None:
-    """Outputs (n, 1) less targets (n,) are (n, n): every sample is compared with every target."""
+    """Outputs (n, 1) minus targets (n,) are (n, n): every sample is compared with every target."""
 
     def ask(step: Step, query: Query) -> Array:
         def wrong(outputs: Any, targets: Array) -> Any:

@@ -1,4 +1,4 @@
-"""docs/false_alarms.py: a few further seeds on a right implementation, what it gathers, and what it refuses."""
+"""docs/false_alarms.py: further seeds on a right implementation, its record of alarms, and its refusals."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""Every known mistake is caught on the quick profile, and called by its name."""
+"""Every known mistake is caught on the quick profile and named by the diagnosis."""
 
 from collections.abc import Callable
 from typing import Any
@@ -68,7 +68,7 @@ def test_a_global_factor_is_named(factor: object, says: str) -> None:
 
 
 def wrong_where(name: str, when: Callable[[Step, Query], bool]) -> Implementation:
-    """The oracle with a fault in some calls only."""
+    """Return the oracle with a fault in some calls only."""
     wrong = BY_NAME[name].wrap(ORACLE.ask)
     return Implementation(
         "in part",
@@ -87,7 +87,7 @@ def diagnosed(candidate: Implementation, *names: str, profile: str = "quick") ->
 
 @pytest.mark.parametrize("when", [lambda step, query: step.n == 2, lambda step, query: step.n > 16])
 def test_a_mistake_at_some_sizes_only_is_not_one_at_all_sizes(when: Callable[[Step, Query], bool]) -> None:
-    # In the longer profile, a batch of either size is certain to be drawn.
+    # The longer profile has batches of both sizes.
     wrong = wrong_where("variance-with-replacement", when)
     diagnosis = diagnosed(wrong, "scores-random_order-start", profile="ci")
     assert diagnosis.faults == ()
@@ -95,7 +95,7 @@ def test_a_mistake_at_some_sizes_only_is_not_one_at_all_sizes(when: Callable[[St
     assert "no known mistake" in diagnosis.sentence
 
 
-def test_a_mistake_in_one_of_several_slopes_is_named_and_what_holds_is_said() -> None:
+def test_a_mistake_in_one_of_several_slopes_is_named_with_the_property_that_holds() -> None:
     candidate = wrong_where("bias-dropped", lambda step, query: query.options.get("slope") == "tangent")
     diagnosis = diagnosed(candidate, "scores-tangent-start", "scores-secant-start")
     assert diagnosis.faults == ("bias-dropped",)
@@ -163,7 +163,7 @@ def test_a_mistake_smaller_than_float32_is_not_called_so() -> None:
 
 
 def test_a_mistake_in_some_cases_that_is_small_there_is_not_called_float32() -> None:
-    """A utility is a small difference of losses: what it is off by is often within float32's rounding of them."""
+    """A utility is a small difference of losses: its error is often within their float32 rounding."""
 
     def ask(step: Step, query: Query) -> Any:
         return ORACLE.ask(step, Query(query.function, {"coalition": np.sort(query.options["coalition"])}))
@@ -175,7 +175,7 @@ def test_a_mistake_in_some_cases_that_is_small_there_is_not_called_float32() -> 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.3), (0.3, -0.2), (1e-4, 0.5), (2e-4, -1e-4), (0.0, 0.0)])
 def test_the_fault_of_a_floor_has_the_slopes_of_its_map(a: float, b: float) -> None:
-    """A[a, b] of max(√, ε), against differences of the faulty A, nearby ones where a = b."""
+    """A[a, b] of max(√, ε) equals difference quotients of the faulty A, of nearby points where a = b."""
     net = Network((1, 1), "identity", "mse", bias=False)
     one, zero = {"0.weight": np.ones((1, 1))}, {"0.weight": np.zeros((1, 1))}
     adam_settings, state = Adam(eps=1e-3, betas=(0.9, 0.0)), AdamState(5, one, zero)

@@ -1,6 +1,6 @@
-"""Where the method is steep the bounds are wide: never so wide that a mistake that matters there gets through.
+"""Where the method is steep the bounds are wide, but not so wide that they accept a relevant mistake.
 
-Four steps on purpose: no second moment and a tiny ε, so that Adam's update is nearly a sign; a batch whose gradients
+Four constructed steps: no second moment and a tiny ε, so that Adam's update is nearly a sign; a batch whose gradients
 cancel; confident samples and saturated units, whose derivatives are differences of numbers near 1; and bias corrections
 that are such differences.
 """
@@ -62,7 +62,7 @@ def second_step(params: dict[str, Array]) -> AdamState:
 
 
 def cancelling() -> Step:
-    """Pairs of samples with labels that all but cancel in the batch's gradient."""
+    """Return a step with pairs of samples that nearly cancel in the batch's gradient."""
     step = ordinary(Adam(eps=1e-10, weight_decay=0.1), AdamState.zeros)
     x = np.repeat(step.train.x[:2], 3, axis=0) * (1 + 1e-7 * np.arange(6)[:, None])
     zeros = {name: p * (1e-3 if name.startswith("1.") else 1.0) for name, p in step.params.items()}
@@ -84,14 +84,14 @@ def right(name: str, place: int) -> tuple[Answer, Answer]:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_mistake_of_a_part_in_a_million_shows(name: str) -> None:
-    """In some answer, for every known mistake that changes answers at all by as much."""
+    """Every known mistake that changes an answer by that much is seen in some answer."""
     unseen = {fault.name: change for fault in FAULTS if (change := unseen_change(fault, name)) is not None}
     assert all(change < 1e-6 for change in unseen.values()), unseen
-    assert len(unseen) < len(FAULTS) / 2  # so that this is about something
+    assert len(unseen) < len(FAULTS) / 2  # or the test would check too few faults
 
 
 def unseen_change(fault: Fault, name: str) -> float | None:
-    """The largest change of an answer, in parts of it; None where an answer is beyond its bound."""
+    """Return the largest relative change of an answer; None if an answer is beyond its bound."""
     largest = 0.0
     for place, query in enumerate(QUERIES):
         wanted, bound = right(name, place)
@@ -108,30 +108,30 @@ def unseen_change(fault: Fault, name: str) -> float | None:
 
 
 def naive_bias_correction(step: Step) -> Array:
-    """`linearized` for an ε beside which κ is nothing, with 1 − β^t as everybody writes it."""
+    """Return `linearized` for an ε that dwarfs κ, with 1 − β^t evaluated directly."""
     beta1, t = step.adam.betas[0], step.state.step + 1
     sgd = answer(ORACLE, step, Query("scores", {"slope": "sgd", "gradient": "start"}))["values"]
     return sgd * ((1 - beta1) / (1 - beta1**t)) / step.adam.eps
 
 
-def test_the_usual_bias_correction_is_rounding_and_no_mistake() -> None:
+def test_the_usual_bias_correction_counts_as_rounding() -> None:
     adam = Adam(betas=(0.99999, 0.9), eps=1e20)
     step, query = ordinary(adam, second_step), Query("scores", {"slope": "linearized", "gradient": "start"})
     (wanted, bound), got = (expected(step, query), bounds(step, query, np.float64)), naive_bias_correction(step)
     off = np.abs(got - wanted["values"])
     assert (off <= bound["values"]).all()
-    # The loss of digits is beyond what the sum of terms explains: it has a part of its own in the bound.
+    # The sum of terms does not explain the lost digits: the bound has a separate part for them.
     assert (off > 4 * unit_roundoff(np.float64) * np.abs(wanted["values"])).any()
 
 
-def test_what_underflows_is_rounding_and_no_mistake() -> None:
+def test_underflow_counts_as_rounding() -> None:
     smallest = float(np.finfo(np.float32).smallest_subnormal)
     assert smallest / 2 < rounding(0.0, 1, np.float32) < 1e-30
     assert rounding(0.0, 1, np.float64) < 1e-300
 
 
 def one_of_two_is_nothing() -> Step:
-    """A batch of two of which one has no gradient: τ g and h s are equal at τ = ½, h = 1, and v = 0."""
+    """Return a step with two samples, one without gradient: τ g and h s are equal at τ = ½, h = 1, and v = 0."""
     net = Network((1, 1, 1), "relu", "mse", bias=False)
     params = {"0.weight": np.array([[0.27]]), "1.weight": np.array([[-0.46]])}
     train = Batch(np.array([[0.12], [-0.13]]), np.array([[0.64], [0.1]]))
@@ -142,7 +142,7 @@ def one_of_two_is_nothing() -> Step:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_rounding_of_a_variance_is_no_mistake(dtype: str) -> None:
-    """Where it is all that is left: another order of Σ (x − g/n)² is as right, and so is Σ x² − g²/n."""
+    """It dominates here: another order of Σ (x − g/n)² is as right, and so is Σ x² − g²/n."""
     step, query = (
         one_of_two_is_nothing(),
         Query("scores", {"slope": "random_order", "gradient": "start", "nodes": (1, 2)}),
@@ -155,16 +155,16 @@ def test_the_rounding_of_a_variance_is_no_mistake(dtype: str) -> None:
         with replaced("partial_sum_deviation", right, lambda x, g, by=factor: right(x, g) * np.sqrt(by)):
             moved.append(np.abs(expected(step, query)["values"] - wanted))
     assert (np.max(moved, axis=0) <= bound).all()
-    # Beyond what the sum of terms and changes of the inputs explain.
+    # The sum of terms and perturbed inputs do not explain it.
     magnitude = score_magnitude(step, "random_order", "start", (1, 2))
     assert (np.max(moved, axis=0) > rounding(magnitude, parameter_count(step), dtype)).any()
-    if dtype == "float64":  # float32 has not a digit left here
+    if dtype == "float64":  # float32 has no digit left here
         with replaced("partial_sum_deviation", right, lambda x, g: right(x, g) / np.sqrt(2)):  # n/(n − 1) forgotten
             assert (np.abs(expected(step, query)["values"] - wanted) > bound).any()
 
 
-def test_errors_that_act_alike_to_either_side_have_sizes_of_their_own() -> None:
-    """A node near 0 moves either way, and Adam's map falls both ways: errors of one size would give one answer."""
+def test_errors_with_the_same_effect_for_either_sign_have_random_sizes() -> None:
+    """Adam's map falls to both sides of a node near 0: errors of equal size would give equal answers."""
     step = one_of_two_is_nothing()
     m, v = ({name: np.full_like(p, size) for name, p in step.params.items()} for size in (0.1, 0.0))
     step = dataclasses.replace(step, adam=Adam(betas=(0.9, 0.0)), state=AdamState(10, m, v))
@@ -179,7 +179,7 @@ def test_errors_that_act_alike_to_either_side_have_sizes_of_their_own() -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_no_draw_is_rounded_away(dtype: str) -> None:
-    """The oracle answers in float64, where an error of one u may leave a number as it was."""
+    """The oracle computes in float64, where an error of one u may not change a number."""
     step, query = (
         dataclasses.replace(one_of_two_is_nothing(), adam=Adam(betas=(0.9, 0.0))),
         Query("scores", {"slope": "random_order", "gradient": "start", "nodes": (1, 2)}),
@@ -191,10 +191,10 @@ def test_no_draw_is_rounded_away(dtype: str) -> None:
 
 
 def cancelling_twice() -> Step:
-    """In each sample the hidden unit's gradient cancels up to a thousandth, and then the two samples' do."""
+    """Return a step whose hidden unit's gradient cancels to a thousandth per sample, and again between samples."""
     net, size = Network((1, 1, 2, 1), "identity", "mse", bias=False), 1e-3
     params = {
-        "0.weight": np.array([[1e-9]]),  # so that the other layers find nothing
+        "0.weight": np.array([[1e-9]]),  # negligible, so that only the last layer matters
         "1.weight": np.array([[0.61], [0.83]]),
         "2.weight": np.array([[0.83 * (1 + size), -0.61]]),
     }
@@ -204,8 +204,8 @@ def cancelling_twice() -> Step:
     return in_dtype(Step(net, params, Adam(eps=1e-30), AdamState.zeros(params), Batch(x, y), valid), np.float32)
 
 
-def test_what_rounds_in_each_sample_by_itself_is_no_mistake() -> None:
-    """Two losses of digits multiply. Changes of the weights, which the samples share, only make them add up."""
+def test_rounding_in_each_sample_separately_is_no_mistake() -> None:
+    """Two losses of digits multiply; with perturbed weights, which the samples share, they would only add up."""
     step, query = cancelling_twice(), Query("scores", {"slope": "frozen", "gradient": "start"})
     wanted, bound = expected(step, query)["values"], bounds(step, query, np.float32)["values"]
     off = np.abs(gpu.scores(step, "frozen", "start", device="cpu", dtype="float32") - wanted)
@@ -216,7 +216,7 @@ def test_what_rounds_in_each_sample_by_itself_is_no_mistake() -> None:
 
 
 def saturated(large: float) -> Step:
-    """One entry of one sample's input is so large that its hidden units saturate, and its gradient there is 0."""
+    """Return a step with an input entry so large that its sample's hidden units saturate, with gradient 0."""
     x = np.random.default_rng(0).normal(size=(5, 3))
     x[2, 1] = large
     network = Network((3, 4, 2), "tanh")
@@ -225,7 +225,7 @@ def saturated(large: float) -> Step:
 
 
 class InFloat32:
-    """The engine on the host."""
+    """The engine on the CPU in float32."""
 
     @staticmethod
     def scores(step: Step, **options: Any) -> Array:
@@ -233,7 +233,7 @@ class InFloat32:
 
 
 def squares_in_units_of_norms(_: Any, a: Array, b: Array, out: Array) -> Array:
-    """Return √Σ x² from squares that underflow where another sample's entry makes up the norm of its column."""
+    """Return √Σ x² from squares that underflow if another sample's entry dominates the norm of its column."""
     squares = []
     for x in (b, a):
         norm = np.sqrt((x.astype(np.float64) ** 2).sum(axis=0)).astype(x.dtype)
@@ -248,7 +248,7 @@ def squares_in_units_of_norms(_: Any, a: Array, b: Array, out: Array) -> Array:
 )
 @pytest.mark.parametrize("large", [1e22, 1e30, 1e36])
 def test_squares_that_underflow_are_seen(monkeypatch: pytest.MonkeyPatch, large: float, name: str) -> None:
-    """The other samples' scores are off by some percent then: within a bound that has errors of u times that entry."""
+    """The other samples' scores are then off by some percent, within a bound with errors of u times that entry."""
     slope, last = name.split("-")[1:]
     options = {"slope": slope, "gradient": "midpoint" if slope == "two_term" else last}
     (one,) = (one for one in PROPERTIES if one.name == name)
@@ -261,8 +261,8 @@ def test_squares_that_underflow_are_seen(monkeypatch: pytest.MonkeyPatch, large:
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "silu", "gelu"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_an_error_of_a_derivative_is_drawn_where_libraries_make_it(activation: str, dtype: str) -> None:
-    """A unit that is nearly saturated has one, a unit that is far beyond has none."""
+def test_derivative_errors_are_drawn_where_libraries_have_them(activation: str, dtype: str) -> None:
+    """A nearly saturated unit has one, a fully saturated unit has none."""
     net, size = Network((1, 1, 1), activation, "mse", bias=False), DRAWN * unit_roundoff(dtype)
     params = {name: np.ones(shape) for name, shape in net.shapes.items()}
 

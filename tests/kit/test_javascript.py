@@ -1,6 +1,6 @@
 """An implementation in another language, written from docs/method.md, passes the vectors and the kit.
 
-Needs Node 20 or newer; where there is none, leave these tests out with ``-m "not node"``.
+Needs Node 20 or newer; without it, deselect these tests with ``-m "not node"``.
 """
 
 import shutil
@@ -57,7 +57,7 @@ KIT = (
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A copy with one mistake: ε inside the root."""
+    """Return a copy with one mistake: ε inside the root."""
     for script in SCRIPTS.iterdir():
         shutil.copy(script, tmp_path)
     source = (SCRIPTS / "adamshap.mjs").read_text(encoding="utf-8")
@@ -84,15 +84,15 @@ def test_it_passes_the_vectors(node: str) -> None:
 def test_a_mistake_in_it_fails_vectors_that_name_the_mistake(node: str, broken: Path) -> None:
     done = run_vectors(node, broken)
     assert done.returncode == 1
-    told = [line for line in done.stdout.split("\n") if "; exposes " in line]
-    assert len(told) > 100
-    naming = [line for line in told if "eps-inside-root" in line]
-    # A fault is named only where it fails a vector by a wide margin, so a few failures may not name it.
-    assert len(naming) > len(told) / 2
+    failures = [line for line in done.stdout.split("\n") if "; exposes " in line]
+    assert len(failures) > 100
+    naming = [line for line in failures if "eps-inside-root" in line]
+    # A vector names a fault only if it fails by a wide margin, so a few failures may not name it.
+    assert len(naming) > len(failures) / 2
 
 
 def test_it_passes_the_kit(node: str) -> None:
-    """Every function and every kind of property; the whole kit takes minutes, and its vectors are passed above."""
+    """Every function and kind of property; the whole kit takes minutes, and the vectors are tested above."""
     done = verify(node, SCRIPTS, *(word for name in KIT for word in ("--only", name)))
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "failed" not in done.stdout

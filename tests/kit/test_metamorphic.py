@@ -1,4 +1,4 @@
-"""Properties that need no oracle: each sees a mistake, and the large ones see those that small sizes cannot show."""
+"""Properties without an oracle: each detects a mistake, and the large ones those that small sizes cannot show."""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +56,7 @@ def test_a_score_for_nothing_is_seen_without_an_oracle(fault: str) -> None:
 
 
 def averaged(step: Step, query: Query) -> Any:
-    """Micro-batches whose scores are computed as if each were the batch: the usual slip of gradient accumulation."""
+    """Return scores of micro-batches as if each were the batch: a common mistake with gradient accumulation."""
     options = dict(query.options)
     size = options.pop("micro_batch", None) or step.n
     parts = [np.arange(step.n)[start : start + size] for start in range(0, step.n, size)]
@@ -92,7 +92,7 @@ def test_a_candidate_says_by_its_signature_that_it_takes_micro_batches() -> None
 
 
 def blocks_of_256(step: Step, query: Query) -> Any:
-    """A loop over blocks of 256 samples that reads a whole block where the last one is shorter: it starts too early."""
+    """Return scores from blocks of 256 samples, where a shorter last block is read as a whole one that starts early."""
     scores = ORACLE.ask(step, query)
     for start in range(256, step.n, 256):
         if start + 256 > step.n:
@@ -101,12 +101,12 @@ def blocks_of_256(step: Step, query: Query) -> Any:
 
 
 def index_of_8_bits(step: Step, query: Query) -> Any:
-    """Sample numbers in a uint8."""
+    """Return scores with sample indices in a uint8."""
     return ORACLE.ask(step, query)[np.arange(step.n).astype(np.uint8)]
 
 
 def last_block_left_out(step: Step, query: Query) -> Any:
-    """⌊n/256⌋ blocks."""
+    """Return scores from only ⌊n/256⌋ blocks."""
     scores = ORACLE.ask(step, query)
     if step.n > 256:
         scores[step.n // 256 * 256 :] = 0.0
@@ -126,7 +126,7 @@ def test_mistakes_that_only_size_shows_are_seen(mistake: Callable[[Step, Query],
 
 def test_a_change_of_the_input_after_the_call_is_seen() -> None:
     class Later:
-        """An answer that is computed when it is looked at, in the step's own memory."""
+        """An answer that is computed on conversion to an array, in the step's own memory."""
 
         def __init__(self, step: Step, values: Any) -> None:
             self.step, self.values = step, values
@@ -159,8 +159,8 @@ def test_a_change_of_the_input_of_an_earlier_call_is_seen() -> None:
 # --- efficiency -------------------------------------------------------------------------------------------------------
 
 
-def test_efficient_scores_may_be_made_of_larger_ones() -> None:
-    """What is missing is minus nearly all of them: they round as they are, not as the small rest."""
+def test_efficient_scores_may_come_from_larger_ones() -> None:
+    """The difference to spread nearly cancels their sum: their rounding errors are those of the larger scores."""
     net = Network((2, 2), bias=False)
     step = Step(
         net,

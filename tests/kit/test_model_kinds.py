@@ -1,4 +1,4 @@
-"""The kit takes another kind of model where that is registered, and names it in cases; a perceptron needs no name."""
+"""The kit supports any registered kind of model and names it in cases; a perceptron needs no name."""
 
 import copy
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Others(Perceptrons):
 
 @pytest.fixture
 def agreement(monkeypatch: pytest.MonkeyPatch) -> Property:
-    """A property of agreement over steps of the other kind, which oracle and kit know for now."""
+    """Return a property of agreement over steps of the other kind, registered for the test."""
     monkeypatch.setitem(KINDS, "other", Others())
     monkeypatch.setitem(models.KINDS, "other", models.KINDS["perceptron"])
     (one,) = (one for one in PROPERTIES if one.name == "scores-secant-start")
@@ -75,7 +75,7 @@ def test_a_perceptron_needs_no_kind() -> None:
     (one,) = (one for one in PROPERTIES if one.name == "update")
     case = random_cases(one, 15, 0)[-1]
     written = case_to_json(case.step, case.query)
-    assert set(written["network"]) == {"sizes", "activation", "loss", "bias"}  # as version 1 of the vectors has it
+    assert set(written["network"]) == {"sizes", "activation", "loss", "bias"}  # as in version 1 of the vectors
     named = copy.deepcopy(written)
     named["network"]["kind"] = "perceptron"
     for value in (written, named):

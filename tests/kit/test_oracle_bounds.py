@@ -1,4 +1,4 @@
-"""Bounds are remembered, and only for the very same call."""
+"""Bounds are cached, and only for the same call."""
 
 import itertools
 from dataclasses import replace
@@ -42,7 +42,7 @@ OTHERS = {
 }
 
 
-def test_the_same_call_is_answered_from_memory() -> None:
+def test_the_same_call_is_answered_from_the_cache() -> None:
     (first,) = oracle.bounds(STEP, QUERY, np.float64).values()
     (again,) = oracle.bounds(STEP, QUERY, np.float64).values()
     assert again is first
@@ -68,7 +68,7 @@ def test_nor_are_another_query_dtype_or_number_of_draws() -> None:
     assert all(not np.array_equal(other["values"], base) for other in others)
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oracle, "REMEMBERED", 2)
     monkeypatch.setattr(oracle, "_remembered", {})
     for eps in (1e-3, 1e-4, 1e-5, 1e-6):
@@ -86,7 +86,7 @@ def test_bounds_widen_with_every_draw_up_to_the_whole() -> None:
     np.testing.assert_array_equal(wanted["values"], oracle.expected(STEP, QUERY)["values"])
 
 
-def test_what_the_candidate_writes_to_its_step_afterwards_does_not_show() -> None:
+def test_later_changes_of_the_step_have_no_effect() -> None:
     params = {name: p.copy() for name, p in STEP.params.items()}
     own = replace(STEP, params=params, adam=Adam(eps=1e-7))
     before = oracle.bounds(own, QUERY, np.float64, draws=3)["values"]

@@ -1,4 +1,4 @@
-"""Candidates that are commands: right ones pass, in one process a property; all else that one does is a finding."""
+"""Candidates that are commands: right ones pass, with one process per property; any misbehaviour is a finding."""
 
 import json
 import os
@@ -32,7 +32,7 @@ with open(__file__ + ".log", "a") as log:
     print(len(given), file=log)
 """
 
-# A program that needs no library: its answers are of the right form, and wrong.
+# A program without libraries, with wrong answers in the right format.
 PLAIN = """
 import json, os, signal, sys, time
 given = json.load(open(sys.argv[1], encoding="utf-8"))
@@ -130,8 +130,8 @@ def test_an_answer_that_changes_is_found(tmp_path: Path) -> None:
         ("open(sys.argv[2], 'wb').write(b'\\xff\\xfe')", "that is not JSON"),
         ("write('{}')", "wrote a dict for 1 case, not a list of as many answers"),
         ("write('[]')", "wrote a list of 0 for 1 case, not a list of as many answers"),
-        ("write(json.dumps([3 for one in given]))", "returned what is no answer: answer: got 3; needs an object"),
-        ("write(json.dumps([{} for one in given]))", "returned what is no answer: answer: got {}"),
+        ("write(json.dumps([3 for one in given]))", "returned an invalid answer: answer: got 3; needs an object"),
+        ("write(json.dumps([{} for one in given]))", "returned an invalid answer: answer: got {}"),
         ("write(json.dumps([{'values': None} for one in given]))", "values: got null; needs a number"),
         ("write(json.dumps([{'values': ['a']} for one in given]))", "values: got"),
         ("write(json.dumps([{'scores': [1.0]} for one in given]))", "returned the names scores, not values"),
@@ -157,11 +157,11 @@ def test_misbehaviour_is_a_finding(tmp_path: Path, body: str, says: str) -> None
         (
             "reply = lambda one: {'step': 0.5} | {f'{k}.{n}': a for k in ('params', 'm', 'v')"
             " for n, a in one['params'].items()}",
-            "returned no state of Adam: AdamState.",
+            "returned an invalid state of Adam: AdamState.",
         ),
     ],
 )
-def test_an_update_that_is_none_is_a_finding(tmp_path: Path, body: str, says: str) -> None:
+def test_an_invalid_update_is_a_finding(tmp_path: Path, body: str, says: str) -> None:
     outcome = try_one(program(tmp_path, PLAIN, f"{body}\nwrite(json.dumps([reply(one) for one in given]))"), "update")
     assert outcome.finding is not None
     assert says in outcome.finding.sentence
@@ -174,7 +174,7 @@ def test_half_of_the_marginals_is_a_finding(tmp_path: Path) -> None:
     assert "returned the names values, empty, not empty, total, values" in outcome.finding.sentence
 
 
-def test_what_is_not_supported_is_said(tmp_path: Path) -> None:
+def test_unsupported_cases_are_reported(tmp_path: Path) -> None:
     body = "write(json.dumps([{'unsupported': one['function']} for one in given]))"
     outcome = try_one(program(tmp_path, PLAIN, body))
     assert (outcome.status, outcome.unsupported) == ("not supported", (("influence", outcome.examples),))

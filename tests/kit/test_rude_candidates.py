@@ -1,7 +1,7 @@
-"""Candidates that misbehave: the kit goes on, is unchanged, and says what happened.
+"""Candidates that misbehave: the kit continues, is unchanged, and reports the cause.
 
 Each kind is the body of a function. In this process, in one of its own, and under pytest each must have the outcome
-that stands beside it; `test_rude_commands.py` does the same for programs.
+next to it; `test_rude_commands.py` does the same for programs.
 """
 
 import locale
@@ -29,12 +29,12 @@ from adamshap.verify.properties import PROPERTIES
 BY_NAME = {one.name: one for one in PROPERTIES}
 INFLUENCE = BY_NAME["influence"]
 PATIENCE = 0.3
-"""Seconds that a call of a candidate that hangs may take."""
+"""Time limit, in seconds, of a call of a candidate that hangs."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a function does, and what the kit says about it; "" where its answer is right and counts."""
+    """The body of a function, and the kit's message about it; "" if its answer is right."""
 
     does: str
     says: str = ""
@@ -146,21 +146,23 @@ RESULTS = {
     "view_of_its_input": Kind("return np.broadcast_to(step.train.x[0, :1], step.n)", "values as a view of its input"),
     "wrong_shape": Kind("return np.zeros((step.n, 1))", "returned values of shape"),
     "too_long": Kind("return np.zeros(step.n + 1)", "returned values of shape"),
-    "uneven_lists": Kind("return [[1.0], [1.0, 2.0]]", "as a list, which is no NumPy array"),
-    "nothing": Kind("return None", "returned values as a NoneType, which is no array of numbers"),
+    "uneven_lists": Kind("return [[1.0], [1.0, 2.0]]", "as a list, which is not a NumPy array"),
+    "nothing": Kind("return None", "returned values as a NoneType, which is not an array of numbers"),
     "complex": Kind("return np.zeros(step.n, complex)", "returned values of dtype complex128"),
     "strings": Kind("return ['1.0'] * step.n", "returned values of dtype <U3"),
     "booleans": Kind("return np.ones(step.n, bool)", "returned values of dtype bool"),
     "dates": Kind("return np.zeros(step.n, 'M8[s]')", "returned values of dtype datetime64[s]"),
     "records": Kind("return np.zeros(step.n, 'f8,f8')", "returned values of dtype"),
-    "objects": Kind("return np.zeros(step.n, object)", "returned values as a ndarray, which is no array of numbers"),
+    "objects": Kind(
+        "return np.zeros(step.n, object)", "returned values as a ndarray, which is not an array of numbers"
+    ),
     "dictionary": Kind("return {i: 0.0 for i in range(step.n)}", "returned values as a dict"),
     "generator": Kind("return (0.0 for _ in range(step.n))", "returned values as a generator"),
-    "coroutine": Kind("async def later(): return 0\nreturn later()", "returned a coroutine, which is no answer"),
+    "coroutine": Kind("async def later(): return 0\nreturn later()", "returned a coroutine"),
     "not_a_number": Kind("return np.full(step.n, np.nan)", "values NaN or infinite"),
     "infinite": Kind("return [1e999] * step.n", "values NaN or infinite"),
     "beyond_float64": Kind("return np.full(step.n, 2, np.longdouble) ** 10_000", "values NaN or infinite"),
-    "integers_of_any_size": Kind("return [10**400] * step.n", "as a list, which is no array of numbers"),
+    "integers_of_any_size": Kind("return [10**400] * step.n", "as a list, which is not an array of numbers"),
     "matrix": Kind("return np.zeros((1, step.n)).view(np.matrix)", "returned values of shape (1, "),
     "masked": Kind("return np.ma.masked_all(step.n)", "masked values"),
     "subclass": Kind("return reference.influence(step).view(Mine)"),
@@ -294,7 +296,7 @@ ALL = HERE | HANGS | DEADLY | ALONE
 
 
 def source() -> str:
-    """Return a module with a class of each kind."""
+    """Return the source of a module with a class of each kind."""
     parts = [HEAD]
     for name, kind in ALL.items():
         body = indent(f"{kind.does}\n{RIGHT}", " " * 8)
@@ -308,7 +310,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (made / "rude.py").write_text(source(), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(made)
-        outcome_of(ORACLE)  # what is imported on first use may set warnings filters
+        outcome_of(ORACLE)  # modules imported on first use may set warnings filters
         yield made
 
 
@@ -323,8 +325,8 @@ def outcome_of(candidate: Implementation, timeout: float | None = 20.0) -> Outco
     return outcome
 
 
-def told(outcome: Outcome) -> str:
-    """Return what the kit says about a property that is not as it should be, "" for one that holds."""
+def message_of(outcome: Outcome) -> str:
+    """Return the kit's message about a property that does not hold, "" for one that holds."""
     if outcome.finding is not None:
         assert outcome.status == "failed"
         return outcome.finding.sentence
@@ -333,14 +335,14 @@ def told(outcome: Outcome) -> str:
 
 
 def assert_as_said(outcome: Outcome, kind: Kind) -> None:
-    sentence = told(outcome)
+    sentence = message_of(outcome)
     assert kind.says in sentence
     assert bool(kind.says) == bool(sentence), sentence
     assert sentence.isprintable()
 
 
 def state() -> list[Any]:
-    """Return what a candidate must leave as it is."""
+    """Return the process state that a candidate must not change."""
     streams = [sys.stdin, sys.stdout, sys.stderr, sys.__stdout__]
     return [
         np.geterr(),
@@ -381,7 +383,7 @@ def test_in_this_process_a_candidate_is_found_out_and_leaves_nothing(folder: Pat
 @pytest.mark.parametrize("name", HANGS)
 def test_in_this_process_python_code_that_hangs_is_interrupted(folder: Path, name: str) -> None:
     outcome = outcome_of(load(f"rude:kind_{name}"), timeout=PATIENCE)
-    assert told(outcome) == f"influence(step): the candidate gave no answer within {PATIENCE:g} s"
+    assert message_of(outcome) == f"influence(step): the candidate gave no answer within {PATIENCE:g} s"
 
 
 def test_a_user_can_interrupt_a_candidate_that_swallows_it(folder: Path) -> None:
@@ -397,7 +399,7 @@ def test_a_user_can_interrupt_a_candidate_that_swallows_it(folder: Path) -> None
         outcome_of(Implementation("mine", frozenset({"influence"}), lambda step, query: stubborn(step)))
 
 
-def test_what_a_candidate_set_once_it_finds_again() -> None:
+def test_state_that_a_candidate_set_is_restored_for_it() -> None:
     def ask(step: Any, query: Any) -> Any:
         seen.append(np.geterr()["divide"])
         np.seterr(divide="ignore")
@@ -415,7 +417,7 @@ def test_a_coalition_that_is_changed_is_a_finding() -> None:
         return ORACLE.ask(step, query)
 
     (outcome,) = check(Implementation("mine", frozenset({"utility"}), ask), [BY_NAME["utility"]], shrink_seconds=0)
-    assert "changed its input: options['coalition']" in told(outcome)
+    assert "changed its input: options['coalition']" in message_of(outcome)
 
 
 # --- in a process of its own ------------------------------------------------------------------------------------------
@@ -435,7 +437,7 @@ def test_in_its_own_process_a_candidate_is_found_out(folder: Path, chosen: Imple
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_what_would_last_ends_with_the_process(folder: Path, name: str) -> None:
+def test_lasting_changes_end_with_the_process(folder: Path, name: str) -> None:
     with isolated(f"rude:kind_{name}") as candidate:
         outcome = outcome_of(candidate, None)
     assert_as_said(outcome, ALONE[name])
@@ -446,7 +448,7 @@ def test_what_would_last_ends_with_the_process(folder: Path, name: str) -> None:
 
 
 def still_running() -> list[str]:
-    """Return the command lines of processes that candidates here started."""
+    """Return the command lines of running processes that candidates here started."""
     lines = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -463,7 +465,7 @@ def still_running() -> list[str]:
         ("hears_no_alarm", "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]); time.sleep(60)"),
     ],
 )
-def test_in_its_own_process_whatever_hangs_is_ended(tmp_path: Path, name: str, body: str) -> None:
+def test_in_its_own_process_any_hang_is_ended(tmp_path: Path, name: str, body: str) -> None:
     module = f"hang_{name}"
     text = f"{HEAD}\ndef influence(step):\n{indent(body, '    ')}\n    {RIGHT}\n"
     (tmp_path / f"{module}.py").write_text(text, encoding="utf-8")
@@ -471,7 +473,7 @@ def test_in_its_own_process_whatever_hangs_is_ended(tmp_path: Path, name: str, b
         patch.syspath_prepend(tmp_path)
         with isolated(module, PATIENCE) as candidate:
             outcome = outcome_of(candidate, None)
-    assert told(outcome) == f"influence(step): the candidate gave no answer within {PATIENCE:g} s"
+    assert message_of(outcome) == f"influence(step): the candidate gave no answer within {PATIENCE:g} s"
 
 
 def test_a_run_ends_after_a_few_hangs() -> None:
@@ -554,7 +556,7 @@ def influence(step):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     with isolated(module(folder, "import_once", text)) as candidate:
-        assert "was ended by SIGKILL" in told(outcome_of(candidate, None))
-        assert "could not be loaded again: cannot load 'import_once': SystemExit: only once" in told(
+        assert "was ended by SIGKILL" in message_of(outcome_of(candidate, None))
+        assert "could not be loaded again: cannot load 'import_once': SystemExit: only once" in message_of(
             outcome_of(candidate, None)
         )

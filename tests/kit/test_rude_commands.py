@@ -1,4 +1,4 @@
-"""Programs that misbehave, and files that are none: the kit goes on and says what happened."""
+"""Programs that misbehave, and files that are not programs: the kit continues and reports the cause."""
 
 import os
 import shlex
@@ -52,7 +52,7 @@ def sentence_of(outcome: Outcome) -> str:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        # how it ends
+        # exit status
         ("sys.exit(0)", "wrote no result file for 1 case"),
         ("os._exit(0)", "wrote no result file for 1 case"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL on 1 case"),
@@ -61,11 +61,11 @@ def sentence_of(outcome: Outcome) -> str:
         ("os.abort()", "was ended by SIGABRT on 1 case"),
         ("raise BaseException('mine')", "ended with exit status 1 on 1 case; it printed: Traceback"),
         ("write(zeros()); sys.exit(3)", "ended with exit status 3 on 1 case"),
-        # what it prints
+        # output
         ("sys.stdout.write('a' * 10**7 + ' the end'); sys.exit(1)", " the end"),
         ("sys.stdout.buffer.write(b'\\xff\\x1b[2J'); sys.exit(1)", r"it printed: �\x1b[2J"),
         ("os.close(1); os.close(2); sys.exit(1)", "on 1 case"),
-        # what it writes
+        # content of the result file
         ("write(zeros()[:-3])", "that is not JSON"),
         ("write('')", "that is not JSON: Expecting value"),
         ("write('\\ufeff' + zeros())", "that is not JSON: it begins with a byte order mark (BOM)"),
@@ -78,19 +78,19 @@ def sentence_of(outcome: Outcome) -> str:
         ("write(zeros().replace('0.0', 'NaN'))", "NaN or infinite"),
         ("write(zeros().replace('0.0', '1e999'))", "NaN or infinite"),
         ("write(zeros().replace('0.0', '-Infinity'))", "NaN or infinite"),
-        ("write(zeros().replace('0.0', '\"0\"'))", "returned what is no answer: values: got"),
-        ("write(zeros().replace('0.0', 'true'))", "returned what is no answer: values: got"),
+        ("write(zeros().replace('0.0', '\"0\"'))", "returned an invalid answer: values: got"),
+        ("write(zeros().replace('0.0', 'true'))", "returned an invalid answer: values: got"),
         ("answer('[[0], [0, 0]]')", "lists of uneven length"),
-        ("answer('{}')", "returned what is no answer: values: got {}"),
+        ("answer('{}')", "returned an invalid answer: values: got {}"),
         ("write(json.dumps([{'error': '\\ud800'} for one in given]))", r"reported an error: \ud800"),
         ("write(json.dumps([{'error': '\\x00\\x1b[2J'} for one in given]))", r"reported an error: \x00\x1b[2J"),
         ("write(json.dumps([{'error': 'a' * 10**6} for one in given]))", "aaa…"),
         ("write(json.dumps([{'error': {'a': [1]}} for one in given]))", "reported an error: {'a': [1]}"),
         ("write(json.dumps([{'\\ud800': 1} for one in given]))", r"returned the names \ud800, not values"),
-        # what it makes of the file
-        ("os.mkfifo(result)", "wrote a result for 1 case that is no regular file"),
-        ("os.mkdir(result)", "wrote a result for 1 case that is no regular file"),
-        ("os.symlink('/dev/zero', result)", "wrote a result for 1 case that is no regular file"),
+        # kind of the result file
+        ("os.mkfifo(result)", "wrote a result for 1 case that is not a regular file"),
+        ("os.mkdir(result)", "wrote a result for 1 case that is not a regular file"),
+        ("os.symlink('/dev/zero', result)", "wrote a result for 1 case that is not a regular file"),
         ("os.symlink(result, result)", "wrote a result for 1 case that cannot be read: "),
         ("write(''); os.truncate(result, 10**12)", "wrote a result of 1000000000000 bytes"),
         ("import shutil; shutil.rmtree(os.path.dirname(result))", "wrote no result file"),
@@ -100,7 +100,7 @@ def test_misbehaviour_is_a_finding(tmp_path: Path, body: str, says: str) -> None
     assert says in sentence_of(outcome_of(program(tmp_path, body)))
 
 
-def test_a_reason_that_is_no_text_is_said(tmp_path: Path) -> None:
+def test_a_reason_that_is_not_text_is_reported(tmp_path: Path) -> None:
     body = "write(json.dumps([{'unsupported': '\\ud800'} for one in given]))"
     assert outcome_of(program(tmp_path, body)).unsupported[0][0] == r"\ud800"
 
@@ -145,10 +145,10 @@ def test_a_run_ends_after_a_few_hangs(tmp_path: Path) -> None:
     properties = [one for one in PROPERTIES if one.function == "scores"][:6]
     _, outcomes = check_command(program(tmp_path, body), properties, timeout=0.3)
     assert {outcome.status for outcome in outcomes} == {"failed", "not tried"}
-    assert len((tmp_path / "runs").read_text()) <= MOST_HANGS + 1  # the last property asks twice
+    assert len((tmp_path / "runs").read_text()) <= MOST_HANGS + 1  # the last property runs it twice
 
 
-# --- files that are no programs ---------------------------------------------------------------------------------------
+# --- files that are not programs --------------------------------------------------------------------------------------
 
 
 def script(folder: Path, text: bytes, mode: int = 0o755) -> Path:
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path: Path, text: bytes, mode:
 
 def test_a_program_of_another_machine_is_refused(tmp_path: Path) -> None:
     elf = bytearray(Path(sys.executable).resolve().read_bytes()[:4096])
-    elf[18:20] = b"\xff\x00"  # a machine that there is not
+    elf[18:20] = b"\xff\x00"  # a machine that does not exist
     with pytest.raises(LoadError, match="it is not a program for this machine"):
         outcome_of(f"{script(tmp_path, bytes(elf))} {{case}} {{result}}")
 
@@ -207,7 +207,7 @@ def test_a_program_without_its_loader_is_refused(tmp_path: Path) -> None:
         ("unmarked", r"bin/unmarked has no execute bit: chmod \+x"),
     ],
 )
-def test_a_name_that_is_no_program_is_refused(
+def test_a_name_without_a_program_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, says: str
 ) -> None:
     (tmp_path / "folder").mkdir()

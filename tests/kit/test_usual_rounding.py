@@ -1,4 +1,4 @@
-"""Rounding errors enter the oracle by its elementary operations: by all of them, by each, and for a while."""
+"""Rounding errors enter the oracle by all of its elementary operations, by each of them, and only temporarily."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ STEPS = [step("tanh", "cross_entropy"), *(step(activation, "mse") for activation
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_moves_the_scores(name: str) -> None:
     rounded = _Rounded(1e-8, np.random.default_rng(0)).operations()[name]
-    nodes = (4, 2)  # fewer places than samples
+    nodes = (4, 2)  # fewer nodes than samples
     right = [reference.scores(one, slope, nodes=nodes) for one in STEPS for slope in ("random_order", "two_term")]
     with computed_by({name: rounded}):
         off = [reference.scores(one, slope, nodes=nodes) for one in STEPS for slope in ("random_order", "two_term")]

@@ -1,4 +1,4 @@
-"""The portable test vectors: made again, they are the same; they expose every fault; a damaged folder is one error."""
+"""The portable test vectors: they are reproducible; they expose every fault; a damaged folder is one error."""
 
 import hashlib
 import json
@@ -47,9 +47,9 @@ from adamshap.verify.vector_files import (
 
 ROOT = Path(__file__).parent.parent.parent
 COMMITTED = ROOT / "verify" / "vectors" / "v1"
-VECTORS = sorted(read(COMMITTED), key=lambda vector: vector.seed)  # in the order in which they are planned
+VECTORS = sorted(read(COMMITTED), key=lambda vector: vector.seed)  # in the order of the plan
 PARTS = 12
-"""Tests among which the vectors are shared out: tests of one function each would take from seconds to a minute."""
+"""Number of tests over which the vectors are spread: one test per function would take from seconds to a minute."""
 in_parts = pytest.mark.parametrize("part", range(PARTS))
 SCHEMA = json.loads((COMMITTED / "schema.json").read_text(encoding="utf-8"))
 
@@ -58,23 +58,23 @@ def of(function: str) -> list[Any]:
     return [vector for vector in VECTORS if vector.query.function == function]
 
 
-# --- made again ------------------------------------------------------------------------------------------------------
+# --- reproduced ------------------------------------------------------------------------------------------------------
 
 
-def test_the_inputs_are_made_again_to_the_last_bit() -> None:
+def test_the_inputs_are_reproduced_to_the_last_bit() -> None:
     plans = list(planned())
     assert [(plan.name, plan.seed) for plan in plans] == [(vector.name, vector.seed) for vector in VECTORS]
     for plan, vector in zip(plans, VECTORS, strict=True):
         assert dumps(case_to_json(plan.step, plan.query)) == dumps(case_to_json(vector.step, vector.query)), plan.name
 
 
-def test_the_oracle_gives_every_answer_again() -> None:
+def test_the_oracle_reproduces_every_answer() -> None:
     assert disagreements(VECTORS) == []
 
 
 @in_parts
 def test_the_answers_are_also_within_bounds_measured_again(part: int) -> None:
-    """Bounds are spreads of rounding errors, which differ between machines; the answers must stay within both."""
+    """Bounds are spreads of rounding errors, which differ between machines; the answers must be within both."""
     for vector in VECTORS[part::PARTS]:
         again, bound = (
             ask(vector.step, vector.query, *more) for ask, more in ((expected, ()), (bounds, (np.float64,)))
@@ -84,7 +84,7 @@ def test_the_answers_are_also_within_bounds_measured_again(part: int) -> None:
             assert_within(array, again[name], bound[name], f"{vector.name}, {name}")
 
 
-def test_a_wrong_answer_is_told() -> None:
+def test_a_wrong_answer_is_reported() -> None:
     vector = of("scores")[0]
     wrong = {"values": vector.expected["values"] + 2 * vector.bound["values"]}
     (sentence,) = disagreements([replace(vector, expected=wrong), *VECTORS[1:3]])
@@ -106,15 +106,15 @@ def test_what_is_written_is_what_is_made(tmp_path: Path, monkeypatch: pytest.Mon
     assert {path.name for path in (tmp_path / "new").iterdir()} == {*FILES, SUMS}
 
 
-# --- what they cover -------------------------------------------------------------------------------------------------
+# --- coverage --------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_enough_and_they_are_small() -> None:
+def test_the_vectors_are_many_and_small() -> None:
     assert len(VECTORS) >= 300
     assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 5e6
 
 
-def test_every_kind_of_case_is_there() -> None:
+def test_every_kind_of_case_is_covered() -> None:
     def seen(of: Callable[[Any], Any], function: str | None = None) -> set[Any]:
         return {of(vector) for vector in VECTORS if function in (None, vector.query.function)}
 
@@ -191,7 +191,7 @@ def test_the_files_follow_their_schema(function: str) -> None:
         lambda vector: vector.update(exposes="sign"),
     ],
 )
-def test_the_schema_refuses_what_is_wrong(spoil: Callable[[Any], Any]) -> None:
+def test_the_schema_refuses_invalid_files(spoil: Callable[[Any], Any]) -> None:
     vector = vector_to_json(of("scores")[0])
     file = {"format": "adamshap-vectors", "version": 1, "function": "scores", "vectors": [vector]}
     checker = jsonschema.Draft202012Validator(SCHEMA)
@@ -237,7 +237,7 @@ def flip(folder: Path) -> None:
 
 
 def summed(folder: Path, name: str, content: str) -> None:
-    """Replace a file, and its checksum with it."""
+    """Replace a file and its checksum."""
     old, new = (hashlib.sha256(data).hexdigest() for data in ((folder / name).read_bytes(), content.encode()))
     (folder / name).write_bytes(content.encode())
     (folder / SUMS).write_text((folder / SUMS).read_text().replace(old, new))
@@ -261,8 +261,8 @@ def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
         (lambda folder: (folder / SUMS).write_text("nothing"), "SHA256SUMS is damaged"),
         (lambda folder: shutil.rmtree(folder), "cannot read"),
         (lambda folder: summed(folder, "scores.json", "{"), "scores.json: is not JSON"),
-        (lambda folder: summed(folder, "scores.json", "[]"), "scores.json: is no file of adamshap-vectors"),
-        (lambda folder: changed(folder, "scores.json", lambda v: v.update(version=2)), "version 1, about scores"),
+        (lambda folder: summed(folder, "scores.json", "[]"), "scores.json: is not a file of adamshap-vectors"),
+        (lambda folder: changed(folder, "scores.json", lambda v: v.update(version=2)), "version 1, for scores"),
         (
             lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][3]["case"].pop("adam")),
             "vector 3: case",
@@ -331,8 +331,8 @@ def test_an_empty_folder_may_be_written_to(tmp_path: Path) -> None:
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_whatever_is_damaged_never_reads(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """A bit, a byte or the end of any file: it is found before anything of the folder is used."""
+def test_a_damaged_file_is_never_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Damage to a bit, a byte or the end of any file is found before the folder is used."""
     folder = tmp_path_factory.getbasetemp() / "damaged"
     if not folder.exists():
         export(folder)

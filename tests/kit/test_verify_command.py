@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def verify(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # -P: like the console script, Python does not look for modules in the working directory of its own accord.
+    # -P: like the console script, Python does not search the working directory for modules.
     program = [sys.executable, "-P", "-c", "from adamshap.reference.command.main import main; main()", "verify"]
     return subprocess.run([*program, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
@@ -58,19 +58,19 @@ def test_a_right_candidate_exits_with_0(folder: Path) -> None:
     assert "1 passed, 1 not offered" in " ".join(result.stdout.split())
 
 
-def test_what_was_left_out_is_told_once_for_each_reason(folder: Path) -> None:
+def test_skipped_cases_are_reported_once_for_each_reason(folder: Path) -> None:
     only = [f"--only={name}" for name in ("update", "scores-sgd-start", "scores-frozen-start", "scores-secant-start")]
     result = verify(folder, "mine:Picky", *only, "--html", "report.html")
     assert result.returncode == 0
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<p>Not supported (one slope only): 30 cases of scores-sgd-start, scores-frozen-start</p>" in page
     assert "Not offered: update\n" in result.stdout
-    told = " ".join(result.stdout.split())  # whatever the width
-    assert "Not supported (one slope only): 30 cases of scores-sgd-start, scores-frozen-start mine:Picky" in told
+    output = " ".join(result.stdout.split())  # independent of the width
+    assert "Not supported (one slope only): 30 cases of scores-sgd-start, scores-frozen-start mine:Picky" in output
     assert "1 passed, 1 not offered, 2 not supported" in result.stdout
 
 
-def test_a_wrong_candidate_exits_with_1_and_is_told_why(folder: Path) -> None:
+def test_a_wrong_candidate_exits_with_1_and_a_diagnosis(folder: Path) -> None:
     result = verify(
         folder, "mine:Wrong", "--only", "scores-secant-start", "--json", "report.json", "--html", "report.html"
     )
@@ -85,7 +85,7 @@ def test_a_wrong_candidate_exits_with_1_and_is_told_why(folder: Path) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "factor −n" in page
     assert "print(candidate.Wrong.scores(step, slope=" in page
-    assert "http" not in page.replace("http-equiv", "")  # needs nothing from outside
+    assert "http" not in page.replace("http-equiv", "")  # the page loads nothing
 
 
 RUDE = """
@@ -125,13 +125,11 @@ FOUND = [
 @pytest.mark.parametrize(
     ("name", "code", "says", "where"),
     [
-        ("Ends", 1, "ended with exit status 0", ()),  # in the kit's own process nothing could be said
+        ("Ends", 1, "ended with exit status 0", ()),  # it would end the kit's own process
         *((*found, where) for found in FOUND for where in ((), ("--in-process",))),
     ],
 )
-def test_whatever_a_candidate_does_there_is_a_report(
-    folder: Path, name: str, code: int, says: str, where: tuple[str, ...]
-) -> None:
+def test_any_misbehaviour_gives_a_report(folder: Path, name: str, code: int, says: str, where: tuple[str, ...]) -> None:
     (folder / "rude.py").write_text(RUDE, encoding="utf-8")
     files = ("--json", "r.json", "--html", "r.html", "--only", "influence")
     result = verify(folder, f"rude:{name}", *files, *where)
@@ -145,7 +143,7 @@ def test_whatever_a_candidate_does_there_is_a_report(
     assert not (folder / ".hypothesis").exists()
 
 
-def test_a_command_with_bytes_that_are_no_text_has_a_report(folder: Path) -> None:
+def test_a_command_with_undecodable_bytes_has_a_report(folder: Path) -> None:
     file = folder / "mine\udcff.py"
     body = """
 import json, sys
@@ -201,14 +199,14 @@ def test_a_failing_entry_point_is_reproduced_by_the_code_in_the_report(folder: P
         (["--command", "/no/such/program {case} {result}"], "no such program"),
     ],
 )
-def test_what_cannot_be_tried_exits_with_2_and_one_line(folder: Path, arguments: list[str], says: str) -> None:
+def test_a_target_that_cannot_be_tried_exits_with_2_and_one_line(folder: Path, arguments: list[str], says: str) -> None:
     result = verify(folder, *arguments)
     assert result.returncode == 2
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_a_command_is_tried_with_what_it_says_that_it_offers(folder: Path) -> None:
+def test_a_command_is_tried_with_the_extras_that_it_offers(folder: Path) -> None:
     (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
     command = f"{shlex.quote(sys.executable)} program.py {{case}} {{result}}"
     arguments = ("--command", command, "--only", "scores-two_term-first", "--only", "micro-batch")

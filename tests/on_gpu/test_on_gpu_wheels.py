@@ -32,7 +32,7 @@ def imported_by(file: Path) -> Iterator[str]:
     Other modules import extras in functions that a run does not call, as the rehearsal on a bare machine shows.
     """
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    nodes = ast.walk(tree) if any(folder in file.parents for folder in EVERYWHERE) else at_import(tree.body)
+    nodes = anywhere(tree) if any(folder in file.parents for folder in EVERYWHERE) else at_import(tree.body)
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -46,8 +46,20 @@ def at_import(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements that run when a module is imported."""
     for node in body:
         yield node
-        if isinstance(node, ast.Try | ast.If) and "TYPE_CHECKING" not in ast.unparse(node)[:20]:
+        if isinstance(node, ast.Try | ast.If) and not for_types_alone(node):
             yield from at_import(node.body)
+
+
+def anywhere(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a module, but for those that only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not for_types_alone(child):
+            yield from anywhere(child)
+
+
+def for_types_alone(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def packages_of_a_run() -> set[str]:

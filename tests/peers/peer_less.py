@@ -36,8 +36,8 @@ def marginals(step: Step, kind: str, loss: str) -> np.ndarray:
         raise NotImplementedError(f"{kind}, {loss}")
     if (step.adam.betas, step.adam.eps, step.adam.eps_root) != (Adam().betas, Adam().eps, 0.0):
         raise NotImplementedError("other settings than β1 = 0.9, β2 = 0.999, ε = 1e-8")
-    m, v, judge = flat(step.state.m), flat(step.state.v), gradient(step, step.valid, "mean")
+    m, v, validation = flat(step.state.m), flat(step.state.v), gradient(step, step.valid, "mean")
     nothing, *alone = (
         obtain_gradients_with_adam(_Model(x), {}, m, v) for x in (torch.zeros_like(m), *contributions(step))
     )
-    return (step.adam.lr * (torch.stack(alone) - nothing) @ judge).numpy()
+    return (step.adam.lr * (torch.stack(alone) - nothing) @ validation).numpy()

@@ -1,1 +1,1 @@
-"""Implementations to copy from, in the frameworks that people use; each passes the kit."""
+"""Implementations to copy from, in common frameworks; each passes the kit."""

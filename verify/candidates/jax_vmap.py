@@ -1,7 +1,7 @@
 """JAX: per-sample gradients by ``vmap(grad)``, with the state of ``optax.adamw``.
 
-Short rather than lean: every per-sample gradient is formed, as one long vector. μ, k, κ and q come from optax's own
-``mu``, ``nu`` and ``count``.
+Short code rather than little memory: every per-sample gradient is formed, as one long vector. μ, k, κ and q come from
+optax's own ``mu``, ``nu`` and ``count``.
 
     adamshap verify adamshap.verify.candidates.jax_vmap
 
@@ -34,7 +34,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def _loss(net: Network, params: Tree, x: Any, y: Any) -> Any:
-    """The loss of one sample."""
+    """Return the loss of one sample."""
     a = x
     for layer in range(net.depth):
         a = params[f"{layer}.weight"] @ a + params.get(f"{layer}.bias", 0.0)
@@ -47,18 +47,18 @@ def _loss(net: Network, params: Tree, x: Any, y: Any) -> Any:
 
 @partial(jax.jit, static_argnums=0)
 def _each_gradient(net: Network, params: Tree, x: Any, y: Any) -> Any:
-    """∇ℓ of each sample, a row each."""
+    """Return ∇ℓ of each sample, one per row."""
     gradients = jax.vmap(jax.grad(partial(_loss, net)), in_axes=(None, 0, 0))(params, x, y)
     return jax.vmap(lambda gradient: ravel_pytree(gradient)[0])(gradients)
 
 
 def _flat(arrays: dict[str, Array]) -> Array:
-    """In the order of ``ravel_pytree``."""
+    """Return all numbers as one vector, in the order of ``ravel_pytree``."""
     return np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
 
 
 def _gradients(step: Step, params: Tree, batch: Batch) -> Array:
-    """∇ℓ of each sample of the batch: compiled once for both batches, the shorter one with its first row repeated."""
+    """Return ∇ℓ of each sample; the shorter of the two batches is padded with its first row, to compile only once."""
     index = np.append(np.arange(batch.n), np.zeros(max(step.n, step.n_val) - batch.n, int))
     return np.asarray(_each_gradient(network_of(step), params, batch.x[index], batch.y[index]))[: batch.n]
 
@@ -69,7 +69,7 @@ def update(step: Step) -> tuple[dict[str, Array], AdamState]:
         inner = optax.ScaleByAdamState(np.int32(step.state.step), step.state.m, step.state.v)
         train = step.train.x, step.train.y
         new, after = jax.device_get(_adamw(network_of(step), adam_of(step), step.params, inner, train, _weight(step)))
-        # What the device hands out may be its own memory.
+        # `device_get` may return views of the device's memory.
         params, m, v = ({name: a.copy() for name, a in tree.items()} for tree in (new, after.mu, after.nu))
         return params, AdamState(CompletedSteps(int(after.count)), m, v)
 
@@ -84,7 +84,7 @@ def _adamw(net: Network, adam: Adam, params: Tree, inner: Any, train: Any, weigh
 
 
 class _Adam(NamedTuple):
-    """What A(g) needs beside g; μ and κ are vectors, as g is."""
+    """Coefficients of A(g); μ and κ are vectors, like g."""
 
     mu: Any
     k: Any
@@ -108,12 +108,12 @@ def _root(c: _Adam, g: Any) -> Any:
 
 
 def _update_map(c: _Adam, g: Any) -> Any:
-    """A(g)."""
+    """Return A(g)."""
     return c.lr * (c.mu + c.k * g) / (_root(c, g) + c.eps)
 
 
 def _divided_difference(c: _Adam, a: Any, b: Any) -> Any:
-    """A[a, b]."""
+    """Return A[a, b]."""
     r_a, r_b = _root(c, a), _root(c, b)
     total = jnp.where(r_a + r_b > 0, r_a + r_b, 1.0)
     product, beside = c.q * a * b, r_a * r_b + jnp.maximum(c.q * a * b, 0.0)
@@ -124,7 +124,7 @@ def _divided_difference(c: _Adam, a: Any, b: Any) -> Any:
 
 
 def _random_order(c: _Adam, g: Any, x: Any, nodes: tuple[int, int]) -> Any:
-    """E[A'(Y)], over all nodes (τ, h > 0) at once."""
+    """Return E[A'(Y)], over all nodes (τ, h > 0) at once."""
     n = len(x)
     sigma = jnp.sqrt(n / (n - 1) * ((x - g / n) ** 2).sum(axis=0))
     path, path_weights = np.polynomial.legendre.leggauss(nodes[0])

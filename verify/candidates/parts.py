@@ -1,4 +1,4 @@
-"""What the candidates here take: perceptrons, trained with one set of settings for all parameters."""
+"""The inputs that the candidates here support: perceptrons with one set of Adam's settings for all parameters."""
 
 from adamshap.reference.contract import Adam, Network, Step
 

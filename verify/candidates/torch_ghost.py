@@ -1,7 +1,7 @@
 """PyTorch: hooks and ghost contraction, with the state of ``torch.optim.AdamW``.
 
-Hooks keep each linear layer's input a and output gradient b; a sample's gradient is b aᵀ, and its dot product with a
-matrix P is bᵀ P a, never formed. μ, k, κ and q come from the optimiser's ``exp_avg``, ``exp_avg_sq`` and ``step``.
+Hooks keep each linear layer's input a and output gradient b; a sample's gradient is b aᵀ, never formed, and its dot
+product with a matrix P is bᵀ P a. μ, k, κ and q come from the optimiser's ``exp_avg``, ``exp_avg_sq`` and ``step``.
 
     adamshap verify adamshap.verify.candidates.torch_ghost
 
@@ -42,7 +42,7 @@ def _model(step: Step) -> nn.Sequential:
 
 
 def _names(model: nn.Sequential) -> dict[str, nn.Parameter]:
-    """The model's parameters by the contract's names; every other module is linear."""
+    """Return the model's parameters by the contract's names; every second module is linear."""
     linears = [model[place] for place in range(0, len(model), 2)]
     return {f"{layer}.{kind}": p for layer, linear in enumerate(linears) for kind, p in linear.named_parameters()}
 
@@ -64,7 +64,7 @@ def _optimizer(step: Step, model: nn.Sequential) -> torch.optim.AdamW:
 
 
 def _loss(step: Step, model: nn.Sequential, batch: Batch, reduction: str) -> Tensor:
-    """Sum or mean over samples, of which each has the mean over its outputs: not what ``mse_loss`` sums."""
+    """Return the sum or mean over samples of the mean over outputs; ``mse_loss`` sums over outputs too."""
     outputs, targets = model(_tensor(batch.x)), _tensor(batch.y)
     if network_of(step).loss == "cross_entropy":
         losses = nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
@@ -107,7 +107,7 @@ class _Adam:
         return self.lr * (self.mu + self.k * g) / (self.root(g) + self.eps)
 
     def slope(self, a: Tensor, b: Tensor) -> Tensor:
-        """(A(a) − A(b)) / (a − b), with the terms in k collected so that they do not cancel where κ is small."""
+        """Return (A(a) − A(b)) / (a − b), with the terms in k collected so that they do not cancel for a small κ."""
         r_a, r_b = self.root(a), self.root(b)
         product, total = self.q * a * b, torch.where(r_a + r_b > 0, r_a + r_b, 1.0)
         beside = r_a * r_b + product.clamp(min=0)
@@ -183,7 +183,7 @@ def scores(
 
 
 def _variance(a: Tensor, b: Tensor, factor: Tensor | None, g: Tensor) -> Tensor:
-    """n/(n − 1) Σ_i (x_i − g/n)², accumulated sample by sample: no array of all per-sample gradients."""
+    """Return n/(n − 1) Σ_i (x_i − g/n)², accumulated by sample, without an array of all per-sample gradients."""
     n = len(b)
     squares = torch.zeros_like(g)
     for i in range(n):
@@ -195,7 +195,7 @@ def _variance(a: Tensor, b: Tensor, factor: Tensor | None, g: Tensor) -> Tensor:
 def _validation_gradient(
     step: Step, model: nn.Sequential, adams: dict[str, _Adam], g: dict[str, Tensor], kind: str, nodes: int
 ) -> dict[str, Tensor]:
-    """∇L at θ, halfway along the step, or its mean over the step by Gauss–Legendre."""
+    """Return ∇L at θ, halfway along the step, or its mean over the step by Gauss–Legendre."""
     names = _names(model)
     start = {name: p.detach().clone() for name, p in names.items()}
     adam = adam_of(step)

@@ -1,7 +1,7 @@
-"""Known mistakes: each is the oracle with one thing wrong, a name, a sentence, and where it was seen.
+"""Known mistakes: each is the oracle with one error, a name, a sentence, and its origin.
 
-Each has three uses: the harness must catch it, test vectors must expose it, and a candidate's wrong numbers are
-compared with its. Vectors and pages list them in this order, and call them by these names.
+Each has three uses: the kit must catch it, test vectors must expose it, and the diagnosis compares its results with a
+candidate's. Vectors and documentation list the faults in this order, by these names.
 """
 
 from adamshap.verify.faults import game, model, optimiser, precision, slope, validation

@@ -1,7 +1,7 @@
-"""A known mistake: the oracle with one thing wrong, a name, a sentence, and where it was seen; and ways of being wrong.
+"""A known mistake: the oracle with one error, a name, a sentence, and its origin; and the ways to plant an error.
 
-A fault wraps the oracle's answers. It changes the step that the oracle sees, replaces one of the oracle's functions
-while it answers, or changes the result; so two faults can be had at once by wrapping twice.
+A fault wraps the oracle's `ask`. It changes the step that the oracle receives, replaces one of the oracle's functions
+during the call, or changes the result; wrapping twice combines two faults.
 """
 
 import sys
@@ -27,13 +27,13 @@ class Fault:
     Parameters
     ----------
     name : str
-        As vectors and reports call it.
+        Name in vectors and reports.
     sentence : str
-        Completes "your answers equal the oracle's with ...".
+        Completion of "your answers equal the oracle's with ...".
     source : str
-        Where it was seen, or why it is easily made.
+        Where the mistake was seen, or its likely cause.
     wrap : callable
-        From an implementation's `ask` to one that makes the mistake.
+        Function from an implementation's `ask` to one that makes the mistake.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Fault:
 
 
 def sees(change: Callable[[Step], Step]) -> Wrap:
-    """Return a fault by which the oracle is given another step than the one that was asked about."""
+    """Return a fault that changes the step of a call."""
     return lambda ask: lambda step, query: ask(change(step.as_float64()), query)
 
 
@@ -70,14 +70,14 @@ def changes_scores(change: Callable[[Step, Query, Array, Ask], Array]) -> Wrap:
 
 
 def computes_with(original: Callable[..., Any], make: Callable[[Any], Callable[..., Any]]) -> Wrap:
-    """Return a fault by which the oracle uses ``make(original)`` for its function `original`."""
+    """Return a fault that replaces the oracle's function `original` by ``make(original)``."""
     name = original.__name__
 
     def wrap(ask: Ask) -> Ask:
         def faulty(step: Step, query: Query) -> Any:
-            # Read now, not at definition: a fault may wrap another one of the same function.
-            now = getattr(sys.modules[original.__module__], name)
-            with replaced(name, now, make(now)):
+            # Read during the call, not at definition: another fault may have replaced the same function.
+            current = getattr(sys.modules[original.__module__], name)
+            with replaced(name, current, make(current)):
                 return ask(step, query)
 
         return faulty

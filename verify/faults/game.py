@@ -23,7 +23,7 @@ def _own_coalition_size(right: Any) -> Any:
 
 
 def _last_micro_batch(size: int) -> Callable[[Any], Any]:
-    """Micro-batches of `size` whose means are averaged, the last one counting as much as a full one."""
+    """Average the means of micro-batches of `size`, the last one with the weight of a full one."""
 
     def make(right: Any) -> Any:
         def gradients(step: Step) -> Params:
@@ -49,7 +49,7 @@ def _nothing_for_nobody(step: Step, query: Query, result: Any, ask: Ask) -> Any:
 
 
 def _frozen_game(step: Step, query: Query, result: Any, ask: Ask) -> Any:
-    """Every coalition's update is divided by the whole batch's denominator."""
+    """Divide every coalition's update by the whole batch's denominator."""
     full = models.batch_gradient(step)
     denominators = {name: adam.denominator(c, full[name]) for name, c in adam.step_coefficients(step).items()}
     queue: list[Array] = []

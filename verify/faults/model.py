@@ -1,4 +1,4 @@
-"""Mistakes in the model: activations, losses, and parameters that the scores leave out or add."""
+"""Mistakes in the model: activations, losses, and parameters that the scores omit or add."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from adamshap.verify.replacing import replaced
 
 
 def _activation(name: str, wrong: Callable[[Any], Any]) -> Wrap:
-    """The oracle uses `wrong` for the activation `name`."""
+    """Return a fault that uses `wrong` for the activation `name`."""
 
     def wrap(ask: Ask) -> Ask:
         def faulty(step: Step, query: Query) -> Any:
@@ -33,7 +33,7 @@ def _tanh_by_output(z: Array) -> Array:
     return np.tanh(z)
 
 
-# φ'(a) for φ'(z): the derivative is taken at the activation, as if it had not been applied yet.
+# φ'(a) for φ'(z): the derivative is taken at the activation's output instead of its input.
 defvjp(_tanh_by_output, lambda a, z: lambda upstream: upstream / anp.cosh(a) ** 2)
 
 
@@ -56,7 +56,7 @@ defvjp(_sigmoid_by_output, lambda a, z: lambda upstream: upstream / (2 + anp.exp
 
 
 def _scaled_squares(factor: Callable[[int], float]) -> Wrap:
-    """The squared error, times `factor` of the number of outputs."""
+    """Return a fault that multiplies the squared error by `factor` of the number of outputs."""
 
     def make(right: Any) -> Any:
         return lambda outputs, targets: right(outputs, targets) * factor(targets.shape[1])
@@ -65,7 +65,7 @@ def _scaled_squares(factor: Callable[[int], float]) -> Wrap:
 
 
 def _partial(ask: Ask, step: Step, query: Query, keep: Callable[[str], bool]) -> Array:
-    """The scores that only the parameters whose names `keep` says yes to would give."""
+    """Return the scores from only the parameters for whose names `keep` is true."""
     kept = scoring.dot_products
 
     def some(x: Params, P: Params) -> Array:
@@ -86,7 +86,7 @@ def _dropping(drop: Callable[[str, Step], bool]) -> Wrap:
 
 
 def _in_layer(place: int) -> Callable[[str, Step], bool]:
-    """Whether a parameter is in the layer at `place`, of several; what comes before the last dot names a layer."""
+    """Return a test for parameters of the layer at `place`, among several; the name up to the last dot is a layer's."""
 
     def inside(name: str, step: Step) -> bool:
         layers = list(dict.fromkeys(_layer(other) for other in step.net.shapes))

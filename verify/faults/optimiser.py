@@ -15,7 +15,7 @@ from adamshap.verify.steps import adam_of
 
 
 def _coefficients(change: Callable[[Coefficients, Any, int, Array, Array], Coefficients]) -> Wrap:
-    """The oracle uses other coefficients: ``change(right ones, adam, t, m, v)``."""
+    """Return a fault with other coefficients: ``change(right ones, adam, t, m, v)``."""
 
     def make(right: Any) -> Any:
         return lambda settings, t, m, v: change(right(settings, t, m, v), settings, t, m, v)
@@ -24,7 +24,7 @@ def _coefficients(change: Callable[[Coefficients, Any, int, Array, Array], Coeff
 
 
 def _settings(**changes: Callable[[Any], Any]) -> Wrap:
-    """The oracle is given other settings of Adam."""
+    """Return a fault with other settings of Adam."""
 
     def change(step: Step) -> Step:
         adam = adam_of(step)
@@ -38,7 +38,7 @@ def _corrected_with(change: Callable[[int], int]) -> Wrap:
 
 
 def _state(change: Callable[[Step], tuple[Params, Params]]) -> Wrap:
-    """The oracle is given another m and v."""
+    """Return a fault with another m and v."""
     return sees(lambda step: replace(step, state=AdamState(step.state.step, *change(step))))
 
 
@@ -57,13 +57,13 @@ def _floored_denominator(right: Any) -> Any:
 
 
 def _floored_difference(right: Any) -> Any:
-    """A[a, b] of A(g) = η (μ + k g) / max(r(g), ε); the denominator is replaced already."""
+    """Compute A[a, b] of A(g) = η (μ + k g) / max(r(g), ε); the denominator is already replaced."""
 
     def difference(c: Coefficients, a: Array, b: Array) -> Array:
         a, b = np.broadcast_arrays(a, b)
         low_a, low_b = (adam.root(c, g) < c.eps for g in (a, b))
         with np.errstate(divide="ignore", invalid="ignore"):
-            # Not taken where a = b: then both are low, or neither is.
+            # Not used where a = b: then both are low, or neither is.
             across = (adam.update_map(c, a) - adam.update_map(c, b)) / (a - b)
             above = right(replace(c, eps=0.0), a, b)
             below = c.lr * c.k / np.float64(c.eps)
@@ -107,7 +107,7 @@ def _decay_last(step: Step, query: Query, result: Any, ask: Ask) -> Any:
 
 
 def _state_with(m: Callable[..., Array], v: Callable[..., Array], steps: int = 1) -> Wrap:
-    """`update` returns another state: ``m(m, g, β1)`` and ``v(v, x, g, β2)``."""
+    """Return a fault by which `update` returns another state: ``m(m, g, β1)`` and ``v(v, x, g, β2)``."""
 
     def change(step: Step, query: Query, result: Any, ask: Ask) -> Any:
         x, g = models.sample_gradients(step), models.batch_gradient(step)

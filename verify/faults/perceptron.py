@@ -1,4 +1,4 @@
-"""Mistakes that only implementations of perceptrons make; steps of other models are answered rightly."""
+"""Mistakes specific to perceptrons; answers for other models stay right."""
 
 from dataclasses import replace
 from typing import Any
@@ -33,7 +33,7 @@ def summed_separately(right: Any) -> Any:
 
 
 def bias_everywhere(step: Step, query: Query, result: Array, ask: Ask) -> Array:
-    """Return scores with activations extended by a 1 for the bias, also where the network has none."""
+    """Return scores with activations extended by a 1 for the bias, even if the network has none."""
     net = step.net
     if not isinstance(net, Network) or net.bias:
         return result

@@ -1,4 +1,4 @@
-"""Mistakes of precision: results in too short a type."""
+"""Mistakes of precision: results in too narrow a dtype."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,14 +11,14 @@ from adamshap.verify.faults.fault import Fault, Wrap, returns
 from adamshap.verify.implementation import Ask, Query
 
 FLOAT32 = "float32-results"
-"""The fault of results in float32; the diagnosis gives its name to computations in float32 too."""
+"""The fault of results in float32; the diagnosis also uses this name for computations in float32."""
 
 
 def _results_in(dtype: npt.DTypeLike) -> Wrap:
-    """Results rounded to `dtype`."""
+    """Return a fault that rounds results to `dtype`."""
 
     def rounded(result: Any) -> Any:
-        with np.errstate(over="ignore"):  # what float16 cannot hold is infinite: part of the mistake
+        with np.errstate(over="ignore"):  # overflow in float16 is part of the mistake
             return np.asarray(result).astype(dtype).astype(np.float64)
 
     def change(step: Step, query: Query, result: Any, ask: Ask) -> Any:

@@ -13,22 +13,22 @@ from adamshap.verify.steps import adam_of
 
 
 def _slope(right: Callable[..., Any], wrong: Callable[[slopes.SlopeInput], Array]) -> Wrap:
-    """The oracle uses `wrong` for the slope `right`."""
-    return computes_with(right, lambda now: wrong)
+    """Return a fault that uses `wrong` for the slope `right`."""
+    return computes_with(right, lambda current: wrong)
 
 
 def _momentum_gain(step: Step, query: Query) -> Array:
-    """⟨Γ, A(0)⟩ for each column of the scores: what the momentum step does to the loss, to first order."""
+    """Return ⟨Γ, A(0)⟩ for each column of the scores: the first-order effect of the momentum step on the loss."""
     g = models.batch_gradient(step)
-    asked = query.estimator
-    part, each = scoring.part_of(asked.slope, asked.kind, step.n), asked.per_validation
-    gamma = validation.validation_gradients(step, asked.gradient, g, asked.nodes, each=each, part=part)
+    estimator = query.estimator
+    part, each = scoring.part_of(estimator.slope, estimator.kind, step.n), estimator.per_validation
+    gamma = validation.validation_gradients(step, estimator.gradient, g, estimator.nodes, each=each, part=part)
     gain: Array = scoring.dot_products({name: A[None] for name, A in adam.momentum_step(step).items()}, gamma)[0]
-    return gain if each else gain[:1]  # one number for all samples, or one a column
+    return gain if each else gain[:1]  # one number per column, or one for all samples
 
 
 def _chord_to_the_origin(given: slopes.SlopeInput) -> Array:
-    """A(g)/g, which forgets that the step starts at A(0)."""
+    """Return A(g)/g, which ignores that the step starts at A(0)."""
     full = adam.update_map(given.c, given.g)
     return np.divide(full, given.g, out=slopes.linearized(given), where=given.g != 0)
 
@@ -40,7 +40,7 @@ def _per_sample_squares(given: slopes.SlopeInput) -> Array:
 
 
 def _random_order_with(spread: Callable[[Array, float], Array], weight: float = 1.0, rule: Any = None) -> Wrap:
-    """`random_order` with another standard deviation of the partial sums, or another rule for the normal."""
+    """Return a fault of `random_order`: another deviation of the partial sums, or another rule for the normal."""
 
     def wrong(given: slopes.SlopeInput) -> Array:
         if len(given.x) == 1:
@@ -72,7 +72,7 @@ def _unnormalized_rule(right: Any) -> Any:
 
 
 def _with_nodes(change: Callable[[Query], tuple[int, int] | None]) -> Wrap:
-    """The oracle is asked for other numbers of quadrature nodes."""
+    """Return a fault with other numbers of quadrature nodes."""
     return changes_scores(
         lambda step, query, result, ask: ask(step, Query("scores", {**query.options, "nodes": change(query)}))
     )
@@ -84,7 +84,7 @@ def _swapped_nodes(query: Query) -> tuple[int, int]:
 
 
 def other_nodes(path: int, normal: int) -> Fault:
-    """Return the mistake of taking `path` and `normal` quadrature nodes whatever is asked for."""
+    """Return the mistake of always using `path` and `normal` quadrature nodes."""
     return Fault(
         f"nodes-{path}-{normal}",
         f"({path}, {normal}) quadrature nodes, whatever is asked for",

@@ -14,7 +14,7 @@ from adamshap.verify.implementation import Ask, Query
 
 
 def _between_with(change: Callable[[Step, str, Array, Array, float], Array]) -> Wrap:
-    """The point of `midpoint` and `path`: ``change(step, name, A(0), A(g), fraction)``."""
+    """Return a fault in the points of `midpoint` and `path`: ``change(step, name, A(0), A(g), fraction)``."""
 
     def make(right: Any) -> Any:
         def between(given: validation.GradientInput, fraction: float) -> Params:

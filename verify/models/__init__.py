@@ -1,7 +1,7 @@
-"""The one place of the kit that knows kinds of models; everything else asks a model, or its kind by `kind_of`.
+"""The kinds of models: the only part of the kit that depends on them. All other modules use `kind_of` a model.
 
-Another kind is one more module here, listed in `KINDS`, and one beside it that draws its models with Hypothesis: apart,
-since test vectors are read without it.
+A new kind needs a module here, listed in `KINDS`, and one that draws its models with Hypothesis; they are separate,
+since test vectors are read without Hypothesis.
 """
 
 from adamshap.reference.contract import Model, one_of
@@ -11,16 +11,16 @@ from adamshap.verify.models.perceptron import Perceptrons
 __all__ = ["KINDS", "PERCEPTRON", "Draws", "ModelKind", "kind_named", "kind_of"]
 
 PERCEPTRON = "perceptron"
-"""The kind of a case that names none: the first that there was."""
+"""The kind of a case that names none."""
 
 KINDS: dict[str, ModelKind] = {PERCEPTRON: Perceptrons()}
 
 
 def kind_of(model: Model) -> ModelKind:
-    """Return what the kit knows about models of this kind."""
+    """Return the kind of a model."""
     return kind_named(model.kind)
 
 
 def kind_named(name: object) -> ModelKind:
-    """Return what the kit knows about a kind of models, by the name that `Model.kind` has."""
+    """Return the kind with a name, as in `Model.kind`."""
     return KINDS[one_of("kind", name, tuple(KINDS))]

@@ -1,4 +1,4 @@
-"""What the kit asks of a kind of models, and of the module that draws them."""
+"""The interfaces of a kind of models, and of its Hypothesis strategies."""
 
 from collections.abc import Callable
 from random import Random
@@ -14,32 +14,32 @@ Draw = Callable[..., Any]
 """Hypothesis's function that draws from a strategy: ``draw(strategy, label="...")``."""
 
 EDGES = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
-"""Sizes at which tiles, blocks and small integers end, and their neighbours."""
+"""Usual sizes of tiles and blocks and limits of small integers, and their neighbours."""
 
 PRIMES = (257, 263, 269, 271)
-"""Sizes that no tile of 2 to 256 divides: each leaves a remainder."""
+"""Sizes that are not a multiple of any tile of 2 to 256."""
 
 
 class ModelKind(Protocol):
-    """What the kit knows about a kind of models beyond the protocol `Model`."""
+    """The properties of a kind of models that the kit needs beyond the protocol `Model`."""
 
     def to_json(self, model: Any) -> dict[str, Any]:
         """Return the model as plain types, without its kind."""
 
     def from_json(self, value: Any) -> Model:
-        """Return the model that `to_json` gave as `value`; errors say what is wrong."""
+        """Return the model from `value`, the result of `to_json`; refuse anything else."""
 
     def longest_sum(self, model: Any) -> int:
         """Return the number of terms in the longest sum within one sample."""
 
     def products(self, model: Any) -> int:
-        """Return the number of matrix products that one gradient takes, forwards and backwards."""
+        """Return the number of matrix products in one gradient, forwards and backwards."""
 
     def loss_terms(self, step: Step) -> float:
-        """Return the size of the terms that the largest validation loss is the sum of, by the oracle's outputs."""
+        """Return the size of the terms of the largest validation loss, from the oracle's outputs."""
 
     def loss_limit(self, step: Step) -> float:
-        """Return an upper limit on `loss_terms` up to a small factor, from the step alone: no oracle reaches it."""
+        """Return an upper limit on `loss_terms` up to a small factor, from the step alone, without the oracle."""
 
     def plain_model(self, draw: Random, seed: int) -> Any:
         """Return the model of the test vector `seed`, by ``draw.random()`` alone."""
@@ -53,11 +53,11 @@ class ModelKind(Protocol):
 
 
 class Draws(Protocol):
-    """How models of a kind and their batches are drawn with Hypothesis."""
+    """The Hypothesis strategies for models of a kind and their batches."""
 
     @property
     def dimensions(self) -> tuple[str, ...]:
-        """What of a model may be at an edge: a width, the number of layers."""
+        """Dimensions of a model that may be at an edge: a width, the number of layers."""
 
     def models(self, **limits: int) -> Any:
         """Return a strategy for small models; `limits` are the kind's own."""
@@ -66,19 +66,19 @@ class Draws(Protocol):
         """Return the model with one of its `dimensions` at an edge, such as one of `EDGES`."""
 
     def special(self, draw: Draw, model: Any) -> Any:
-        """Return a model that is not at an edge, now and then with a special shape of this kind."""
+        """Return a model that is not at an edge, sometimes with a special shape of this kind."""
 
     def with_zeros(self, model: Any, params: Params, generator: np.random.Generator) -> Params:
         """Return the parameters with some at 0, so that some intermediate results are exactly 0."""
 
     def batch(self, draw: Draw, model: Any, n: int, label: str) -> Batch:
-        """Return a batch of `n` samples; now and then with equal and with zero ones."""
+        """Return a batch of `n` samples; sometimes with equal and with zero samples."""
 
     def ordinary_batch(self, model: Any, n: int, generator: np.random.Generator) -> Batch:
         """Return a batch of `n` samples of ordinary size."""
 
     def wide_models(self) -> Any:
-        """Return a strategy for models with all widths, but as few as can be, one of `PRIMES`."""
+        """Return a strategy for models with as many widths as affordable from `PRIMES`."""
 
     def large_models(self) -> Any:
         """Return a strategy for models with a layer wider than 256."""
@@ -87,7 +87,7 @@ class Draws(Protocol):
         """Return the step changed so that the samples in the mask `null` have a gradient of exactly 0."""
 
     def null_samples(self, step: Step) -> Array:
-        """Return a mask of the samples whose gradient is 0 for a reason of `with_null_samples`."""
+        """Return a mask of the samples whose gradient is 0 for one of the reasons in `with_null_samples`."""
 
     def reach(self, step: Step) -> float:
-        """Return a bound on the outputs before and after the step, whatever the coalition."""
+        """Return a bound on the outputs before and after the step, for any coalition."""

@@ -1,4 +1,4 @@
-"""Perceptrons in the kit: as JSON, what their results are sums of, and those of the test vectors."""
+"""Perceptrons in the kit: JSON, the size of the terms in their results, and the models of the test vectors."""
 
 from random import Random
 from typing import Any
@@ -20,7 +20,7 @@ def network_of(step: Step) -> Network:
 
 
 class Perceptrons:
-    """What the kit knows about perceptrons."""
+    """The kind of perceptrons; the methods are described in `ModelKind`."""
 
     def to_json(self, model: Network) -> dict[str, Any]:
         """Return the network as plain types."""
@@ -35,7 +35,7 @@ class Perceptrons:
         return max(model.sizes)
 
     def products(self, model: Network) -> int:
-        """Return two for each layer."""
+        """Return two per layer."""
         return 2 * model.depth
 
     def loss_terms(self, step: Step) -> float:
@@ -46,7 +46,7 @@ class Perceptrons:
         return float((outputs + targets) ** 2 if net.loss == "mse" else outputs)
 
     def loss_limit(self, step: Step) -> float:
-        """Return the same of an upper limit on the outputs, from the sums of each layer's absolute weights."""
+        """Return the same for an upper limit on the outputs, from the sums of each layer's absolute weights."""
         net, size = network_of(step), float(np.abs(step.valid.x).max())
         for layer in range(net.depth):
             weight = np.abs(step.params[f"{layer}.weight"]).sum(axis=1).max()
@@ -58,14 +58,14 @@ class Perceptrons:
 
     def plain_model(self, draw: Random, seed: int) -> Network:
         """Return a network of at most three layers of five units."""
-        # In turn, so that a few consecutive seeds see every activation and loss; all else is drawn.
+        # In turn, so that a few consecutive seeds cover every activation and loss; the rest is random.
         activation, loss = ACTIVATIONS[seed % len(ACTIVATIONS)], LOSSES[seed // len(ACTIVATIONS) % len(LOSSES)]
         sizes = [integer(draw, 1, 5) for _ in range(integer(draw, 1, 3))]
-        sizes.append(integer(draw, 2 if loss == "cross_entropy" else 1, 5))  # a single class teaches nothing
+        sizes.append(integer(draw, 2 if loss == "cross_entropy" else 1, 5))  # with a single class every gradient is 0
         return Network(tuple(sizes), activation, loss, draw.random() < 0.7)  # type: ignore[arg-type]
 
     def plain_batch(self, draw: Random, model: Network, n: int) -> Batch:
-        """Return a batch; one in four has a sample twice, one in four a sample that is zero."""
+        """Return a batch; one in four has a repeated sample, one in four a zero sample."""
         x = array(draw, (n, model.sizes[0]), one(draw, (2.0, 2.0, 0.1)))
         twice, zero = draw.random() < 0.25, draw.random() < 0.25
         if model.loss == "cross_entropy":

@@ -1,4 +1,4 @@
-"""Hypothesis draws perceptrons, their parameters and their batches."""
+"""Hypothesis strategies for perceptrons, their parameters and their batches."""
 
 from dataclasses import replace
 from functools import cache
@@ -17,7 +17,7 @@ __all__ = ["PerceptronDraws", "networks"]
 
 @cache
 def networks(max_depth: int = 4, max_width: int = 17) -> st.SearchStrategy[Network]:
-    """Return networks of every activation and loss, with and without bias; a depth is a number of linear layers."""
+    """Return networks of every activation and loss, with and without bias; the depth counts linear layers."""
     widths = st.integers(1, max_width)
     sizes = st.lists(widths, min_size=2, max_size=max_depth + 1).map(tuple)
     return st.builds(
@@ -26,7 +26,7 @@ def networks(max_depth: int = 4, max_width: int = 17) -> st.SearchStrategy[Netwo
 
 
 class PerceptronDraws:
-    """How perceptrons are drawn."""
+    """The strategies for perceptrons; the methods are described in `Draws`."""
 
     dimensions = ("input", "hidden", "outputs", "depth")
 
@@ -35,20 +35,20 @@ class PerceptronDraws:
         return networks(**limits)
 
     def at_edge(self, draw: Draw, model: Network, dimension: str) -> Network:
-        """Return the network with one width of `EDGES`, or of more than ten layers."""
+        """Return the network with one width from `EDGES`, or with more than ten layers."""
         if dimension == "depth":
             depth = draw(st.integers(11, 13), label="depth")
             return replace(model, sizes=tuple(1 + size % 4 for size in (model.sizes * depth)[: depth + 1]))
         return _with_width(model, dimension, draw(st.sampled_from(EDGES), label=f"size of {dimension}"))
 
     def special(self, draw: Draw, model: Network) -> Network:
-        """Return one in three networks with squared errors with one output, whose axis is easily lost."""
+        """Return the network, one in three of those with squared errors with one output, whose axis is easily lost."""
         if model.loss == "mse" and draw(st.sampled_from((False, False, True)), label="one output"):
             return _with_width(model, "outputs", 1)
         return model
 
     def with_zeros(self, model: Network, params: Params, generator: np.random.Generator) -> Params:
-        """Return the parameters with those of about a third of the units at 0: what those units add up is exactly 0."""
+        """Return the parameters with those of about a third of the units at 0: their sums are then exactly 0."""
         zero = [generator.random(size) < 1 / 3 for size in model.sizes[1:]]
         params = {name: p.copy() for name, p in params.items()}
         for name, p in params.items():
@@ -56,7 +56,7 @@ class PerceptronDraws:
         return params
 
     def batch(self, draw: Draw, model: Network, n: int, label: str) -> Batch:
-        """Return a batch of `n` samples; now and then with equal and with zero rows."""
+        """Return a batch of `n` samples; sometimes with equal and with zero rows."""
         generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label=f"{label} seed"))
         scale = draw(st.sampled_from([1.0, 0.01, 10.0]), label=f"{label} scale")
         x = generator.standard_normal((n, model.sizes[0])) * scale
@@ -71,9 +71,9 @@ class PerceptronDraws:
         return Batch(x, _labels(model, n, generator))
 
     def wide_models(self) -> st.SearchStrategy[Network]:
-        """Return networks whose inputs, a hidden layer and outputs are of `PRIMES`, with biases.
+        """Return networks with biases whose inputs, a hidden layer and outputs have sizes from `PRIMES`.
 
-        Between two wide layers is a narrow one: 2000 parameters.
+        A narrow layer lies between any two wide ones, for about 2000 parameters.
         """
         narrow, wide = st.integers(2, 3), st.sampled_from(PRIMES)
         return _networks_of(st.tuples(wide, narrow, wide, narrow, wide), st.just(True))
@@ -86,9 +86,9 @@ class PerceptronDraws:
     def with_null_samples(self, draw: Draw, step: Step, null: Array, generator: np.random.Generator) -> Step:
         """Return the step changed so that the samples in the mask `null` have a gradient of exactly 0.
 
-        Either the network has no bias and an activation with φ(0) = 0, and the sample's input is zero: every layer's
-        input is, and with it the gradient. Or the loss is "mse", the last layer's weights are zero, and the sample's
-        target is the last bias: the outputs are that bias, and the gradient at the outputs is zero.
+        Either the network has no bias and an activation with φ(0) = 0, and the sample's input is zero: then every
+        layer's input is zero, and so is the gradient. Or the loss is "mse", the last layer's weights are zero, and the
+        sample's target is the last bias: then the outputs equal that bias, and the gradient at the outputs is zero.
         """
         net = network_of(step)
         if draw(st.booleans(), label="zero input"):
@@ -104,7 +104,7 @@ class PerceptronDraws:
         return replace(step, net=net, params=params, train=train, valid=Batch(step.valid.x, validated))
 
     def null_samples(self, step: Step) -> Array:
-        """Return a mask of the samples whose gradient is 0 for a reason of `with_null_samples`."""
+        """Return a mask of the samples whose gradient is 0 for one of the reasons in `with_null_samples`."""
         net, null = network_of(step), np.zeros(step.n, bool)
         if not net.bias and net.activation != "sigmoid":
             null |= (step.train.x == 0).all(axis=1)
@@ -114,9 +114,9 @@ class PerceptronDraws:
         return null
 
     def reach(self, step: Step) -> float:
-        """Return a bound on the outputs before and after the step, whatever the coalition.
+        """Return a bound on the outputs before and after the step, for any coalition.
 
-        |A| ≤ η (|μ|/D(0) + k/√q).
+        It follows from |A| ≤ η (|μ|/D(0) + k/√q).
         """
         net, adam, t = network_of(step), adam_of(step), step.state.next_step
         beta1, beta2 = adam.betas
@@ -139,7 +139,7 @@ class PerceptronDraws:
 
 
 def _with_width(model: Network, dimension: str, size: int) -> Network:
-    """Return the network with one width of `size`."""
+    """Return the network with `size` as the width of one dimension."""
     sizes = model.sizes
     if dimension == "input":
         sizes = (size, *sizes[1:])

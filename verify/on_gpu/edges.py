@@ -16,7 +16,7 @@ from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, ParameterState
 from adamshap.gpu.kernels.plan import adam_scalars, slope_plan
 from adamshap.gpu.ops import ops_for
-from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step
+from adamshap.reference.contract import Adam, AdamState, Batch, Network, Step, StepNumber
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.implementation import Query, implementation
 from adamshap.verify.on_gpu.child import Reporter
@@ -160,7 +160,7 @@ def _same(report: Reporter, large: Any, small: Any, what: str) -> None:
 
 
 def _large_adam(shape: tuple[int, int], report: Reporter) -> None:
-    backend, scalars = pick_backend("cuda", "float32"), adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3)
+    backend, scalars = pick_backend("cuda", "float32"), adam_scalars(Adam(lr=0.01, weight_decay=0.1), StepNumber(3))
     kernels, ops = kernels_for(backend), ops_for(backend)
     g, theta, m, v = (_random(shape, seed) for seed in range(4))
     v *= v
@@ -178,7 +178,7 @@ def _large_adam(shape: tuple[int, int], report: Reporter) -> None:
 def _large_fused(shape: tuple[int, int], report: Reporter) -> None:
     n = 8
     kernels = kernels_for(pick_backend("cuda", "float32"))
-    scalars, plan = adam_scalars(Adam(lr=0.01, weight_decay=0.1), 3), slope_plan("random_order", (4, 4), n)
+    scalars, plan = adam_scalars(Adam(lr=0.01, weight_decay=0.1), StepNumber(3)), slope_plan("random_order", (4, 4), n)
     g, theta, m, v = (_random(shape, seed) for seed in range(4))
     v *= v
     row, col = abs(_random(shape[:1], 5)), abs(_random(shape[1:], 6))

@@ -41,7 +41,8 @@ from adamshap.verify.on_gpu.child import Reporter
 from adamshap.verify.on_gpu.plan import Setting, Task
 from adamshap.verify.oracle import bounds, expected
 from adamshap.verify.properties import PROPERTIES, Case, Disagreement, asker, in_dtype
-from adamshap.verify.tolerance import account_bound, assert_within, parameter_count, rounding, run_conditioning
+from adamshap.verify.run_tolerance import account_bound, run_conditioning
+from adamshap.verify.tolerance import assert_within, parameter_count, rounding
 
 __all__ = ["tasks", "tf32"]
 
