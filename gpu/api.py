@@ -11,7 +11,7 @@ from adamshap.gpu.carry_account import CarryAccount, refuse_with_carry
 from adamshap.gpu.case import Case
 from adamshap.gpu.counting import completed_after
 from adamshap.gpu.game import Game, marginals_of
-from adamshap.gpu.hyperparameters import refuse_division_by_zero
+from adamshap.gpu.hyperparameters import refuse_clipped, refuse_division_by_zero
 from adamshap.gpu.run import OpenAccount, attributed_run
 from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.sketch import Sketch
@@ -236,7 +236,14 @@ def influence(
     return case.context.backend.out(result.scores, device_arrays)
 
 
-def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: DtypeName = "float32") -> float:
+def utility(
+    step: Step,
+    coalition: Any,
+    *,
+    clip_each: bool = False,
+    device: DeviceName = "auto",
+    dtype: DtypeName = "float32",
+) -> float:
     """Return U(S) = L(θ) − L(θ − A(g_S) − η λ θ), the decrease of the validation loss by a step with `coalition` alone.
 
     Parameters
@@ -244,6 +251,8 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
     step : Step
     coalition : bool array (n,)
         The samples that take part; the gradient's divisor stays n.
+    clip_each : bool
+        The oracle's: the engine refuses `Clipped`, and without it this has no effect.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -260,6 +269,7 @@ def utility(step: Step, coalition: Any, *, device: DeviceName = "auto", dtype: D
         A bad argument; a denominator of 0; a result beyond the range of `dtype`.
     """
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
+    true_or_false("clip_each", clip_each)
     case = Case.of(step, device, dtype)
     with case.context.at_work():
         value = Game.of(case, "exact").utility(mask)
@@ -274,6 +284,7 @@ def marginals(
     *,
     permutations: int = 1024,
     seed: int = 0,
+    clip_each: bool = False,
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
 ) -> Marginals:
@@ -291,6 +302,8 @@ def marginals(
         Number of permutations, even, for sampled Shapley values.
     seed : int
         Seed of the permutations.
+    clip_each : bool
+        The oracle's: the engine refuses `Clipped`, and without it this has no effect.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -310,6 +323,7 @@ def marginals(
     one_of("kind", kind, MARGINALS)
     one_of("loss", loss, MARGINAL_LOSSES)
     permutations, seed = permutations_of(permutations), seed_of(seed)
+    true_or_false("clip_each", clip_each)
     case = Case.of(step, device, dtype)
     with case.context.at_work():
         found = marginals_of(Game.of(case, loss), kind, permutations, seed)
@@ -426,6 +440,7 @@ def attribute(
         refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
+    refuse_clipped(config.adam)
     backend = pick_backend(device, dtype)
     held = optimiser_in(adam, backend.dtype)
     estimator = Estimator(slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype)

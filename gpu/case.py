@@ -7,7 +7,7 @@ from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.captures import Captures, write_sums
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import following, next_step
-from adamshap.gpu.hyperparameters import Hyperparameters
+from adamshap.gpu.hyperparameters import Hyperparameters, refuse_clipped
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.state import State, StepBatch
 from adamshap.reference.contract import CompletedSteps, Optimiser, Step, of_kind, optimiser_in, real_parts
@@ -28,7 +28,7 @@ class Case:
     @classmethod
     def of(cls, step: Step, device: str, dtype: str) -> "Case":
         """Return the case of `step`, on the backend that `device` and `dtype` name; refuse values beyond the dtype."""
-        of_kind("step", step, Step)
+        refuse_clipped(of_kind("step", step, Step).adam)
         backend = pick_backend(device, dtype)
         groups = {"Step.params": step.params, "Step.state.m": step.state.m, "Step.state.v": step.state.v}
         theta, m, v = (backend.reals(group, field) for field, group in groups.items())

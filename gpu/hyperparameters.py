@@ -10,12 +10,24 @@ import numpy as np
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.kernels.plan import AdamScalars, adam_scalars
-from adamshap.reference.contract import Adam, Optimiser, StepNumber, adam_in, refuse, refuse_zero_denominator
+from adamshap.reference.contract import (
+    Adam,
+    Clipped,
+    Optimiser,
+    StepNumber,
+    adam_in,
+    refuse,
+    refuse_zero_denominator,
+)
 
-__all__ = ["Hyperparameters", "advice", "refuse_division_by_zero"]
+__all__ = ["Hyperparameters", "advice", "refuse_clipped", "refuse_division_by_zero"]
 
 held = lru_cache(maxsize=64)(adam_in)
 scalars_of = lru_cache(maxsize=64)(adam_scalars)
+
+
+ORACLE = "adamshap.reference has"
+"""Where a user finds what the engine refuses."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Hyperparameters:
         for name in context.shapes:
             settings = optimiser.at(t, name)
             if pair is None or settings is not last:  # settings shared by all are looked up once
+                if settings.l2:
+                    refuse("Adam.l2", settings.l2, f"0: the engine has no L2 decay, {ORACLE}")
                 rounded = held(settings, context.backend.dtype)
                 last, pair = settings, (rounded, scalars_of(rounded, t))
             adam[name], scalars[name] = pair
@@ -57,6 +71,12 @@ class Hyperparameters:
             got = ", ".join(f"{beta1:g}" for beta1 in sorted(found))
             refuse("Adam.betas[0]", f"{got} with credit 'carry'", "one β1 for all parameters")
         return found.pop()
+
+
+def refuse_clipped(optimiser: Optimiser) -> None:
+    """Refuse an optimiser that clips: the engine has no norm of the whole gradient."""
+    if isinstance(optimiser, Clipped):
+        refuse("adam", "a Clipped", f"an optimiser without clipping: the engine has none, {ORACLE}")
 
 
 def refuse_division_by_zero(

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from adamshap.gpu.arrays import Arrays
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.counting import FIRST_STEP
 from adamshap.gpu.data import Data
+from adamshap.gpu.hyperparameters import Hyperparameters
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.threads import parts_of
 from adamshap.reference.contract import (
@@ -67,6 +69,7 @@ class RunSetup:
         """Return the setup of a run on `backend`, to whose dtype `adam` is rounded."""
         parts = parts_of(resume)
         context = context_for(config.network, backend, parts)
+        Hyperparameters.at(context, adam, FIRST_STEP)  # refuses settings that the engine does not have
         initial = backend.reals(config.network.init(config.seed))
         data = Data.of(context, config.train, config.valid, min(config.batch_size, config.train.n))
         return cls(config, estimator, adam, context, data, initial, on_step, on_checkpoint, resume, parts)

@@ -14,6 +14,7 @@ r(g)     ``root``                   sqrt(κ + q g²)
 D(g)     ``denominator``            r(g) + ε
 A(g)     ``update_map``             η (μ + k g) / D(g)
 A[a, b]  ``divided_difference``     (A(a) − A(b)) / (a − b), and A'(a) where a = b
+d        ``Coefficients.shift``     λ₂ θ, or nothing: with L2 decay, A(g), D(g) and r(g) are those of d + g
 θ⁺       ``update``                 θ − A(g) − η λ θ
 =======  =========================  ===========================================================
 
@@ -22,7 +23,7 @@ bias-corrected second moment) and weight decay as in AdamW (arXiv 1711.05101), t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def bias_correction(beta: float, t: int) -> float:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Coefficients of A(g) at fixed m and v; ``mu`` and ``kappa`` are arrays of the parameter's shape."""
+    """Coefficients of A(g) at fixed θ, m and v; ``mu``, ``kappa``, ``shift`` are arrays of the parameter's shape."""
 
     mu: Array
     k: float
@@ -58,6 +59,11 @@ class Coefficients:
     q: float
     eps: float
     lr: float
+    shift: Array | None = None
+
+    def received(self, g: Array) -> Array:
+        """Return d + g, what Adam receives for the samples' gradient `g`."""
+        return g if self.shift is None else self.shift + g
 
 
 def coefficients(adam: Adam, t: StepNumber, m: Array, v: Array) -> Coefficients:
@@ -77,12 +83,22 @@ def coefficients(adam: Adam, t: StepNumber, m: Array, v: Array) -> Coefficients:
 def step_coefficients(step: Step) -> dict[str, Coefficients]:
     """Return the coefficients of each parameter of `step`."""
     t, m, v = step.state.next_step, step.state.m, step.state.v
-    return {name: coefficients(step.settings(name), t, m[name], v[name]) for name in step.params}
+    found = {}
+    for name, p in step.params.items():
+        adam = step.settings(name)
+        c = coefficients(adam, t, m[name], v[name])
+        found[name] = replace(c, shift=adam.l2 * p) if adam.l2 else c
+    return found
+
+
+def decay_gradients(step: Step) -> Params:
+    """Return d = λ₂ θ of each parameter with L2 decay."""
+    return {name: c.shift for name, c in step_coefficients(step).items() if c.shift is not None}
 
 
 def root(c: Coefficients, g: Array) -> Array:
     """Return r(g) = sqrt(κ + q g²); ``hypot``, so that no square over- or underflows."""
-    return np.hypot(np.sqrt(c.kappa), math.sqrt(c.q) * g)
+    return np.hypot(np.sqrt(c.kappa), math.sqrt(c.q) * c.received(g))
 
 
 def denominator(c: Coefficients, g: Array) -> Array:
@@ -105,7 +121,7 @@ def zeros(D: Array) -> int:
 
 def update_map(c: Coefficients, g: Array) -> Array:
     """Return A(g) = η (μ + k g) / D(g), Adam's decrease of θ for the gradient `g` (docs/method.md 1)."""
-    return c.lr * ((c.mu + c.k * g) / denominator(c, g))
+    return c.lr * ((c.mu + c.k * c.received(g)) / denominator(c, g))
 
 
 def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
@@ -130,6 +146,8 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
     a sum of squares. Only this positive sum and μ φ can still cancel: A has stationary points, and there its slope is
     truly ill-conditioned. Where r_a + r_b = 0 the angles and φ are set to 0: the symmetric derivative at the kink.
     """
+    D_a, D_b = denominator(c, a), denominator(c, b)
+    a, b = c.received(a), c.received(b)
     s, alpha, beta = np.broadcast_arrays(np.sqrt(c.kappa), math.sqrt(c.q) * a, math.sqrt(c.q) * b)
     r_a, r_b = np.hypot(s, alpha), np.hypot(s, beta)
     safe_a, safe_b, safe_sum = (np.where(r > 0, r, 1.0) for r in (r_a, r_b, r_a + r_b))
@@ -141,7 +159,6 @@ def divided_difference(c: Coefficients, a: Array, b: Array) -> Array:
     half_harmonic = np.maximum(r_a, r_b) / safe_sum * np.minimum(r_a, r_b)
     phi = c.q * ((a + b) / safe_sum)  # from a + b, not α + β, whose roundings would stand out where a ≈ −b
     numerator = c.k * (c.eps + half_harmonic * (cos_a * cos_b + one_minus_product)) - c.mu * phi
-    D_a, D_b = denominator(c, a), denominator(c, b)
     # Two divisions, the larger first: the product of two small denominators underflows.
     slope: Array = c.lr * (numerator / np.maximum(D_a, D_b) / np.minimum(D_a, D_b))
     return slope
@@ -201,12 +218,16 @@ def apply_gradient(step: Step, g: Params) -> tuple[Params, AdamState]:
 
 
 def moved(step: Step, g: Params) -> tuple[Params, Params, Params]:
-    """Return θ⁺, m⁺ and v⁺ after the step with the batch gradient `g`, which may be non-finite."""
+    """Return θ⁺, m⁺ and v⁺ after the step with the batch gradient `g`, to which L2 decay adds λ₂ θ.
+
+    `g` may be non-finite.
+    """
     start, coefficients_, state = decayed(step), step_coefficients(step), step.state
     params, m, v = {}, {}, {}
     for name in start:
         beta1, beta2 = step.settings(name).betas
         params[name] = start[name] - update_map(coefficients_[name], g[name])
-        m[name] = beta1 * state.m[name] + (1 - beta1) * g[name]
-        v[name] = beta2 * state.v[name] + (1 - beta2) * g[name] ** 2
+        received = coefficients_[name].received(g[name])
+        m[name] = beta1 * state.m[name] + (1 - beta1) * received
+        v[name] = beta2 * state.v[name] + (1 - beta2) * received**2
     return params, m, v

@@ -11,6 +11,7 @@ M, S                ``Split.momentum``, ``.slope``  the two parts of Adam's map,
 Γ_t                 ``walked_gradient``             validation gradient on the segment from θ_t to θ_{t+1}
 C_t                 ``carried``                     effect of a unit of m after step t on the rest of the run
 x_i                 ``x``                           sample i's contribution to the batch gradient
+d                   ``decay_gradients``             λ₂ θ, credited to decay as x_i is to a sample
 ==================  ==============================  ============================================================
 """
 
@@ -23,7 +24,14 @@ import numpy as np
 
 from adamshap.reference import models, slopes
 from adamshap.reference.accounts import Settlement, zero_scores
-from adamshap.reference.adam import Coefficients, bias_correction, denominator, divided_difference, step_coefficients
+from adamshap.reference.adam import (
+    Coefficients,
+    bias_correction,
+    decay_gradients,
+    denominator,
+    divided_difference,
+    step_coefficients,
+)
 from adamshap.reference.contract import (
     TWO_TERM,
     AdamState,
@@ -140,14 +148,20 @@ SPLITS: dict[str, Callable[[slopes.SlopeInput], Split]] = {
 
 
 def splits(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int]) -> tuple[Params, Params]:
-    """Return S and M of each parameter: `A(g) ≈ M ⊙ m + S ⊙ g`."""
+    """Return S and M of each parameter: `A(g) ≈ M ⊙ m + S ⊙ g`, with L2 decay `M ⊙ m + S ⊙ (d + g)`."""
     S, M = {}, {}
     for name, c in step_coefficients(step).items():
         adam = step.settings(name)
         factor = adam.lr * adam.betas[0] / bias_correction(adam.betas[0], step.state.next_step)
-        split = SPLITS[slope](slopes.SlopeInput(c, x[name], g[name], nodes))
+        given = slopes.SlopeInput(c, x[name], g[name], nodes)
+        split = SPLITS[slope](given if c.shift is None else with_decay(given, c.shift))
         S[name], M[name] = split.slope, factor * split.inverse
     return S, M
+
+
+def with_decay(given: slopes.SlopeInput, d: Array) -> slopes.SlopeInput:
+    """Return the input of a split in which L2 decay d arrives with the samples, a part of it with each of them."""
+    return slopes.SlopeInput(replace(given.c, shift=None), given.x + d / len(given.x), given.g + d, given.nodes)
 
 
 # --- the segment from θ_t to θ_{t+1} ---------------------------------------------------------------------------------
@@ -217,7 +231,9 @@ class Ledger:
         gamma = walked_gradient(step, after, self.estimator.gradient, nodes, each=each)
         owed = {name: gamma[name] * M[name] for name in M}
         own = dot_products(x, {name: gamma[name] * S[name] for name in S})
-        decay = _decay(step, gamma)
+        decay, d = _decay(step, gamma), decay_gradients(step)
+        if d:
+            decay = decay + _summed({name: gamma[name] * S[name] for name in d}, d)
         gain = _losses(step, step.params, each=each) - _losses(step, after, each=each)
         closed = gain - decay - own.sum(axis=0) - _summed(owed, step.state.m)
         return Entry(index, step.params, step.state, own + closed / step.n, owed, decay, closed)
@@ -239,17 +255,22 @@ class Ledger:
         scores = zero_scores(self.config, self.estimator)
         sums = scores.reshape(len(scores), -1)
         carried: Params = {}
-        for entry in reversed(self.entries):
+        decays = [entry.decay for entry in self.entries]
+        for row, entry in reversed(list(enumerate(self.entries))):
             sums[entry.index] += entry.scores
             t = entry.state.next_step
             beta1 = {name: self.config.adam.at(t, name).betas[0] for name in entry.owed}
             if carried:
-                x = models.sample_gradients(self._step(entry))
+                step = self._step(entry)
+                x, d = models.sample_gradients(step), decay_gradients(step)
                 for beta, names in grouped(beta1):
                     sums[entry.index] += (1 - beta) * dot_products({name: x[name] for name in names}, carried)
+                    decaying = {name: carried[name] for name in names if name in d}
+                    if decaying:
+                        decays[row] = decays[row] + (1 - beta) * _summed(decaying, d)
             carried = {name: beta1[name] * carried.get(name, 0.0) + owed for name, owed in entry.owed.items()}
         rows = (len(self.entries), sums.shape[1])  # explicit, as there may be no entry
-        per_step = (np.reshape([getattr(entry, name) for entry in self.entries], rows) for name in ("decay", "closed"))
+        per_step = (np.reshape(arrays, rows) for arrays in (decays, [entry.closed for entry in self.entries]))
         decay, closed = (array if self.estimator.per_validation else array[:, 0] for array in per_step)
         return Settlement(scores, decay, closed)
 

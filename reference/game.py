@@ -29,6 +29,7 @@ from adamshap.reference.contract import (
     MARGINAL_LOSSES,
     MARGINALS,
     Array,
+    Clipped,
     MarginalKind,
     MarginalLoss,
     Marginals,
@@ -41,6 +42,7 @@ from adamshap.reference.contract import (
     permutations_of,
     refuse_overflow,
     seed_of,
+    true_or_false,
 )
 
 Game = Callable[[Array], float]
@@ -50,7 +52,7 @@ EXACT_LIMIT = 12
 """Largest n for which `marginals` enumerates all 2ⁿ coalitions; above, it samples."""
 
 
-def utility(step: Step, coalition: Any) -> float:
+def utility(step: Step, coalition: Any, *, clip_each: bool = False) -> float:
     """Return U(S) = L(θ) − L(θ − A(g_S) − η λ θ), the decrease of the validation loss by a step with `coalition` alone.
 
     Parameters
@@ -58,6 +60,8 @@ def utility(step: Step, coalition: Any) -> float:
     step : Step
     coalition : bool array (n,)
         Mask of the batch's samples in the coalition; the gradient's divisor stays n.
+    clip_each : bool
+        With `Clipped`, clip every coalition's gradient by its own norm, in place of the whole batch's factor held.
 
     Returns
     -------
@@ -70,8 +74,9 @@ def utility(step: Step, coalition: Any) -> float:
         A bad coalition; a denominator of 0; a result beyond float64.
     """
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
+    clip_each = true_or_false("clip_each", clip_each)
     with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
-        value = exact_game(step)(mask)
+        value = exact_game(step, clip_each=clip_each)(mask)
     refuse_overflow({"utility": value}, np.float64)
     return value
 
@@ -81,33 +86,48 @@ def coalition_gradient(x: Params, coalition: Array) -> Params:
     return {name: np.tensordot(coalition, x_i, axes=1) for name, x_i in x.items()}
 
 
-def exact_game(step: Step) -> Game:
+def gradients_of_coalitions(step: Step, *, clip_each: bool) -> Callable[[Array], Params]:
+    """Return the gradient that Adam receives as a function of the coalition: g_S, or, by `clip_each`, c_S g_S."""
+    if not (clip_each and isinstance(step.adam, Clipped)):
+        held = models.sample_gradients(step)
+        return lambda coalition: coalition_gradient(held, coalition)
+    clipped, x = step.adam, models.unclipped_gradients(step)
+
+    def clipped_gradient(coalition: Array) -> Params:
+        g = coalition_gradient(x, coalition)
+        c = models.clip_factor(clipped, g)
+        return {name: c * array for name, array in g.items()}
+
+    return clipped_gradient
+
+
+def exact_game(step: Step, *, clip_each: bool = False) -> Game:
     """Return U as a function of the coalition; quantities common to all coalitions are computed once."""
     step = float64_step(step)
-    x = models.sample_gradients(step)
+    gradient_of = gradients_of_coalitions(step, clip_each=clip_each)
     start, c = decayed(step), step_coefficients(step)
     before = models.mean_loss(step.net, step.params, step.valid)
 
     def U(coalition: Array) -> float:
-        g = coalition_gradient(x, coalition)
+        g = gradient_of(coalition)
         after = {name: start[name] - update_map(c[name], g[name]) for name in start}
         return float(before - models.mean_loss(step.net, after, step.valid))
 
     return U
 
 
-def first_order_game(step: Step) -> Game:
+def first_order_game(step: Step, *, clip_each: bool = False) -> Game:
     """Return U₁(S) = ⟨∇L(θ), A(g_S)⟩, the form that the paper's closed form approximates.
 
     The weight decay part, ⟨∇L(θ), η λ θ⟩, is the same for every coalition and is omitted.
     """
     step = float64_step(step)
-    x = models.sample_gradients(step)
+    gradient_of = gradients_of_coalitions(step, clip_each=clip_each)
     c = step_coefficients(step)
     gradient = models.loss_gradient(step.net, step.params, step.valid)
 
     def U1(coalition: Array) -> float:
-        g = coalition_gradient(x, coalition)
+        g = gradient_of(coalition)
         return float(sum(np.vdot(gradient[name], update_map(c[name], g[name])) for name in g))
 
     return U1
@@ -120,6 +140,7 @@ def marginals(
     *,
     permutations: int = 1024,
     seed: int = 0,
+    clip_each: bool = False,
 ) -> Marginals:
     """Return each sample's marginal contribution to the utility of the step (docs/method.md 2).
 
@@ -136,6 +157,8 @@ def marginals(
         Even number of permutations drawn if Shapley values are sampled.
     seed : int
         Seed of those permutations.
+    clip_each : bool
+        With `Clipped`, clip every coalition's gradient by its own norm, in place of the whole batch's factor held.
 
     Returns
     -------
@@ -151,15 +174,15 @@ def marginals(
     one_of("kind", kind, MARGINALS)
     one_of("loss", loss, MARGINAL_LOSSES)
     permutations, seed = permutations_of(permutations), seed_of(seed)
+    make_game = exact_game if loss == "exact" else first_order_game
+    clip_each = true_or_false("clip_each", clip_each)
     with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
-        found = _marginals(step, kind, loss, permutations, seed)
+        found = _marginals(make_game(step, clip_each=clip_each), step.n, kind, permutations, seed)
     refuse_overflow({"values": found.values, "empty": found.empty, "total": found.total}, np.float64)
     return found
 
 
-def _marginals(step: Step, kind: MarginalKind, loss: MarginalLoss, permutations: int, seed: int) -> Marginals:
-    game = exact_game(step) if loss == "exact" else first_order_game(step)
-    n = step.n
+def _marginals(game: Game, n: int, kind: MarginalKind, permutations: int, seed: int) -> Marginals:
     nobody, everybody = np.zeros(n, bool), np.ones(n, bool)
     empty, total = game(nobody), game(everybody)
     error = np.zeros(n)

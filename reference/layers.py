@@ -21,6 +21,7 @@ import numpy as np
 
 from adamshap.reference import contract, images, losses
 from adamshap.reference.contract import Array, Batch, Layer, Params
+from adamshap.reference.elementary import elementary
 from adamshap.reference.perceptron import ACTIVATION_FUNCTIONS, product
 
 __all__ = ["FORWARD", "outputs", "sample_losses"]
@@ -60,16 +61,26 @@ def positions(layer: contract.Positions, params: Params, name: str, x: Any) -> A
 
 def layer_norm(layer: contract.LayerNorm, params: Params, name: str, x: Any) -> Any:
     """Return (x − mean)/√(variance + ε) ⊙ gain + bias, over the last axis."""
-    centred = x - anp.mean(x, axis=-1, keepdims=True)
-    y = centred / anp.sqrt(anp.mean(centred**2, axis=-1, keepdims=True) + layer.eps)
-    y = y * along_last(params[f"{name}.weight"], x)
+    y = standardized(x, layer.eps) * along_last(params[f"{name}.weight"], x)
     return y + along_last(params[f"{name}.bias"], x) if layer.bias else y
+
+
+@elementary
+def standardized(x: Any, eps: float) -> Any:
+    """Return (x − mean)/√(variance + ε), over the last axis."""
+    centred = x - anp.mean(x, axis=-1, keepdims=True)
+    return centred / anp.sqrt(anp.mean(centred**2, axis=-1, keepdims=True) + eps)
 
 
 def rms_norm(layer: contract.RMSNorm, params: Params, name: str, x: Any) -> Any:
     """Return x/√(mean square + ε) ⊙ gain, over the last axis."""
-    y = x / anp.sqrt(anp.mean(x**2, axis=-1, keepdims=True) + layer.eps)
-    return y * along_last(params[f"{name}.weight"], x)
+    return over_root_mean_square(x, layer.eps) * along_last(params[f"{name}.weight"], x)
+
+
+@elementary
+def over_root_mean_square(x: Any, eps: float) -> Any:
+    """Return x/√(mean square + ε), over the last axis."""
+    return x / anp.sqrt(anp.mean(x**2, axis=-1, keepdims=True) + eps)
 
 
 def attention(layer: contract.Attention, params: Params, name: str, x: Any) -> Any:
@@ -80,11 +91,18 @@ def attention(layer: contract.Attention, params: Params, name: str, x: Any) -> A
     # (n, T, 3 width) to query, key and value, each (n, heads, T, d)
     split = projected.reshape(n, T, 3, layer.heads, width // layer.heads)
     Q, K, V = (anp.transpose(split[:, :, part], (0, 2, 1, 3)) for part in range(3))
-    weights = causal_softmax(Q @ anp.swapaxes(K, 2, 3) / math.sqrt(width // layer.heads))
-    mixed = anp.transpose(weights @ V, (0, 2, 1, 3)).reshape(n, T, width)
+    weights = causal_softmax(products(Q, anp.swapaxes(K, 2, 3)) / math.sqrt(width // layer.heads))
+    mixed = anp.transpose(products(weights, V), (0, 2, 1, 3)).reshape(n, T, width)
     return affine(params, f"{name}.out_proj.weight", f"{name}.out_proj.bias" if layer.bias else None, mixed)
 
 
+@elementary
+def products(a: Any, b: Any) -> Any:
+    """Return a b for each of a stack of matrices."""
+    return a @ b
+
+
+@elementary
 def causal_softmax(scores: Any) -> Any:
     """Return the softmax over the last axis of `scores` (…, T, T) at and before the diagonal, 0 after it."""
     seen = np.tril(np.ones(scores.shape[-2:], bool))

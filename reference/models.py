@@ -7,12 +7,14 @@ paper    name                     meaning
 ℓ(θ; z)  ``sample_losses``        loss of one sample
 L(θ)     ``mean_loss``            mean loss over a batch
 ∇L(θ)    ``loss_gradient``        its gradient, one array per parameter
-x_i      ``sample_gradients``     sample i's contribution to the batch gradient, w∇ℓ(θ; z_i)
+x_i      ``sample_gradients``     sample i's contribution to the batch gradient, w∇ℓ(θ; z_i), or c w∇ℓ(θ; z_i)
+c        ``clip_factor``          min(1, C/(‖g‖ + ε_c)), the factor by which the norm is clipped
 =======  =======================  ==================================================
 
 A `Model` is a description without mathematics; `KINDS` holds the functions for each kind of description.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +24,7 @@ import autograd.numpy as anp
 import numpy as np
 
 from adamshap.reference import function, layers, perceptron
-from adamshap.reference.contract import Array, Batch, Model, Params, Step, refuse
+from adamshap.reference.contract import Array, Batch, Clipped, Model, Params, Step, refuse
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,26 @@ def each_gradient(model: Model, params: Params, batch: Batch) -> Params:
 def sample_gradients(step: Step) -> Params:
     """Return x_i = w∇ℓ(θ; z_i) for each sample of the step's batch (docs/method.md 2): one array (n, …) per parameter.
 
-    w is 1/n for reduction "mean" and 1 for "sum"; the batch gradient is Σ_i x_i.
+    w is 1/n for reduction "mean" and 1 for "sum"; the batch gradient is Σ_i x_i. With clipping, x_i = c w∇ℓ(θ; z_i),
+    c that of the whole batch.
     """
+    x = unclipped_gradients(step)
+    if not isinstance(step.adam, Clipped):
+        return x
+    c = clip_factor(step.adam, {name: x_i.sum(axis=0) for name, x_i in x.items()})
+    return {name: c * x_i for name, x_i in x.items()}
+
+
+def unclipped_gradients(step: Step) -> Params:
+    """Return w∇ℓ(θ; z_i) for each sample of the step's batch."""
     weight = 1 / step.n if step.reduction == "mean" else 1.0
     return {name: weight * x for name, x in each_gradient(step.net, step.params, step.train).items()}
+
+
+def clip_factor(clipped: Clipped, g: Params) -> float:
+    """Return c = min(1, C/(‖g‖ + ε_c)), ‖g‖ the norm over all parameters (docs/method.md 1)."""
+    norm = math.hypot(*np.concatenate([array.ravel() for array in g.values()]))  # no square over- or underflows
+    return 1.0 if norm + clipped.eps <= clipped.norm else clipped.norm / (norm + clipped.eps)
 
 
 def batch_gradient(step: Step) -> Params:

@@ -4,7 +4,7 @@
 method 7        name                meaning
 ==============  ==================  ==========================================================================
 ω_i             ``weights``         sample i's weight in every batch that has it; 1 in the run itself
-g(ω)            ``batch_gradient``  Σ_i ω_i x_i over a batch, its divisor unchanged
+g(ω)            ``batch_gradient``  Σ_i ω_i x_i over a batch, its divisor unchanged, clipped by its own norm
 L(θ_T(ω))       ``final_loss``      mean validation loss after the last step
 θ̄, m̄, v̄, ω̄  ``adjoint``         derivatives of L(θ_T) by the state before a step, and by the weights
 ==============  ==================  ==========================================================================
@@ -27,6 +27,7 @@ from adamshap.reference.contract import (
     AdamState,
     Array,
     Batch,
+    Clipped,
     Function,
     Params,
     Run,
@@ -165,7 +166,24 @@ def weighted_step(config: RunConfig, state: State, index: Array, weights: Array)
 
 
 def batch_gradient(config: RunConfig, params: Any, batch: Batch, weights: Any) -> Any:
-    """Return g(ω) = Σ_i ω_i w ∇ℓ(θ; z_i), differentiable in `params` and in `weights` (n,) where autograd gives it."""
+    """Return g(ω) = Σ_i ω_i w ∇ℓ(θ; z_i), or c g(ω), c that of g(ω).
+
+    It is differentiable in `params` and in `weights` (n,) where autograd gives it.
+    """
+    g = _unclipped(config, params, batch, weights)
+    if not isinstance(config.adam, Clipped):
+        return g
+    factor = clip_factor(config.adam, g)
+    return {name: factor * array for name, array in g.items()}
+
+
+def clip_factor(clipped: Clipped, g: Any) -> Any:
+    """Return c = min(1, C/(‖g‖ + ε_c)), differentiable in `g`; where both are equal, the derivative is that of 1."""
+    norm = _root(sum(anp.sum(array**2) for array in g.values()))
+    return 1.0 if norm + clipped.eps <= clipped.norm else clipped.norm / (norm + clipped.eps)
+
+
+def _unclipped(config: RunConfig, params: Any, batch: Batch, weights: Any) -> Any:
     divisor = batch.n if config.reduction == "mean" else 1
     if _own_gradients(config):
         x = each_gradient(config.network, params, batch)
@@ -189,9 +207,10 @@ def _step_adjoint(
         for name in params:
             adam = config.adam.at(t, name)
             (beta1, beta2), lr = adam.betas, adam.lr
+            received = g[name] + adam.l2 * theta[name] if adam.l2 else g[name]
             c1, c2 = bias_correction(beta1, t), bias_correction(beta2, t)
-            new_m = beta1 * m[name] + (1 - beta1) * g[name]
-            new_v = beta2 * v[name] + (1 - beta2) * g[name] ** 2
+            new_m = beta1 * m[name] + (1 - beta1) * received
+            new_v = beta2 * v[name] + (1 - beta2) * received**2
             update = lr * (new_m / c1) / (_root(new_v / c2 + adam.eps_root) + adam.eps)
             new_theta = theta[name] * (1 - lr * adam.weight_decay) - update
             for weight, new in zip(after, (new_theta, new_m, new_v), strict=True):

@@ -51,7 +51,12 @@ def frozen(given: SlopeInput) -> Array:
 
 
 def linearized(given: SlopeInput) -> Array:
-    """Return A'(0) = η k / D(0): the paper's Linearized Ghost Approximation (arXiv 2602.00329)."""
+    """Return A'(0) = η k / D(0): the paper's Linearized Ghost Approximation (arXiv 2602.00329).
+
+    With L2 decay, A'(0) at d = λ₂ θ has the second term of A[0, 0] too.
+    """
+    if given.c.shift is not None:
+        return divided_difference(given.c, np.zeros_like(given.g), np.zeros_like(given.g))
     return given.c.lr * given.c.k / denominator(given.c, np.zeros_like(given.g))
 
 
@@ -137,6 +142,9 @@ def linearized_previous(step: Step) -> Params:
 
     v̂_{t−1} = v_{t−1} / (1 − β2^{t−1}) is the state's own bias-corrected second moment, undefined at t = 1.
     """
+    for name in step.params:
+        if step.settings(name).l2:
+            refuse("denominator", f"'previous' with Adam.l2 {step.settings(name).l2}", "'exact', or an l2 of 0")
     if step.state.step == 0:
         refuse("denominator", "'previous' at t = 1, where 1 − β2⁰ = 0", "'exact', or a state of at least one step")
     beta2 = dict.fromkeys(step.settings(name).betas[1] for name in step.params)

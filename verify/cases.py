@@ -80,13 +80,18 @@ def case_to_json(step: Step, query: Query) -> Json:
         "options": {name: _plain(value) for name, value in complete(query).options.items()},
         "dtype": dtypes[0],
         "network": _model_to_json(step.net),
-        "adam": {**vars(adam_of(step)), "betas": list(adam_of(step).betas)},
+        "adam": _adam_to_json(adam_of(step)),
         "state": {"step": step.state.step, "m": _lists(step.state.m), "v": _lists(step.state.v)},
         "params": _lists(step.params),
         "train": {"x": step.train.x.tolist(), "y": step.train.y.tolist()},
         "valid": {"x": step.valid.x.tolist(), "y": step.valid.y.tolist()},
         "reduction": step.reduction,
     }
+
+
+def _adam_to_json(adam: Adam) -> Json:
+    # `l2` is not written where it is 0: readers of version 1 do not know this name.
+    return {name: value for name, value in vars(adam).items() if name != "l2" or value} | {"betas": list(adam.betas)}
 
 
 def _model_to_json(model: Model) -> Json:
@@ -114,9 +119,10 @@ def option_names(function: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of a call's options.
 
     Those of `scores` include `kind` only with the slope "two_term", and `micro_batch`, which the oracle lacks, only if
-    it is given.
+    it is given. `clip_each` is the oracle's own: the kit has no steps with clipping.
     """
     names = tuple(inspect.signature(getattr(reference, function)).parameters)[1:]
+    names = tuple(name for name in names if name != "clip_each")
     if function != "scores":
         return names
     if options.get("slope") != TWO_TERM:
@@ -160,15 +166,17 @@ def case_from_json(value: Any, where: str = "case") -> tuple[Step, Query]:
     try:
         given = object_with("case", value, CASE)
         dtype = one_of("dtype", given["dtype"], DTYPES)
-        adam = object_with("adam", given["adam"], ("lr", "betas", "eps", "eps_root", "weight_decay"))
+        more = ("l2",) if isinstance(given["adam"], dict) and "l2" in given["adam"] else ()
+        adam = object_with("adam", given["adam"], ("lr", "betas", "eps", "eps_root", "weight_decay", *more))
         state = object_with("state", given["state"], ("step", "m", "v"))
+        model = _model_from_json(given["network"])
         step = Step(
-            _model_from_json(given["network"]),
+            model,
             _arrays("params", given["params"], dtype),
             Adam(**adam),
             AdamState(state["step"], _arrays("state.m", state["m"], dtype), _arrays("state.v", state["v"], dtype)),
-            _batch("train", given["train"], dtype),
-            _batch("valid", given["valid"], dtype),
+            _batch("train", given["train"], model, dtype),
+            _batch("valid", given["valid"], model, dtype),
             given["reduction"],
         )
         return step, _query(given["function"], given["options"], step.n)
@@ -247,10 +255,11 @@ def _arrays(field: str, value: Any, dtype: str) -> Params:
     return {name: _numbers(f"{field}[{name!r}]", numbers, dtype) for name, numbers in value.items()}
 
 
-def _batch(field: str, value: Any, dtype: str) -> Batch:
+def _batch(field: str, value: Any, model: Model, dtype: str) -> Batch:
     given = object_with(field, value, ("x", "y"))
-    y = _numbers(f"{field}.y", given["y"])
-    return Batch(_numbers(f"{field}.x", given["x"], dtype), y if y.ndim == 1 else y.astype(dtype))
+    batch = Batch(*(_numbers(f"{field}.{name}", given[name]) for name in ("x", "y")))
+    real = real_parts(model, batch)
+    return Batch(*(part.astype(dtype) if name in real else part for name, part in (("x", batch.x), ("y", batch.y))))
 
 
 def _numbers(field: str, value: Any, dtype: str | None = None) -> Array:

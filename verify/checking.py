@@ -85,7 +85,7 @@ class Outcome:
     ----------
     property : Property
     status : {"passed", "failed", "not offered", "not supported", "not tried"}
-        "not tried" after `MOST_HANGS` hangs.
+        "not tried" after `MOST_HANGS` hangs, and for kinds of models that the candidate does not declare.
     examples : int
         Number of cases tried, up to the first failure.
     seconds : float
@@ -98,6 +98,8 @@ class Outcome:
         Up to `EVIDENCE` random cases of the property, failing or not; none if it failed without an answer.
     share : float
         The largest share of its bound that an error took in the cases that passed.
+    undeclared : bool
+        Whether it was not tried because the candidate does not declare its kind of models.
     """
 
     property: Property
@@ -108,6 +110,7 @@ class Outcome:
     unsupported: tuple[tuple[str, int], ...] = ()
     evidence: tuple[Case, ...] = ()
     share: float = 0.0
+    undeclared: bool = False
 
 
 class _Enough(BaseException):
@@ -185,6 +188,8 @@ def _check_one(
 ) -> Outcome:
     if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
+    if not one.takes_models_of(candidate):
+        return Outcome(one, "not tried", 0, 0.0, undeclared=True)
     if patience.hangs >= MOST_HANGS:
         return Outcome(one, "not tried", 0, 0.0)
     ask = asker(candidate, timeout)

@@ -105,16 +105,17 @@ def verify_command(
 
     from adamshap.verify import report
     from adamshap.verify.implementation import LoadError
+    from adamshap.verify.layer_properties import LAYER_PROPERTIES
     from adamshap.verify.properties import PROPERTIES
 
-    known = {one.name: one for one in PROPERTIES}
+    known = {one.name: one for one in (*PROPERTIES, *LAYER_PROPERTIES)}
     unknown = [name for name in only or () if name not in known]
     if unknown:
         raise CommandError(f"--only: got {unknown[0]!r}; needs one of {', '.join(known)}")
     for file in (json_file, html_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise CommandError(f"cannot write to {str(file)!r}: its folder does not exist")
-    chosen = [known[name] for name in only] if only else list(PROPERTIES)
+    chosen = [known[name] for name in only] if only else list(known.values())
     try:
         if target is None:
             extras = frozenset(_EXTRAS[name] for name in offers or ())

@@ -20,6 +20,7 @@ from adamshap.verify.checking import Outcome, Patience, check, with_answers
 from adamshap.verify.diagnosis import diagnose
 from adamshap.verify.implementation import Implementation, LoadError, load
 from adamshap.verify.isolation import isolated
+from adamshap.verify.layer_properties import LAYER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.reproduction import snippet
 
@@ -62,7 +63,7 @@ class Properties(pytest.File):
         except LoadError as error:
             raise self.CollectError(f"--adamshap-target: {error}") from error
         config.stash[_patience] = Patience()
-        for one in PROPERTIES:
+        for one in (*PROPERTIES, *LAYER_PROPERTIES):
             for dtype in DTYPES:
                 yield PropertyItem.from_parent(self, name=f"{one.name}[{dtype}]", one=one, dtype=dtype)
 

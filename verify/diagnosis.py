@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
-from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, Fault, other_nodes
+from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LAYER_FAULTS, Fault, other_nodes
 from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer
+from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.oracle import ORACLE, bounds
 from adamshap.verify.properties import Case, Disagreement, asker
 from adamshap.verify.steps import adam_of
@@ -142,7 +143,8 @@ def _either(found: list[Diagnosis]) -> Diagnosis:
     """Return one diagnosis for alternative faults, each of which explains all."""
     if len(found) == 1:
         return found[0]
-    sentences = " or ".join(BY_NAME[one.faults[0]].sentence for one in found)
+    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LAYER_FAULTS)}
+    sentences = " or ".join(sentence_of[one.faults[0]] for one in found)
     return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(one.faults[0] for one in found))
 
 
@@ -170,9 +172,15 @@ def _contradiction(explanation: Implementation, passed: list[Outcome], dtype: np
 
 
 def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
-    for fault in FAULTS:
+    for fault in _known(evidence):
         if _explains(fault.implementation(), evidence):
             yield _of_fault(fault)
+
+
+def _known(evidence: list[_Evidence]) -> tuple[Fault, ...]:
+    """Return the faults that the evidence can show: those of layers need a stack of layers."""
+    stacks = any(one.case.step.net.kind == SEQUENTIAL for one in evidence)
+    return (*LAYER_FAULTS, *FAULTS) if stacks else FAULTS
 
 
 def _of_fault(fault: Fault) -> _Explanation:
@@ -233,7 +241,7 @@ def _factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
 
 
 def _fault_and_factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
-    for fault in FAULTS:
+    for fault in _known(evidence):
         for name, factor in _common_factors(fault.implementation(), evidence):
             sentence = f"your answers equal the oracle's with {fault.sentence}, times {name}"
             yield _Explanation(Diagnosis(sentence, (fault.name,), factor=name), _times(fault.implementation(), factor))
@@ -248,11 +256,11 @@ def _times(one: Implementation, factor: Callable[[Step], float]) -> Implementati
             return replace(result, values=by * result.values, empty=by * result.empty, total=by * result.total)
         return result if query.function == "update" else factor(step) * result
 
-    return Implementation(f"{one.name}, times a factor", one.offers, ask, one.extras, one.guard)
+    return replace(one, name=f"{one.name}, times a factor", ask=ask)
 
 
 def _pair(evidence: list[_Evidence], passed: list[Outcome], dtype: npt.DTypeLike, deadline: float) -> Diagnosis:
-    for one, two in itertools.combinations(FAULTS, 2):
+    for one, two in itertools.combinations(_known(evidence), 2):
         if time.monotonic() > deadline:
             return Diagnosis(
                 "no known mistake, alone or with a factor, explains your answers; not all pairs were tried"
@@ -266,7 +274,7 @@ def _pair(evidence: list[_Evidence], passed: list[Outcome], dtype: npt.DTypeLike
 
 def _both(inner: Fault, outer: Fault) -> Implementation:
     ask = outer.wrap(inner.wrap(ORACLE.ask))
-    return Implementation(f"{inner.name} and {outer.name}", ORACLE.offers, ask, ORACLE.extras, guard=None)
+    return replace(ORACLE, name=f"{inner.name} and {outer.name}", ask=ask)
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 A candidate is any object or module with some of the functions of `FUNCTIONS`, with the oracle's signatures. Missing
 functions are not tested. A function may raise ``NotImplementedError("reason")`` for an unsupported case; such cases are
 skipped, and the reason is reported. Two options of `scores` are only tried if its signature names them:
-``micro_batch``, and ``kind``, which goes with the slope "two_term".
+``micro_batch``, and ``kind``, which goes with the slope "two_term". Models other than perceptrons are only tried if its
+attribute ``SUPPORTS`` names their kind: ``SUPPORTS = ("sequential",)``.
 """
 
 import importlib
@@ -80,6 +81,8 @@ class Implementation:
         Function from a step and a `Query` to the candidate's result.
     extras : frozenset of str
         Options among `EXTRAS` that its `scores` takes.
+    supports : frozenset of str
+        Kinds of models, besides perceptrons, that it takes.
     guard : Guard, optional
         Protection of the kit from its side effects. None if it cannot do harm: it runs in another process, or is the
         kit's own.
@@ -89,6 +92,7 @@ class Implementation:
     offers: frozenset[str]
     ask: Ask
     extras: frozenset[str] = frozenset()
+    supports: frozenset[str] = frozenset()
     guard: "Guard | None" = field(default_factory=lambda: Guard(), repr=False, compare=False)
 
 
@@ -248,7 +252,7 @@ def implementation(candidate: Any, name: str) -> Implementation:
     def ask(step: Step, query: Query) -> Any:
         return getattr(candidate, query.function)(step, **query.options)
 
-    return Implementation(name, offers, ask, _extras(getattr(candidate, "scores", None)))
+    return Implementation(name, offers, ask, _extras(getattr(candidate, "scores", None)), _supports(candidate))
 
 
 def _needs_instance(function: Any) -> bool:
@@ -265,6 +269,12 @@ def _extras(scores: Any) -> frozenset[str]:
         return frozenset(EXTRAS) & frozenset(inspect.signature(scores).parameters)
     except (TypeError, ValueError):  # not a function, or one without a readable signature
         return frozenset()
+
+
+def _supports(candidate: Any) -> frozenset[str]:
+    """Return the names in the attribute ``SUPPORTS``; a text is one name."""
+    declared = getattr(candidate, "SUPPORTS", ())
+    return frozenset((declared,) if isinstance(declared, str) else map(str, declared))
 
 
 def answer(candidate: Implementation, step: Step, query: Query, timeout: float | None = None) -> Answer:

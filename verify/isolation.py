@@ -145,13 +145,11 @@ class _Isolated:
     def __init__(self, target: str, timeout: float | None) -> None:
         self._target, self._timeout = target, timeout
         self._worker: _Worker | None = None
-        offers, extras = self._load().split(";")
-        self.implementation = Implementation(
-            target, frozenset(offers.split()), self._ask, frozenset(extras.split()), guard=None
-        )
+        offers, extras, supports = (frozenset(part.split()) for part in self._load().split(";"))
+        self.implementation = Implementation(target, offers, self._ask, extras, supports, guard=None)
 
     def _load(self) -> str:
-        """Start a process, and return the functions and extras that its candidate offers, as text."""
+        """Start a process, and return the functions, extras and models that its candidate declares, as text."""
         self._worker = _Worker()
         path = [""] if "" in sys.path else []
         limit = LOADING if self._timeout is None else max(LOADING, self._timeout)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from adamshap.verify.checking import Outcome, check
 from adamshap.verify.faults import FAULTS, Fault
-from adamshap.verify.properties import PROPERTIES
+from adamshap.verify.properties import PROPERTIES, Property
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,16 @@ class Catch:
 
 def first_catch(
     fault: Fault,
+    properties: Iterable[Property] = PROPERTIES,
     *,
     profile: str = "quick",
     dtype: npt.DTypeLike = np.float64,
     seed: int = 0,
     shrink_seconds: float = 0.0,
 ) -> Catch:
-    """Return the first property, in the order of `PROPERTIES`, that `fault` breaks."""
+    """Return the first of `properties`, in their order, that `fault` breaks."""
     candidate = fault.implementation()
-    for one in PROPERTIES:
+    for one in properties:
         (outcome,) = check(candidate, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=shrink_seconds)
         if outcome.status == "failed":
             return Catch(fault, outcome)

@@ -14,7 +14,7 @@ from adamshap.reference import game, models, scoring, slopes
 from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
-from adamshap.verify.models import kind_of
+from adamshap.verify.models import KINDS, kind_of
 from adamshap.verify.tolerance import (
     DRAWS,
     MORE_DRAWS,
@@ -24,7 +24,7 @@ from adamshap.verify.tolerance import (
     widening_conditioning,
 )
 
-ORACLE: Implementation = replace(implementation(reference, "adamshap.reference"), guard=None)
+ORACLE: Implementation = replace(implementation(reference, "adamshap.reference"), supports=frozenset(KINDS), guard=None)
 
 REMEMBERED = 1000
 """Number of calls whose bounds are kept: those of a quick profile in both dtypes, each with a step of some 10 kB."""

@@ -86,6 +86,9 @@ def check_command(
     patience = Patience()
     outcomes = []
     for one in properties:
+        if not one.takes_models_of(implementation):
+            outcomes.append(Outcome(one, "not tried", 0, 0.0, undeclared=True))
+            continue
         if patience.hangs >= MOST_HANGS:
             outcomes.append(Outcome(one, "not tried", 0, 0.0))
             continue

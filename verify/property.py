@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from adamshap.reference.contract import Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer
+from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.tolerance import CLOSE
 
 Kind = Literal["agreement", "metamorphic"]
@@ -69,6 +70,8 @@ class Property:
         The one of `implementation.EXTRAS` that it needs, if any.
     cost : int
         Cost of a case relative to an ordinary one; divides the number of cases.
+    model : str
+        The kind of its models, which a candidate has to support.
     """
 
     name: str
@@ -80,11 +83,16 @@ class Property:
     check: Check
     extra: str = ""
     cost: int = 1
+    model: str = PERCEPTRON
 
     def is_about(self, candidate: Implementation) -> bool:
         """Return whether the candidate offers the function and the extra of the property."""
         offered = self.function in candidate.offers or (self.function == ANY and bool(candidate.offers))
         return offered and (not self.extra or self.extra in candidate.extras)
+
+    def takes_models_of(self, candidate: Implementation) -> bool:
+        """Return whether the candidate supports the kind of models of the property."""
+        return self.model == PERCEPTRON or self.model in candidate.supports
 
 
 def asker(candidate: Implementation, timeout: float | None = None) -> Asker:

@@ -140,7 +140,10 @@ def _left_out(report: Report) -> Iterator[str]:
     absent = [outcome.property.name for outcome in report.outcomes if outcome.status == "not offered"]
     if absent:
         yield f"Not offered: {', '.join(absent)}"
-    untried = [outcome.property.name for outcome in report.outcomes if outcome.status == "not tried"]
+    undeclared = sorted({outcome.property.model for outcome in report.outcomes if outcome.undeclared})
+    if undeclared:
+        yield f"Not tried, as SUPPORTS does not name them: models of the kind {', '.join(undeclared)}"
+    untried = [one.property.name for one in report.outcomes if one.status == "not tried" and not one.undeclared]
     if untried:
         yield f"Not tried, after {MOST_HANGS} calls without an answer in time: {', '.join(untried)}"
     names: dict[str, list[str]] = {}

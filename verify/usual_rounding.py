@@ -11,6 +11,11 @@ A layer's product is a sum, with an error of about u times the sum of its terms'
 backwards, independent for each sample. Perturbed weights, which all samples share, do not show that: if first a unit's
 terms cancel and then the batch's, a common factor does not disturb the second cancellation.
 
+A norm's backward pass subtracts two means over the axis from each gradient, that of a softmax one: at a width of two,
+or where a softmax saturates, almost nothing remains of terms with an error of u each. Some libraries (Flax) compute the
+variance as the mean square minus the squared mean; PyTorch subtracts mean/σ from x/σ, which leaves an error of u even
+for LayerNorm over one number, and its attention subtracts a sum over the outputs, which leaves one for a single term.
+
 Most libraries compute the variance of a batch's contributions as Σ x² − g²/n, with an error of u Σ x²; other formulas
 still have a relative error of u. Perturbed inputs do not show it if a single sample dominates both the variance and g:
 they change together. At a node τ g − h s where the two cancel, this error is all that is left; and with v = 0 Adam's
@@ -52,8 +57,8 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
     """Add independent rounding errors of about `size` to the oracle's operations within the context.
 
     The errors are absolute in derivatives of losses and activations, bias corrections, and positions of arrival by a
-    Gauss rule; relative to the sum of the terms' absolute values in a layer's products, to Σ x² in variances over a
-    batch, and to its argument in a GELU.
+    Gauss rule; relative to the sum of the terms' absolute values in a layer's products and in the backward passes of
+    norms and softmax, to Σ x² in variances over a batch, and to its argument in a GELU.
 
     Parameters
     ----------
@@ -82,6 +87,10 @@ class _Rounded:
             "silu": self.saturating("silu"),
             "gelu": self.gelu,
             "cross_entropy": self.cross_entropy,
+            "standardized": lambda x, eps: _rounded_norm(x, eps, self.errors, True),
+            "over_root_mean_square": lambda x, eps: _rounded_norm(x, eps, self.errors, False),
+            "products": lambda a, b: _rounded_products(a, b, self.errors),
+            "causal_softmax": lambda scores: _rounded_softmax(scores, self.errors),
             "bias_correction": self.bias_correction,
             "partial_sum_deviation": self.partial_sum_deviation,
             "own_spread": self.own_spread,
@@ -172,3 +181,82 @@ def _input_back(ans: Array, weight: Array, a: Array, errors: Errors) -> Callable
 
 
 defvjp(_rounded_product, _weight_back, _input_back, argnums=(0, 1))
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _rounded_products(a: Array, b: Array, errors: Errors) -> Array:
+    """Return the exact `products`, each sum with an error relative to the sum of its terms' absolute values."""
+    return _rounded_matmul(a, b, errors)
+
+
+def _rounded_matmul(a: Array, b: Array, errors: Errors) -> Array:
+    exact = a @ b
+    return exact + errors(exact.shape) * (np.abs(a) @ np.abs(b))  # type: ignore[no-any-return]
+
+
+defvjp(
+    _rounded_products,
+    lambda ans, a, b, errors: lambda g: _rounded_matmul(g, np.swapaxes(b, -2, -1), errors),
+    lambda ans, a, b, errors: lambda g: _rounded_matmul(np.swapaxes(a, -2, -1), g, errors),
+    argnums=(0, 1),
+)
+
+
+def _mean(x: Array) -> Array:
+    return x.mean(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def _normed(x: Array, eps: float, centred: bool) -> tuple[Array, Array]:
+    """Return the norm's exact result and its factor 1/√(… + ε)."""
+    terms = x - _mean(x) if centred else x
+    factor = 1 / np.sqrt(_mean(terms**2) + eps)
+    return terms * factor, factor
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _rounded_norm(x: Array, eps: float, errors: Errors, centred: bool) -> Array:
+    """Return `standardized` or `over_root_mean_square` with the errors of the mean, the variance and the division."""
+    y, factor = _normed(x, eps, centred)
+    if not centred:
+        return y * (1 + errors(y.shape))  # type: ignore[no-any-return]
+    variance = errors(factor.shape) * _mean(x**2) * factor**2  # relative to the variance, which it may exceed
+    size = np.abs(x).max(axis=-1, keepdims=True)
+    return y / np.sqrt(np.maximum(1 + variance, 0.5)) + errors(y.shape) * size * factor  # type: ignore[no-any-return]
+
+
+def _norm_back(ans: Array, x: Array, eps: float, errors: Errors, centred: bool) -> Callable[[Array], Array]:
+    y, factor = _normed(x, eps, centred)
+
+    def back(g: Array) -> Array:
+        exact, sizes = g - y * _mean(g * y), np.abs(g) + np.abs(y) * _mean(np.abs(g * y))
+        if centred:
+            exact, sizes = exact - _mean(g), sizes + _mean(np.abs(g))
+        return factor * (exact + errors(g.shape) * sizes)  # type: ignore[no-any-return]
+
+    return back
+
+
+defvjp(_rounded_norm, _norm_back, argnums=(0,))
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _rounded_softmax(scores: Array, errors: Errors) -> Array:
+    """Return the exact `causal_softmax` with the errors of the exponents and of the division."""
+    weights = OPERATIONS["causal_softmax"](scores)
+    exponents = np.abs(scores - np.where(weights > 0, scores, -np.inf).max(axis=-1, keepdims=True))
+    return weights * (1 + errors(weights.shape) * (1 + exponents))  # type: ignore[no-any-return]
+
+
+def _softmax_back(ans: Array, scores: Array, errors: Errors) -> Callable[[Array], Array]:
+    weights = OPERATIONS["causal_softmax"](scores)
+
+    def back(g: Array) -> Array:
+        exact, sizes = (
+            part - (weights * part).sum(axis=-1, keepdims=True) * sign for part, sign in ((g, 1), (np.abs(g), -1))
+        )
+        return weights * (exact + errors(g.shape) * sizes)  # type: ignore[no-any-return]
+
+    return back
+
+
+defvjp(_rounded_softmax, _softmax_back, argnums=(0,))

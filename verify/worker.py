@@ -38,8 +38,8 @@ def _serve(receive: IO[bytes], send: IO[bytes]) -> None:
     except LoadError as error:
         write_frame(send, reply("cannot load", str(error)))
         return
-    offers = f"{' '.join(sorted(candidate.offers))};{' '.join(sorted(candidate.extras))}"
-    write_frame(send, reply("offers", offers))
+    declared = (candidate.offers, candidate.extras, candidate.supports)
+    write_frame(send, reply("offers", ";".join(" ".join(sorted(names)) for names in declared)))
     while True:
         step, query = pickle.loads(read_frame(receive))
         write_frame(send, _reply(candidate, step, query, timeout))

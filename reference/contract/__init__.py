@@ -20,7 +20,8 @@ module             holds
 `sequential`       a stack of layers as a model
 `architectures`    `transformer` and `convnet`
 `function`         a model that is a function of parameters and batch
-`optimiser`        Adam's settings and state
+`optimiser`        Adam's settings and state, clipping
+`schedule`         settings by groups of parameters, learning rates by step
 `batch`, `step`    samples; one training step before it is taken
 `marginals`        kinds of marginal utilities, and their values
 `estimator`        the choice of a score
@@ -88,6 +89,7 @@ from adamshap.reference.contract.model import (
 from adamshap.reference.contract.optimiser import (
     Adam,
     AdamState,
+    Clipped,
     CompletedSteps,
     Optimiser,
     StepNumber,
@@ -100,6 +102,7 @@ from adamshap.reference.contract.progress import Progress, logged
 from adamshap.reference.contract.refusal import refuse, refused_field
 from adamshap.reference.contract.rows import LazyRows, parts
 from adamshap.reference.contract.run import CREDITS, Credit, Diverged, Run, RunConfig, batch_order
+from adamshap.reference.contract.schedule import AdamGroups, Schedule
 from adamshap.reference.contract.sequences import Attention, Embedding, MeanOverPositions, Positions
 from adamshap.reference.contract.sequential import NOT_COUNTED, Sequential
 from adamshap.reference.contract.snapshot import Checkpointer, Snapshot, recorded_arithmetic, resumed, run_settings
@@ -121,12 +124,14 @@ __all__ = [
     "Activation",
     "ActivationName",
     "Adam",
+    "AdamGroups",
     "AdamState",
     "Array",
     "Attention",
     "AvgPool2d",
     "Batch",
     "Checkpointer",
+    "Clipped",
     "CompletedSteps",
     "Conv2d",
     "Credit",
@@ -158,6 +163,7 @@ __all__ = [
     "Residual",
     "Run",
     "RunConfig",
+    "Schedule",
     "ScoreDtype",
     "ScoreSlope",
     "Sequential",

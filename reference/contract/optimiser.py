@@ -14,10 +14,12 @@ from adamshap.reference.contract.refusal import refuse
 __all__ = [
     "Adam",
     "AdamState",
+    "Clipped",
     "CompletedSteps",
     "Optimiser",
     "StepNumber",
     "adam_in",
+    "check_names",
     "optimiser_in",
     "optimiser_of",
     "refuse_zero_denominator",
@@ -57,6 +59,9 @@ class Adam:
         ε_root, added inside the root, to v̂ (optax), at least 0.
     weight_decay : float
         λ, decoupled as in AdamW: ``θ`` loses ``η λ θ``; at least 0.
+    l2 : float
+        λ₂, decay in the gradient: ``λ₂ θ`` is added to it, as by ``weight_decay`` of PyTorch's ``Adam``; at least 0,
+        and 0 with a `weight_decay`.
 
     Notes
     -----
@@ -69,10 +74,13 @@ class Adam:
     eps: float = 1e-8
     eps_root: float = 0.0
     weight_decay: float = 0.0
+    l2: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps", "eps_root", "weight_decay"):
+        for name in ("lr", "eps", "eps_root", "weight_decay", "l2"):
             object.__setattr__(self, name, not_negative(f"Adam.{name}", getattr(self, name)))
+        if self.l2 and self.weight_decay:
+            refuse("Adam.l2", f"{self.l2} with weight_decay {self.weight_decay}", "one of the two decays, the other 0")
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             refuse("Adam.betas", shown(self.betas), "two numbers (β1, β2) in [0, 1)", TypeError)
         betas = []
@@ -109,7 +117,7 @@ def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
     """
     limits, name = np.finfo(dtype), np.dtype(dtype).name
     most, least = float(limits.max), float(limits.smallest_normal)
-    for field in ("lr", "eps", "eps_root", "weight_decay"):
+    for field in ("lr", "eps", "eps_root", "weight_decay", "l2"):
         if getattr(adam, field) > most:
             refuse(f"Adam.{field}", getattr(adam, field), f"at most {most:.2g}, the largest number of {name}")
     if adam.lr * adam.weight_decay > most:
@@ -117,6 +125,74 @@ def adam_in(adam: Adam, dtype: npt.DTypeLike) -> Adam:
         refuse("Adam.weight_decay", got, f"a product with lr of at most {most:.2g}, the largest number of {name}")
     eps, eps_root = (value if value >= least else 0.0 for value in (adam.eps, adam.eps_root))
     return replace(adam, eps=eps, eps_root=eps_root)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """An optimiser whose gradient is clipped by its norm over all parameters, as by PyTorch's ``clip_grad_norm_``.
+
+    Parameters
+    ----------
+    adam : Adam
+        The settings, or another `Optimiser`.
+    norm : float
+        C, positive: the batch gradient is multiplied by c = min(1, C/(‖g‖ + ε_c)).
+    eps : float
+        ε_c, at least 0; PyTorch's by default, and 0 for optax's.
+    """
+
+    adam: Optimiser
+    norm: float
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        refuse_clipped("Clipped.adam", optimiser_of("Clipped.adam", self.adam, StepNumber(1), ()))
+        object.__setattr__(self, "norm", not_negative("Clipped.norm", self.norm))
+        if self.norm == 0:
+            refuse("Clipped.norm", self.norm, "a positive number")
+        object.__setattr__(self, "eps", not_negative("Clipped.eps", self.eps))
+
+    def at(self, t: StepNumber, name: str) -> Adam:
+        """Return the settings of step `t` for the parameter `name`.
+
+        Parameters
+        ----------
+        t : int
+            Number of the step, from 1.
+        name : str
+            Name of the parameter.
+
+        Returns
+        -------
+        Adam
+            That of the optimiser whose gradient is clipped.
+        """
+        return self.adam.at(t, name)
+
+    def check_names(self, field: str, names: Iterable[str]) -> None:
+        """Refuse an optimiser that does not fit the parameters `names`.
+
+        Parameters
+        ----------
+        field : str
+            Where the optimiser was given.
+        names : iterable of str
+            Names of the parameters.
+        """
+        check_names(f"{field}.adam", self.adam, names)
+
+
+def refuse_clipped(field: str, optimiser: Optimiser) -> None:
+    """Refuse a `Clipped` inside another description: its norm is that of the whole gradient."""
+    if isinstance(optimiser, Clipped):
+        refuse(field, "a Clipped", "an optimiser without it: Clipped is the outermost, Clipped(Schedule(…), …)")
+
+
+def check_names(field: str, optimiser: object, names: Iterable[str]) -> None:
+    """Refuse an optimiser that has a check of its parameters' names, and does not fit them."""
+    check = getattr(optimiser, "check_names", None)
+    if check is not None:
+        check(field, names)
 
 
 @dataclass(frozen=True)
@@ -134,6 +210,8 @@ def optimiser_in(optimiser: Optimiser, dtype: npt.DTypeLike) -> Optimiser:
     """Return an optimiser with the settings of `optimiser` for `dtype`: `adam_in` of each."""
     if isinstance(optimiser, Adam):
         return adam_in(optimiser, dtype)
+    if isinstance(optimiser, Clipped):
+        return replace(optimiser, adam=optimiser_in(optimiser.adam, dtype))
     if isinstance(optimiser, _InDtype) and optimiser.dtype == np.dtype(dtype):
         return optimiser
     return _InDtype(optimiser, np.dtype(dtype))
@@ -143,6 +221,9 @@ def optimiser_of(field: str, value: object, t: StepNumber, names: Iterable[str])
     """Return `value` if it is an optimiser with settings for each of the parameters `names` at step `t`."""
     if isinstance(value, type) or not isinstance(value, Optimiser):  # a class has the names of its instances
         refuse(field, type(value).__name__, "an Adam", TypeError)
+    names = list(names)
+    if names:
+        check_names(field, value, names)
     for name in names:
         of_kind(f"{field}.at({t}, {name!r})", value.at(t, name), Adam)
     return value

@@ -68,6 +68,7 @@ class RunConfig:
         if self.length > MOST_STEPS:
             most = MOST_STEPS // self.per_epoch
             refuse("epochs", shown(self.epochs), f"at most {most}, so that the steps can be counted")
+        optimiser_of("adam", self.adam, StepNumber(self.length), self.network.shapes)  # a schedule has to last
 
     @property
     def per_epoch(self) -> int:
@@ -118,7 +119,8 @@ class Run:
     credit : {"step", "carry"}
         Credit for the momentum steps: given to no sample, or to the earlier samples that built up the momentum.
     decay : array (steps,), or (steps, n_val) with ``per_validation``; "carry" only
-        The decrease of the loss by weight decay in each step, which no sample is credited with.
+        The decrease of the loss by weight decay in each step, which no sample is credited with; of L2 decay, also its
+        part of later steps' momentum.
     closed : array of the same shape; "carry" only
         The part of each step's change of the loss that slope and validation gradient do not explain; the scores of its
         batch include it in equal parts.

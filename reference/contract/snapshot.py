@@ -47,10 +47,17 @@ def run_settings(train: Batch, valid: Batch, own_arithmetic: Mapping[str, Any] |
         Plain values and the contract's dataclasses.
     """
     settings[ARITHMETIC] = arithmetic() | dict(own_arithmetic or {})
-    plain = {name: asdict(value) if is_dataclass(value) else value for name, value in settings.items()}  # type: ignore[arg-type]
+    plain = {name: _plain(value) for name, value in settings.items()}
     for name, batch in (("train", train), ("valid", valid)):
         plain[name] = {part: _checksum(getattr(batch, part)) for part in ("x", "y")}
     return json.dumps(plain, sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if not is_dataclass(value):
+        return value
+    # Not written where it is 0: states written by earlier versions have no such entry.
+    return asdict(value, dict_factory=lambda pairs: dict(pair for pair in pairs if pair != ("l2", 0.0)))  # type: ignore[arg-type]
 
 
 def _checksum(array: Any) -> str:

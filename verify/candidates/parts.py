@@ -16,4 +16,6 @@ def adam_of(step: Step) -> Adam:
     """Return the step's optimiser."""
     if not isinstance(step.adam, Adam):
         raise NotImplementedError("settings by parameter")
+    if step.adam.l2:
+        raise NotImplementedError("L2 decay")
     return step.adam

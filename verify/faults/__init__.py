@@ -1,15 +1,16 @@
 """Known mistakes: each is the oracle with one error, a name, a sentence, and its origin.
 
 Each has three uses: the kit must catch it, test vectors must expose it, and the diagnosis compares its results with a
-candidate's. Vectors and documentation list the faults in this order, by these names.
+candidate's. Vectors and documentation list the faults in this order, by these names. `LAYER_FAULTS` are mistakes in
+layers that perceptrons lack: the vectors v1 cannot expose them, and the kit shows them on stacks of layers.
 """
 
-from adamshap.verify.faults import game, model, optimiser, precision, slope, validation
+from adamshap.verify.faults import game, model, optimiser, precision, sequences, slope, validation
 from adamshap.verify.faults.fault import Fault, Wrap
 from adamshap.verify.faults.precision import FLOAT32
 from adamshap.verify.faults.slope import other_nodes
 
-__all__ = ["BY_NAME", "FAULTS", "FLOAT32", "Fault", "Wrap", "other_nodes"]
+__all__ = ["BY_NAME", "FAULTS", "FLOAT32", "LAYER_FAULTS", "Fault", "Wrap", "other_nodes"]
 
 FAULTS: tuple[Fault, ...] = (
     *optimiser.FAULTS,
@@ -20,5 +21,7 @@ FAULTS: tuple[Fault, ...] = (
     *validation.GRADIENTS,
     *precision.FAULTS,
 )
+
+LAYER_FAULTS: tuple[Fault, ...] = sequences.FAULTS
 
 BY_NAME: dict[str, Fault] = {fault.name: fault for fault in FAULTS}

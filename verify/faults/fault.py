@@ -6,11 +6,11 @@ during the call, or changes the result; wrapping twice combines two faults.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adamshap.reference.contract import Array, Step
-from adamshap.verify.implementation import FUNCTIONS, Ask, Implementation, Query
+from adamshap.verify.implementation import Ask, Implementation, Query
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.replacing import replaced
 
@@ -43,7 +43,7 @@ class Fault:
 
     def implementation(self) -> Implementation:
         """Return the oracle with this mistake."""
-        return Implementation(self.name, frozenset(FUNCTIONS), self.wrap(ORACLE.ask), ORACLE.extras, guard=None)
+        return replace(ORACLE, name=self.name, ask=self.wrap(ORACLE.ask))
 
 
 def sees(change: Callable[[Step], Step]) -> Wrap:

@@ -79,7 +79,8 @@ def _partial(ask: Ask, step: Step, query: Query, keep: Callable[[str], bool]) ->
         return ask(step, query)  # type: ignore[no-any-return]
 
 
-def _dropping(drop: Callable[[str, Step], bool]) -> Wrap:
+def dropping(drop: Callable[[str, Step], bool]) -> Wrap:
+    """Return a fault whose scores omit the parameters for whose names `drop` is true."""
     return changes_scores(
         lambda step, query, result, ask: _partial(ask, step, query, lambda name: not drop(name, step))
     )
@@ -143,19 +144,19 @@ FAULTS: tuple[Fault, ...] = (
         "bias-dropped",
         "bias gradients dropped from the scores",
         "only linear weights are hooked",
-        _dropping(lambda name, step: name.endswith("bias")),
+        dropping(lambda name, step: name.endswith("bias")),
     ),
     Fault(
         "first-layer-skipped",
         "the first layer skipped",
         "its input has no gradient, so its hook is not called",
-        _dropping(_in_layer(0)),
+        dropping(_in_layer(0)),
     ),
     Fault(
         "last-layer-skipped",
         "the last layer skipped",
         SEEN,
-        _dropping(_in_layer(-1)),
+        dropping(_in_layer(-1)),
     ),
     Fault(
         "bias-where-there-is-none",

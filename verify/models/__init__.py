@@ -7,13 +7,17 @@ since test vectors are read without Hypothesis.
 from adamshap.reference.contract import Model, one_of
 from adamshap.verify.models.kind import Draws, ModelKind
 from adamshap.verify.models.perceptron import Perceptrons
+from adamshap.verify.models.sequential import Sequentials
 
-__all__ = ["KINDS", "PERCEPTRON", "Draws", "ModelKind", "kind_named", "kind_of"]
+__all__ = ["KINDS", "PERCEPTRON", "SEQUENTIAL", "Draws", "ModelKind", "kind_named", "kind_of"]
 
 PERCEPTRON = "perceptron"
 """The kind of a case that names none."""
 
-KINDS: dict[str, ModelKind] = {PERCEPTRON: Perceptrons()}
+SEQUENTIAL = "sequential"
+"""The kind of stacks of layers."""
+
+KINDS: dict[str, ModelKind] = {PERCEPTRON: Perceptrons(), SEQUENTIAL: Sequentials()}
 
 
 def kind_of(model: Model) -> ModelKind:

@@ -1,0 +1,165 @@
+"""Small random stacks of layers, from any source of choices: Hypothesis, or the generator of the test vectors.
+
+The first choice of each is the simplest: Hypothesis shrinks towards it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+from adamshap.reference.contract import (
+    ACTIVATIONS,
+    Activation,
+    Attention,
+    AvgPool2d,
+    Conv2d,
+    Embedding,
+    Flatten,
+    Layer,
+    LayerNorm,
+    Linear,
+    MaxPool2d,
+    MeanOverPositions,
+    Positions,
+    Residual,
+    RMSNorm,
+    Sequential,
+    TiedLinear,
+)
+
+__all__ = ["Choices", "random_stack"]
+
+MOST = 6
+"""Layers of a stack; a residual counts as one."""
+
+WIDEST, VOCAB, CONTEXT = 8, 7, 6
+
+Option = TypeVar("Option")
+
+
+class Choices(Protocol):
+    """A source of choices."""
+
+    def integer(self, low: int, high: int, label: str) -> int:
+        """Return an integer from `low` to `high`."""
+
+    def one(self, options: Sequence[Any], label: str) -> Any:
+        """Return one of `options`."""
+
+
+def random_stack(choices: Choices) -> Sequential:
+    """Return a stack of 1 to 6 layers of rows, sequences, tokens or images, with either loss."""
+    takes = choices.one(("sequences", "tokens", "images", "rows"), "inputs")
+    if takes == "images":
+        return _of_images(choices)
+    tokens, width = takes == "tokens", choices.integer(1, WIDEST, "width")
+    loss = choices.one(("mse", "cross_entropy"), "loss")
+    layers: list[Layer] = []
+    if tokens:
+        layers.append(Embedding(choices.integer(1, VOCAB, "vocab"), width))
+    if takes == "rows":
+        layers.append(Linear(width, width := choices.integer(1, WIDEST, "outputs"), _flag(choices, "bias")))
+    # The end takes up to two layers; without any other layer, sequences need one with parameters.
+    least = 1 if takes == "sequences" else 0
+    for _ in range(choices.integer(least, MOST - 2 - len(layers), "layers between")):
+        layers.append(_between(choices, width, takes != "rows", bool(layers)))
+    if not any(layer.shapes for layer in layers):
+        layers[0] = _norm(choices, "layer_norm", width)
+    return Sequential((*layers, *_end(choices, layers, width, takes, loss)), loss=loss)
+
+
+def _flag(choices: Choices, label: str) -> bool:
+    return bool(choices.one((False, True), label))
+
+
+def _between(choices: Choices, width: int, sequence: bool, deep: bool) -> Layer:
+    """Return a layer that keeps the width."""
+    names = ["layer_norm", "rms_norm", "linear"] if deep else ["layer_norm", "rms_norm"]
+    names += ["positions", "attention", "attention"] if sequence else []
+    names += ["residual", "activation"] if deep or sequence else []
+    name = choices.one(names, "layer")
+    if name == "residual":
+        inner = [_plain(choices, choices.one(_inner_names(sequence), "inner layer"), width)]
+        if _flag(choices, "two inner layers"):
+            inner.append(_plain(choices, choices.one((*_inner_names(sequence), "activation"), "inner layer"), width))
+        return Residual(tuple(inner))
+    return _plain(choices, name, width)
+
+
+def _inner_names(sequence: bool) -> tuple[str, ...]:
+    return ("layer_norm", "rms_norm", "linear", *(("attention",) if sequence else ()))
+
+
+def _plain(choices: Choices, name: str, width: int) -> Layer:
+    if name in ("layer_norm", "rms_norm"):
+        return _norm(choices, name, width)
+    if name == "linear":
+        return Linear(width, width, _flag(choices, "bias"))
+    if name == "positions":
+        return Positions(choices.integer(1, CONTEXT, "context"), width)
+    if name == "attention":
+        heads = [count for count in range(1, width + 1) if width % count == 0]
+        return Attention(width, choices.one(heads, "heads"), _flag(choices, "bias"))
+    return Activation(choices.one(ACTIVATIONS, "activation"))
+
+
+def _norm(choices: Choices, name: str, width: int) -> Layer:
+    """Return a norm, with a large ε over one or two numbers.
+
+    What passes through a norm over so few, but for ε, is a sign: gradients below it would be rounding errors alone, and
+    with a small v Adam's slope at such a gradient may be anything. LayerNorm over one number is the constant 0.
+    """
+    if name == "layer_norm" and width > 1:
+        return LayerNorm(width, _flag(choices, "bias"), 0.1 if width == 2 else choices.one((1e-5, 1e-12, 0.1), "eps"))
+    return RMSNorm(width, 0.1 if width == 1 else choices.one((1e-5, 1e-12, 0.1), "eps"))
+
+
+def _end(choices: Choices, layers: list[Layer], width: int, takes: str, loss: str) -> list[Layer]:
+    """Return the last layers: none, the mean over positions, or an output at every position or for the sample."""
+    if takes == "tokens" and _flag(choices, "tied"):
+        vocab: int = layers[0].vocab  # type: ignore[attr-defined]
+        return [TiedLinear(width, vocab, "0.weight", _flag(choices, "bias"))]
+    pooled: list[Layer] = []
+    if takes != "rows" and _flag(choices, "mean over positions"):
+        pooled = [MeanOverPositions()]
+    elif takes != "rows" and loss == "mse" and _flag(choices, "flatten"):
+        # A linear layer after this one would fix the length of the sequences.
+        return [Flatten()]
+    if _flag(choices, "output layer"):
+        return [*pooled, Linear(width, choices.integer(1, WIDEST, "outputs"), _flag(choices, "bias"))]
+    return pooled
+
+
+def _pair(choices: Choices, low: int, high: tuple[int, int], label: str) -> tuple[int, int]:
+    """Return numbers for height and width, each of at least `low`."""
+    return choices.integer(low, high[0], label), choices.integer(low, high[1], label)
+
+
+def _of_images(choices: Choices) -> Sequential:
+    """Return one or two convolutions, with or without activation, pooling, and a linear layer after them."""
+    h, w = (choices.integer(1, 5, side) for side in ("height", "width"))
+    c = choices.integer(1, 3, "channels")
+    layers: list[Layer] = []
+    for _ in range(choices.integer(1, 2, "convolutions")):
+        groups = choices.one([count for count in range(1, c + 1) if c % count == 0], "groups")
+        out = groups * choices.integer(1, 2, "channels of a group")
+        padding = _pair(choices, 0, (1, 1), "padding")
+        kernel = _pair(choices, 1, (min(3, h + 2 * padding[0]), min(3, w + 2 * padding[1])), "kernel")
+        stride = _pair(choices, 1, (2, 2), "stride")
+        layers.append(Conv2d(c, out, kernel, stride, padding, groups, _flag(choices, "bias")))
+        shape = layers[-1].out_shape((c, h, w))
+        assert shape is not None
+        c, h, w = shape
+        extra = choices.one((None, "max", "avg", "max", "activation"), "after the convolution")
+        if extra == "activation":
+            layers.append(Activation(choices.one(ACTIVATIONS, "activation")))
+        elif extra is not None:
+            window = tuple(choices.one((min(2, size), 1), "window") for size in (h, w))
+            step = choices.one((None, (1, 1)), "stride of the pool")
+            layers.append((MaxPool2d if extra == "max" else AvgPool2d)(window, step))
+            shape = layers[-1].out_shape((c, h, w))
+            assert shape is not None
+            c, h, w = shape
+    if not _flag(choices, "output layer"):
+        return Sequential(tuple(layers), loss="mse")
+    last = Linear(c * h * w, choices.integer(1, WIDEST, "outputs"), _flag(choices, "bias"))
+    return Sequential((*layers, Flatten(), last), loss=choices.one(("mse", "cross_entropy"), "loss"))
