@@ -63,7 +63,8 @@ class Properties(pytest.File):
         except LoadError as error:
             raise self.CollectError(f"--adamshap-target: {error}") from error
         config.stash[_patience] = Patience()
-        for one in (*PROPERTIES, *LAYER_PROPERTIES):
+        declared = [one for one in LAYER_PROPERTIES if one.takes_models_of(config.stash[_candidate])]
+        for one in (*PROPERTIES, *declared):
             for dtype in DTYPES:
                 yield PropertyItem.from_parent(self, name=f"{one.name}[{dtype}]", one=one, dtype=dtype)
 
