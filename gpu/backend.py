@@ -124,18 +124,22 @@ class Backend:
                 refuse(field, f"{count} values beyond {self.dtype}", "smaller values, or a wider dtype")
         return array
 
-    def labels(self, value: Any) -> Any:
-        """Return labels (n,) as integers, or targets (n, d_out) as real numbers, in this backend."""
-        if value.ndim == 2:
+    def inputs(self, field: str, value: Any, integers: bool) -> Any:
+        """Return tokens as integers, or other inputs as `held` does."""
+        return self.labels(value, integers) if integers else self.held(field, value)
+
+    def labels(self, value: Any, integers: bool = False) -> Any:
+        """Return labels (n,) as integers, or targets (n, d_out) as real numbers unless they are `integers` too."""
+        if value.ndim > 1 and not integers:
             return self.real(value)
         if not self.on_cuda:
             host = value.get() if _is_cupy(value) else value
             return np.ascontiguousarray(host, dtype=np.int64)
         return self.xp.ascontiguousarray(self.xp.asarray(value, dtype=np.int64))
 
-    def targets(self, field: str, value: Any) -> Any:
+    def targets(self, field: str, value: Any, integers: bool = False) -> Any:
         """Return labels or targets as `labels` does, and refuse targets beyond the dtype."""
-        return self.held(field, value) if value.ndim == 2 else self.labels(value)
+        return self.held(field, value) if value.ndim > 1 and not integers else self.labels(value, integers)
 
     def reals(self, arrays: Mapping[str, Any], field: str = "") -> dict[str, Any]:
         """Return every array of a mapping as `held` does; `field` is the mapping's name in messages."""

@@ -20,6 +20,7 @@ from adamshap.gpu.bench_timing import (
     STEPS_BEFORE,
     BenchRun,
     Case,
+    Transformer,
     floor,
     milliseconds,
     quartiles,
@@ -37,6 +38,7 @@ CASES = (
     Case((784, 1024, 1024, 10), 256, 16, 25),
     Case((784, 2048, 2048, 2048, 10), 1024, 32, 5),
     Case((64, 256, 256, 10), 64, 16, 200),
+    Case((), 16, 4, 9, Transformer(depth=4, width=256, heads=8, vocab=256, positions=128)),
 )
 
 
@@ -85,12 +87,13 @@ def measure(
         parts = timed_rounds(run.parts(rank), case.rounds, run.context)
         carried = run.carried()
     # Timed last: PyTorch's threads spin for a while after their work, which would slow down other variants.
-    peer = torch_rounds(case) if against == "torch" else None
+    peer = torch_rounds(case) if against == "torch" and case.transformer is None else None
     rows = []
     for name, used in (("exact", None), ("sketched", rank)):
         ratios = [p / a for p, a in zip(wall["plain"], wall[name], strict=True)]
         rows.append(
             {
+                "network": case.title,
                 "sizes": list(case.sizes),
                 "n": case.n,
                 "n_val": case.n_val,
@@ -151,7 +154,7 @@ def show(report: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     for row in report["rows"]:
         table.add_row(
-            "-".join(map(str, row["sizes"])),
+            row["network"],
             str(row["n"]),
             str(row["n_val"]),
             "exact" if row["rank"] is None else str(row["rank"]),
@@ -167,23 +170,27 @@ def show(report: dict[str, Any]) -> None:
     exact = [row for row in report["rows"] if row["rank"] is None]
     parts.add_column("part")
     for row in exact:
-        parts.add_column(f"{'-'.join(map(str, row['sizes']))}, n={row['n']}", justify="right")
+        parts.add_column(f"{row['network']}, n={row['n']}", justify="right")
     for part in exact[0]["parts_ms"]:
         cells = [f"{row['parts_ms'][part]:.2f} / {row['parts_processor_ms'][part]:.2f}" for row in exact]
         parts.add_row(part, *cells)
-    if all(row["torch_plain_ms"] is not None for row in exact):
-        cells = [f"{row['torch_plain_ms']:.2f} / {row['torch_plain_processor_ms']:.2f}" for row in exact]
+    if any(row["torch_plain_ms"] is not None for row in exact):
+        pairs = [(row["torch_plain_ms"], row["torch_plain_processor_ms"]) for row in exact]
+        cells = ["not timed" if ms is None else f"{ms:.2f} / {processor:.2f}" for ms, processor in pairs]
         parts.add_row("PyTorch's plain step", *cells)
     cells = [f"{row['plain_ms']:.2f} / {row['plain_processor_ms']:.2f}" for row in exact]
     parts.add_row("the engine's plain step", *cells)
     parts.add_row("peak MiB, attributed", *(f"{row['peak_mib']:.0f}" for row in exact))
-    carried = [row["carry"] for row in exact]
-    cells = [f"{c['ms']:.2f} / {c['processor_ms']:.2f}" for c in carried]
-    parts.add_row('credit "carry", a step', *cells)
-    cells = [f"{c['throughput_ratio']:.3f} / {c['processor_time_ratio']:.3f}" for c in carried]
-    parts.add_row('credit "carry", ratio to the plain step', *cells)
-    parts.add_row('credit "carry", floor of the ratio', *(f"{c['floor']:.3f}" for c in carried))
-    parts.add_row('credit "carry", MiB kept for the window', *(f"{c['kept_mib']:.0f}" for c in carried))
+    carried: dict[str, Callable[[dict[str, float]], str]] = {
+        'credit "carry", a step': lambda c: f"{c['ms']:.2f} / {c['processor_ms']:.2f}",
+        'credit "carry", ratio to the plain step': lambda c: (
+            f"{c['throughput_ratio']:.3f} / {c['processor_time_ratio']:.3f}"
+        ),
+        'credit "carry", floor of the ratio': lambda c: f"{c['floor']:.3f}",
+        'credit "carry", MiB kept for the window': lambda c: f"{c['kept_mib']:.0f}",
+    }
+    for part, cell in carried.items():
+        parts.add_row(part, *("not timed" if row["carry"] is None else cell(row["carry"]) for row in exact))
     console.print(parts)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import typer
 
 from adamshap.gpu.arrays import Arrays, BatchGradient, SlopeArrays, like
-from adamshap.gpu.backend import pick_backend
-from adamshap.gpu.captures import multiply_by_sums, write_sums
+from adamshap.gpu.backend import Backend, pick_backend
+from adamshap.gpu.captures import Factors, multiply_by_sums, write_sums
 from adamshap.gpu.carry import Carrier
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import FIRST_STEP, completed_after, following, next_step
@@ -35,47 +35,98 @@ from adamshap.reference.contract import (
     Network,
     RunConfig,
     ScoreSlope,
+    Sequential,
+    transformer,
 )
 
-__all__ = ["STEPS_BEFORE", "BenchRun", "Case", "floor", "milliseconds", "quartiles", "timed_rounds", "torch_rounds"]
+__all__ = [
+    "STEPS_BEFORE",
+    "BenchRun",
+    "Case",
+    "Transformer",
+    "floor",
+    "milliseconds",
+    "quartiles",
+    "timed_rounds",
+    "torch_rounds",
+]
 
 STEPS_BEFORE = 10  # steps before the timed ones: a network just initialised is a different problem
 
 
 @dataclass(frozen=True)
+class Transformer:
+    """A transformer, tied and with LayerNorm, and the length of its sequences."""
+
+    depth: int
+    width: int
+    heads: int
+    vocab: int
+    positions: int
+
+    @property
+    def model(self) -> Sequential:
+        """The model."""
+        sizes = {"width": self.width, "depth": self.depth, "heads": self.heads}
+        return transformer(vocab=self.vocab, context=self.positions, **sizes)  # type: ignore[arg-type]
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """(d_in, d_out) of its linear layers, the output's included."""
+        d = self.width
+        return self.depth * [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)] + [(d, self.vocab)]
+
+    @property
+    def mixing(self) -> int:
+        """Multiplications of attention's own products, of one sample, forward."""
+        return 2 * self.depth * self.width * self.positions**2
+
+
+@dataclass(frozen=True)
 class Case:
-    """A network and the sizes of its batches; `rounds` timed steps of every variant."""
+    """A perceptron's sizes, or a transformer, and the sizes of its batches; `rounds` timed steps of every variant."""
 
     sizes: tuple[int, ...]
     n: int
     n_val: int
     rounds: int
+    transformer: Transformer | None = None
+
+    @property
+    def title(self) -> str:
+        """The model, for tables."""
+        t = self.transformer
+        if t is None:
+            return "-".join(map(str, self.sizes))
+        return f"transformer {t.depth}x{t.width}, T={t.positions}"
 
 
 def floor(case: Case, rank: int | None, carry: bool = False) -> float:
     """Return the ratio that products alone allow: flops of the plain step over those of the attributed one.
 
-    The plain step has no product for the gradient in the network's input. With `carry`, each sample is scored twice,
-    and the validation gradient is taken at two points.
+    The plain step of a perceptron has no product for the gradient in the network's input. With `carry`, each sample is
+    scored twice, and the validation gradient is taken at two points.
     """
-    pairs = list(zip(case.sizes, case.sizes[1:], strict=False))
+    t = case.transformer
+    pairs = list(zip(case.sizes, case.sizes[1:], strict=False)) if t is None else t.layers
+    positions, mixing, unneeded = (1, 0, pairs[0][0] * pairs[0][1]) if t is None else (t.positions, t.mixing, 0)
     weights = sum(d_in * d_out for d_in, d_out in pairs)
-    plain = case.n * (3 * weights - pairs[0][0] * pairs[0][1])
-    validation = case.n_val * (3 * weights - pairs[0][0] * pairs[0][1])
+    of_a_sample = positions * (3 * weights - unneeded) + 3 * mixing
+    plain, validation, rows = case.n * of_a_sample, case.n_val * of_a_sample, case.n * positions
     scoring = 0
     for d_in, d_out in pairs:
-        dense, low = case.n * d_in * d_out, (rank or 0) * (case.n * (d_in + d_out) + 2 * d_in * d_out)
-        scoring += dense if rank is None or not Sketch(rank).pays(case.n, d_in, d_out) else low
+        dense, low = rows * d_in * d_out, (rank or 0) * (rows * (d_in + d_out) + 2 * d_in * d_out)
+        scoring += dense if rank is None or not Sketch(rank).pays(rows, d_in, d_out) else low
     times = 2 if carry else 1
     return plain / (plain + times * (validation + scoring))
 
 
 @dataclass
 class BenchRun:
-    """A network in training, on batches of noise around one point for each class."""
+    """A model in training: a network on noise around one point for each class, a transformer on random walks."""
 
     case: Case
-    net: Network
+    net: Network | Sequential
     context: EngineContext
     state: State
     batch: StepBatch
@@ -84,13 +135,10 @@ class BenchRun:
     @classmethod
     def of(cls, case: Case, device: str, slope: ScoreSlope, gradient: Gradient) -> "BenchRun":
         """Return a run before its first step."""
-        net = Network(case.sizes, "relu")
+        net = Network(case.sizes, "relu") if case.transformer is None else case.transformer.model
         backend = pick_backend(device, "float32")
         context, generator = context_for(net, backend), np.random.default_rng(0)
-        centres = generator.standard_normal((case.sizes[-1], case.sizes[0]), dtype=np.float32)
-        y = generator.integers(0, case.sizes[-1], case.n_val + case.n)
-        inputs = backend.real(centres[y] + 4 * generator.standard_normal((len(y), case.sizes[0]), dtype=np.float32))
-        labels = backend.labels(y)
+        inputs, labels = _data(case, backend, generator)
         n_val = case.n_val
         moments = [
             {name: backend.xp.zeros(shape, backend.dtype) for name, shape in net.shapes.items()} for _ in range(2)
@@ -150,7 +198,11 @@ class BenchRun:
         slope = SlopeArrays(like(context, "slope"))
         matrix: Arrays = {name: a.copy() for name, a in slope.items()}
         out, sketch = context.backend.xp.zeros(n, context.backend.dtype), Sketch(rank)
-        factors = sketch.factors(context, matrix, n)
+
+        def factorised() -> dict[str, Factors]:
+            return sketch.factors(context, matrix, n, 0, validation.products)
+
+        factors = factorised()
         norms = Norms()
         add_norms(context, norms, captures, "rank_one")
         step = StepInput.of(context, Adam(), self.state, batch, 1 / n)
@@ -172,17 +224,21 @@ class BenchRun:
             "validation pass": lambda: stack.run(context, valid, point, batch.valid_y, 1 / n_val),
             "validation gradient times slope": validation_product,
             "contraction": lambda: contract(context, captures, matrix, out),
-            "computing factors": lambda: sketch.factors(context, matrix, n),
+            "computing factors": factorised,
             "contraction with factors": lambda: contract(context, captures, matrix, out, factors),
         }
 
-    def carried(self) -> dict[str, float]:
+    def carried(self) -> dict[str, float] | None:
         """Return the cost of a step with ``credit="carry"``, and the memory of the default window.
+
+        None for a transformer, whose window takes gigabytes.
 
         A block of steps is timed as a whole, as its batches are paid together. The window is as short as it can be,
         one block: a longer one costs memory, and the addition of its blocks' sums once a block.
         """
         context, backend, case = self.context, self.context.backend, self.case
+        if case.transformer is not None:
+            return None
         train = Batch(backend.host(self.batch.x), backend.host(self.batch.y))
         valid = Batch(backend.host(self.batch.valid_x), backend.host(self.batch.valid_y))
         config = RunConfig(self.net, Adam(), train, valid, epochs=1, batch_size=case.n, seed=0)
@@ -237,6 +293,18 @@ class BenchRun:
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most / 2**20
+
+
+def _data(case: Case, backend: Backend, generator: np.random.Generator) -> tuple[Any, Any]:
+    """Return inputs and labels of validation samples and batch."""
+    count, t = case.n_val + case.n, case.transformer
+    if t is not None:
+        walks = generator.integers(0, 3, (count, t.positions + 1)).cumsum(axis=1) % t.vocab
+        return tuple(backend.labels(part, True) for part in (walks[:, :-1], walks[:, 1:]))
+    centres = generator.standard_normal((case.sizes[-1], case.sizes[0]), dtype=np.float32)
+    y = generator.integers(0, case.sizes[-1], count)
+    inputs = backend.real(centres[y] + 4 * generator.standard_normal((len(y), case.sizes[0]), dtype=np.float32))
+    return inputs, backend.labels(y)
 
 
 def timed_rounds(

@@ -101,7 +101,7 @@ class Carrier:
         later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
         loses = beta1 > 0 and (later + 1) * length < steps
         totals, truncated, exposed = (xp.zeros(count) for _ in range(3))
-        kept = KeptArrays.of(context, data.valid_x)
+        kept = KeptArrays.of(context, data.no_inputs)
         return cls(
             context, config, beta1, length, later, loses, data, totals, truncated, exposed, xp.zeros((steps, 5)), kept
         )
@@ -310,7 +310,7 @@ class Carrier:
 
     def _captures(self, batch: Pending) -> Captures:
         """Return a pending batch's captures, with the model's inputs in a buffer."""
-        inputs = self.context.buffers.get("pending inputs", (len(batch.where), *self.data.valid_x.shape[1:]))
+        inputs = self.data.room("pending inputs", len(batch.where))
         self.data.inputs(batch.index, batch.where, inputs)
         return self.kept.captures(batch.arrays, inputs)
 

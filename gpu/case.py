@@ -10,7 +10,7 @@ from adamshap.gpu.counting import following, next_step
 from adamshap.gpu.hyperparameters import Hyperparameters, refuse_clipped
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.state import State, StepBatch
-from adamshap.reference.contract import CompletedSteps, Optimiser, Step, of_kind, optimiser_in
+from adamshap.reference.contract import CompletedSteps, Optimiser, Step, of_kind, optimiser_in, real_parts
 
 __all__ = ["Case"]
 
@@ -32,8 +32,12 @@ class Case:
         backend = pick_backend(device, dtype)
         groups = {"Step.params": step.params, "Step.state.m": step.state.m, "Step.state.v": step.state.v}
         theta, m, v = (backend.reals(group, field) for field, group in groups.items())
+        tokens, labels = (part not in real_parts(step.net, step.train) for part in ("x", "y"))
         train, valid = (
-            (backend.held(f"Step.{field}.x", batch.x), backend.targets(f"Step.{field}.y", batch.y))
+            (
+                backend.inputs(f"Step.{field}.x", batch.x, tokens),
+                backend.targets(f"Step.{field}.y", batch.y, labels),
+            )
             for field, batch in (("train", step.train), ("valid", step.valid))
         )
         return cls(

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from adamshap.gpu.captures import Captures, RootSquares
+from adamshap.gpu.captures.roots import sample_roots
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.kernels.groups import GradientNorms
 
@@ -21,27 +22,34 @@ class Norms(dict[str, RootSquares]):
         found = self[name]
         if found.root is None:
             row = found.row[units]
-            return GradientNorms(n, row * row.dtype.type(1 / math.sqrt(n)), found.col)
+            row = row * row.dtype.type(1 / math.sqrt(n))
+            return GradientNorms(n, row if found.own is None else row * found.share(), found.col)
         root = found.root[units]
         return GradientNorms(n, root=root if root.ndim == 2 else root[None, :])
 
 
 def add_norms(context: EngineContext, norms: Norms, captures: Captures, variance: str) -> None:
     """Add the norms of a chunk of the batch to those of the chunks before it."""
-    captures.refuse_two_uses("√Σ x²")
-    xp = context.backend.xp
+    xp, twice = context.backend.xp, captures.used_twice
 
     def room(name: str) -> Any:
         shape = context.shapes[name]
         return xp.empty(shape, context.backend.dtype) if name in norms else context.buffers.get(f"roots {name}", shape)
 
+    def add(name: str, found: RootSquares) -> None:
+        norms[name] = _joined(xp, norms[name], found) if name in norms else found
+
     for capture in captures.uses:
-        for name, found in capture.root_squares(context, variance == "exact", room).items():
-            norms[name] = _joined(xp, norms[name], found) if name in norms else found
+        once = [name for name in capture.names if name not in twice]
+        for name, found in capture.root_squares(context, once, variance == "exact", room).items():
+            add(name, found)
+    for name in twice:
+        add(name, RootSquares(sample_roots(context, captures.by_name[name], name, room(name))))
 
 
 def _joined(xp: Any, one: RootSquares, other: RootSquares) -> RootSquares:
     """Return √Σ x² over the samples of both, in the memory of `one`."""
     if one.root is None:
-        return RootSquares(None, xp.hypot(one.row, other.row), xp.hypot(one.col, other.col))
+        pairs = ((one.row, other.row), (one.col, other.col), (one.own, other.own), (one.apart, other.apart))
+        return RootSquares(None, *(None if a is None else xp.hypot(a, b) for a, b in pairs))
     return RootSquares(xp.hypot(one.root, other.root, out=one.root))

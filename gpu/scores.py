@@ -72,7 +72,7 @@ def pair_dots(
     xp, total = context.backend.xp, None
     for capture in captures.uses:
         for other in validation.uses:
-            dots = capture.pair_dots(other, names)
+            dots = capture.pair_dots(xp, other, names)
             if dots is not None:
                 total = dots if total is None else xp.add(total, dots, out=total)
     return total
@@ -120,7 +120,7 @@ def sgd_scorer(
     matrix = ScoreMatrix(like(context, buffer))
     for name, array in gamma.items():
         context.backend.xp.multiply(array, array.dtype.type(lrs[name]), out=matrix[name])
-    return matrix_scorer(context, task, matrix)
+    return matrix_scorer(context, task, matrix, validation)
 
 
 def _pair_scorer(context: EngineContext, task: ScoringTask, validation: Captures, lrs: Mapping[str, float]) -> Scorer:
@@ -148,9 +148,9 @@ def _pair_scorer(context: EngineContext, task: ScoringTask, validation: Captures
     return by_pairs
 
 
-def matrix_scorer(context: EngineContext, task: ScoringTask, matrix: ScoreMatrix) -> Scorer:
+def matrix_scorer(context: EngineContext, task: ScoringTask, matrix: ScoreMatrix, validation: Captures) -> Scorer:
     """Return the scorer of the mean validation loss, from P itself."""
-    factors = None if task.sketch is None else task.sketch.factors(context, matrix, task.n)
+    factors = None if task.sketch is None else task.sketch.factors(context, matrix, task.n, 0, validation.products)
     return lambda captures, out: contract(context, captures, matrix, out[0], factors, task.score_dtype)
 
 
@@ -158,7 +158,7 @@ def slope_scorer(context: EngineContext, task: ScoringTask, validation: Captures
     """Return the scorer of a slope S. For the mean validation loss, P takes the memory of S."""
     if not task.per_validation:
         multiply_by_sums(context, validation, slope)
-        return matrix_scorer(context, task, ScoreMatrix(slope))
+        return matrix_scorer(context, task, ScoreMatrix(slope), validation)
 
     def by_validation_sample(captures: Captures, out: Any) -> None:
         for v in range(task.n_val):
@@ -167,7 +167,8 @@ def slope_scorer(context: EngineContext, task: ScoringTask, validation: Captures
             matrix = ScoreMatrix(like(context, "product"))
             for name, array in gamma.items():
                 context.backend.xp.multiply(array, slope[name], out=matrix[name])
-            factors = None if task.sketch is None else task.sketch.factors(context, matrix, task.n, v)
+            sketch = task.sketch
+            factors = None if sketch is None else sketch.factors(context, matrix, task.n, v, validation.products)
             contract(context, captures, matrix, out[v], factors, task.score_dtype)
 
     return by_validation_sample

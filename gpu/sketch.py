@@ -51,17 +51,28 @@ class Sketch:
     bases: dict[tuple[int, int], Any] = field(default_factory=dict)
 
     def pays(self, n: int, d_in: int, d_out: int) -> bool:
-        """Whether factors cost less than the exact contraction, counting their computation."""
-        return self.rank * (d_in + d_out) / (d_in * d_out) + 3 * self.rank / n < 1
+        """Whether factors cost less than the exact contraction of `n` outer products, counting their computation."""
+        return n > 0 and self.rank * (d_in + d_out) / (d_in * d_out) + 3 * self.rank / n < 1
 
-    def factors(self, context: EngineContext, matrix: Mapping[str, Any], n: int, group: int = 0) -> dict[str, Factors]:
-        """Return ``(Q, C)`` of each parameter for which they pay, for `n` samples to score."""
+    def factors(
+        self,
+        context: EngineContext,
+        matrix: Mapping[str, Any],
+        n: int,
+        group: int = 0,
+        products: Mapping[str, int] | None = None,
+    ) -> dict[str, Factors]:
+        """Return ``(Q, C)`` of each parameter for which they pay, for `n` samples to score.
+
+        `products` has the number of a sample's outer products, for those parameters that are contracted by them; None
+        is one for every parameter.
+        """
         context.now("sketch")
         shapes = {name: p.shape for name, p in matrix.items()}
         return {
             name: self._factor(context, matrix[name], (number, group))
             for name, (number, d_out, d_in) in matrices(shapes).items()
-            if self.pays(n, d_in, d_out)
+            if self.pays(n if products is None else n * products.get(name, 0), d_in, d_out)
         }
 
     def _factor(self, context: EngineContext, p: Any, key: tuple[int, int]) -> Factors:

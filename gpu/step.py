@@ -271,7 +271,7 @@ def contraction(
     elif plan.slope.kind == "sgd":
         scorer = sgd_scorer(context, task, validation, step.hyperparameters.lrs, "product")
     elif fused.matrix is not None:
-        scorer = matrix_scorer(context, task, fused.matrix)
+        scorer = matrix_scorer(context, task, fused.matrix, validation)
     elif fused.slope is not None:
         scorer = slope_scorer(context, task, validation, fused.slope)
     scorers = [scorer]

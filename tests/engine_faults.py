@@ -364,13 +364,13 @@ _STEP = (
     ),
     Fault(
         "sgd-without-lr",
-        "forward.start, step.hyperparameters.lrs)",
-        "forward.start, dict.fromkeys(step.hyperparameters.lrs, 1.0))",
+        "forward.start, step.hyperparameters.lrs, ",
+        "forward.start, dict.fromkeys(step.hyperparameters.lrs, 1.0), ",
         "run",
     ),
     Fault(
         "validation-gradient-taken-twice",
-        "matrix_scorer(context, task, fused.matrix)",
+        "matrix_scorer(context, task, fused.matrix, validation)",
         "slope_scorer(context, task, validation, SlopeArrays(fused.matrix))",
         "scores",
     ),
@@ -576,6 +576,217 @@ _RUN = (
     Fault("outgrown-buffers-kept", "            del self.views[key]\n", "            break\n", "run"),
 )
 
+_POSITIONS = (
+    Fault(
+        "positions-summed-before-the-product",
+        "xp.matmul(b.T, flat(self.a), out=out)",
+        "xp.matmul(self.b.sum(axis=1)[:, units].T, self.a.sum(axis=1), out=out)",
+        "position_captures layers",
+        "outer_products",
+    ),
+    Fault(
+        "bias-of-the-last-position-alone",
+        "out += self.b.sum(axis=1) @ matrix[self.bias]",
+        "out += self.b[:, -1] @ matrix[self.bias]",
+        "position_captures layers",
+    ),
+    Fault("narrow-side-contracted-wrongly", "context.ops.row_dot(a, z, None, dots)", "", "position_captures layers"),
+    Fault(
+        "first-position-left-out-with-factors",
+        "context.ops.row_dot(b @ q, a @ c.T, None, dots)",
+        "context.ops.row_dot((b @ q)[1:], (a @ c.T)[1:], None, dots[1:])",
+        "position_captures",
+        "outer_products",
+    ),
+    Fault(
+        "pairs-of-the-same-position-alone",
+        "own = flat(one.right), flat(other.right[j : j + 1])",
+        "own = flat(one.right), flat(other.right[j : j + 1, :1])",
+        "position_captures",
+    ),
+    Fault(
+        "pairs-without-a-common-token",
+        "dots *= one.left.reshape(-1, 1) == other.left[j]",
+        "pass",
+        "position_captures layers",
+    ),
+    Fault(
+        "pairs-of-tied-uses-lost",
+        "dots *= other.left[j].T[one.left.reshape(-1)]",
+        "dots *= 0",
+        "position_captures layers",
+    ),
+    Fault(
+        "pairs-of-tied-uses-lost-backward",
+        "dots *= flat(one.left)[:, other.left[j]]",
+        "dots *= 0",
+        "position_captures layers",
+    ),
+    Fault(
+        "own-row-of-pairs-not-summed",
+        "(other.left[j].T @ own)[None]",
+        "(other.left[j][:1].T @ own[:1])[None]",
+        "position_captures",
+    ),
+    Fault("repeated-tokens-overwrite", "_at(xp, xp.add, out, ids, b)", "out[ids] = b", "position_captures layers"),
+    Fault(
+        "repeated-tokens-squared-apart",
+        "(same & first[:, :, None])",
+        "(xp.eye(same.shape[1], dtype=bool)[None] & (same | True))",
+        "position_captures layers",
+    ),
+    Fault("tokens-of-all-samples-squared-together", "sizes * sizes)", "sizes)", "position_captures layers"),
+    Fault("rows-beyond-a-shorter-sequence-left", "out[x.shape[1] :] = 0", "pass", "position_captures", "dense"),
+    Fault("roots-beyond-a-shorter-sequence-left", "root[self.x.shape[1] :] = 0", "pass", "position_captures", "dense"),
+    Fault(
+        "gain-with-inputs-summed-apart",
+        '"ntd,ntd->nd", inputs, b)',
+        '"ntd,nsd->nd", inputs, b)',
+        "position_captures layers",
+    ),
+    Fault(
+        "squares-of-the-first-use-alone",
+        "                for other in parts[1:]:\n",
+        "                for other in parts[2:]:\n",
+        "position_captures captures",
+    ),
+    Fault(
+        "float32-squares-not-in-double", "np.multiply(x, x, dtype=np.float64)", "np.multiply(x, x)", "position_captures"
+    ),
+    Fault("rank-one-as-if-positions-were-one", "row * found.share()", "row", "position_captures"),
+    Fault(
+        "rank-one-share-of-the-last-chunk",
+        "(one.own, other.own), (one.apart, other.apart)",
+        "(other.own, other.own), (other.apart, other.apart)",
+        "position_captures layers",
+    ),
+    Fault("signed-roots-of-a-sum-taken", "    if positions > 1:\n", "    if False:\n", "position_captures layers"),
+    Fault(
+        "kept-inputs-not-rebuilt",
+        "replace(self, ids=inputs, b=arrays",
+        "replace(self, b=arrays",
+        "position_captures layers",
+    ),
+    Fault("sketch-counts-samples", "n * products.get(name, 0)", "n * min(products.get(name, 0), 1)", "layers"),
+)
+
+_SEQUENCE_LAYERS = (
+    Fault("uncounted-labels-counted", "counted = y != NOT_COUNTED", "counted = y == y", "layers"),
+    Fault(
+        "mean-over-all-positions", "counted.sum(axis=1, keepdims=True)", "xp.full((len(y), 1), y.shape[1])", "layers"
+    ),
+    Fault(
+        "mean-over-the-batch's-positions", "counted.sum(axis=1, keepdims=True)", "counted.mean(axis=0).sum()", "layers"
+    ),
+    Fault("losses-without-their-shares", "(losses * shares).sum(axis=1)", "losses.sum(axis=1)", "layers"),
+    Fault("next-position-seen", "seen = xp.tri(T, dtype=bool)", "seen = xp.tri(T, k=1, dtype=bool)", "layers"),
+    Fault(
+        "own-position-unseen",
+        "seen = xp.tri(T, dtype=bool)",
+        "seen = xp.tri(T, k=-1, dtype=bool) | (xp.arange(T) == 0)",
+        "layers",
+    ),
+    Fault(
+        "scale-of-the-whole-width",
+        "weights *= weights.dtype.type(1 / math.sqrt(q.shape[-1]))",
+        "weights *= weights.dtype.type(1 / math.sqrt(mixed.shape[-1]))",
+        "layers",
+    ),
+    Fault(
+        "query-and-key-swapped",
+        "xp.matmul(q, k.swapaxes(2, 3), out=weights)",
+        "xp.matmul(k, q.swapaxes(2, 3), out=weights)",
+        "layers",
+    ),
+    Fault("softmax's-gradient-not-centred", "        s -= (s * weights).sum(axis=-1, keepdims=True)\n", "", "layers"),
+    Fault(
+        "gradient-of-scores-not-scaled", "        s *= weights.dtype.type(1 / math.sqrt(q.shape[-1]))\n", "", "layers"
+    ),
+    Fault(
+        "gradient-of-values-not-transposed", "xp.matmul(weights.swapaxes(2, 3), g)", "xp.matmul(weights, g)", "layers"
+    ),
+    Fault(
+        "gradients-of-query-and-key-swapped",
+        "k_b[...] = xp.matmul(s.swapaxes(2, 3), q)",
+        "k_b[...] = xp.matmul(s, q)",
+        "layers",
+    ),
+    Fault("attention-without-out-bias", "            out += params[out_bias]\n", "            pass\n", "layers"),
+    Fault(
+        "norm's-mean-not-in-the-gradient",
+        "            below -= below.mean(axis=1, keepdims=True)\n",
+        "            pass\n",
+        "layers",
+    ),
+    Fault("norm's-variance-not-in-the-gradient", "        below -= normalised * along\n", "", "layers"),
+    Fault(
+        "rms-norm-centred",
+        "        if self.centred:\n            xp.subtract",
+        "        if True:\n            xp.subtract",
+        "layers",
+    ),
+    Fault(
+        "eps-outside-the-root",
+        "1 / xp.sqrt(variance + x.dtype.type(self.eps))",
+        "1 / (xp.sqrt(variance) + x.dtype.type(self.eps))",
+        "layers",
+    ),
+    Fault(
+        "gain-of-inputs-not-normalised",
+        'self.bias, stage["normalised"], stage["b"]',
+        'self.bias, stage["x"], stage["b"]',
+        "layers",
+    ),
+    Fault(
+        "gradient-around-a-residual-lost",
+        'xp.add(stage["b"], stage["g"], out=below)',
+        'below[...] = stage["g"]',
+        "layers",
+    ),
+    Fault(
+        "residual's-input-overwritten",
+        "plan_chain(self.layers, x, False, room)",
+        "plan_chain(self.layers, x, True, room)",
+        "layers",
+        "chain",
+    ),
+    Fault(
+        "residual's-gradient-overwritten",
+        "plan_chain_back(stage.inner, b, False, wanted, room)",
+        "plan_chain_back(stage.inner, b, True, wanted, room)",
+        "layers",
+    ),
+    Fault("relu's-output-overwritten", 'self.function != "relu"', "True", "layers", "activation_layer"),
+    Fault(
+        "positions'-gradient-overwritten",
+        "        return b, False\n",
+        "        return b, True\n",
+        "layers",
+        "embedding",
+    ),
+    Fault(
+        "positions-from-the-end",
+        'params[self.weight][: stage["x"].shape[1]]',
+        'params[self.weight][-stage["x"].shape[1] :]',
+        "layers",
+    ),
+    Fault("mean-not-divided-in-the-gradient", 'stage["b"] / below.dtype.type(below.shape[1])', 'stage["b"]', "layers"),
+    Fault(
+        "bias-added-twice", "if self.bias is not None and not self.bias_later:", "if self.bias is not None:", "layers"
+    ),
+    Fault(
+        "last-output-overwritten-by-its-gradient", 'last if free else room("output", last.shape[1:])', "last", "layers"
+    ),
+    Fault(
+        "tied-bias-of-the-other-layer",
+        "layer.weight, _bias_of(layer, name)",
+        'layer.weight, layer.weight.replace("weight", "bias") if layer.bias else None',
+        "layers",
+    ),
+    Fault("tokens-made-real", "return self.labels(value, integers) if integers else", "return", "layers"),
+    Fault("other-lengths-joined", "rows if follow else None)", "rows)", "layers run"),
+)
+
 FAULTS = (
     *_LAYERS,
     *_THREADS,
@@ -586,6 +797,8 @@ FAULTS = (
     *_STEP,
     *_SCORES,
     *_CAPTURES,
+    *_POSITIONS,
+    *_SEQUENCE_LAYERS,
     *_GAME,
     *_TWO_TERM,
     *_CARRY,

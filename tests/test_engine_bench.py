@@ -21,7 +21,8 @@ app.command()(bench.bench_command)
 
 @pytest.fixture(autouse=True)
 def small_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = (bench.Case((20, 60, 60, 4), 64, 4, 3), bench.Case((6, 8, 3), 8, 2, 3))
+    model = bench.Transformer(depth=1, width=4, heads=2, vocab=5, positions=3)
+    cases = (bench.Case((20, 60, 60, 4), 64, 4, 3), bench.Case((), 4, 2, 3, model), bench.Case((6, 8, 3), 8, 2, 3))
     monkeypatch.setattr(bench, "CASES", cases)
 
 
@@ -34,6 +35,8 @@ def test_json_has_a_row_for_exact_and_one_for_sketched_scores(tmp_path: Path) ->
     assert [(row["sizes"], row["rank"]) for row in report["rows"]] == [
         ([20, 60, 60, 4], None),
         ([20, 60, 60, 4], 8),
+        ([], None),
+        ([], 8),
         ([6, 8, 3], None),
         ([6, 8, 3], 8),
     ]
@@ -44,7 +47,7 @@ def test_json_has_a_row_for_exact_and_one_for_sketched_scores(tmp_path: Path) ->
         assert row["plain_ms"] > 0
         assert row["torch_plain_ms"] is None
         assert -1 <= row["pearson_with_exact"] <= 1
-        assert row["carry"]["ms"] > 0
+        assert row["carry"] is None if not row["sizes"] else row["carry"]["ms"] > 0
     # By hand: 12 blocks of 6 steps, of 8 samples with 8 kept inputs and 8 + 3 gradients, and a sum of 83 parameters.
     assert report["rows"][-1]["carry"]["kept_mib"] == 4 * 12 * (6 * 8 * (8 + 11) + 83) / 2**20
     assert report["machine"]["device"] == "cpu"
@@ -52,10 +55,11 @@ def test_json_has_a_row_for_exact_and_one_for_sketched_scores(tmp_path: Path) ->
 
 def test_tables_and_torch() -> None:
     pytest.importorskip("torch")
-    result = CliRunner().invoke(app, ["--against", "torch", "--device", "cpu"])
+    result = CliRunner().invoke(app, ["--against", "torch", "--device", "cpu"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "20-60-60-4" in result.output
     assert "PyTorch's plain step" in result.output
+    assert "not timed" in result.output
 
 
 @pytest.mark.parametrize(
@@ -80,10 +84,10 @@ def test_options_are_refused_before_anything_is_measured(
 
 
 def test_the_claim_about_cost_reports_its_rows() -> None:
-    settings = cost.Settings(1, bench.CASES[1:])
+    settings = cost.Settings(1, bench.CASES[2:])
     exact, sketched = cost.measure(settings, seed=0)
     assert (exact["network"], exact["rank"], sketched["rank"]) == ("6-8-3", None, cost.RANK)
-    assert exact["floor"] == bench.floor(bench.CASES[1], None)
+    assert exact["floor"] == bench.floor(bench.CASES[2], None)
     (table,) = cost.section(settings, [exact, sketched]).tables
     assert [row[:3] for row in table.rows] == [["6-8-3", "8", "exact"], ["6-8-3", "8", str(cost.RANK)]]
 
@@ -102,3 +106,19 @@ def test_the_floor_counts_every_product(rank: Any) -> None:
     for carry, times in ((False, 1), (True, 2)):
         expected = plain / (plain + times * (validation + scoring))
         np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank, carry)), np.array(expected), 2)
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_the_floor_of_a_transformer(rank: Any) -> None:
+    """By hand: two blocks of 4d² + 8d² weights and a head, and two products of T² d a block."""
+    d, vocab, T = 6, 5, 7
+    case = bench.Case((), 10, 3, 1, bench.Transformer(depth=2, width=d, heads=2, vocab=vocab, positions=T))
+    weights, mixing = 2 * 12 * d * d + d * vocab, 2 * 2 * d * T * T
+    scoring = 10 * T * weights
+    if rank is not None:
+        pairs = 2 * [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)] + [(d, vocab)]
+        assert all(Sketch(1).pays(10 * T, *pair) for pair in pairs)
+        scoring = sum(10 * T * (a + b) + 2 * a * b for a, b in pairs)
+    sample = 3 * (T * weights + mixing)
+    expected = 10 * sample / (13 * sample + scoring)
+    np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank)), np.array(expected), 2)

@@ -201,11 +201,18 @@ EVERY_LAYER: tuple[Any, ...] = (
 # --- those who have no such layers -----------------------------------------------------------------------------------
 
 
-@every_model
-def test_the_engine_and_the_kit_refuse_what_they_have_no_layers_for(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("convnet", "model.layers: got layer '0' of kind 'conv2d'; needs layers that the engine has"),
+        (
+            "function",
+            "model.kind: got 'function'; needs one of perceptron, sequential, which the engine has layers for",
+        ),
+    ],
+)
+def test_the_engine_refuses_what_it_has_no_layers_for(name: str, needs: str) -> None:
     step = step_of(name)
-    kind = step.net.kind
-    needs = f"model.kind: got '{kind}'; needs one of perceptron, which the engine has layers for"
     config = (step.net, step.adam, step.train, step.valid)
     calls: list[Callable[[], object]] = [
         lambda: gpu.update(step),
@@ -218,5 +225,8 @@ def test_the_engine_and_the_kit_refuse_what_they_have_no_layers_for(name: str) -
     for call in calls:
         with pytest.raises(ValueError, match=re.escape(needs)):
             call()
-    with pytest.raises(ValueError, match=f"kind: got '{kind}'; needs one of perceptron"):
-        kind_of(step.net)
+
+
+def test_the_kit_refuses_models_of_a_kind_that_it_does_not_draw() -> None:
+    with pytest.raises(ValueError, match="kind: got 'function'; needs one of perceptron"):
+        kind_of(step_of("function").net)

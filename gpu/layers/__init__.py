@@ -2,15 +2,25 @@
 
 A new kind of model is one more line of `STACKS`. Scoring imports nothing from here: it reads captures.
 
-=================  ==========================================================================
-module             holds
-=================  ==========================================================================
-`linear`           a linear layer: forward, backward, capture
-`activation`       activations and their derivatives
-`cross_entropy`    losses, and their gradients in the model's output
+======================  =====================================================================
+module                  holds
+======================  =====================================================================
+`linear`                a linear layer: forward, backward, capture
+`activation`            activations and their derivatives
+`cross_entropy`         losses, and their gradients in the model's output
 `squared_error`
-`perceptron`       the stack of `Network`
-=================  ==========================================================================
+`perceptron`            the stack of `Network`
+`stage`                 the interface of a layer of `Sequential`, and its arrays
+`positionwise_linear`   linear layers at every position, also with another layer's weight
+`activation_layer`      activations as layers
+`embedding`             embedding, learned positions
+`norm`                  LayerNorm, RMSNorm
+`attention`             causal multi-head attention
+`reshaping`             flatten, mean over positions
+`chain`                 layers one after the other, residual
+`sequence_losses`       losses of sequences
+`sequential`            the stack of `Sequential`
+======================  =====================================================================
 """
 
 from collections.abc import Callable, Mapping
@@ -20,13 +30,14 @@ from adamshap.gpu.backend import Backend, Buffers
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.layers.perceptron import Perceptron
+from adamshap.gpu.layers.sequential import SequentialStack
 from adamshap.gpu.ops import ops_for
 from adamshap.gpu.stack import Stack
 from adamshap.reference.contract import Model, refuse
 
 __all__ = ["STACKS", "context_for", "stack_for"]
 
-STACKS: Mapping[str, Callable[[Any], Stack]] = {"perceptron": Perceptron.of}
+STACKS: Mapping[str, Callable[[Any], Stack]] = {"perceptron": Perceptron.of, "sequential": SequentialStack.of}
 """Function that builds a model's stack, by the model's kind."""
 
 

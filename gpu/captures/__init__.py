@@ -1,0 +1,50 @@
+"""Captures: the arrays that one use of parameters leaves in a forward and backward pass, and that all scoring reads.
+
+Layers create captures (`layers`); scoring depends on no layer. A parameter that is used twice has several captures:
+Σ x_i and ⟨P, x_i⟩ add up over them, and so do the pairs of two passes' captures. For Σ x_i² the uses are added first,
+for one sample at a time; sign(x) √|x| of several uses is refused.
+
+==================  ==============================================  ==================================================
+class               x_i of its parameter                            a use of
+==================  ==============================================  ==================================================
+`OuterProduct`      b_i a_iᵀ, and b_i of a bias                     a linear layer at a single position
+`OuterProducts`     Σ_t b_t a_tᵀ, and Σ_t b_t of a bias             a linear layer at T positions
+`Gather`            b_t added to row id_t                           an embedding
+`Dense`             an array of its own                             any small parameter: gains, biases, positions
+==================  ==============================================  ==================================================
+
+======  ======================  ==================================================
+paper   name                    meaning
+======  ======================  ==================================================
+x_i     no array                contribution of sample (row) i to a gradient
+a       ``a``                   inputs (n, d_in) or (n, T, d_in)
+b       ``b``                   gradients in the outputs (n, d_out) or (n, T, d_out), weighted
+ℓ       ``Captures.losses``     (n,), not weighted
+P       ``matrix``              score matrix, by parameter
+======  ======================  ==================================================
+"""
+
+from adamshap.gpu.captures.capture import Capture, Factors, RootSquares
+from adamshap.gpu.captures.collection import Captures
+from adamshap.gpu.captures.dense import Dense, scale
+from adamshap.gpu.captures.gather import Gather
+from adamshap.gpu.captures.outer_product import OuterProduct
+from adamshap.gpu.captures.outer_products import OuterProducts, outer_products
+from adamshap.gpu.captures.sums import CACHED, multiply_by_sums, sum_blocks, write_sums
+
+__all__ = [
+    "CACHED",
+    "Capture",
+    "Captures",
+    "Dense",
+    "Factors",
+    "Gather",
+    "OuterProduct",
+    "OuterProducts",
+    "RootSquares",
+    "multiply_by_sums",
+    "outer_products",
+    "scale",
+    "sum_blocks",
+    "write_sums",
+]

@@ -1,0 +1,231 @@
+"""A sum of outer products a sample: a linear layer at T positions.
+
+With l_t = b_t and r_t = a_t, ‖x_i‖² = Σ_{t,u} (b_t · b_u)(a_t · a_u), by two products of T × T entries.
+
+======  =======================  ==================================================
+paper   name                     meaning
+======  =======================  ==================================================
+a       ``OuterProducts.a``      inputs (n, T, d_in)
+b       ``OuterProducts.b``      gradients in the outputs (n, T, d_out), weighted
+======  =======================  ==================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from adamshap.gpu.captures.capture import Capture, Factors, RootSquares
+from adamshap.gpu.captures.forms import Form, Products, flat, pairs_in_common
+from adamshap.gpu.captures.outer_product import OuterProduct
+from adamshap.gpu.captures.roots import sample_roots
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.products import score_product
+from adamshap.gpu.squares import row_norms
+from adamshap.reference.contract import refuse
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from adamshap.reference.contract import Array
+
+__all__ = ["OuterProducts", "outer_products", "refuse_roots"]
+
+POSITION_PAIRS = 1 << 18
+"""Products of two positions that are computed at a time."""
+
+
+@dataclass(frozen=True)
+class OuterProducts:
+    """``x_i = Σ_t b_it a_itᵀ`` for a weight, and Σ_t b_it for its bias, whose input is 1.
+
+    Parameters
+    ----------
+    weight : str
+    bias : str or None
+    a : array (n, T, d_in)
+    b : array (n, T, d_out)
+    a_is_input : bool
+        Whether `a` is the model's input itself.
+    """
+
+    weight: str
+    bias: str | None
+    a: Float[Array, "n positions d_in"]
+    b: Float[Array, "n positions d_out"]
+    a_is_input: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters used."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.b)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """d_in and d_out."""
+        return self.a.shape[2], self.b.shape[2]
+
+    @property
+    def products(self) -> dict[str, int]:
+        """T, of the weight."""
+        return {self.weight: self.a.shape[1]}
+
+    @property
+    def macs(self) -> int:
+        """T d_in d_out."""
+        return self.a.shape[1] * math.prod(self.widths)  # type: ignore[no-any-return]
+
+    @property
+    def pair_macs(self) -> int:
+        """T² (d_in + d_out), or T d_in d_out if that is less."""
+        return int(min(self.a.shape[1] ** 2 * sum(self.widths), self.macs))
+
+    @property
+    def scratch(self) -> int:
+        """T, times the smaller of d_in and d_out and one more."""
+        return self.a.shape[1] * (min(self.widths) + 1)  # type: ignore[no-any-return]
+
+    def rows(self, which: slice) -> OuterProducts:
+        """Return the capture of some rows, as views."""
+        return replace(self, a=self.a[which], b=self.b[which])
+
+    def weighted(self, weights: Float[Array, "n 1"]) -> OuterProducts:
+        """Return the capture of each ``weights[i] x_i``; `weights` is (n, 1)."""
+        return replace(self, b=self.b * weights[:, :, None])
+
+    def sum_of(self, xp: Any, name: str, units: slice, out: Any = None) -> Any:
+        """Return some rows of ``Σ bᵀ a``, or some elements of Σ b; in `out` if given."""
+        b = flat(self.b)[:, units]
+        return xp.matmul(b.T, flat(self.a), out=out) if name == self.weight else b.sum(axis=0, out=out)
+
+    def add_dots(
+        self,
+        context: EngineContext,
+        matrix: Mapping[str, Any],
+        factors: Mapping[str, Factors],
+        out: Float[Array, " n"],
+        scratch: Float[Array, "n scratch"],
+        score_dtype: str | None,
+    ) -> None:
+        """Add ``Σ_t b_tᵀ (P a_t + p)`` to ``out[i]``, by one product with P, or two with its factors."""
+        a, b = flat(self.a), flat(self.b)
+        room = scratch.reshape(-1)
+        dots, room = room[: len(a)], room[len(a) :]
+        dots[...] = 0
+        if self.weight in factors:
+            q, c = factors[self.weight]
+            context.ops.row_dot(b @ q, a @ c.T, None, dots)
+        elif a.shape[1] < b.shape[1]:
+            z = room[: a.size].reshape(a.shape)
+            score_product(context, b, matrix[self.weight], z, score_dtype)
+            context.ops.row_dot(a, z, None, dots)
+        else:
+            z = room[: b.size].reshape(b.shape)
+            score_product(context, a, matrix[self.weight].T, z, score_dtype)
+            context.ops.row_dot(b, z, None, dots)
+        out += dots.reshape(self.n, -1).sum(axis=1)
+        if self.bias is not None:
+            out += self.b.sum(axis=1) @ matrix[self.bias]
+
+    def form(self, name: str) -> Form:
+        """Return x_i of the weight, b and a, or of the bias."""
+        return Products(self.b, self.a) if name == self.weight else self.b.sum(axis=1)
+
+    def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
+        """Return ``Σ_{t,u} (b_t · b'_u) (a_t · a'_u)`` and the bias's; None if no parameter is in common."""
+        return pairs_in_common(xp, self, other, names)
+
+    def root_squares(
+        self, context: EngineContext, names: Collection[str], exact: bool, room: Callable[[str], Any]
+    ) -> dict[str, RootSquares]:
+        """Return √Σ x_i² of the weight, exact or of rank one, and of the bias, exact.
+
+        Of rank one it is ``‖b‖ ‖a‖/√n`` over all positions, times √Σ ‖x_i‖² / √Σ ‖a_i‖² ‖b_i‖², which is 1 for T = 1.
+        """
+        found = {}
+        if self.weight in names:
+            if exact:
+                found[self.weight] = RootSquares(sample_roots(context, [self], self.weight, room(self.weight)))
+            else:
+                found[self.weight] = self._rank_one(context)
+        if self.bias is not None and self.bias in names:
+            root = room(self.bias)
+            root[...] = context.ops.column_norms(self.b.sum(axis=1))
+            found[self.bias] = RootSquares(root)
+        return found
+
+    def _rank_one(self, context: EngineContext) -> RootSquares:
+        xp, norms = context.backend.xp, context.ops.column_norms
+        own, apart = self._lengths(xp)
+        total, most = (norms(lengths[:, None])[0] for lengths in (own, apart))
+        return RootSquares(None, norms(flat(self.b)), norms(flat(self.a)), total, most)
+
+    def row_norms(self, xp: Any) -> Float[Array, " n"]:
+        """Return ‖x_i‖."""
+        own, _ = self._lengths(xp)
+        return own if self.bias is None else xp.hypot(own, row_norms(xp, self.b.sum(axis=1)))  # type: ignore[no-any-return]
+
+    def _lengths(self, xp: Any) -> tuple[Any, Any]:
+        """Return ‖x_i‖ of the weight and ‖a_i‖ ‖b_i‖, its largest possible value: (n,) each."""
+        n, positions = self.a.shape[:2]
+        one = self.a.dtype.type(1)
+        lengths = [row_norms(xp, x.reshape(n, math.prod(x.shape[1:]))) for x in (self.a, self.b)]
+        apart, shares = lengths[0] * lengths[1], xp.empty(n, self.a.dtype)
+        by_pairs = positions * sum(self.widths) <= math.prod(self.widths)
+        block = max(POSITION_PAIRS // positions**2, 1) if by_pairs else 1
+        for first in range(0, n, block):
+            rows = slice(first, first + block)
+            a, b = (
+                x[rows] / xp.where(length[rows] > 0, length[rows], one)[:, None, None]
+                for x, length in zip((self.a, self.b), lengths, strict=True)
+            )
+            if by_pairs:
+                squares = xp.matmul(a, a.swapaxes(1, 2))
+                squares *= xp.matmul(b, b.swapaxes(1, 2))
+            else:
+                squares = xp.matmul(b.swapaxes(1, 2), a)
+                squares *= squares
+            shares[rows] = squares.reshape(len(a), -1).sum(axis=1)
+        return apart * xp.sqrt(xp.maximum(shares, one * 0)), apart
+
+    def signed_roots(self, context: EngineContext) -> OuterProducts:
+        """Refuse: the signed roots of a sum are no sum of outer products."""
+        refuse_roots(self.a.shape[1])
+        return self
+
+    def kept(self) -> dict[str, Any]:
+        """Return a, unless it is the model's input, and b."""
+        return {"b": self.b} if self.a_is_input else {"a": self.a, "b": self.b}
+
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n positions d_in"]) -> OuterProducts:
+        """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
+        return replace(self, a=inputs if self.a_is_input else arrays["a"], b=arrays["b"])
+
+
+def outer_products(weight: str, bias: str | None, a: Any, b: Any, a_is_input: bool = False) -> Capture:
+    """Return the capture of a linear layer with inputs (n, d_in) or (n, …, d_in): for T = 1 an `OuterProduct`."""
+    if a.ndim == 2:
+        return OuterProduct(weight, bias, a, b, a_is_input)
+    n, positions = len(a), math.prod(a.shape[1:-1])
+    if positions == 1:
+        return OuterProduct(weight, bias, a.reshape(n, a.shape[-1]), b.reshape(n, b.shape[-1]))
+    a_is_input = a_is_input and a.ndim == 3
+    a, b = (x.reshape(n, positions, x.shape[-1]) for x in (a, b))
+    return OuterProducts(weight, bias, a, b, a_is_input)
+
+
+def refuse_roots(positions: int) -> None:
+    """Refuse sign(x_i) √|x_i| for samples of several positions."""
+    if positions > 1:
+        refuse(
+            "slope",
+            f"'two_term' for samples of {positions} positions, whose x_i is a sum of outer products",
+            "another slope: the signed root of a sum is no such sum, so that its scores would need every x_i itself",
+        )
