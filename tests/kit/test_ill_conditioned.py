@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from adamshap import gpu
-from adamshap.gpu import captures
+from adamshap.gpu.captures import outer_product
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, models, scoring, slopes
 from adamshap.reference.contract import Array
 from adamshap.verify.faults import FAULTS, Fault
@@ -254,7 +254,7 @@ def test_squares_that_underflow_are_seen(monkeypatch: pytest.MonkeyPatch, large:
     (one,) = (one for one in PROPERTIES if one.name == name)
     ask, case = asker(implementation(InFloat32, "engine")), Case(saturated(large), Query("scores", options))
     one.check(ask, case, np.float32)
-    monkeypatch.setattr(captures, "outer_root_squares", squares_in_units_of_norms)
+    monkeypatch.setattr(outer_product, "outer_root_squares", squares_in_units_of_norms)
     with pytest.raises(Disagreement):
         one.check(ask, case, np.float32)
 
