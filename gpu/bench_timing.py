@@ -15,7 +15,7 @@ from adamshap.gpu.backend import Backend, pick_backend
 from adamshap.gpu.captures import Factors, multiply_by_sums, write_sums
 from adamshap.gpu.carry import Carrier
 from adamshap.gpu.context import EngineContext
-from adamshap.gpu.counting import FIRST_STEP, completed_after, following, next_step
+from adamshap.gpu.counting import FIRST_STEP, NO_STEPS, completed_after, following, next_step
 from adamshap.gpu.data import Data
 from adamshap.gpu.kernels.plan import slope_plan
 from adamshap.gpu.layers import context_for
@@ -29,7 +29,6 @@ from adamshap.gpu.threads import cpu_threads
 from adamshap.reference.contract import (
     Adam,
     Batch,
-    CompletedSteps,
     Estimator,
     Gradient,
     Network,
@@ -67,8 +66,9 @@ class Transformer:
     @property
     def model(self) -> Sequential:
         """The model."""
-        sizes = {"width": self.width, "depth": self.depth, "heads": self.heads}
-        return transformer(vocab=self.vocab, context=self.positions, **sizes)  # type: ignore[arg-type]
+        return transformer(
+            vocab=self.vocab, context=self.positions, width=self.width, depth=self.depth, heads=self.heads
+        )
 
     @property
     def layers(self) -> list[tuple[int, int]]:
@@ -253,7 +253,7 @@ class BenchRun:
             like(context, "other v"),
             FIRST_STEP,
         )
-        completed = CompletedSteps(0)
+        completed = NO_STEPS
 
         def block() -> None:
             nonlocal completed, new

@@ -23,7 +23,8 @@ from typing import Any, cast
 import numpy as np
 
 from adamshap.gpu.arrays import Arrays, ScoreMatrix, like
-from adamshap.gpu.captures import CACHED, Captures
+from adamshap.gpu.captures import Captures
+from adamshap.gpu.captures.sums import CACHED
 from adamshap.gpu.charge import RunningSum, charge
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import FIRST_STEP

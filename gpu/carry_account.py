@@ -12,7 +12,7 @@ import numpy as np
 from adamshap.gpu.accounts import Credited, NotFinite
 from adamshap.gpu.arrays import Arrays
 from adamshap.gpu.carry import LOG, Carrier
-from adamshap.gpu.counting import completed_after, next_step
+from adamshap.gpu.counting import NO_STEPS, completed_after, next_step
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES
 from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.state import State
@@ -89,7 +89,7 @@ class CarryAccount:
     checks_every_step: bool
     sgd_scores: Any
     seen: Array
-    completed: CompletedSteps = CompletedSteps(0)  # noqa: RUF009
+    completed: CompletedSteps = NO_STEPS
     unchecked: _Unchecked | None = None
     closed: tuple[Array, Array] | None = None
 

@@ -6,11 +6,11 @@ from adamshap.gpu.arrays import BatchGradient, like
 from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.captures import Captures, write_sums
 from adamshap.gpu.context import EngineContext
-from adamshap.gpu.counting import following, next_step
+from adamshap.gpu.counting import following
 from adamshap.gpu.hyperparameters import Hyperparameters, refuse_clipped
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.state import State, StepBatch
-from adamshap.reference.contract import CompletedSteps, Optimiser, Step, of_kind, optimiser_in, real_parts
+from adamshap.reference.contract import Optimiser, Step, of_kind, optimiser_in, real_parts
 
 __all__ = ["Case"]
 
@@ -43,7 +43,7 @@ class Case:
         return cls(
             context_for(step.net, backend),
             optimiser_in(step.adam, step.dtype),
-            State(theta, m, v, next_step(CompletedSteps(step.state.step))),
+            State(theta, m, v, step.state.next_step),
             StepBatch(*train, *valid),
             1 / step.n if step.reduction == "mean" else 1.0,
         )

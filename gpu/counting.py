@@ -2,9 +2,10 @@
 
 from adamshap.reference.contract import CompletedSteps, StepNumber
 
-__all__ = ["FIRST_STEP", "completed_after", "completed_before", "following", "next_step"]
+__all__ = ["FIRST_STEP", "NO_STEPS", "completed_after", "completed_before", "following", "next_step"]
 
 FIRST_STEP = StepNumber(1)
+NO_STEPS = CompletedSteps(0)
 
 
 def next_step(completed: CompletedSteps) -> StepNumber:

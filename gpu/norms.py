@@ -23,7 +23,7 @@ class Norms(dict[str, RootSquares]):
         if found.root is None:
             row = found.row[units]
             row = row * row.dtype.type(1 / math.sqrt(n))
-            return GradientNorms(n, row if found.own is None else row * found.share(), found.col)
+            return GradientNorms(n, row if found.own is None else row * found.correction(), found.col)
         root = found.root[units]
         return GradientNorms(n, root=root if root.ndim == 2 else root[None, :])
 

@@ -29,6 +29,7 @@ import numpy as np
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.ops import Scaling
 from adamshap.gpu.threads import in_parts
+from adamshap.reference.contract import Array
 
 __all__ = ["outer_root_squares", "row_norms", "scaling_of"]
 
@@ -65,8 +66,9 @@ def scaling_of(n: int, dtype: Any) -> Scaling:
     return Scaling(scale, least, 1 / (scale * scale * math.sqrt(n)), math.sqrt(n))
 
 
-def row_norms(xp: Any, x: Any) -> Any:
+def row_norms(xp: Any, x: Any) -> Array:
     """Return the Euclidean norm of each row, in units of its largest entry: no square over- or underflows."""
     top = abs(x).max(axis=1)
     scaled = x / xp.where(top > 0, top, x.dtype.type(1))[:, None]
-    return top * xp.sqrt(xp.einsum("no,no->n", scaled, scaled))
+    norms: Array = top * xp.sqrt(xp.einsum("no,no->n", scaled, scaled))
+    return norms

@@ -11,7 +11,7 @@ import numpy as np
 
 from adamshap.gpu.accounts import Credited, NotFinite
 from adamshap.gpu.arrays import Arrays
-from adamshap.gpu.counting import completed_after, next_step
+from adamshap.gpu.counting import NO_STEPS, completed_after, next_step
 from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.sketch import Sketch, matrices
 from adamshap.gpu.state import State
@@ -69,7 +69,7 @@ class StepAccount:
     seen: Array
     losses: Array
     unchecked: list[tuple[Array, StepResult]] = field(default_factory=list)
-    completed: CompletedSteps = CompletedSteps(0)  # noqa: RUF009
+    completed: CompletedSteps = NO_STEPS
     last_fetch: float = field(default_factory=time.monotonic)
 
     @classmethod

@@ -653,7 +653,7 @@ _POSITIONS = (
     Fault(
         "float32-squares-not-in-double", "np.multiply(x, x, dtype=np.float64)", "np.multiply(x, x)", "position_captures"
     ),
-    Fault("rank-one-as-if-positions-were-one", "row * found.share()", "row", "position_captures"),
+    Fault("rank-one-as-if-positions-were-one", "row * found.correction()", "row", "position_captures"),
     Fault(
         "rank-one-share-of-the-last-chunk",
         "(one.own, other.own), (one.apart, other.apart)",
@@ -678,7 +678,7 @@ _SEQUENCE_LAYERS = (
     Fault(
         "mean-over-the-batch's-positions", "counted.sum(axis=1, keepdims=True)", "counted.mean(axis=0).sum()", "layers"
     ),
-    Fault("losses-without-their-shares", "(losses * shares).sum(axis=1)", "losses.sum(axis=1)", "layers"),
+    Fault("losses-without-their-weights", "(losses * position_weights).sum(axis=1)", "losses.sum(axis=1)", "layers"),
     Fault("next-position-seen", "seen = xp.tri(T, dtype=bool)", "seen = xp.tri(T, k=1, dtype=bool)", "layers"),
     Fault(
         "own-position-unseen",

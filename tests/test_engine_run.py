@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
-from adamshap.gpu import captures, products
+from adamshap.gpu import products
 from adamshap.gpu import threads as gpu_threads
 from adamshap.gpu.backend import Backend, Buffers, pick_backend, within_memory
-from adamshap.gpu.captures import Captures, OuterProduct
+from adamshap.gpu.captures import Captures, OuterProduct, sums
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.scores import contract
@@ -96,7 +96,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(gpu_threads, "FLOPS_WORTH_A_THREAD", 1)
         monkeypatch.setattr(gpu_threads, "cpu_threads", lambda: 3)
         monkeypatch.setattr(gpu_threads, "_threads", lambda: pool)
-        monkeypatch.setattr(captures, "CACHED", 24)  # a thread's share of Γ ⊙ S is computed in several blocks
+        monkeypatch.setattr(sums, "CACHED", 24)  # a thread's part of Γ ⊙ S is computed in several blocks
         monkeypatch.setattr(products, "FEW_ROWS", 4)  # the validation rows are divided, a last batch of 2 is not
 
 

@@ -30,10 +30,9 @@ from adamshap.gpu.captures.dense import Dense, scale
 from adamshap.gpu.captures.gather import Gather
 from adamshap.gpu.captures.outer_product import OuterProduct
 from adamshap.gpu.captures.outer_products import OuterProducts, outer_products
-from adamshap.gpu.captures.sums import CACHED, multiply_by_sums, sum_blocks, write_sums
+from adamshap.gpu.captures.sums import multiply_by_sums, sum_blocks, write_sums
 
 __all__ = [
-    "CACHED",
     "Capture",
     "Captures",
     "Dense",

@@ -34,7 +34,7 @@ class RootSquares:
     own: Any = None
     apart: Any = None
 
-    def share(self) -> Any:
+    def correction(self) -> Any:
         """Return ``own / apart``, 1 if both are 0."""
         none = self.apart == 0
         return (self.own + none) / (self.apart + none)

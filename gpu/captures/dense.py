@@ -116,7 +116,7 @@ class Dense:
 
     def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖."""
-        return row_norms(xp, self.x.reshape(self.n, -1))  # type: ignore[no-any-return]
+        return row_norms(xp, self.x.reshape(self.n, -1))
 
     def signed_roots(self, context: EngineContext) -> Dense:
         """Return the capture of each sign(x_i) √|x_i|."""

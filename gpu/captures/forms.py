@@ -36,7 +36,7 @@ class Products:
     @property
     def picks(self) -> bool:
         """Whether every l_t has one entry."""
-        return self.left.ndim == 2  # type: ignore[no-any-return]
+        return bool(self.left.ndim == 2)
 
 
 Form = Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -55,12 +56,12 @@ class Gather:
     @property
     def macs(self) -> int:
         """T d."""
-        return self.b.shape[1] * self.b.shape[2]  # type: ignore[no-any-return]
+        return math.prod(self.b.shape[1:])
 
     @property
     def pair_macs(self) -> int:
         """T² d."""
-        return self.b.shape[1] * self.macs  # type: ignore[no-any-return]
+        return int(self.b.shape[1]) * self.macs
 
     @property
     def scratch(self) -> int:
@@ -138,7 +139,7 @@ class Gather:
 
     def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖."""
-        return row_norms(xp, self.distinct(xp).reshape(self.n, self.macs))  # type: ignore[no-any-return]
+        return row_norms(xp, self.distinct(xp).reshape(self.n, self.macs))
 
     def signed_roots(self, context: EngineContext) -> Gather:
         """Return the capture of each sign(x_i) √|x_i|; refused for several positions."""

@@ -66,17 +66,17 @@ class OuterProduct:
     @property
     def macs(self) -> int:
         """d_in d_out."""
-        return self.a.shape[1] * self.b.shape[1]  # type: ignore[no-any-return]
+        return int(self.a.shape[1] * self.b.shape[1])
 
     @property
     def pair_macs(self) -> int:
         """d_in + d_out."""
-        return self.a.shape[1] + self.b.shape[1]  # type: ignore[no-any-return]
+        return int(self.a.shape[1] + self.b.shape[1])
 
     @property
     def scratch(self) -> int:
         """d_out."""
-        return self.b.shape[1]  # type: ignore[no-any-return]
+        return int(self.b.shape[1])
 
     def rows(self, which: slice) -> OuterProduct:
         """Return the capture of some rows, as views."""
@@ -152,7 +152,7 @@ class OuterProduct:
         norms = row_norms(xp, self.a)
         if self.bias is not None:
             norms = xp.hypot(norms, self.a.dtype.type(1))
-        return row_norms(xp, self.b) * norms  # type: ignore[no-any-return]
+        return row_norms(xp, self.b) * norms
 
     def signed_roots(self, context: EngineContext) -> OuterProduct:
         """Return the capture of the signed roots of a and b, whose outer products are the signed roots of x."""

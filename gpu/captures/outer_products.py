@@ -80,7 +80,7 @@ class OuterProducts:
     @property
     def macs(self) -> int:
         """T d_in d_out."""
-        return self.a.shape[1] * math.prod(self.widths)  # type: ignore[no-any-return]
+        return int(self.a.shape[1]) * math.prod(self.widths)
 
     @property
     def pair_macs(self) -> int:
@@ -90,7 +90,7 @@ class OuterProducts:
     @property
     def scratch(self) -> int:
         """T, times the smaller of d_in and d_out and one more."""
-        return self.a.shape[1] * (min(self.widths) + 1)  # type: ignore[no-any-return]
+        return int(self.a.shape[1]) * (min(self.widths) + 1)
 
     def rows(self, which: slice) -> OuterProducts:
         """Return the capture of some rows, as views."""
@@ -170,14 +170,15 @@ class OuterProducts:
     def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖."""
         own, _ = self._lengths(xp)
-        return own if self.bias is None else xp.hypot(own, row_norms(xp, self.b.sum(axis=1)))  # type: ignore[no-any-return]
+        norms: Array = own if self.bias is None else xp.hypot(own, row_norms(xp, self.b.sum(axis=1)))
+        return norms
 
     def _lengths(self, xp: Any) -> tuple[Any, Any]:
         """Return ‖x_i‖ of the weight and ‖a_i‖ ‖b_i‖, its largest possible value: (n,) each."""
         n, positions = self.a.shape[:2]
         one = self.a.dtype.type(1)
         lengths = [row_norms(xp, x.reshape(n, math.prod(x.shape[1:]))) for x in (self.a, self.b)]
-        apart, shares = lengths[0] * lengths[1], xp.empty(n, self.a.dtype)
+        apart, fractions = lengths[0] * lengths[1], xp.empty(n, self.a.dtype)
         by_pairs = positions * sum(self.widths) <= math.prod(self.widths)
         block = max(POSITION_PAIRS // positions**2, 1) if by_pairs else 1
         for first in range(0, n, block):
@@ -192,8 +193,8 @@ class OuterProducts:
             else:
                 squares = xp.matmul(b.swapaxes(1, 2), a)
                 squares *= squares
-            shares[rows] = squares.reshape(len(a), -1).sum(axis=1)
-        return apart * xp.sqrt(xp.maximum(shares, one * 0)), apart
+            fractions[rows] = squares.reshape(len(a), -1).sum(axis=1)
+        return apart * xp.sqrt(xp.maximum(fractions, one * 0)), apart
 
     def signed_roots(self, context: EngineContext) -> OuterProducts:
         """Refuse: the signed roots of a sum are no sum of outer products."""

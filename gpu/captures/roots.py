@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from adamshap.gpu.captures.capture import Capture
+from adamshap.gpu.captures.sums import CACHED
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.threads import in_parts
 
 __all__ = ["sample_roots"]
-
-CACHED = 1 << 16
-"""Elements of x_i computed at a time, few enough to stay in the cache."""
 
 
 def sample_roots(context: EngineContext, uses: Sequence[Capture], name: str, out: Any) -> Any:

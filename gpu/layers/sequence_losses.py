@@ -19,11 +19,11 @@ def sequence_cross_entropy(xp: Any, z: Any, y: Any, weight: Any) -> Any:
     if z.ndim == 2:
         return cross_entropy(xp, z, y, weight)
     counted = y != NOT_COUNTED
-    shares = counted / counted.sum(axis=1, keepdims=True).astype(z.dtype)
-    weights = (shares * in_dtype_of(z, weight)).reshape(-1, 1)
+    position_weights = counted / counted.sum(axis=1, keepdims=True).astype(z.dtype)
+    weights = (position_weights * in_dtype_of(z, weight)).reshape(-1, 1)
     labels = xp.where(counted, y, 0).reshape(-1)
     losses = cross_entropy(xp, z.reshape(-1, z.shape[-1]), labels, weights).reshape(y.shape)
-    return (losses * shares).sum(axis=1)
+    return (losses * position_weights).sum(axis=1)
 
 
 def sequence_squared_error(xp: Any, z: Any, y: Any, weight: Any) -> Any:
