@@ -1,6 +1,6 @@
 """Stacks of layers in the kit: JSON, the size of the terms in their results, and the models of the test vectors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from random import Random
@@ -14,6 +14,7 @@ from adamshap.reference.contract import (
     Array,
     Batch,
     Layer,
+    Model,
     Params,
     Residual,
     Sequential,
@@ -28,7 +29,16 @@ from adamshap.verify.models.kind import Draws
 from adamshap.verify.models.random_stacks import Choices, random_stack
 from adamshap.verify.vector_numbers import array, integer, one
 
-__all__ = ["LAYERS", "Sequentials", "each_layer", "input_shapes", "largest_outputs", "sequential_of"]
+__all__ = [
+    "LAYERS",
+    "Sequentials",
+    "declared_layers",
+    "each_layer",
+    "input_shapes",
+    "kinds_of_layers",
+    "largest_outputs",
+    "sequential_of",
+]
 
 LAYERS: dict[str, type[Layer]] = {
     layer.kind: layer  # the default of the field
@@ -66,6 +76,17 @@ def each_layer(model: Sequential | Residual) -> list[Layer]:
     for layer in model.layers:
         found += [layer, *(each_layer(layer) if isinstance(layer, Residual) else ())]
     return found
+
+
+def kinds_of_layers(model: Model) -> frozenset[str]:
+    """Return the kinds of a model's layers; none for a model that is not a stack."""
+    return frozenset(layer.kind for layer in each_layer(model)) if isinstance(model, Sequential) else frozenset()
+
+
+def declared_layers(supports: Collection[str]) -> frozenset[str]:
+    """Return the kinds of layers in what a candidate declares: those that it names, or all if only "sequential"."""
+    named = frozenset(LAYERS) & frozenset(supports)
+    return frozenset(LAYERS) if not named and "sequential" in supports else named
 
 
 @lru_cache(maxsize=256)

@@ -1,5 +1,6 @@
 """Hypothesis strategies for stacks of layers, their parameters and their batches."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,6 +28,7 @@ from adamshap.reference.contract import (
     TiedLinear,
 )
 from adamshap.verify.models.kind import EDGES, PRIMES, Draw
+from adamshap.verify.models.places import places_of
 from adamshap.verify.models.random_stacks import Choices, random_stack
 from adamshap.verify.models.sequential import input_shapes, input_size, largest_outputs, sequential_of, uncounted
 from adamshap.verify.steps import adam_of
@@ -54,24 +56,53 @@ class _Drawn(Choices):
 
 
 @st.composite
-def _stacks(draw: Any) -> Sequential:
-    return random_stack(_Drawn(draw))
+def _stacks(draw: Any, kinds: frozenset[str] | None) -> Sequential:
+    return random_stack(_Drawn(draw), kinds)
 
 
 @cache
-def stacks() -> st.SearchStrategy[Sequential]:
-    """Return stacks of 1 to 6 layers of every kind."""
-    return _stacks()
+def stacks(kinds: frozenset[str] | None = None) -> st.SearchStrategy[Sequential]:
+    """Return stacks of 1 to 6 layers of some kinds, by default of every kind."""
+    return _stacks(kinds)
 
 
+AT_EDGES = {
+    "vocab": {"embedding", "tied_linear"},
+    "positions": {"embedding", "positions", "attention", "tied_linear"},
+    "norm": {"rms_norm", "layer_norm", "linear"},
+    "heads": {"attention", "mean_over_positions"},
+    "channels": {"conv2d", "flatten", "linear"},
+}
+"""Dimensions that may be at an edge, with the layers of their stacks."""
+
+
+@dataclass(frozen=True)
 class SequentialDraws:
-    """The strategies for stacks of layers; the methods are described in `Draws`."""
+    """The strategies for stacks of layers; the methods are described in `Draws`.
 
-    dimensions = ("vocab", "positions", "norm", "heads", "channels")
+    Parameters
+    ----------
+    kinds : frozenset of str, optional
+        The kinds of layers that are drawn; all by default.
+    """
+
+    kinds: frozenset[str] | None = None
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names in `AT_EDGES` whose layers are drawn."""
+        return tuple(name for name, needed in AT_EDGES.items() if self._has(needed))
+
+    def _has(self, needed: set[str]) -> bool:
+        return self.kinds is None or needed <= self.kinds
+
+    def within(self, layers: frozenset[str]) -> "SequentialDraws":
+        """Return the strategies for stacks of some kinds of layers only."""
+        return SequentialDraws(layers)
 
     def models(self, **limits: int) -> st.SearchStrategy[Sequential]:
         """Return `stacks`, which has no limits."""
-        return stacks()
+        return stacks(self.kinds)
 
     def at_edge(self, draw: Draw, model: Sequential, dimension: str) -> Sequential:
         """Return another stack, small but for one dimension from `EDGES`, or up to 33 for positions and heads."""
@@ -91,6 +122,8 @@ class SequentialDraws:
 
     def special(self, draw: Draw, model: Sequential) -> Sequential:
         """Return the stack, one in six times another one with windows of max pooling over several places."""
+        if not self._has({"conv2d", "max_pool2d", "flatten", "linear"}):
+            return model
         if not draw(st.sampled_from((False,) * 5 + (True,)), label="max pool"):
             return model
         stride, bias = draw(st.sampled_from((None, 1)), label="stride of the pool"), draw(st.booleans(), label="bias")
@@ -99,6 +132,17 @@ class SequentialDraws:
         convolution = Conv2d(2, 2, (1, 1), bias=bias)
         width = Sequential((convolution, pool, Flatten()), loss="mse").out_shape("x", (2, 3, 3))[0]
         return Sequential((convolution, pool, Flatten(), Linear(width, 3)), loss=loss)
+
+    def parameters(self, model: Sequential, seed: int) -> Params:
+        """Return fresh parameters with random gains and biases, which start at 1 and 0, and larger embeddings."""
+        params, generator = model.init(seed), np.random.default_rng(seed)
+        for name, place in places_of(model).items():
+            shape = params[name].shape
+            if place.layer in ("layer_norm", "rms_norm") and place.field == "weight":
+                params[name] = generator.choice((-1.0, 1.0), shape) * generator.uniform(0.5, 1.5, shape)
+            elif place.layer in ("embedding", "positions") or not params[name].any():
+                params[name] = 0.3 * generator.standard_normal(shape)
+        return params
 
     def with_zeros(self, model: Sequential, params: Params, generator: np.random.Generator) -> Params:
         """Return the parameters with about a third of the units of each layer at 0: their sums are then exactly 0.
