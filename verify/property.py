@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -147,15 +147,24 @@ def _worst(got: Answer, wanted: Answer, bound: Answer) -> tuple[float, str, floa
 
 
 def compare_widening(
-    case: Case, got: Answer, wanted: Answer, widening: Iterable[tuple[int, Answer]], enough: int
+    case: Case,
+    got: Answer,
+    wanted: Answer,
+    widening: Iterable[tuple[int, Answer]],
+    enough: int,
+    more: Callable[[], Any] = lambda: 0.0,
 ) -> float:
     """Return the largest share of its bound that an error takes, like `compare`, for bounds that grow with their draws.
 
-    An error clearly within a bound, or beyond `CLOSE` bounds after `enough` draws, needs no further draws.
+    An error clearly within a bound, or beyond `CLOSE` bounds after `enough` draws, needs no further draws. If it is
+    beyond the last bound, ``more()`` is added to that of ``values`` (`slope_rounding`).
     """
     bound: Answer = {}
+    share = 0.0
     for draws, bound in widening:
         share = _worst(got, wanted, bound)[0]
         if share <= AMPLE or (draws >= enough and not 1 < share <= CLOSE):
             break
+    if share > 1 and "values" in bound:
+        bound = {**bound, "values": bound["values"] + more()}
     return compare(case, got, wanted, bound)

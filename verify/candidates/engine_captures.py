@@ -4,7 +4,6 @@ They come from the functions that a step uses: `write_sums` for the gradient, `c
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from adamshap.gpu.arrays import like
 from adamshap.gpu.backend import pick_backend
