@@ -57,10 +57,11 @@ class Choices(Protocol):
 
 @dataclass(frozen=True)
 class _Layers:
-    """A source of layers: choices, and the kinds of layers to choose from; None for all."""
+    """A source of layers: choices, the kinds of layers to choose from (None for all), and whether corners are drawn."""
 
     choices: Choices
     kinds: Collection[str] | None
+    corners: bool = False
 
     def has(self, kind: str) -> bool:
         """Return whether a kind may be used."""
@@ -81,12 +82,14 @@ def inputs_of(kinds: Collection[str] | None) -> tuple[str, ...]:
     return tuple(inputs for inputs, first in FIRST.items() if layers.among(first))
 
 
-def random_stack(choices: Choices, kinds: Collection[str] | None = None) -> Sequential:
+def random_stack(choices: Choices, kinds: Collection[str] | None = None, corners: bool = False) -> Sequential:
     """Return a stack of 1 to 6 layers of rows, sequences, tokens or images, with either loss.
 
-    Only layers of some `kinds` are used, if given; `inputs_of` must not be empty for them.
+    Only layers of some `kinds` are used, if given; `inputs_of` must not be empty for them. With `corners`, norms over
+    one or two numbers may have any ε: what passes through them, but for ε, is a sign, and the gradients below are
+    rounding errors alone. Bounds without `slope_rounding`, such as those of the test vectors, do not cover these.
     """
-    of = _Layers(choices, kinds)
+    of = _Layers(choices, kinds, corners)
     takes = choices.one(inputs_of(kinds), "inputs")
     if takes == "images":
         return _of_images(of)
@@ -143,15 +146,11 @@ def _plain(of: _Layers, name: str, width: int) -> Layer:
 
 
 def _norm(of: _Layers, name: str, width: int) -> Layer:
-    """Return a norm, with a large ε over one or two numbers.
-
-    What passes through a norm over so few, but for ε, is a sign: gradients below it would be rounding errors alone, and
-    with a small v Adam's slope at such a gradient may be anything. LayerNorm over one number is the constant 0.
-    """
-    choices = of.choices
-    if name == "layer_norm" and (width > 1 or not of.has("rms_norm")):
-        return LayerNorm(width, _flag(choices, "bias"), 0.1 if width <= 2 else choices.one((1e-5, 1e-12, 0.1), "eps"))
-    return RMSNorm(width, 0.1 if width == 1 else choices.one((1e-5, 1e-12, 0.1), "eps"))
+    """Return a norm, without corners with a large ε over one or two numbers; LayerNorm over one number is 0."""
+    eps = of.choices.one((1e-5, 1e-12, 0.1), "eps") if of.corners or width > 2 - (name != "layer_norm") else 0.1
+    if name == "layer_norm" and (width > 1 or of.corners or not of.has("rms_norm")):
+        return LayerNorm(width, _flag(of.choices, "bias"), eps)
+    return RMSNorm(width, eps)
 
 
 def _end(of: _Layers, layers: list[Layer], width: int, takes: str, loss: str) -> list[Layer]:

@@ -90,16 +90,17 @@ def declared_layers(supports: Collection[str]) -> frozenset[str]:
 
 
 @lru_cache(maxsize=256)
-def input_shapes(model: Sequential) -> tuple[Shape, ...]:
+def input_shapes(model: Sequential, corners: bool = False) -> tuple[Shape, ...]:
     """Return the shapes of one sample among which batches are drawn, the smallest first.
 
     Both batches of a step draw from them: sequences differ in length, but a model gets either sequences or rows. With
-    attention, either all are of one position or none: the gradient of query and key would be rounding errors in one
-    batch and not in the other.
+    attention and without `corners`, either all are of one position or none: the gradient of query and key would be
+    rounding errors in one batch and not in the other, which bounds without `slope_rounding` do not cover.
     """
     layers = each_layer(model)
     contexts = [layer.context for layer in layers if isinstance(layer, contract.Positions)]
-    several = any(isinstance(layer, contract.Attention) for layer in layers) and min(contexts, default=LONGEST) > 1
+    attends = any(isinstance(layer, contract.Attention) for layer in layers)
+    several = attends and not corners and min(contexts, default=LONGEST) > 1
     lengths = [
         *range(1 + several, LONGEST + 1),
         *(length for c in contexts for length in (c - 1, c) if length > LONGEST),
