@@ -51,8 +51,8 @@ def verify_command(
             show_default=False,
             help="What COMMAND offers beyond the contract: scores with slope two_term for each kind, or with"
             " micro_batch; the function captures; stacks of layers, by each kind that it takes (linear, embedding, …)"
-            " or sequential for all; may be given several times. A TARGET declares it by the parameters of its scores, by"
-            " a function captures, and by SUPPORTS.",
+            " or sequential for all; may be given several times. A TARGET declares these in Python: by the parameters"
+            " of its scores, a function captures, and SUPPORTS.",
         ),
     ] = None,
     profile: Annotated[

@@ -12,8 +12,8 @@ by itself, so that a report can say which layer is wrong::
 
     def captures(params, batch, *, model, directions): ...
 
-with ``{"sum": Σ_i x_i, "dot": ⟨directions[name], x_i⟩ of shape (n,), "squares": Σ_i x_i²}`` for each parameter name. x_i
-is the gradient of sample i's own loss, without the factor 1/n that reduction "mean" gives it in a step.
+with ``{"sum": Σ_i x_i, "dot": ⟨directions[name], x_i⟩ of shape (n,), "squares": Σ_i x_i²}`` for each parameter name.
+x_i is the gradient of sample i's own loss, without the factor 1/n that reduction "mean" gives it in a step.
 """
 
 import importlib

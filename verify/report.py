@@ -68,6 +68,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "together": report.diagnosis.together,
             "factor": report.diagnosis.factor,
             "contradicted_by": report.diagnosis.contradicted_by,
+            "layer": report.diagnosis.layer,
         },
         "layers": layers_tried(report),
         "properties": [_property_json(report, outcome) for outcome in report.outcomes],
@@ -134,6 +135,8 @@ def show(console: Console, report: Report) -> None:
     console.print()
     if report.diagnosis is not None:
         console.print(f"[bold]Diagnosis:[/] {escape(report.diagnosis.sentence)}", highlight=False)
+        if report.diagnosis.layer:
+            console.print(f"[bold]Layer:[/] {escape(report.diagnosis.layer)}", highlight=False)
     console.print(f"[bold]{escape(report.target)}[/], {report.dtype}, profile {report.profile}: {report.verdict}")
 
 
@@ -199,6 +202,8 @@ def to_html(report: Report) -> str:
     )
     left_out = "".join(f"<p>{html.escape(line)}</p>" for line in _left_out(report))
     diagnosis = f"<p><b>Diagnosis:</b> {html.escape(report.diagnosis.sentence)}.</p>" if report.diagnosis else ""
+    if report.diagnosis and report.diagnosis.layer:
+        diagnosis += f"<p><b>Layer:</b> {html.escape(report.diagnosis.layer)}.</p>"
     return _PAGE.format(
         target=html.escape(report.target),
         verdict=html.escape(report.verdict),

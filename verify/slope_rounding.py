@@ -1,7 +1,7 @@
 """The bound's term for rounding errors of g that act on a score through Adam's slope S alone.
 
-`tolerance.conditioning` perturbs the inputs, and with them x_i and g = Σ_i x_i alike. An implementation computes them by
-different sums: g for the slope, x_i by a contraction with Γ ⊙ S. Two effects escape the draws.
+`tolerance.conditioning` perturbs the inputs, and with them x_i and g = Σ_i x_i alike. An implementation computes them
+by different sums: g for the slope, x_i by a contraction with Γ ⊙ S. Two effects escape the draws.
 
 1. With one sample x_i = g, and where |g_j| = ε the product S_j g_j is stationary (S = η ε/(|g| + ε)²): a common error
    of g and x_i leaves it as it is, one of g alone does not.
@@ -44,7 +44,7 @@ __all__ = ["slope_rounding"]
 CANCELLED = 2.0
 """Multiple of its rounding error up to which a gradient counts as cancelled."""
 
-PLACES = tuple(sign * 10.0**-power for power in range(13) for sign in (1, -1)) + (0.0,)
+PLACES = (0.0, *(sign * 10.0**-power for power in range(13) for sign in (1, -1)))
 """Places at which the slope is evaluated, in units of ν: a peak at 0 may be far narrower."""
 
 

@@ -38,8 +38,8 @@ __all__ = ["SequentialDraws", "stacks"]
 LONG = tuple(size for size in EDGES if size <= 33)
 """Edges of sequences and heads: attention keeps their squares for each sample and head."""
 
-LOGITS = 50.0
-"""Largest logit: far beyond it a label's probability rounds to 1 and its own gradient to 0, unlike the others'."""
+LOGITS = 1e3
+"""Largest limit on logits: far beyond it a label's probability rounds to 1, and whole gradients to 0."""
 
 
 class _Drawn(Choices):
