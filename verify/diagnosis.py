@@ -130,14 +130,15 @@ def diagnose(
 
 def _layer(evidence: list[_Evidence], outcomes: list[Outcome]) -> str:
     """Return the layer that the wrong answers point to, in words."""
-    of_captures = [one.status for one in outcomes if one.property.function == CAPTURES]
-    if "passed" in of_captures and "failed" not in of_captures:
-        return "none: the captures of every layer tried are right"
     answered = (
         Answered(one.case.step, one.case.query, one.got, one.right, one.bound, _differs(one, one.right))
         for one in evidence
     )
-    return locate(answered)
+    found = locate(answered)
+    of_captures = [one.status for one in outcomes if one.property.function == CAPTURES]
+    if found and "passed" in of_captures and "failed" not in of_captures:
+        return f"{found}, but the captures of every layer tried are right"
+    return found
 
 
 def _explained(

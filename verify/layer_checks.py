@@ -11,7 +11,7 @@ from adamshap.verify.models.perceptron import network_of
 from adamshap.verify.models.places import Place, places_of
 from adamshap.verify.oracle import bounds, expected_and_bounds
 from adamshap.verify.property import Asker, Case, Check, Disagreement, compare_widening
-from adamshap.verify.property_checks import close_to_own
+from adamshap.verify.property_checks import agree
 from adamshap.verify.tolerance import DRAWS, MORE_DRAWS
 
 __all__ = ["a_perceptron_is_a_stack", "as_stack", "captures_agree", "wrong_places"]
@@ -62,4 +62,4 @@ def a_perceptron_is_a_stack(ask: Asker, case: Case, dtype: npt.DTypeLike) -> flo
     """Compare the scores of a perceptron with those of the same model as a stack of layers."""
     step: Step = replace(case.step, net=as_stack(network_of(case.step)))
     base, stacked = (ask(one, case.query)["values"] for one in (case.step, step))
-    return close_to_own(ask, case, stacked, base, base, case, dtype)
+    return agree(ask, case, stacked, base, base, case, dtype)

@@ -9,6 +9,8 @@ answer is reported. A kind that also occurs in many right answers is the less li
 3. `captures`: the parameters of all layers before some layer are wrong, and those after it are right: a layer of this
    kind stands there, whose backward pass is wrong.
 4. Every wrong answer is of a stack with this kind.
+
+If none fits, the wrong captures of several kinds are listed.
 """
 
 from collections import Counter
@@ -56,6 +58,7 @@ def locate(answered: Iterable[Answered]) -> str:
         _single_contribution(of_scores),
         _backward_pass(of_captures),
         _in_every_wrong_stack(stacks),
+        _several_captures(of_captures),
     ):
         if found:
             return found
@@ -109,6 +112,17 @@ def _single_captures(answered: Sequence[Answered]) -> str:
     return (
         f"the captures of {_either(kinds)} are wrong ({parts}), those of all other layers right; for instance {where}"
     )
+
+
+def _several_captures(answered: Sequence[Answered]) -> str:
+    wrong, _ = _split(answered)
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for one in wrong:
+        for place, whats in _wrong_places(one).items():
+            for kind in _kinds(one, place):
+                found.setdefault((kind, place.field), {}).update(dict.fromkeys(whats))
+    parts = (f"{field} of {kind} ({', '.join(whats)})" for (kind, field), whats in sorted(found.items()))
+    return f"several: wrong are {'; '.join(parts)}" if found else ""
 
 
 def _backward_pass(answered: Sequence[Answered]) -> str:
