@@ -147,4 +147,4 @@ def _terms(step: Step, estimator: Estimator | None, x: Params) -> list[tuple[Par
     if estimator is None:
         c = adam.step_coefficients(step)
         return [(x, {name: adam.divided_difference(c[name], g[name], g[name]) for name in x})]
-    return scoring.terms_of(step, estimator.slope, x, g, estimator.nodes, estimator.kind)  # type: ignore[arg-type]
+    return scoring.terms_of(step, estimator.slope, x, g, estimator.nodes, estimator.kind)
