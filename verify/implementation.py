@@ -75,7 +75,17 @@ class Query:
         return Estimator(**{name: value for name, value in self.options.items() if name != "micro_batch"})
 
     def in_dtype(self, dtype: npt.DTypeLike) -> "Query":
-        """Return the call with its directions in `dtype`."""
+        """Return the call with its directions in another dtype.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Dtype of the directions of `captures`; other calls stay as they are.
+
+        Returns
+        -------
+        Query
+        """
         if "directions" not in self.options:
             return self
         directions = {name: array.astype(dtype) for name, array in self.options["directions"].items()}
