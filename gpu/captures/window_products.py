@@ -114,7 +114,7 @@ class WindowProducts:
             out = xp.empty((count, *self.kernel), self.b.dtype)
         total = out.reshape(count, size)
         total[...] = 0
-        for rows in self.windows.blocks(xp, self.a):
+        for rows in self.windows.blocks(xp, self.a) if count else ():
             columns = self._columns(xp, rows)
             for groups, channels in self._by_groups(units):
                 b = _by_channel(self.b[rows, channels], groups.stop - groups.start)
