@@ -8,6 +8,7 @@ a_t     no name        what the window sees at place t
 ======  =============  ==================================================
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -64,10 +65,12 @@ class Windows:
         """Return the windows of images (n, c, h, w) as columns, (c · kernel's elements, n · places)."""
         sides = ((0, 0), (0, 0), *((p, p) for p in self.padding))
         padded = xp.pad(images, sides) if any(self.padding) else images
-        down, across = self.stride
-        windows = xp.lib.stride_tricks.sliding_window_view(padded, self.kernel, (2, 3))[:, :, ::down, ::across]
-        columns = len(images) * windows.shape[2] * windows.shape[3]
-        return windows.transpose(1, 4, 5, 0, 2, 3).reshape(-1, columns)
+        n, c, places = *padded.shape[:2], self.places(images)
+        of_n, of_c, *pixel = padded.strides
+        step = (size * s for size, s in zip(pixel, self.stride, strict=True))
+        # CuPy's sliding_window_view waits for the device.
+        windows = xp.lib.stride_tricks.as_strided(padded, (c, *self.kernel, n, *places), (of_c, *pixel, of_n, *step))
+        return windows.reshape(c * math.prod(self.kernel), n * math.prod(places))
 
     def fold(self, xp: Any, columns: Any, images: Any) -> None:
         """Write to each pixel of `images` the sum of the elements of `columns`, as of `unfolded`, that see it."""

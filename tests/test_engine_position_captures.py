@@ -363,3 +363,26 @@ def test_the_rank_one_form_of_a_convolution_is_that_of_a_linear_layer_on_its_win
     for ours, theirs in zip(*((one.of("k", 3).row, one.of("k", 3).col) for one in (got, wanted)), strict=True):
         theirs = context.backend.host(theirs).astype(float)
         assert_within(context.backend.host(ours), theirs, rounding(theirs, 200, dtype), "rank one")
+
+
+@on_each_device
+@pytest.mark.parametrize("units", [(0, 10), (3, 10), (3, 4), (5, 10), (2, 7), (0, 6), (4, 4)])
+def test_sums_of_some_output_channels_of_several_groups(device: Any, units: tuple[int, int]) -> None:
+    """Whole groups, and parts of them at either end."""
+    kind = "convolution in groups"
+    context, drawn = context_of(kind, device, "float64"), Drawn(kind, 3, 4, 0, device, "float64")
+    (use,) = drawn.captures.uses
+    for name in ("k", "p"):
+        got = context.backend.host(use.sum_of(context.backend.xp, name, slice(*units)))
+        wanted, size = (one[name][:, slice(*units)].sum(axis=0) for one in (drawn.x, drawn.size))
+        assert_within(got, wanted, rounding(size, 20), name)
+
+
+@on_each_device
+def test_of_rank_one_several_groups_are_exact_all_the_same(device: Any) -> None:
+    kind = "convolution in groups"
+    context, drawn, norms = context_of(kind, device, "float64"), Drawn(kind, 3, 4, 0, device, "float64"), Norms()
+    add_norms(context, norms, drawn.captures, "rank_one")
+    root = context.backend.host(norms.of("k", 3).root)
+    wanted, size = (np.sqrt((one["k"] ** 2).sum(axis=0)).reshape(root.shape) for one in (drawn.x, drawn.size))
+    assert_within(root, wanted, rounding(size, 40), "roots")

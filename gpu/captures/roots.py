@@ -1,6 +1,7 @@
-"""√Σ x_i² of one parameter by computing x_i, one sample at a time and a block of units at a time.
+"""Roots: √Σ x_i² of one parameter by computing x_i, and sign(x) √|x| of the factors of an x_i.
 
-The squares of float32 are added in double on the host; else √Σ x² itself is updated, so that no square is lost.
+x_i is computed for one sample and a block of units at a time. The squares of float32 are added in double on the host;
+else √Σ x² itself is updated, so that no square is lost.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from adamshap.gpu.captures.sums import CACHED
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.threads import in_parts
 
-__all__ = ["sample_roots"]
+__all__ = ["sample_roots", "signed_roots"]
 
 
 def sample_roots(context: EngineContext, uses: Sequence[Capture], name: str, out: Any) -> Any:
@@ -44,3 +45,14 @@ def sample_roots(context: EngineContext, uses: Sequence[Capture], name: str, out
 
     in_parts(blocks, -(-count // block), 2 * len(samples) * sum(use.macs for use in uses))
     return out
+
+
+def signed_roots(context: EngineContext, weight: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Return sign(x) √|x| of inputs and output gradients, in buffers of the parameter `weight`."""
+
+    def signed_root(array: Any, name: str) -> Any:
+        xp, out = context.backend.xp, context.buffers.get(f"root {name} {weight}", array.shape)
+        xp.sqrt(abs(array), out=out)
+        return xp.copysign(out, array, out=out)
+
+    return signed_root(a, "inputs"), signed_root(b, "gradients")

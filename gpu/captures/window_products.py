@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Factors, RootSquares
 from adamshap.gpu.captures.outer_products import refuse_roots
-from adamshap.gpu.captures.roots import sample_roots
+from adamshap.gpu.captures.roots import sample_roots, signed_roots
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import score_product
 from adamshap.gpu.squares import row_norms
@@ -212,13 +212,7 @@ class WindowProducts:
     def signed_roots(self, context: EngineContext) -> WindowProducts:
         """Return the capture of the signed roots of a and b; refused for several places."""
         refuse_roots(int(self.b.shape[2]))
-
-        def signed_root(array: Any, name: str) -> Any:
-            xp, out = context.backend.xp, context.buffers.get(f"root {name} {self.weight}", array.shape)
-            xp.sqrt(abs(array), out=out)
-            return xp.copysign(out, array, out=out)
-
-        a, b = signed_root(self.a, "inputs"), signed_root(self.b, "gradients")
+        a, b = signed_roots(context, self.weight, self.a, self.b)
         return replace(self, a=a, b=b, a_is_input=False)
 
     def kept(self) -> dict[str, Any]:
