@@ -65,7 +65,7 @@ class Windows:
         """Return the windows of images (n, c, h, w) as columns, (c · kernel's elements, n · places)."""
         sides = ((0, 0), (0, 0), *((p, p) for p in self.padding))
         padded = xp.pad(images, sides) if any(self.padding) else images
-        n, c, places = *padded.shape[:2], self.places(images)
+        (n, c), places = padded.shape[:2], self.places(images)
         of_n, of_c, *pixel = padded.strides
         step = (size * s for size, s in zip(pixel, self.stride, strict=True))
         # CuPy's sliding_window_view waits for the device.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Factors, RootSquares
@@ -154,12 +155,11 @@ class WindowProducts:
         if not shared:
             return None
         units = slice(0, int(self.b.shape[1]))
-        pairs = xp.zeros((self.n, other.n), self.b.dtype)
+        pairs: Array = xp.zeros((self.n, other.n), self.b.dtype)
         for j in range(other.n):
             x = {name: other.rows(slice(j, j + 1)).sum_of(xp, name, units) for name in shared}
             if self.weight in x:
-                kernels = self._kernels(x[self.weight])
-                pairs[:, j] += self._dots(xp, lambda columns, b, kernels=kernels: xp.matmul(kernels, columns) * b)
+                pairs[:, j] += self._dots(xp, partial(_product_times, xp, self._kernels(x[self.weight])))
             if self.bias is not None and self.bias in x:
                 pairs[:, j] += self.b.sum(axis=2) @ x[self.bias]
         return pairs
@@ -249,6 +249,10 @@ class WindowProducts:
             terms = of_columns(self._columns(xp, rows), _by_channel(self.b[rows], self.groups))
             dots[rows] = terms.reshape(-1, rows.stop - rows.start, self.b.shape[2]).sum(axis=2).sum(axis=0)
         return dots
+
+
+def _product_times(xp: Any, kernels: Any, columns: Any, b: Any) -> Any:
+    return xp.matmul(kernels, columns) * b
 
 
 def _by_channel(b: Any, groups: int) -> Any:
