@@ -52,12 +52,13 @@ class Windows:
         )
         return padded[..., down, across]
 
-    def blocks(self, xp: Any, images: Any) -> Iterator[slice]:
-        """Yield the images to unfold at a time: one, or as many as a limited memory holds."""
+    def blocks(self, xp: Any, images: Any, most: int | None = None) -> Iterator[slice]:
+        """Yield the images to unfold at a time: one, or as many as a limited memory holds, and not over `most`."""
         down, across = self.places(images)
         each = images.shape[1] * self.kernel[0] * self.kernel[1] * down * across
         limit = UNFOLDED_ON_HOST if xp.__name__ == "numpy" else UNFOLDED_ON_DEVICE
         block = max(limit // max(each, 1), 1)
+        block = block if most is None else min(block, most)
         for first in range(0, len(images), block):
             yield slice(first, min(first + block, len(images)))
 

@@ -879,6 +879,16 @@ _IMAGE_LAYERS = (
     Fault(
         "signed-roots-of-several-places-taken", "refuse_roots(int(self.b.shape[2]))", "pass", "position_captures images"
     ),
+    Fault(
+        "roots-of-the-first-part-alone", "            first.add_sum(other)\n", "            pass\n", "position_captures"
+    ),
+    Fault(
+        "rank-one-of-the-first-part-alone",
+        "xp.hypot(total, part, out=total)",
+        "pass",
+        "position_captures",
+        "window_products",
+    ),
     Fault("kernels-not-sketched", "if len(shape) > 1]", "if len(shape) == 2]", "images"),
     Fault("windows-summed-in-average-pooling", "        out /= out.dtype.type(len(seen))\n", "", "images"),
     Fault("average-pool's-gradient-not-divided", 'stage["b"] / below.dtype.type(len(seen))', 'stage["b"]', "images"),

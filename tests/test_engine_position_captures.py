@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from engine_devices import in_each_dtype, on_device, on_each_device
 
+from adamshap.gpu import threads
 from adamshap.gpu import windows as engine_windows
 from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.captures import (
@@ -21,6 +22,7 @@ from adamshap.gpu.captures import (
     scale,
     sum_blocks,
     sums,
+    window_products,
     write_sums,
 )
 from adamshap.gpu.layers import context_for
@@ -386,3 +388,22 @@ def test_of_rank_one_several_groups_are_exact_all_the_same(device: Any) -> None:
     root = context.backend.host(norms.of("k", 3).root)
     wanted, size = (np.sqrt((one["k"] ** 2).sum(axis=0)).reshape(root.shape) for one in (drawn.x, drawn.size))
     assert_within(root, wanted, rounding(size, 40), "roots")
+
+
+@in_each_dtype
+@pytest.mark.parametrize("variance", ["exact", "rank_one"])
+def test_samples_of_a_convolution_divided_among_threads(
+    dtype: Any, variance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three parts of seven samples, unfolded one at a time, against all of them at once."""
+    context, drawn = context_of("convolution", "cpu", dtype), Drawn("convolution", 7, 4, 0, "cpu", dtype)
+    whole, parts = Norms(), Norms()
+    add_norms(context, whole, drawn.captures, variance)
+    wanted = [np.array(one) for one in vars(whole["k"]).values() if one is not None]
+    monkeypatch.setattr(window_products, "CACHED", 1)
+    monkeypatch.setattr(threads, "FLOPS_WORTH_A_THREAD", 1)
+    with threads.own_threads(3):
+        add_norms(context, parts, drawn.captures, variance)
+    got = [one for one in vars(parts["k"]).values() if one is not None]
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert_within(ours, theirs.astype(float), rounding(theirs.astype(float), 60, dtype), variance)

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Factors, RootSquares
 from adamshap.gpu.captures.outer_products import refuse_roots
-from adamshap.gpu.captures.roots import sample_roots, signed_roots
+from adamshap.gpu.captures.roots import RootSum, signed_roots
+from adamshap.gpu.captures.sums import CACHED
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import score_product
 from adamshap.gpu.squares import row_norms
+from adamshap.gpu.threads import in_parts
 from adamshap.gpu.windows import Windows
 
 if TYPE_CHECKING:
@@ -174,7 +176,7 @@ class WindowProducts:
         found = {}
         if self.weight in names:
             if exact or self.groups > 1:
-                found[self.weight] = RootSquares(sample_roots(context, [self], self.weight, room(self.weight)))
+                found[self.weight] = RootSquares(self._roots(context, room(self.weight)))
             else:
                 found[self.weight] = self._rank_one(context)
         if self.bias is not None and self.bias in names:
@@ -183,31 +185,55 @@ class WindowProducts:
             found[self.bias] = RootSquares(root)
         return found
 
+    def _roots(self, context: EngineContext, out: Any) -> Any:
+        """Write √Σ x_i² of the weight; each thread takes some of the samples."""
+        xp, flat, sums = context.backend.xp, out.reshape(len(out), -1), dict[int, RootSum]()
+
+        def samples(low: int, high: int) -> None:
+            part = self.rows(slice(low, high))
+            sums[low] = RootSum.of(context, flat if low == 0 else xp.empty_like(flat))
+            for rows in part._few(xp):
+                for x in part._each(xp, rows, part._columns(xp, rows)):
+                    sums[low].add(x)
+
+        in_parts(samples, self.n, 2 * self.n * self.macs)
+        first, *others = (sums[low] for low in sorted(sums))
+        for other in others:
+            first.add_sum(other)
+        first.finish()
+        return out
+
     def _rank_one(self, context: EngineContext) -> RootSquares:
-        xp, dtype = context.backend.xp, self.b.dtype
-        col, row = xp.zeros(math.prod(self.kernel), dtype), xp.zeros(self.b.shape[1], dtype)
-        apart = xp.empty(self.n, dtype)
-        for i in range(self.n):
-            a, b = row_norms(xp, self._columns(xp, slice(i, i + 1))[0]), row_norms(xp, self.b[i])
-            xp.hypot(col, a, out=col)
-            xp.hypot(row, b, out=row)
-            apart[i : i + 1] = row_norms(xp, a[None]) * row_norms(xp, b[None])
-        total, most = (context.ops.column_norms(lengths[:, None])[0] for lengths in (self._lengths(xp), apart))
-        return RootSquares(None, row, col, total, most)
+        xp, places = context.backend.xp, int(self.b.shape[2])
+        norms, own, apart = dict[int, tuple[Any, Any]](), *(xp.empty(self.n, self.b.dtype) for _ in range(2))
+
+        def samples(low: int, high: int) -> None:
+            part = self.rows(slice(low, high))
+            norms[low] = tuple(xp.zeros(count, self.b.dtype) for count in (self.b.shape[1], math.prod(self.kernel)))
+            for rows in part._few(xp):
+                columns = part._columns(xp, rows)
+                here = slice(low + rows.start, low + rows.stop)
+                own[here] = _lengths(xp, part._each(xp, rows, columns))
+                apart[here] = 1
+                for total, x in zip(norms[low], (_by_channel(part.b[rows], 1)[0], columns[0]), strict=True):
+                    of_each = row_norms(xp, x.reshape(-1, places)).reshape(len(x), -1)
+                    xp.hypot(total, row_norms(xp, of_each), out=total)
+                    apart[here] *= row_norms(xp, of_each.T)
+
+        in_parts(samples, self.n, 2 * self.n * self.macs)
+        first, *others = (norms[low] for low in sorted(norms))
+        for total, *parts in zip(first, *others, strict=True):
+            for part in parts:
+                xp.hypot(total, part, out=total)
+        both = (context.ops.column_norms(lengths[:, None])[0] for lengths in (own, apart))
+        return RootSquares(None, *first, *both)
 
     def row_norms(self, xp: Any) -> Float[Array, " n"]:
         """Return ‖x_i‖."""
-        own = self._lengths(xp)
-        norms: Array = own if self.bias is None else xp.hypot(own, row_norms(xp, self.b.sum(axis=2)))
-        return norms
-
-    def _lengths(self, xp: Any) -> Any:
-        """Return ‖x_i‖ of the weight, (n,), from one x_i at a time."""
-        lengths, units = xp.empty(self.n, self.b.dtype), slice(0, int(self.b.shape[1]))
-        for i in range(self.n):
-            x = self.rows(slice(i, i + 1)).sum_of(xp, self.weight, units)
-            lengths[i : i + 1] = row_norms(xp, x.reshape(1, x.size))
-        return lengths
+        norms: Array = xp.empty(self.n, self.b.dtype)
+        for rows in self._few(xp):
+            norms[rows] = _lengths(xp, self._each(xp, rows, self._columns(xp, rows)))
+        return norms if self.bias is None else xp.hypot(norms, row_norms(xp, self.b.sum(axis=2)))
 
     def signed_roots(self, context: EngineContext) -> WindowProducts:
         """Return the capture of the signed roots of a and b; refused for several places."""
@@ -227,6 +253,17 @@ class WindowProducts:
         """Return what the windows of some samples see, (groups, elements of a kernel, samples · T)."""
         columns = self.windows.unfolded(xp, self.a[rows])
         return columns.reshape(self.groups, -1, columns.shape[1])
+
+    def _few(self, xp: Any) -> Iterator[slice]:
+        """Yield samples whose x_i are computed at a time: few enough to stay in the cache."""
+        return self.windows.blocks(xp, self.a, max(CACHED // (self.b.shape[1] * math.prod(self.kernel)), 1))
+
+    def _each(self, xp: Any, rows: slice, columns: Any) -> Any:
+        """Return x_i of the weight, (samples, c_out, elements of a kernel), of some samples and their columns."""
+        count, (c_out, places) = rows.stop - rows.start, self.b.shape[1:]
+        inputs = columns.reshape(*columns.shape[:2], count, places).transpose(2, 0, 3, 1)
+        x = xp.matmul(self.b[rows].reshape(count, self.groups, c_out // self.groups, places), inputs)
+        return x.reshape(count, c_out, -1)
 
     def _kernels(self, weight: Any) -> Any:
         """Return an array of the weight's shape as (groups, channels of a group, elements of a kernel)."""
@@ -249,6 +286,10 @@ class WindowProducts:
             terms = of_columns(self._columns(xp, rows), _by_channel(self.b[rows], self.groups))
             dots[rows] = terms.reshape(-1, rows.stop - rows.start, self.b.shape[2]).sum(axis=2).sum(axis=0)
         return dots
+
+
+def _lengths(xp: Any, x: Any) -> Any:
+    return row_norms(xp, x.reshape(len(x), -1))
 
 
 def _product_times(xp: Any, kernels: Any, columns: Any, b: Any) -> Any:
