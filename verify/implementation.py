@@ -85,6 +85,7 @@ class Query:
         Returns
         -------
         Query
+            Call with the same function and other options.
         """
         if "directions" not in self.options:
             return self

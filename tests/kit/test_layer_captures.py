@@ -165,7 +165,7 @@ def test_a_wrong_backward_pass_is_found_between_wrong_and_right_captures() -> No
         ("gain-of-the-input", "the captures of layer_norm are wrong (weight: sum, dot, squares)"),
         ("tied-weight-counted-once", "the captures of tied_linear are wrong (weight: sum, dot, squares)"),
         ("norm-statistics-fixed", "the backward pass of layer_norm is wrong"),
-        ("rms-centred", "every wrong answer is for a stack with rms_norm"),
+        ("embedding-scaled", "every wrong answer is for a stack with embedding"),
         ("positions-reversed", "several: wrong are "),
     ],
 )
