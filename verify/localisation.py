@@ -65,12 +65,11 @@ def locate(answered: Iterable[Answered]) -> str:
     return ""
 
 
-def _likely(suspects: Sequence[frozenset[str]], right: Iterable[Answered]) -> list[str]:
-    """Return the kinds that are suspects in every wrong case, only those with the fewest right cases."""
+def _common(suspects: Sequence[frozenset[str]], right: Iterable[Answered]) -> dict[str, int]:
+    """Return the kinds that are suspects in every wrong case, each with the number of right cases, the fewest first."""
     common = frozenset.intersection(*suspects) if suspects else frozenset()
     counts = Counter(kind for one in right for kind in frozenset(kinds_in_order(one.step.net)))
-    least = min((counts[kind] for kind in common), default=0)
-    return sorted(kind for kind in common if counts[kind] == least)
+    return {kind: counts[kind] for kind in sorted(common, key=lambda kind: (counts[kind], kind))}
 
 
 def _split(answered: Sequence[Answered]) -> tuple[list[Answered], list[Answered]]:
@@ -102,9 +101,10 @@ def _single_captures(answered: Sequence[Answered]) -> str:
     wrong, right = _split(answered)
     places = [(one, _wrong_places(one)) for one in wrong]
     suspects = [frozenset.intersection(*(_kinds(one, place) for place in found)) for one, found in places if found]
-    kinds = _likely(suspects, right)
-    if not kinds:
+    common = _common(suspects, right)
+    if not common:
         return ""
+    kinds = [kind for kind, count in common.items() if count == min(common.values())]
     whats = Counter((place.field, what) for _, found in places for place, names in found.items() for what in names)
     fields = sorted({field for field, _ in whats})
     parts = "; ".join(f"{field}: {', '.join(what for name, what in whats if name == field)}" for field in fields)
@@ -127,7 +127,7 @@ def _several_captures(answered: Sequence[Answered]) -> str:
 
 def _backward_pass(answered: Sequence[Answered]) -> str:
     wrong, right = _split(answered)
-    kinds = _likely([_between(one) for one in wrong], right)
+    kinds = sorted(_common([_between(one) for one in wrong], right))
     if not kinds:
         return ""
     return f"the backward pass of {_either(kinds)} is wrong: captures before it are wrong, those after it right"
@@ -216,11 +216,11 @@ def _contributions(step: Step, query: Query) -> dict[tuple[str, str], Array]:
 
 def _in_every_wrong_stack(answered: Sequence[Answered]) -> str:
     wrong, right = _split(answered)
-    kinds = _likely([frozenset(kinds_in_order(one.step.net)) for one in wrong], right)
-    if not kinds or (not right and len(kinds) > 1):
+    common = _common([frozenset(kinds_in_order(one.step.net)) for one in wrong], right)
+    if not common or (not right and len(common) > 1):
         return ""
-    with_it = sum(1 for one in right if frozenset(kinds) <= frozenset(kinds_in_order(one.step.net)))
-    return f"every wrong answer is for a stack with {_either(kinds)}, {with_it} of {len(right)} right ones are too"
+    shares = [f"{kind} ({count} of {len(right)} right ones are too)" for kind, count in common.items()]
+    return f"every wrong answer is for a stack with {_either(shares)}"
 
 
 def _either(kinds: Sequence[str]) -> str:
