@@ -166,7 +166,7 @@ def attribute(
     settings = "" if resume is None and on_checkpoint is None else settings_of(config, estimator)
     if resume is not None:
         state.restore(resumed(resume, settings, state.snapshot(settings), steps=config.length))
-    sgd = Estimator("sgd", "start", per_validation=estimator.per_validation)
+    sgd = Estimator("sgd", "start", per_validation=estimator.per_validation, contraction=contraction)
     with one_blas_thread():
         for epoch, index in islice(config.order(), state.adam.step, None):
             result = step_result(state, index, sgd)

@@ -11,6 +11,7 @@ class               x_i of its parameter                            a use of
 `OuterProducts`     Σ_t b_t a_tᵀ, and Σ_t b_t of a bias             a linear layer at T positions
 `Gather`            b_t added to row id_t                           an embedding
 `Dense`             an array of its own                             any small parameter: gains, biases, positions
+`Summed`            unknown, only Σ x_i                             a layer without a capture
 ==================  ==============================================  ==================================================
 
 ======  ======================  ==================================================
@@ -30,6 +31,7 @@ from adamshap.gpu.captures.dense import Dense, scale
 from adamshap.gpu.captures.gather import Gather
 from adamshap.gpu.captures.outer_product import OuterProduct
 from adamshap.gpu.captures.outer_products import OuterProducts, outer_products
+from adamshap.gpu.captures.summed import Summed
 from adamshap.gpu.captures.sums import multiply_by_sums, sum_blocks, write_sums
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "OuterProduct",
     "OuterProducts",
     "RootSquares",
+    "Summed",
     "multiply_by_sums",
     "outer_products",
     "scale",
