@@ -99,21 +99,26 @@ def scores(
 def unchecked_scores(step: Step, estimator: Estimator) -> Array:
     """Return `scores` of a step in float64, finite or not."""
     x = models.sample_gradients(step)
-    g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    slope, nodes, each = estimator.slope, estimator.nodes, estimator.per_validation
-    previous = estimator.denominator == "previous"
-    terms = [(x, linearized_previous(step))] if previous else terms_of(step, slope, x, g, nodes, estimator.kind)
-    part = part_of(slope, estimator.kind, step.n)
-    gamma = validation_gradients(step, estimator.gradient, g, nodes, each=each, part=part)
-    matrices = [{name: gamma[name] * coefficient[name] for name in f} for f, coefficient in terms]
+    g, each = {name: x_i.sum(axis=0) for name, x_i in x.items()}, estimator.per_validation
+    terms = score_matrices(step, estimator, x, g)
     if estimator.contraction == "forward":
-        clip = models.batch_clip_factor(step)
-        values = forward_dot_products(step, matrices[0], clip)
+        ((_, P),) = terms
+        values = forward_dot_products(step, P, models.batch_clip_factor(step))
     else:
-        values = np.sum([dot_products(f, P) for (f, _), P in zip(terms, matrices, strict=True)], axis=0)
+        values = np.sum([dot_products(f, P) for f, P in terms], axis=0)
     if estimator.efficient:
         values = values + (_gain_of_the_data(step, g, each=each) - values.sum(axis=0)) / step.n
     return values if each else values[:, 0]
+
+
+def score_matrices(step: Step, estimator: Estimator, x: Params, g: Params) -> list[tuple[Params, Params]]:
+    """Return the terms of a score, as `terms_of`, with P = Γ ⊙ S (J, …) in place of S."""
+    slope, nodes = estimator.slope, estimator.nodes
+    previous = estimator.denominator == "previous"
+    terms = [(x, linearized_previous(step))] if previous else terms_of(step, slope, x, g, nodes, estimator.kind)
+    part = part_of(slope, estimator.kind, step.n)
+    gamma = validation_gradients(step, estimator.gradient, g, nodes, each=estimator.per_validation, part=part)
+    return [(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms]
 
 
 def terms_of(
