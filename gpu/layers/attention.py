@@ -145,9 +145,7 @@ class Attention:
         (g,) = self._heads(mixed_b, 1)
         v_b[...] = xp.matmul(weights.swapaxes(2, 3), g)
         s = xp.matmul(g, v.swapaxes(2, 3))
-        s -= (s * weights).sum(axis=-1, keepdims=True)
-        s *= weights
-        s *= weights.dtype.type(1 / math.sqrt(q.shape[-1]))
+        self._through_the_softmax(s, weights, q.shape[-1])
         q_b[...] = xp.matmul(s, k)
         k_b[...] = xp.matmul(s.swapaxes(2, 3), q)
 
@@ -157,8 +155,12 @@ class Attention:
         (mixed,) = self._heads(out, 1)
         s = xp.matmul(q_moved, k.swapaxes(2, 3))
         s += xp.matmul(q, k_moved.swapaxes(2, 3))
-        s *= weights.dtype.type(1 / math.sqrt(q.shape[-1]))
-        s -= (s * weights).sum(axis=-1, keepdims=True)
-        s *= weights
+        self._through_the_softmax(s, weights, q.shape[-1])
         mixed[...] = xp.matmul(s, v)
         mixed += xp.matmul(weights, v_moved)
+
+    def _through_the_softmax(self, s: Any, weights: Any, d: int) -> None:
+        """Multiply `s` in place by the derivative of W in Q Kᵀ, which is symmetric: W ⊙ (s − Σ W ⊙ s)/√d."""
+        s -= (s * weights).sum(axis=-1, keepdims=True)
+        s *= weights
+        s *= weights.dtype.type(1 / math.sqrt(d))
