@@ -269,7 +269,11 @@ class EngineGate:
         return (Summed((self.weight,), {name: stage[name] for name in ("b", "x", "slope")}, total),)
 
 
-GATED = Sequential((Linear(3, 4), Gate(4), Linear(4, 4), MeanOverPositions(), Linear(4, 3)))
+def gated(width: int) -> Sequential:
+    return Sequential((Linear(3, width), Gate(width), Linear(width, width), MeanOverPositions(), Linear(width, 3)))
+
+
+GATED = gated(4)
 
 
 @pytest.fixture
@@ -281,11 +285,11 @@ def with_gates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sequential.BUILDERS, "gate", lambda _, name, __: EngineGate(f"{name}.weight"))  # type: ignore[misc]
 
 
-def gated_step(n: int = 4) -> Step:
-    generator, params = np.random.default_rng(1), GATED.init(0)
+def gated_step(width: int = 4, positions: int = 4, n_val: int = 3) -> Step:
+    generator, params = np.random.default_rng(1), gated(width).init(0)
     state = AdamState(3, *({name: 0.1 + 0.1 * generator.random(p.shape) for name, p in params.items()} for _ in "mv"))
-    data = reals((4, 3), None)
-    return Step(GATED, params, Adam(0.01), state, data(n, 2), data(3, 3))
+    data = reals((positions, 3), None)
+    return Step(gated(width), params, Adam(0.01), state, data(4, 2), data(n_val, 3))
 
 
 @on_each_device
@@ -306,6 +310,13 @@ def test_a_layer_without_a_capture(device: Any, dtype: Any, options: dict[str, A
     for micro_batch in (None, 3):
         got = forward(step, device, dtype, micro_batch=micro_batch, **options)
         assert_differences(got, step, dtype, **options)
+
+
+@pytest.mark.usefixtures("with_gates")
+def test_scores_of_sgd_where_pairs_would_be_cheaper() -> None:
+    """Pairs of samples need captures too."""
+    step, options = gated_step(40, 1, 1), {"slope": "sgd", "gradient": "start"}
+    assert_differences(forward(step, **options), step, "float64", **options)
 
 
 @pytest.mark.usefixtures("with_gates")
