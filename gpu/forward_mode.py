@@ -41,7 +41,7 @@ def best_move(dtype: Any) -> float:
     Rounding costs ε/δ. Truncation costs δ² where the loss is smooth, so that ε^(1/3) would be best, and δ where it has
     kinks, as with ReLU or max pooling, so that ε^(1/2) would be: this is their geometric mean.
     """
-    return float(np.finfo(dtype).eps) ** (5 / 12)
+    return math.pow(np.finfo(dtype).eps, 5 / 12)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from adamshap.reference.contract import Array, Batch, Function, Model, Params, S
 
 __all__ = ["directional_derivatives", "forward_dot_products"]
 
-MOVE = np.finfo(np.float64).eps ** 0.2
+MOVE = float(np.finfo(np.float64).eps) ** 0.2
 """Largest move of a loss in a difference of fourth order, in units of the largest loss: truncation, of the order of
 MOVE⁴, and rounding, ε/MOVE, are then equal."""
 
@@ -106,7 +106,7 @@ def _differences(losses: Callable[[Params], Any], params: Params, direction: Par
     def central(h: float) -> Array:
         ends = [{name: p + side * h * direction[name] for name, p in params.items()} for side in (1, -1)]
         up, down = (np.asarray(losses(end), np.float64) for end in ends)
-        return (up - down) / (2 * h)  # type: ignore[no-any-return]
+        return (up - down) / (2 * h)
 
     size = float(np.abs(np.asarray(losses(params))).max()) or 1.0
     h, largest = MOVE * (own or 1.0) / length, FARTHEST * (own or 1.0) / length

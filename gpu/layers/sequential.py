@@ -124,8 +124,8 @@ class SequentialStack:
         """Add the derivative of each row's weighted loss along `direction`: that of the output, times its gradient."""
         tangent, b = run_tangents(context, params, direction, workspace.stages, None), workspace.output
         if tangent is not None:
-            rows = (array.reshape(len(b), math.prod(b.shape[1:])) for array in (b, tangent))
-            context.ops.row_dot(*rows, None, out)
+            b, tangent = (array.reshape(len(b), math.prod(b.shape[1:])) for array in (b, tangent))
+            context.ops.row_dot(b, tangent, None, out)
 
     def forward(self, context: EngineContext, workspace: SequentialWorkspace, params: Mapping[str, Any]) -> None:
         """Compute every layer's arrays, and the model's output in the array of its gradient."""
