@@ -40,7 +40,7 @@ class Game:
 
     @classmethod
     def of(cls, case: Case, loss: MarginalLoss, *, clip_each: bool = False) -> "Game":
-        """Return the game of a case, with one of `MARGINAL_LOSSES`; `clip_each` clips every coalition by its own norm."""
+        """Return the game of a case, with one of `MARGINAL_LOSSES`; `clip_each` clips each coalition anew."""
         context, batch = case.context, case.batch
         workspace = context.stack.workspace(context, "valid", batch.valid_x)
         validation = context.stack.run(context, workspace, case.state.theta, batch.valid_y, 1 / batch.n_val)

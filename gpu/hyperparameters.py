@@ -62,14 +62,6 @@ class Hyperparameters:
         """η of each parameter."""
         return {name: scalars.lr for name, scalars in self.scalars.items()}
 
-    def one_beta1(self) -> float:
-        """Return β1; refuse parameters that do not share it."""
-        found = {scalars.b1 for scalars in self.scalars.values()}
-        if len(found) > 1:
-            got = ", ".join(f"{beta1:g}" for beta1 in sorted(found))
-            refuse("Adam.betas[0]", f"{got} with credit 'carry'", "one β1 for all parameters")
-        return found.pop()
-
 
 def refuse_previous(step: Step) -> None:
     """Refuse the denominator "previous" with L2 decay: it has no term in the momentum, which A'(d) has."""

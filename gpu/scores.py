@@ -184,8 +184,8 @@ def two_term_scorer(
 ) -> Scorer:
     """Return the scorer of both terms of "two_term": S with x, and R with sign(x) √|x|.
 
-    The slopes are those for c x, c being `factor`, and scores are multiplied by c later: as the signed root of c x is √c
-    times that of x, the second term is divided by √c here.
+    The slopes are those for c x, c being `factor`, and scores are multiplied by c later. The signed root of c x is √c
+    times that of x, so that the second term is divided by √c here.
     """
     score_own, score_roots = (slope_scorer(context, task, validation, slope) for slope in slopes)
 

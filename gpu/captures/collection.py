@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Capture
+from adamshap.gpu.captures.dense import Dense
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import refuse
 
@@ -69,6 +70,12 @@ class Captures:
         losses = None if self.losses is None else self.losses[which]
         return Captures(tuple(capture.rows(which) for capture in self.uses), losses)
 
+    def of(self, names: Collection[str]) -> Captures:
+        """Return the captures of the parameters in `names` alone."""
+        if all(name in names for capture in self.uses for name in capture.names):
+            return self
+        return Captures(tuple(part for capture in self.uses for part in _parts(capture, names)))
+
     def weighted(self, weights: Float[Array, "n 1"]) -> Captures:
         """Return the captures of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return Captures(tuple(capture.weighted(weights) for capture in self.uses), self.losses)
@@ -104,3 +111,14 @@ class Captures:
                 for number, capture in enumerate(self.uses)
             )
         )
+
+
+def _parts(capture: Any, names: Collection[str]) -> Iterator[Capture]:
+    """Yield the captures of those of its parameters that are in `names`: a bias's x_i, if alone, is an array."""
+    used = [name for name in capture.names if name in names]
+    if len(used) == len(capture.names):
+        yield capture
+    elif used == [capture.weight]:
+        yield replace(capture, bias=None)
+    elif used:
+        yield Dense(capture.bias, capture.form(capture.bias))

@@ -47,7 +47,8 @@ class Kernels(Protocol):
         gamma : array or None
             Validation gradient that the slope is multiplied by.
         blend : float
-            Position of ``out.point`` on the segment from ``θ − ηλθ − A(0)`` (0), with L2 decay ``θ − A(d)``, to ``θ⁺`` (1).
+            Position of ``out.point`` on the segment from ``θ − ηλθ − A(0)`` (0) to ``θ⁺`` (1). With L2 decay it
+            starts at ``θ − A(d)``.
         """
 
     def momentum_split(

@@ -16,9 +16,10 @@ X is never computed as that difference where a and b have one sign. As (r_a r_b)
 
     X = κ (κ + q a² + q b²) / (r_a r_b + q a b)  where a b > 0,   else   X = r_a r_b + q |a b|:
 
-every term of k's factor is then non-negative. a + b is 2c, exactly, as a and b come as c ± h. With L2 decay λ₂ all of A,
-a, b and the largest part are those of d + g, d = λ₂ θ: d is added last, so that b is d itself where c = h. The result is
-brought to one fraction; with T = M + ε its denominators D/T lie between 0 and 1, and nothing overflows before the result does.
+every term of k's factor is then non-negative. a + b is 2c, exactly, as a and b come as c ± h. L2 decay d = λ₂ θ, which
+A receives too, is added to both of them last, so that b is d itself where c = h; M is then at least √q |d|. The result
+is brought to one fraction; with T = M + ε its denominators D/T are at most a few, and nothing overflows before the result
+does.
 
 The split ``A(g) ≈ M ⊙ m + S ⊙ g`` (docs/method.md 6):
 
