@@ -18,8 +18,8 @@ X is never computed as that difference where a and b have one sign. As (r_a r_b)
 
 every term of k's factor is then non-negative. a + b is 2c, exactly, as a and b come as c ± h. L2 decay d = λ₂ θ, which
 A receives too, is added to both of them last, so that b is d itself where c = h; M is then at least √q |d|. The result
-is brought to one fraction; with T = M + ε its denominators D/T are at most a few, and nothing overflows before the result
-does.
+is brought to one fraction; with T = M + ε its denominators D/T are at most a few, and nothing overflows before the
+result does.
 
 The split ``A(g) ≈ M ⊙ m + S ⊙ g`` (docs/method.md 6):
 
