@@ -592,29 +592,30 @@ _OPTIMISER = (
     Fault("slope-from-0-cuda", "rest = root_q * (l2 * theta);", "rest = T(0);", "l2", "cuda", CUDA),
     Fault(
         "moments-without-decay-numba",
-        "ge, me, ve = g_[e] + l2 * theta_[e], m_[e], v_[e]",
-        "ge, me, ve = g_[e], m_[e], v_[e]",
+        "ge, me, ve = g_[e] + l2 * theta_[e] if decays else g_[e], m_[e], v_[e]\n                    rho",
+        "ge, me, ve = g_[e], m_[e], v_[e]\n                    rho",
         "l2",
     ),
     Fault(
         "moments-without-decay-cuda", "new_m = b1 * m + d1 * received;", "new_m = b1 * m + d1 * g;", "l2", "cuda", CUDA
     ),
-    Fault("rest-without-decay-numba", "lr * (first + k * rest) / at_rest", "lr * first / at_rest", "l2"),
-    Fault("denominator-at-rest-without-decay-numba", "if decays else rho) + eps", "if False else rho) + eps", "l2"),
+    Fault("rest-without-decay-numba", "lr * (first + k * rest) / (_safe", "lr * first / (_safe", "l2"),
+    Fault("denominator-at-rest-without-decay-numba", "root_q * abs(rest), tiny) + eps)", "zero, tiny) + eps)", "l2"),
     Fault("rest-without-decay-cuda", "lr * (mu * m + k * decay) /", "lr * (mu * m) /", "l2", "cuda", CUDA),
     Fault(
         "decay-rounded-to-the-gradient",
-        "a, b, of_mu = c + h + rest, c - h + rest,",
-        "a, b, of_mu = c + rest + h, c + rest - h,",
+        "a, b, c = a + w[DECAY + e], b + w[DECAY + e], c + w[DECAY + e]",
+        "a, b, c = w[DECAY + e] + c + h, w[DECAY + e] + c - h, c + w[DECAY + e]",
         "l2",
     ),
     Fault("linearized-at-0", "if l2 and self.kind ==", "if False and self.kind ==", "l2"),
     Fault(
-        "frozen-without-decay-numba", "size = root_q * abs(g_[e] + l2 * theta_[e])", "size = root_q * abs(g_[e])", "l2"
+        "frozen-without-decay-numba",
+        "size = root_q * abs(g_[e] + l2 * theta_[e] if decays else",
+        "size = root_q * abs(g_[e] if decays else",
+        "l2",
     ),
-    Fault(
-        "split-without-decay-numba", "w[RECEIVED + e] += l2 * theta_[e]", "w[RECEIVED + e] += zero * theta_[e]", "l2"
-    ),
+    Fault("split-without-decay-numba", "w[RECEIVED + e] = g_[e] + l2 * theta_[e]", "w[RECEIVED + e] = g_[e]", "l2"),
     Fault(
         "split-without-decay-cuda",
         '"T received = g + l2 * theta;"',
