@@ -24,7 +24,7 @@ from adamshap.gpu.kernels.plan import SPLIT_SLOPES, adam_scalars, split_plan
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.momentum import FORGOTTEN
 from adamshap.gpu.state import State
-from adamshap.reference import Adam, Batch, Network
+from adamshap.reference import Adam, AdamGroups, Batch, Network
 from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients
 from adamshap.reference.contract import GRADIENTS, Array, Estimator, Run, RunConfig
@@ -322,6 +322,24 @@ def test_a_windows_memory_does_not_grow_with_the_run() -> None:
     assert len(order) > 100
     assert max(held[10:]) == momentum.length * momentum.later  # batches paid at its end have left
     assert momentum.length * momentum.later >= 4
+
+
+def test_each_beta1_has_a_window_of_its_own() -> None:
+    """Batches stay for the longest window, sums of each β1 for its own: a β1 of 0 keeps none."""
+    adams = [Adam(0.01, (beta1, 0.99)) for beta1 in (0.5, 0.0, 0.8)]
+    groups = AdamGroups((("0.bias", adams[0]), ("1.weight", adams[1])), adams[2])
+    config = dataclasses.replace(problem(epochs=30), adam=groups)
+    context = context_for(config.network, pick_backend("cpu", "float64"))
+    carrier = carry.Carrier.of(context, config, data_of(context, config), len(list(config.order())), 4)
+    short, long = sorted(carrier.momenta, key=lambda momentum: momentum.beta1)
+    assert (short.names, long.names) == (("0.bias",), ("0.weight", "1.bias"))
+    assert ((short.length, short.later), (long.length, long.later)) == ((1, 4), (3, 2))
+    held: list[tuple[int, ...]] = []
+    run_through(carrier, lambda: held.append((len(carrier.pending), *(len(one.blocks) for one in (short, long)))))
+    assert tuple(max(column) for column in zip(*held, strict=True)) == (long.steps - 1, short.later, long.later + 1)
+    size = {name: np.prod(shape) for name, shape in config.network.shapes.items()}
+    sums = 5 * size["0.bias"] + 3 * (size["0.weight"] + size["1.bias"])
+    assert carrier.kept_bytes(3) == 8 * sums + long.steps * carrier.kept.bytes(3)
 
 
 def data_of(context: EngineContext, config: RunConfig) -> Data:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import assert_scores, in_each_dtype, on_each_device
+from engine_devices import DEVICES, assert_scores, in_each_dtype, on_each_device
 
 import adamshap.gpu as engine
 import adamshap.reference as oracle
@@ -191,6 +191,18 @@ def test_a_run_resumes_with_the_same_bits(dtype: Any, credit: Any) -> None:
             np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
     with pytest.raises(ValueError, match="differs in adam"):
         engine.attribute(NET, replace(adam, norm=0.4), *data(), **options, resume=kept[0])
+
+
+@pytest.mark.parametrize("device", [DEVICES[1]])
+def test_a_clipped_step_waits_for_no_device(device: Any) -> None:
+    import cupyx
+
+    case = Case.of(step(CLIPPED), device, "float32")
+    context, estimator = case.context, Estimator("two_term")
+    with context.at_work():
+        for may_wait in (True, False):  # the first step compiles
+            with cupyx.allow_synchronize(may_wait):
+                attribute_step(context, case.adam, case.state, case.batch, case.weight, estimator, case.fresh())
 
 
 # --- the norm

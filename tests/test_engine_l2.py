@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_devices import assert_scores, in_each_dtype, on_device, on_each_device
+from layer_models import MODELS
 from test_engine_clipping import NET, RUN, data, step
 
 import adamshap.gpu as engine
@@ -209,6 +210,29 @@ def test_runs_are_the_oracles(device: Any, dtype: Any, slope: Any) -> None:
             if theirs is not None:
                 scale = max(np.abs(theirs).max(), np.abs(wanted.scores).max())
                 assert_within(ours, theirs, rounding(scale, 300, dtype), name)
+
+
+@on_each_device
+@pytest.mark.parametrize("credit", ["step", "carry"])
+def test_runs_of_a_tied_transformer_are_the_oracles(device: Any, credit: Any) -> None:
+    """Biases have another β1 than their weights, the tied embedding and the gains L2 decay."""
+    model, batch = MODELS["tied transformer"]
+    adam = Clipped(AdamGroups((("*bias", Adam(0.02, (0.6, 0.99), 1e-3)),), Adam(0.01, eps=1e-3, l2=0.1)), 0.5)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 3, "slope": "secant", "credit": credit}
+    wanted = oracle.attribute(model, adam, batch(7, 4), batch(3, 5), **options)
+    how: dict[str, Any] = {"device": device, "dtype": "float64"}
+    got = engine.attribute(
+        model, adam, batch(7, 4), batch(3, 5), **options, **how, carry_window=6 if credit == "carry" else None
+    )
+    for name in ("scores", "sgd_scores", "decay"):
+        ours, theirs = getattr(got, name), getattr(wanted, name)
+        if theirs is not None:
+            assert_within(ours, theirs, rounding(np.abs(theirs).max(), 10_000), name)
+    if credit == "carry":
+        part = engine.attribute(model, adam, batch(7, 4), batch(3, 5), **options, **how, carry_window=1)
+        total = wanted.scores.sum() + wanted.decay.sum()
+        assert_within(part.scores.sum() + part.decay.sum(), total, rounding(np.abs(wanted.scores).sum(), 10_000), "sum")
+        assert part.truncated.min() > 0
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, None])

@@ -116,9 +116,11 @@ class Captures:
 def _parts(capture: Any, names: Collection[str]) -> Iterator[Capture]:
     """Yield the captures of those of its parameters that are in `names`: a bias's x_i, if alone, is an array."""
     used = [name for name in capture.names if name in names]
+    if not used:
+        return
     if len(used) == len(capture.names):
         yield capture
     elif used == [capture.weight]:
         yield replace(capture, bias=None)
-    elif used:
+    else:
         yield Dense(capture.bias, capture.form(capture.bias))

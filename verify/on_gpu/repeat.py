@@ -18,7 +18,7 @@ from adamshap.verify.on_gpu.plan import Setting, Task
 
 __all__ = ["tasks"]
 
-CLIPPED = Clipped(Schedule(AdamGroups((("*.bias", Adam(betas=(0.8, 0.99))),), Adam(l2=0.1)), warmup=1), 0.1)
+CLIPPED = Clipped(Schedule(AdamGroups(((("*.bias",), Adam(betas=(0.8, 0.99))),), Adam(l2=0.1)), warmup=1), 0.1)
 RUNS: dict[str, dict[str, Any]] = {
     "random_order": {},
     "exact variance": {"variance": "exact"},

@@ -97,7 +97,7 @@ def step(activation: Any = "relu", loss: Any = "cross_entropy", sizes: tuple[int
 
 def clipped_step() -> Step:
     """Return such a step of an optimiser with groups, L2 decay and clipping."""
-    groups = AdamGroups((("*.bias", Adam(lr=0.02, betas=(0.8, 0.99), weight_decay=0.1)),), Adam(lr=0.01, l2=0.3))
+    groups = AdamGroups(((("*.bias",), Adam(lr=0.02, betas=(0.8, 0.99), weight_decay=0.1)),), Adam(lr=0.01, l2=0.3))
     return replace(step(), adam=Clipped(Schedule(groups, warmup=10), 0.1))
 
 
