@@ -306,7 +306,7 @@ class Carrier:
         """
         backend, beta1 = self.context.backend, momentum.beta1
         for batch in self._batches(block, momentum.length):
-            captures = self._captures(batch).of(momentum.names)
+            captures = self._captures(batch).of(self.context, momentum.names)
             if owed is not None:
                 out = backend.xp.zeros(len(batch.where), backend.dtype)
                 contract(self.context, captures, owed, out)

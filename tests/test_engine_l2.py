@@ -142,7 +142,7 @@ def test_decay_arrives_with_the_samples(implementation: Any, device: Any, dtype:
 def test_a_decay_far_below_the_gradient_keeps_its_digits(implementation: Any, device: Any) -> None:
     """At t = 1 and without ε the slope from d to d + g is 1/g − …, in which d must not be rounded to g's digits."""
     backend, dtype, adam = pick_backend(device, "float32"), np.float32, Adam(1.0, (0.0, 0.0), 1e-30, l2=1.0)
-    g, theta, zero = (on_device(device, np.full((1, 1), number, dtype)) for number in (1.0, -3e-8, 0.0))
+    g, theta, zero = (on_device(device, np.full((1, 1), number, dtype)) for number in (1.0, -1e-9, 0.0))
     new = ParameterState(*(backend.xp.empty_like(g) for _ in range(3)))
     out = FusedStepOut(new, None, backend.xp.empty_like(g))
     plan, norms = slope_plan("secant", NODES, 2), GradientNorms(2)

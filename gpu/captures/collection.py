@@ -70,11 +70,11 @@ class Captures:
         losses = None if self.losses is None else self.losses[which]
         return Captures(tuple(capture.rows(which) for capture in self.uses), losses)
 
-    def of(self, names: Collection[str]) -> Captures:
+    def of(self, context: EngineContext, names: Collection[str]) -> Captures:
         """Return the captures of the parameters in `names` alone."""
         if all(name in names for capture in self.uses for name in capture.names):
             return self
-        return Captures(tuple(part for capture in self.uses for part in _parts(capture, names)))
+        return Captures(tuple(part for capture in self.uses for part in _parts(context, capture, names)))
 
     def weighted(self, weights: Float[Array, "n 1"]) -> Captures:
         """Return the captures of each ``weights[i] x_i``; `weights` is (n, 1)."""
@@ -113,7 +113,7 @@ class Captures:
         )
 
 
-def _parts(capture: Any, names: Collection[str]) -> Iterator[Capture]:
+def _parts(context: EngineContext, capture: Any, names: Collection[str]) -> Iterator[Capture]:
     """Yield the captures of those of its parameters that are in `names`: a bias's x_i, if alone, is an array."""
     used = [name for name in capture.names if name in names]
     if not used:
@@ -122,5 +122,9 @@ def _parts(capture: Any, names: Collection[str]) -> Iterator[Capture]:
         yield capture
     elif used == [capture.weight]:
         yield replace(capture, bias=None)
-    else:
+    elif hasattr(capture, "form"):
         yield Dense(capture.bias, capture.form(capture.bias))
+    else:  # by what every capture has
+        xp, units = context.backend.xp, slice(0, context.shapes[capture.bias][0])
+        samples = (capture.rows(slice(i, i + 1)) for i in range(capture.n))
+        yield Dense(capture.bias, xp.stack([sample.sum_of(xp, capture.bias, units) for sample in samples]))
