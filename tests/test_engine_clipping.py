@@ -37,7 +37,7 @@ from adamshap.verify.tolerance import assert_within, rounding
 
 NET, N, N_VAL = Network((4, 6, 3), "tanh"), 9, 4
 PLAIN = Adam(0.02, (0.9, 0.99), 1e-4, 1e-8, weight_decay=0.1)
-GROUPS = AdamGroups((("*.bias", Adam(0.05, (0.6, 0.9), 1e-3)),), PLAIN)
+GROUPS = AdamGroups((("*.bias", Adam(0.05, (0.8, 0.9), 1e-3)),), PLAIN)
 TIGHT = 0.05
 """A norm that every gradient here exceeds."""
 CLIPPED = Clipped(Schedule(GROUPS, "linear", steps=40), TIGHT)
