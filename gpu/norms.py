@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from adamshap.gpu.arrays import as_matrix
 from adamshap.gpu.captures import Captures, RootSquares
 from adamshap.gpu.captures.roots import sample_roots
 from adamshap.gpu.clipping import multiply
@@ -26,8 +27,7 @@ class Norms(dict[str, RootSquares]):
             row = found.row[units]
             row = row * row.dtype.type(1 / math.sqrt(n))
             return GradientNorms(n, row if found.own is None else row * found.correction(), found.col)
-        root = found.root[units]
-        return GradientNorms(n, root=root if root.ndim == 2 else root[None, :])
+        return GradientNorms(n, root=as_matrix(found.root[units]))
 
     def clip(self, context: EngineContext, factor: Any) -> None:
         """Multiply all norms by `factor`, that of the clipped gradient."""

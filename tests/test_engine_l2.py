@@ -214,9 +214,10 @@ def test_runs_are_the_oracles(device: Any, dtype: Any, slope: Any) -> None:
 
 @on_each_device
 @pytest.mark.parametrize("credit", ["step", "carry"])
-def test_runs_of_a_tied_transformer_are_the_oracles(device: Any, credit: Any) -> None:
-    """Biases have another β1 than their weights, the tied embedding and the gains L2 decay."""
-    model, batch = MODELS["tied transformer"]
+@pytest.mark.parametrize("name", ["tied transformer", "convnet"])
+def test_runs_of_layers_are_the_oracles(device: Any, name: str, credit: Any) -> None:
+    """Biases have another β1 than their weights, which have L2 decay: kernels, the tied embedding, gains."""
+    model, batch = MODELS[name]
     adam = Clipped(AdamGroups((("*bias", Adam(0.02, (0.6, 0.99), 1e-3)),), Adam(0.01, eps=1e-3, l2=0.1)), 0.5)
     options: dict[str, Any] = {"epochs": 2, "batch_size": 3, "slope": "secant", "credit": credit}
     wanted = oracle.attribute(model, adam, batch(7, 4), batch(3, 5), **options)
@@ -224,10 +225,10 @@ def test_runs_of_a_tied_transformer_are_the_oracles(device: Any, credit: Any) ->
     got = engine.attribute(
         model, adam, batch(7, 4), batch(3, 5), **options, **how, carry_window=6 if credit == "carry" else None
     )
-    for name in ("scores", "sgd_scores", "decay"):
-        ours, theirs = getattr(got, name), getattr(wanted, name)
+    for array in ("scores", "sgd_scores", "decay"):
+        ours, theirs = getattr(got, array), getattr(wanted, array)
         if theirs is not None:
-            assert_within(ours, theirs, rounding(np.abs(theirs).max(), 10_000), name)
+            assert_within(ours, theirs, rounding(np.abs(theirs).max(), 10_000), array)
     if credit == "carry":
         part = engine.attribute(model, adam, batch(7, 4), batch(3, 5), **options, **how, carry_window=1)
         total = wanted.scores.sum() + wanted.decay.sum()

@@ -27,17 +27,25 @@ from adamshap.reference.contract import (
     MARGINALS,
     SLOPES,
     TWO_TERM,
+    Activation,
     Adam,
     AdamGroups,
     AdamState,
     Array,
+    AvgPool2d,
     Batch,
     Clipped,
+    Conv2d,
+    Flatten,
+    Linear,
     Network,
     Run,
     RunConfig,
     Schedule,
+    Sequential,
     Step,
+    convnet,
+    transformer,
 )
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, implementation
@@ -53,6 +61,20 @@ __all__ = ["tasks", "tf32"]
 DTYPES = ("float32", "float64")
 SIZES = (5, 7, 6, 3)
 N, N_VAL = 9, 3
+VOCAB, POSITIONS, IMAGE, CLASSES = 7, 4, (2, 5, 6), 3
+STACKS = {
+    "transformer": transformer(vocab=VOCAB, context=POSITIONS, width=8, depth=1, heads=2),
+    "convnet": convnet(image=IMAGE, channels=(4, 6), outputs=CLASSES),
+    "convolutions in groups": Sequential(
+        (
+            Conv2d(2, 4, (3, 2), (2, 1), (1, 2), groups=2),
+            Activation("gelu"),
+            AvgPool2d((2, 3), (1, 2)),
+            Flatten(),
+            Linear(4 * 2 * 4, CLASSES),
+        )
+    ),
+}
 ENGINE = implementation(Engine("cuda"), "the engine on CUDA")
 ask = asker(ENGINE)
 agrees = next(one.check for one in PROPERTIES if one.kind == "agreement")
@@ -67,6 +89,8 @@ def tasks(setting: Setting) -> list[Task]:
         case = step(activation, loss)
         found += [_task(f"{activation}, {loss}, {dtype}", case, _layer_queries(), dtype) for dtype in DTYPES]
     found += [_task(f"clipped, with L2 decay, {dtype}", clipped_step(), _slope_queries(), dtype) for dtype in DTYPES]
+    for name, model in STACKS.items():
+        found += [_task(f"{name}, {dtype}", stack_step(model), _stack_queries(), dtype) for dtype in DTYPES]
     found += [
         Task(f"momentum's credit, {slope}, {dtype}", _carry_task(slope, dtype))
         for slope, dtype in product(("frozen", "linearized", "tangent", "secant", "random_order"), DTYPES)
@@ -99,6 +123,20 @@ def clipped_step() -> Step:
     """Return such a step of an optimiser with groups, L2 decay and clipping."""
     groups = AdamGroups(((("*.bias",), Adam(lr=0.02, betas=(0.8, 0.99), weight_decay=0.1)),), Adam(lr=0.01, l2=0.3))
     return replace(step(), adam=Clipped(Schedule(groups, warmup=10), 0.1))
+
+
+def stack_step(model: Sequential) -> Step:
+    """Return a step of a stack of layers, with moments of ordinary size; only the first layer takes tokens."""
+    params, generator = model.init(0), np.random.default_rng(1)
+    m = {name: 0.02 * generator.standard_normal(p.shape) for name, p in params.items()}
+    v = {name: 4e-4 * generator.chisquare(3, p.shape) for name, p in params.items()}
+
+    def samples(n: int) -> Batch:
+        if model.layers[0].takes_tokens:
+            return Batch(*generator.integers(0, VOCAB, (2, n, POSITIONS)))
+        return Batch(generator.standard_normal((n, *IMAGE)), generator.integers(0, CLASSES, n))
+
+    return Step(model, params, Adam(lr=0.01, weight_decay=0.01), AdamState(7, m, v), samples(N), samples(N_VAL))
 
 
 def batch(net: Network, n: int, generator: np.random.Generator) -> Batch:
@@ -146,6 +184,12 @@ def _layer_queries() -> list[Query]:
 def _slope_queries() -> list[Query]:
     options = [{"slope": slope, "gradient": "midpoint"} for slope in (*SLOPES, TWO_TERM)]
     return [Query("update"), Query("influence"), *(Query("scores", each) for each in options)]
+
+
+def _stack_queries() -> list[Query]:
+    """Return queries that contract, compute σ, and pair samples with validation samples."""
+    by_sample = {"slope": "sgd", "gradient": "start", "per_validation": True}
+    return [*_layer_queries(), Query("scores", {"slope": "random_order"}), Query("scores", by_sample)]
 
 
 def _task(name: str, problem: Step, queries: list[Query], dtype: str, with_tf32: bool = False) -> Task:
