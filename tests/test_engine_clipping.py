@@ -78,6 +78,15 @@ def test_scores_are_the_oracles(device: Any, dtype: Any, slope: Any, gradient: A
 
 
 @in_each_dtype
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 4}, {"per_validation": True}])
+def test_scores_by_forward_mode_are_clipped_too(dtype: Any, options: dict[str, Any]) -> None:
+    one = step(CLIPPED)
+    got = engine.scores(one, "secant", **options, contraction="forward", device="cpu", dtype=dtype)
+    options = {name: value for name, value in options.items() if name != "micro_batch"}
+    assert_scores(got, one, dtype, slope="secant", **options)
+
+
+@in_each_dtype
 @pytest.mark.parametrize("options", [{"per_validation": True}, {"efficient": True}, {"gradient": "path"}])
 @pytest.mark.parametrize("slope", ["random_order", "two_term"])
 def test_options_of_scores_are_the_oracles(dtype: Any, slope: Any, options: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "momentum's credit": {"credit": "carry"},
     "clipped groups with L2 decay": {"adam": CLIPPED},
     "momentum's credit of clipped groups with L2 decay": {"adam": CLIPPED, "credit": "carry"},
+    "forward mode": {"contraction": "forward"},
 }
 DTYPES = ("float32", "float64")
 FILE = "digests.json"
