@@ -48,6 +48,15 @@ def verify_command(
             " micro_batch; may be given twice. A TARGET declares it by the parameters of its scores.",
         ),
     ] = None,
+    supports: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="What COMMAND supports beyond perceptrons, such as sequential, stacks of layers; may be given several"
+            " times. A TARGET declares it by its attribute SUPPORTS.",
+        ),
+    ] = None,
     profile: Annotated[
         Literal["quick", "ci", "thorough"],
         typer.Option(help="Number of random cases: 15, 60 or 600 for each property."),
@@ -96,6 +105,10 @@ def verify_command(
             f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores; needs"
             " --command"
         )
+    if supports and command is None:
+        raise CommandError(
+            f"--supports: got {supports[0]!r} with a TARGET, which declares it by its attribute SUPPORTS; needs --command"
+        )
     tried = str(command if target is None else target)
     try:
         importlib.import_module("hypothesis")
@@ -119,7 +132,9 @@ def verify_command(
     try:
         if target is None:
             extras = frozenset(_EXTRAS[name] for name in offers or ())
-            outcomes, diagnosis = _try_command(tried, chosen, profile, dtype, seed, timeout, extras)
+            outcomes, diagnosis = _try_command(
+                tried, chosen, profile, dtype, seed, timeout, extras, frozenset(supports or ())
+            )
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             outcomes, diagnosis = _try_target(tried, chosen, profile, dtype, seed, timeout, in_process=in_process)
@@ -153,13 +168,21 @@ def _try_command(
     seed: int,
     timeout: float,
     extras: frozenset[str],
+    supports: frozenset[str],
 ) -> "tuple[list[Outcome], Diagnosis | None]":
     from adamshap.verify.checking import with_answers
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.process import check_command
 
     candidate, outcomes = check_command(
-        command, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout, extras=extras
+        command,
+        chosen,
+        profile=profile,
+        dtype=dtype,
+        seed=seed,
+        timeout=timeout,
+        extras=extras,
+        supports=supports,
     )
     # A command enforces its own time limit.
     return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=None)
