@@ -107,7 +107,8 @@ def verify_command(
         )
     if supports and command is None:
         raise CommandError(
-            f"--supports: got {supports[0]!r} with a TARGET, which declares it by its attribute SUPPORTS; needs --command"
+            f"--supports: got {supports[0]!r} with a TARGET, which declares it by its attribute SUPPORTS; needs"
+            " --command"
         )
     tried = str(command if target is None else target)
     try:
