@@ -53,14 +53,15 @@ function difference(c, a, b) {
 
 // --- one step --------------------------------------------------------------------------------------------------------
 
+const flatEach = (named) => Object.fromEntries(Object.entries(named).map(([name, array]) => [name, array.flat(Infinity)]));
+
 // A case with its arrays flat, t, and x: what each sample contributes to the gradient of its batch.
 function prepare(given) {
-  const flat = (named) => Object.fromEntries(Object.entries(named).map(([name, array]) => [name, array.flat(Infinity)]));
-  const theta = flat(given.params), n = given.train.x.length, w = given.reduction === "mean" ? 1 / n : 1;
+  const theta = flatEach(given.params), n = given.train.x.length, w = given.reduction === "mean" ? 1 / n : 1;
   const x = given.train.x.map((x_i, i) =>
     mapEach(sampleGradient(given.network, theta, x_i, given.train.y[i]), (number) => w * number),
   );
-  const step = { ...given, theta, m: flat(given.state.m), v: flat(given.state.v), t: given.state.step + 1, n, x };
+  const step = { ...given, theta, m: flatEach(given.state.m), v: flatEach(given.state.v), t: given.state.step + 1, n, x };
   return { ...step, g: addAll(x) };
 }
 
@@ -211,17 +212,31 @@ function updated(step, given) {
   };
   const named = { step: step.t };
   for (const [kind, group] of Object.entries(groups)) {
-    for (const [name, list] of Object.entries(group)) {
-      const like = given.params[name];
-      named[`${kind}.${name}`] = Array.isArray(like[0])
-        ? like.map((row, o) => list.slice(o * row.length, (o + 1) * row.length))
-        : list;
-    }
+    for (const [name, list] of Object.entries(group)) named[`${kind}.${name}`] = shapedLike(given.params[name], list);
+  }
+  return named;
+}
+
+// A flat list as rows, where the parameter has rows.
+const shapedLike = (like, list) =>
+  Array.isArray(like[0]) ? like.map((row, o) => list.slice(o * row.length, (o + 1) * row.length)) : list;
+
+// Σ_i x_i, ⟨direction, x_i⟩ and Σ_i x_i² of each parameter, where x_i is the gradient of the sample's own loss.
+function captures(given) {
+  const theta = flatEach(given.params), directions = flatEach(given.options.directions);
+  const x = given.train.x.map((x_i, i) => sampleGradient(given.network, theta, x_i, given.train.y[i]));
+  const sums = addAll(x), squares = addAll(x.map((x_i) => mapEach(x_i, (number) => number ** 2)));
+  const named = {};
+  for (const [name, like] of Object.entries(given.params)) {
+    named[`sum.${name}`] = shapedLike(like, sums[name]);
+    named[`dot.${name}`] = x.map((x_i) => dot({ P: directions[name] }, { P: x_i[name] }));
+    named[`squares.${name}`] = shapedLike(like, squares[name]);
   }
   return named;
 }
 
 export function answer(given) {
+  if (given.function === "captures") return captures(given);
   const step = prepare(given), options = given.options;
   switch (given.function) {
     case "update":

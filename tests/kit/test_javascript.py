@@ -54,7 +54,27 @@ KIT = (
     "large-additivity",
 )
 
+LAYERS = (
+    "linear",
+    "tied_linear",
+    "embedding",
+    "positions",
+    "layer_norm",
+    "rms_norm",
+    "attention",
+    "residual",
+    "activation",
+    "flatten",
+    "mean_over_positions",
+)
+"""All but convolution and pooling."""
+
+DECLARED = tuple(word for name in LAYERS for word in ("--supports", name))
+
 OF_STACKS = (
+    "sequential-captures-sum",
+    "sequential-captures-dot",
+    "sequential-captures-squares",
     "sequential-update",
     "sequential-utility",
     "sequential-marginals-shapley-exact",
@@ -122,14 +142,15 @@ def test_a_mistake_in_it_is_named_by_the_kit(node: str, broken: Path) -> None:
 
 
 def test_its_layers_pass_the_kit(node: str) -> None:
-    done = verify(node, SCRIPTS, "--supports", "sequential", *(word for name in OF_STACKS for word in ("--only", name)))
+    chosen = (word for name in OF_STACKS for word in ("--only", name))
+    done = verify(node, SCRIPTS, *DECLARED, "--offers", "captures", *chosen)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.count("passed") >= len(OF_STACKS)
 
 
 def test_a_mistake_in_its_losses_of_sequences_is_named_by_the_kit(node: str, tmp_path: Path) -> None:
     broken = changed(tmp_path, "model.mjs", ("labels.filter((label) => label !== -100).length", "1"))
-    done = verify(node, broken, "--supports", "sequential", *(word for name in OF_STACKS for word in ("--only", name)))
+    done = verify(node, broken, *DECLARED, "--only", "sequential-utility", "--only", "sequential-influence")
     assert (done.returncode, done.stderr) == (1, "")
     assert "losses summed over positions" in " ".join(done.stdout.split())
 

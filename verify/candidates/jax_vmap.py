@@ -195,7 +195,7 @@ def scores(
         gamma: Any = sum(w * problem.validation_gradients(theta) for theta, w in _points(problem, given))
         if not per_validation:
             gamma = gamma.mean(axis=0, keepdims=True)
-        values: Array = sum(x @ (gamma * coefficient).T for x, coefficient in _terms(problem, given))  # type: ignore[assignment]
+        values: Array = sum(x @ (gamma * coefficient).T for x, coefficient in _terms(problem, given))
         if efficient:
             empty, full = problem.after(np.zeros_like(problem.g)), problem.after(problem.g)
             gain = problem.validation_losses(empty) - problem.validation_losses(full)

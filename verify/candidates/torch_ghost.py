@@ -173,7 +173,11 @@ def _validation_gradient(
     start = {name: p.detach().clone() for name, p in names.items()}
     adam = adam_of(step)
     shrink = 1 - adam.lr * adam.weight_decay
-    rules = {"start": [(None, 1.0)], "midpoint": [(0.5, 1.0)], "path": path_rule(given.nodes[0])}
+    rules: dict[str, list[tuple[Any, float]]] = {
+        "start": [(None, 1.0)],
+        "midpoint": [(0.5, 1.0)],
+        "path": list(path_rule(given.nodes[0])),
+    }
     gamma = {name: torch.zeros_like(p) for name, p in start.items()}
     for fraction, weight in rules[given.gradient]:
         with torch.no_grad():

@@ -187,7 +187,7 @@ def scores(
     """Return ⟨Γ ⊙ S, x_i⟩, and with slope "two_term" also ⟨Γ ⊙ R, f(x_i)⟩."""
     given: Any = Estimator(slope, gradient, efficient, per_validation, nodes, denominator, kind)  # type: ignore[arg-type]
     problem = _Problem(step)
-    gamma = sum(w * problem.validation_gradients(theta) for theta, w in _points(problem, given))
+    gamma: Any = sum(w * problem.validation_gradients(theta) for theta, w in _points(problem, given))
     if not per_validation:
         gamma = gamma.mean(dim=0, keepdim=True)
     values = torch.zeros(step.n, len(gamma), dtype=gamma.dtype)
