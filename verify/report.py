@@ -145,12 +145,12 @@ def _left_out(report: Report) -> Iterator[str]:
     absent = [outcome.property.name for outcome in report.outcomes if outcome.status == "not offered"]
     if absent:
         yield f"Not offered: {', '.join(absent)}"
-    untold = [outcome for outcome in report.outcomes if outcome.undeclared]
-    if any(set(outcome.undeclared_layers) >= LAYERS.keys() for outcome in untold):
+    of_stacks = [outcome for outcome in report.outcomes if outcome.undeclared and outcome.undeclared_layers]
+    if any(set(outcome.undeclared_layers) >= LAYERS.keys() for outcome in of_stacks):
         yield "Not tried, as SUPPORTS names none of their layers: stacks of layers"
-    elif untold:
-        names = ", ".join(outcome.property.name for outcome in untold)
-        yield f"Not tried, as SUPPORTS does not name all layers that they need: {names}"
+    elif of_stacks:
+        needing = ", ".join(outcome.property.name for outcome in of_stacks)
+        yield f"Not tried, as SUPPORTS does not name all layers that they need: {needing}"
     yield from _layers(report)
     untried = [one.property.name for one in report.outcomes if one.status == "not tried" and not one.undeclared]
     if untried:

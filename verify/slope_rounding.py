@@ -82,9 +82,10 @@ def slope_rounding(step: Step, query: Query, dtype: npt.DTypeLike) -> Array | fl
     estimator = query.estimator if query.function == "scores" else None
     if estimator is not None and (estimator.slope == "sgd" or estimator.denominator == "previous"):
         return 0.0
-    exact = _parts(step, estimator)
-    noise, g_noise = _noise(step, estimator, exact, dtype)
-    values = _errors(step, estimator, exact, noise, g_noise)
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN is no bound: the error then counts as too large
+        exact = _parts(step, estimator)
+        noise, g_noise = _noise(step, estimator, exact, dtype)
+        values = _errors(step, estimator, exact, noise, g_noise)
     if estimator is not None and estimator.efficient:
         values = values + values.mean(axis=0)
     return values if estimator is not None and estimator.per_validation else values[:, 0]
@@ -146,4 +147,4 @@ def _terms(step: Step, estimator: Estimator | None, x: Params) -> list[tuple[Par
     if estimator is None:
         c = adam.step_coefficients(step)
         return [(x, {name: adam.divided_difference(c[name], g[name], g[name]) for name in x})]
-    return scoring.terms_of(step, estimator.slope, x, g, estimator.nodes, estimator.kind)  # type: ignore[arg-type]
+    return scoring.terms_of(step, estimator.slope, x, g, estimator.nodes, estimator.kind)

@@ -13,7 +13,6 @@ import pytest
 
 from adamshap.reference import Activation, Adam, AdamState, Batch, Linear, Network, Residual, RMSNorm, Sequential, Step
 from adamshap.reference.contract import Array
-from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.cases import CaseError, case_from_json, case_to_json, dumps, loads
 from adamshap.verify.checking import Outcome, check
 from adamshap.verify.diagnosis import Diagnosis, diagnose
@@ -27,6 +26,7 @@ from adamshap.verify.implementation import (
     answer,
     implementation,
 )
+from adamshap.verify.isolation import isolated
 from adamshap.verify.layer_captures import captures, random_directions
 from adamshap.verify.layer_checks import as_stack
 from adamshap.verify.layer_properties import LAYER_PROPERTIES
@@ -100,8 +100,8 @@ def test_a_place_has_the_layer_s_kind_and_number() -> None:
 
 
 def test_the_engine_s_layers_are_all_tried() -> None:
-    candidate = implementation(Engine("cpu"), "engine")
-    outcomes = check(candidate, [*OF_CAPTURES, BY_NAME["sequential-update"]], shrink_seconds=0)
+    with isolated("adamshap.verify.candidates.engine") as candidate:
+        outcomes = check(candidate, [*OF_CAPTURES, BY_NAME["sequential-update"]], shrink_seconds=0, timeout=None)
     assert {one.status for one in outcomes} == {"passed"}
     assert max(one.share for one in outcomes) > 0  # it computes by itself
     tried = layers_tried(Report("engine", "quick", "float64", 0, outcomes, None))

@@ -38,7 +38,7 @@ __all__ = ["SequentialDraws", "stacks"]
 LONG = tuple(size for size in EDGES if size <= 33)
 """Edges of sequences and heads: attention keeps their squares for each sample and head."""
 
-LOGITS = 1e3
+LOGITS = 1e4
 """Largest limit on logits: far beyond it a label's probability rounds to 1, and whole gradients to 0."""
 
 
