@@ -129,17 +129,6 @@ def test_sequences_of_one_model_differ_in_length_but_not_in_rank() -> None:
     assert input_shapes(Sequential((Embedding(3, 2), Positions(4, 2)), loss="mse")) == ((1,), (2,), (3,), (4,))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_pytorch_s_layers_give_no_false_alarm(dtype: str, seed: int) -> None:
-    from torch_stacks import candidate
-
-    outcomes = check(candidate(dtype), LAYER_PROPERTIES, dtype=dtype, seed=seed, shrink_seconds=0)
-    assert [(one.property.name, one.finding) for one in outcomes if one.status != "passed"] == []
-    assert sum(one.examples for one in outcomes) > 100
-    assert max(one.share for one in outcomes) > 1e-3  # it computes by itself
-
-
 def test_a_failing_step_shrinks() -> None:
     def ask(step: Any, query: Query) -> Any:
         right = ORACLE.ask(step, query)
