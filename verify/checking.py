@@ -85,7 +85,7 @@ class Outcome:
     ----------
     property : Property
     status : {"passed", "failed", "not offered", "not supported", "not tried"}
-        "not tried" after `MOST_HANGS` hangs, and for kinds of models that the candidate does not declare.
+        "not tried" after `MOST_HANGS` hangs, and for models and optimisers that the candidate does not declare.
     examples : int
         Number of cases tried, up to the first failure.
     seconds : float
@@ -99,7 +99,7 @@ class Outcome:
     share : float
         The largest share of its bound that an error took in the cases that passed.
     undeclared : bool
-        Whether it was not tried because the candidate does not declare its kind of models.
+        Whether it was not tried because the candidate does not declare its kind of models or its optimisers.
     """
 
     property: Property
@@ -188,7 +188,7 @@ def _check_one(
 ) -> Outcome:
     if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
-    if not one.takes_models_of(candidate):
+    if not one.is_declared_by(candidate):
         return Outcome(one, "not tried", 0, 0.0, undeclared=True)
     if patience.hangs >= MOST_HANGS:
         return Outcome(one, "not tried", 0, 0.0)

@@ -5,6 +5,10 @@ functions are not tested. A function may raise ``NotImplementedError("reason")``
 skipped, and the reason is reported. Two options of `scores` are only tried if its signature names them:
 ``micro_batch``, and ``kind``, which goes with the slope "two_term". Models other than perceptrons are only tried if its
 attribute ``SUPPORTS`` names their kind: ``SUPPORTS = ("sequential",)``.
+
+``SUPPORTS`` also names the features of optimisers that a candidate takes beyond one `Adam`: "groups" (`AdamGroups`),
+"schedule" (`Schedule`), "clip" (`Clipped`) and "l2" (``Adam.l2``). ``step.adam`` is then one of these descriptions, and
+``step.settings(name)`` has η, β1, β2, ε, ε_root, λ and λ₂ of one parameter at the step's t.
 """
 
 import importlib
@@ -82,7 +86,7 @@ class Implementation:
     extras : frozenset of str
         Options among `EXTRAS` that its `scores` takes.
     supports : frozenset of str
-        Kinds of models, besides perceptrons, that it takes.
+        Kinds of models, besides perceptrons, and features of optimisers that it takes.
     guard : Guard, optional
         Protection of the kit from its side effects. None if it cannot do harm: it runs in another process, or is the
         kit's own.

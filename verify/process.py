@@ -64,6 +64,7 @@ def check_command(
     timeout: float = 60.0,
     shrink_seconds: float = 10.0,
     extras: frozenset[str] = frozenset(),
+    supports: frozenset[str] = frozenset(),
 ) -> tuple[Implementation, list[Outcome]]:
     """Return `command` as an implementation, and the outcome of each property as in `checking.check`.
 
@@ -75,6 +76,8 @@ def check_command(
         Time limit of a process for all cases of a property, in seconds.
     extras : frozenset of str
         The `implementation.EXTRAS` that the command offers.
+    supports : frozenset of str
+        The kinds of models, besides perceptrons, and the features of optimisers that the command takes.
 
     Raises
     ------
@@ -82,11 +85,11 @@ def check_command(
         The command cannot be run at all.
     """
     candidate = CommandCandidate(command, timeout)
-    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask, extras, guard=None)
+    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask, extras, supports, guard=None)
     patience = Patience()
     outcomes = []
     for one in properties:
-        if not one.takes_models_of(implementation):
+        if not one.is_declared_by(implementation):
             outcomes.append(Outcome(one, "not tried", 0, 0.0, undeclared=True))
             continue
         if patience.hangs >= MOST_HANGS:
@@ -100,7 +103,7 @@ def check_command(
             options = {name: value for name, value in query.options.items() if name != "micro_batch"}
             return ORACLE.ask(step, Query(query.function, options))
 
-        recorder = Implementation("recorder", frozenset(FUNCTIONS), record, extras, guard=None)
+        recorder = Implementation("recorder", frozenset(FUNCTIONS), record, extras, supports, guard=None)
         check(recorder, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=0)
         sentence = ""
         try:

@@ -72,6 +72,8 @@ class Property:
         Cost of a case relative to an ordinary one; divides the number of cases.
     model : str
         The kind of its models, which a candidate has to support.
+    needs : frozenset of str
+        The features of its optimisers, some of `optimisers.FEATURES`, which a candidate has to support.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Property:
     extra: str = ""
     cost: int = 1
     model: str = PERCEPTRON
+    needs: frozenset[str] = frozenset()
 
     def is_about(self, candidate: Implementation) -> bool:
         """Return whether the candidate offers the function and the extra of the property."""
@@ -93,6 +96,14 @@ class Property:
     def takes_models_of(self, candidate: Implementation) -> bool:
         """Return whether the candidate supports the kind of models of the property."""
         return self.model == PERCEPTRON or self.model in candidate.supports
+
+    def takes_optimisers_of(self, candidate: Implementation) -> bool:
+        """Return whether the candidate supports the features of the property's optimisers."""
+        return self.needs <= candidate.supports
+
+    def is_declared_by(self, candidate: Implementation) -> bool:
+        """Return whether the candidate supports the models and the optimisers of the property."""
+        return self.takes_models_of(candidate) and self.takes_optimisers_of(candidate)
 
 
 def asker(candidate: Implementation, timeout: float | None = None) -> Asker:

@@ -31,7 +31,7 @@ def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     return compare_widening(case, got, wanted, enumerate(widening, start=-1), DRAWS)
 
 
-def _agree(
+def agree(
     ask: Asker, case: Case, got: Array, wanted: Array, base: Array, about: Case, dtype: npt.DTypeLike, factor: float = 1
 ) -> float:
     """Compare two of the candidate's own answers to `case`; `base` is its answer to the case `about`.
@@ -67,21 +67,21 @@ def scores_follow_samples(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float
     order = np.random.default_rng(case.seed).permutation(case.step.n)
     base = ask(case.step, case.query)["values"]
     shuffled = ask(replace(case.step, train=case.step.train.take(order)), case.query)["values"]
-    return _agree(ask, case, shuffled, base[order], base, case, dtype)
+    return agree(ask, case, shuffled, base[order], base, case, dtype)
 
 
 def equal_samples_score_equally(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """Compare the scores of a sample and its copy in one batch."""
     twice = replace(case.step, train=case.step.train.take(np.append(np.arange(case.step.n), 0)))
     base = ask(twice, case.query)["values"]
-    return _agree(ask, case, base[-1:], base[:1], base, replace(case, step=twice), dtype)
+    return agree(ask, case, base[-1:], base[:1], base, replace(case, step=twice), dtype)
 
 
 def validation_adds_up(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """Compare the mean over validation samples with the score against their mean loss."""
     each = Query("scores", dict(case.query.options) | {"per_validation": True})
     matrix, mean = ask(case.step, each)["values"], ask(case.step, case.query)["values"]
-    return _agree(ask, case, matrix.mean(axis=1), mean, matrix, replace(case, query=each), dtype)
+    return agree(ask, case, matrix.mean(axis=1), mean, matrix, replace(case, query=each), dtype)
 
 
 def efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -114,7 +114,7 @@ def rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> f
         adam=replace(adam, eps=n * adam.eps, eps_root=n**2 * adam.eps_root),
     )
     base = ask(mean, case.query)["values"]
-    return _agree(ask, case, ask(scaled, case.query)["values"], base, base, replace(case, step=mean), dtype)
+    return agree(ask, case, ask(scaled, case.query)["values"], base, base, replace(case, step=mean), dtype)
 
 
 def large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -130,7 +130,7 @@ def large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     wanted = k * ask(case.step, Query("scores", {"slope": "sgd", "gradient": "start"}))["values"]
     # Evaluating 1 − β^t directly magnifies its relative error by up to 1/(1 − β).
     got, factor = ask(step, case.query)["values"], 1 / (1 - beta1)
-    return _agree(ask, case, got, wanted, wanted, replace(case, step=step), dtype, factor)
+    return agree(ask, case, got, wanted, wanted, replace(case, step=step), dtype, factor)
 
 
 def a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -138,7 +138,7 @@ def a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DType
     step = replace(case.step, reduction="mean")
     twice = replace(step, train=step.train.take(np.tile(np.arange(step.n), 2)))
     base, doubled = ask(step, case.query)["values"], ask(twice, case.query)["values"]
-    return _agree(ask, case, 2 * doubled[: step.n], base, base, replace(case, step=step), dtype, factor=2)
+    return agree(ask, case, 2 * doubled[: step.n], base, base, replace(case, step=step), dtype, factor=2)
 
 
 def answers_are_repeatable(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -161,7 +161,7 @@ def micro_batches_change_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -
     whole = Query("scores", {name: value for name, value in case.query.options.items() if name != "micro_batch"})
     base = ask(case.step, whole)["values"]
     got = ask(case.step, case.query)["values"]
-    return _agree(ask, case, got, base, base, replace(case, query=whole), dtype)
+    return agree(ask, case, got, base, base, replace(case, query=whole), dtype)
 
 
 def inputs_are_untouched(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from adamshap.verify.checking import MOST_HANGS, Outcome, Status
 from adamshap.verify.diagnosis import Diagnosis
+from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.reproduction import snippet
 
 SCHEMA = 1
@@ -140,9 +141,11 @@ def _left_out(report: Report) -> Iterator[str]:
     absent = [outcome.property.name for outcome in report.outcomes if outcome.status == "not offered"]
     if absent:
         yield f"Not offered: {', '.join(absent)}"
-    undeclared = sorted({outcome.property.model for outcome in report.outcomes if outcome.undeclared})
-    if undeclared:
-        yield f"Not tried, as SUPPORTS does not name them: models of the kind {', '.join(undeclared)}"
+    undeclared = [outcome.property for outcome in report.outcomes if outcome.undeclared]
+    if kinds := sorted({one.model for one in undeclared} - {PERCEPTRON}):
+        yield f"Not tried, as SUPPORTS does not name them: models of the kind {', '.join(kinds)}"
+    if features := sorted({feature for one in undeclared for feature in one.needs}):
+        yield f"Not tried, as SUPPORTS does not name all of them: optimisers with {', '.join(features)}"
     untried = [one.property.name for one in report.outcomes if one.status == "not tried" and not one.undeclared]
     if untried:
         yield f"Not tried, after {MOST_HANGS} calls without an answer in time: {', '.join(untried)}"

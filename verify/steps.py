@@ -1,18 +1,21 @@
-"""Steps of the kit: with one set of settings, and with every real array cast or perturbed."""
+"""Steps of the kit: their common settings, and copies with every real array cast or perturbed."""
 
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.contract import Adam, AdamState, Array, Batch, Params, Step, of_kind, real_parts
+from adamshap.reference.contract import Adam, AdamState, Array, Batch, Params, Step, real_parts, refuse
 
 __all__ = ["adam_of", "in_dtype", "perturbed"]
 
 
 def adam_of(step: Step) -> Adam:
-    """Return the settings that all parameters of a step share: the kit has no other steps."""
-    return of_kind("Step.adam", step.adam, Adam)
+    """Return the settings that all parameters share at this step; refuse a step of groups that differ."""
+    first, *others = dict.fromkeys(step.settings(name) for name in step.params)
+    if others:
+        refuse("Step.adam", f"{1 + len(others)} different settings", "one set of settings for all parameters")
+    return first
 
 
 def in_dtype(step: Step, dtype: npt.DTypeLike) -> Step:
