@@ -8,10 +8,10 @@ A case is the step before it is taken and one call with it::
      "state": {"step": 0, "m": {"0.weight": [[...]], "0.bias": [...]}, "v": {...}},
      "params": {...}, "train": {"x": [[...]], "y": [...]}, "valid": {...}, "reduction": "mean"}
 
-A network of another kind than "perceptron" names it, by ``"kind"``. With groups of parameters, a schedule, clipping or L2
-decay, ``"optimizer"`` takes the place of ``"adam"`` (`optimiser_json`). Every option is written out, including defaults, so
-that a reader need not know them. An answer is an object from a name to a number or nested lists of numbers. Python
-writes the shortest decimals that give the same float64 back.
+A network of another kind than "perceptron" names it, by ``"kind"``. With groups of parameters, a schedule, clipping or
+L2 decay, ``"optimizer"`` takes the place of ``"adam"`` (`optimiser_json`). Every option is written out, including
+defaults, so that a reader need not know them. An answer is an object from a name to a number or nested lists of
+numbers. Python writes the shortest decimals that give the same float64 back.
 """
 
 import inspect

@@ -1,7 +1,8 @@
 """Hypothesis strategies for optimisers with groups, schedules, clipping and L2 decay.
 
 Each takes a step with one `Adam` and gives it one or more of `FEATURES`. The first choice of every draw is the plain
-optimiser, to which a failing case shrinks. The draws of plain steps come first and are those of `strategies.steps`.
+optimiser, to which a failing case shrinks. The kinds are drawn before the step: Hypothesis often takes the first choice
+for the last draws of a long case.
 """
 
 import math
@@ -22,10 +23,13 @@ __all__ = ["NORMS", "steps_with"]
 NORMS = (1e-12, 1e15)
 """Norms of gradients that are clipped: their squares, and those of a millionth, are within float32."""
 
-LAYOUTS = ("plain", "biases", "random", "random", "random", "one for each", "one for each", "one for each")
-L2 = ("none", "usual", "usual", "any", "any", "cancelling", "cancelling")
-SHAPES = ("none", "warm-up", "linear", "cosine", "after its end", "given factors")
-CLIPS = ("none", "half", "at the norm", "tiny", "just below", "usual", "huge")
+KINDS = {
+    "l2": ("none", "usual", "usual", "any", "any", "cancelling", "cancelling"),
+    "groups": ("none", "biases", "random", "random", "random", "one for each", "one for each", "one for each"),
+    "schedule": ("none", "warm-up", "linear", "cosine", "after its end", "given factors"),
+    "clip": ("none", "half", "at the norm", "tiny", "just below", "usual", "huge"),
+}
+"""Kinds of each feature; "none" leaves it out."""
 
 MOST_FACTORS = 20
 """Largest t for which a schedule gives a factor for each step."""
@@ -34,51 +38,49 @@ MOST_FACTORS = 20
 @st.composite
 def steps_with(draw: Any, of: st.SearchStrategy[Step], features: tuple[str, ...]) -> Step:
     """Return steps of `of` whose optimisers have `features`, some of `optimisers.FEATURES`."""
+    kinds = {name: draw(st.sampled_from(KINDS[name]), label=name) for name in KINDS if name in features}
     step: Step = draw(of)
     adam = step.adam
     if not isinstance(adam, Adam):
         raise TypeError(f"steps with one Adam, not {type(adam).__name__}")
-    if "l2" in features:
-        adam = _with_l2(draw, step, adam)
-    optimiser: Optimiser = adam
-    if "groups" in features:
-        optimiser = _in_groups(draw, adam, list(step.params), l2="l2" in features)
-    if "schedule" in features:
-        optimiser = _scheduled(draw, optimiser, step.state.next_step)
-    if "clip" in features:
-        optimiser = _clipped(draw, step, optimiser)
+    adam = _with_l2(draw, step, adam, kinds.get("l2", "none"))
+    optimiser: Optimiser = _in_groups(draw, adam, list(step.params), kinds.get("groups", "none"), l2="l2" in features)
+    optimiser = _scheduled(draw, optimiser, step.state.next_step, kinds.get("schedule", "none"))
+    optimiser = _clipped(draw, step, optimiser, kinds.get("clip", "none"))
     step = replace(step, adam=optimiser)
     assume(kind_of(step.net).draws.reach(step) <= FARTHEST)
     return step
 
 
-def _with_l2(draw: Any, step: Step, adam: Adam) -> Adam:
-    """Return the settings with λ₂ of 0, as in practice, of any size, or with λ₂ θ + g = 0 at one coordinate."""
-    kind = draw(st.sampled_from(L2), label="L2 decay")
+def _with_l2(draw: Any, step: Step, adam: Adam, kind: str) -> Adam:
+    """Return the settings with λ₂ of 0, as in practice, of any size, or with λ₂ θ near −g at one coordinate."""
     if kind == "none":
         return adam
     l2 = 0.0
     if kind == "cancelling":
         l2 = _cancelling(step, np.random.default_rng(draw(seeds, label="cancelling seed")))
-    if kind == "usual" or not 1e-6 <= l2 <= 1e3:
-        l2 = draw(st.sampled_from((0.1, 5e-4, 0.01)), label="λ2") if kind != "any" else draw(powers_of_ten(-6, 1.5))
+    if not 1e-6 <= l2 <= 1e3:  # of another kind, or nothing can cancel
+        sizes = powers_of_ten(-6, 1.5) if kind == "any" else st.sampled_from((0.1, 5e-4, 0.01))
+        l2 = draw(sizes, label="λ2")
     return replace(adam, weight_decay=0.0, l2=l2)
 
 
 def _cancelling(step: Step, generator: np.random.Generator) -> float:
-    """Return λ₂ for which λ₂ θ + g is 0 at a random coordinate, up to rounding; 0 if there is none."""
+    """Return λ₂ for which λ₂ θ + g is a thousandth of −g at a random coordinate; 0 if there is none.
+
+    Where it were 0 up to rounding, and v is 0, Adam's step would be the sign of a rounding error.
+    """
     g = models.batch_gradient(step)
     ratios = np.concatenate(
         [-np.divide(g[name], p, out=np.zeros_like(p), where=p != 0).ravel() for name, p in step.params.items()]
     )
     positive = ratios[ratios > 0]
-    return float(generator.choice(positive)) if positive.size else 0.0
+    return 1.001 * float(generator.choice(positive)) if positive.size else 0.0
 
 
-def _in_groups(draw: Any, adam: Adam, names: list[str], *, l2: bool) -> Adam | AdamGroups:
+def _in_groups(draw: Any, adam: Adam, names: list[str], layout: str, *, l2: bool) -> Adam | AdamGroups:
     """Return groups of the parameters `names`, with `adam` for those in none."""
-    layout = draw(st.sampled_from(LAYOUTS), label="groups")
-    if layout == "plain":
+    if layout == "none":
         return adam
     if layout == "biases":
         biases = tuple(name for name in names if name.endswith("bias"))
@@ -116,9 +118,8 @@ def _settings(draw: Any, adam: Adam, *, l2: bool) -> Adam:
     return other
 
 
-def _scheduled(draw: Any, optimiser: Optimiser, t: int) -> Optimiser:
+def _scheduled(draw: Any, optimiser: Optimiser, t: int, shape: str) -> Optimiser:
     """Return the optimiser with a schedule that is at one of its places at step `t`."""
-    shape = draw(st.sampled_from(SHAPES), label="schedule")
     if shape == "none":
         return optimiser
     if shape == "warm-up":
@@ -139,9 +140,8 @@ def _scheduled(draw: Any, optimiser: Optimiser, t: int) -> Optimiser:
     return Schedule(optimiser, falling if shape != "linear" else "linear", warmup, steps, floor)
 
 
-def _clipped(draw: Any, step: Step, optimiser: Optimiser) -> Optimiser:
+def _clipped(draw: Any, step: Step, optimiser: Optimiser, kind: str) -> Optimiser:
     """Return the optimiser with clipping at a norm chosen by the batch gradient's own."""
-    kind = draw(st.sampled_from(CLIPS), label="clipping")
     if kind == "none":
         return optimiser
     eps = draw(st.sampled_from((1e-6, 0.0)), label="ε of clipping")

@@ -58,7 +58,7 @@ def _like(name: str, feature: str, cases: st.SearchStrategy[Case], new_name: str
         sentence=f"{changes.pop('sentence', one.sentence)[:-1]}, with {_WORDS[feature]}.",
         equation=f"{changes.pop('equation', one.equation)}; {_EQUATIONS[feature]}",
         cases=cases,
-        needs=frozenset(_needs(feature)),
+        features=frozenset(_needs(feature)),
         **changes,
     )
 
@@ -112,8 +112,16 @@ def _agreement(feature: str) -> tuple[Property, ...]:
 def _metamorphic(
     name: str, sentence: str, equation: str, feature: str, cases: st.SearchStrategy[Case], check: Check
 ) -> Property:
-    needs = frozenset(_needs(feature))
-    return Property(f"{feature}-{name}", sentence, equation, "metamorphic", "scores", cases, check, needs=needs)
+    return Property(
+        f"{feature}-{name}",
+        sentence,
+        equation,
+        "metamorphic",
+        "scores",
+        cases,
+        check,
+        features=frozenset(_needs(feature)),
+    )
 
 
 _UNTIED = _STACKS.filter(lambda step: not {"tied_linear", "residual"} & {layer.kind for layer in step.net.layers})

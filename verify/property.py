@@ -72,7 +72,7 @@ class Property:
         Cost of a case relative to an ordinary one; divides the number of cases.
     model : str
         The kind of its models, which a candidate has to support.
-    needs : frozenset of str
+    features : frozenset of str
         The features of its optimisers, some of `optimisers.FEATURES`, which a candidate has to support.
     """
 
@@ -86,7 +86,7 @@ class Property:
     extra: str = ""
     cost: int = 1
     model: str = PERCEPTRON
-    needs: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
 
     def is_about(self, candidate: Implementation) -> bool:
         """Return whether the candidate offers the function and the extra of the property."""
@@ -99,7 +99,7 @@ class Property:
 
     def takes_optimisers_of(self, candidate: Implementation) -> bool:
         """Return whether the candidate supports the features of the property's optimisers."""
-        return self.needs <= candidate.supports
+        return self.features <= candidate.supports
 
     def is_declared_by(self, candidate: Implementation) -> bool:
         """Return whether the candidate supports the models and the optimisers of the property."""

@@ -144,7 +144,7 @@ def _left_out(report: Report) -> Iterator[str]:
     undeclared = [outcome.property for outcome in report.outcomes if outcome.undeclared]
     if kinds := sorted({one.model for one in undeclared} - {PERCEPTRON}):
         yield f"Not tried, as SUPPORTS does not name them: models of the kind {', '.join(kinds)}"
-    if features := sorted({feature for one in undeclared for feature in one.needs}):
+    if features := sorted({feature for one in undeclared for feature in one.features}):
         yield f"Not tried, as SUPPORTS does not name all of them: optimisers with {', '.join(features)}"
     untried = [one.property.name for one in report.outcomes if one.status == "not tried" and not one.undeclared]
     if untried:

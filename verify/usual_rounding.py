@@ -23,9 +23,9 @@ map is steep there. It is also steep at 0, and a Gauss rule with almost as many 
 solvers compute nodes of [0, 1] with an absolute error of u.
 
 A clipping factor is C over a norm, the root of a sum of squares over all parameters in an order of the library's own: P
-squares of one sign have a relative error of about u √P, and their root half of that. The error is common to all contributions of a step, and so is no change of the inputs, whose
-errors are independent. λ₂ θ, the L2 decay, has no error beyond one like that of θ, which perturbed inputs have: where
-λ₂ θ + g cancels, they show it.
+squares of one sign have a relative error of about u √P, and their root half of that. The error is common to all
+contributions of a step, and so is no change of the inputs, whose errors are independent. λ₂ θ, the L2 decay, has no
+error beyond one like that of θ, which perturbed inputs have: where λ₂ θ + g cancels, they show it.
 
 If a difference of numbers near 1 is far below u, no library has an error of u: tanh and softmax round to exactly 1, and
 the difference to exactly 0. Some approximations of tanh reach 1 only at |z| = 20 in float32, where 1 − tanh² is 2e-17,
