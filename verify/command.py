@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from adamshap.reference.command.errors import CommandError
+from adamshap.verify.optimisers import FEATURES
 
 if TYPE_CHECKING:  # these need Hypothesis, which may be missing
     from adamshap.verify.checking import Outcome
@@ -45,7 +46,8 @@ def verify_command(
             metavar="EXTRA",
             show_default=False,
             help="What COMMAND offers beyond the contract: scores with slope two_term for each kind, or with"
-            " micro_batch; may be given twice. A TARGET declares it by the parameters of its scores.",
+            " micro_batch; optimisers with groups, schedule, clip or l2; may be given several times. A TARGET declares these"
+            " in Python: by the parameters of its scores, and by SUPPORTS.",
         ),
     ] = None,
     profile: Annotated[
@@ -88,13 +90,14 @@ def verify_command(
         raise CommandError("needs a TARGET or --command, and not both")
     if in_process and target is None:
         raise CommandError("--in-process is for a TARGET: a COMMAND is always a process of its own")
-    unknown = [name for name in offers or () if name not in _EXTRAS]
+    known_offers = (*_EXTRAS, *FEATURES)
+    unknown = [name for name in offers or () if name not in known_offers]
     if unknown:
-        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(_EXTRAS)}")
+        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(known_offers)}")
     if offers and command is None:
         raise CommandError(
-            f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores; needs"
-            " --command"
+            f"--offers: got {offers[0]!r} with a TARGET, which declares it in Python: by the parameters of its scores,"
+            " its functions and SUPPORTS; needs --command"
         )
     tried = str(command if target is None else target)
     try:
@@ -106,9 +109,10 @@ def verify_command(
     from adamshap.verify import report
     from adamshap.verify.implementation import LoadError
     from adamshap.verify.layer_properties import LAYER_PROPERTIES
+    from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
     from adamshap.verify.properties import PROPERTIES
 
-    known = {one.name: one for one in (*PROPERTIES, *LAYER_PROPERTIES)}
+    known = {one.name: one for one in (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES)}
     unknown = [name for name in only or () if name not in known]
     if unknown:
         raise CommandError(f"--only: got {unknown[0]!r}; needs one of {', '.join(known)}")
@@ -118,8 +122,7 @@ def verify_command(
     chosen = [known[name] for name in only] if only else list(known.values())
     try:
         if target is None:
-            extras = frozenset(_EXTRAS[name] for name in offers or ())
-            outcomes, diagnosis = _try_command(tried, chosen, profile, dtype, seed, timeout, extras)
+            outcomes, diagnosis = _try_command(tried, chosen, profile, dtype, seed, timeout, offers or [])
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             outcomes, diagnosis = _try_target(tried, chosen, profile, dtype, seed, timeout, in_process=in_process)
@@ -152,14 +155,21 @@ def _try_command(
     dtype: str,
     seed: int,
     timeout: float,
-    extras: frozenset[str],
+    offers: list[str],
 ) -> "tuple[list[Outcome], Diagnosis | None]":
     from adamshap.verify.checking import with_answers
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.process import check_command
 
     candidate, outcomes = check_command(
-        command, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout, extras=extras
+        command,
+        chosen,
+        profile=profile,
+        dtype=dtype,
+        seed=seed,
+        timeout=timeout,
+        extras=frozenset(_EXTRAS[name] for name in offers if name in _EXTRAS),
+        supports=frozenset(offers) - set(_EXTRAS),
     )
     # A command enforces its own time limit.
     return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=None)
