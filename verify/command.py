@@ -46,8 +46,8 @@ def verify_command(
             metavar="EXTRA",
             show_default=False,
             help="What COMMAND offers beyond the contract: scores with slope two_term for each kind, or with"
-            " micro_batch; optimisers with groups, schedule, clip or l2; may be given several times. A TARGET declares these"
-            " in Python: by the parameters of its scores, and by SUPPORTS.",
+            " micro_batch; optimisers with groups, schedule, clip or l2; may be given several times. A TARGET declares"
+            " these in Python: by the parameters of its scores, and SUPPORTS.",
         ),
     ] = None,
     profile: Annotated[

@@ -45,14 +45,8 @@ def optimiser_to_json(optimiser: Optimiser, names: Iterable[str]) -> Json:
     if isinstance(optimiser, Adam) and not optimiser.l2:
         return {"adam": _named(optimiser, PLAIN)}
     parts, names = parts_of(optimiser), list(names)
-    default, groups = parts.adam, []
-    if isinstance(default, AdamGroups):
-        members = members_of(default, names)
-        groups = [
-            {"params": own, "adam": _named(adam, SETTINGS)}
-            for own, (_, adam) in zip(members, default.groups, strict=True)
-        ]
-        default = default.default
+    default: Adam | None
+    default, groups = (parts.adam, []) if isinstance(parts.adam, Adam) else _groups_to_json(parts.adam, names)
     return {
         "optimizer": {
             "adam": None if default is None else _named(default, SETTINGS),
@@ -61,6 +55,15 @@ def optimiser_to_json(optimiser: Optimiser, names: Iterable[str]) -> Json:
             "clip": None if parts.clip is None else _named(parts.clip, CLIP),
         }
     }
+
+
+def _groups_to_json(groups: AdamGroups, names: list[str]) -> tuple[Adam | None, list[Json]]:
+    """Return the settings of the parameters in no group, and the groups."""
+    members = members_of(groups, names)
+    written = [
+        {"params": own, "adam": _named(adam, SETTINGS)} for own, (_, adam) in zip(members, groups.groups, strict=True)
+    ]
+    return groups.default, written
 
 
 def optimiser_from_json(given: Json) -> Optimiser:

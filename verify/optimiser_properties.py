@@ -124,7 +124,11 @@ def _metamorphic(
     )
 
 
-_UNTIED = _STACKS.filter(lambda step: not {"tied_linear", "residual"} & {layer.kind for layer in step.net.layers})
+def _names_no_others(step: Any) -> bool:
+    return not {"tied_linear", "residual"} & {layer.kind for layer in step.net.layers}
+
+
+_UNTIED: st.SearchStrategy[Step] = _STACKS.filter(_names_no_others)
 """Stacks whose layers name no others."""
 
 

@@ -97,7 +97,7 @@ def _squares_by_position() -> Wrap:
                 place = np.unravel_index(np.argmax(np.abs(each)), each.shape)
                 factor = x[place] / each[place]
                 if np.allclose(x, factor * each, rtol=1e-9, atol=0.0):
-                    return factor**2 * wrong  # type: ignore[no-any-return]
+                    return factor**2 * wrong
         return (x**2).sum(axis=0)  # type: ignore[no-any-return]
 
     def deviation(right: Any) -> Any:
