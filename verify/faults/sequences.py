@@ -97,12 +97,14 @@ def _squares_by_position() -> Wrap:
                 place = np.unravel_index(np.argmax(np.abs(each)), each.shape)
                 factor = x[place] / each[place]
                 if np.allclose(x, factor * each, rtol=1e-9, atol=0.0):
-                    return factor**2 * wrong
+                    found: Array = factor**2 * wrong
+                    return found
         return (x**2).sum(axis=0)  # type: ignore[no-any-return]
 
     def deviation(right: Any) -> Any:
         def wrong(x: Array, g: Array) -> Array:
-            return np.sqrt(len(x) / (len(x) - 1) * np.maximum(squares(x) - g**2 / len(x), 0.0))  # type: ignore[no-any-return]
+            variance: Array = len(x) / (len(x) - 1) * np.maximum(squares(x) - g**2 / len(x), 0.0)
+            return np.sqrt(variance)
 
         return wrong
 
