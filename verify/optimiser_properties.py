@@ -4,12 +4,14 @@ Each needs one or more features of `optimisers.FEATURES`, and is tried only for 
 ``SUPPORTS = ("groups", "clip")``. ``together-…`` needs all four.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
 
-from adamshap.reference.contract import GRADIENTS, MARGINAL_LOSSES, MARGINALS, SLOPES, TWO_TERM, Step
+from adamshap.reference.contract import MARGINAL_LOSSES, MARGINALS, SLOPES, TWO_TERM, Step
 from adamshap.verify import optimiser_checks as checks
 from adamshap.verify.implementation import Query
 from adamshap.verify.models import SEQUENTIAL
@@ -26,7 +28,12 @@ _BY_NAME = {one.name: one for one in PROPERTIES}
 
 _PLAIN = steps(at_edges=("depth", "n"), max_n=12, max_n_val=4)
 _SMALL = steps(max_n=5, max_n_val=4)
-_STACKS = steps(model=SEQUENTIAL, max_n=6, max_n_val=3)
+
+
+@cache
+def _stacks(layers: frozenset[str] | None) -> st.SearchStrategy[Step]:
+    return steps(model=SEQUENTIAL, layers=layers, max_n=6, max_n_val=3)
+
 
 _WORDS = {
     "groups": "groups of parameters",
@@ -128,8 +135,15 @@ def _names_no_others(step: Any) -> bool:
     return not {"tied_linear", "residual"} & {layer.kind for layer in step.net.layers}
 
 
-_UNTIED: st.SearchStrategy[Step] = _STACKS.filter(_names_no_others)
-"""Stacks whose layers name no others."""
+def _renamed(layers: frozenset[str] | None) -> st.SearchStrategy[Case]:
+    """Return cases of stacks whose layers name no others."""
+    return score_cases(steps_with(_stacks(layers).filter(_names_no_others), ("groups",)))
+
+
+def _of_layers(one: Property, drawn: Callable[[frozenset[str] | None], st.SearchStrategy[Case]]) -> Property:
+    """Return the property with cases of stacks of layers."""
+    once = cache(drawn)
+    return replace(one, cases=once(None), of_layers=once, model=SEQUENTIAL)
 
 
 _METAMORPHIC: tuple[Property, ...] = (
@@ -192,18 +206,21 @@ _METAMORPHIC: tuple[Property, ...] = (
     ),
     _like("equivariance", "together", score_cases(_of("together"))),
     _like("efficiency", "together", score_cases(_of("together"), efficient=True)),
-    replace(
+    _of_layers(
         _metamorphic(
             "renamed",
             "The names of layers mean nothing: groups follow their parameters.",
             "score for (a, b) = score for (z, y)",
             "groups",
-            score_cases(steps_with(_UNTIED, ("groups",))),
+            _renamed(None),
             checks.names_mean_nothing,
         ),
-        model=SEQUENTIAL,
+        _renamed,
     ),
 )
+
+
+_BY_FEATURE = {one.name: one for one in _agreement("together")}
 
 
 OPTIMISER_PROPERTIES: tuple[Property, ...] = (
@@ -212,7 +229,7 @@ OPTIMISER_PROPERTIES: tuple[Property, ...] = (
     *_agreement("clip"),
     _scores("clip", "random_order"),
     *_agreement("l2"),
-    *_agreement("together"),
+    *_BY_FEATURE.values(),
     *(_scores("together", slope) for slope in SLOPES),
     _like("utility", "together", utility_cases(_of("together"))),
     _like("scores-per-validation", "together", score_cases(_of("together"), per_validation=True)),
@@ -224,11 +241,11 @@ OPTIMISER_PROPERTIES: tuple[Property, ...] = (
     ),
     *_METAMORPHIC,
     *(
-        replace(one, name=f"{SEQUENTIAL}-{one.name}", model=SEQUENTIAL)
-        for one in (
-            _like("update", "together", _asked("together", Query("update"), _STACKS)),
-            _scores("together", of=_STACKS, gradient=st.sampled_from(GRADIENTS)),
-            _like("influence", "together", _asked("together", Query("influence"), _STACKS)),
+        _of_layers(replace(_BY_FEATURE[name], name=f"{SEQUENTIAL}-{name}"), drawn)
+        for name, drawn in (
+            ("together-update", lambda layers: _asked("together", Query("update"), _stacks(layers))),
+            ("together-scores", lambda layers: score_cases(_of("together", _stacks(layers)))),
+            ("together-influence", lambda layers: _asked("together", Query("influence"), _stacks(layers))),
         )
     ),
 )

@@ -11,6 +11,7 @@ from adamshap.verify.implementation import Answer, Query, Unsupported
 from adamshap.verify.models import kind_of
 from adamshap.verify.oracle import expected_and_bounds
 from adamshap.verify.property import Asker, Case, compare, compare_widening
+from adamshap.verify.slope_rounding import slope_rounding
 from adamshap.verify.steps import adam_of, in_dtype
 from adamshap.verify.strategies import null_samples
 from adamshap.verify.tolerance import DRAWS, MORE_DRAWS, parameter_count, rounding, widening_conditioning
@@ -28,7 +29,9 @@ def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """Compare the candidate's answer with the oracle's."""
     got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype)
     # The first two bounds, a lower limit of the rounding and all of it, have no draws.
-    return compare_widening(case, got, wanted, enumerate(widening, start=-1), DRAWS)
+    return compare_widening(
+        case, got, wanted, enumerate(widening, start=-1), DRAWS, lambda: slope_rounding(case.step, case.query, dtype)
+    )
 
 
 def agree(
@@ -38,7 +41,8 @@ def agree(
 
     The bound, times `factor`, covers rounding in proportion to the largest of `base`, and conditioning without an
     oracle: the largest change of `base` over the samples when the inputs change by relative u. The terms of a dot
-    product are unknown here; this change shows their cancellation.
+    product are unknown here; this change shows their cancellation. Only where the answers still disagree does the
+    oracle provide the rounding of g that acts by the slope alone (`slope_rounding`).
     """
     length, largest = parameter_count(about.step) + about.step.n, np.abs(base).max()
 
@@ -48,7 +52,14 @@ def agree(
     widening = ((draws, limit(spread)) for draws, spread in enumerate(_spreads(ask, about, dtype)))
     # The bound uses the largest change over the samples: with many samples, few draws suffice.
     enough = DRAWS if about.step.n <= 256 else 2
-    return compare_widening(case, {"values": got}, {"values": wanted}, widening, enough)
+    return compare_widening(
+        case,
+        {"values": got},
+        {"values": wanted},
+        widening,
+        enough,
+        lambda: factor * np.max(slope_rounding(about.step, about.query, dtype)),
+    )
 
 
 def _spreads(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Iterator[float]:

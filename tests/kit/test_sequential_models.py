@@ -40,7 +40,8 @@ KIND = kind_named("sequential")
 
 @cache
 def drawn() -> tuple[Case, ...]:
-    return random_cases(BY_NAME["sequential-update"], 150, 0)
+    names = ("sequential-update", "sequential-influence")
+    return tuple(case for name in names for case in random_cases(BY_NAME[name], 150, 0))
 
 
 def test_every_kind_of_layer_is_drawn() -> None:
