@@ -20,7 +20,7 @@ import numpy as np
 
 from adamshap.reference.contract import AdamState, Array, Estimator, Marginals, Step
 from adamshap.verify.foreign_text import described, message_of, printable
-from adamshap.verify.given import Given, arrays_of
+from adamshap.verify.given import READ_ONLY, Given, arrays_of
 from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
 from adamshap.verify.time_limit import TimeIsUp, time_limit
 
@@ -44,10 +44,13 @@ class Query:
         One of `FUNCTIONS`.
     options : dict
         Its keyword arguments besides the step.
+    layout : str
+        How the step's arrays lie in memory: one of `given.LAYOUTS`. No answer depends on it.
     """
 
     function: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    layout: str = READ_ONLY
 
     @property
     def estimator(self) -> Estimator:
@@ -305,12 +308,12 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
         raise Unsupported(f"{query.function} is not offered")
     if candidate.guard is None:
         return _caught(lambda: _named(query, step, candidate.ask(step, query), []))
-    given = Given.of(step, query.options)
+    given = Given.of(step, query.options, query.layout)
     inputs = arrays_of(given.step)
 
     def call() -> Answer:
         try:
-            result = candidate.ask(given.step, Query(query.function, given.options))
+            result = candidate.ask(given.step, Query(query.function, given.options, query.layout))
         except Misbehaviour as error:  # the kit's own exception, raised by the candidate
             raise Misbehaviour(f"raised {described(error)}") from None
         return _named(query, step, result, inputs)  # within the guard, since it uses the candidate's objects
@@ -394,7 +397,7 @@ def _array(name: str, value: Any, shape: tuple[int, ...], inputs: list[Array]) -
         raise Misbehaviour(f"returned {name} of dtype {array.dtype}, which is not a dtype of real numbers")
     if isinstance(value, np.ma.MaskedArray) and (masked := np.count_nonzero(np.ma.getmaskarray(value))):
         raise Misbehaviour(f"returned {name} with {masked} masked values")
-    # Inputs are contiguous: any array within the bounds of one is a view of it.
+    # Nobody else uses the memory of the inputs: any array within the bounds of one is a view of it.
     if any(np.may_share_memory(array, given) for given in inputs):
         raise Misbehaviour(f"returned {name} as a view of its input, which a later step would change")
     with np.errstate(over="ignore"):
