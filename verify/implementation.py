@@ -10,7 +10,7 @@ attribute ``SUPPORTS`` names their kind: ``SUPPORTS = ("sequential",)``.
 import importlib
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -133,6 +133,7 @@ class Guard:
     def __init__(self) -> None:
         self.insulation = Insulation()
         self._earlier: deque[Given] = deque(maxlen=self.REMEMBERED)
+        self._returned: deque[list[tuple[Array, bytes]]] = deque(maxlen=self.REMEMBERED)
 
     def check_inputs(self, given: Given) -> None:
         """Check that the candidate has not changed its inputs, of the call that has just ended or of earlier ones.
@@ -154,6 +155,40 @@ class Guard:
                 self._earlier.clear()  # reported once
                 raise Misbehaviour(f"changed the input of an earlier call: {part}")
         self._earlier.append(given)
+
+    def check_results(self, result: Any) -> None:
+        """Check that the candidate has not changed an array that an earlier call returned.
+
+        Parameters
+        ----------
+        result : object
+            Result of the call that has just ended; its arrays are remembered for later checks.
+
+        Raises
+        ------
+        Misbehaviour
+            The candidate changed one, such as a buffer that every call returns.
+        """
+        for arrays in self._returned:
+            if any(array.tobytes() != then for array, then in arrays):
+                self._returned.clear()  # reported once
+                raise Misbehaviour("changed the result of an earlier call")
+        self._returned.append([(array, array.tobytes()) for array in _arrays_in(result)])
+
+
+def _arrays_in(result: Any) -> Iterator[Array]:
+    """Yield the NumPy arrays in a result of the contract's types."""
+    if type(result) is np.ndarray:
+        yield result
+    elif isinstance(result, Marginals):
+        yield from _arrays_in(result.values)
+    elif isinstance(result, AdamState):
+        yield from _arrays_in((result.m, result.v))
+    elif type(result) is tuple:
+        for part in result:
+            yield from _arrays_in(part)
+    elif type(result) is dict:
+        yield from _arrays_in(tuple(result.values()))
 
 
 def load(target: str) -> Implementation:
@@ -308,7 +343,7 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
         raise Unsupported(f"{query.function} is not offered")
     if candidate.guard is None:
         return _caught(lambda: _named(query, step, candidate.ask(step, query), []))
-    given = Given.of(step, query.options, query.layout)
+    guard, given = candidate.guard, Given.of(step, query.options, query.layout)
     inputs = arrays_of(given.step)
 
     def call() -> Answer:
@@ -316,17 +351,19 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
             result = candidate.ask(given.step, Query(query.function, given.options, query.layout))
         except Misbehaviour as error:  # the kit's own exception, raised by the candidate
             raise Misbehaviour(f"raised {described(error)}") from None
-        return _named(query, step, result, inputs)  # within the guard, since it uses the candidate's objects
+        named = _named(query, step, result, inputs)  # within the guard, since it uses the candidate's objects
+        guard.check_results(result)
+        return named
 
     try:
-        with candidate.guard.insulation.around(), time_limit(timeout):
+        with guard.insulation.around(), time_limit(timeout):
             try:
                 named = _caught(call)
             except Misbehaviour as error:
                 if part := given.changed():  # the likely cause
                     raise Misbehaviour(f"changed its input: {part}; then it {error}") from error
                 raise
-            candidate.guard.check_inputs(given)
+            guard.check_inputs(given)
     except TimeIsUp:
         raise Hung(f"gave no answer within {timeout:g} s") from None
     except RaisedInterrupt as error:

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from adamshap.reference.contract import GRADIENTS, MARGINALS, SLOPES, TWO_TERM
+from adamshap.verify.edges.properties import DRAWN_STACK_EDGES
 from adamshap.verify.implementation import Query
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.properties import PROPERTIES, Case, Property
@@ -64,5 +65,6 @@ LAYER_PROPERTIES: tuple[Property, ...] = (
     _of_stacks("equivariance", _scored()),
     _of_stacks("additivity", _scored()),
     _of_stacks("null-sample", _scored(steps_with_null_samples(_STEPS), per_validation=st.booleans())),
+    *DRAWN_STACK_EDGES,
 )
 """All properties for stacks of layers."""

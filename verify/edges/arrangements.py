@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.contract import AdamState, Array, Batch, Params, Step
+from adamshap.reference.contract import NOT_COUNTED, AdamState, Array, Batch, Params, Step
 from adamshap.verify.models.perceptron import network_of
 from adamshap.verify.steps import adam_of
 
@@ -188,6 +188,41 @@ def _moments_of_the_gradient(step: Step, generator: np.random.Generator) -> Step
     return replace(step, state=AdamState(step.state.step, m, {name: m_**2 for name, m_ in m.items()}))
 
 
+def _beta_of_1(which: int) -> Arrangement:
+    """Return a step whose settings have a β of 1, which `Adam` itself refuses."""
+
+    def arrange(step: Step, generator: np.random.Generator) -> Step:
+        adam = replace(adam_of(step))
+        betas = tuple(1.0 if place == which else beta for place, beta in enumerate(adam.betas))
+        object.__setattr__(adam, "betas", betas)
+        return replace(step, adam=adam)
+
+    return arrange
+
+
+def _one_counted(batch: Batch, generator: np.random.Generator) -> Batch:
+    """Return the batch with one counted label in each sequence, in a place of its own."""
+    y = np.full_like(batch.y, NOT_COUNTED)
+    rows, places = np.arange(batch.n), np.arange(batch.n) % batch.y.shape[1]
+    y[rows, places] = batch.y[rows, places]
+    return Batch(batch.x, y)
+
+
+def _one_repeated(x: Array, generator: np.random.Generator) -> Array:
+    """Return tokens of which all but the last in each sequence are equal."""
+    return np.concatenate([np.repeat(x[:, :1], x.shape[1] - 1, axis=1), x[:, -1:]], axis=1)
+
+
+def _only_token(last: bool) -> Arrangement:
+    """Return sequences of the last token of the vocabulary alone, or of token 0, which may be taken for padding."""
+
+    def arrange(step: Step, generator: np.random.Generator) -> Step:
+        token = step.params["0.weight"].shape[0] - 1 if last else 0
+        return replace(step, train=Batch(np.full_like(step.train.x, token), step.train.y))
+
+    return arrange
+
+
 def _valid_in_train(step: Step, generator: np.random.Generator) -> Step:
     return replace(step, valid=step.train.take(np.arange(min(step.n, step.n_val))))
 
@@ -247,5 +282,13 @@ ARRANGEMENTS: dict[str, Arrangement] = {
     ),
     "denormal parameters": _params(lambda name, p, generator: np.sign(p) * TINIEST * 9),
     "large parameters": _params(lambda name, p, generator: 100 * p if name == "0.weight" else p),
+    # of sequences
+    "one counted label": _batch("train", _one_counted),
+    "one repeated token": _batch("train", _x(_one_repeated)),
+    "the last token alone": _only_token(last=True),
+    "the first token alone": _only_token(last=False),
+    # beyond the ends
+    "beta1 of 1": _beta_of_1(0),
+    "beta2 of 1": _beta_of_1(1),
 }
 """The arrangements by name."""

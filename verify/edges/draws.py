@@ -18,13 +18,23 @@ from adamshap.reference.contract import (
     TWO_TERM,
     Adam,
     AdamState,
+    Attention,
+    Embedding,
+    Layer,
+    Linear,
+    Model,
     Network,
+    Positions,
+    Residual,
+    RMSNorm,
+    Sequential,
     Step,
+    TiedLinear,
 )
 from adamshap.verify.edges.arrangements import ARRANGEMENTS
 from adamshap.verify.edges.edge import Edge
 from adamshap.verify.implementation import Query
-from adamshap.verify.models import kind_of
+from adamshap.verify.models import PERCEPTRON, SEQUENTIAL, kind_of
 from adamshap.verify.models.kind import EDGES as SIZES
 from adamshap.verify.property import Case
 from adamshap.verify.strategies import FARTHEST, seeds
@@ -61,13 +71,16 @@ def steps_at(draw: Any, edge: Edge) -> Step:
     step = Step(net, params, Adam(**{**drawn, **edge.adam}), state, train, valid, reduction)
     for name in edge.arrangements:
         step = ARRANGEMENTS[name](step, generator)
-    assume(kind_of(step.net).draws.reach(step) <= FARTHEST)
+    if edge.model == PERCEPTRON and edge.group != "refused":  # the limit for stacks is far above what they reach here
+        assume(kind_of(step.net).draws.reach(step) <= FARTHEST)
     return step
 
 
 @st.composite
-def _models(draw: Any, edge: Edge) -> Network:
-    """Return perceptrons whose open widths are 2 to 4, and whose open depth is 2 or less."""
+def _models(draw: Any, edge: Edge) -> Model:
+    """Return perceptrons whose open widths are 2 to 4, and whose open depth is 2 or less; or a stack of layers."""
+    if edge.model == SEQUENTIAL:
+        return _stack(draw, edge)
     depth = edge.sizes.get("depth") or (2 if "hidden" in edge.sizes else draw(st.integers(1, 2), label="depth"))
     width = st.integers(2, 4)
     ends = [edge.sizes.get(name) or draw(width, label=name) for name in ("input", "outputs")]
@@ -79,6 +92,19 @@ def _models(draw: Any, edge: Edge) -> Network:
         "bias": edge.net["bias"] if "bias" in edge.net else draw(st.sampled_from((True, False)), label="bias"),
     }
     return Network((ends[0], *hidden, ends[1]), **fields)
+
+
+def _stack(draw: Any, edge: Edge) -> Sequential:
+    """Return a small transformer: every layer that is not at the edge has two or three units, tokens or positions."""
+    size = {"vocab": 3, "width": 2, "positions": 3, "heads": 1, "depth": 1} | dict(edge.sizes)
+    width, vocab = max(size["width"], size["heads"]), size["vocab"]
+    layers: list[Layer] = [Embedding(vocab, width), Positions(size["positions"], width)]
+    if size["positions"] > 1:  # attention to one token has a gradient of 0 for query and key, or rounding errors
+        layers.append(Attention(width, size["heads"]))
+    layers += [Residual((RMSNorm(width, 0.1), Linear(width, width)))] * size["depth"]
+    if draw(st.booleans(), label="tied"):
+        return Sequential((*layers, TiedLinear(width, vocab, "0.weight")))
+    return Sequential((*layers, Linear(width, edge.sizes.get("outputs", 3))))
 
 
 # --- the calls --------------------------------------------------------------------------------------------------------
@@ -121,6 +147,7 @@ CALLS: dict[str, tuple[str, str, Make]] = {
     "scores": ("scores", "", _scores(slope=SLOPES, gradient=_WHERE, per_validation=_FLAGS)),
     "random_order": ("scores", "", _scores(slope=("random_order",), gradient=_WHERE, efficient=_FLAGS)),
     "per_validation": ("scores", "", _scores(slope=("secant",), gradient=("path", "start"), per_validation=(True,))),
+    "previous": ("scores", "", _scores(slope=("linearized",), denominator=("previous",))),
     "influence": ("influence", "", lambda draw, step, edge: Query("influence")),
     "two_term": ("scores", "kind", _scores(slope=(TWO_TERM,), kind=MARGINALS, gradient=_WHERE, per_validation=_FLAGS)),
     "micro_batch": ("scores", "micro_batch", _scores(slope=SLOPES, gradient=_WHERE, micro_batch=(1, *SIZES[1:]))),
@@ -130,7 +157,11 @@ CALLS: dict[str, tuple[str, str, Make]] = {
 
 def takes(edge: Edge, call: str) -> bool:
     """Return whether a call concerns an edge."""
+    if call == "previous":  # at t = 1 it has no answer
+        return "previous" in edge.calls
     if call == "marginals" and edge.sizes.get("n", 1) > MOST_MARGINALS:
+        return False
+    if edge.model == SEQUENTIAL and call in ("two_term", "micro_batch"):
         return False
     if call == "micro_batch" and edge.group not in ("n", "equal", "zero"):
         return False

@@ -4,9 +4,10 @@ from itertools import product
 
 from adamshap.reference.contract import ACTIVATIONS
 from adamshap.verify.edges.edge import Edge
+from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.models.kind import EDGES as SIZES
 
-__all__ = ["EDGES", "STACK_EDGES"]
+__all__ = ["BEYOND", "EDGES", "REFUSED", "STACK_EDGES"]
 
 MANY = 2**16 + 1
 """More samples than a 16-bit integer counts."""
@@ -127,7 +128,9 @@ def _values() -> tuple[Edge, ...]:
     }
     for group, names in each.items():
         for name in names:
-            found.append(Edge(group, name.replace(" ", "-"), arrangements=(name,)))
+            # Saturated units and labels have derivatives far below rounding, of which libraries leave anything.
+            net = {"activation": "relu", "loss": "mse"} if "large" in name else {}
+            found.append(Edge(group, name.replace(" ", "-"), net=net, arrangements=(name,)))
     for name in ("samples cancel", "equal samples", "one sample at 0"):
         found.append(Edge("opposite", f"{name},t=1".replace(" ", "-"), completed=0, arrangements=(name,)))
     return tuple(found)
@@ -143,5 +146,45 @@ def _layouts() -> tuple[Edge, ...]:
 EDGES: tuple[Edge, ...] = (*_sizes(), *_squares(), *_counts(), *_settings(), *_values(), *_layouts())
 """The edges of perceptrons."""
 
-STACK_EDGES: tuple[Edge, ...] = ()
+
+
+def _stacks() -> tuple[Edge, ...]:
+    """Return the edges of small transformers; attention keeps (T, T) numbers for each head and sample, so to 33."""
+    few = tuple(size for size in SIZES if size <= 33)
+    of = {"vocab": SIZES[1:], "outputs": SIZES[1:], "n": SIZES, "n_val": SIZES}
+    of |= {"width": few, "positions": few, "heads": few, "depth": (7, 8, 9, 10, 97)}
+    calls = ("update", "random_order", "per_validation")
+    found = [
+        Edge(f"stack-{name}", str(size), {name: size}, calls=calls, model=SEQUENTIAL)
+        for name, sizes in of.items()
+        for size in sizes
+    ]
+    for d in (2, 3, 8):
+        sizes = dict.fromkeys(("vocab", "width", "positions", "outputs", "n", "n_val"), d)
+        found.append(Edge("stack-square", f"all-{d}", sizes, model=SEQUENTIAL))
+        for name in ("vocab", "width", "positions", "n"):
+            found.append(Edge("stack-square", f"all-{d}-but-{name}", sizes | {name: d + 1}, model=SEQUENTIAL))
+    for name in ("equal samples", "equal validation samples", "two equal validation samples", "parameters at 0"):
+        found.append(Edge("stack-values", name.replace(" ", "-"), arrangements=(name,), model=SEQUENTIAL))
+    for name in ("one counted label", "one repeated token", "the last token alone", "the first token alone"):
+        sizes = {"positions": 5, "vocab": 4}
+        found.append(Edge("stack-values", name.replace(" ", "-"), sizes, arrangements=(name,), model=SEQUENTIAL))
+    for layout in ("writeable", "fortran", "strided", "int32"):
+        found.append(Edge("stack-layout", layout, layout=layout, model=SEQUENTIAL))
+    return tuple(found)
+
+
+STACK_EDGES: tuple[Edge, ...] = _stacks()
 """The edges of stacks of layers."""
+
+REFUSED: tuple[Edge, ...] = (
+    Edge("refused", "denominator-0", {"depth": 1}, adam={"eps": 0.0}, arrangements=("inputs at 0", "v at 0")),
+    Edge("refused", "previous-at-t=1", completed=0, calls=("previous",)),
+)
+"""Steps at which no answer exists: a candidate has to refuse them."""
+
+BEYOND: tuple[Edge, ...] = (
+    Edge("refused", "beta1=1", completed=7, arrangements=("beta1 of 1",)),
+    Edge("refused", "beta2=1", completed=7, arrangements=("beta2 of 1",)),
+)
+"""The same for settings beyond their ends, which the contract refuses too: no file of cases can hold them."""
