@@ -11,9 +11,9 @@ from typing import Any
 import autograd.numpy as anp
 import numpy as np
 
-from adamshap.reference import adam, game, losses, models, perceptron, scoring, slopes
-from adamshap.reference.contract import AdamState, Array, Batch, CompletedSteps, Params, Step
-from adamshap.verify.faults.fault import SEEN, Fault, Wrap, computes_with, returns, sees
+from adamshap.reference import adam, models, perceptron, slopes
+from adamshap.reference.contract import AdamState, Array, Batch, Params, Step
+from adamshap.verify.faults.fault import Fault, Wrap, computes_with, returns, sees
 from adamshap.verify.implementation import Ask, Query
 from adamshap.verify.replacing import replaced
 from adamshap.verify.steps import adam_of
@@ -259,5 +259,245 @@ FIRST: tuple[Fault, ...] = (
 )
 """Written together with the edges."""
 
-EDGE_FAULTS: tuple[Fault, ...] = FIRST
-_ = (SEEN, game, losses, scoring, slopes, CompletedSteps)
+
+# --- written after the edges ------------------------------------------------------------------------------------------
+
+
+def _transposed_if_square(right: Any) -> Any:
+    def gradients(step: Step) -> Params:
+        return {
+            name: np.swapaxes(x, 1, 2) if x.ndim == 3 and x.shape[1] == x.shape[2] else x
+            for name, x in right(step).items()
+        }
+
+    return gradients
+
+
+def _weighted_along_outputs(right: Any) -> Any:
+    """Weigh the bias's gradients (n, d_out) by a vector (n,), which broadcasts along the outputs where n = d_out."""
+
+    def gradients(step: Step) -> Params:
+        x, weight = right(step), np.linspace(0.5, 1.5, step.n)
+        return {
+            name: x_i * weight / weight[:, None] if x_i.ndim == 2 and x_i.shape[1] == step.n else x_i
+            for name, x_i in x.items()
+        }
+
+    return gradients
+
+
+def _matrix_transposed(step: Step, query: Query, result: Any, ask: Ask) -> Any:
+    return result.T if result.ndim == 2 and step.n == step.n_val else result
+
+
+def _depth_by_first_digit(right: Any) -> Any:
+    """Take the gradient of layer 1 for those of the layers from 10 on, where the shapes allow it."""
+
+    def gradients(step: Step) -> Params:
+        x = right(step)
+        other = {name: f"{name[0]}.{name.split('.')[-1]}" for name in x}
+        return {name: x[other[name]] if x[other[name]].shape == x_i.shape else x_i for name, x_i in x.items()}
+
+    return gradients
+
+
+def _quotient(right: Any) -> Any:
+    """Compute A[a, b] as a quotient of differences, 0 where a = b."""
+
+    def difference(c: Any, a: Array, b: Array) -> Array:
+        same = np.broadcast_arrays(a, b)[0] == np.broadcast_arrays(a, b)[1]
+        return np.where(same, 0.0, right(c, a, b))
+
+    return difference
+
+
+def _lazy(step: Step, query: Query, result: Any, ask: Ask) -> Any:
+    """Leave parameters alone whose gradient is exactly 0, as sparse optimisers do."""
+    params, state = result
+    g = models.batch_gradient(step)
+    return {name: np.where(g[name] == 0, step.params[name], p) for name, p in params.items()}, state
+
+
+def _fresh_where_m_is_zero(step: Step) -> Step:
+    """Take a state without momentum for the state before the first step."""
+    if any(m.any() for m in step.state.m.values()):
+        return step
+    return replace(step, state=AdamState(0, step.state.m, step.state.v))
+
+
+def _small_as_zero(right: Any) -> Any:
+    return lambda step: {name: np.where(np.abs(x) < 1e-12, 0.0, x) for name, x in right(step).items()}
+
+
+def _deviation_of_none(right: Any) -> Any:
+    """Take one unit where the samples do not vary, against a division by 0."""
+    return lambda x, g: np.where(right(x, g) == 0, 1e-3, right(x, g))
+
+
+def _members_by_uint8(step: Step, query: Query) -> Query:
+    mask = np.zeros(step.n, bool)
+    mask[np.flatnonzero(query.options["coalition"]).astype(np.uint8)] = True
+    return Query(query.function, {"coalition": mask})
+
+
+def _uint8_members(ask: Ask) -> Ask:
+    return lambda step, query: ask(step, _members_by_uint8(step, query) if query.function == "utility" else query)
+
+
+def _labels_in_int8(ask: Ask) -> Ask:
+    def faulty(step: Step, query: Query) -> Any:
+        if getattr(step.net, "loss", "") != "cross_entropy" or step.train.y.ndim != 1:
+            return ask(step, query)
+        batches = {
+            name: Batch(batch.x, batch.y.astype(np.int8).astype(int) % step.net.sizes[-1])  # type: ignore[attr-defined]
+            for name, batch in (("train", step.train), ("valid", step.valid))
+        }
+        return ask(replace(step, **batches), query)
+
+    return faulty
+
+
+def _leaking(step: Step) -> Step:
+    """Leave out validation samples that are training samples too, unless these are all."""
+    rows = {row.tobytes() for row in step.train.x}
+    other = np.array([row.tobytes() not in rows for row in step.valid.x])
+    return replace(step, valid=step.valid.take(other)) if other.any() else step
+
+
+def _unless_per_validation(change: Callable[[Step], Step]) -> Wrap:
+    return lambda ask: lambda step, query: ask(step if query.options.get("per_validation") else change(step), query)
+
+
+def _wrong_at(when: Callable[[Step], bool], factor: float = 0.5) -> Wrap:
+    """Return scores and influences with a factor, for some steps only."""
+    return returns(
+        lambda step, query, result, ask: result * factor if when(step) else result, "scores", "influence"
+    )
+
+
+AFTERWARDS: tuple[Fault, ...] = (
+    Fault(
+        "square-gradient-transposed",
+        "the gradients of square matrices transposed",
+        "only on others the shapes do not fit",
+        computes_with(models.sample_gradients, _transposed_if_square),
+    ),
+    Fault(
+        "weights-along-outputs",
+        "the samples' weights broadcast along the outputs where their numbers are equal",
+        "(n, d) * (n,) for n = d",
+        computes_with(models.sample_gradients, _weighted_along_outputs),
+    ),
+    Fault(
+        "square-scores-transposed",
+        "the matrix by validation samples transposed where it is square",
+        "only on others the shapes do not fit",
+        returns(_matrix_transposed, "scores"),
+    ),
+    Fault(
+        "layers-by-first-digit",
+        "layer 1 for the layers from 10 on",
+        "name[0] for the layer",
+        computes_with(models.sample_gradients, _depth_by_first_digit),
+    ),
+    Fault(
+        "slope-zero-where-equal",
+        "slopes of 0 where both ends are equal",
+        "a quotient of differences, with its NaN replaced",
+        computes_with(adam.divided_difference, _quotient),
+    ),
+    Fault("lazy", "no step where the gradient is exactly 0", "sparse optimisers", returns(_lazy, "update")),
+    Fault(
+        "fresh-without-momentum",
+        "a state with m = 0 taken as that before the first step",
+        "`if not m.any()`",
+        sees(_fresh_where_m_is_zero),
+    ),
+    Fault(
+        "small-as-zero",
+        "gradients below 1e-12 taken as 0",
+        "a threshold against noise",
+        computes_with(models.sample_gradients, _small_as_zero),
+    ),
+    Fault(
+        "deviation-floor",
+        "a variance of 0 replaced, where all samples are equal",
+        "a guard against division by 0",
+        computes_with(slopes.partial_sum_deviation, _deviation_of_none),
+    ),
+    Fault("members-uint8", "the members of a coalition in 8-bit integers", "a small dtype for indices", _uint8_members),
+    Fault("labels-int8", "labels in 8-bit integers", "a small dtype for labels", _labels_in_int8),
+    Fault(
+        "equal-samples-merged",
+        "equal samples of a batch counted once in its gradient",
+        "a set of samples",
+        _train_weights(
+            lambda step: np.isin(np.arange(step.n), _first_of_equal(_with_labels(step.train))).astype(float)
+        ),
+    ),
+    Fault(
+        "zero-samples-not-counted",
+        "the mean over the samples that are not 0",
+        "a mask of padding for a count",
+        _train_weights(
+            lambda step: np.full(
+                step.n, step.n / max(int(step.train.x.any(axis=1).sum()), 1) if step.reduction == "mean" else 1.0
+            )
+        ),
+    ),
+    Fault(
+        "validation-without-training-samples",
+        "validation samples left out that are training samples",
+        "a guard against leaks",
+        _unless_per_validation(_leaking),
+    ),
+    Fault(
+        "n-uint8",
+        "n counted in an 8-bit integer",
+        "a small dtype for a counter",
+        _train_weights(
+            lambda step: np.full(step.n, step.n / (step.n % 256 or 256) if step.reduction == "mean" else 1.0)
+        ),
+    ),
+    Fault(
+        "n-uint16",
+        "n counted in a 16-bit integer",
+        "a small dtype for a counter",
+        _train_weights(
+            lambda step: np.full(step.n, step.n / (step.n % 65536 or 65536) if step.reduction == "mean" else 1.0)
+        ),
+    ),
+    Fault(
+        "one-validation-sample-squeezed",
+        "half the score for a single validation sample",
+        "an axis of length 1 squeezed",
+        _wrong_at(lambda step: step.n_val == 1),
+    ),
+    Fault(
+        "small-root-unset",
+        "ε_root of 0 taken as 1e-12 where ε is 0",
+        "a guard against division by 0",
+        _settings(eps_root=lambda adam: adam.eps_root or (0.0 if adam.eps else 1e-12)),
+    ),
+    Fault(
+        "decay-skipped-at-zero",
+        "no decay where ηλ is 1 or more",
+        "a guard against divergence",
+        _settings(weight_decay=lambda adam: adam.weight_decay if adam.lr * adam.weight_decay < 1 else 0.0),
+    ),
+    Fault(
+        "numbers-16-bit",
+        "gradients left out beyond the first 2¹⁶ numbers of a matrix",
+        "a small dtype for indices",
+        computes_with(
+            models.sample_gradients,
+            lambda right: lambda step: {
+                name: np.where(np.arange(x[0].size).reshape(x.shape[1:]) < 2**16, x, 0.0)
+                for name, x in right(step).items()
+            },
+        ),
+    ),
+)
+"""Written after the edges had been committed: `python docs/faults.py` reports how many were caught at the first run."""
+
+EDGE_FAULTS: tuple[Fault, ...] = (*FIRST, *AFTERWARDS)
