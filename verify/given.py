@@ -2,8 +2,8 @@
 
 The copy has the types of the contract: arrays are read-only views, and mappings are plain dicts, since JAX and PyTorch
 treat any other mapping as a leaf of a tree. Nobody else uses the copy, so a change does no harm beyond the call. In a
-training loop it would, so it is detected and reported. At some edges the arrays have another layout (`LAYOUTS`): the contract
-allows any, and who writes into writeable arrays alone passes with read-only ones.
+training loop it would, so it is detected and reported. At some edges the arrays have another layout (`LAYOUTS`), which
+the contract allows: a candidate that only writes into writeable arrays passes with read-only ones.
 """
 
 from collections.abc import Callable, Mapping

@@ -72,6 +72,9 @@ class Property:
         Cost of a case relative to an ordinary one; divides the number of cases.
     model : str
         The kind of its models, which a candidate has to support.
+    group : str
+        Name of the group of properties to which it belongs, if any: a report has one row for those of a group that
+        pass, and only the first of its failures is shrunk.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Property:
     extra: str = ""
     cost: int = 1
     model: str = PERCEPTRON
+    group: str = ""
 
     def is_about(self, candidate: Implementation) -> bool:
         """Return whether the candidate offers the function and the extra of the property."""

@@ -88,13 +88,9 @@ def _two_same(batch: Batch, generator: np.random.Generator) -> Batch:
 
 def _same_inputs(batch: Batch, generator: np.random.Generator) -> Batch:
     """Return the batch with pairs of equal inputs and different labels."""
-    order = np.arange(batch.n)
-    y = batch.y.copy()
-    if y.ndim == 1:
-        y = (y + 1) % max(int(y.max()) + 1, 1)
-    else:
-        y = y + generator.standard_normal(y.shape)
-    return Batch(np.concatenate([batch.x, batch.x]), np.concatenate([batch.y[order], y]))
+    targets, classes = batch.y.ndim > 1, int(batch.y.max()) + 1
+    y = batch.y + generator.standard_normal(batch.y.shape) if targets else (batch.y + 1) % classes
+    return Batch(np.concatenate([batch.x, batch.x]), np.concatenate([batch.y, y]))
 
 
 def _opposite(batch: Batch, generator: np.random.Generator) -> Batch:

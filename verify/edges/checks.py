@@ -1,4 +1,4 @@
-"""The checks that only edges have: a refusal where no answer exists, and answers that do not depend on earlier calls."""
+"""The checks that only edges have: refusals where no answer exists, and answers that do not depend on earlier calls."""
 
 from dataclasses import replace
 

@@ -183,5 +183,3 @@ def cases_at_any(edges: tuple[Edge, ...], call: str) -> st.SearchStrategy[Case]:
         if takes(edge, call):
             groups.setdefault(edge.group, []).append(edge)
     return st.sampled_from(list(groups.values())).flatmap(st.sampled_from).flatmap(lambda edge: cases_at(edge, call))
-
-

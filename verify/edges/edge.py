@@ -20,8 +20,8 @@ class Edge:
     label : str
         The place in it, such as ``257``; group and label are the edge's name in reports.
     sizes : dict of int
-        Fixed sizes: ``input``, ``hidden``, ``outputs``, ``depth``, ``n``, ``n_val``, ``coalition``; for stacks of layers
-        those that their draws name. The others are drawn, and small.
+        Fixed sizes: ``input``, ``hidden``, ``outputs``, ``depth``, ``n``, ``n_val``, ``coalition``; for stacks of
+        layers those of `draws._stack`. The others are drawn, and small.
     net : dict
         Fixed fields of the network: ``activation``, ``loss``, ``bias``.
     adam : dict

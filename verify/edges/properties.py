@@ -42,7 +42,8 @@ def _property(name: str, where: str, call: str, cases: st.SearchStrategy[Case], 
 
 def _at(edge: Edge, call: str) -> Property:
     where = f"at the edge {edge.group} {edge.label}"
-    return _property(f"edge-{edge.name}-{call}", where, call, cases_at(edge, call), FEW, edge.model)
+    one = _property(f"edge-{edge.name}-{call}", where, call, cases_at(edge, call), FEW, edge.model)
+    return replace(one, group=f"edge-{edge.group}")
 
 
 def _drawn(edges: tuple[Edge, ...], call: str, model: str) -> Property:
@@ -55,7 +56,9 @@ def _refused(edge: Edge, call: str) -> Property:
     sentence = f"A step without an answer is refused: {edge.label}."
     cases = cases_at(edge, call)
     return Property(
-        *(f"edge-{edge.name}-{call}", sentence, EQUATION, "metamorphic", CALLS[call][0], cases, refuses), cost=FEW
+        *(f"edge-{edge.name}-{call}", sentence, EQUATION, "metamorphic", CALLS[call][0], cases, refuses),
+        cost=FEW,
+        group=f"edge-{edge.group}",
     )
 
 
@@ -77,7 +80,7 @@ DRAWN_EDGES: tuple[Property, ...] = (
     *(_drawn(EDGES, call, PERCEPTRON) for call in _USUAL),
     *(_remembering(call) for call in ("update", "random_order")),
     *(
-        replace(_refused(edge, call), name=f"refused-{edge.label}-{call}")
+        replace(_refused(edge, call), name=f"refused-{edge.label}-{call}", group="")
         for edge in REFUSED
         for call in edge.calls or ("update", "random_order")
     ),

@@ -98,10 +98,15 @@ def _settings() -> tuple[Edge, ...]:
 
 
 def _values() -> tuple[Edge, ...]:
+    at_zero = ("units at 0",)
+    # ReLU alone has a derivative to choose at 0.
     found = [
+        Edge("kink", f"{depth}-layers", {"depth": depth, "hidden": 3}, {"activation": "relu"}, arrangements=at_zero)
+        for depth in (2, 3)
+    ]
+    found += [
         Edge(
-            *("zero", f"before-{activation}", {"depth": 2, "hidden": 3}, {"activation": activation}),
-            arrangements=("units at 0",),
+            "zero", f"before-{activation}", {"depth": 2, "hidden": 3}, {"activation": activation}, arrangements=at_zero
         )
         for activation in ACTIVATIONS
     ]
@@ -138,14 +143,14 @@ def _values() -> tuple[Edge, ...]:
 
 def _layouts() -> tuple[Edge, ...]:
     sizes = {"input": 3, "hidden": 2, "outputs": 3, "depth": 2, "n": 4, "n_val": 3}
-    return tuple(Edge("layout", layout, sizes, layout=layout) for layout in ("writeable", "fortran", "strided")) + (
-        Edge("layout", "int32-labels", {**sizes}, {"loss": "cross_entropy"}, layout="int32"),
+    return (
+        *(Edge("layout", layout, sizes, layout=layout) for layout in ("writeable", "fortran", "strided")),
+        Edge("layout", "int32-labels", sizes, {"loss": "cross_entropy"}, layout="int32"),
     )
 
 
 EDGES: tuple[Edge, ...] = (*_sizes(), *_squares(), *_counts(), *_settings(), *_values(), *_layouts())
 """The edges of perceptrons."""
-
 
 
 def _stacks() -> tuple[Edge, ...]:
