@@ -223,6 +223,11 @@ def _valid_in_train(step: Step, generator: np.random.Generator) -> Step:
     return replace(step, valid=step.train.take(np.arange(min(step.n, step.n_val))))
 
 
+def _some_valid_in_train(step: Step, generator: np.random.Generator) -> Step:
+    both = (np.concatenate([getattr(step.valid, name), getattr(step.train, name)[:2]]) for name in ("x", "y"))
+    return replace(step, valid=Batch(*both))
+
+
 ARRANGEMENTS: dict[str, Arrangement] = {
     # exactly 0
     "units at 0": _units_at_zero,
@@ -248,6 +253,7 @@ ARRANGEMENTS: dict[str, Arrangement] = {
     "equal inputs with other labels": _batch("train", _same_inputs),
     "equal validation inputs with other labels": _batch("valid", _same_inputs),
     "validation samples are training samples": _valid_in_train,
+    "some validation samples are training samples": _some_valid_in_train,
     "equal labels": _batch("train", _same_labels),
     "equal parameters": _params(lambda name, p, generator: np.full_like(p, 0.25)),
     "parameters at 1": _params(lambda name, p, generator: np.ones_like(p)),

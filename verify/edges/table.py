@@ -119,7 +119,8 @@ def _values() -> tuple[Edge, ...]:
         "equal": (
             *("equal samples", "two equal samples", "equal validation samples", "two equal validation samples"),
             *("equal inputs with other labels", "equal validation inputs with other labels"),
-            *("validation samples are training samples", "equal labels", "equal parameters", "equal moments"),
+            *("validation samples are training samples", "some validation samples are training samples"),
+            *("equal labels", "equal parameters", "equal moments"),
             *("moments of the gradient", "equal features", "parameters at 1"),
         ),
         "opposite": (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from adamshap.reference.contract import Array, Step
-from adamshap.verify.implementation import Ask, Implementation, Query
+from adamshap.verify.implementation import Ask, Guard, Implementation, Query
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.replacing import replaced
 
@@ -35,12 +35,15 @@ class Fault:
         Where the mistake was seen, or its likely cause.
     wrap : callable
         Function from an implementation's `ask` to one that makes the mistake.
+    guarded : bool
+        Whether the mistake is one with the memory of inputs and results, which only guarded candidates have copied.
     """
 
     name: str
     sentence: str
     source: str
     wrap: Wrap
+    guarded: bool = False
 
     @property
     def held_out(self) -> bool:
@@ -53,7 +56,7 @@ class Fault:
 
     def implementation(self) -> Implementation:
         """Return the oracle with this mistake."""
-        return replace(ORACLE, name=self.name, ask=self.wrap(ORACLE.ask))
+        return replace(ORACLE, name=self.name, ask=self.wrap(ORACLE.ask), guard=Guard() if self.guarded else None)
 
 
 def sees(change: Callable[[Step], Step]) -> Wrap:
