@@ -398,9 +398,7 @@ _SCORES = (
         "q = product_by_rows(context, p, basis)",
         "run",
     ),
-    Fault(
-        "one-basis-for-all-validation-samples", "matrix[name], (number, group))", "matrix[name], (number, 0))", "run"
-    ),
+    Fault("one-basis-for-all-validation-samples", "(number, group))\n", "(number, 0))\n", "run"),
     Fault("basis-of-the-first-step-kept", "self.bases[key] = basis", "self.bases.setdefault(key, basis)", "run"),
     Fault("sketch-where-it-does-not-pay", "3 * self.rank / n < 1", "self.rank / n < 1", "run"),
     Fault("seed-of-the-sketch-ignored", "default_rng((self.seed, *key))", "default_rng(key)", "run"),
@@ -442,7 +440,7 @@ _TWO_TERM = (
     Fault("normal-rules-the-other-way-round", "for fewer in (1, 0)]", "for fewer in (0, 1)]", "two_term scores"),
     Fault("own-spread-with-n-minus-1", "math.sqrt(n - 1) / n, RIDGE", "1 / math.sqrt(n), RIDGE", "two_term scores"),
     Fault("root-without-sign", "return xp.copysign(out, array, out=out)", "return out", "two_term scores"),
-    Fault("roots-of-all-layers-in-one-buffer", 'f"root {name} {self.weight}"', 'f"root {name}"', "two_term scores"),
+    Fault("roots-of-all-layers-in-one-buffer", 'f"root {name} {weight}"', 'f"root {name}"', "two_term scores"),
     Fault("first-goes-all-the-way", "return (0.0, 1 / n) if kind", "return (0.0, 1.0) if kind", "two_term scores"),
     Fault("places-counted-from-1", "middle = (n - 1) / 2", "middle = n / 2", "two_term"),
     Fault(
@@ -787,6 +785,130 @@ _SEQUENCE_LAYERS = (
     Fault("other-lengths-joined", "rows if follow else None)", "rows)", "layers run"),
 )
 
+_IMAGE_LAYERS = (
+    Fault(
+        "convolution-flipped",
+        "params[self.weight].reshape(self.groups",
+        "params[self.weight][..., ::-1, ::-1].reshape(self.groups",
+        "images",
+        "convolution",
+    ),
+    Fault("padding-on-one-side", "(size + 2 * p - k)", "(size + p - k)", "images", "windows"),
+    Fault(
+        "strides-swapped", "zip(pixel, self.stride, strict", "zip(pixel, self.stride[::-1], strict", "images", "windows"
+    ),
+    Fault(
+        "stride-ignored-in-the-gradient",
+        "self.seen(padded, (i, j), places)",
+        "padded[..., i : i + places[0], j : j + places[1]]",
+        "images",
+    ),
+    Fault(
+        "overlapping-windows-overwrite",
+        "pixels += elements[:, i, j].swapaxes(0, 1)",
+        "pixels[...] = elements[:, i, j].swapaxes(0, 1)",
+        "images",
+    ),
+    Fault("gradient-of-the-padding-kept", "down : down + h, across : across + w", ":h, :w", "images"),
+    Fault("gradients-of-images-added-to-the-last", "        padded[...] = 0\n", "", "images"),
+    Fault(
+        "last-block-of-images-left-out",
+        "range(0, len(images), block)",
+        "range(0, max(len(images) - block, 1), block)",
+        "images",
+    ),
+    Fault(
+        "channels-and-images-mixed", "out[rows] = z.swapaxes(0, 1)", "out[rows] = z.reshape(out[rows].shape)", "images"
+    ),
+    Fault(
+        "gradients-of-groups-swapped",
+        "b[rows].swapaxes(0, 1).reshape(self.groups, self.c_out",
+        "b[rows].swapaxes(0, 1)[::-1].reshape(self.groups, self.c_out",
+        "images",
+    ),
+    Fault("convolution-without-its-bias", "z += params[self.bias][:, None, None]", "pass", "images"),
+    Fault(
+        "inputs-of-groups-swapped",
+        "columns[groups].swapaxes(1, 2)",
+        "columns[::-1][groups].swapaxes(1, 2)",
+        "position_captures images",
+    ),
+    Fault(
+        "whole-groups-counted-within-one",
+        "whole = 0 if inside else (units.stop - start) // channels",
+        "whole = (units.stop - start) // channels",
+        "position_captures",
+    ),
+    Fault(
+        "bias-gradient-of-the-last-place-alone",
+        "self.b[:, units].sum(axis=(0, 2), out=out)",
+        "self.b[:, units, -1].sum(axis=0, out=out)",
+        "position_captures images",
+    ),
+    Fault(
+        "bias-scored-at-the-last-place-alone",
+        "out += self.b.sum(axis=2) @ matrix[self.bias]",
+        "out += self.b[:, :, -1] @ matrix[self.bias]",
+        "position_captures images",
+    ),
+    Fault(
+        "places-and-images-mixed-in-dots",
+        "rows.stop - rows.start, self.b.shape[2]).sum(axis=2)",
+        "self.b.shape[2], rows.stop - rows.start).sum(axis=1)",
+        "position_captures images",
+    ),
+    Fault(
+        "pairs-without-a-convolution's-bias",
+        "pairs[:, j] += self.b.sum(axis=2) @ x[self.bias]",
+        "pass",
+        "position_captures images",
+    ),
+    Fault(
+        "groups-with-the-first-one's-inputs-for-all",
+        "if exact or self.groups > 1:",
+        "if exact:",
+        "position_captures images",
+    ),
+    Fault(
+        "images-of-the-kept-batch-not-rebuilt",
+        'a=inputs if self.a_is_input else arrays["a"]',
+        'a=self.a if self.a_is_input else arrays["a"]',
+        "position_captures images",
+        "window_products",
+    ),
+    Fault(
+        "signed-roots-of-several-places-taken", "refuse_roots(int(self.b.shape[2]))", "pass", "position_captures images"
+    ),
+    Fault(
+        "roots-of-the-first-part-alone", "            first.add_sum(other)\n", "            pass\n", "position_captures"
+    ),
+    Fault(
+        "rank-one-of-the-first-part-alone",
+        "xp.hypot(total, part, out=total)",
+        "pass",
+        "position_captures",
+        "window_products",
+    ),
+    Fault("kernels-not-sketched", "if len(shape) > 1]", "if len(shape) == 2]", "images"),
+    Fault("windows-summed-in-average-pooling", "        out /= out.dtype.type(len(seen))\n", "", "images"),
+    Fault("average-pool's-gradient-not-divided", 'stage["b"] / below.dtype.type(len(seen))', 'stage["b"]', "images"),
+    Fault("overlaps-of-averages-overwrite", "one += part", "one[...] = part", "images"),
+    Fault(
+        "overlaps-of-maxima-overwrite",
+        "gradient += xp.where(hit, b, none)",
+        "xp.copyto(gradient, b, where=hit)",
+        "images",
+    ),
+    Fault("gradient-to-all-ties", "hit = unassigned & (pixels == out)", "hit = pixels == out", "images"),
+    Fault(
+        "gradient-to-the-last-tie",
+        'zip(self._seen(stage["x"]), self._seen(below), strict=True)',
+        'zip(self._seen(stage["x"])[::-1], self._seen(below)[::-1], strict=True)',
+        "images",
+    ),
+    Fault("maxima-overwritten-before-the-backward-pass", "(out, False)", "(out, True)", "images", "pooling"),
+)
+
 FAULTS = (
     *_LAYERS,
     *_THREADS,
@@ -799,6 +921,7 @@ FAULTS = (
     *_CAPTURES,
     *_POSITIONS,
     *_SEQUENCE_LAYERS,
+    *_IMAGE_LAYERS,
     *_GAME,
     *_TWO_TERM,
     *_CARRY,

@@ -9,6 +9,7 @@ class               x_i of its parameter                            a use of
 ==================  ==============================================  ==================================================
 `OuterProduct`      b_i a_iᵀ, and b_i of a bias                     a linear layer at a single position
 `OuterProducts`     Σ_t b_t a_tᵀ, and Σ_t b_t of a bias             a linear layer at T positions
+`WindowProducts`    Σ_t b_t a_tᵀ, and Σ_t b_t of a bias             a convolution; a_t is what its window sees
 `Gather`            b_t added to row id_t                           an embedding
 `Dense`             an array of its own                             any small parameter: gains, biases, positions
 ==================  ==============================================  ==================================================
@@ -31,6 +32,7 @@ from adamshap.gpu.captures.gather import Gather
 from adamshap.gpu.captures.outer_product import OuterProduct
 from adamshap.gpu.captures.outer_products import OuterProducts, outer_products
 from adamshap.gpu.captures.sums import multiply_by_sums, sum_blocks, write_sums
+from adamshap.gpu.captures.window_products import WindowProducts
 
 __all__ = [
     "Capture",
@@ -41,6 +43,7 @@ __all__ = [
     "OuterProduct",
     "OuterProducts",
     "RootSquares",
+    "WindowProducts",
     "multiply_by_sums",
     "outer_products",
     "scale",

@@ -9,14 +9,17 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.layers.activation_layer import ActivationLayer
 from adamshap.gpu.layers.attention import Attention
 from adamshap.gpu.layers.chain import Residual, plan_chain, plan_chain_back, run_back, run_forward
+from adamshap.gpu.layers.convolution import Convolution
 from adamshap.gpu.layers.embedding import Embedding, Positions
 from adamshap.gpu.layers.norm import Norm
+from adamshap.gpu.layers.pooling import AveragePool, MaxPool
 from adamshap.gpu.layers.positionwise_linear import PositionwiseLinear
 from adamshap.gpu.layers.reshaping import Flatten, MeanOverPositions
 from adamshap.gpu.layers.row_weights import weight_of_rows
 from adamshap.gpu.layers.sequence_losses import sequence_cross_entropy, sequence_squared_error
 from adamshap.gpu.layers.stage import StackLayer, Stage
 from adamshap.gpu.threads import in_parts
+from adamshap.gpu.windows import Windows
 from adamshap.reference import contract
 
 __all__ = ["SequentialStack", "SequentialWorkspace"]
@@ -145,6 +148,15 @@ BUILDERS: Mapping[str, Callable[[Any, str, bool], StackLayer]] = {
     "rms_norm": lambda layer, name, _: Norm(f"{name}.weight", None, layer.eps, False),
     "attention": lambda layer, name, _: Attention(name, layer.heads, layer.bias),
     "residual": lambda layer, name, _: Residual(layers_of(layer.layers, [f"{name}.{one}" for one in layer.names])),
+    "conv2d": lambda layer, name, _: Convolution(
+        f"{name}.weight",
+        _bias_of(layer, name),
+        layer.c_out,
+        Windows(layer.kernel, layer.stride, layer.padding),
+        layer.groups,
+    ),
+    "avg_pool2d": lambda layer, *_: AveragePool(Windows(layer.kernel, layer.steps)),
+    "max_pool2d": lambda layer, *_: MaxPool(Windows(layer.kernel, layer.steps)),
     "flatten": lambda *_: Flatten(),
     "mean_over_positions": lambda *_: MeanOverPositions(),
 }
