@@ -46,7 +46,13 @@ def _state(
 
 def _batch(field: str, change: Callable[[Batch, np.random.Generator], Batch]) -> Arrangement:
     """Return an arrangement of one of the batches."""
-    return lambda step, generator: replace(step, **{field: change(getattr(step, field), generator)})
+
+    def arrange(step: Step, generator: np.random.Generator) -> Step:
+        if field == "train":
+            return replace(step, train=change(step.train, generator))
+        return replace(step, valid=change(step.valid, generator))
+
+    return arrange
 
 
 def _x(change: Callable[[Array, np.random.Generator], Array]) -> Callable[[Batch, np.random.Generator], Batch]:
@@ -131,14 +137,16 @@ def _no_loss(field: str) -> Arrangement:
         }
         exact = batches[field]
         batches[field] = Batch(exact.x, np.tile(bias, (exact.n, 1)))
-        return replace(step, net=net, params=params, **batches)
+        return replace(step, net=net, params=params, train=batches["train"], valid=batches["valid"])
 
     return arrange
 
 
 def _dyadic(generator: np.random.Generator, shape: tuple[int, ...], step: float = 0.25) -> Array:
     """Return multiples of `step` up to 2 in size, none of them 0."""
-    return step * generator.integers(1, round(2 / step) + 1, shape) * generator.choice((-1, 1), shape)
+    size = generator.integers(1, round(2 / step) + 1, shape)
+    signed: Array = step * size * generator.choice((-1, 1), shape)
+    return signed
 
 
 def _linear(step: Step, generator: np.random.Generator, pairs: int) -> Step:

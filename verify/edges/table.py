@@ -1,6 +1,7 @@
 """All edges, as plain data, one dimension at a time, so that each case stays small."""
 
 from itertools import product
+from typing import Any
 
 from adamshap.reference.contract import ACTIVATIONS
 from adamshap.verify.edges.edge import Edge
@@ -71,7 +72,7 @@ def _counts() -> tuple[Edge, ...]:
 
 
 def _settings() -> tuple[Edge, ...]:
-    settings = {
+    settings: dict[str, tuple[dict[str, Any], ...]] = {
         "lr": ({"lr": 0.0}, {"lr": 1e-12}, {"lr": 1.0}, {"lr": 10.0}),
         "weight_decay": (
             *({"weight_decay": 0.0}, {"weight_decay": 1e-12}, {"weight_decay": 1.0}),

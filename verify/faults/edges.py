@@ -12,9 +12,10 @@ import autograd.numpy as anp
 import numpy as np
 
 from adamshap.reference import adam, models, perceptron, slopes
-from adamshap.reference.contract import AdamState, Array, Batch, Params, Step
+from adamshap.reference.contract import AdamState, Array, Batch, Network, Params, Step
 from adamshap.verify.faults.fault import Fault, Wrap, computes_with, returns, sees
 from adamshap.verify.implementation import Ask, Query
+from adamshap.verify.models.perceptron import network_of
 from adamshap.verify.replacing import replaced
 from adamshap.verify.steps import adam_of
 
@@ -349,13 +350,13 @@ def _uint8_members(ask: Ask) -> Ask:
 
 def _labels_in_int8(ask: Ask) -> Ask:
     def faulty(step: Step, query: Query) -> Any:
-        if getattr(step.net, "loss", "") != "cross_entropy" or step.train.y.ndim != 1:
+        if not isinstance(step.net, Network) or step.net.loss != "cross_entropy":
             return ask(step, query)
-        batches = {
-            name: Batch(batch.x, batch.y.astype(np.int8).astype(int) % step.net.sizes[-1])  # type: ignore[attr-defined]
-            for name, batch in (("train", step.train), ("valid", step.valid))
-        }
-        return ask(replace(step, **batches), query)
+        classes = network_of(step).sizes[-1]
+        train, valid = (
+            Batch(batch.x, batch.y.astype(np.int8).astype(int) % classes) for batch in (step.train, step.valid)
+        )
+        return ask(replace(step, train=train, valid=valid), query)
 
     return faulty
 
