@@ -697,9 +697,7 @@ _SEQUENCE_LAYERS = (
         "layers",
     ),
     Fault("softmax's-gradient-not-centred", "        s -= (s * weights).sum(axis=-1, keepdims=True)\n", "", "layers"),
-    Fault(
-        "gradient-of-scores-not-scaled", "        s *= weights.dtype.type(1 / math.sqrt(q.shape[-1]))\n", "", "layers"
-    ),
+    Fault("gradient-of-scores-not-scaled", "        s *= weights.dtype.type(1 / math.sqrt(d))\n", "", "layers"),
     Fault(
         "gradient-of-values-not-transposed", "xp.matmul(weights.swapaxes(2, 3), g)", "xp.matmul(weights, g)", "layers"
     ),
@@ -712,11 +710,11 @@ _SEQUENCE_LAYERS = (
     Fault("attention-without-out-bias", "            out += params[out_bias]\n", "            pass\n", "layers"),
     Fault(
         "norm's-mean-not-in-the-gradient",
-        "            below -= below.mean(axis=1, keepdims=True)\n",
+        "            g -= g.mean(axis=1, keepdims=True)\n",
         "            pass\n",
         "layers",
     ),
-    Fault("norm's-variance-not-in-the-gradient", "        below -= normalised * along\n", "", "layers"),
+    Fault("norm's-variance-not-in-the-gradient", "        g -= normalised * along\n", "", "layers"),
     Fault(
         "rms-norm-centred",
         "        if self.centred:\n            xp.subtract",
@@ -909,6 +907,119 @@ _IMAGE_LAYERS = (
     Fault("maxima-overwritten-before-the-backward-pass", "(out, False)", "(out, True)", "images", "pooling"),
 )
 
+_FORWARD_MODE = (
+    Fault(
+        "softmax-tangent-not-centred",
+        "        self._through_the_softmax(s, weights, q.shape[-1])\n        mixed[...]",
+        "        s *= weights * weights.dtype.type(1 / math.sqrt(q.shape[-1]))\n        mixed[...]",
+        "forward_mode",
+    ),
+    Fault(
+        "norm-tangent-without-the-mean's-term",
+        "self._through_the_norm(context.backend.xp, flat(tangent), stage)",
+        "replace(self, centred=False)._through_the_norm(context.backend.xp, flat(tangent), stage)",
+        "forward_mode",
+    ),
+    Fault("norm-tangent-without-the-gain", "            tangent *= params[self.gain]\n", "", "forward_mode"),
+    Fault(
+        "gain's-direction-times-the-output",
+        'out = stage["normalised"] * direction[self.gain]',
+        'out = stage["out"] * direction[self.gain]',
+        "forward_mode",
+    ),
+    Fault(
+        "weight's-direction-without-the-input's",
+        "if tangent is not None:\n        through",
+        "if False:\n        through",
+        "forward_mode",
+        "layers/linear",
+    ),
+    Fault(
+        "input's-tangent-by-the-direction",
+        "product(context, tangent, params[weight].T, through)",
+        "product(context, tangent, direction[weight].T, through)",
+        "forward_mode",
+    ),
+    Fault("tangent-without-the-bias", "        out += direction[bias]\n", "        pass\n", "forward_mode"),
+    Fault("later-bias-not-moved", "tangent += direction[self.bias]", "pass", "forward_mode"),
+    Fault(
+        "tangent-without-the-activation",
+        'scale_by_derivative(context, self.function, flat(tangent), flat(stage["out"]), derivative)',
+        "pass",
+        "forward_mode",
+    ),
+    Fault(
+        "perceptron's-tangent-without-the-activation",
+        "scale_by_derivative(context, self.activation, tangent, activation, derivative)",
+        "pass",
+        "forward_mode",
+    ),
+    Fault(
+        "tie's-direction-once",
+        "product(context, a, direction[weight].T, out)",
+        "product(context, a, direction[weight].T * (tangent is None), out)",
+        "forward_mode",
+    ),
+    Fault("values-not-moved", "        mixed += xp.matmul(weights, v_moved)\n", "", "forward_mode"),
+    Fault("keys-not-moved", "        s += xp.matmul(q, k_moved.swapaxes(2, 3))\n", "", "forward_mode"),
+    Fault(
+        "scores-tangent-not-scaled",
+        "        self._through_the_softmax(s, weights, q.shape[-1])\n        mixed",
+        "        self._through_the_softmax(s, weights, 1)\n        mixed",
+        "forward_mode",
+    ),
+    Fault("residual's-tangent-without-the-input", "        through += tangent\n", "", "forward_mode"),
+    Fault("residual's-tangent-overwritten", "None if tangent is None else tangent.copy()", "tangent", "forward_mode"),
+    Fault(
+        "positions'-direction-from-the-end",
+        'direction[self.weight][: stage["x"].shape[1]]',
+        'direction[self.weight][-stage["x"].shape[1] :]',
+        "forward_mode",
+    ),
+    Fault("positions'-tangent-alone", "        tangent += rows\n", "", "forward_mode"),
+    Fault("mean's-tangent-summed", "tangent.mean(axis=1)", "tangent.sum(axis=1)", "forward_mode"),
+    Fault(
+        "sgd-by-pairs-in-forward-mode",
+        "if not task.forward and (task.per_validation",
+        "if (task.per_validation",
+        "forward_mode",
+    ),
+    Fault(
+        "forward-mode-after-the-step",
+        'if self.setup.estimator.contraction == "forward":\n            return True',
+        "if False:\n            return True",
+        "forward_mode",
+    ),
+    Fault(
+        "one-sided-difference",
+        "(losses_at(h) - losses_at(-h)) / (2 * h)",
+        "(losses_at(h) - losses_at(0.0)) / h",
+        "forward_mode",
+    ),
+    Fault("a-fixed-step", "for _ in range(TRIALS):", "for _ in range(1):", "forward_mode"),
+    Fault("moves-of-an-absolute-size", "size = float(abs(losses_at(0.0)).max()) or 1.0", "size = 1.0", "forward_mode"),
+    Fault(
+        "differences-without-the-weight",
+        "return slope * (slope.dtype.type(weight) if isinstance(weight, float) else weight)",
+        "return slope",
+        "forward_mode",
+    ),
+    Fault(
+        "weights-of-other-rows",
+        "weight = self.weight if isinstance(self.weight, float) else self.weight[which]",
+        "weight = self.weight if isinstance(self.weight, float) else self.weight[: len(self.y[which])]",
+        "forward_mode",
+    ),
+    Fault(
+        "sums-of-other-rows",
+        "arrays={name: array[which] for name, array in self.arrays.items()}",
+        "arrays=dict(self.arrays)",
+        "forward_mode",
+        "summed",
+    ),
+    Fault("a-layer-without-a-tangent-is-not-seen", "isinstance(layer, TangentLayer) and (", "(", "forward_mode"),
+)
+
 FAULTS = (
     *_LAYERS,
     *_THREADS,
@@ -926,4 +1037,5 @@ FAULTS = (
     *_TWO_TERM,
     *_CARRY,
     *_RUN,
+    *_FORWARD_MODE,
 )
