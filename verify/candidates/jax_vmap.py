@@ -23,6 +23,20 @@ from adamshap.verify.candidates.parts import adam_of, network_of
 
 Tree = dict[str, Any]
 
+_FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+"""XLA's options for functions that are compiled for every shape, and then called only a few times."""
+
+
+def _compiled(*static: int) -> Callable[[Any], Any]:
+    """Return a decorator: ``jax.jit`` with these arguments `static`."""
+    options = _FAST_TO_COMPILE if jax.default_backend() == "cpu" else None
+    return partial(jax.jit, static_argnums=static, compiler_options=options)
+
+
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
@@ -45,11 +59,13 @@ def _loss(net: Network, params: Tree, x: Any, y: Any) -> Any:
     return jnp.mean((a - y) ** 2)
 
 
-@partial(jax.jit, static_argnums=0)
 def _each_gradient(net: Network, params: Tree, x: Any, y: Any) -> Any:
     """Return ∇ℓ of each sample, one per row."""
     gradients = jax.vmap(jax.grad(partial(_loss, net)), in_axes=(None, 0, 0))(params, x, y)
     return jax.vmap(lambda gradient: ravel_pytree(gradient)[0])(gradients)
+
+
+_compiled_each_gradient = _compiled(0)(_each_gradient)
 
 
 def _flat(arrays: dict[str, Array]) -> Array:
@@ -57,10 +73,18 @@ def _flat(arrays: dict[str, Array]) -> Array:
     return np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
 
 
+def _shaped(vector: Array, like: dict[str, Array]) -> dict[str, Array]:
+    """Return the inverse of `_flat`, in NumPy: outside a compiled function, JAX compiles each operation by itself."""
+    ends = np.cumsum([like[name].size for name in sorted(like)])[:-1]
+    return {
+        name: part.reshape(like[name].shape) for name, part in zip(sorted(like), np.split(vector, ends), strict=True)
+    }
+
+
 def _gradients(step: Step, params: Tree, batch: Batch) -> Array:
     """Return ∇ℓ of each sample; the shorter of the two batches is padded with its first row, to compile only once."""
     index = np.append(np.arange(batch.n), np.zeros(max(step.n, step.n_val) - batch.n, int))
-    return np.asarray(_each_gradient(network_of(step), params, batch.x[index], batch.y[index]))[: batch.n]
+    return np.asarray(_compiled_each_gradient(network_of(step), params, batch.x[index], batch.y[index]))[: batch.n]
 
 
 def update(step: Step) -> tuple[dict[str, Array], AdamState]:
@@ -74,7 +98,7 @@ def update(step: Step) -> tuple[dict[str, Array], AdamState]:
         return params, AdamState(CompletedSteps(int(after.count)), m, v)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@_compiled(0, 1)
 def _adamw(net: Network, adam: Adam, params: Tree, inner: Any, train: Any, weight: Any) -> Any:
     optimizer = optax.adamw(adam.lr, *adam.betas, eps=adam.eps, eps_root=adam.eps_root, weight_decay=adam.weight_decay)
     state = (inner, *optimizer.init(params)[1:])
@@ -136,7 +160,7 @@ def _random_order(c: _Adam, g: Any, x: Any, nodes: tuple[int, int]) -> Any:
     return weight @ _divided_difference(c, tau * g + spread, tau * g - spread)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@_compiled(2, 3)
 def _slope_and_midway(c: _Adam, x: Any, slope: str, nodes: tuple[int, int]) -> tuple[Any, Any]:
     """Return S, and half of A(0) + A(g)."""
     g = x.sum(axis=0)
@@ -174,7 +198,7 @@ def scores(
         if gradient == "midpoint":
             adam = adam_of(step)
             kept = 1 - adam.lr * adam.weight_decay
-            at = ravel_pytree(at)[1](_flat(at) * kept - midway)
+            at = _shaped(_flat(at) * kept - midway, at)
         total: Array = x @ (_gradients(step, at, step.valid) * S).T
         return total if per_validation else total.mean(axis=1)
 
