@@ -13,9 +13,11 @@ import numpy.typing as npt
 from hypothesis import HealthCheck, Phase
 
 from adamshap.reference.contract import Step
-from adamshap.verify.implementation import Hung, Implementation, Lost, Misbehaviour, Unsupported
+from adamshap.verify.acceptable import Acceptable, variants_in
+from adamshap.verify.implementation import Hung, Implementation, KitError, Lost, Misbehaviour, Unsupported
 from adamshap.verify.insulation import kept_random_state
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
+from adamshap.verify.property_checks import agrees
 from adamshap.verify.random_cases import no_files, random_cases, seed_of
 
 PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
@@ -30,7 +32,7 @@ MOST_HANGS = 3
 MOST_LOST = 3
 """Failures without an answer that are shrunk: each further case costs the candidate a new process."""
 
-Status = Literal["passed", "failed", "not offered", "not supported", "not tried"]
+Status = Literal["passed", "acceptable", "failed", "not offered", "not supported", "not tried"]
 
 
 @dataclass
@@ -84,14 +86,15 @@ class Outcome:
     Parameters
     ----------
     property : Property
-    status : {"passed", "failed", "not offered", "not supported", "not tried"}
-        "not tried" after `MOST_HANGS` hangs, and for kinds of models that the candidate does not declare.
+    status : {"passed", "acceptable", "failed", "not offered", "not supported", "not tried"}
+        "acceptable" if the answers agree with an acceptable variant of the method instead; "not tried" after
+        `MOST_HANGS` hangs, and for kinds of models that the candidate does not declare.
     examples : int
         Number of cases tried, up to the first failure.
     seconds : float
         Duration.
     finding : Finding, optional
-        The failure, on the smallest case found.
+        The failure, on the smallest case found; of an acceptable variant, its first difference from the method.
     unsupported : tuple of (str, int)
         Reasons for skipped cases, each with the number of cases.
     evidence : tuple of Case
@@ -100,6 +103,8 @@ class Outcome:
         The largest share of its bound that an error took in the cases that passed.
     undeclared : bool
         Whether it was not tried because the candidate does not declare its kind of models.
+    variant : Acceptable, optional
+        The acceptable variant that the answers agree with.
     """
 
     property: Property
@@ -111,6 +116,7 @@ class Outcome:
     evidence: tuple[Case, ...] = ()
     share: float = 0.0
     undeclared: bool = False
+    variant: Acceptable | None = None
 
 
 class _Enough(BaseException):
@@ -205,6 +211,14 @@ def _check_one(
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
             finding = _finding(case, error)
+            if isinstance(error, Disagreement):
+                variant, share = _variant(ask, one, [case, *(_in_dtype(other, dtype) for other in cases)], dtype)
+                if variant is not None:
+                    seconds = time.monotonic() - start
+                    reported = tuple(reasons.most_common())
+                    return Outcome(
+                        one, "acceptable", len(cases), seconds, finding, reported, share=share, variant=variant
+                    )
             evidence: tuple[Case, ...] = ()
             patience.hangs += isinstance(error, Hung)
             patience.lost += finding.lost
@@ -219,6 +233,28 @@ def _check_one(
     seconds = time.monotonic() - start
     evidence = tuple(supported[:EVIDENCE])
     return Outcome(one, status, len(cases), seconds, None, tuple(reasons.most_common()), evidence, share)
+
+
+def _variant(ask: Asker, one: Property, cases: list[Case], dtype: np.dtype[Any]) -> tuple[Acceptable | None, float]:
+    """Return the acceptable variant that agrees in all cases, and the largest share of its bounds; None without one.
+
+    Only comparisons with the oracle have variants.
+    """
+    if one.check is not agrees:
+        return None, 0.0
+    for variant in variants_in(dtype):
+        try:
+            return variant, max(_share(ask, case, dtype, variant.implementation()) for case in cases)
+        except (Disagreement, Misbehaviour, KitError):  # a variant may refuse settings that it cannot represent
+            continue
+    return None, 0.0
+
+
+def _share(ask: Asker, case: Case, dtype: np.dtype[Any], oracle: Implementation) -> float:
+    try:
+        return agrees(ask, case, dtype, oracle)
+    except Unsupported:
+        return 0.0
 
 
 def _smallest(

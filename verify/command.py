@@ -104,7 +104,7 @@ def verify_command(
     from rich.console import Console
 
     from adamshap.verify import report
-    from adamshap.verify.implementation import LoadError
+    from adamshap.verify.implementation import KitError, LoadError
     from adamshap.verify.layer_properties import LAYER_PROPERTIES
     from adamshap.verify.properties import PROPERTIES
 
@@ -123,7 +123,7 @@ def verify_command(
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             outcomes, diagnosis = _try_target(tried, chosen, profile, dtype, seed, timeout, in_process=in_process)
-    except LoadError as error:
+    except (LoadError, KitError) as error:
         raise CommandError(str(error)) from error
     result = report.Report(tried, profile, dtype, seed, outcomes, diagnosis)
     unwritten = ""
@@ -139,7 +139,7 @@ def verify_command(
     report.show(Console(), result)
     if unwritten:
         raise CommandError(unwritten)
-    if not any(outcome.status in ("passed", "failed") for outcome in outcomes):
+    if not any(outcome.status in report.TRIED for outcome in outcomes):
         raise CommandError("no property could be tried on what the target offers")
     if result.failed:
         raise typer.Exit(1)

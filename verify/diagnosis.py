@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
-from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LAYER_FAULTS, Fault, other_nodes
+from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, LAYER_FAULTS, Fault, other_nodes
 from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer
 from adamshap.verify.models import SEQUENTIAL
-from adamshap.verify.oracle import ORACLE, bounds
+from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.properties import Case, Disagreement, asker
 from adamshap.verify.steps import adam_of
 from adamshap.verify.tolerance import unit_roundoff
@@ -143,7 +143,7 @@ def _either(found: list[Diagnosis]) -> Diagnosis:
     """Return one diagnosis for alternative faults, each of which explains all."""
     if len(found) == 1:
         return found[0]
-    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LAYER_FAULTS)}
+    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS)}
     sentences = " or ".join(sentence_of[one.faults[0]] for one in found)
     return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(one.faults[0] for one in found))
 
@@ -180,7 +180,7 @@ def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
 def _known(evidence: list[_Evidence]) -> tuple[Fault, ...]:
     """Return the faults that the evidence can show: those of layers need a stack of layers."""
     stacks = any(one.case.step.net.kind == SEQUENTIAL for one in evidence)
-    return (*LAYER_FAULTS, *FAULTS) if stacks else FAULTS
+    return (*LAYER_FAULTS, *FAULTS) if stacks else (*FAULTS, *LATER_FAULTS)
 
 
 def _of_fault(fault: Fault) -> _Explanation:
@@ -292,7 +292,7 @@ def _gather(
                 got = answer(candidate, case.step, case.query, timeout)
             except (Misbehaviour, Unsupported):
                 continue
-            right = answer(ORACLE, case.step, case.query)
+            right = expected(case.step, case.query)
             evidence.append(_Evidence(case, got, right, bounds(case.step, case.query, dtype)))
     evidence.sort(key=lambda one: size_of(one.case.step))
     wrong, right_ones = ([one for one in evidence if _differs(one, one.right) is kind] for kind in (True, False))

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract import AdamState, Array, Step
-from adamshap.verify.implementation import Answer, Query, Unsupported
+from adamshap.verify.implementation import Answer, Implementation, Query, Unsupported
 from adamshap.verify.models import kind_of
-from adamshap.verify.oracle import expected_and_bounds
+from adamshap.verify.oracle import ORACLE, expected_and_bounds
 from adamshap.verify.property import Asker, Case, compare, compare_widening
 from adamshap.verify.steps import adam_of, in_dtype
 from adamshap.verify.strategies import null_samples
@@ -24,9 +24,9 @@ EACH_FUNCTION = (
 )
 
 
-def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """Compare the candidate's answer with the oracle's."""
-    got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype)
+def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike, oracle: Implementation = ORACLE) -> float:
+    """Compare the candidate's answer with the oracle's, or with that of an acceptable variant of the `oracle`."""
+    got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype, oracle)
     # The first two bounds, a lower limit of the rounding and all of it, have no draws.
     return compare_widening(case, got, wanted, enumerate(widening, start=-1), DRAWS)
 

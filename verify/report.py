@@ -19,6 +19,9 @@ from adamshap.verify.reproduction import snippet
 
 SCHEMA = 1
 
+TRIED: tuple[Status, ...] = ("passed", "acceptable", "failed")
+"""The statuses of properties that were tried."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -80,6 +83,7 @@ def _property_json(report: Report, outcome: Outcome) -> dict[str, Any]:
         "equation": outcome.property.equation,
         "kind": outcome.property.kind,
         "status": outcome.status,
+        "acceptable": None if outcome.variant is None else outcome.variant.name,
         "examples": outcome.examples,
         "seconds": round(outcome.seconds, 3),
         "largest_share_of_bound": _number(outcome.share),
@@ -106,9 +110,9 @@ def show(console: Console, report: Report) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("property", "result", "cases", "seconds"):
         table.add_column(column, justify="right" if column in ("cases", "seconds") else "left", no_wrap=True)
-    tried = [outcome for outcome in report.outcomes if outcome.status in ("passed", "failed")]
+    tried = [outcome for outcome in report.outcomes if outcome.status in TRIED]
     for outcome in tried:
-        style = {"passed": "green", "failed": "bold red"}[outcome.status]
+        style = {"passed": "green", "acceptable": "yellow", "failed": "bold red"}[outcome.status]
         table.add_row(
             outcome.property.name,
             f"[{style}]{outcome.status}[/]",
@@ -117,7 +121,7 @@ def show(console: Console, report: Report) -> None:
         )
     if tried:
         console.print(table)
-    for line in _left_out(report):
+    for line in (*_left_out(report), *_acceptable(report)):
         console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
     for outcome in report.failed:
         if outcome.finding is None:
@@ -156,6 +160,14 @@ def _left_out(report: Report) -> Iterator[str]:
         yield f"Not supported ({reason}): {count} cases of {', '.join(names[reason])}"
 
 
+def _acceptable(report: Report) -> Iterator[str]:
+    """Yield a line for each acceptable variant, with the properties that follow it."""
+    for variant in dict.fromkeys(outcome.variant for outcome in report.outcomes):
+        if variant is not None:
+            names = ", ".join(outcome.property.name for outcome in report.outcomes if outcome.variant == variant)
+            yield f"Acceptable: your answers agree with {variant.sentence} ({variant.name}): {names}"
+
+
 def to_html(report: Report) -> str:
     """Return the report as one self-contained page."""
     rows = "".join(
@@ -171,7 +183,7 @@ def to_html(report: Report) -> str:
         for outcome in report.failed
         if outcome.finding is not None
     )
-    left_out = "".join(f"<p>{html.escape(line)}</p>" for line in _left_out(report))
+    left_out = "".join(f"<p>{html.escape(line)}</p>" for line in (*_left_out(report), *_acceptable(report)))
     diagnosis = f"<p><b>Diagnosis:</b> {html.escape(report.diagnosis.sentence)}.</p>" if report.diagnosis else ""
     return _PAGE.format(
         target=html.escape(report.target),
@@ -191,7 +203,8 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
 table {{ border-collapse: collapse; width: 100%; }}
 td, th {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
-tr.passed td:nth-child(3) {{ color: #17723b; }} tr.failed td:nth-child(3) {{ color: #b00020; font-weight: bold; }}
+tr.passed td:nth-child(3) {{ color: #17723b; }} tr.acceptable td:nth-child(3) {{ color: #8a6100; }}
+tr.failed td:nth-child(3) {{ color: #b00020; font-weight: bold; }}
 pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px; }} small {{ color: #666; }}
 @media (max-width: 40rem) {{ table {{ font-size: 13px; }} td, th {{ padding: .3rem; }} }}
 </style>

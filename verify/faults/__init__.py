@@ -10,7 +10,7 @@ from adamshap.verify.faults.fault import Fault, Wrap
 from adamshap.verify.faults.precision import FLOAT32
 from adamshap.verify.faults.slope import other_nodes
 
-__all__ = ["BY_NAME", "FAULTS", "FLOAT32", "LAYER_FAULTS", "Fault", "Wrap", "other_nodes"]
+__all__ = ["BY_NAME", "FAULTS", "FLOAT32", "LATER_FAULTS", "LAYER_FAULTS", "Fault", "Wrap", "other_nodes"]
 
 FAULTS: tuple[Fault, ...] = (
     *optimiser.FAULTS,
@@ -23,5 +23,8 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 LAYER_FAULTS: tuple[Fault, ...] = sequences.FAULTS
+
+LATER_FAULTS: tuple[Fault, ...] = model.LATER_FAULTS
+"""Mistakes that perceptrons show, named after the release of the vectors v1, which do not list them."""
 
 BY_NAME: dict[str, Fault] = {fault.name: fault for fault in FAULTS}
