@@ -82,10 +82,12 @@ def test_uneven_errors_show_what_even_ones_hide() -> None:
             return float(abs(expected(perturbed(single, size, errors), QUERY)["values"][8] - right[8]))
 
     def median_of_the_largest(make: Callable[[np.random.Generator], Any]) -> float:
-        largest = [max(moved(make(np.random.default_rng((seed, draw)))) for draw in range(DRAWS)) for seed in range(9)]
+        largest = [max(moved(make(np.random.default_rng((seed, draw)))) for draw in range(DRAWS)) for seed in range(7)]
         return SAFETY / DRAWN * float(np.median(largest))
 
-    assert median_of_the_largest(lambda generator: generator) < off < median_of_the_largest(Uneven) / 1.5
+    even, uneven = median_of_the_largest(lambda generator: generator), median_of_the_largest(Uneven)
+    assert uneven > 2 * even
+    assert off < 0.6 * uneven
 
 
 def test_uneven_errors_have_the_variance_of_even_ones() -> None:
