@@ -1,13 +1,20 @@
 """Steps of the kit: with one set of settings, and with every real array cast or perturbed."""
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract import Adam, AdamState, Array, Batch, Params, Step, of_kind, real_parts
 
-__all__ = ["adam_of", "in_dtype", "perturbed"]
+__all__ = ["Normal", "adam_of", "in_dtype", "perturbed"]
+
+
+class Normal(Protocol):
+    """A source of random numbers of mean 0 and variance 1, such as NumPy's generators."""
+
+    def standard_normal(self, size: tuple[int, ...], /) -> Any:
+        """Return independent numbers."""
 
 
 def adam_of(step: Step) -> Adam:
@@ -20,7 +27,7 @@ def in_dtype(step: Step, dtype: npt.DTypeLike) -> Step:
     return _changed(step, lambda array: array.astype(dtype))
 
 
-def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
+def perturbed(step: Step, size: float, generator: Normal) -> Step:
     """Return `step` with every real input changed by a relative `size` times a standard normal number; zeros stay zero.
 
     Parameters
@@ -28,7 +35,7 @@ def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
     step : Step
     size : float
         Standard deviation of the relative changes: opposing changes of equal size would cancel.
-    generator : numpy.random.Generator
+    generator : numpy.random.Generator or Uneven
         Source of the changes.
 
     Returns

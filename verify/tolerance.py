@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from adamshap.reference import models, scoring, validation
 from adamshap.reference.contract import Array, Estimator, Gradient, MarginalKind, ScoreSlope, Step
-from adamshap.verify.steps import perturbed
+from adamshap.verify.steps import Normal, perturbed
 from adamshap.verify.usual_rounding import usual_rounding
 
 SAFETY = 16.0
@@ -153,7 +153,7 @@ def widening_conditioning(
     base, size = np.asarray(answer(step)), DRAWN * unit_roundoff(dtype)
     moved = np.zeros_like(base)
     for done in itertools.count() if draws is None else range(draws):
-        errors = generator if done < DRAWS else Uneven(generator)
+        errors: Normal = generator if done < DRAWS else Uneven(generator)
         with usual_rounding(size, errors):
             moved = np.maximum(moved, np.abs(np.asarray(answer(perturbed(step, size, errors))) - base))
         yield SAFETY / DRAWN * moved
@@ -174,11 +174,11 @@ class Uneven:
 
     generator: np.random.Generator
 
-    def standard_normal(self, shape: tuple[int, ...]) -> Array:
+    def standard_normal(self, shape: tuple[int, ...], /) -> Array:
         """Return random numbers of mean 0 and variance 1, half of them with the deviation `SMALL`."""
         large = np.sqrt(2 - SMALL**2)
         sizes = np.where(self.generator.random(shape) < 0.5, SMALL, large)
-        return sizes * self.generator.standard_normal(shape)  # type: ignore[no-any-return]
+        return sizes * self.generator.standard_normal(shape)
 
 
 def score_magnitude(

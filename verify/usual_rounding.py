@@ -29,7 +29,8 @@ an input of 1e22, an error of u in the derivative would be one of 1e15 in the gr
 everything.
 
 Errors have random sizes, not only random signs: if an error has the same effect for either sign, or two errors oppose
-each other, equal sizes would hide the effect.
+each other, equal sizes would hide the effect. If terms saturate, errors that are all large hide it too
+(`tolerance.Uneven`).
 """
 
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ from adamshap.reference.contract import Array
 from adamshap.reference.elementary import OPERATIONS, computed_by
 from adamshap.reference.losses import constant
 from adamshap.reference.squares import in_units
+from adamshap.verify.steps import Normal
 
 __all__ = ["usual_rounding"]
 
@@ -53,7 +55,7 @@ Errors = Callable[[tuple[int, ...]], Array]
 
 
 @contextmanager
-def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None]:
+def usual_rounding(size: float, generator: Normal) -> Iterator[None]:
     """Add independent rounding errors of about `size` to the oracle's operations within the context.
 
     The errors are absolute in derivatives of losses and activations, bias corrections, and positions of arrival by a
@@ -64,7 +66,7 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
     ----------
     size : float
         Standard deviation of the errors: some u of the candidate's dtype.
-    generator : numpy.random.Generator
+    generator : numpy.random.Generator or Uneven
         Source of the errors.
     """
     with computed_by(_Rounded(size, generator).operations()):
@@ -76,7 +78,7 @@ class _Rounded:
     """The oracle's elementary operations, with errors of about `size`."""
 
     size: float
-    generator: np.random.Generator
+    generator: Normal
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         """Return the operations, keyed by the names of the exact ones."""
@@ -98,7 +100,8 @@ class _Rounded:
         }
 
     def errors(self, shape: tuple[int, ...]) -> Array:
-        return self.size * self.generator.standard_normal(shape)
+        drawn: Array = self.size * self.generator.standard_normal(shape)
+        return drawn
 
     def noise(self, z: Any, derivative: Array) -> Any:
         """Return a term with value 0 and an error as derivative, or 0 where `derivative` vanishes."""

@@ -63,13 +63,13 @@ class AdamMap:
         if self.how.root == "hypot":
             return np.hypot(np.sqrt(self.kappa), g.dtype.type(np.sqrt(self.q)) * g)
         if self.how.root == "fused":
-            return fused_root(self.kappa, g.dtype.type(self.q), g)  # type: ignore[no-any-return]
-        return np.sqrt(self.kappa + self.q * (g * g))  # type: ignore[no-any-return]
+            return fused_root(self.kappa, g.dtype.type(self.q), g)
+        return np.sqrt(self.kappa + self.q * (g * g))
 
     def __call__(self, g: Array) -> Array:
         """Return A(g)."""
         top, D = self.mu + self.k * g, self.root(g) + self.s.eps
-        return self.s.lr * top / D if self.how.divides else self.s.lr * (top * (1 / D))  # type: ignore[no-any-return]
+        return self.s.lr * top / D if self.how.divides else self.s.lr * (top * (1 / D))
 
     def difference(self, a: Array, b: Array) -> Array:
         """Return A[a, b]."""
@@ -79,7 +79,7 @@ class AdamMap:
         collected = self._angles(a, b, r_a, r_b) if self.how.slope == "angles" else self._gap(a, b, r_a, r_b)
         numerator = self.k * (self.s.eps + collected) - self.mu * phi
         D_a, D_b = r_a + self.s.eps, r_b + self.s.eps
-        return self.s.lr * (numerator / np.maximum(D_a, D_b) / np.minimum(D_a, D_b))  # type: ignore[no-any-return]
+        return self.s.lr * (numerator / np.maximum(D_a, D_b) / np.minimum(D_a, D_b))
 
     def _angles(self, a: Array, b: Array, r_a: Array, r_b: Array) -> Array:
         """Return (κ + r(a) r(b) − q a b)/(r(a) + r(b)), as H (cos α cos β + 1 − sin α sin β)."""
@@ -88,14 +88,14 @@ class AdamMap:
         cos_a, cos_b, sin_a, sin_b = s / safe_a, s / safe_b, root_q * a / safe_a, root_q * b / safe_b
         product = sin_a * sin_b
         squares = (cos_a**2 + (sin_a * cos_b) ** 2) / (1 + np.maximum(product, 0))
-        return r_a / safe * r_b * (cos_a * cos_b + np.where(product > 0, squares, 1 - product))  # type: ignore[no-any-return]
+        return r_a / safe * r_b * (cos_a * cos_b + np.where(product > 0, squares, 1 - product))
 
     def _gap(self, a: Array, b: Array, r_a: Array, r_b: Array) -> Array:
         """Return the same, for a b > 0 as κ (1 + (κ + q (a² + b²))/(r(a) r(b) + q a b))/(r(a) + r(b))."""
         total, product = np.where(r_a + r_b > 0, r_a + r_b, 1), self.q * a * b
         beside = r_a * r_b + np.maximum(product, 0)
         positive = self.kappa * ((self.kappa + self.q * (a * a + b * b)) / np.where(beside > 0, beside, 1))
-        return (self.kappa + np.where(product > 0, positive, r_a * r_b - product)) / total  # type: ignore[no-any-return]
+        return (self.kappa + np.where(product > 0, positive, r_a * r_b - product)) / total
 
 
 def unit_rule(count: int) -> tuple[list[float], list[float]]:

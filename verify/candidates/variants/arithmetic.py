@@ -132,15 +132,15 @@ def _by_halves(a: Array, b: Array) -> Array:
 def _in_blocks(a: Array, b: Array) -> Array:
     starts = range(0, a.shape[1], BLOCK)
     parts = [_term_by_term(a[:, start : start + BLOCK], b[start : start + BLOCK]) for start in starts]
-    return np.sum(parts, axis=0, dtype=a.dtype)  # type: ignore[no-any-return]
+    return np.sum(parts, axis=0, dtype=a.dtype)
 
 
 def _wider(a: Array, b: Array) -> Array:
     wide = np.float64 if a.dtype == np.float32 else np.longdouble
-    return (a.astype(wide) @ b.astype(wide)).astype(a.dtype)  # type: ignore[no-any-return]
+    return (a.astype(wide) @ b.astype(wide)).astype(a.dtype)
 
 
-@numba.njit(fastmath={"contract"})  # type: ignore[untyped-decorator]
+@numba.njit(fastmath={"contract"})
 def _fused(a: Array, b: Array) -> Array:
     total = np.zeros((len(a), b.shape[1]), a.dtype)
     for i in range(len(a)):
@@ -180,8 +180,8 @@ TANH_SLOPES: dict[str, Callable[[Array], Array]] = {
 
 
 def _erf(z: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[z.dtype])(z)  # type: ignore[no-any-return]
+    return np.vectorize(math.erf, otypes=[z.dtype])(z)
 
 
 def _erfc(z: Array) -> Array:
-    return np.vectorize(math.erfc, otypes=[z.dtype])(z)  # type: ignore[no-any-return]
+    return np.vectorize(math.erfc, otypes=[z.dtype])(z)
