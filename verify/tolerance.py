@@ -153,8 +153,9 @@ def widening_conditioning(
     base, size = np.asarray(answer(step)), DRAWN * unit_roundoff(dtype)
     moved = np.zeros_like(base)
     for done in itertools.count() if draws is None else range(draws):
-        errors: Normal = generator if done < DRAWS else Uneven(generator)
-        with usual_rounding(size, errors):
+        further = done >= DRAWS
+        errors: Normal = Uneven(generator) if further else generator
+        with usual_rounding(size, errors, by_tanh=further):
             moved = np.maximum(moved, np.abs(np.asarray(answer(perturbed(step, size, errors))) - base))
         yield SAFETY / DRAWN * moved
 
