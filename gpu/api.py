@@ -25,6 +25,7 @@ from adamshap.reference.contract import (
     Array,
     Batch,
     Checkpointer,
+    Contraction,
     Credit,
     Denominator,
     Estimator,
@@ -118,6 +119,7 @@ def scores(
     variance: Variance = "exact",
     micro_batch: int | None = None,
     score_dtype: ScoreDtype | None = None,
+    contraction: Contraction = "ghost",
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
     device_arrays: bool = False,
@@ -155,6 +157,10 @@ def scores(
         Number of samples that go through the network at a time.
     score_dtype : {"tf32", "float16"}, optional
         Precision of the contraction's products on a CUDA device, for speed; the step itself stays in `dtype`.
+    contraction : {"ghost", "forward"}
+        "ghost" contracts P with the captures of each layer; "forward" takes the derivative of each sample's loss along
+        P, by forward mode or, for a model with a layer that has no tangent, by differences (docs/engine.md). Layers
+        need no captures then. It excludes "two_term", `rank` and `score_dtype`.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -177,7 +183,7 @@ def scores(
     device_arrays = true_or_false("device_arrays", device_arrays)
     backend = pick_backend(device, dtype)
     estimator = Estimator(
-        slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, score_dtype
+        slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, score_dtype, contraction
     )
     _refuse_score_dtype(estimator, backend)
     estimator.refuse_first_step(step.state.step)
@@ -354,6 +360,7 @@ def attribute(
     micro_batch: int | None = None,
     carry_window: int | None = None,
     score_dtype: ScoreDtype | None = None,
+    contraction: Contraction = "ghost",
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
     on_step: Callable[[Progress], None] | None = None,
@@ -407,6 +414,8 @@ def attribute(
         credit lost beyond them, and ``Run.closed`` includes it.
     score_dtype : {"tf32", "float16"}, optional
         As for `scores`.
+    contraction : {"ghost", "forward"}
+        As for `scores`, also of SGD's; "forward" not with "carry".
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -443,7 +452,9 @@ def attribute(
     refuse_clipped(config.adam)
     backend = pick_backend(device, dtype)
     held = optimiser_in(adam, backend.dtype)
-    estimator = Estimator(slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype)
+    estimator = Estimator(
+        slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype, contraction
+    )
     _refuse_score_dtype(estimator, backend)
     open_account: OpenAccount
     if credit == "carry":

@@ -3,6 +3,7 @@
 A step uses the same memory for several of them, one after another: a new name and type mark each change.
 """
 
+import math
 from typing import Any, NewType, TypeVar, cast
 
 import numpy.typing as npt
@@ -34,5 +35,7 @@ def like(context: EngineContext, name: str) -> Arrays:
 
 
 def as_matrix(array: A) -> A:
-    """Return a weight as it is, and a bias as one row."""
-    return array if array.ndim == 2 else cast(A, array[None, :])
+    """Return a linear layer's weight as it is, a bias as one row, and a kernel's elements in one axis."""
+    if array.ndim == 2:
+        return array
+    return cast(A, array[None, :] if array.ndim == 1 else array.reshape(len(array), math.prod(array.shape[1:])))

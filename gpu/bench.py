@@ -16,11 +16,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from adamshap.gpu.backend import pick_backend
+from adamshap.gpu.bench_models import Convnet, Transformer
 from adamshap.gpu.bench_timing import (
     STEPS_BEFORE,
     BenchRun,
     Case,
-    Transformer,
     floor,
     milliseconds,
     quartiles,
@@ -39,6 +39,7 @@ CASES = (
     Case((784, 2048, 2048, 2048, 10), 1024, 32, 5),
     Case((64, 256, 256, 10), 64, 16, 200),
     Case((), 16, 4, 9, Transformer(depth=4, width=256, heads=8, vocab=256, positions=128)),
+    Case((), 64, 8, 25, Convnet(colours=3, side=32, channels=(16, 32, 64))),
 )
 
 
@@ -87,7 +88,7 @@ def measure(
         parts = timed_rounds(run.parts(rank), case.rounds, run.context)
         carried = run.carried()
     # Timed last: PyTorch's threads spin for a while after their work, which would slow down other variants.
-    peer = torch_rounds(case) if against == "torch" and case.transformer is None else None
+    peer = torch_rounds(case) if against == "torch" and case.other is None else None
     rows = []
     for name, used in (("exact", None), ("sketched", rank)):
         ratios = [p / a for p, a in zip(wall["plain"], wall[name], strict=True)]

@@ -1,10 +1,12 @@
 """The steps that the benchmark times, and the timing itself: interleaved rounds, and PyTorch's plain step."""
 
+import math
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import typer
 
 from adamshap.gpu.arrays import Arrays, BatchGradient, SlopeArrays, like
 from adamshap.gpu.backend import Backend, pick_backend
+from adamshap.gpu.bench_models import Convnet, Transformer
 from adamshap.gpu.captures import Factors, multiply_by_sums, write_sums
 from adamshap.gpu.carry import Carrier
 from adamshap.gpu.context import EngineContext
@@ -35,14 +38,12 @@ from adamshap.reference.contract import (
     RunConfig,
     ScoreSlope,
     Sequential,
-    transformer,
 )
 
 __all__ = [
     "STEPS_BEFORE",
     "BenchRun",
     "Case",
-    "Transformer",
     "floor",
     "milliseconds",
     "quartiles",
@@ -54,67 +55,37 @@ STEPS_BEFORE = 10  # steps before the timed ones: a network just initialised is 
 
 
 @dataclass(frozen=True)
-class Transformer:
-    """A transformer, tied and with LayerNorm, and the length of its sequences."""
-
-    depth: int
-    width: int
-    heads: int
-    vocab: int
-    positions: int
-
-    @property
-    def model(self) -> Sequential:
-        """The model."""
-        return transformer(
-            vocab=self.vocab, context=self.positions, width=self.width, depth=self.depth, heads=self.heads
-        )
-
-    @property
-    def layers(self) -> list[tuple[int, int]]:
-        """(d_in, d_out) of its linear layers, the output's included."""
-        d = self.width
-        return self.depth * [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)] + [(d, self.vocab)]
-
-    @property
-    def mixing(self) -> int:
-        """Multiplications of attention's own products, of one sample, forward."""
-        return 2 * self.depth * self.width * self.positions**2
-
-
-@dataclass(frozen=True)
 class Case:
-    """A perceptron's sizes, or a transformer, and the sizes of its batches; `rounds` timed steps of every variant."""
+    """A perceptron's sizes, or another model, and the sizes of its batches; `rounds` timed steps of every variant."""
 
     sizes: tuple[int, ...]
     n: int
     n_val: int
     rounds: int
-    transformer: Transformer | None = None
+    other: Transformer | Convnet | None = None
 
     @property
     def title(self) -> str:
         """The model, for tables."""
-        t = self.transformer
-        if t is None:
-            return "-".join(map(str, self.sizes))
-        return f"transformer {t.depth}x{t.width}, T={t.positions}"
+        return "-".join(map(str, self.sizes)) if self.other is None else self.other.title
 
 
 def floor(case: Case, rank: int | None, carry: bool = False) -> float:
     """Return the ratio that products alone allow: flops of the plain step over those of the attributed one.
 
-    The plain step of a perceptron has no product for the gradient in the network's input. With `carry`, each sample is
-    scored twice, and the validation gradient is taken at two points.
+    The plain step of a perceptron or a convnet has no product for the gradient in the input. With `carry`, each sample
+    is scored twice, and the validation gradient is taken at two points.
     """
-    t = case.transformer
-    pairs = list(zip(case.sizes, case.sizes[1:], strict=False)) if t is None else t.layers
-    positions, mixing, unneeded = (1, 0, pairs[0][0] * pairs[0][1]) if t is None else (t.positions, t.mixing, 0)
-    weights = sum(d_in * d_out for d_in, d_out in pairs)
-    of_a_sample = positions * (3 * weights - unneeded) + 3 * mixing
-    plain, validation, rows = case.n * of_a_sample, case.n_val * of_a_sample, case.n * positions
+    if case.other is None:
+        products = [(1, *pair) for pair in pairwise(case.sizes)]
+        others = -math.prod(products[0])
+    else:
+        products, others = case.other.products, case.other.other_products
+    of_a_sample = 3 * sum(map(math.prod, products)) + others
+    plain, validation = case.n * of_a_sample, case.n_val * of_a_sample
     scoring = 0
-    for d_in, d_out in pairs:
+    for positions, d_in, d_out in products:
+        rows = case.n * positions
         dense, low = rows * d_in * d_out, (rank or 0) * (rows * (d_in + d_out) + 2 * d_in * d_out)
         scoring += dense if rank is None or not Sketch(rank).pays(rows, d_in, d_out) else low
     times = 2 if carry else 1
@@ -123,7 +94,7 @@ def floor(case: Case, rank: int | None, carry: bool = False) -> float:
 
 @dataclass
 class BenchRun:
-    """A model in training: a network on noise around one point for each class, a transformer on random walks."""
+    """A model in training: a perceptron on noise around one point for each class, other models on data of their own."""
 
     case: Case
     net: Network | Sequential
@@ -135,7 +106,7 @@ class BenchRun:
     @classmethod
     def of(cls, case: Case, device: str, slope: ScoreSlope, gradient: Gradient) -> "BenchRun":
         """Return a run before its first step."""
-        net = Network(case.sizes, "relu") if case.transformer is None else case.transformer.model
+        net = Network(case.sizes, "relu") if case.other is None else case.other.model
         backend = pick_backend(device, "float32")
         context, generator = context_for(net, backend), np.random.default_rng(0)
         inputs, labels = _data(case, backend, generator)
@@ -231,13 +202,13 @@ class BenchRun:
     def carried(self) -> dict[str, float] | None:
         """Return the cost of a step with ``credit="carry"``, and the memory of the default window.
 
-        None for a transformer, whose window takes gigabytes.
+        None for other models than perceptrons: a transformer's window takes gigabytes.
 
         A block of steps is timed as a whole, as its batches are paid together. The window is as short as it can be,
         one block: a longer one costs memory, and the addition of its blocks' sums once a block.
         """
         context, backend, case = self.context, self.context.backend, self.case
-        if case.transformer is not None:
+        if case.other is not None:
             return None
         train = Batch(backend.host(self.batch.x), backend.host(self.batch.y))
         valid = Batch(backend.host(self.batch.valid_x), backend.host(self.batch.valid_y))
@@ -297,10 +268,9 @@ class BenchRun:
 
 def _data(case: Case, backend: Backend, generator: np.random.Generator) -> tuple[Any, Any]:
     """Return inputs and labels of validation samples and batch."""
-    count, t = case.n_val + case.n, case.transformer
-    if t is not None:
-        walks = generator.integers(0, 3, (count, t.positions + 1)).cumsum(axis=1) % t.vocab
-        return tuple(backend.labels(part, True) for part in (walks[:, :-1], walks[:, 1:]))
+    count = case.n_val + case.n
+    if case.other is not None:
+        return case.other.data(backend, count, generator)
     centres = generator.standard_normal((case.sizes[-1], case.sizes[0]), dtype=np.float32)
     y = generator.integers(0, case.sizes[-1], count)
     inputs = backend.real(centres[y] + 4 * generator.standard_normal((len(y), case.sizes[0]), dtype=np.float32))

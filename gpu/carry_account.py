@@ -38,6 +38,7 @@ def refuse_with_carry(estimator: Estimator, rank: object, micro_batch: object) -
     for name, option in (("rank", rank), ("micro_batch", micro_batch)):
         if option is not None:
             refuse(name, f"{shown(option)} with credit 'carry'", "None: whole batches are kept and scored exactly")
+    estimator.refuse_with_carry()
     if estimator.slope not in SPLIT_SLOPES:
         refuse(
             "slope",

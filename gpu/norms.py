@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from adamshap.gpu.arrays import as_matrix
 from adamshap.gpu.captures import Captures, RootSquares
 from adamshap.gpu.captures.roots import sample_roots
 from adamshap.gpu.context import EngineContext
@@ -24,8 +25,7 @@ class Norms(dict[str, RootSquares]):
             row = found.row[units]
             row = row * row.dtype.type(1 / math.sqrt(n))
             return GradientNorms(n, row if found.own is None else row * found.correction(), found.col)
-        root = found.root[units]
-        return GradientNorms(n, root=root if root.ndim == 2 else root[None, :])
+        return GradientNorms(n, root=as_matrix(found.root[units]))
 
 
 def add_norms(context: EngineContext, norms: Norms, captures: Captures, variance: str) -> None:

@@ -1,4 +1,4 @@
-"""Scores ⟨P, x_i⟩ from captures, without x_i: by contractions with P, or by pairs with the validation samples.
+"""Scores ⟨P, x_i⟩ without x_i: captures contracted with P, or paired with validation samples' ones, or forward mode.
 
 ======  ==============  ======================================================
 paper   name            meaning
@@ -24,6 +24,7 @@ __all__ = [
     "Scorer",
     "ScoringTask",
     "contract",
+    "differentiate",
     "matrix_scorer",
     "pair_dots",
     "score_chunks",
@@ -61,6 +62,13 @@ def contract(
     in_parts(rows_between, len(out), 2 * len(out) * captures.macs)
 
 
+def differentiate(context: EngineContext, captures: Captures, matrix: ScoreMatrix, out: Any) -> None:
+    """Add each row's score ⟨P, x_i⟩ to ``out`` as the derivative of its weighted loss along P."""
+    if captures.origin is None:
+        raise AssertionError("the captures are not those of a pass that can be differentiated")
+    captures.origin.add_dots(context, matrix, out)
+
+
 def pair_dots(
     context: EngineContext, captures: Captures, validation: Captures, names: Collection[str] | None = None
 ) -> Any:
@@ -92,6 +100,8 @@ class ScoringTask:
     score_dtype : str, optional
     sketch : Sketch, optional
         Low-rank factors; None is exact.
+    forward : bool
+        Whether ⟨P, x_i⟩ is taken as the derivative of the loss along P, instead of from captures.
     """
 
     n: int
@@ -99,6 +109,7 @@ class ScoringTask:
     per_validation: bool = False
     score_dtype: str | None = None
     sketch: Sketch | None = None
+    forward: bool = False
 
     @property
     def groups(self) -> int:
@@ -113,7 +124,10 @@ def sgd_scorer(
 
     `buffer` names the memory of P: two scorers of one step need two.
     """
-    if task.per_validation or validation.n * validation.pair_macs < validation.macs:
+    if task.forward and task.per_validation:
+        rates = {name: context.backend.dtype.type(lr) for name, lr in lrs.items()}
+        return _scorer_of_each(context, task, validation, rates)
+    if not task.forward and (task.per_validation or validation.n * validation.pair_macs < validation.macs):
         return _pair_scorer(context, task, validation, lrs)
     gamma = ValidationGradient(like(context, "validation gradient"))
     write_sums(context, validation, gamma)
@@ -150,8 +164,19 @@ def _pair_scorer(context: EngineContext, task: ScoringTask, validation: Captures
 
 def matrix_scorer(context: EngineContext, task: ScoringTask, matrix: ScoreMatrix, validation: Captures) -> Scorer:
     """Return the scorer of the mean validation loss, from P itself."""
-    factors = None if task.sketch is None else task.sketch.factors(context, matrix, task.n, 0, validation.products)
-    return lambda captures, out: contract(context, captures, matrix, out[0], factors, task.score_dtype)
+    contraction = _contraction(context, task, matrix, validation, 0)
+    return lambda captures, out: contraction(captures, out[0])
+
+
+def _contraction(
+    context: EngineContext, task: ScoringTask, matrix: ScoreMatrix, validation: Captures, group: int
+) -> Callable[[Captures, Any], None]:
+    """Return the function that adds ⟨P, x_i⟩ of captured rows to an array (rows,)."""
+    if task.forward:
+        return lambda captures, out: differentiate(context, captures, matrix, out)
+    sketch = task.sketch
+    factors = None if sketch is None else sketch.factors(context, matrix, task.n, group, validation.products)
+    return lambda captures, out: contract(context, captures, matrix, out, factors, task.score_dtype)
 
 
 def slope_scorer(context: EngineContext, task: ScoringTask, validation: Captures, slope: SlopeArrays) -> Scorer:
@@ -159,6 +184,13 @@ def slope_scorer(context: EngineContext, task: ScoringTask, validation: Captures
     if not task.per_validation:
         multiply_by_sums(context, validation, slope)
         return matrix_scorer(context, task, ScoreMatrix(slope), validation)
+    return _scorer_of_each(context, task, validation, slope)
+
+
+def _scorer_of_each(
+    context: EngineContext, task: ScoringTask, validation: Captures, slope: Mapping[str, Any]
+) -> Scorer:
+    """Return the scorer of each validation sample's own loss, with a P for each."""
 
     def by_validation_sample(captures: Captures, out: Any) -> None:
         for v in range(task.n_val):
@@ -167,9 +199,7 @@ def slope_scorer(context: EngineContext, task: ScoringTask, validation: Captures
             matrix = ScoreMatrix(like(context, "product"))
             for name, array in gamma.items():
                 context.backend.xp.multiply(array, slope[name], out=matrix[name])
-            sketch = task.sketch
-            factors = None if sketch is None else sketch.factors(context, matrix, task.n, v, validation.products)
-            contract(context, captures, matrix, out[v], factors, task.score_dtype)
+            _contraction(context, task, matrix, validation, v)(captures, out[v])
 
     return by_validation_sample
 

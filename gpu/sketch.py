@@ -9,12 +9,14 @@ Q, C    ``Factors``  ``P ≈ Q C`` with Q (d_out, r), C (r, d_in)
 ======  ===========  =========================================
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.arrays import as_matrix
 from adamshap.gpu.captures import Factors
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import product_by_rows
@@ -25,9 +27,12 @@ SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step'
 
 
 def matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int, int]]:
-    """Return (number, d_out, d_in) of each parameter that is a matrix; they are numbered in their order."""
-    found = [(name, shape) for name, shape in shapes.items() if len(shape) == 2]
-    return {name: (number, *shape) for number, (name, shape) in enumerate(found)}
+    """Return (number, d_out, d_in) of each parameter that is no vector; they are numbered in their order.
+
+    A convolution's d_in is the number of elements of a kernel.
+    """
+    found = [(name, shape) for name, shape in shapes.items() if len(shape) > 1]
+    return {name: (number, shape[0], math.prod(shape[1:])) for number, (name, shape) in enumerate(found)}
 
 
 @dataclass
@@ -70,7 +75,7 @@ class Sketch:
         context.now("sketch")
         shapes = {name: p.shape for name, p in matrix.items()}
         return {
-            name: self._factor(context, matrix[name], (number, group))
+            name: self._factor(context, as_matrix(matrix[name]), (number, group))
             for name, (number, d_out, d_in) in matrices(shapes).items()
             if self.pays(n if products is None else n * products.get(name, 0), d_in, d_out)
         }

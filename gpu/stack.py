@@ -26,6 +26,10 @@ class Workspace(Protocol):
 class Stack(Protocol):
     """A model's forward and backward pass. A workspace is passed only to the stack that returned it."""
 
+    @property
+    def has_tangents(self) -> bool:
+        """Whether every layer has a tangent; else forward mode takes differences of the losses."""
+
     def workspace(self, context: EngineContext, name: str, x: Any) -> Workspace:
         """Return a workspace for the inputs `x`, its other arrays in buffers under `name`."""
 
@@ -37,3 +41,11 @@ class Stack(Protocol):
 
     def losses(self, context: EngineContext, workspace: Any, params: Mapping[str, Any], y: Any) -> Any:
         """Return each row's loss, by a forward pass alone, which leaves no captures in the workspace."""
+
+    def add_tangent_dots(
+        self, context: EngineContext, workspace: Any, params: Mapping[str, Any], direction: Mapping[str, Any], out: Any
+    ) -> None:
+        """Add the derivative of each row's weighted loss along `direction` to `out`, after `run` at `params`.
+
+        Called only if the stack `has_tangents`.
+        """

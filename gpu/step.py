@@ -16,7 +16,7 @@ w       ``weight``             weight of a sample's gradient in the batch's: 1/n
 ======  =====================  ==========================================================
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adamshap.gpu.arrays import Arrays, BatchGradient, ScoreMatrix, SlopeArrays, ValidationGradient, like
@@ -160,7 +160,8 @@ def attribute_step(
     optimiser : Optimiser
         Adam's settings, by step and parameter.
     state, new : State
-        State before the step, and arrays for the state after it: the same ones if the old state is not needed.
+        State before the step, and arrays for the state after it: the same ones if the old state is not needed, as by
+        chunks and in forward mode.
     weight : float
         Weight of a sample's gradient in the batch's: 1/n or 1.
     micro_batch : int, optional
@@ -263,8 +264,9 @@ def contraction(
 ) -> tuple[Any, Any]:
     """Return the scores, and SGD's or None, both (groups, n)."""
     context, estimator, batch = step.context, plan.estimator, step.batch
-    exact = ScoringTask(batch.n, batch.n_val, estimator.per_validation, estimator.score_dtype)
-    task = ScoringTask(batch.n, batch.n_val, estimator.per_validation, estimator.score_dtype, sketch)
+    each, forward_mode = estimator.per_validation, estimator.contraction == "forward"
+    exact = ScoringTask(batch.n, batch.n_val, each, estimator.score_dtype, None, forward_mode)
+    task = replace(exact, sketch=sketch)
     scorer: Scorer
     if slopes is not None:
         scorer = two_term_scorer(context, exact, validation, slopes)

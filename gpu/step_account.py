@@ -84,7 +84,9 @@ class StepAccount:
 
     @property
     def keeps_old_state(self) -> bool:
-        """Whether batches are run in chunks: each goes through the network twice, with the old parameters."""
+        """Whether samples go through the network again, with the old parameters: by chunks, or in forward mode."""
+        if self.setup.estimator.contraction == "forward":
+            return True
         config = self.setup.config
         return self.micro_batch is not None and self.micro_batch < min(config.batch_size, config.train.n)
 

@@ -40,6 +40,7 @@ from adamshap.reference.contract import (
     convnet,
     transformer,
 )
+from adamshap.reference.forward_mode import directional_derivatives
 from adamshap.reference.game import marginals, utility
 from adamshap.reference.retraining import metagradient, retrained
 from adamshap.reference.run import attribute
@@ -81,6 +82,7 @@ __all__ = [
     "TiedLinear",
     "attribute",
     "convnet",
+    "directional_derivatives",
     "from_torch",
     "influence",
     "marginals",

@@ -326,6 +326,7 @@ def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
         taken.
     """
     split_slope(estimator)
+    estimator.refuse_with_carry()
     return Ledger(config, estimator)
 
 

@@ -4,11 +4,15 @@ from typing import Any
 
 import autograd.numpy as anp
 import numpy as np
+from autograd.extend import defjvp
 
 from adamshap.reference import contract
 from adamshap.reference.contract import Params
 from adamshap.reference.losses import constant
 from adamshap.reference.perceptron import product
+
+# Of all operations used here, autograd lacks a forward-mode rule for this one only.
+defjvp(anp.pad, lambda g, ans, x, width, mode: anp.pad(g, width, mode))
 
 
 def windows(x: Any, kernel: tuple[int, int], stride: tuple[int, int]) -> Any:

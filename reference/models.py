@@ -106,6 +106,13 @@ def sample_gradients(step: Step) -> Params:
     return {name: c * x_i for name, x_i in x.items()}
 
 
+def batch_clip_factor(step: Step) -> float:
+    """Return c of the step's batch, 1 without clipping."""
+    if not isinstance(step.adam, Clipped):
+        return 1.0
+    return clip_factor(step.adam, {name: x.sum(axis=0) for name, x in unclipped_gradients(step).items()})
+
+
 def unclipped_gradients(step: Step) -> Params:
     """Return w∇ℓ(θ; z_i) for each sample of the step's batch."""
     weight = 1 / step.n if step.reduction == "mean" else 1.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import autograd.numpy as anp
 import numpy as np
-from autograd.extend import defvjp, primitive
+from autograd.extend import defjvp, defvjp, primitive
 
 from adamshap.reference import losses
 from adamshap.reference.contract import Array, Batch, Network, Params
@@ -25,6 +25,7 @@ def _erfc(x: Array) -> Array:
 
 
 defvjp(_erfc, lambda ans, x: lambda g: -g * 2 / math.sqrt(math.pi) * anp.exp(-x * x))
+defjvp(_erfc, lambda g, ans, x: -2 * anp.exp(-(x**2)) * g / math.sqrt(math.pi))
 
 
 @primitive  # type: ignore[untyped-decorator]
@@ -39,6 +40,7 @@ def _sech_squared(z: Any) -> Any:
 
 
 defvjp(_tanh, lambda ans, z: lambda g: g * _sech_squared(z))
+defjvp(_tanh, lambda g, ans, z: g * _sech_squared(z))
 
 
 @elementary

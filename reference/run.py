@@ -15,6 +15,7 @@ from adamshap.reference.contract import (
     Array,
     Batch,
     Checkpointer,
+    Contraction,
     Credit,
     Diverged,
     Estimator,
@@ -66,6 +67,7 @@ def attribute(
     micro_batch: int | None = None,
     carry_window: None = None,
     score_dtype: None = None,
+    contraction: Contraction = "ghost",
     device: Literal["auto", "cpu"] = "auto",
     dtype: Literal["float64"] = "float64",
     on_step: Callable[[Progress], None] | None = None,
@@ -117,6 +119,8 @@ def attribute(
         The whole run, for "carry".
     score_dtype : None
         Products are computed in float64.
+    contraction : {"ghost", "forward"}
+        As for `scores`; "forward" not with "carry".
     device : {"auto", "cpu"}
         The CPU.
     dtype : {"float64"}
@@ -152,7 +156,9 @@ def attribute(
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
-    estimator = Estimator(slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind)
+    estimator = Estimator(
+        slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind, contraction=contraction
+    )
     state = RunState.fresh(config, credit, account_of(config, credit, estimator), zero_scores(config, estimator))
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
@@ -160,7 +166,7 @@ def attribute(
     settings = "" if resume is None and on_checkpoint is None else settings_of(config, estimator)
     if resume is not None:
         state.restore(resumed(resume, settings, state.snapshot(settings), steps=config.length))
-    sgd = Estimator("sgd", "start", per_validation=estimator.per_validation)
+    sgd = Estimator("sgd", "start", per_validation=estimator.per_validation, contraction=contraction)
     with one_blas_thread():
         for epoch, index in islice(config.order(), state.adam.step, None):
             result = step_result(state, index, sgd)

@@ -19,6 +19,7 @@ from adamshap.reference.adam import divided_difference, moved, step_coefficients
 from adamshap.reference.contract import (
     TWO_TERM,
     Array,
+    Contraction,
     Denominator,
     Estimator,
     Gradient,
@@ -29,6 +30,7 @@ from adamshap.reference.contract import (
     float64_step,
     refuse_overflow,
 )
+from adamshap.reference.forward_mode import forward_dot_products
 from adamshap.reference.slopes import linearized_previous, step_slopes
 from adamshap.reference.validation import GradientInput, between, validation_gradients
 
@@ -42,6 +44,8 @@ def scores(
     nodes: tuple[int, int] | None = None,
     denominator: Denominator = "exact",
     kind: MarginalKind = "shapley",
+    *,
+    contraction: Contraction = "ghost",
 ) -> Array:
     """Return each training sample's score for this step: score_i = ⟨Γ ⊙ S, x_i⟩ (docs/method.md 4).
 
@@ -68,6 +72,10 @@ def scores(
         v̂_{t−1}.
     kind : {"first", "last", "shapley"}
         The one of `marginals` that "two_term" approximates.
+    contraction : {"ghost", "forward"}
+        "ghost" multiplies P = Γ ⊙ S by every x_i; "forward" takes the derivative of the samples' losses along P, in
+        forward mode, which never sees x_i. P itself, in which "random_order" needs Σ x_i², is the same. Not with
+        "two_term".
 
     Returns
     -------
@@ -80,7 +88,7 @@ def scores(
         An unknown name, bad nodes; ``denominator="previous"`` at t = 1 or with another slope; a `kind` other than the
         default with another slope; a denominator of 0; results beyond float64.
     """
-    estimator = Estimator(slope, gradient, efficient, per_validation, nodes, denominator, kind)
+    estimator = Estimator(slope, gradient, efficient, per_validation, nodes, denominator, kind, contraction=contraction)
     step = float64_step(step)
     with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
         values = unchecked_scores(step, estimator)
@@ -91,19 +99,26 @@ def scores(
 def unchecked_scores(step: Step, estimator: Estimator) -> Array:
     """Return `scores` of a step in float64, finite or not."""
     x = models.sample_gradients(step)
-    g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
-    slope, nodes, each = estimator.slope, estimator.nodes, estimator.per_validation
-    previous = estimator.denominator == "previous"
-    terms = [(x, linearized_previous(step))] if previous else terms_of(step, slope, x, g, nodes, estimator.kind)
-    part = part_of(slope, estimator.kind, step.n)
-    gamma = validation_gradients(step, estimator.gradient, g, nodes, each=each, part=part)
-    values: Array = np.sum(
-        [dot_products(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms],
-        axis=0,
-    )
+    g, each = {name: x_i.sum(axis=0) for name, x_i in x.items()}, estimator.per_validation
+    terms = score_matrices(step, estimator, x, g)
+    if estimator.contraction == "forward":
+        ((_, P),) = terms
+        values = forward_dot_products(step, P, models.batch_clip_factor(step))
+    else:
+        values = np.sum([dot_products(f, P) for f, P in terms], axis=0)
     if estimator.efficient:
         values = values + (_gain_of_the_data(step, g, each=each) - values.sum(axis=0)) / step.n
     return values if each else values[:, 0]
+
+
+def score_matrices(step: Step, estimator: Estimator, x: Params, g: Params) -> list[tuple[Params, Params]]:
+    """Return the terms of a score, as `terms_of`, with P = Γ ⊙ S (J, …) in place of S."""
+    slope, nodes = estimator.slope, estimator.nodes
+    previous = estimator.denominator == "previous"
+    terms = [(x, linearized_previous(step))] if previous else terms_of(step, slope, x, g, nodes, estimator.kind)
+    part = part_of(slope, estimator.kind, step.n)
+    gamma = validation_gradients(step, estimator.gradient, g, nodes, each=estimator.per_validation, part=part)
+    return [(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms]
 
 
 def terms_of(

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from adamshap.gpu.backend import DTYPES
-from adamshap.reference.contract import Step
+from adamshap.reference import models
+from adamshap.reference.contract import Adam, AdamState, Batch, Model, Step
 from adamshap.verify import cpu_device
 from adamshap.verify.implementation import Query
 from adamshap.verify.oracle import bounds, expected
-from adamshap.verify.tolerance import assert_within
+from adamshap.verify.tolerance import assert_within, unit_roundoff
 
 if cpu_device.is_installed():
     CUDA = pytest.param("cuda", id="cupy-on-cpu")  # pytest --cupy-on-cpu: real CuPy and its kernels, no GPU
@@ -37,3 +38,27 @@ def assert_scores(got: Any, step: Step, dtype: Any, **options: Any) -> float:
     wanted, close = expected(step, query)["values"], bounds(step, query, dtype)["values"]
     assert_within(got, wanted, close, "score")
     return float(np.max(np.abs(got - wanted)[close > 0] / close[close > 0], initial=0.0))
+
+
+def moved_step(model: Model, train: Batch, valid: Batch) -> Step:
+    """Return a step with moments, from parameters none of which is 0 or 1."""
+    generator, params = np.random.default_rng(1), model.init(0)
+    params = {key: p + 0.3 * generator.standard_normal(p.shape) for key, p in params.items()}
+    m = {key: 0.1 * generator.standard_normal(p.shape) for key, p in params.items()}
+    v = {key: generator.uniform(0.01, 0.1, p.shape) for key, p in params.items()}
+    return Step(model, params, Adam(0.01, weight_decay=0.1), AdamState(3, m, v), train, valid)
+
+
+def assert_near(got: Any, wanted: Any, size: Any, dtype: Any) -> None:
+    """Assert that results of a `moved_step` differ by at most a thousand roundings of their largest terms, `size`.
+
+    v is at least 0.01 there, so that Adam's map, with slope below η/√v, magnifies no error of the gradient; and a
+    gradient is the sum of fewer than a thousand products of numbers of order 1.
+    """
+    __tracebackhide__ = True
+    assert np.all(np.abs(got - wanted) <= 1000 * unit_roundoff(dtype) * size)
+
+
+def losses(step: Step) -> float:
+    """Return the size of the validation loss, of which utilities are small differences."""
+    return float(np.abs(models.sample_losses(step.net, step.params, step.valid)).max())

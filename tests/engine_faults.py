@@ -398,9 +398,7 @@ _SCORES = (
         "q = product_by_rows(context, p, basis)",
         "run",
     ),
-    Fault(
-        "one-basis-for-all-validation-samples", "matrix[name], (number, group))", "matrix[name], (number, 0))", "run"
-    ),
+    Fault("one-basis-for-all-validation-samples", "(number, group))\n", "(number, 0))\n", "run"),
     Fault("basis-of-the-first-step-kept", "self.bases[key] = basis", "self.bases.setdefault(key, basis)", "run"),
     Fault("sketch-where-it-does-not-pay", "3 * self.rank / n < 1", "self.rank / n < 1", "run"),
     Fault("seed-of-the-sketch-ignored", "default_rng((self.seed, *key))", "default_rng(key)", "run"),
@@ -442,7 +440,7 @@ _TWO_TERM = (
     Fault("normal-rules-the-other-way-round", "for fewer in (1, 0)]", "for fewer in (0, 1)]", "two_term scores"),
     Fault("own-spread-with-n-minus-1", "math.sqrt(n - 1) / n, RIDGE", "1 / math.sqrt(n), RIDGE", "two_term scores"),
     Fault("root-without-sign", "return xp.copysign(out, array, out=out)", "return out", "two_term scores"),
-    Fault("roots-of-all-layers-in-one-buffer", 'f"root {name} {self.weight}"', 'f"root {name}"', "two_term scores"),
+    Fault("roots-of-all-layers-in-one-buffer", 'f"root {name} {weight}"', 'f"root {name}"', "two_term scores"),
     Fault("first-goes-all-the-way", "return (0.0, 1 / n) if kind", "return (0.0, 1.0) if kind", "two_term scores"),
     Fault("places-counted-from-1", "middle = (n - 1) / 2", "middle = n / 2", "two_term"),
     Fault(
@@ -699,9 +697,7 @@ _SEQUENCE_LAYERS = (
         "layers",
     ),
     Fault("softmax's-gradient-not-centred", "        s -= (s * weights).sum(axis=-1, keepdims=True)\n", "", "layers"),
-    Fault(
-        "gradient-of-scores-not-scaled", "        s *= weights.dtype.type(1 / math.sqrt(q.shape[-1]))\n", "", "layers"
-    ),
+    Fault("gradient-of-scores-not-scaled", "        s *= weights.dtype.type(1 / math.sqrt(d))\n", "", "layers"),
     Fault(
         "gradient-of-values-not-transposed", "xp.matmul(weights.swapaxes(2, 3), g)", "xp.matmul(weights, g)", "layers"
     ),
@@ -714,11 +710,11 @@ _SEQUENCE_LAYERS = (
     Fault("attention-without-out-bias", "            out += params[out_bias]\n", "            pass\n", "layers"),
     Fault(
         "norm's-mean-not-in-the-gradient",
-        "            below -= below.mean(axis=1, keepdims=True)\n",
+        "            g -= g.mean(axis=1, keepdims=True)\n",
         "            pass\n",
         "layers",
     ),
-    Fault("norm's-variance-not-in-the-gradient", "        below -= normalised * along\n", "", "layers"),
+    Fault("norm's-variance-not-in-the-gradient", "        g -= normalised * along\n", "", "layers"),
     Fault(
         "rms-norm-centred",
         "        if self.centred:\n            xp.subtract",
@@ -787,6 +783,241 @@ _SEQUENCE_LAYERS = (
     Fault("other-lengths-joined", "rows if follow else None)", "rows)", "layers run"),
 )
 
+_IMAGE_LAYERS = (
+    Fault(
+        "convolution-flipped",
+        "params[self.weight].reshape(self.groups",
+        "params[self.weight][..., ::-1, ::-1].reshape(self.groups",
+        "images",
+        "convolution",
+    ),
+    Fault("padding-on-one-side", "(size + 2 * p - k)", "(size + p - k)", "images", "windows"),
+    Fault(
+        "strides-swapped", "zip(pixel, self.stride, strict", "zip(pixel, self.stride[::-1], strict", "images", "windows"
+    ),
+    Fault(
+        "stride-ignored-in-the-gradient",
+        "self.seen(padded, (i, j), places)",
+        "padded[..., i : i + places[0], j : j + places[1]]",
+        "images",
+    ),
+    Fault(
+        "overlapping-windows-overwrite",
+        "pixels += elements[:, i, j].swapaxes(0, 1)",
+        "pixels[...] = elements[:, i, j].swapaxes(0, 1)",
+        "images",
+    ),
+    Fault("gradient-of-the-padding-kept", "down : down + h, across : across + w", ":h, :w", "images"),
+    Fault("gradients-of-images-added-to-the-last", "        padded[...] = 0\n", "", "images"),
+    Fault(
+        "last-block-of-images-left-out",
+        "range(0, len(images), block)",
+        "range(0, max(len(images) - block, 1), block)",
+        "images",
+    ),
+    Fault(
+        "channels-and-images-mixed", "out[rows] = z.swapaxes(0, 1)", "out[rows] = z.reshape(out[rows].shape)", "images"
+    ),
+    Fault(
+        "gradients-of-groups-swapped",
+        "b[rows].swapaxes(0, 1).reshape(self.groups, self.c_out",
+        "b[rows].swapaxes(0, 1)[::-1].reshape(self.groups, self.c_out",
+        "images",
+    ),
+    Fault("convolution-without-its-bias", "z += params[self.bias][:, None, None]", "pass", "images"),
+    Fault(
+        "inputs-of-groups-swapped",
+        "columns[groups].swapaxes(1, 2)",
+        "columns[::-1][groups].swapaxes(1, 2)",
+        "position_captures images",
+    ),
+    Fault(
+        "whole-groups-counted-within-one",
+        "whole = 0 if inside else (units.stop - start) // channels",
+        "whole = (units.stop - start) // channels",
+        "position_captures",
+    ),
+    Fault(
+        "bias-gradient-of-the-last-place-alone",
+        "self.b[:, units].sum(axis=(0, 2), out=out)",
+        "self.b[:, units, -1].sum(axis=0, out=out)",
+        "position_captures images",
+    ),
+    Fault(
+        "bias-scored-at-the-last-place-alone",
+        "out += self.b.sum(axis=2) @ matrix[self.bias]",
+        "out += self.b[:, :, -1] @ matrix[self.bias]",
+        "position_captures images",
+    ),
+    Fault(
+        "places-and-images-mixed-in-dots",
+        "rows.stop - rows.start, self.b.shape[2]).sum(axis=2)",
+        "self.b.shape[2], rows.stop - rows.start).sum(axis=1)",
+        "position_captures images",
+    ),
+    Fault(
+        "pairs-without-a-convolution's-bias",
+        "pairs[:, j] += self.b.sum(axis=2) @ x[self.bias]",
+        "pass",
+        "position_captures images",
+    ),
+    Fault(
+        "groups-with-the-first-one's-inputs-for-all",
+        "if exact or self.groups > 1:",
+        "if exact:",
+        "position_captures images",
+    ),
+    Fault(
+        "images-of-the-kept-batch-not-rebuilt",
+        'a=inputs if self.a_is_input else arrays["a"]',
+        'a=self.a if self.a_is_input else arrays["a"]',
+        "position_captures images",
+        "window_products",
+    ),
+    Fault(
+        "signed-roots-of-several-places-taken", "refuse_roots(int(self.b.shape[2]))", "pass", "position_captures images"
+    ),
+    Fault(
+        "roots-of-the-first-part-alone", "            first.add_sum(other)\n", "            pass\n", "position_captures"
+    ),
+    Fault(
+        "rank-one-of-the-first-part-alone",
+        "xp.hypot(total, part, out=total)",
+        "pass",
+        "position_captures",
+        "window_products",
+    ),
+    Fault("kernels-not-sketched", "if len(shape) > 1]", "if len(shape) == 2]", "images"),
+    Fault("windows-summed-in-average-pooling", "        out /= out.dtype.type(len(seen))\n", "", "images"),
+    Fault("average-pool's-gradient-not-divided", 'stage["b"] / below.dtype.type(len(seen))', 'stage["b"]', "images"),
+    Fault("overlaps-of-averages-overwrite", "one += part", "one[...] = part", "images"),
+    Fault(
+        "overlaps-of-maxima-overwrite",
+        "gradient += xp.where(hit, b, none)",
+        "xp.copyto(gradient, b, where=hit)",
+        "images",
+    ),
+    Fault("gradient-to-all-ties", "hit = unassigned & (pixels == out)", "hit = pixels == out", "images"),
+    Fault(
+        "gradient-to-the-last-tie",
+        'zip(self._seen(stage["x"]), self._seen(below), strict=True)',
+        'zip(self._seen(stage["x"])[::-1], self._seen(below)[::-1], strict=True)',
+        "images",
+    ),
+    Fault("maxima-overwritten-before-the-backward-pass", "(out, False)", "(out, True)", "images", "pooling"),
+_FORWARD_MODE = (
+    Fault(
+        "softmax-tangent-not-centred",
+        "        self._through_the_softmax(s, weights, q.shape[-1])\n        mixed[...]",
+        "        s *= weights * weights.dtype.type(1 / math.sqrt(q.shape[-1]))\n        mixed[...]",
+        "forward_mode",
+    ),
+    Fault(
+        "norm-tangent-without-the-mean's-term",
+        "self._through_the_norm(context.backend.xp, flat(tangent), stage)",
+        "replace(self, centred=False)._through_the_norm(context.backend.xp, flat(tangent), stage)",
+        "forward_mode",
+    ),
+    Fault("norm-tangent-without-the-gain", "            tangent *= params[self.gain]\n", "", "forward_mode"),
+    Fault(
+        "gain's-direction-times-the-output",
+        'out = stage["normalised"] * direction[self.gain]',
+        'out = stage["out"] * direction[self.gain]',
+        "forward_mode",
+    ),
+    Fault(
+        "weight's-direction-without-the-input's",
+        "if tangent is not None:\n        through",
+        "if False:\n        through",
+        "forward_mode",
+        "layers/linear",
+    ),
+    Fault(
+        "input's-tangent-by-the-direction",
+        "product(context, tangent, params[weight].T, through)",
+        "product(context, tangent, direction[weight].T, through)",
+        "forward_mode",
+    ),
+    Fault("tangent-without-the-bias", "        out += direction[bias]\n", "        pass\n", "forward_mode"),
+    Fault("later-bias-not-moved", "tangent += direction[self.bias]", "pass", "forward_mode"),
+    Fault(
+        "tangent-without-the-activation",
+        'scale_by_derivative(context, self.function, flat(tangent), flat(stage["out"]), derivative)',
+        "pass",
+        "forward_mode",
+    ),
+    Fault(
+        "perceptron's-tangent-without-the-activation",
+        "scale_by_derivative(context, self.activation, tangent, activation, derivative)",
+        "pass",
+        "forward_mode",
+    ),
+    Fault(
+        "tie's-direction-once",
+        "product(context, a, direction[weight].T, out)",
+        "product(context, a, direction[weight].T * (tangent is None), out)",
+        "forward_mode",
+    ),
+    Fault("values-not-moved", "        mixed += xp.matmul(weights, v_moved)\n", "", "forward_mode"),
+    Fault("keys-not-moved", "        s += xp.matmul(q, k_moved.swapaxes(2, 3))\n", "", "forward_mode"),
+    Fault(
+        "scores-tangent-not-scaled",
+        "        self._through_the_softmax(s, weights, q.shape[-1])\n        mixed",
+        "        self._through_the_softmax(s, weights, 1)\n        mixed",
+        "forward_mode",
+    ),
+    Fault("residual's-tangent-without-the-input", "        through += tangent\n", "", "forward_mode"),
+    Fault("residual's-tangent-overwritten", "None if tangent is None else tangent.copy()", "tangent", "forward_mode"),
+    Fault(
+        "positions'-direction-from-the-end",
+        'direction[self.weight][: stage["x"].shape[1]]',
+        'direction[self.weight][-stage["x"].shape[1] :]',
+        "forward_mode",
+    ),
+    Fault("positions'-tangent-alone", "        tangent += rows\n", "", "forward_mode"),
+    Fault("mean's-tangent-summed", "tangent.mean(axis=1)", "tangent.sum(axis=1)", "forward_mode"),
+    Fault(
+        "sgd-by-pairs-in-forward-mode",
+        "if not task.forward and (task.per_validation",
+        "if (task.per_validation",
+        "forward_mode",
+    ),
+    Fault(
+        "forward-mode-after-the-step",
+        'if self.setup.estimator.contraction == "forward":\n            return True',
+        "if False:\n            return True",
+        "forward_mode",
+    ),
+    Fault(
+        "one-sided-difference",
+        "(losses_at(h) - losses_at(-h)) / (2 * h)",
+        "(losses_at(h) - losses_at(0.0)) / h",
+        "forward_mode",
+    ),
+    Fault("a-fixed-step", "for _ in range(TRIALS):", "for _ in range(1):", "forward_mode"),
+    Fault("moves-of-an-absolute-size", "size = float(abs(losses_at(0.0)).max()) or 1.0", "size = 1.0", "forward_mode"),
+    Fault(
+        "differences-without-the-weight",
+        "return slope * (slope.dtype.type(weight) if isinstance(weight, float) else weight)",
+        "return slope",
+        "forward_mode",
+    ),
+    Fault(
+        "weights-of-other-rows",
+        "weight = self.weight if isinstance(self.weight, float) else self.weight[which]",
+        "weight = self.weight if isinstance(self.weight, float) else self.weight[: len(self.y[which])]",
+        "forward_mode",
+    ),
+    Fault(
+        "sums-of-other-rows",
+        "arrays={name: array[which] for name, array in self.arrays.items()}",
+        "arrays=dict(self.arrays)",
+        "forward_mode",
+        "summed",
+    ),
+    Fault("a-layer-without-a-tangent-is-not-seen", "isinstance(layer, TangentLayer) and (", "(", "forward_mode"),
+)
+
 FAULTS = (
     *_LAYERS,
     *_THREADS,
@@ -799,8 +1030,10 @@ FAULTS = (
     *_CAPTURES,
     *_POSITIONS,
     *_SEQUENCE_LAYERS,
+    *_IMAGE_LAYERS,
     *_GAME,
     *_TWO_TERM,
     *_CARRY,
     *_RUN,
+    *_FORWARD_MODE,
 )

@@ -257,6 +257,15 @@ REFUSALS = (
     Refusal("kind", "gpu.scores(step(), 'two_term', kind='banzhaf')", ValueError),
     Refusal("kind", "gpu.scores(step(), 'secant', kind='first')", ValueError),
     Refusal("rank", "gpu.scores(step(), 'two_term', rank=4)", ValueError),
+    Refusal("contraction", "gpu.scores(step(), contraction='backward')", ValueError),
+    Refusal("contraction", "gpu.scores(step(), 'two_term', contraction='forward')", ValueError),
+    Refusal("contraction", "gpu.scores(step(), rank=4, contraction='forward')", ValueError),
+    Refusal("contraction", "reference.scores(step(), 'two_term', contraction='forward')", ValueError),
+    Refusal(
+        "direction",
+        "reference.directional_derivatives(NET, PARAMS, batch(), {'0.weight': PARAMS['0.weight']})",
+        ValueError,
+    ),
     Refusal("efficient", "gpu.scores(step(), efficient='yes')", TypeError),
     Refusal("per_validation", "gpu.scores(step(), per_validation=None)", TypeError),
     Refusal("nodes", "gpu.scores(step(), nodes=4)", TypeError),
@@ -298,6 +307,14 @@ REFUSALS = (
     Refusal("resume", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', resume={})", ValueError),
     Refusal("carry_window", "gpu.attribute(NET, Adam(), batch(), batch(), carry_window=3)", ValueError),
     Refusal("rank", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', rank=4)", ValueError),
+    Refusal(
+        "contraction", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', contraction='forward')", ValueError
+    ),
+    Refusal(
+        "contraction",
+        "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', contraction='forward')",
+        ValueError,
+    ),
     Refusal("rank", "reference.attribute(NET, Adam(), batch(), batch(), rank=4)", ValueError),
     Refusal("rank", "reference.attribute(NET, Adam(), batch(), batch(), rank=np.zeros(3))", ValueError),
     Refusal("device_arrays", "gpu.scores(step(), device_arrays='yes')", TypeError),

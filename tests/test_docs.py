@@ -79,7 +79,7 @@ def test_the_page_of_the_faults_has_every_fault() -> None:
     assert [row.split("`")[1] for row in rows] == [fault.name for fault in FAULTS]
 
 
-NOT_IN_VECTORS = ("clip_each", "l2")
+NOT_IN_VECTORS = ("clip_each", "contraction", "l2")
 """Options of version 1's functions and settings that none of its cases writes."""
 
 

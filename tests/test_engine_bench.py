@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from adamshap.gpu import bench
+from adamshap.gpu import bench, bench_models
 from adamshap.gpu.sketch import Sketch
 from adamshap.reference.command.main import GROUP, build
 from adamshap.verify.claims import cost
@@ -21,8 +21,10 @@ app.command()(bench.bench_command)
 
 @pytest.fixture(autouse=True)
 def small_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bench.Transformer(depth=1, width=4, heads=2, vocab=5, positions=3)
-    cases = (bench.Case((20, 60, 60, 4), 64, 4, 3), bench.Case((), 4, 2, 3, model), bench.Case((6, 8, 3), 8, 2, 3))
+    model = bench_models.Transformer(depth=1, width=4, heads=2, vocab=5, positions=3)
+    images = bench_models.Convnet(colours=2, side=4, channels=(2, 3))
+    others = (bench.Case((), 4, 2, 3, model), bench.Case((), 4, 2, 3, images))
+    cases = (bench.Case((20, 60, 60, 4), 64, 4, 3), *others, bench.Case((6, 8, 3), 8, 2, 3))
     monkeypatch.setattr(bench, "CASES", cases)
 
 
@@ -35,8 +37,7 @@ def test_json_has_a_row_for_exact_and_one_for_sketched_scores(tmp_path: Path) ->
     assert [(row["sizes"], row["rank"]) for row in report["rows"]] == [
         ([20, 60, 60, 4], None),
         ([20, 60, 60, 4], 8),
-        ([], None),
-        ([], 8),
+        *2 * [([], None), ([], 8)],
         ([6, 8, 3], None),
         ([6, 8, 3], 8),
     ]
@@ -84,10 +85,10 @@ def test_options_are_refused_before_anything_is_measured(
 
 
 def test_the_claim_about_cost_reports_its_rows() -> None:
-    settings = cost.Settings(1, bench.CASES[2:])
+    settings = cost.Settings(1, bench.CASES[-1:])
     exact, sketched = cost.measure(settings, seed=0)
     assert (exact["network"], exact["rank"], sketched["rank"]) == ("6-8-3", None, cost.RANK)
-    assert exact["floor"] == bench.floor(bench.CASES[2], None)
+    assert exact["floor"] == bench.floor(bench.CASES[-1], None)
     (table,) = cost.section(settings, [exact, sketched]).tables
     assert [row[:3] for row in table.rows] == [["6-8-3", "8", "exact"], ["6-8-3", "8", str(cost.RANK)]]
 
@@ -112,7 +113,7 @@ def test_the_floor_counts_every_product(rank: Any) -> None:
 def test_the_floor_of_a_transformer(rank: Any) -> None:
     """By hand: two blocks of 4d² + 8d² weights and a head, and two products of T² d a block."""
     d, vocab, T = 6, 5, 7
-    case = bench.Case((), 10, 3, 1, bench.Transformer(depth=2, width=d, heads=2, vocab=vocab, positions=T))
+    case = bench.Case((), 10, 3, 1, bench_models.Transformer(depth=2, width=d, heads=2, vocab=vocab, positions=T))
     weights, mixing = 2 * 12 * d * d + d * vocab, 2 * 2 * d * T * T
     scoring = 10 * T * weights
     if rank is not None:
@@ -120,5 +121,21 @@ def test_the_floor_of_a_transformer(rank: Any) -> None:
         assert all(Sketch(1).pays(10 * T, *pair) for pair in pairs)
         scoring = sum(10 * T * (a + b) + 2 * a * b for a, b in pairs)
     sample = 3 * (T * weights + mixing)
+    expected = 10 * sample / (13 * sample + scoring)
+    np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank)), np.array(expected), 2)
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_the_floor_of_a_convnet(rank: Any) -> None:
+    """By hand: 3 × 3 kernels at 36 and at 9 places, a linear layer of 5 pixels, and no gradient in the images."""
+    case = bench.Case((), 10, 3, 1, bench_models.Convnet(colours=2, side=6, channels=(4, 5)))
+    first, second, last = 36 * 18 * 4, 9 * 36 * 5, 5 * 10
+    scoring = 10 * (first + second + last)
+    if rank is not None:
+        assert Sketch(1).pays(360, 18, 4)
+        assert Sketch(1).pays(90, 36, 5)
+        assert Sketch(1).pays(10, 5, 10)
+        scoring = sum(10 * T * (a + b) + 2 * a * b for T, a, b in [(36, 18, 4), (9, 36, 5), (1, 5, 10)])
+    sample = 3 * (first + second + last) - first
     expected = 10 * sample / (13 * sample + scoring)
     np.testing.assert_array_max_ulp(np.array(bench.floor(case, rank)), np.array(expected), 2)

@@ -1,12 +1,12 @@
 """The engine's layers against the oracle's: steps, utilities, scores, influence and runs of small models."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import DEVICES, assert_scores, in_each_dtype, on_each_device
+from engine_devices import DEVICES, assert_near, assert_scores, in_each_dtype, losses, moved_step, on_each_device
 
 from adamshap import gpu as engine
 from adamshap import reference as oracle
@@ -32,12 +32,10 @@ from adamshap.reference import (
     Sequential,
     Step,
     TiedLinear,
-    convnet,
-    models,
     transformer,
 )
-from adamshap.reference.contract import ACTIVATIONS, GRADIENTS, SCORE_SLOPES, Array, Estimator
-from adamshap.verify.tolerance import assert_within, unit_roundoff
+from adamshap.reference.contract import ACTIVATIONS, GRADIENTS, SCORE_SLOPES, Array, Estimator, Layer
+from adamshap.verify.tolerance import assert_within
 
 ADAM = Adam(0.01)
 Data = Callable[[int, int], Batch]
@@ -152,28 +150,8 @@ some_models = pytest.mark.parametrize("name", SOME)
 
 
 def step_of(name: str, n: int = 4, **changes: Any) -> Step:
-    """Return a step with moments, from parameters none of which is 0 or 1."""
     model, data = MODELS[name]
-    generator, params = np.random.default_rng(1), model.init(0)
-    params = {key: p + 0.3 * generator.standard_normal(p.shape) for key, p in params.items()}
-    m = {key: 0.1 * generator.standard_normal(p.shape) for key, p in params.items()}
-    v = {key: generator.uniform(0.01, 0.1, p.shape) for key, p in params.items()}
-    adam = Adam(0.01, weight_decay=0.1)
-    return replace(Step(model, params, adam, AdamState(3, m, v), data(n, 2), data(3, 3)), **changes)
-
-
-def assert_near(got: Any, wanted: Any, size: Any, dtype: Any) -> None:
-    """Assert that results differ by at most a thousand roundings of their largest terms, `size`.
-
-    v is at least 0.01 here, so that Adam's map, with slope below η/√v, magnifies no error of the gradient; and a
-    gradient is the sum of fewer than a thousand products of numbers of order 1.
-    """
-    assert np.all(np.abs(got - wanted) <= 1000 * unit_roundoff(dtype) * size)
-
-
-def losses(step: Step) -> float:
-    """Return the size of the validation loss, of which utilities are small differences."""
-    return float(np.abs(models.sample_losses(step.net, step.params, step.valid)).max())
+    return replace(moved_step(model, data(n, 2), data(3, 3)), **changes)
 
 
 @on_each_device
@@ -365,10 +343,15 @@ def test_a_step_waits_for_no_device(device: Any, name: str, options: dict[str, A
 # --- refusals and memory ---------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Doubling(Layer):
+    kind: str = field(default="doubling", init=False)
+
+
 def test_layers_that_the_engine_lacks_are_refused_by_name() -> None:
-    model = convnet(image=(2, 4, 5), channels=(2,), outputs=3)
+    model = Sequential((Linear(3, 3), Doubling(), Linear(3, 2)))
     with pytest.raises(
-        ValueError, match=r"model.layers: got layer '0' of kind 'conv2d'; needs layers that the engine has"
+        ValueError, match=r"model.layers: got layer '1' of kind 'doubling'; needs layers that the engine has"
     ):
         stack_for(model)
     assert engine_layers.STACKS.keys() == {"perceptron", "sequential"}

@@ -8,16 +8,32 @@ import numpy as np
 import pytest
 from engine_devices import in_each_dtype, on_device, on_each_device
 
+from adamshap.gpu import threads
+from adamshap.gpu import windows as engine_windows
 from adamshap.gpu.backend import pick_backend
-from adamshap.gpu.captures import Captures, Dense, Gather, outer_products, roots, scale, sum_blocks, sums, write_sums
-from adamshap.gpu.captures.outer_products import OuterProducts
+from adamshap.gpu.captures import (
+    Captures,
+    Dense,
+    Gather,
+    OuterProducts,
+    WindowProducts,
+    outer_products,
+    roots,
+    scale,
+    sum_blocks,
+    sums,
+    window_products,
+    write_sums,
+)
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.scores import contract, pair_dots
+from adamshap.gpu.windows import Windows
 from adamshap.reference.contract import Array, Network
 from adamshap.verify.tolerance import assert_within, rounding
 
 VOCAB, WIDTH, OUT, CONTEXT = 6, 4, 5, 7
+CHANNELS, KERNEL = 2, (2, 3)
 SHAPES = {
     "outer": {"w": (OUT, WIDTH), "p": (OUT,)},
     "no bias": {"w": (OUT, WIDTH)},
@@ -26,6 +42,8 @@ SHAPES = {
     "gain": {"g": (WIDTH,)},
     "positions": {"q": (CONTEXT, WIDTH)},
     "tied": {"e": (VOCAB, WIDTH)},
+    "convolution": {"k": (OUT, CHANNELS, *KERNEL), "p": (OUT,)},
+    "convolution in groups": {"k": (2 * OUT, CHANNELS, *KERNEL), "p": (2 * OUT,)},
     "two uses": {"w": (OUT, WIDTH), "p": (OUT,)},
     "tied and dense": {"e": (VOCAB, WIDTH)},
     "model": {"e": (VOCAB, WIDTH), "w": (OUT, WIDTH), "p": (OUT,), "g": (WIDTH,), "c": (WIDTH,)},
@@ -49,6 +67,8 @@ class Drawn:
             "gain": lambda: self.scale(None),
             "positions": lambda: [self.dense("q", positions)],
             "tied": lambda: [self.gather(), self.outer("e", None, VOCAB, WIDTH)],
+            "convolution": lambda: [self.windows(1)],
+            "convolution in groups": lambda: [self.windows(2)],
             "two uses": lambda: [self.outer("w", "p", OUT, WIDTH), self.outer("w", "p", OUT, WIDTH)],
             "tied and dense": lambda: [self.gather(), self.dense("e", VOCAB), self.outer("e", None, VOCAB, WIDTH)],
             "model": lambda: [self.gather(), self.outer("w", "p", OUT, WIDTH), *self.scale("c")],
@@ -74,6 +94,22 @@ class Drawn:
                     self.x[bias][i] += wide_b[i, t]
                     self.size[bias][i] += abs(wide_b[i, t])
         return outer_products(weight, bias, on_device(self.device, a), on_device(self.device, b))
+
+    def windows(self, groups: int) -> Any:
+        """Return a capture of images of one row, above and below which a window sees zeros."""
+        windows, c_out = Windows(KERNEL, (2, 1), (1, 0)), groups * OUT
+        a = self.normal(self.n, groups * CHANNELS, 1, self.positions + KERNEL[1] - 1)
+        b = self.normal(self.n, c_out, self.positions)
+        padded = np.pad(a.astype(float), ((0, 0), (0, 0), (1, 1), (0, 0)))
+        for i in range(self.n):
+            for t in range(self.positions):
+                for o in range(c_out):
+                    seen = slice(o // OUT * CHANNELS, (o // OUT + 1) * CHANNELS)
+                    x = float(b[i, o, t]) * padded[i, seen, : KERNEL[0], t : t + KERNEL[1]]
+                    self.x["k"][i, o] += x
+                    self.size["k"][i, o] += abs(x)
+        self.add("p", b.sum(axis=2, dtype=float), abs(b).sum(axis=2, dtype=float))
+        return WindowProducts("k", "p", windows, groups, on_device(self.device, a), on_device(self.device, b))
 
     def gather(self) -> Any:
         """Return a capture of few tokens, so that some are repeated."""
@@ -125,6 +161,8 @@ def test_sums(
     device: Any, dtype: Any, kind: str, n: int, positions: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sums, "CACHED", block)
+    for limit in ("UNFOLDED_ON_HOST", "UNFOLDED_ON_DEVICE"):
+        monkeypatch.setattr(engine_windows, limit, block)
     context, drawn = context_of(kind, device, dtype), Drawn(kind, n, positions, 0, device, dtype)
     host, xp = context.backend.host, context.backend.xp
     into = {name: xp.full(shape, 2.0, dtype) for name, shape in context.shapes.items()}
@@ -152,17 +190,16 @@ def test_dots_with_a_matrix_and_with_its_factors(device: Any, dtype: Any, kind: 
     context, drawn = context_of(kind, device, dtype), Drawn(kind, n, positions, 0, device, dtype)
     generator, xp = np.random.default_rng(1), context.backend.xp
     factors = {
-        name: (generator.standard_normal((shape[0], 2)), generator.standard_normal((2, shape[1])))
+        name: (generator.standard_normal((shape[0], 2)), generator.standard_normal((2, math.prod(shape[1:]))))
         for name, shape in context.shapes.items()
-        if len(shape) == 2
+        if name in drawn.captures.products
     }
+    products = {name: (q @ c, abs(q) @ abs(c)) for name, (q, c) in factors.items()}
     matrix = {
-        name: factors[name][0] @ factors[name][1] if name in factors else generator.standard_normal(shape)
+        name: products[name][0].reshape(shape) if name in products else generator.standard_normal(shape)
         for name, shape in context.shapes.items()
     }
-    size_of = {
-        name: abs(factors[name][0]) @ abs(factors[name][1]) if name in factors else abs(p) for name, p in matrix.items()
-    }
+    size_of = {name: products[name][1].reshape(p.shape) if name in products else abs(p) for name, p in matrix.items()}
     wanted = sum((drawn.x[name] * p).reshape(n, -1).sum(axis=1) for name, p in matrix.items())
     size = sum((drawn.size[name] * p).reshape(n, -1).sum(axis=1) for name, p in size_of.items())
     on = {name: on_device(device, p.astype(dtype)) for name, p in matrix.items()}
@@ -217,7 +254,7 @@ def test_roots_of_sums_of_squares(
 
 @on_each_device
 @in_each_dtype
-@pytest.mark.parametrize("kind", ["outer", "gather", "tied", "model", "positions"])
+@pytest.mark.parametrize("kind", ["outer", "gather", "tied", "model", "positions", "convolution"])
 def test_roots_of_squares_beyond_the_range(device: Any, dtype: Any, kind: str) -> None:
     """x_i may be of any size that the dtype holds, beside others far smaller."""
     far = {"float32": 1e15, "float64": 1e140}[dtype]
@@ -269,7 +306,7 @@ def test_the_rank_one_form(device: Any, dtype: Any, n: int, positions: int) -> N
 
 
 @on_each_device
-@pytest.mark.parametrize("kind", ["outer", "gather", "model"])
+@pytest.mark.parametrize("kind", ["outer", "gather", "model", "convolution in groups"])
 def test_signed_roots_are_refused_for_several_positions(device: Any, kind: str) -> None:
     context = context_of(kind, device, "float64")
     with pytest.raises(ValueError, match=r"slope: got 'two_term' for samples of 4 positions, .* needs another slope"):
@@ -292,6 +329,8 @@ def test_weights_rows_and_rebuilding(device: Any, kind: str) -> None:
     weights = np.array([[0.0], [2.0], [-3.0]])
     captures = drawn.captures.weighted(on_device(device, weights)).rows(slice(1, 3))
     inputs = next((use.ids for use in captures.uses if isinstance(use, Gather)), None)
+    if isinstance(use := captures.uses[0], WindowProducts):
+        captures, inputs = Captures((dataclasses.replace(use, a_is_input=True),)), use.a
     kept = {name: array.copy() for name, array in captures.kept().items()}
     for one in (captures, captures.rows(slice(0, 0)).rebuilt(kept, inputs)):
         into = {name: xp.empty(shape) for name, shape in context.shapes.items()}
@@ -309,3 +348,62 @@ def test_one_position_makes_single_outer_products() -> None:
     assert (capture.a.shape, capture.b.shape) == ((2, 3), (2, 4))  # type: ignore[attr-defined]
     four = outer_products("w", None, np.ones((2, 2, 5, 3)), np.ones((2, 2, 5, 4)))
     assert four.a.shape == (2, 10, 3)  # type: ignore[attr-defined]
+
+
+@on_each_device
+@in_each_dtype
+def test_the_rank_one_form_of_a_convolution_is_that_of_a_linear_layer_on_its_windows(device: Any, dtype: Any) -> None:
+    context, drawn = context_of("convolution", device, dtype), Drawn("convolution", 3, 4, 0, device, dtype)
+    (use,) = drawn.captures.uses
+    columns = use.windows.unfolded(context.backend.xp, use.a)
+    a, b = columns.reshape(len(columns), 3, 4).transpose(1, 2, 0), use.b.swapaxes(1, 2)
+    linear = Captures((outer_products("k", "p", *map(context.backend.xp.ascontiguousarray, (a, b))),))
+    got, wanted = Norms(), Norms()
+    for low in range(0, 3, 2):
+        for norms, captures in ((got, drawn.captures), (wanted, linear)):
+            add_norms(context, norms, captures.rows(slice(low, low + 2)), "rank_one")
+    for ours, theirs in zip(*((one.of("k", 3).row, one.of("k", 3).col) for one in (got, wanted)), strict=True):
+        theirs = context.backend.host(theirs).astype(float)
+        assert_within(context.backend.host(ours), theirs, rounding(theirs, 200, dtype), "rank one")
+
+
+@on_each_device
+@pytest.mark.parametrize("units", [(0, 10), (3, 10), (3, 4), (5, 10), (2, 7), (0, 6), (4, 4)])
+def test_sums_of_some_output_channels_of_several_groups(device: Any, units: tuple[int, int]) -> None:
+    """Whole groups, and parts of them at either end."""
+    kind = "convolution in groups"
+    context, drawn = context_of(kind, device, "float64"), Drawn(kind, 3, 4, 0, device, "float64")
+    (use,) = drawn.captures.uses
+    for name in ("k", "p"):
+        got = context.backend.host(use.sum_of(context.backend.xp, name, slice(*units)))
+        wanted, size = (one[name][:, slice(*units)].sum(axis=0) for one in (drawn.x, drawn.size))
+        assert_within(got, wanted, rounding(size, 20), name)
+
+
+@on_each_device
+def test_of_rank_one_several_groups_are_exact_all_the_same(device: Any) -> None:
+    kind = "convolution in groups"
+    context, drawn, norms = context_of(kind, device, "float64"), Drawn(kind, 3, 4, 0, device, "float64"), Norms()
+    add_norms(context, norms, drawn.captures, "rank_one")
+    root = context.backend.host(norms.of("k", 3).root)
+    wanted, size = (np.sqrt((one["k"] ** 2).sum(axis=0)).reshape(root.shape) for one in (drawn.x, drawn.size))
+    assert_within(root, wanted, rounding(size, 40), "roots")
+
+
+@in_each_dtype
+@pytest.mark.parametrize("variance", ["exact", "rank_one"])
+def test_samples_of_a_convolution_divided_among_threads(
+    dtype: Any, variance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three parts of seven samples, unfolded one at a time, against all of them at once."""
+    context, drawn = context_of("convolution", "cpu", dtype), Drawn("convolution", 7, 4, 0, "cpu", dtype)
+    whole, parts = Norms(), Norms()
+    add_norms(context, whole, drawn.captures, variance)
+    wanted = [np.array(one) for one in vars(whole["k"]).values() if one is not None]
+    monkeypatch.setattr(window_products, "CACHED", 1)
+    monkeypatch.setattr(threads, "FLOPS_WORTH_A_THREAD", 1)
+    with threads.own_threads(3):
+        add_norms(context, parts, drawn.captures, variance)
+    got = [one for one in vars(parts["k"]).values() if one is not None]
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert_within(ours, theirs.astype(float), rounding(theirs.astype(float), 60, dtype), variance)

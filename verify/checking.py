@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from adamshap.verify.acceptable import Acceptable, variants_in
 from adamshap.verify.implementation import Hung, Implementation, KitError, Lost, Misbehaviour, Unsupported
 from adamshap.verify.insulation import kept_random_state
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
-from adamshap.verify.property_checks import agrees
+from adamshap.verify.property_checks import WITH_THE_ORACLE
 from adamshap.verify.random_cases import no_files, random_cases, seed_of
 
 PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
@@ -240,19 +240,20 @@ def _variant(ask: Asker, one: Property, cases: list[Case], dtype: np.dtype[Any])
 
     Only comparisons with the oracle have variants.
     """
-    if one.check is not agrees:
+    if one.check not in WITH_THE_ORACLE:
         return None, 0.0
     for variant in variants_in(dtype):
         try:
-            return variant, max(_share(ask, case, dtype, variant.implementation()) for case in cases)
+            return variant, max(_share(one, ask, case, dtype, variant.implementation()) for case in cases)
         except (Disagreement, Misbehaviour, KitError):  # a variant may refuse settings that it cannot represent
             continue
     return None, 0.0
 
 
-def _share(ask: Asker, case: Case, dtype: np.dtype[Any], oracle: Implementation) -> float:
+def _share(one: Property, ask: Asker, case: Case, dtype: np.dtype[Any], oracle: Implementation) -> float:
+    check_against: Callable[..., float] = one.check
     try:
-        return agrees(ask, case, dtype, oracle)
+        return check_against(ask, case, dtype, oracle)
     except Unsupported:
         return 0.0
 

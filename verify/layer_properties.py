@@ -55,6 +55,7 @@ LAYER_PROPERTIES: tuple[Property, ...] = (
         for slope in SLOPES
     ),
     _of_stacks("scores-per-validation", _scored(per_validation=True)),
+    _of_stacks("scores-forward-mode", _scored(per_validation=st.booleans())),
     _of_stacks(
         f"scores-{TWO_TERM}-first",
         _scored(slope=TWO_TERM, kind=st.sampled_from(MARGINALS), per_validation=st.booleans()),

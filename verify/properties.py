@@ -16,6 +16,7 @@ from adamshap.verify.property_cases import STEPS, cases, micro_batch_cases, scor
 from adamshap.verify.property_checks import (
     a_duplicate_batch_halves_the_scores,
     agrees,
+    agrees_in_forward_mode,
     answers_are_repeatable,
     efficient_scores_sum_to_the_utility,
     equal_samples_score_equally,
@@ -169,6 +170,15 @@ _AGREEMENT: tuple[Property, ...] = (
         "⟨∇L(θ⁺), A'(g) ⊙ x_i⟩",
         "influence",
         cases(Query("influence")),
+    ),
+    Property(
+        "scores-forward-mode",
+        "Scores are the derivatives of the samples' losses along P.",
+        "score_i = w dℓ(θ + h P; z_i)/dh at h = 0",
+        "agreement",
+        "scores",
+        score_cases(per_validation=st.booleans()),
+        agrees_in_forward_mode,
     ),
 )
 

@@ -333,3 +333,35 @@ def assert_within(got: Any, expected: Any, bound: Any, what: str = "result") -> 
             f"the error {error[worst]:.3g} exceeds the bound {bound[worst]:.3g} "
             f"({int(wrong.sum())} of {got.size} elements do)"
         )
+
+
+def difference_bound(
+    losses: Callable[[float], Array], derivative: Array, farthest: float, move: float, dtype: npt.DTypeLike
+) -> Array:
+    """Return the bound on the error of a central difference whose step h moves the losses by about `move`.
+
+    The largest change of a loss lies between a quarter and twice `move`, in units of the largest loss, unless h has
+    reached `farthest`. Truncation grows with h² and is measured at the largest h; rounding, some u of a loss over h, is
+    largest at the smallest.
+
+    Parameters
+    ----------
+    losses : callable
+        Function from h to the losses (n,) at θ + h P, in float64.
+    derivative : array (n,)
+        The exact derivative by h at 0.
+    farthest : float
+        The largest h.
+    move : float
+    dtype : dtype
+        Dtype of the computation.
+
+    Returns
+    -------
+    array (n,)
+        Bound in units of `derivative`.
+    """
+    size, steepest = float(np.abs(losses(0.0)).max()), float(np.abs(derivative).max())
+    h = min(farthest, 2 * move * size / steepest) if steepest > 0 else farthest
+    truncation = np.abs((losses(h) - losses(-h)) / (2 * h) - derivative)
+    return 2 * truncation + rounding(size, 1, dtype) / (h / 8)  # type: ignore[no-any-return]

@@ -9,8 +9,10 @@ class               x_i of its parameter                            a use of
 ==================  ==============================================  ==================================================
 `OuterProduct`      b_i a_iᵀ, and b_i of a bias                     a linear layer at a single position
 `OuterProducts`     Σ_t b_t a_tᵀ, and Σ_t b_t of a bias             a linear layer at T positions
+`WindowProducts`    Σ_t b_t a_tᵀ, and Σ_t b_t of a bias             a convolution; a_t is what its window sees
 `Gather`            b_t added to row id_t                           an embedding
 `Dense`             an array of its own                             any small parameter: gains, biases, positions
+`Summed`            unknown, only Σ x_i                             a layer without a capture
 ==================  ==============================================  ==================================================
 
 ======  ======================  ==================================================
@@ -30,7 +32,9 @@ from adamshap.gpu.captures.dense import Dense, scale
 from adamshap.gpu.captures.gather import Gather
 from adamshap.gpu.captures.outer_product import OuterProduct
 from adamshap.gpu.captures.outer_products import OuterProducts, outer_products
+from adamshap.gpu.captures.summed import Summed
 from adamshap.gpu.captures.sums import multiply_by_sums, sum_blocks, write_sums
+from adamshap.gpu.captures.window_products import WindowProducts
 
 __all__ = [
     "Capture",
@@ -41,6 +45,8 @@ __all__ = [
     "OuterProduct",
     "OuterProducts",
     "RootSquares",
+    "Summed",
+    "WindowProducts",
     "multiply_by_sums",
     "outer_products",
     "scale",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adamshap.gpu.captures.forms import Form
 from adamshap.gpu.context import EngineContext
 
 if TYPE_CHECKING:
@@ -86,9 +85,6 @@ class Capture(Protocol):
         score_dtype: str | None,
     ) -> None:
         """Add ⟨P, x_i⟩ over the parameters used to ``out[i]``; by factors of P where given."""
-
-    def form(self, name: str) -> Form:
-        """Return x_i of one parameter: as arrays, or as sums of outer products."""
 
     def pair_dots(self, xp: Any, other: Any, names: Collection[str] | None = None) -> Float[Array, "n n_other"] | None:
         """Return ⟨x_i, x'_j⟩ with another capture's rows, (n, n'), over the parameters that both use.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adamshap.gpu.captures.capture import Capture
 from adamshap.gpu.context import EngineContext
@@ -19,12 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["Captures"]
 
 
+class Differentiable(Protocol):
+    """A pass whose rows' weighted losses can be differentiated along P, by another road than captures."""
+
+    def rows(self, which: slice) -> Differentiable:
+        """Return the pass of some rows, as views."""
+
+    def add_dots(self, context: EngineContext, direction: Mapping[str, Any], out: Any) -> None:
+        """Add each row's derivative along `direction`, ⟨P, x_i⟩, to `out`."""
+
+
 @dataclass(frozen=True)
 class Captures:
-    """The captures of one pass, one for each use of parameters, and the rows' losses if known."""
+    """The captures of one pass, one for each use of parameters, the rows' losses if known, and the pass itself."""
 
     uses: tuple[Capture, ...]
     losses: Any = None
+    origin: Differentiable | None = None
 
     @property
     def n(self) -> int:
@@ -67,7 +78,8 @@ class Captures:
     def rows(self, which: slice) -> Captures:
         """Return the captures of some rows, as views."""
         losses = None if self.losses is None else self.losses[which]
-        return Captures(tuple(capture.rows(which) for capture in self.uses), losses)
+        origin = None if self.origin is None else self.origin.rows(which)
+        return Captures(tuple(capture.rows(which) for capture in self.uses), losses, origin)
 
     def weighted(self, weights: Float[Array, "n 1"]) -> Captures:
         """Return the captures of each ``weights[i] x_i``; `weights` is (n, 1)."""

@@ -51,7 +51,7 @@ def flat(x: Any) -> Any:
 def pairs_in_common(xp: Any, one: Any, other: Any, names: Collection[str] | None) -> Float[Array, "n n_other"] | None:
     """Return ⟨x_i, x'_j⟩ of two captures' rows, (n, n'), over the parameters of both that are in `names`, if given.
 
-    None if there is no such parameter.
+    Their method ``form(name)`` returns x_i of a parameter as a `Form`. None if there is no such parameter.
     """
     total = None
     for name in one.names:

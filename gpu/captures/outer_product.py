@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from adamshap.gpu.captures.capture import Factors, RootSquares
 from adamshap.gpu.captures.forms import Form, Products, pairs_in_common
+from adamshap.gpu.captures.roots import signed_roots
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import score_product
 from adamshap.gpu.squares import outer_root_squares, row_norms
@@ -156,13 +157,8 @@ class OuterProduct:
 
     def signed_roots(self, context: EngineContext) -> OuterProduct:
         """Return the capture of the signed roots of a and b, whose outer products are the signed roots of x."""
-
-        def signed_root(array: Any, name: str) -> Any:
-            xp, out = context.backend.xp, context.buffers.get(f"root {name} {self.weight}", array.shape)
-            xp.sqrt(abs(array), out=out)
-            return xp.copysign(out, array, out=out)
-
-        return OuterProduct(self.weight, self.bias, signed_root(self.a, "inputs"), signed_root(self.b, "gradients"))
+        a, b = signed_roots(context, self.weight, self.a, self.b)
+        return OuterProduct(self.weight, self.bias, a, b)
 
     def kept(self) -> dict[str, Any]:
         """Return a, unless it is the model's input, and b."""

@@ -1,5 +1,6 @@
 """Σ_i x_i of captures: written, added, or used a block at a time."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ def sum_blocks(
             count, *others = shapes[name]
             units = range(count * low // parts, count * high // parts)
             whole = context.backend.on_cuda or not others
-            block = parts if whole else max(CACHED // others[0], 1)
+            block = parts if whole else max(CACHED // math.prod(others), 1)
             for first in units[::block]:
                 part = slice(first, min(first + block, units.stop))
                 gradient = uses[0].sum_of(xp, name, part)

@@ -16,6 +16,8 @@ module                  holds
 `embedding`             embedding, learned positions
 `norm`                  LayerNorm, RMSNorm
 `attention`             causal multi-head attention
+`convolution`           convolutions of images
+`pooling`               average and maximum of windows
 `reshaping`             flatten, mean over positions
 `chain`                 layers one after the other, residual
 `sequence_losses`       losses of sequences

@@ -50,6 +50,24 @@ class ActivationLayer:
         derivative = None if derivative is None else flat(derivative)
         scale_by_derivative(context, self.function, flat(below), flat(stage["out"]), derivative)
 
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the tangent, and the bias's, times the derivative."""
+        if self.bias is not None:
+            tangent += direction[self.bias]
+        if tangent is None:
+            return None
+        derivative = stage.get("derivative")
+        derivative = None if derivative is None else flat(derivative)
+        scale_by_derivative(context, self.function, flat(tangent), flat(stage["out"]), derivative)
+        return tangent
+
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return none."""
         return ()

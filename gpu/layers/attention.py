@@ -2,7 +2,8 @@
 
 For each head, with S = Q Kᵀ/√d for positions up to t and W = softmax(S) by rows, the mixture is W V. Backward, with G
 the gradient in W V: that in V is Wᵀ G, in S it is W ⊙ (G Vᵀ − Σ W ⊙ G Vᵀ), and Q's is that times K/√d, K's its
-transpose times Q/√d. Both projections are linear layers at every position.
+transpose times Q/√d. Both projections are linear layers at every position. The derivative along P is
+W ⊙ (Ṡ − Σ W ⊙ Ṡ) V + W V̇ with Ṡ = (Q̇ Kᵀ + Q K̇ᵀ)/√d.
 
 =======  ============  ==================================================
 paper    name          meaning
@@ -19,6 +20,7 @@ from typing import Any
 
 from adamshap.gpu.captures import Capture, outer_products
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.layers.linear import linear_tangent
 from adamshap.gpu.layers.stage import Planned, Room, Stage, flat
 from adamshap.gpu.products import product
 
@@ -86,6 +88,25 @@ class Attention:
         if (below := stage.get("below")) is not None:
             product(context, flat(projected_b), params[weight], flat(below))
 
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the derivative of the output."""
+        own, last = self.projections
+        projected, mixed = stage["projected"], stage["mixed"]
+        through = None if tangent is None else flat(tangent)
+        moved = linear_tangent(context, params, direction, own, flat(stage["x"]), through).reshape(projected.shape)
+        mixed_moved = context.backend.xp.empty_like(mixed)
+        for rows in self._blocks(context, len(mixed)):
+            weights = stage["weights"][rows]
+            self._mix_tangent(context.backend.xp, projected[rows], moved[rows], weights, mixed_moved[rows])
+        return linear_tangent(context, params, direction, last, flat(mixed), flat(mixed_moved)).reshape(mixed.shape)
+
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return the captures of both projections."""
         (weight, bias), (out_weight, out_bias) = self.projections
@@ -124,8 +145,22 @@ class Attention:
         (g,) = self._heads(mixed_b, 1)
         v_b[...] = xp.matmul(weights.swapaxes(2, 3), g)
         s = xp.matmul(g, v.swapaxes(2, 3))
-        s -= (s * weights).sum(axis=-1, keepdims=True)
-        s *= weights
-        s *= weights.dtype.type(1 / math.sqrt(q.shape[-1]))
+        self._through_the_softmax(s, weights, q.shape[-1])
         q_b[...] = xp.matmul(s, k)
         k_b[...] = xp.matmul(s.swapaxes(2, 3), q)
+
+    def _mix_tangent(self, xp: Any, projected: Any, moved: Any, weights: Any, out: Any) -> None:
+        """Write the derivative of W V, from that of Q, K and V, `moved`."""
+        (q, k, v), (q_moved, k_moved, v_moved) = self._heads(projected, 3), self._heads(moved, 3)
+        (mixed,) = self._heads(out, 1)
+        s = xp.matmul(q_moved, k.swapaxes(2, 3))
+        s += xp.matmul(q, k_moved.swapaxes(2, 3))
+        self._through_the_softmax(s, weights, q.shape[-1])
+        mixed[...] = xp.matmul(s, v)
+        mixed += xp.matmul(weights, v_moved)
+
+    def _through_the_softmax(self, s: Any, weights: Any, d: int) -> None:
+        """Multiply `s` in place by the derivative of W in Q Kᵀ, which is symmetric: W ⊙ (s − Σ W ⊙ s)/√d."""
+        s -= (s * weights).sum(axis=-1, keepdims=True)
+        s *= weights
+        s *= weights.dtype.type(1 / math.sqrt(d))

@@ -6,9 +6,9 @@ from typing import Any
 
 from adamshap.gpu.captures import Capture
 from adamshap.gpu.context import EngineContext
-from adamshap.gpu.layers.stage import Planned, Room, StackLayer, Stage
+from adamshap.gpu.layers.stage import Planned, Room, StackLayer, Stage, TangentLayer
 
-__all__ = ["Residual", "plan_chain", "plan_chain_back", "run_back", "run_forward"]
+__all__ = ["Residual", "have_tangents", "plan_chain", "plan_chain_back", "run_back", "run_forward", "run_tangents"]
 
 
 def plan_chain(layers: Sequence[StackLayer], x: Any, free: bool, room: Room) -> tuple[tuple[Stage, ...], Planned]:
@@ -38,6 +38,28 @@ def run_back(context: EngineContext, params: Mapping[str, Any], stages: Sequence
     """Run the layers' backward passes, the last one first."""
     for stage in reversed(stages):
         stage.layer.backward(context, params, stage)
+
+
+def have_tangents(layers: Sequence[StackLayer]) -> bool:
+    """Whether all layers have a tangent, those within a residual included."""
+    return all(
+        isinstance(layer, TangentLayer) and (not isinstance(layer, Residual) or have_tangents(layer.layers))
+        for layer in layers
+    )
+
+
+def run_tangents(
+    context: EngineContext,
+    params: Mapping[str, Any],
+    direction: Mapping[str, Any],
+    stages: Sequence[Stage],
+    tangent: Any,
+) -> Any:
+    """Return the derivative of the last layer's output, from that of the first one's input; None is 0."""
+    for stage in stages:
+        assert isinstance(stage.layer, TangentLayer)
+        tangent = stage.layer.tangent(context, params, direction, stage, tangent)
+    return tangent
 
 
 def _room_of(room: Room, number: int) -> Room:
@@ -75,6 +97,22 @@ class Residual:
         run_back(context, params, stage.inner)
         if (below := stage.get("below")) is not None:
             context.backend.xp.add(stage["b"], stage["g"], out=below)
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the sum of the tangent and that through the layers."""
+        inner = None if tangent is None else tangent.copy()  # the layers may overwrite it
+        through = run_tangents(context, params, direction, stage.inner, inner)
+        if tangent is None or through is None:
+            return through if tangent is None else tangent
+        through += tangent
+        return through
 
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return those of its layers."""

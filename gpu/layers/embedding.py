@@ -36,6 +36,17 @@ class Embedding:
     def backward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Do nothing."""
 
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the row of P of each token."""
+        return direction[self.weight][stage["x"]]
+
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return the capture of the weight."""
         return (Gather(self.weight, stage["x"], stage["b"]),)
@@ -63,6 +74,21 @@ class Positions:
 
     def backward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Do nothing."""
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the tangent plus the rows of P of the positions."""
+        rows = direction[self.weight][: stage["x"].shape[1]]
+        if tangent is None:
+            return context.backend.xp.broadcast_to(rows, stage["x"].shape).copy()
+        tangent += rows
+        return tangent
 
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return the capture of the weight; a shorter sequence leaves its last rows at 0."""

@@ -69,13 +69,36 @@ class Norm:
         scale(xp, self.gain, self.bias, stage["normalised"], stage["b"], rooms.__getitem__)
         if (below := stage.get("below")) is None:
             return
-        below, b, normalised, inverse = (flat(stage[name]) for name in ("below", "b", "normalised", "inverse"))
+        below, b = flat(below), flat(stage["b"])
         xp.multiply(b, params[self.gain], out=below)
-        along = xp.einsum("nd,nd->n", below, normalised)[:, None] / b.dtype.type(b.shape[1])
+        self._through_the_norm(xp, below, stage)
+
+    def _through_the_norm(self, xp: Any, g: Any, stage: Stage) -> None:
+        """Multiply `g` in place by the derivative of x̂ in x, which is symmetric: (g − mean(g) − x̂ mean(g ⊙ x̂))/s."""
+        normalised, inverse = flat(stage["normalised"]), flat(stage["inverse"])
+        along = xp.einsum("nd,nd->n", g, normalised)[:, None] / g.dtype.type(g.shape[1])
         if self.centred:
-            below -= below.mean(axis=1, keepdims=True)
-        below -= normalised * along
-        below *= inverse
+            g -= g.mean(axis=1, keepdims=True)
+        g -= normalised * along
+        g *= inverse
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the derivative of x̂ times the gain, plus x̂ times the gain's direction, plus the bias's."""
+        out = stage["normalised"] * direction[self.gain]
+        if tangent is not None:
+            self._through_the_norm(context.backend.xp, flat(tangent), stage)
+            tangent *= params[self.gain]
+            out += tangent
+        if self.bias is not None:
+            out += direction[self.bias]
+        return out
 
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return the captures of gain and bias."""

@@ -5,13 +5,14 @@ is ever an array of its own.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from adamshap.gpu import products
 from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.forward_mode import LossDerivatives
 from adamshap.gpu.layers.activation import activate, keeps_derivative, scale_by_derivative
 from adamshap.gpu.layers.cross_entropy import cross_entropy
 from adamshap.gpu.layers.linear import Linear
@@ -100,13 +101,35 @@ class Perceptron:
             rows_between(0, count)
         else:
             in_parts(rows_between, count, 4 * count * sum(layer.d_in * layer.d_out for layer in self.layers))
-        return workspace.captures
+        return replace(workspace.captures, origin=LossDerivatives(self, workspace, params, y, weight))
 
     def losses(self, context: EngineContext, workspace: PerceptronWorkspace, params: Mapping[str, Any], y: Any) -> Any:
         """Return each row's loss, by a forward pass alone, which leaves no captures in the workspace."""
         self.forward(context, workspace, params)
         workspace.losses[...] = LOSSES[self.loss](context.backend.xp, workspace.gradients[-1], y, 1.0)
         return workspace.losses
+
+    @property
+    def has_tangents(self) -> bool:
+        """True."""
+        return True
+
+    def add_tangent_dots(
+        self,
+        context: EngineContext,
+        workspace: PerceptronWorkspace,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        out: Any,
+    ) -> None:
+        """Add the derivative of each row's weighted loss along `direction`."""
+        tangent = None
+        for number, layer in enumerate(self.layers):
+            tangent = layer.tangent(context, params, direction, workspace.inputs[number], tangent)
+            if number + 1 < len(self.layers):
+                activation, derivative = workspace.inputs[number + 1], workspace.derivatives[number]
+                scale_by_derivative(context, self.activation, tangent, activation, derivative)
+        context.ops.row_dot(workspace.gradients[-1], tangent, None, out)
 
     def forward(self, context: EngineContext, workspace: PerceptronWorkspace, params: Mapping[str, Any]) -> None:
         """Compute every layer's inputs, and the model's output in the array of the last layer's gradients."""

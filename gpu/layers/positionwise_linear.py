@@ -6,6 +6,7 @@ from typing import Any
 
 from adamshap.gpu.captures import Capture, outer_products
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.layers.linear import linear_tangent
 from adamshap.gpu.layers.stage import Planned, Room, Stage, flat
 from adamshap.gpu.products import product
 
@@ -47,6 +48,20 @@ class PositionwiseLinear:
         """Write ``Wᵀ b`` of each position."""
         if (below := stage.get("below")) is not None:
             product(context, flat(stage["b"]), params[self.weight], flat(below))
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return ``P a + W ȧ + p`` of each position."""
+        names = self.weight, None if self.bias_later else self.bias
+        through = None if tangent is None else flat(tangent)
+        z = linear_tangent(context, params, direction, names, flat(stage["x"]), through)
+        return z.reshape(stage["out"].shape)
 
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return the one capture of weight and bias."""

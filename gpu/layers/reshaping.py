@@ -30,6 +30,17 @@ class Flatten:
     def backward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Do nothing."""
 
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the tangent in one axis."""
+        return None if tangent is None else tangent.reshape(len(tangent), math.prod(tangent.shape[1:]))
+
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return none."""
         return ()
@@ -59,6 +70,17 @@ class MeanOverPositions:
         """Write an equal part of the gradient to each position."""
         if (below := stage.get("below")) is not None:
             below[...] = (stage["b"] / below.dtype.type(below.shape[1]))[:, None]
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the mean of the tangent."""
+        return None if tangent is None else tangent.mean(axis=1)
 
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return none."""

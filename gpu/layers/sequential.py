@@ -1,22 +1,35 @@
 """The stack of `Sequential`: layers one after the other, then a loss."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.forward_mode import LossDerivatives
 from adamshap.gpu.layers.activation_layer import ActivationLayer
 from adamshap.gpu.layers.attention import Attention
-from adamshap.gpu.layers.chain import Residual, plan_chain, plan_chain_back, run_back, run_forward
+from adamshap.gpu.layers.chain import (
+    Residual,
+    have_tangents,
+    plan_chain,
+    plan_chain_back,
+    run_back,
+    run_forward,
+    run_tangents,
+)
+from adamshap.gpu.layers.convolution import Convolution
 from adamshap.gpu.layers.embedding import Embedding, Positions
 from adamshap.gpu.layers.norm import Norm
+from adamshap.gpu.layers.pooling import AveragePool, MaxPool
 from adamshap.gpu.layers.positionwise_linear import PositionwiseLinear
 from adamshap.gpu.layers.reshaping import Flatten, MeanOverPositions
 from adamshap.gpu.layers.row_weights import weight_of_rows
 from adamshap.gpu.layers.sequence_losses import sequence_cross_entropy, sequence_squared_error
 from adamshap.gpu.layers.stage import StackLayer, Stage
 from adamshap.gpu.threads import in_parts
+from adamshap.gpu.windows import Windows
 from adamshap.reference import contract
 
 __all__ = ["SequentialStack", "SequentialWorkspace"]
@@ -90,13 +103,32 @@ class SequentialStack:
             run_back(context, params, part.stages)
 
         in_parts(rows_between, count, 4 * count * workspace.captures.macs)
-        return workspace.captures
+        return replace(workspace.captures, origin=LossDerivatives(self, workspace, params, y, weight))
 
     def losses(self, context: EngineContext, workspace: SequentialWorkspace, params: Mapping[str, Any], y: Any) -> Any:
         """Return each row's loss, by a forward pass alone, which leaves no captures in the workspace."""
         self.forward(context, workspace, params)
         workspace.losses[...] = LOSSES[self.loss](context.backend.xp, workspace.output, y, 1.0)
         return workspace.losses
+
+    @property
+    def has_tangents(self) -> bool:
+        """Whether every layer has a tangent."""
+        return have_tangents(self.layers)
+
+    def add_tangent_dots(
+        self,
+        context: EngineContext,
+        workspace: SequentialWorkspace,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        out: Any,
+    ) -> None:
+        """Add the derivative of each row's weighted loss along `direction`: that of the output, times its gradient."""
+        tangent, b = run_tangents(context, params, direction, workspace.stages, None), workspace.output
+        if tangent is not None:
+            b, tangent = (array.reshape(len(b), math.prod(b.shape[1:])) for array in (b, tangent))
+            context.ops.row_dot(b, tangent, None, out)
 
     def forward(self, context: EngineContext, workspace: SequentialWorkspace, params: Mapping[str, Any]) -> None:
         """Compute every layer's arrays, and the model's output in the array of its gradient."""
@@ -145,6 +177,15 @@ BUILDERS: Mapping[str, Callable[[Any, str, bool], StackLayer]] = {
     "rms_norm": lambda layer, name, _: Norm(f"{name}.weight", None, layer.eps, False),
     "attention": lambda layer, name, _: Attention(name, layer.heads, layer.bias),
     "residual": lambda layer, name, _: Residual(layers_of(layer.layers, [f"{name}.{one}" for one in layer.names])),
+    "conv2d": lambda layer, name, _: Convolution(
+        f"{name}.weight",
+        _bias_of(layer, name),
+        layer.c_out,
+        Windows(layer.kernel, layer.stride, layer.padding),
+        layer.groups,
+    ),
+    "avg_pool2d": lambda layer, *_: AveragePool(Windows(layer.kernel, layer.steps)),
+    "max_pool2d": lambda layer, *_: MaxPool(Windows(layer.kernel, layer.steps)),
     "flatten": lambda *_: Flatten(),
     "mean_over_positions": lambda *_: MeanOverPositions(),
 }

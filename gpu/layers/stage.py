@@ -7,12 +7,12 @@ all rows or for some.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from adamshap.gpu.captures import Capture
 from adamshap.gpu.context import EngineContext
 
-__all__ = ["Planned", "Room", "Stage", "flat"]
+__all__ = ["Planned", "Room", "Stage", "TangentLayer", "flat"]
 
 Room = Callable[[str, tuple[int, ...]], Any]
 """Returns an array (rows, …) under a name."""
@@ -71,6 +71,25 @@ class StackLayer(Protocol):
 
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return the captures of the uses of its parameters."""
+
+
+@runtime_checkable
+class TangentLayer(Protocol):
+    """A layer with a tangent, which is optional: without one, forward mode takes differences of the losses."""
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the derivative of the output along `direction`, from that of the input, `tangent`; None is 0.
+
+        The arrays of the stage are those that the last backward pass left. A new array is returned, or `tangent`
+        itself, which may be overwritten.
+        """
 
 
 def flat(x: Any) -> Any:

@@ -48,11 +48,13 @@ from adamshap.reference.contract.checks import (
     true_or_false,
 )
 from adamshap.reference.contract.estimator import (
+    CONTRACTIONS,
     DENOMINATORS,
     GRADIENTS,
     SCORE_SLOPES,
     SLOPES,
     TWO_TERM,
+    Contraction,
     Denominator,
     Estimator,
     Gradient,
@@ -110,6 +112,7 @@ from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float6
 
 __all__ = [
     "ACTIVATIONS",
+    "CONTRACTIONS",
     "CREDITS",
     "DENOMINATORS",
     "GRADIENTS",
@@ -133,6 +136,7 @@ __all__ = [
     "Checkpointer",
     "Clipped",
     "CompletedSteps",
+    "Contraction",
     "Conv2d",
     "Credit",
     "Denominator",

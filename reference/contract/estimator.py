@@ -9,11 +9,13 @@ from adamshap.reference.contract.optimiser import CompletedSteps
 from adamshap.reference.contract.refusal import refuse
 
 __all__ = [
+    "CONTRACTIONS",
     "DENOMINATORS",
     "GRADIENTS",
     "SCORE_SLOPES",
     "SLOPES",
     "TWO_TERM",
+    "Contraction",
     "Denominator",
     "Estimator",
     "Gradient",
@@ -30,10 +32,12 @@ Gradient = Literal["start", "midpoint", "path"]
 Denominator = Literal["exact", "previous"]
 Variance = Literal["exact", "rank_one"]
 ScoreDtype = Literal["tf32", "float16"]
+Contraction = Literal["ghost", "forward"]
 SLOPES: tuple[str, ...] = get_args(Slope)
 SCORE_SLOPES: tuple[str, ...] = get_args(ScoreSlope)
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
+CONTRACTIONS: tuple[str, ...] = get_args(Contraction)
 
 TWO_TERM: Final = "two_term"
 """The entry of `SCORE_SLOPES` that combines two terms instead of one slope, and has a `kind`."""
@@ -65,6 +69,9 @@ class Estimator:
         Rank of the engine's sketch of P, not with "two_term"; None is exact.
     score_dtype : {"tf32", "float16"}, optional
         Precision of the engine's contraction on a CUDA device.
+    contraction : {"ghost", "forward"}
+        ⟨P, x_i⟩ from x_i (oracle) or captures (engine), or as the derivative of the loss along P; the latter not with
+        "two_term", `rank` and `score_dtype`.
 
     Notes
     -----
@@ -81,6 +88,7 @@ class Estimator:
     variance: Variance = "exact"
     rank: int | None = None
     score_dtype: ScoreDtype | None = None
+    contraction: Contraction = "ghost"
 
     def __post_init__(self) -> None:
         one_of("slope", self.slope, SCORE_SLOPES)
@@ -99,10 +107,30 @@ class Estimator:
             object.__setattr__(self, name, true_or_false(name, getattr(self, name)))
         if self.score_dtype is not None:
             one_of("score_dtype", self.score_dtype, get_args(ScoreDtype))
+        self._refuse_with_forward_mode()
         object.__setattr__(self, "nodes", quadrature_nodes(self.nodes, self.slope))
         if self.denominator == "previous" and self.slope != "linearized":
             needs = "slope 'linearized', the only one with this variant"
             refuse("denominator", f"'previous' with slope {self.slope!r}", needs)
+
+    def _refuse_with_forward_mode(self) -> None:
+        """Refuse what a derivative of the loss along P cannot give."""
+        one_of("contraction", self.contraction, CONTRACTIONS)
+        if self.contraction != "forward":
+            return
+        if self.slope == TWO_TERM:
+            needs = "'ghost', or another slope: the second term, in sign(x) √|x|, is no derivative of the loss"
+            refuse("contraction", f"'forward' with slope {self.slope!r}", needs)
+        for name in ("rank", "score_dtype"):
+            if (value := getattr(self, name)) is not None:
+                needs = f"'ghost', or {name}=None: a derivative of the loss has no product with P to approximate"
+                refuse("contraction", f"'forward' with {name}={shown(value)}", needs)
+
+    def refuse_with_carry(self) -> None:
+        """Refuse forward mode with ``credit="carry"``: later steps' P would need the parameters of this one again."""
+        if self.contraction != "ghost":
+            needs = "'ghost': a derivative along a later step's P would need the parameters of every step in the window"
+            refuse("contraction", f"{self.contraction!r} with credit 'carry'", needs)
 
     def refuse_first_step(self, completed_steps: CompletedSteps) -> None:
         """Refuse the denominator "previous" before the first completed step: it divides by 1 − β2⁰ = 0."""

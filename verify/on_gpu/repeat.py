@@ -27,6 +27,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "each validation sample": {"per_validation": True},
     "micro-batches": {"micro_batch": 50},
     "momentum's credit": {"credit": "carry"},
+    "forward mode": {"contraction": "forward"},
 }
 DTYPES = ("float32", "float64")
 FILE = "digests.json"

@@ -26,14 +26,22 @@ from adamshap.reference.contract import (
     MARGINALS,
     SLOPES,
     TWO_TERM,
+    Activation,
     Adam,
     AdamState,
     Array,
+    AvgPool2d,
     Batch,
+    Conv2d,
+    Flatten,
+    Linear,
     Network,
     Run,
     RunConfig,
+    Sequential,
     Step,
+    convnet,
+    transformer,
 )
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, implementation
@@ -49,6 +57,20 @@ __all__ = ["tasks", "tf32"]
 DTYPES = ("float32", "float64")
 SIZES = (5, 7, 6, 3)
 N, N_VAL = 9, 3
+VOCAB, POSITIONS, IMAGE, CLASSES = 7, 4, (2, 5, 6), 3
+STACKS = {
+    "transformer": transformer(vocab=VOCAB, context=POSITIONS, width=8, depth=1, heads=2),
+    "convnet": convnet(image=IMAGE, channels=(4, 6), outputs=CLASSES),
+    "convolutions in groups": Sequential(
+        (
+            Conv2d(2, 4, (3, 2), (2, 1), (1, 2), groups=2),
+            Activation("gelu"),
+            AvgPool2d((2, 3), (1, 2)),
+            Flatten(),
+            Linear(4 * 2 * 4, CLASSES),
+        )
+    ),
+}
 ENGINE = implementation(Engine("cuda"), "the engine on CUDA")
 ask = asker(ENGINE)
 agrees = next(one.check for one in PROPERTIES if one.kind == "agreement")
@@ -62,6 +84,8 @@ def tasks(setting: Setting) -> list[Task]:
     for activation, loss in product(ACTIVATIONS, LOSSES):
         case = step(activation, loss)
         found += [_task(f"{activation}, {loss}, {dtype}", case, _layer_queries(), dtype) for dtype in DTYPES]
+    for name, model in STACKS.items():
+        found += [_task(f"{name}, {dtype}", stack_step(model), _stack_queries(), dtype) for dtype in DTYPES]
     found += [
         Task(f"momentum's credit, {slope}, {dtype}", _carry_task(slope, dtype))
         for slope, dtype in product(("frozen", "linearized", "tangent", "secant", "random_order"), DTYPES)
@@ -88,6 +112,20 @@ def step(activation: Any = "relu", loss: Any = "cross_entropy", sizes: tuple[int
         batch(net, n, generator),
         batch(net, N_VAL, generator),
     )
+
+
+def stack_step(model: Sequential) -> Step:
+    """Return a step of a stack of layers, with moments of ordinary size; only the first layer takes tokens."""
+    params, generator = model.init(0), np.random.default_rng(1)
+    m = {name: 0.02 * generator.standard_normal(p.shape) for name, p in params.items()}
+    v = {name: 4e-4 * generator.chisquare(3, p.shape) for name, p in params.items()}
+
+    def samples(n: int) -> Batch:
+        if model.layers[0].takes_tokens:
+            return Batch(*generator.integers(0, VOCAB, (2, n, POSITIONS)))
+        return Batch(generator.standard_normal((n, *IMAGE)), generator.integers(0, CLASSES, n))
+
+    return Step(model, params, Adam(lr=0.01, weight_decay=0.01), AdamState(7, m, v), samples(N), samples(N_VAL))
 
 
 def batch(net: Network, n: int, generator: np.random.Generator) -> Batch:
@@ -130,6 +168,12 @@ def _queries() -> dict[str, list[Query]]:
 
 def _layer_queries() -> list[Query]:
     return [Query("update"), Query("scores", {"slope": "secant", "gradient": "midpoint"})]
+
+
+def _stack_queries() -> list[Query]:
+    """Return queries that contract, compute σ, and pair samples with validation samples."""
+    by_sample = {"slope": "sgd", "gradient": "start", "per_validation": True}
+    return [*_layer_queries(), Query("scores", {"slope": "random_order"}), Query("scores", by_sample)]
 
 
 def _task(name: str, problem: Step, queries: list[Query], dtype: str, with_tf32: bool = False) -> Task:
