@@ -905,6 +905,8 @@ _IMAGE_LAYERS = (
         "images",
     ),
     Fault("maxima-overwritten-before-the-backward-pass", "(out, False)", "(out, True)", "images", "pooling"),
+)
+
 _FORWARD_MODE = (
     Fault(
         "softmax-tangent-not-centred",
