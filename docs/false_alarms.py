@@ -31,6 +31,7 @@ from adamshap import gpu
 from adamshap.verify.candidates.variants import VARIANTS
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import load
+from adamshap.verify.layer_properties import LAYER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES
 from adamshap.verify.reproduction import snippet
 
@@ -57,7 +58,7 @@ Job = tuple[int, tuple[tuple[str, str], ...]]
 def try_seed(job: Job, only: tuple[str, ...]) -> list[list[dict[str, Any]]]:
     """Return the outcome of each property on the cases of one seed, for each target and dtype."""
     seed, pairs = job
-    chosen = [one for one in PROPERTIES if not only or one.name in only]
+    chosen = [one for one in (*PROPERTIES, *LAYER_PROPERTIES) if not only or one.name in only]
     return [
         [
             {
@@ -82,7 +83,7 @@ def add(record: dict[str, Any], job: Job, found: list[list[dict[str, Any]]]) -> 
         run = record["runs"].setdefault(f"{target} {dtype}", {"seeds": [], "properties": {}, "alarms": []})
         run["seeds"].append(seed)
         for one in outcomes:
-            if one["status"] in ("not offered", "not supported"):
+            if one["status"] in ("not offered", "not supported", "not tried"):
                 continue
             entry = run["properties"].setdefault(one["property"], {"cases": 0, "largest_share": 0.0, "seed": seed})
             entry["cases"] += one["cases"]

@@ -11,7 +11,7 @@ from adamshap.gpu.carry_account import CarryAccount, refuse_with_carry
 from adamshap.gpu.case import Case
 from adamshap.gpu.counting import completed_after
 from adamshap.gpu.game import Game, marginals_of
-from adamshap.gpu.hyperparameters import refuse_clipped, refuse_division_by_zero
+from adamshap.gpu.hyperparameters import refuse_division_by_zero, refuse_previous
 from adamshap.gpu.run import OpenAccount, attributed_run
 from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.sketch import Sketch
@@ -94,7 +94,7 @@ def update(
     context, new = case.context, case.fresh()
     with context.at_work():
         if any(adam.eps == 0 for adam in case.hyperparameters.adam.values()):
-            refuse_division_by_zero(context, case.hyperparameters, case.state.v, case.gradient())
+            refuse_division_by_zero(context, case.hyperparameters, case.state.v, case.gradient(), case.state.theta)
         plain_step(context, case.adam, case.state, case.batch.x, case.batch.y, case.weight, new)
     groups = {"gradient of": new.m, "squared gradient of": new.v, "new": new.theta}
     named = {f"{group} {key!r}": array for group, arrays in groups.items() for key, array in arrays.items()}
@@ -186,6 +186,8 @@ def scores(
         slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, score_dtype, contraction
     )
     _refuse_score_dtype(estimator, backend)
+    if estimator.denominator == "previous":
+        refuse_previous(step)
     estimator.refuse_first_step(step.state.step)
     sketch = None if estimator.rank is None else Sketch(estimator.rank)
     size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
@@ -258,7 +260,7 @@ def utility(
     coalition : bool array (n,)
         The samples that take part; the gradient's divisor stays n.
     clip_each : bool
-        The oracle's: the engine refuses `Clipped`, and without it this has no effect.
+        With `Clipped`, clip every coalition's gradient by its own norm, in place of the whole batch's factor held.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -275,10 +277,10 @@ def utility(
         A bad argument; a denominator of 0; a result beyond the range of `dtype`.
     """
     mask = coalition_mask(coalition, of_kind("step", step, Step).n)
-    true_or_false("clip_each", clip_each)
+    clip_each = true_or_false("clip_each", clip_each)
     case = Case.of(step, device, dtype)
     with case.context.at_work():
-        value = Game.of(case, "exact").utility(mask)
+        value = Game.of(case, "exact", clip_each=clip_each).utility(mask)
     refuse_overflow({"utility": value}, case.context.backend.dtype)
     return value
 
@@ -309,7 +311,7 @@ def marginals(
     seed : int
         Seed of the permutations.
     clip_each : bool
-        The oracle's: the engine refuses `Clipped`, and without it this has no effect.
+        With `Clipped`, clip every coalition's gradient by its own norm, in place of the whole batch's factor held.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -329,10 +331,10 @@ def marginals(
     one_of("kind", kind, MARGINALS)
     one_of("loss", loss, MARGINAL_LOSSES)
     permutations, seed = permutations_of(permutations), seed_of(seed)
-    true_or_false("clip_each", clip_each)
+    clip_each = true_or_false("clip_each", clip_each)
     case = Case.of(step, device, dtype)
     with case.context.at_work():
-        found = marginals_of(Game.of(case, loss), kind, permutations, seed)
+        found = marginals_of(Game.of(case, loss, clip_each=clip_each), kind, permutations, seed)
     named = {"values": found.values, "empty": found.empty, "total": found.total}
     refuse_overflow(named, case.context.backend.dtype)
     return found
@@ -449,7 +451,6 @@ def attribute(
         refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
-    refuse_clipped(config.adam)
     backend = pick_backend(device, dtype)
     held = optimiser_in(adam, backend.dtype)
     estimator = Estimator(

@@ -224,21 +224,19 @@ class BenchRun:
             like(context, "other v"),
             FIRST_STEP,
         )
-        completed = NO_STEPS
+        completed, length = NO_STEPS, carrier.momenta[0].length
 
         def block() -> None:
             nonlocal completed, new
-            for _ in range(carrier.length):
+            for _ in range(length):
                 carrier.take(completed, index, where, self.state, self.batch, self.estimator, new)
                 self.state, new = State(new.theta, new.m, new.v, following(self.state.t)), self.state
                 completed = completed_after(next_step(completed))
 
         block()
         block()  # from now on, each block pays another
-        wall, processor = timed_rounds(
-            {"plain": self.plain, "carry": block}, max(2, case.rounds // carrier.length), context
-        )
-        step_ms, processor_ms = (milliseconds(times["carry"]) / carrier.length for times in (wall, processor))
+        wall, processor = timed_rounds({"plain": self.plain, "carry": block}, max(2, case.rounds // length), context)
+        step_ms, processor_ms = (milliseconds(times["carry"]) / length for times in (wall, processor))
         return {
             "ms": step_ms,
             "processor_ms": processor_ms,

@@ -3,50 +3,48 @@
 The step u owes ⟨O_u, m⟩, O_u = Γ_u ⊙ M_u, to the samples before it (docs/method.md 6): sample i of step s is credited
 with (1 − β1) Σ_{u>s} β1^{u−1−s} ⟨O_u, x_i⟩. Its gradient x_i is not kept; the batch's layer inputs a and output
 gradients b are, for a window of steps, after which β1^k is negligible. docs/engine.md derives why two contractions per
-sample suffice, and how much credit is lost at the window's end.
+sample suffice, and how much credit is lost at the window's end. Parameters with another β1 have a window of their own.
+L2 decay is credited like one more sample of every batch (docs/method.md 9).
 
 =========  ======================  ====================================================================
 method 6   name                    meaning
 =========  ======================  ====================================================================
 Γ          ``validation``          validation gradient on the walked step, as captures
-K          ``Block.owed``          Σ_{u in the block} β1^{u−first} O_u, a running sum
+K          ``Block.owed``          Σ_{u in the block} β1^{u−first} O_u, a running sum, by β1 (`momentum`)
+c          ``factor``              factor of a clipped gradient: x_i is c times that of the captures
+d          ``decays``              L2 decay λ₂ θ, by parameter
 =========  ======================  ====================================================================
 """
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, cast
 
 import numpy as np
 
-from adamshap.gpu.arrays import Arrays, ScoreMatrix, like
+from adamshap.gpu.arrays import Arrays, ScoreMatrix
 from adamshap.gpu.captures import Captures
-from adamshap.gpu.captures.sums import CACHED
-from adamshap.gpu.charge import RunningSum, charge
+from adamshap.gpu.charge import charge
+from adamshap.gpu.clipping import multiply
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import FIRST_STEP
 from adamshap.gpu.data import Data
 from adamshap.gpu.forward import forward_and_gradient
 from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
 from adamshap.gpu.kernels.plan import path_nodes, split_plan
+from adamshap.gpu.momentum import Momentum, momenta_of
 from adamshap.gpu.parameter_pass import take_step
 from adamshap.gpu.scores import ScoringTask, contract, score_chunks, sgd_scorer
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.threads import in_parts
 from adamshap.gpu.validation import on_segment
 from adamshap.gpu.window import FLOPS_OF_A_COPY, Block, KeptArrays, Pending
-from adamshap.reference.contract import Array, CompletedSteps, Estimator, RunConfig, Snapshot, refuse
+from adamshap.reference.contract import Array, Clipped, CompletedSteps, Estimator, RunConfig, Snapshot, refuse
 
 __all__ = ["LOG", "Carrier"]
-
-GROWTH = 2.0
-"""Largest weight β1^{−k} within a block, a bound on terms that are added and subtracted again."""
-
-FORGOTTEN = 1e-3
-"""β1^k at the end of the window, unless its length is given."""
 
 LOG = ("train_loss", "valid_loss", "decay", "own", "owed")
 """The columns of `Carrier.log`, as a snapshot's history names them."""
@@ -58,54 +56,60 @@ class Carrier:
 
     Parameters
     ----------
-    beta1 : float
-        β1 of all parameters, at every step.
-    length : int
-        Number of steps of a block.
-    later : int
-        Number of whole blocks after its own that credit a batch.
-    loses : bool
-        Whether the run is longer than the window, so that credit is lost.
+    beta1 : dict of float
+        β1 of each parameter, at every step.
+    momenta : list of Momentum
+        What is owed to the parameters with each β1 > 0.
+    decaying : tuple of str
+        The parameters with momentum and L2 decay.
     data : Data
         Source of the batches; a memory map's rows are read again when their batch is paid.
     totals, truncated : arrays (N,)
         Scores, and a bound on the credit that each of them lacks, in the backend.
+    carried_decay : array (steps,)
+        Credit of each step's L2 decay from later steps.
     log : array (steps, 5)
-        Losses of batch and validation samples before the step, weight decay's share, ⟨Γ ⊙ S, g⟩ and ⟨Γ ⊙ M, m⟩.
-    exposed : array (N,)
-        Σ β1^k ‖x_i‖ over each sample's batches that have left the window.
+        Losses of batch and validation samples before the step, decay's own share, ⟨Γ ⊙ S, g⟩ and ⟨Γ ⊙ M, m⟩.
     kept : KeptArrays
         Copies of the arrays of pending batches.
+    pending : deque of Pending
+        The batches of consecutive steps that some window still holds.
     """
 
     context: EngineContext
     config: RunConfig
-    beta1: float
-    length: int
-    later: int
-    loses: bool
+    beta1: dict[str, float]
+    momenta: list[Momentum]
+    decaying: tuple[str, ...]
     data: Data
     totals: Any
     truncated: Any
-    exposed: Any
+    carried_decay: Any
     log: Any
     kept: KeptArrays
-    blocks: deque[Block] = field(default_factory=deque)
+    pending: deque[Pending] = field(default_factory=deque)
 
     @classmethod
     def of(cls, context: EngineContext, config: RunConfig, data: Data, steps: int, window: int | None) -> "Carrier":
-        """Return a carrier for a run of `steps` steps, with a window of at least `window` steps."""
+        """Return a carrier for a run of `steps` steps, with windows of at least `window` steps."""
         xp, count = context.backend.xp, config.train.n
-        beta1 = Hyperparameters.at(context, config.adam, FIRST_STEP).one_beta1()
-        rate = -math.log(beta1) if beta1 > 0 else math.inf
-        length = min(max(1, int(math.log(GROWTH) / rate)), steps)
-        later = math.ceil((window or math.ceil(-math.log(FORGOTTEN) / rate) or 1) / length)
-        loses = beta1 > 0 and (later + 1) * length < steps
-        totals, truncated, exposed = (xp.zeros(count) for _ in range(3))
-        kept = KeptArrays.of(context, data.no_inputs)
-        return cls(
-            context, config, beta1, length, later, loses, data, totals, truncated, exposed, xp.zeros((steps, 5)), kept
-        )
+        scalars = Hyperparameters.at(context, config.adam, FIRST_STEP).scalars
+        beta1 = {name: one.b1 for name, one in scalars.items()}
+        momenta = momenta_of(context, beta1, count, steps, window)
+        decaying = tuple(name for name, one in scalars.items() if one.l2 and one.b1)
+        totals, truncated, carried_decay = xp.zeros(count), xp.zeros(count), xp.zeros(steps)
+        kept, log = KeptArrays.of(context, data.no_inputs), xp.zeros((steps, 5))
+        return cls(context, config, beta1, momenta, decaying, data, totals, truncated, carried_decay, log, kept)
+
+    @property
+    def loses(self) -> bool:
+        """Whether the run is longer than a window, so that credit is lost."""
+        return any(momentum.loses for momentum in self.momenta)
+
+    @property
+    def steps_kept(self) -> int:
+        """The most batches that are kept."""
+        return min(max((momentum.steps for momentum in self.momenta), default=0), len(self.log))
 
     def take(
         self,
@@ -127,7 +131,7 @@ class Carrier:
         context, xp = self.context, self.context.backend.xp
         weight = 1 / batch.n if self.config.reduction == "mean" else 1.0
         step = StepInput.of(context, self.config.adam, state, batch, weight)
-        self._check_beta1(step)
+        self._check(step)
         forward = forward_and_gradient(
             step,
             1 / batch.n_val,
@@ -135,37 +139,58 @@ class Carrier:
             norms_wanted=estimator.slope == "random_order" and batch.n > 1,
             variance=estimator.variance,
         )
-        at_rest = estimator.slope in ("linearized", "secant") or batch.n == 1
-        refuse_division_by_zero(context, step.hyperparameters, state.v, None if at_rest else forward.g)
+        if estimator.slope in ("linearized", "secant") or batch.n == 1:
+            refuse_division_by_zero(context, step.hyperparameters, state.v, None)
+        else:
+            refuse_division_by_zero(context, step.hyperparameters, state.v, forward.g, state.theta)
         # Neither is None: the batch is one chunk, and the start is wanted.
         captures, start = cast(Captures, forward.captures), cast(Captures, forward.start)
+        decays = self._decays(step)  # before the step, which may overwrite θ
         take_step(context, step.hyperparameters.scalars, state, forward.g, new)
         sgd = self._sgd_scores(step, captures, start)
+        multiply(context, sgd, forward.factor)
         row = self.log[number]
         row[0], row[1] = forward.train_loss, start.losses.mean(dtype="float64")
         validation = self._validation(step, start, estimator, new)
-        block = self._current(number) if self.beta1 > 0 else None
+        owed = [momentum.running(number) for momentum in self.momenta]
         matrix = ScoreMatrix(forward.g)  # in the memory of g, which nothing needs after this pass
         plan = split_plan(estimator.slope, estimator.nodes, batch.n)
-        account = charge(step, plan, forward, validation, self._running_sum(block, number), matrix)
+        account = charge(step, plan, forward, validation, owed, matrix)
         row[2], row[3], row[4] = account.decay, account.own, account.owed
         out = xp.zeros(batch.n, context.backend.dtype)
         contract(context, captures, matrix, out, None, estimator.score_dtype)
+        multiply(context, out, forward.factor)
         self.totals[where] += out
-        if block is not None:
-            if self.loses:
-                self.truncated += self.exposed * xp.sqrt(account.square)
-                self.exposed *= self.beta1
-            block.batches.append(Pending(number, index, where, self.kept.copies(captures)))
-            if len(block.batches) == self.length and len(self.blocks) > self.later:
-                self._pay_oldest(number)
+        for momentum, one in zip(self.momenta, owed, strict=True):
+            if decays:
+                self.carried_decay[number] -= one.less * self._dot(one.total, decays)
+            if momentum.loses:
+                square = sum(account.squares[name] for name in momentum.names)
+                self.truncated += momentum.exposed * xp.sqrt(square)
+                momentum.exposed *= momentum.beta1
+        if self.momenta:
+            self.pending.append(Pending(number, index, where, self.kept.copies(captures), forward.factor, decays))
+            self._pay_due(number)
         return sgd
 
-    def _check_beta1(self, step: StepInput) -> None:
-        beta1 = step.hyperparameters.one_beta1()
-        if beta1 != self.beta1:
-            got = f"{beta1:g} at step {step.state.t} with credit 'carry'"
-            refuse("Adam.betas[0]", got, f"{self.beta1:g}, as at the first step")
+    def _check(self, step: StepInput) -> None:
+        """Refuse another β1 than at the first step, and L2 decay where there was none."""
+        for name, scalars in step.hyperparameters.scalars.items():
+            where = f"at step {step.state.t} with credit 'carry'"
+            if scalars.b1 != self.beta1[name]:
+                refuse("Adam.betas[0]", f"{scalars.b1:g} {where}", f"{self.beta1[name]:g}, as at the first step")
+            if scalars.l2 and scalars.b1 and name not in self.decaying:
+                refuse("Adam.l2", f"{scalars.l2:g} {where}", "0, as at the first step")
+
+    def _decays(self, step: StepInput) -> Arrays:
+        """Return copies of d = λ₂ θ."""
+        theta, scalars = step.state.theta, step.hyperparameters.scalars
+        return {name: theta[name].dtype.type(scalars[name].l2) * theta[name] for name in self.decaying}
+
+    def _dot(self, owed: Arrays, decays: Arrays) -> Any:
+        """Return ⟨K, d⟩ in double precision, over the parameters of both."""
+        pairs = [(owed[name], d) for name, d in decays.items() if name in owed]
+        return sum((a.astype("float64") * b).sum() for a, b in pairs)
 
     def _sgd_scores(self, step: StepInput, captures: Captures, start: Captures) -> Any:
         task = ScoringTask(step.batch.n, step.batch.n_val)
@@ -179,135 +204,126 @@ class Carrier:
         nodes = ((0.5, 1.0),) if estimator.gradient == "midpoint" else path_nodes(estimator.nodes[0])
         return on_segment(step, (step.state.theta, new.theta), nodes, 1 / step.batch.n_val)
 
-    def _running_sum(self, block: Block | None, number: int) -> RunningSum | None:
-        if block is None:
-            return None
-        beta1, passed = self.beta1, number - block.first
-        less = (1 - beta1) * beta1 ** (-passed - 1) if self.length > 1 else 0.0
-        return RunningSum(block.owed, beta1**passed, less)
-
     def kept_bytes(self, batch: int) -> int:
-        """Return the bytes of a full window, for batches of `batch` samples: a and b, and the blocks' sums."""
-        parameters = sum(math.prod(shape) for shape in self.context.shapes.values())
-        sums = self.context.backend.dtype.itemsize * parameters
-        return (self.later + 1) * (self.length * self.kept.bytes(batch) + sums)
+        """Return the bytes of full windows, for batches of `batch` samples: a and b, L2 decay, and the blocks' sums."""
+        itemsize, shapes = self.context.backend.dtype.itemsize, self.context.shapes
+        decays = itemsize * sum(math.prod(shapes[name]) for name in self.decaying)
+        steps = max((momentum.steps for momentum in self.momenta), default=0)
+        return steps * (self.kept.bytes(batch) + decays) + sum(momentum.bytes() for momentum in self.momenta)
 
-    def settled(self) -> Any:
-        """Return the totals plus the credit owed to pending batches, which is all of it if the run ends here."""
-        totals, later = self.totals.copy(), None
-        for block in reversed(self.blocks):
-            if self.length > 1:
-                later = self._continued([block], later)
-            self._pay(totals, block, later)
-            if self.length == 1:
-                later = self._continued([block], later)
-        return totals
+    def settled(self) -> tuple[Any, Any]:
+        """Return totals and decay's carried credit with that of pending batches: all of it if the run ends here."""
+        totals, decay = self.totals.copy(), self.carried_decay.copy()
+        for momentum in self.momenta:
+            later = None
+            for block in reversed(momentum.blocks):
+                if momentum.length > 1:
+                    later = momentum.continued([block], later)
+                self._pay(totals, decay, momentum, block, later)
+                if momentum.length == 1:
+                    later = momentum.continued([block], later)
+        return totals, decay
 
     def arrays(self, done: CompletedSteps) -> Snapshot:
         """Return the arrays for `restore` after `done` steps, and the scores so far.
 
-        The window's arrays have a row for each block or batch that the window can hold, in order. Unused rows are 0,
+        The windows' arrays have a row for each block or batch that the windows can hold, in order. Unused rows are 0,
         and so are the rows of samples that a smaller batch lacks.
         """
-        host, dtype = self.context.backend.host, self.context.backend.dtype
-        steps, count = len(self.log), min(self.config.batch_size, self.config.train.n)
-        blocks = min(self.later + 1, math.ceil(steps / self.length)) if self.beta1 > 0 else 0
-        batches = min(blocks * self.length, steps)
-        log = host(self.log)[:done]
-        found = {"scores": self.settled(), "paid": self.totals, "truncated": self.truncated, "exposed": self.exposed}
+        host, dtype, xp = self.context.backend.host, self.context.backend.dtype, self.context.backend.xp
+        count, batches = min(self.config.batch_size, self.config.train.n), self.steps_kept
+        log, exposed = host(self.log)[:done], xp.zeros((len(self.momenta), len(self.totals)))
+        for row, momentum in enumerate(self.momenta):
+            exposed[row] = momentum.exposed
+        found = {"scores": self.settled()[0], "paid": self.totals, "truncated": self.truncated, "exposed": exposed}
+        if self.decaying:
+            found["carried_decay"] = self.carried_decay
         arrays = {name: np.array(host(array)) for name, array in found.items()}
         arrays |= {f"history/{name}": column.copy() for name, column in zip(LOG, log.T, strict=True)}
-        for name, shape in self.context.shapes.items():
-            whole = arrays[f"window/owed/{name}"] = np.zeros((blocks, *shape), dtype)
-            for row, block in enumerate(self.blocks):
-                whole[row] = host(block.owed[name])
-        waiting = [batch for block in self.blocks for batch in block.batches]
-        return arrays | self.kept.snapshot(waiting, batches, count)
+        for momentum in self.momenta:
+            blocks = min(momentum.later + 1, math.ceil(len(self.log) / momentum.length))
+            for name in momentum.names:
+                whole = arrays[f"window/owed/{name}"] = np.zeros((blocks, *self.context.shapes[name]), dtype)
+                for row, block in enumerate(momentum.blocks):
+                    whole[row] = host(block.owed[name])
+        if self.momenta and isinstance(self.config.adam, Clipped):
+            factors = arrays["window/factor"] = np.zeros(batches)
+            for row, batch in enumerate(self.pending):
+                factors[row] = 1.0 if batch.factor is None else host(batch.factor)
+        for name in self.decaying:
+            whole = arrays[f"window/decay/{name}"] = np.zeros((batches, *self.context.shapes[name]), dtype)
+            for row, batch in enumerate(self.pending):
+                whole[row] = host(batch.decays[name])
+        return arrays | self.kept.snapshot(list(self.pending), batches, count)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continue from a snapshot."""
         backend, done = self.context.backend, int(snapshot["step"])
-        for array, name in ((self.totals, "paid"), (self.truncated, "truncated"), (self.exposed, "exposed")):
+        for array, name in ((self.totals, "paid"), (self.truncated, "truncated")):
             array[...] = backend.xp.asarray(snapshot[name])
+        if self.decaying:
+            self.carried_decay[...] = backend.xp.asarray(snapshot["carried_decay"])
         for column, name in enumerate(LOG):
             self.log[:done, column] = backend.xp.asarray(snapshot[f"history/{name}"])
-        self.blocks.clear()
-        if self.beta1 == 0:
-            return
-        oldest = self.length * max(0, done // self.length - self.later)
-        indices = [index for _, index in islice(self.config.order(), oldest, done)]
-        for row, first in enumerate(range(oldest, done, self.length)):
-            owed = {name: backend.real(snapshot[f"window/owed/{name}"][row].copy()) for name in self.context.shapes}
-            batches = []
-            for number in range(first, min(first + self.length, done)):
-                index = indices[number - oldest]
-                arrays = self.kept.restored(snapshot, number - oldest, len(index))
-                batches.append(Pending(number, index, backend.labels(index), arrays))
-            self.blocks.append(Block(first, owed, batches))
+        self.pending.clear()
+        for row, momentum in enumerate(self.momenta):
+            momentum.exposed[...] = backend.xp.asarray(snapshot["exposed"][row])
+            momentum.blocks.clear()
+            for place, first in enumerate(range(momentum.oldest(done), done, momentum.length)):
+                owed = {name: backend.real(snapshot[f"window/owed/{name}"][place].copy()) for name in momentum.names}
+                momentum.blocks.append(Block(first, owed))
+        oldest = min((momentum.oldest(done) for momentum in self.momenta), default=done)
+        for row, (_, index) in enumerate(islice(self.config.order(), oldest, done)):
+            arrays = self.kept.restored(snapshot, row, len(index))
+            factor = backend.xp.asarray(snapshot["window/factor"])[row] if "window/factor" in snapshot else None
+            decays = {name: backend.real(snapshot[f"window/decay/{name}"][row].copy()) for name in self.decaying}
+            self.pending.append(Pending(oldest + row, index, backend.labels(index), arrays, factor, decays))
 
-    def _current(self, number: int) -> Block:
-        if not self.blocks or number - self.blocks[-1].first == self.length:
-            xp, dtype = self.context.backend.xp, self.context.backend.dtype
-            self.blocks.append(Block(number, {name: xp.zeros(s, dtype) for name, s in self.context.shapes.items()}))
-        return self.blocks[-1]
-
-    def _pay_oldest(self, number: int) -> None:
-        """Pay the oldest block's batches from all blocks so far, and drop them from the window."""
-        oldest, *others = self.blocks
-        beta1 = self.beta1
-
-        def release(batch: Pending, captures: Captures) -> None:
-            self.exposed[batch.where] += (1 - beta1) * beta1 ** (number - batch.number) * self._row_norms(captures)
-            self.kept.unused.append(batch.arrays)
-
-        self._pay(self.totals, oldest, self._continued([oldest, *others] if self.length > 1 else others, None), release)
-        self.blocks.popleft()
-
-    def _continued(self, blocks: list[Block], later: Arrays | None) -> Arrays:
-        """Return K of consecutive blocks, continued by that of later ones, ``K + β1^length (K' + …)``, in a buffer."""
-        total, on_cuda = like(self.context, "owed from here on"), self.context.backend.on_cuda
-        for key, whole in total.items():
-            flat, parts = whole.reshape(-1), [block.owed[key].reshape(-1) for block in reversed(blocks)]
-            factor = whole.dtype.type(self.beta1**self.length)
-
-            def elements_between(
-                low: int, high: int, flat: Any = flat, parts: list[Any] = parts, factor: Any = factor
-            ) -> None:
-                size = high - low if on_cuda else CACHED
-                for start in range(low, high, size):
-                    piece = slice(start, min(start + size, high))
-                    here = flat[piece]
-                    for number, owed in enumerate(parts):
-                        if number or later is not None:
-                            here *= factor
-                            here += owed[piece]
-                        else:
-                            here[...] = owed[piece]
-
-            in_parts(elements_between, flat.size, 2 * FLOPS_OF_A_COPY * flat.size * len(parts))
-        return total
+    def _pay_due(self, number: int) -> None:
+        """Pay the batches of each oldest block that is due, and drop the batches that no window holds any more."""
+        for momentum in self.momenta:
+            if momentum.due(number):
+                block, owed = momentum.blocks[0], momentum.owed_to_oldest()
+                self._pay(self.totals, self.carried_decay, momentum, block, owed, number)
+                momentum.blocks.popleft()
+        oldest = min(momentum.blocks[0].first if momentum.blocks else number + 1 for momentum in self.momenta)
+        while self.pending and self.pending[0].number < oldest:
+            self.kept.unused.append(self.pending.popleft().arrays)
 
     def _pay(
         self,
         totals: Any,
+        decay: Any,
+        momentum: Momentum,
         block: Block,
         owed: Arrays | None,
-        release: Callable[[Pending, Captures], None] | None = None,
+        leave_after: int | None = None,
     ) -> None:
-        """Add to `totals` the credit owed to a block's batches; call `release` with each and its captures.
+        """Add to `totals` and `decay` the credit owed to a block's batches through the parameters with one β1.
 
-        A block of one step owes nothing to its own batch: `owed` is then the sum of later blocks alone.
+        The batches may leave that window, after the step that follows `leave_after` completed ones. A block of one step
+        owes nothing to its own batch: `owed` is then the sum of later blocks alone.
         """
-        beta1, backend = self.beta1, self.context.backend
-        first = block.first + 1 if self.length == 1 else block.first
-        for batch in block.batches:
-            captures = self._captures(batch)
+        backend, beta1 = self.context.backend, momentum.beta1
+        for batch in self._batches(block, momentum.length):
+            captures = self._captures(batch).of(self.context, momentum.names)
             if owed is not None:
                 out = backend.xp.zeros(len(batch.where), backend.dtype)
                 contract(self.context, captures, owed, out)
-                totals[batch.where] += (1 - beta1) * beta1 ** (first - batch.number - 1) * out
-            if release is not None:
-                release(batch, captures)
+                multiply(self.context, out, batch.factor)
+                share = momentum.share(block, batch.number)
+                totals[batch.where] += share * out
+                if batch.decays:
+                    decay[batch.number] += share * self._dot(owed, batch.decays)
+            if leave_after is not None:
+                norms = self._row_norms(captures)
+                multiply(self.context, norms, batch.factor)
+                momentum.exposed[batch.where] += (1 - beta1) * beta1 ** (leave_after - batch.number) * norms
+
+    def _batches(self, block: Block, length: int) -> Iterator[Pending]:
+        """Return the pending batches of a block."""
+        start = block.first - self.pending[0].number
+        return islice(self.pending, start, start + length)
 
     def _captures(self, batch: Pending) -> Captures:
         """Return a pending batch's captures, with the model's inputs in a buffer."""

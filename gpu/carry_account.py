@@ -53,13 +53,13 @@ def refuse_with_carry(estimator: Estimator, rank: object, micro_batch: object) -
 class _Unchecked:
     """A completed step that is not checked yet.
 
-    ``paid`` holds `Carrier.totals` and `Carrier.truncated` before the step, if it is to be checked.
+    ``paid`` holds the totals, the bounds and the decay's credit of the `Carrier` before the step, if it is checked.
     """
 
     index: Array
     where: Any
     sgd_scores: Any
-    paid: tuple[Any, Any] | None
+    paid: tuple[Any, Any, Any] | None
 
 
 @dataclass
@@ -78,8 +78,8 @@ class CarryAccount:
         Number of steps added, and checked and reported if `checks_every_step`.
     unchecked : _Unchecked or None
         The last step, until `check`.
-    closed : tuple of two arrays (N,) and (steps,), or None
-        The scores, and what closing added for each step; None until then.
+    closed : tuple of arrays (N,), (steps,) and (steps,), or None
+        The scores, what closing added for each step, and decay's share of it; None until then.
     """
 
     credit: ClassVar[Credit] = "carry"
@@ -92,7 +92,7 @@ class CarryAccount:
     seen: Array
     completed: CompletedSteps = NO_STEPS
     unchecked: _Unchecked | None = None
-    closed: tuple[Array, Array] | None = None
+    closed: tuple[Array, Array, Array] | None = None
 
     @classmethod
     def of(cls, setup: RunSetup, *, check_every_step: bool, window: int | None) -> "CarryAccount":
@@ -107,7 +107,9 @@ class CarryAccount:
         """Take a step, score its samples and credit earlier ones."""
         carrier, data = self.carrier, self.setup.data
         where = self.setup.context.backend.labels(index)
-        paid = (carrier.totals.copy(), carrier.truncated.copy()) if self.checks_every_step else None
+        paid = None
+        if self.checks_every_step:
+            paid = carrier.totals.copy(), carrier.truncated.copy(), carrier.carried_decay.copy()
         batch = data.batch(index, where)
         sgd_scores = carrier.take(self.completed, index, where, before, batch, self.setup.estimator, after)
         self.unchecked = _Unchecked(index, where, sgd_scores, paid)
@@ -124,7 +126,7 @@ class CarryAccount:
             bad = self._first_not_finite(state, step, logged)
             if bad is not None:
                 # What the step owes to past samples is unknown: the scores are those paid before it.
-                self.carrier.totals, self.carrier.truncated = step.paid
+                self.carrier.totals, self.carrier.truncated, self.carrier.carried_decay = step.paid
                 return NotFinite(next_step(self.completed), *bad)
         self.sgd_scores[step.where] += step.sgd_scores
         self.seen[step.index] += 1
@@ -149,12 +151,15 @@ class CarryAccount:
     def close(self, state: State) -> NotFinite | None:
         """Pay all that is owed, and credit each step's batch with the rest of the step's change of the loss."""
         host, carrier = self.setup.context.backend.host, self.carrier
-        settled, last_loss = host(carrier.settled()), self._valid_loss(state)
-        scores, closed = _closed(self.setup.config, settled, carrier.loses, host(carrier.log), last_loss)
-        bad = first_not_finite({"scores": scores, "sgd_scores": self.sgd_scores, "closed": closed})
+        last_loss = self._valid_loss(state)
+        settled, carried = (host(array) for array in carrier.settled())
+        log = host(carrier.log)
+        scores, closed = _closed(self.setup.config, settled, carried.sum(), carrier.loses, log, last_loss)
+        decay = log[:, LOG.index("decay")] + carried
+        bad = first_not_finite({"scores": scores, "sgd_scores": self.sgd_scores, "closed": closed, "decay": decay})
         if bad is not None:
             return NotFinite(next_step(self.completed), *bad)
-        self.closed = scores, closed
+        self.closed = scores, closed, decay
         return None
 
     def credited(self) -> Credited:
@@ -163,20 +168,21 @@ class CarryAccount:
         log = np.array(host(carrier.log))[: self.completed]
         history = {"epoch": np.arange(self.completed) // self.setup.config.per_epoch}
         history |= {name: log[:, column] for column, name in enumerate(LOSSES)}
-        scores, closed = (host(carrier.totals), None) if self.closed is None else self.closed
+        paid = host(carrier.totals), None, (log[:, LOG.index("decay")] + host(carrier.carried_decay)[: self.completed])
+        scores, closed, decay = paid if self.closed is None else self.closed
         return Credited(
             scores,
             host(self.sgd_scores),
             self.seen,
             history,
-            decay=log[:, LOG.index("decay")],
+            decay=decay,
             closed=closed,
             truncated=host(carrier.truncated),
         )
 
     def settings(self) -> dict[str, object]:
-        """Return the size of the window: steps of a block, and blocks."""
-        return {"carry_window": [self.carrier.length, self.carrier.later]}
+        """Return the size of the window of each β1: steps of a block, and blocks."""
+        return {"carry_window": [[momentum.length, momentum.later] for momentum in self.carrier.momenta]}
 
     def arrays(self) -> Snapshot:
         """Return copies of scores, losses and the window."""
@@ -194,7 +200,9 @@ class CarryAccount:
         self.sgd_scores, self.seen = self.setup.context.backend.xp.array(kept["sgd_scores"]), kept["seen"].copy()
 
 
-def _closed(config: RunConfig, settled: Array, loses: bool, log: Array, last_loss: float) -> tuple[Array, Array]:
+def _closed(
+    config: RunConfig, settled: Array, carried_decay: float, loses: bool, log: Array, last_loss: float
+) -> tuple[Array, Array]:
     """Return the scores and what closing added for each step (steps,).
 
     That is the rest of the step's change of the loss and its share of the lost credit, spread equally over its batch.
@@ -206,7 +214,7 @@ def _closed(config: RunConfig, settled: Array, loses: bool, log: Array, last_los
     sizes = np.array([len(index) for _, index in config.order()])
     if loses:
         # The lost credit: all that was owed less all that was paid.
-        closed = closed + (owed.sum() + own.sum() - scores.sum()) * (sizes / sizes.sum())
+        closed = closed + (owed.sum() + own.sum() - carried_decay - scores.sum()) * (sizes / sizes.sum())
     for (_, index), share in zip(config.order(), closed / sizes, strict=True):
         scores[index] += share
     return scores, closed

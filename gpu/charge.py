@@ -10,6 +10,7 @@ K       ``owed``        running sum of O, weighted (`carry`)
 ======  ==============  ==============================================================
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ FLOPS_OF_A_SPLIT = 500
 
 @dataclass(frozen=True)
 class RunningSum:
-    """K, which grows by ``grow · O``; ``less · K`` is subtracted from the matrix that scores the batch."""
+    """K of some parameters, which grows by ``grow · O``; ``less · K`` is subtracted from the matrix of the scores."""
 
     total: Arrays
     grow: float
@@ -37,11 +38,14 @@ class RunningSum:
 
 @dataclass(frozen=True)
 class Charge:
-    """Totals of a step's account: ⟨Γ ⊙ S, g⟩, ⟨O, m⟩, ‖O‖² and weight decay's share, ⟨Γ, ηλθ⟩."""
+    """Totals of a step's account: ⟨Γ ⊙ S, g⟩, ⟨O, m⟩, ‖O‖² by parameter, and decay's share.
+
+    That is ⟨Γ, ηλθ⟩, for L2 decay ⟨Γ ⊙ S, d⟩.
+    """
 
     own: Any
     owed: Any
-    square: Any
+    squares: dict[str, Any]
     decay: Any
 
 
@@ -50,22 +54,25 @@ def charge(
     plan: SplitPlan,
     forward: ForwardResult,
     validation: Captures,
-    owed: RunningSum | None,
+    owed: Iterable[RunningSum],
     matrix: ScoreMatrix,
 ) -> Charge:
     """Split Adam's map for every parameter, with Γ from `validation`; see `Kernels.momentum_split`.
 
-    `matrix`, which scores the batch, may share the memory of the batch's gradient.
+    `owed` has K of every parameter with momentum. `matrix`, which scores the batch, may share the memory of the batch's
+    gradient.
     """
     context, state, n, scalars = step.context, step.state, step.batch.n, step.hyperparameters.scalars
     sums = {}
+    running_sums = {name: one for one in owed for name in one.total}
 
     def use(key: str, units: slice, gamma: Any) -> None:
         def part(arrays: Arrays) -> Any:
             return as_matrix(arrays[key][units])
 
         norms = NO_NORMS if forward.norms is None else forward.norms.of(key, n, units)
-        running = None if owed is None else OwedSum(part(owed.total), owed.grow, owed.less)
+        one = running_sums.get(key)
+        running = None if one is None else OwedSum(part(one.total), one.grow, one.less)
         sums[key, units.start] = context.kernels.momentum_split(
             scalars[key], plan, part(forward.g), state.of(key, units), norms, as_matrix(gamma), running, part(matrix)
         )
@@ -73,10 +80,13 @@ def charge(
     sum_blocks(context, validation, use, (4 * validation.n + FLOPS_OF_A_SPLIT) * validation.macs)
     ordered = sorted(sums)  # one order, whatever the threads' timing
     totals: Any = sum(sums[key] for key in ordered)
-    own, owed_now, square, of_theta = totals
-    shrinks = {name: one.shrink for name, one in scalars.items()}
-    if len(set(shrinks.values())) == 1:
-        decay = (1 - next(iter(shrinks.values()))) * of_theta
+    own, owed_now, _, of_theta = totals
+    rates = {name: one.l2 or 1 - one.shrink for name, one in scalars.items()}
+    if len(set(rates.values())) == 1:
+        decay = next(iter(rates.values())) * of_theta
     else:
-        decay = sum((1 - shrinks[name]) * sums[name, first][3] for name, first in ordered)
-    return Charge(own, owed_now, square, decay)
+        decay = sum(rates[name] * sums[name, first][3] for name, first in ordered)
+    squares: dict[str, Any] = {}
+    for name, first in ordered:
+        squares[name] = squares.get(name, 0.0) + sums[name, first][2]
+    return Charge(own, owed_now, squares, decay)

@@ -5,6 +5,7 @@ from typing import Any
 
 from adamshap.gpu.arrays import BatchGradient, like
 from adamshap.gpu.captures import Captures, write_sums
+from adamshap.gpu.clipping import clip
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.state import VALIDATION, StepInput
 
@@ -25,6 +26,8 @@ class ForwardResult:
     norms : Norms or None
         Norms for σ, if wanted.
     train_loss : number
+    factor : number or None
+        c, by which `g` and `norms` are multiplied but not the captures; None without clipping.
     """
 
     captures: Captures | None
@@ -32,6 +35,7 @@ class ForwardResult:
     g: BatchGradient
     norms: Norms | None
     train_loss: Any
+    factor: Any = None
 
 
 def forward_and_gradient(
@@ -58,7 +62,10 @@ def forward_and_gradient(
         loss = loss + captures.losses.sum(dtype="float64")
         if norms is not None:
             add_norms(context, norms, captures, variance)
-    return ForwardResult(captures if len(chunks) == 1 else None, start, g, norms, loss / batch.n)
+    factor = clip(context, step.hyperparameters.clipped, g)
+    if norms is not None and factor is not None:
+        norms.clip(context, factor)
+    return ForwardResult(captures if len(chunks) == 1 else None, start, g, norms, loss / batch.n, factor)
 
 
 def _run_together(step: StepInput, valid_weight: float) -> tuple[Captures, Captures]:

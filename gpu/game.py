@@ -17,6 +17,7 @@ import numpy as np
 from adamshap.gpu.arrays import BatchGradient, ValidationGradient, like
 from adamshap.gpu.captures import Captures, write_sums
 from adamshap.gpu.case import Case
+from adamshap.gpu.clipping import clip, multiply
 from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
 from adamshap.gpu.parameter_pass import take_step
 from adamshap.reference.contract import Array, MarginalKind, MarginalLoss, Marginals
@@ -34,10 +35,12 @@ class Game:
     hyperparameters: Hyperparameters
     captures: Captures
     base: float | ValidationGradient  # L(θ), or ∇L(θ) for the first-order loss
+    factor: Any = None  # c of the whole batch, held for every coalition
+    clip_each: bool = False
 
     @classmethod
-    def of(cls, case: Case, loss: MarginalLoss) -> "Game":
-        """Return the game of a case, with one of `MARGINAL_LOSSES`."""
+    def of(cls, case: Case, loss: MarginalLoss, *, clip_each: bool = False) -> "Game":
+        """Return the game of a case, with one of `MARGINAL_LOSSES`; `clip_each` clips each coalition anew."""
         context, batch = case.context, case.batch
         workspace = context.stack.workspace(context, "valid", batch.valid_x)
         validation = context.stack.run(context, workspace, case.state.theta, batch.valid_y, 1 / batch.n_val)
@@ -45,7 +48,12 @@ class Game:
         if loss == "first_order":
             base = ValidationGradient(like(context, "validation gradient"))
             write_sums(context, validation, base)
-        return cls(case, case.hyperparameters, case.captures(), base)
+        held, captures, factor = case.hyperparameters, case.captures(), None
+        if held.clipped is not None and not clip_each:
+            g = BatchGradient(like(context, "coalition"))
+            write_sums(context, captures, g)
+            factor = clip(context, held.clipped, g)
+        return cls(case, held, captures, base, factor, clip_each)
 
     @property
     def n(self) -> int:
@@ -58,7 +66,11 @@ class Game:
         mask = context.backend.real(coalition.astype(np.float64))[:, None]
         g = BatchGradient(like(context, "coalition"))
         write_sums(context, self.captures.weighted(mask), g)
-        refuse_division_by_zero(context, self.hyperparameters, self.case.state.v, g)
+        if self.clip_each:
+            clip(context, self.hyperparameters.clipped, g)
+        for array in g.values():
+            multiply(context, array, self.factor)
+        refuse_division_by_zero(context, self.hyperparameters, self.case.state.v, g, self.case.state.theta)
         return self._exact(g, self.base) if isinstance(self.base, float) else self._first_order(g, self.base)
 
     def _exact(self, g: BatchGradient, before: float) -> float:
@@ -71,10 +83,15 @@ class Game:
 
     def _first_order(self, g: BatchGradient, gradient: ValidationGradient) -> float:
         """Return ⟨∇L(θ), A(g)⟩."""
-        context, new = self.case.context, self.case.fresh()
-        # From θ = 0 the step is −A(g_S) to its last digit; θ − A(g_S) would round it off.
+        context, state, new = self.case.context, self.case.state, self.case.fresh()
+        # From θ = 0 the step is −A(g_S) to its last digit; θ − A(g_S) would round it off. So L2 decay joins g here.
         zeros = {key: context.backend.xp.zeros_like(a) for key, a in g.items()}
-        take_step(context, self.hyperparameters.scalars, replace(self.case.state, theta=zeros), g, new)
+        scalars = dict(self.hyperparameters.scalars)
+        for key, one in scalars.items():
+            if one.l2:
+                g[key] += g[key].dtype.type(one.l2) * state.theta[key]
+                scalars[key] = replace(one, l2=0.0)
+        take_step(context, scalars, replace(state, theta=zeros), g, new)
         products = [(gradient[key] * moved).sum(dtype="float64") for key, moved in new.theta.items()]
         return -float(sum(products))
 

@@ -14,20 +14,17 @@ from adamshap.reference.contract import (
     Adam,
     Clipped,
     Optimiser,
+    Step,
     StepNumber,
     adam_in,
     refuse,
     refuse_zero_denominator,
 )
 
-__all__ = ["Hyperparameters", "advice", "refuse_clipped", "refuse_division_by_zero"]
+__all__ = ["Hyperparameters", "advice", "refuse_division_by_zero", "refuse_previous"]
 
 held = lru_cache(maxsize=64)(adam_in)
 scalars_of = lru_cache(maxsize=64)(adam_scalars)
-
-
-ORACLE = "adamshap.reference has"
-"""Where a user finds what the engine refuses."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,13 @@ class Hyperparameters:
     ----------
     adam : dict of Adam
     scalars : dict of AdamScalars
+    clipped : Clipped or None
+        How the gradient is clipped, if it is.
     """
 
     adam: Mapping[str, Adam]
     scalars: Mapping[str, AdamScalars]
+    clipped: Clipped | None = None
 
     @classmethod
     def at(cls, context: EngineContext, optimiser: Optimiser, t: StepNumber) -> "Hyperparameters":
@@ -52,47 +52,48 @@ class Hyperparameters:
         for name in context.shapes:
             settings = optimiser.at(t, name)
             if pair is None or settings is not last:  # settings shared by all are looked up once
-                if settings.l2:
-                    refuse("Adam.l2", settings.l2, f"0: the engine has no L2 decay, {ORACLE}")
                 rounded = held(settings, context.backend.dtype)
                 last, pair = settings, (rounded, scalars_of(rounded, t))
             adam[name], scalars[name] = pair
-        return cls(adam, scalars)
+        return cls(adam, scalars, optimiser if isinstance(optimiser, Clipped) else None)
 
     @property
     def lrs(self) -> dict[str, float]:
         """η of each parameter."""
         return {name: scalars.lr for name, scalars in self.scalars.items()}
 
-    def one_beta1(self) -> float:
-        """Return β1; refuse parameters that do not share it."""
-        found = {scalars.b1 for scalars in self.scalars.values()}
-        if len(found) > 1:
-            got = ", ".join(f"{beta1:g}" for beta1 in sorted(found))
-            refuse("Adam.betas[0]", f"{got} with credit 'carry'", "one β1 for all parameters")
-        return found.pop()
 
-
-def refuse_clipped(optimiser: Optimiser) -> None:
-    """Refuse an optimiser that clips: the engine has no norm of the whole gradient."""
-    if isinstance(optimiser, Clipped):
-        refuse("adam", "a Clipped", f"an optimiser without clipping: the engine has none, {ORACLE}")
+def refuse_previous(step: Step) -> None:
+    """Refuse the denominator "previous" with L2 decay: it has no term in the momentum, which A'(d) has."""
+    for name in step.params:
+        if l2 := step.settings(name).l2:
+            refuse("denominator", f"'previous' with Adam.l2 {l2}", "'exact', or an l2 of 0")
 
 
 def refuse_division_by_zero(
-    context: EngineContext, hyperparameters: Hyperparameters, v: Mapping[str, Any], g: Mapping[str, Any] | None
+    context: EngineContext,
+    hyperparameters: Hyperparameters,
+    v: Mapping[str, Any],
+    g: Mapping[str, Any] | None,
+    theta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Refuse ε = 0 where κ is 0 and, if `g` is given, √q g is too; reads arrays only where ε is 0."""
-    f, count = context.backend.dtype.type, 0
+    """Refuse ε = 0 where κ is 0 and so is √q times the gradient; reads arrays only where ε is 0.
+
+    The gradient is `g`, 0 if None, plus the L2 decay of `theta`, 0 if None.
+    """
+    f, count, where = context.backend.dtype.type, 0, "v is 0" if g is None else "v and the gradient are 0"
     for name, adam in hyperparameters.adam.items():
         if adam.eps > 0 or adam.eps_root > 0:
             continue
-        scalars = hyperparameters.scalars[name]
+        scalars, received = hyperparameters.scalars[name], None if g is None else g[name]
+        if theta is not None and scalars.l2:
+            decay, where = f(scalars.l2) * theta[name], "v and the gradient are 0"
+            received = decay if received is None else decay + received
         zero = f(scalars.kappa) * v[name] == 0
-        if g is not None:
-            zero &= abs(f(scalars.root_q) * g[name]) < np.finfo(f).smallest_normal
+        if received is not None:
+            zero &= abs(f(scalars.root_q) * received) < np.finfo(f).smallest_normal
         count += int(context.backend.xp.count_nonzero(zero))
-    refuse_zero_denominator(count, "v is 0" if g is None else "v and the gradient are 0")
+    refuse_zero_denominator(count, where)
 
 
 def advice(optimiser: Optimiser, names: Iterable[str], t: StepNumber, backend: Backend) -> str:

@@ -1,11 +1,13 @@
 """√Σ x_i² of each parameter over a batch, from which the kernels compute σ: exactly, or of rank one by norms alone."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from adamshap.gpu.arrays import as_matrix
 from adamshap.gpu.captures import Captures, RootSquares
 from adamshap.gpu.captures.roots import sample_roots
+from adamshap.gpu.clipping import multiply
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.kernels.groups import GradientNorms
 
@@ -26,6 +28,16 @@ class Norms(dict[str, RootSquares]):
             row = row * row.dtype.type(1 / math.sqrt(n))
             return GradientNorms(n, row if found.own is None else row * found.correction(), found.col)
         return GradientNorms(n, root=as_matrix(found.root[units]))
+
+    def clip(self, context: EngineContext, factor: Any) -> None:
+        """Multiply all norms by `factor`, that of the clipped gradient."""
+        for name, found in self.items():
+            if found.root is None:
+                row = found.row.copy()
+                multiply(context, row, factor)
+                self[name] = replace(found, row=row)
+            else:
+                multiply(context, found.root, factor)
 
 
 def add_norms(context: EngineContext, norms: Norms, captures: Captures, variance: str) -> None:

@@ -51,8 +51,9 @@ def fused_step(
         factor = None if gamma is None else as_matrix(gamma[key])
         point = None if out.point is None else as_matrix(out.point[key])
         written = FusedStepOut(out.new.of(key), point, as_matrix(out.slope[key]))
+        own_plan = plan.with_decay(scalars.l2)
         context.kernels.fused_step(
-            scalars, plan, as_matrix(gradient), state.of(key), norms_of_key, factor, blend, written
+            scalars, own_plan, as_matrix(gradient), state.of(key), norms_of_key, factor, blend, written
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from adamshap.gpu.arrays import ScoreMatrix, SlopeArrays, ValidationGradient, like
 from adamshap.gpu.captures import Captures, Factors, multiply_by_sums, write_sums
+from adamshap.gpu.clipping import multiply
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.threads import in_parts
@@ -205,14 +206,29 @@ def _scorer_of_each(
 
 
 def two_term_scorer(
-    context: EngineContext, task: ScoringTask, validation: Captures, slopes: tuple[SlopeArrays, SlopeArrays]
+    context: EngineContext,
+    task: ScoringTask,
+    validation: Captures,
+    slopes: tuple[SlopeArrays, SlopeArrays],
+    factor: Any = None,
 ) -> Scorer:
-    """Return the scorer of both terms of "two_term": S with x, and R with sign(x) √|x|."""
+    """Return the scorer of both terms of "two_term": S with x, and R with sign(x) √|x|.
+
+    The slopes are those for c x, c being `factor`, and scores are multiplied by c later. The signed root of c x is √c
+    times that of x, so that the second term is divided by √c here.
+    """
     score_own, score_roots = (slope_scorer(context, task, validation, slope) for slope in slopes)
 
     def both_terms(captures: Captures, out: Any) -> None:
         score_own(captures, out)
-        score_roots(captures.signed_roots(context), out)
+        roots = captures.signed_roots(context)
+        if factor is None:
+            score_roots(roots, out)
+            return
+        second = context.backend.xp.zeros_like(out)
+        score_roots(roots, second)
+        multiply(context, second, 1 / context.backend.xp.maximum(factor, 1e-300) ** 0.5)
+        out += second
 
     return both_terms
 

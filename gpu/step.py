@@ -21,6 +21,7 @@ from typing import Any
 
 from adamshap.gpu.arrays import Arrays, BatchGradient, ScoreMatrix, SlopeArrays, ValidationGradient, like
 from adamshap.gpu.captures import Captures, write_sums
+from adamshap.gpu.clipping import clip, multiply
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.forward import ForwardResult, captured_chunks, forward_and_gradient
 from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
@@ -53,7 +54,9 @@ def plain_step(
     captures = context.stack.run(context, context.stack.workspace(context, "train", x), state.theta, y, weight)
     g = BatchGradient(like(context, "gradient"))
     write_sums(context, captures, g)
-    take_step(context, Hyperparameters.at(context, optimiser, state.t).scalars, state, g, new)
+    hyperparameters = Hyperparameters.at(context, optimiser, state.t)
+    clip(context, hyperparameters.clipped, g)
+    take_step(context, hyperparameters.scalars, state, g, new)
     return captures.losses
 
 
@@ -183,7 +186,9 @@ def attribute_step(
         variance=estimator.variance,
     )
     if plan.divides:
-        refuse_division_by_zero(context, step.hyperparameters, state.v, None if plan.idle_wanted else forward.g)
+        if plan.idle_wanted:
+            refuse_division_by_zero(context, step.hyperparameters, state.v, None, state.theta)
+        refuse_division_by_zero(context, step.hyperparameters, state.v, forward.g, state.theta)
     utility = utility_of_batch(step, forward.g, estimator.per_validation) if estimator.efficient else None
     validation = validation_before_step(step, plan, forward)
     slopes = slopes_of_two_terms(step, plan, forward)
@@ -269,7 +274,7 @@ def contraction(
     task = replace(exact, sketch=sketch)
     scorer: Scorer
     if slopes is not None:
-        scorer = two_term_scorer(context, exact, validation, slopes)
+        scorer = two_term_scorer(context, exact, validation, slopes, forward.factor)
     elif plan.slope.kind == "sgd":
         scorer = sgd_scorer(context, task, validation, step.hyperparameters.lrs, "product")
     elif fused.matrix is not None:
@@ -280,4 +285,6 @@ def contraction(
     if plan.with_sgd and forward.start is not None:
         scorers.append(sgd_scorer(context, exact, forward.start, step.hyperparameters.lrs, "sgd product"))
     scores, *others = score_chunks(context, task, scorers, captured_chunks(step, forward.captures))
+    for clipped in (scores, *others):
+        multiply(context, clipped, forward.factor)
     return scores, others[0] if others else None

@@ -21,21 +21,36 @@ FLOPS_OF_A_COPY = 60
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch that is still owed credit: its step, its samples (``where`` in the backend), and its captures' arrays."""
+    """A batch that is still owed credit.
+
+    Parameters
+    ----------
+    number : int
+        Completed steps before its own.
+    index, where : arrays (n,)
+        Its samples, on the host and in the backend.
+    arrays : dict of arrays
+        Its captures' arrays, before clipping.
+    factor : number or None
+        c of its step; None without clipping.
+    decays : dict of arrays
+        L2 decay d = λ₂ θ of its step, which is credited like one more sample.
+    """
 
     number: int
     index: Array
     where: Any
     arrays: dict[str, Any]
+    factor: Any = None
+    decays: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive steps from ``first`` on: their batches, and the weighted running sum of the credit they owe."""
+    """Consecutive steps from ``first`` on, and the weighted running sum of the credit that they owe."""
 
     first: int
     owed: Arrays
-    batches: list[Pending] = field(default_factory=list)
 
 
 @dataclass

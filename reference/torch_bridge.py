@@ -7,6 +7,8 @@ PyTorch                             here
 the tensors of its parameters       ``Step.params``, θ
 ``lr``, ``betas``, ``eps``          ``Adam``: η, (β1, β2), ε; ε_root is 0
 ``weight_decay`` of AdamW           ``Adam.weight_decay``, λ
+``weight_decay`` of Adam            ``Adam.l2``, λ₂
+groups with their own settings      ``AdamGroups``
 ``exp_avg``, ``exp_avg_sq``         ``AdamState.m``, ``.v``
 ``step``                            ``AdamState.step``, t − 1
 ==================================  =======================================================
@@ -24,6 +26,7 @@ from adamshap.reference.contract import (
     LOSSES,
     ActivationName,
     Adam,
+    AdamGroups,
     AdamState,
     Array,
     Batch,
@@ -59,7 +62,7 @@ class TorchSnapshot:
     net : Network
     params : dict of arrays
         θ, by this package's names, in the model's dtype.
-    adam : Adam
+    adam : Adam or AdamGroups
     state : AdamState
     torch_names : dict of str
         The model's own name of each parameter: ``{"1.weight": "2.weight"}`` if an activation lies between.
@@ -67,7 +70,7 @@ class TorchSnapshot:
 
     net: Network
     params: Params
-    adam: Adam
+    adam: Adam | AdamGroups
     state: AdamState
     torch_names: dict[str, str]
 
@@ -96,8 +99,8 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
         ``nn.Linear`` layers with one kind of activation between them, and none after the last; nested sequences are
         flattened, and an ``nn.Flatten()`` before the first layer is skipped (`Batch.x` is flat).
     optimizer : torch.optim.Adam or torch.optim.AdamW
-        Optimiser of exactly the model's parameters. Adam with a ``weight_decay`` adds it to the gradient (L2), which is
-        another method, and is refused; so are ``amsgrad``, ``maximize`` and groups with different settings.
+        Optimiser of exactly the model's parameters, in one group or several. Adam adds its ``weight_decay`` to the
+        gradient: that is ``Adam(l2=…)``. ``amsgrad`` and ``maximize`` are refused.
     loss : {"cross_entropy", "mse"}
         Training loss, as in `torch.nn.functional`; a model does not record it.
 
@@ -115,8 +118,9 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
 
     Notes
     -----
-    Changes of the gradient between ``backward`` and ``step`` are not detected: with clipping, gradient accumulation or
-    a weighted loss, the scores belong to another step than the one taken. Moments loaded with
+    Changes of the gradient between ``backward`` and ``step`` are not detected: with gradient accumulation or a weighted
+    loss, the scores belong to another step than the one taken; so they do with clipping, unless the step's ``adam`` is
+    replaced by ``Clipped(snapshot.adam, norm)``. Moments loaded with
     ``optimizer.load_state_dict`` are matched to parameters by position, as in PyTorch; construct the optimiser with
     ``model.named_parameters()``, and the names are saved with them and compared here.
 
@@ -137,7 +141,7 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
     if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
         refuse("optimizer", type(optimizer).__name__, "torch.optim.Adam or torch.optim.AdamW", TypeError)
     _check_members(model, optimizer)
-    adam = _adam(optimizer, isinstance(optimizer, torch.optim.AdamW))
+    adam = _optimiser(optimizer, tensors, isinstance(optimizer, torch.optim.AdamW))
     state = _state(optimizer, tensors)
     params = {name: _array(f"model parameter {torch_name}", p) for name, (torch_name, p) in tensors.items()}
     return TorchSnapshot(net, params, adam, state, {name: torch_name for name, (torch_name, _) in tensors.items()})
@@ -259,27 +263,28 @@ def _check_members(model: "nn.Module", optimizer: "torch.optim.Optimizer") -> No
         refuse("optimizer", f"no parameter {', '.join(missing)}", "all of the model's parameters")
 
 
-def _adam(optimizer: "torch.optim.Optimizer", is_adamw: bool) -> Adam:
-    settings = [_settings(group, is_adamw) for group in optimizer.param_groups]
-    for number, other in enumerate(settings[1:], start=1):
-        for name, value in other.items():
-            if value != settings[0][name]:
-                refuse(
-                    f"optimizer.param_groups[{number}][{name!r}]",
-                    f"{value!r}, where the first group has {settings[0][name]!r}",
-                    "the same settings in all groups",
-                )
-    have = settings[0]
+def _optimiser(
+    optimizer: "torch.optim.Optimizer", tensors: dict[str, tuple[str, "torch.Tensor"]], is_adamw: bool
+) -> Adam | AdamGroups:
+    """Return the settings: one Adam if all groups share them, else one for each group that has parameters."""
+    names, groups = {id(tensor): name for name, (_, tensor) in tensors.items()}, []
+    for number, group in enumerate(optimizer.param_groups):
+        adam, members = _adam(number, group, is_adamw), tuple(names[id(p)] for p in group["params"])
+        if members:
+            groups.append((members, adam))
+    if all(adam == groups[0][1] for _, adam in groups):
+        return groups[0][1]
+    return AdamGroups(tuple(groups))
+
+
+def _adam(number: int, group: dict[str, Any], is_adamw: bool) -> Adam:
+    """Return the settings of the group of this number."""
+    have = _settings(group, is_adamw)
     for name in ("amsgrad", "maximize"):
         if have[name]:
-            refuse(f"optimizer {name}", "True", "False: the method covers plain Adam only")
-    if have["weight_decay"] and not have["decoupled_weight_decay"]:
-        refuse(
-            "optimizer weight_decay",
-            f"{have['weight_decay']} in torch.optim.Adam, which adds it to the gradient (L2)",
-            "0, or torch.optim.AdamW, whose decay is decoupled",
-        )
-    return Adam(have["lr"], have["betas"], have["eps"], weight_decay=have["weight_decay"])
+            refuse(f"optimizer.param_groups[{number}] {name}", "True", "False: the method covers plain Adam only")
+    decay = {"weight_decay" if have["decoupled_weight_decay"] else "l2": have["weight_decay"]}
+    return Adam(have["lr"], have["betas"], have["eps"], **decay)
 
 
 def _settings(group: dict[str, Any], is_adamw: bool) -> dict[str, Any]:

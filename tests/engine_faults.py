@@ -205,8 +205,8 @@ _ADAM = (
     ),
     Fault(
         "idle-step-with-the-batch-cuda",
-        "T idle = lr * (mu * m) / (rho + eps);",
-        "T idle = lr * (mu * m) / below;",
+        "T idle = lr * (mu * m + k * decay) / (top_at_rest * sqrt(",
+        "T idle = lr * (mu * m + k * decay) / (below + T(0) * sqrt(",
         "kernels ops scores",
         "cuda",
         CUDA,
@@ -270,7 +270,12 @@ _SLOPES = (
         CUDA,
     ),
     Fault(
-        "momentum-part-halved-cuda", "of_mu = mu2 * c;", "of_mu = T(0.5) * mu2 * c;", "kernels ops scores", "cuda", CUDA
+        "momentum-part-halved-cuda",
+        "of_mu = mu2 * (c + rested);",
+        "of_mu = T(0.5) * mu2 * (c + rested);",
+        "kernels ops scores",
+        "cuda",
+        CUDA,
     ),
     Fault(
         "zero-over-zero-at-rest",
@@ -342,7 +347,12 @@ _STEP = (
         "scores",
     ),
     Fault("loss-of-the-last-chunk-alone", "loss = loss + captures.losses", "loss = captures.losses", "run"),
-    Fault("loss-averaged-over-the-last-chunk", "norms, loss / batch.n)", "norms, loss / captures.n)", "run"),
+    Fault(
+        "loss-averaged-over-the-last-chunk",
+        "norms, loss / batch.n, factor)",
+        "norms, loss / captures.n, factor)",
+        "run",
+    ),
     Fault("path-weights-missing", "batch.valid_y, weight * node_weight)", "batch.valid_y, weight)", "scores"),
     Fault("own-part-of-the-path-forgotten", "(low + tau * (high - low), weight)", "(tau, weight)", "two_term scores"),
     Fault("own-midpoint-forgotten", "blend = sum(plan.segment) / 2", "blend = 0.5", "two_term scores"),
@@ -472,6 +482,176 @@ _TWO_TERM = (
     ),
 )
 
+_OPTIMISER = (
+    Fault(
+        "factor-left-out-of-the-squares",
+        "    if norms is not None and factor is not None:\n",
+        "    if False:\n",
+        "clipping",
+    ),
+    Fault("factor-left-out-of-rank-one-norms", "                multiply(context, row, factor)\n", "", "clipping"),
+    Fault("factor-left-out-of-sgd", "for clipped in (scores, *others):", "for clipped in (scores,):", "clipping"),
+    Fault("factor-left-out-of-scores", "for clipped in (scores, *others):", "for clipped in others:", "clipping"),
+    Fault("factor-left-out-of-carried-sgd", "        multiply(context, sgd, forward.factor)\n", "", "clipping"),
+    Fault("factor-left-out-of-carried-scores", "        multiply(context, out, forward.factor)\n", "", "clipping"),
+    Fault("factor-left-out-of-waiting-batches", "multiply(self.context, out, batch.factor)", "pass", "clipping"),
+    Fault(
+        "factor-lost-on-resume",
+        "factors[row] = 1.0 if batch.factor is None else",
+        "factors[row] = 1.0 if True else",
+        "clipping",
+    ),
+    Fault(
+        "second-term-with-c-for-its-root",
+        "multiply(context, second, 1 /",
+        "multiply(context, second, 1.0 if True else 1 /",
+        "clipping",
+    ),
+    Fault(
+        "norm-of-each-parameter",
+        "    for array in g.values():\n        multiply(context, array, factor)\n    return factor\n",
+        "    for name, array in g.items():\n"
+        "        alone = _norm(context, {name: array})\n"
+        "        multiply(context, array, clipped.norm / xp.maximum(alone + clipped.eps, clipped.norm))\n"
+        "    return factor\n",
+        "clipping",
+    ),
+    Fault(
+        "norm-of-one-chunk",
+        "    factor = clip(context, step.hyperparameters.clipped, g)\n",
+        "    last = BatchGradient({name: array.copy() for name, array in g.items()})\n"
+        "    write_sums(context, captures, last)\n"
+        "    factor = clip(context, step.hyperparameters.clipped, last)\n"
+        "    for name, array in g.items():\n"
+        "        array *= array.dtype.type(1 if factor is None else factor)\n",
+        "clipping",
+    ),
+    Fault(
+        "plain-steps-not-clipped",
+        "    clip(context, hyperparameters.clipped, g)\n    take_step",
+        "    take_step",
+        "clipping",
+    ),
+    Fault(
+        "eps-outside-the-norm-s-sum",
+        "_norm(context, g) + clipped.eps, clipped.norm)",
+        "_norm(context, g), clipped.norm)",
+        "clipping",
+    ),
+    Fault(
+        "gradients-raised-to-the-norm",
+        "clipped.norm / xp.maximum(_norm(context, g) + clipped.eps, clipped.norm)",
+        "clipped.norm / (_norm(context, g) + clipped.eps)",
+        "clipping",
+    ),
+    Fault(
+        "squares-of-the-norm-underflow",
+        "scaled = block / xp.where(top > 0, top, top.dtype.type(1))",
+        "scaled, top = block * 1, top * 0 + 1",
+        "clipping",
+    ),
+    Fault(
+        "last-block-of-the-norm-lost",
+        "for low in range(0, flat.size, CACHED)]",
+        "for low in range(0, max(flat.size - CACHED, 1), CACHED)]",
+        "clipping",
+    ),
+    Fault("factor-underflows", "and not factor < np.finfo(array.dtype).tiny", "", "clipping"),
+    Fault(
+        "held-factor-forgotten-by-the-game",
+        "            multiply(context, array, self.factor)\n",
+        "            pass\n",
+        "clipping",
+    ),
+    Fault(
+        "coalitions-clipped-anew-always",
+        "if held.clipped is not None and not clip_each:",
+        "if held.clipped is not None:",
+        "clipping",
+    ),
+    Fault(
+        "decay-charged-to-samples",
+        "_received(scalars, np.zeros_like(g), state)\n    idle",
+        "np.zeros_like(g)\n    idle",
+        "l2",
+    ),
+    Fault(
+        "slope-from-0-numba",
+        "w[DECAY + e] = rest * inverse\n                        w[K",
+        "w[DECAY + e] = zero\n                        w[K",
+        "l2",
+    ),
+    Fault(
+        "fit-from-0-numba",
+        "w[DECAY + e] = rest * inverse\n                    w[K",
+        "w[DECAY + e] = zero\n                    w[K",
+        "l2",
+    ),
+    Fault("slope-from-0-cuda", "rest = root_q * (l2 * theta);", "rest = T(0);", "l2", "cuda", CUDA),
+    Fault(
+        "moments-without-decay-numba",
+        "ge, me, ve = g_[e] + l2 * theta_[e] if decays else g_[e], m_[e], v_[e]\n                    rho",
+        "ge, me, ve = g_[e], m_[e], v_[e]\n                    rho",
+        "l2",
+    ),
+    Fault(
+        "moments-without-decay-cuda", "new_m = b1 * m + d1 * received;", "new_m = b1 * m + d1 * g;", "l2", "cuda", CUDA
+    ),
+    Fault("rest-without-decay-numba", "lr * (first + k * rest) / (_safe", "lr * first / (_safe", "l2"),
+    Fault("denominator-at-rest-without-decay-numba", "root_q * abs(rest), tiny) + eps)", "zero, tiny) + eps)", "l2"),
+    Fault("rest-without-decay-cuda", "lr * (mu * m + k * decay) /", "lr * (mu * m) /", "l2", "cuda", CUDA),
+    Fault(
+        "decay-rounded-to-the-gradient",
+        "a, b, c = a + w[DECAY + e], b + w[DECAY + e], c + w[DECAY + e]",
+        "a, b, c = w[DECAY + e] + c + h, w[DECAY + e] + c - h, c + w[DECAY + e]",
+        "l2",
+    ),
+    Fault("linearized-at-0", "if l2 and self.kind ==", "if False and self.kind ==", "l2"),
+    Fault(
+        "frozen-without-decay-numba",
+        "size = root_q * abs(g_[e] + l2 * theta_[e] if decays else",
+        "size = root_q * abs(g_[e] if decays else",
+        "l2",
+    ),
+    Fault("split-without-decay-numba", "w[RECEIVED + e] = g_[e] + l2 * theta_[e]", "w[RECEIVED + e] = g_[e]", "l2"),
+    Fault(
+        "split-without-decay-cuda",
+        '"T received = g + l2 * theta;"',
+        '"T received = g + T(0) * theta;"',
+        "l2",
+        "cuda",
+        CUDA,
+    ),
+    Fault(
+        "decay-s-own-credit-without-slope-numba",
+        "sums[3] += _dot(slope_, theta[i, part])",
+        "sums[3] += _dot(gamma_, theta[i, part])",
+        "l2",
+    ),
+    Fault(
+        "decay-s-own-credit-without-slope-cuda",
+        "pairs.append((slope, state.theta))",
+        "pairs.append((gamma, state.theta))",
+        "l2",
+        "cuda",
+        CUDA,
+    ),
+    Fault("first-order-game-without-decay", "g[key] += g[key].dtype.type(one.l2) * state.theta[key]", "pass", "l2"),
+    Fault(
+        "denominator-of-the-decay-not-looked-at",
+        "refuse_division_by_zero(context, step.hyperparameters, state.v, None, state.theta)",
+        "refuse_division_by_zero(context, step.hyperparameters, state.v, None)",
+        "l2",
+        "step",
+    ),
+    Fault(
+        "settings-of-decay-change-unnoticed",
+        "if scalars.l2 and scalars.b1 and name not in self.decaying:",
+        "if False:",
+        "l2",
+    ),
+)
+
 _CARRY = (
     Fault("window-one-block-short", "len(self.blocks) > self.later", "len(self.blocks) >= self.later", "carry"),
     Fault(
@@ -487,23 +667,74 @@ _CARRY = (
     Fault("waiting-batches-not-copied", "        return copies\n", "        return arrays\n", "carry"),
     Fault(
         "arrays-of-batches-that-left-not-copied-anew",
-        "self.kept.unused.append(batch.arrays)",
-        "self.kept.unused.append(self.blocks[-1].batches[-1].arrays)",
+        "self.kept.unused.append(self.pending.popleft().arrays)",
+        "self.kept.unused.append(self.pending[-1].arrays)\n            self.pending.popleft()",
         "carry",
     ),
     Fault(
         "bound-without-what-left-the-window",
-        "self.truncated += self.exposed * xp.sqrt(account.square)",
-        "self.truncated += 0 * xp.sqrt(account.square)",
+        "self.truncated += momentum.exposed * xp.sqrt(square)",
+        "self.truncated += 0 * xp.sqrt(square)",
         "carry",
     ),
     Fault(
         "decay-s-share-of-theta",
-        "(1 - next(iter(shrinks.values()))) * of_theta",
-        "next(iter(shrinks.values())) * of_theta",
+        "rates = {name: one.l2 or 1 - one.shrink for",
+        "rates = {name: one.l2 or one.shrink for",
         "carry",
     ),
-    Fault("exposure-lost-on-resume", ', (self.exposed, "exposed"))', ")", "carry resume"),
+    Fault(
+        "exposure-lost-on-resume",
+        'momentum.exposed[...] = backend.xp.asarray(snapshot["exposed"][row])',
+        "pass",
+        "carry resume",
+    ),
+    Fault(
+        "windows-paid-by-another-beta1", "self.beta1 ** (first - number - 1)", "0.9 ** (first - number - 1)", "clipping"
+    ),
+    Fault(
+        "bias-s-credit-with-that-of-its-weight",
+        "        yield replace(capture, bias=None)\n",
+        "        yield capture\n",
+        "clipping l2",
+    ),
+    Fault(
+        "beta1-of-another-group",
+        "beta1 = {name: one.b1 for",
+        "beta1 = {name: next(iter(scalars.values())).b1 for",
+        "clipping",
+    ),
+    Fault(
+        "batches-dropped-by-the-shorter-window",
+        "oldest = min(momentum.blocks[0].first if",
+        "oldest = max(momentum.blocks[0].first if",
+        "clipping l2",
+    ),
+    Fault(
+        "decay-carried-nowhere",
+        "                    decay[batch.number] += share *",
+        "                    share *",
+        "l2",
+    ),
+    Fault(
+        "decay-carried-to-the-step-that-pays",
+        "decay[batch.number] += share * self._dot(owed, batch.decays)",
+        "decay[len(decay) - 1] += share * self._dot(owed, batch.decays)",
+        "l2",
+    ),
+    Fault(
+        "decay-keeps-its-block-s-past",
+        "self.carried_decay[number] -= one.less",
+        "self.carried_decay[number] -= 0",
+        "l2",
+    ),
+    Fault("lost-decay-closed-twice", "own.sum() - carried_decay - scores", "own.sum() - scores", "l2"),
+    Fault(
+        "carried-decay-lost-on-resume",
+        'self.carried_decay[...] = backend.xp.asarray(snapshot["carried_decay"])',
+        "pass",
+        "l2",
+    ),
     Fault(
         "window-one-block-short-on-resume",
         "done // self.length - self.later)",
@@ -1035,6 +1266,7 @@ FAULTS = (
     *_IMAGE_LAYERS,
     *_GAME,
     *_TWO_TERM,
+    *_OPTIMISER,
     *_CARRY,
     *_RUN,
     *_FORWARD_MODE,

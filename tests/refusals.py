@@ -201,6 +201,9 @@ REFUSALS = (
     Refusal("denominator", "reference.scores(step(), 'linearized', denominator='next')", ValueError),
     Refusal("denominator", "reference.scores(step(), 'secant', denominator='previous')", ValueError),
     Refusal("denominator", "reference.scores(step(), 'linearized', denominator='previous')", ValueError),
+    Refusal(
+        "denominator", "reference.scores(step(adam=Adam(l2=0.1)), 'linearized', denominator='previous')", ValueError
+    ),
     Refusal("kind", "reference.scores(step(), 'two_term', kind='banzhaf')", ValueError),
     Refusal("kind", "reference.scores(step(), 'secant', kind='first')", ValueError),
     Refusal("efficient", "reference.scores(step(), efficient='yes')", TypeError),
@@ -254,6 +257,7 @@ REFUSALS = (
     Refusal("denominator", "gpu.scores(step(), 'linearized', denominator='next')", ValueError),
     Refusal("denominator", "gpu.scores(step(), 'secant', denominator='previous')", ValueError),
     Refusal("denominator", "gpu.scores(step(), 'linearized', denominator='previous')", ValueError),
+    Refusal("denominator", "gpu.scores(step(adam=Adam(l2=0.1)), 'linearized', denominator='previous')", ValueError),
     Refusal("kind", "gpu.scores(step(), 'two_term', kind='banzhaf')", ValueError),
     Refusal("kind", "gpu.scores(step(), 'secant', kind='first')", ValueError),
     Refusal("rank", "gpu.scores(step(), 'two_term', rank=4)", ValueError),
@@ -427,6 +431,8 @@ COMMANDS = (
     "adamshap verify --command ./mine --in-process",
     "adamshap verify engine --offers two_term",
     "adamshap verify --command mine --offers everything",
+    "adamshap verify engine --supports linear",
+    "adamshap verify --command mine --supports rope",
     "adamshap vectors check nowhere",
 )
 

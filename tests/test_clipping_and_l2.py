@@ -400,25 +400,6 @@ def test_a_case_writes_l2_only_where_it_is_not_0() -> None:
 # --- refusals
 
 
-@pytest.mark.parametrize("call", [gpu.update, gpu.scores, gpu.influence, gpu.marginals])
-@pytest.mark.parametrize(
-    ("adam", "message"),
-    [
-        (Clipped(ADAM, 1.0), "adam: got a Clipped; needs an optimiser without clipping: the engine has none, "),
-        (L2, "Adam.l2: got 0.3; needs 0: the engine has no L2 decay, adamshap.reference has"),
-        (GROUPED, "Adam.l2: got 0.3; needs 0: the engine has no L2 decay, adamshap.reference has"),
-    ],
-)
-def test_the_engine_refuses_what_it_lacks(call: Any, adam: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        call(step(adam), device="cpu")
-    with pytest.raises(ValueError, match=re.escape(message)):
-        gpu.utility(step(adam), EVERYBODY, device="cpu")
-    for credit in ("step", "carry"):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            gpu.attribute(NET, adam, *data(), epochs=1, device="cpu", credit=credit)
-
-
 def test_the_oracle_names_the_combinations_that_it_lacks() -> None:
     with pytest.raises(ValueError, match=re.escape("denominator: got 'previous' with Adam.l2 0.3; needs 'exact'")):
         scores(step(GROUPED), "linearized", denominator="previous")

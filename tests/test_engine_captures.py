@@ -204,3 +204,37 @@ def test_a_model_without_a_stack_is_refused_by_its_kind() -> None:
 
     with pytest.raises(ValueError, match=r"model.kind: got 'transformer'; needs one of perceptron"):
         stack_for(Unknown())  # type: ignore[arg-type]
+
+
+class WithoutForm:
+    """A capture that does not say what a bias's x_i is, as an array."""
+
+    def __init__(self, capture: OuterProduct) -> None:
+        self.names, self.weight, self.bias, self.n = capture.names, capture.weight, capture.bias, capture.n
+        self.capture = capture
+
+    def rows(self, which: slice) -> OuterProduct:
+        return self.capture.rows(which)
+
+
+@on_each_device
+@in_each_dtype
+@pytest.mark.parametrize(
+    ("names", "has_form"),
+    [(NAMES, True), (NAMES[:2], True), (("0.bias", "1.weight"), True), (("1.bias",), True), (("1.bias",), False)],
+)
+def test_captures_of_some_parameters_are_theirs_alone(device: Any, dtype: Any, names: Any, has_form: bool) -> None:
+    context, pairs = context_of(device, dtype), arrays(0)
+    captures: Any = captured(device, dtype, pairs)
+    if not has_form:
+        captures = Captures(tuple(WithoutForm(one) for one in captures.uses))  # type: ignore[arg-type]
+    some, x = captures.of(context, names), contributions(pairs)
+    assert {name for one in some.uses for name in one.names} == set(names)
+    matrix = {name: np.random.default_rng(2).standard_normal(x[name].shape[1:]) for name in names}
+    out = context.backend.xp.zeros(N, dtype)
+    contract(context, some, {name: on_device(device, p.astype(dtype)) for name, p in matrix.items()}, out)
+    wanted = sum((x[name] * matrix[name]).reshape(N, -1).sum(axis=1) for name in names)
+    terms = sum(np.abs(x[name] * matrix[name]).reshape(N, -1).sum(axis=1) for name in names)
+    assert_within(context.backend.host(out), wanted, rounding(terms, 100, dtype), "dots")
+    norms = np.sqrt(sum((x[name] ** 2).reshape(N, -1).sum(axis=1) for name in names))
+    assert_within(context.backend.host(some.row_norms(context.backend.xp)), norms, rounding(norms, 100, dtype), "norms")

@@ -22,8 +22,9 @@ from adamshap.gpu.kernels import numpy as in_numpy
 from adamshap.gpu.kernels.groups import NO_NORMS, GradientNorms, OwedSum, ParameterState
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES, adam_scalars, split_plan
 from adamshap.gpu.layers import context_for
+from adamshap.gpu.momentum import FORGOTTEN
 from adamshap.gpu.state import State
-from adamshap.reference import Adam, Batch, Network
+from adamshap.reference import Adam, AdamGroups, Batch, Network
 from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients
 from adamshap.reference.contract import GRADIENTS, Array, Estimator, Run, RunConfig
@@ -288,7 +289,7 @@ def test_what_a_window_loses_is_bounded_and_closed(device: Any, dtype: Any, beta
     assert_within(account, expected.scores.sum() + expected.decay.sum(), rounded, "account")
     assert (got.truncated.max() > 0) == (beta1 > 0)
     if window is None:
-        assert got.truncated.max() < carry.FORGOTTEN * np.abs(expected.scores).sum()
+        assert got.truncated.max() < FORGOTTEN * np.abs(expected.scores).sum()
 
 
 @on_each_device
@@ -316,10 +317,29 @@ def test_a_windows_memory_does_not_grow_with_the_run() -> None:
     order = list(config.order())
     carrier = carry.Carrier.of(context, config, data_of(context, config), len(order), 4)
     held = []
-    run_through(carrier, lambda: held.append(sum(len(block.batches) for block in carrier.blocks)))
+    run_through(carrier, lambda: held.append(len(carrier.pending)))
+    (momentum,) = carrier.momenta
     assert len(order) > 100
-    assert max(held[10:]) == carrier.length * carrier.later  # batches paid at its end have left
-    assert carrier.length * carrier.later >= 4
+    assert max(held[10:]) == momentum.length * momentum.later  # batches paid at its end have left
+    assert momentum.length * momentum.later >= 4
+
+
+def test_each_beta1_has_a_window_of_its_own() -> None:
+    """Batches stay for the longest window, sums of each β1 for its own: a β1 of 0 keeps none."""
+    adams = [Adam(0.01, (beta1, 0.99)) for beta1 in (0.5, 0.0, 0.8)]
+    groups = AdamGroups((("0.bias", adams[0]), ("1.weight", adams[1])), adams[2])
+    config = dataclasses.replace(problem(epochs=30), adam=groups)
+    context = context_for(config.network, pick_backend("cpu", "float64"))
+    carrier = carry.Carrier.of(context, config, data_of(context, config), len(list(config.order())), 4)
+    short, long = sorted(carrier.momenta, key=lambda momentum: momentum.beta1)
+    assert (short.names, long.names) == (("0.bias",), ("0.weight", "1.bias"))
+    assert ((short.length, short.later), (long.length, long.later)) == ((1, 4), (3, 2))
+    held: list[tuple[int, ...]] = []
+    run_through(carrier, lambda: held.append((len(carrier.pending), *(len(one.blocks) for one in (short, long)))))
+    assert tuple(max(column) for column in zip(*held, strict=True)) == (long.steps - 1, short.later, long.later + 1)
+    size = {name: np.prod(shape) for name, shape in config.network.shapes.items()}
+    sums = 5 * size["0.bias"] + 3 * (size["0.weight"] + size["1.bias"])
+    assert carrier.kept_bytes(3) == 8 * sums + long.steps * carrier.kept.bytes(3)
 
 
 def data_of(context: EngineContext, config: RunConfig) -> Data:

@@ -169,7 +169,7 @@ def test_what_a_step_owes_is_that_of_each_parameters_own_settings(device: Any, d
         write_sums(problem.context, forward.start, gamma)
         owed = {name: problem.context.backend.xp.full_like(a, 0.1) for name, a in gamma.items()}
         plan = split_plan(slope, (2, 4), N)
-        account = charge(step, plan, forward, forward.start, RunningSum(owed, 1.5, 0.25), ScoreMatrix(forward.g))
+        account = charge(step, plan, forward, forward.start, [RunningSum(owed, 1.5, 0.25)], ScoreMatrix(forward.g))
         return account, {name: host(a).copy() for name, a in forward.g.items()}, owed, gamma
 
     account, matrix, owed, gamma = charged(TWO)
@@ -243,10 +243,3 @@ def test_a_zero_denominator_is_refused_where_its_own_eps_is_0(device: Any) -> No
     assert [held.adam[name].eps for name in ("0.weight", "1.bias")] == [ONE.eps, 0.0]
     with pytest.raises(ValueError, match="denominator of 0 at 4 coordinates where v is 0"):
         refuse_division_by_zero(problem.context, held, v, None)
-
-
-def test_momentum_of_two_lengths_has_no_window() -> None:
-    problem = Problem.of("cpu", "float64")
-    with pytest.raises(ValueError, match=r"Adam.betas\[0\]: got 0.6, 0.9 with credit 'carry'; needs one β1"):
-        Hyperparameters.at(problem.context, TWO, T).one_beta1()
-    assert Hyperparameters.at(problem.context, ONE, T).one_beta1() == 0.9

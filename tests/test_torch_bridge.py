@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adamshap.reference import Batch, from_torch, scores, update
+from adamshap.reference import Adam, Batch, from_torch, scores, update
 from adamshap.reference.contract import ActivationName, Loss
 from adamshap.verify.implementation import Query
 from adamshap.verify.oracle import bounds
@@ -74,6 +74,8 @@ def trained(model: Any, optimizer: Any, steps: int = 3) -> None:
         ("silu", True, "mse", "sum", "Adam", {"lr": torch.tensor(0.01, dtype=torch.float64), "foreach": False}, 3),
         ("sigmoid", False, "cross_entropy", "mean", "Adam", {"eps": 1e-6}, 0),
         ("identity", True, "cross_entropy", "mean", "AdamW", {"betas": (0.0, 0.99)}, 3),
+        ("tanh", True, "mse", "mean", "Adam", {"weight_decay": 0.3, "lr": 0.02}, 3),
+        ("gelu", False, "cross_entropy", "mean", "Adam", {"weight_decay": 0.1}, 0),
     ],
 )
 def test_the_step_is_torchs_own(
@@ -217,11 +219,9 @@ def changed_state(change: Callable[[dict[str, Any]], Any]) -> Callable[[Any], An
     [
         (lambda model: torch.optim.SGD(model.parameters(), lr=0.1), "optimizer: got SGD"),
         (lambda model: torch.optim.NAdam(model.parameters()), "optimizer: got NAdam"),
-        (lambda model: torch.optim.Adam(model.parameters(), weight_decay=0.1), "weight_decay: got 0.1"),
-        (lambda model: torch.optim.Adam(model.parameters(), amsgrad=True), "optimizer amsgrad: got True"),
-        (lambda model: torch.optim.AdamW(model.parameters(), maximize=True), "optimizer maximize: got True"),
-        (lambda model: groups_of(model, lr=0.5), "optimizer.param_groups[1]['lr']: got 0.5"),
-        (lambda model: groups_of(model, betas=(0.8, 0.9)), "optimizer.param_groups[1]['betas']"),
+        (lambda model: torch.optim.Adam(model.parameters(), amsgrad=True), "param_groups[0] amsgrad: got True"),
+        (lambda model: torch.optim.AdamW(model.parameters(), maximize=True), "param_groups[0] maximize: got True"),
+        (lambda model: groups_of(model, amsgrad=True), "optimizer.param_groups[1] amsgrad: got True"),
         (permuted_names, "optimizer: got the name '3.weight' for the model's '1.weight'"),
         (lambda model: torch.optim.Adam(model[1].parameters()), "optimizer: got no parameter 3.weight, 3.bias"),
         (lambda model: torch.optim.Adam(copy.deepcopy(model).parameters()), "that is not the model's"),
@@ -262,7 +262,32 @@ def test_a_loss_must_be_named() -> None:
 def test_equal_groups_are_one() -> None:
     model = model_of()
     trained(model, optimizer := groups_of(model))
-    assert from_torch(model, optimizer, loss="mse").state.step == 3
+    snapshot = from_torch(model, optimizer, loss="mse")
+    assert (snapshot.state.step, snapshot.adam) == (3, Adam())
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_groups_keep_their_own_settings(kind: str) -> None:
+    """A step, and after it another with a learning rate that a scheduler has changed, of every group in another way."""
+    model = model_of("tanh")
+    first, *rest = model.parameters()
+    groups = [
+        {"params": rest[1:], "lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.2},
+        {"params": [first], "eps": 1e-3},
+        {"params": [rest[0]], "lr": 0.05, "weight_decay": 0.4},
+    ]
+    optimizer = getattr(torch.optim, kind)(groups, weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda t: 1 / (t + 1), lambda t: 1.0, lambda t: 2.0 + t])
+    for n in (5, 7):
+        step = from_torch(model, optimizer, loss="cross_entropy").step(*batches("cross_entropy", n))
+        decay = "l2" if kind == "Adam" else "weight_decay"
+        assert [getattr(step.settings(name), decay) for name in ("0.weight", "0.bias", "1.weight")] == [0, 0.4, 0.2]
+        torch_step(model, optimizer, step.train, "cross_entropy")
+        scheduler.step()
+        params, _ = update(step)
+        after, close = from_torch(model, optimizer, loss="cross_entropy"), bounds(step, Query("update"), np.float64)
+        for name in params:
+            assert_within(after.params[name], params[name], close[f"params.{name}"], name)
 
 
 def test_the_example_finds_wrong_labels(capsys: pytest.CaptureFixture[str]) -> None:

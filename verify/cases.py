@@ -8,9 +8,10 @@ A case is the step before it is taken and one call with it::
      "state": {"step": 0, "m": {"0.weight": [[...]], "0.bias": [...]}, "v": {...}},
      "params": {...}, "train": {"x": [[...]], "y": [...]}, "valid": {...}, "reduction": "mean"}
 
-A network of another kind than "perceptron" names it, by ``"kind"``. Every option is written out, including defaults, so
-that a reader need not know them. An answer is an object from a name to a number or nested lists of numbers. Python
-writes the shortest decimals that give the same float64 back.
+A network of another kind than "perceptron" names it, by ``"kind"``. A case of `captures` is about the parameters and
+the batch "train" alone, and has the option ``"directions"``, an array for each parameter. Every option is written out,
+including defaults, so that a reader need not know them. An answer is an object from a name to a number or nested lists
+of numbers. Python writes the shortest decimals that give the same float64 back.
 """
 
 import inspect
@@ -42,7 +43,8 @@ from adamshap.reference.contract import (
     real_parts,
     refuse,
 )
-from adamshap.verify.implementation import FUNCTIONS, Answer, Query
+from adamshap.reference.contract.arrays import named_arrays
+from adamshap.verify.implementation import CAPTURES, FUNCTIONS, Answer, Query
 from adamshap.verify.json_values import Json, brief, object_with
 from adamshap.verify.models import PERCEPTRON, kind_named, kind_of
 from adamshap.verify.steps import adam_of
@@ -102,6 +104,8 @@ def _model_to_json(model: Model) -> Json:
 
 def complete(query: Query) -> Query:
     """Return the call with all options, those not given at the contract's default."""
+    if query.function == CAPTURES:
+        return query
     parameters = inspect.signature(getattr(reference, query.function)).parameters
     names = option_names(query.function, query.options)
     defaults = {
@@ -146,6 +150,8 @@ def _lists(arrays: Mapping[str, Array]) -> Json:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _lists(value)
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value
@@ -180,7 +186,7 @@ def case_from_json(value: Any, where: str = "case") -> tuple[Step, Query]:
             _batch("valid", given["valid"], model, dtype),
             given["reduction"],
         )
-        return step, _query(given["function"], given["options"], step.n)
+        return step, _query(given["function"], given["options"], step, dtype)
     except (ValueError, TypeError) as error:
         raise CaseError(f"{where}: {error}") from error
 
@@ -305,13 +311,23 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-def _query(function: Any, options: Any, n: int) -> Query:
-    one_of("function", function, FUNCTIONS)
+def _query(function: Any, options: Any, step: Step, dtype: str) -> Query:
+    if one_of("function", function, (*FUNCTIONS, CAPTURES)) == CAPTURES:
+        directions = object_with("options", options, ("directions",))["directions"]
+        object_with("options.directions", directions, tuple(step.params))
+        return Query(
+            CAPTURES,
+            {
+                "directions": named_arrays(
+                    "options.directions", _arrays("options.directions", directions, dtype), step.net.shapes
+                )
+            },
+        )
     given = object_with("options", options, option_names(function, options if isinstance(options, dict) else {}))
     return Query(
         function,
         {
-            name: coalition_mask(np.array(value), n) if name == "coalition" else _OPTIONS[name](name, value)
+            name: coalition_mask(np.array(value), step.n) if name == "coalition" else _OPTIONS[name](name, value)
             for name, value in given.items()
         },
     )

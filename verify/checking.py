@@ -16,6 +16,7 @@ from adamshap.reference.contract import Step
 from adamshap.verify.acceptable import Acceptable, variants_in
 from adamshap.verify.implementation import Hung, Implementation, KitError, Lost, Misbehaviour, Unsupported
 from adamshap.verify.insulation import kept_random_state
+from adamshap.verify.models.sequential import LAYERS, kinds_of_layers
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
 from adamshap.verify.property_checks import WITH_THE_ORACLE
 from adamshap.verify.random_cases import no_files, random_cases, seed_of
@@ -102,7 +103,11 @@ class Outcome:
     share : float
         The largest share of its bound that an error took in the cases that passed.
     undeclared : bool
-        Whether it was not tried because the candidate does not declare its kind of models.
+        Whether it was not tried because the candidate does not declare its kind of models, or layers that it needs.
+    layers : tuple of (str, int)
+        The kinds of layers in the cases tried, each with the number of cases.
+    undeclared_layers : tuple of str
+        The kinds of layers that were not drawn, because the candidate does not declare them.
     variant : Acceptable, optional
         The acceptable variant that the answers agree with.
     """
@@ -116,6 +121,8 @@ class Outcome:
     evidence: tuple[Case, ...] = ()
     share: float = 0.0
     undeclared: bool = False
+    layers: tuple[tuple[str, int], ...] = ()
+    undeclared_layers: tuple[str, ...] = ()
     variant: Acceptable | None = None
 
 
@@ -194,12 +201,18 @@ def _check_one(
 ) -> Outcome:
     if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
-    if not one.takes_models_of(candidate):
-        return Outcome(one, "not tried", 0, 0.0, undeclared=True)
+    left_out: tuple[str, ...] = ()
+    if one.of_layers is not None:
+        left_out = tuple(kind for kind in LAYERS if kind not in candidate.layers)
+        within = one.within(candidate.layers)
+        if within is None:
+            return Outcome(one, "not tried", 0, 0.0, undeclared=True, undeclared_layers=left_out)
+        one = within
     if patience.hangs >= MOST_HANGS:
         return Outcome(one, "not tried", 0, 0.0)
     ask = asker(candidate, timeout)
     start, share, reasons, supported = time.monotonic(), 0.0, Counter[str](), list[Case]()
+    layers = Counter[str]()
     examples = max(1, examples // one.cost)
     cases = random_cases(one, examples, seed)
     for number, drawn in enumerate(cases, start=1):
@@ -207,6 +220,7 @@ def _check_one(
         try:
             share = max(share, one.check(ask, case, dtype))
             supported.append(case)
+            layers.update(kinds_of_layers(case.step.net))
         except Unsupported as reason:
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
@@ -227,12 +241,32 @@ def _check_one(
             if not finding.lost:
                 drawn_again = random_cases(one, max(1, EVIDENCE // one.cost), seed)
                 evidence = tuple(_in_dtype(other, dtype) for other in drawn_again)
-            seconds = time.monotonic() - start
-            return Outcome(one, "failed", number, seconds, finding, tuple(reasons.most_common()), evidence, share)
+            layers.update(kinds_of_layers(case.step.net))
+            return Outcome(
+                one,
+                "failed",
+                number,
+                time.monotonic() - start,
+                finding,
+                tuple(reasons.most_common()),
+                evidence,
+                share,
+                layers=tuple(layers.items()),
+                undeclared_layers=left_out,
+            )
     status: Status = "not supported" if cases and reasons.total() == len(cases) else "passed"
-    seconds = time.monotonic() - start
-    evidence = tuple(supported[:EVIDENCE])
-    return Outcome(one, status, len(cases), seconds, None, tuple(reasons.most_common()), evidence, share)
+    return Outcome(
+        one,
+        status,
+        len(cases),
+        time.monotonic() - start,
+        None,
+        tuple(reasons.most_common()),
+        tuple(supported[:EVIDENCE]),
+        share,
+        layers=tuple(layers.items()),
+        undeclared_layers=left_out,
+    )
 
 
 def _variant(ask: Asker, one: Property, cases: list[Case], dtype: np.dtype[Any]) -> tuple[Acceptable | None, float]:
@@ -311,7 +345,7 @@ def _smallest(
 
 
 def _in_dtype(case: Case, dtype: np.dtype[Any]) -> Case:
-    return Case(in_dtype(case.step, dtype), case.query, case.seed)
+    return Case(in_dtype(case.step, dtype), case.query.in_dtype(dtype), case.seed)
 
 
 def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from adamshap.reference.command.errors import CommandError
+from adamshap.verify.models import SEQUENTIAL
+from adamshap.verify.models.sequential import LAYERS
 
 if TYPE_CHECKING:  # these need Hypothesis, which may be missing
     from adamshap.verify.checking import Outcome
@@ -18,6 +20,9 @@ if TYPE_CHECKING:  # these need Hypothesis, which may be missing
 
 _EXTRAS = {"two_term": "kind", "micro_batch": "micro_batch"}
 """Extras that a command may offer, with the option of `scores` that declares each of them in a Python function."""
+
+_CAPTURES = "captures"
+"""The function that a command need not offer."""
 
 
 def verify_command(
@@ -45,7 +50,18 @@ def verify_command(
             metavar="EXTRA",
             show_default=False,
             help="What COMMAND offers beyond the contract: scores with slope two_term for each kind, or with"
-            " micro_batch; may be given twice. A TARGET declares it by the parameters of its scores.",
+            " micro_batch, or the function captures; may be given several times. A TARGET declares it by the parameters"
+            " of its scores, and by a function captures.",
+        ),
+    ] = None,
+    supports: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="What COMMAND supports beyond perceptrons: stacks of layers, by each kind of layer that it takes"
+            " (linear, embedding, …), or sequential for all of them; may be given several times. A TARGET declares it"
+            " by its attribute SUPPORTS.",
         ),
     ] = None,
     profile: Annotated[
@@ -88,12 +104,22 @@ def verify_command(
         raise CommandError("needs a TARGET or --command, and not both")
     if in_process and target is None:
         raise CommandError("--in-process is for a TARGET: a COMMAND is always a process of its own")
-    unknown = [name for name in offers or () if name not in _EXTRAS]
+    known_offers = (*_EXTRAS, _CAPTURES)
+    unknown = [name for name in offers or () if name not in known_offers]
     if unknown:
-        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(_EXTRAS)}")
+        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(known_offers)}")
     if offers and command is None:
         raise CommandError(
-            f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores; needs"
+            f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores, and by a"
+            " function captures; needs --command"
+        )
+    known_models = (SEQUENTIAL, *LAYERS)
+    unknown = [name for name in supports or () if name not in known_models]
+    if unknown:
+        raise CommandError(f"--supports: got {unknown[0]!r}; needs one of {', '.join(known_models)}")
+    if supports and command is None:
+        raise CommandError(
+            f"--supports: got {supports[0]!r} with a TARGET, which declares it by its attribute SUPPORTS; needs"
             " --command"
         )
     tried = str(command if target is None else target)
@@ -118,8 +144,9 @@ def verify_command(
     chosen = [known[name] for name in only] if only else list(known.values())
     try:
         if target is None:
-            extras = frozenset(_EXTRAS[name] for name in offers or ())
-            outcomes, diagnosis = _try_command(tried, chosen, profile, dtype, seed, timeout, extras)
+            outcomes, diagnosis = _try_command(
+                tried, chosen, profile, dtype, seed, timeout, offers or [], frozenset(supports or ())
+            )
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             outcomes, diagnosis = _try_target(tried, chosen, profile, dtype, seed, timeout, in_process=in_process)
@@ -152,14 +179,23 @@ def _try_command(
     dtype: str,
     seed: int,
     timeout: float,
-    extras: frozenset[str],
+    offers: list[str],
+    supports: frozenset[str],
 ) -> "tuple[list[Outcome], Diagnosis | None]":
     from adamshap.verify.checking import with_answers
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.process import check_command
 
     candidate, outcomes = check_command(
-        command, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout, extras=extras
+        command,
+        chosen,
+        profile=profile,
+        dtype=dtype,
+        seed=seed,
+        timeout=timeout,
+        extras=frozenset(_EXTRAS[name] for name in offers if name in _EXTRAS),
+        supports=supports,
+        captures=_CAPTURES in offers,
     )
     # A command enforces its own time limit.
     return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=None)

@@ -133,4 +133,5 @@ def summarize(terminalreporter: Any, config: pytest.Config) -> None:
             config.stash[_candidate], with_answers(outcomes), dtype=dtype, timeout=config.stash[_time_limit]
         )
         if diagnosis is not None:
-            terminalreporter.write_line(f"Diagnosis ({dtype}): {diagnosis.sentence}")
+            layer = f"; layer: {diagnosis.layer}" if diagnosis.layer else ""
+            terminalreporter.write_line(f"Diagnosis ({dtype}): {diagnosis.sentence}{layer}")

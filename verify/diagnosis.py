@@ -18,7 +18,8 @@ import numpy.typing as npt
 from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
 from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, LAYER_FAULTS, Fault, other_nodes
-from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer
+from adamshap.verify.implementation import CAPTURES, Answer, Implementation, Misbehaviour, Query, Unsupported, answer
+from adamshap.verify.localisation import Answered, locate
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.properties import Case, Disagreement, asker
@@ -62,6 +63,8 @@ class Diagnosis:
         Factor by which the answers are off, besides the faults; empty for none.
     contradicted_by : str
         Name of a property that holds, but would fail if the mistake were everywhere; empty for none.
+    layer : str
+        The layer that the wrong answers point to, in words; empty if they point to none.
     """
 
     sentence: str
@@ -69,6 +72,7 @@ class Diagnosis:
     together: bool = False
     factor: str = ""
     contradicted_by: str = ""
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,30 @@ def diagnose(
     evidence = _gather(candidate, failed, dtype, timeout)
     if not any(_differs(one, one.right) for one in evidence):
         return None
+    found = _explained(evidence, outcomes, failed, dtype, seconds)
+    return replace(found, layer=_layer(evidence, outcomes))
+
+
+def _layer(evidence: list[_Evidence], outcomes: list[Outcome]) -> str:
+    """Return the layer that the wrong answers point to, in words."""
+    answered = (
+        Answered(one.case.step, one.case.query, one.got, one.right, one.bound, _differs(one, one.right))
+        for one in evidence
+    )
+    found = locate(answered)
+    of_captures = [one.status for one in outcomes if one.property.function == CAPTURES]
+    if found and "passed" in of_captures and "failed" not in of_captures:
+        return f"{found}, but the captures of every layer tried are right"
+    return found
+
+
+def _explained(
+    evidence: list[_Evidence],
+    outcomes: list[Outcome],
+    failed: list[Outcome],
+    dtype: npt.DTypeLike,
+    seconds: float,
+) -> Diagnosis:
     start, functions = time.monotonic(), {one.property.function for one in failed}
     passed = [one for one in outcomes if one.status == "passed" and one.property.function in functions]
     in_part: Diagnosis | None = None

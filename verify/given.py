@@ -45,7 +45,7 @@ class Given:
             train=_copy_of_batch(step.train),
             valid=_copy_of_batch(step.valid),
         )
-        copied = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in options.items()}
+        copied = {name: _copied_option(value) for name, value in options.items()}
         return cls(copied_step, copied, step, options)
 
     def changed(self) -> str:
@@ -77,6 +77,8 @@ class Given:
                 return f"the names in {where}, now {list(group)}"
             for name, value in original.items():
                 if isinstance(value, np.ndarray) and not _same(group[name], value):
+                    return f"{where}[{name!r}]"
+                if isinstance(value, Mapping) and not _same_arrays(group[name], value):
                     return f"{where}[{name!r}]"
         for where, batch, right in (("step.train", now.train, then.train), ("step.valid", now.valid, then.valid)):
             for name in ("x", "y"):
@@ -118,6 +120,16 @@ def _copies(arrays: Params) -> Params:
 def _copy_of_batch(batch: Batch) -> Batch:
     same: Batch = _with(batch, x=_copy_of(batch.x), y=_copy_of(batch.y))
     return same
+
+
+def _copied_option(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _copies(dict(value))
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _same_arrays(one: Any, other: Mapping[str, Array]) -> bool:
+    return type(one) is dict and list(one) == list(other) and all(_same(one[name], other[name]) for name in other)
 
 
 def _same(one: Any, other: Array) -> bool:

@@ -3,8 +3,17 @@
 A candidate is any object or module with some of the functions of `FUNCTIONS`, with the oracle's signatures. Missing
 functions are not tested. A function may raise ``NotImplementedError("reason")`` for an unsupported case; such cases are
 skipped, and the reason is reported. Two options of `scores` are only tried if its signature names them:
-``micro_batch``, and ``kind``, which goes with the slope "two_term". Models other than perceptrons are only tried if its
-attribute ``SUPPORTS`` names their kind: ``SUPPORTS = ("sequential",)``.
+``micro_batch``, and ``kind``, which goes with the slope "two_term". Stacks of layers are only tried if its attribute
+``SUPPORTS`` names the kinds of layers that it takes: ``SUPPORTS = ("linear", "embedding")``, or ``("sequential",)`` for
+all of them.
+
+One more function, `captures`, has nothing to do with Adam. It returns what scores are computed from, for each parameter
+by itself, so that a report can say which layer is wrong::
+
+    def captures(params, batch, *, model, directions): ...
+
+with ``{"sum": Σ_i x_i, "dot": ⟨directions[name], x_i⟩ of shape (n,), "squares": Σ_i x_i²}`` for each parameter name.
+x_i is the gradient of sample i's own loss, without the factor 1/n that reduction "mean" gives it in a step.
 """
 
 import importlib
@@ -17,21 +26,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from adamshap.reference.contract import AdamState, Array, Estimator, Marginals, Step
 from adamshap.verify.foreign_text import described, message_of, printable
 from adamshap.verify.given import Given, arrays_of
 from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
+from adamshap.verify.models.sequential import declared_layers
 from adamshap.verify.time_limit import TimeIsUp, time_limit
 
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence")
+"""The functions of a step."""
+
+CAPTURES = "captures"
+"""The function of parameters and a batch."""
+
+CAPTURED = ("sum", "dot", "squares")
+"""What `captures` returns for each parameter."""
+
 ENTRY_POINTS = "adamshap.implementations"
 
 EXTRAS = ("micro_batch", "kind")
 """Options of `scores` that an implementation declares by its signature."""
 
 Answer = dict[str, Array]
-"""Named arrays: ``values`` for most functions; ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step`` for `update`."""
+"""Named arrays: ``values`` for most functions; ``params.NAME``, ``m.NAME``, ``v.NAME`` and ``step`` for `update`;
+``sum.NAME``, ``dot.NAME`` and ``squares.NAME`` for `captures`."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +61,9 @@ class Query:
     Parameters
     ----------
     function : str
-        One of `FUNCTIONS`.
+        One of `FUNCTIONS`, or `CAPTURES`.
     options : dict
-        Its keyword arguments besides the step.
+        Its keyword arguments besides the step, or besides the model.
     """
 
     function: str
@@ -54,8 +74,28 @@ class Query:
         """The estimator of a call of `scores`."""
         return Estimator(**{name: value for name, value in self.options.items() if name != "micro_batch"})
 
+    def in_dtype(self, dtype: npt.DTypeLike) -> "Query":
+        """Return the call with its directions in another dtype.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Dtype of the directions of `captures`; other calls stay as they are.
+
+        Returns
+        -------
+        Query
+            Call with the same function and other options.
+        """
+        if "directions" not in self.options:
+            return self
+        directions = {name: array.astype(dtype) for name, array in self.options["directions"].items()}
+        return Query(self.function, {**self.options, "directions": directions})
+
     def __str__(self) -> str:
-        """Return the call as Python code: ``scores(step, slope='secant')``."""
+        """Return the call as Python code: ``scores(step, slope='secant')``; without the numbers of directions."""
+        if self.function == CAPTURES:
+            return "captures(step.params, step.train, model=step.net, directions=...)"
         arguments = "".join(
             f", {name}={value.tolist() if isinstance(value, np.ndarray) else value!r}"
             for name, value in self.options.items()
@@ -76,13 +116,13 @@ class Implementation:
     name : str
         Name in reports.
     offers : frozenset of str
-        Its functions among `FUNCTIONS`.
+        Its functions among `FUNCTIONS` and `CAPTURES`.
     ask : callable
         Function from a step and a `Query` to the candidate's result.
     extras : frozenset of str
         Options among `EXTRAS` that its `scores` takes.
     supports : frozenset of str
-        Kinds of models, besides perceptrons, that it takes.
+        Kinds of models, besides perceptrons, and of layers that it takes.
     guard : Guard, optional
         Protection of the kit from its side effects. None if it cannot do harm: it runs in another process, or is the
         kit's own.
@@ -94,6 +134,11 @@ class Implementation:
     extras: frozenset[str] = frozenset()
     supports: frozenset[str] = frozenset()
     guard: "Guard | None" = field(default_factory=lambda: Guard(), repr=False, compare=False)
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """The kinds of layers in the stacks that it takes."""
+        return declared_layers(self.supports)
 
 
 class LoadError(Exception):
@@ -247,7 +292,7 @@ def implementation(candidate: Any, name: str) -> Implementation:
     """
     if isinstance(candidate, Implementation):
         return candidate
-    offers = frozenset(function for function in FUNCTIONS if callable(getattr(candidate, function, None)))
+    offers = frozenset(name for name in (*FUNCTIONS, CAPTURES) if callable(getattr(candidate, name, None)))
     if not offers:
         raise LoadError(f"{name!r} has none of the functions {', '.join(FUNCTIONS)}")
     if isinstance(candidate, type) and any(_needs_instance(getattr(candidate, function)) for function in offers):
@@ -257,6 +302,8 @@ def implementation(candidate: Any, name: str) -> Implementation:
         )
 
     def ask(step: Step, query: Query) -> Any:
+        if query.function == CAPTURES:
+            return candidate.captures(step.params, step.train, model=step.net, **query.options)
         return getattr(candidate, query.function)(step, **query.options)
 
     return Implementation(name, offers, ask, _extras(getattr(candidate, "scores", None)), _supports(candidate))
@@ -313,7 +360,7 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
     if candidate.guard is None:
         return _caught(lambda: _named(query, step, candidate.ask(step, query), []))
     given = Given.of(step, query.options)
-    inputs = arrays_of(given.step)
+    inputs = [*arrays_of(given.step), *given.options.get("directions", {}).values()]
 
     def call() -> Answer:
         try:
@@ -357,6 +404,8 @@ def _named(query: Query, step: Step, result: Any, inputs: list[Array]) -> Answer
         raise Misbehaviour("returned a coroutine: a function must not be async")
     if query.function == "update":
         return _named_update(step, result, inputs)
+    if query.function == CAPTURES:
+        return _named_captures(step, result, inputs)
     shape: tuple[int, ...] = (step.n,)
     if query.function == "utility":
         shape = ()
@@ -383,6 +432,19 @@ def _named_update(step: Step, result: Any, inputs: list[Array]) -> Answer:
             raise Misbehaviour(f"returned {kind} without exactly the names {list(step.params)}")
         for name, p in step.params.items():
             named[f"{kind}.{name}"] = _array(f"{kind}.{name}", group[name], p.shape, inputs)
+    return named
+
+
+def _named_captures(step: Step, result: Any, inputs: list[Array]) -> Answer:
+    if not isinstance(result, Mapping) or set(result) != set(step.params):
+        raise Misbehaviour(f"returned captures without exactly the names {list(step.params)}")
+    named = {}
+    for name, p in step.params.items():
+        if not isinstance(result[name], Mapping) or set(result[name]) != set(CAPTURED):
+            raise Misbehaviour(f"returned captures of {name} without exactly the names {list(CAPTURED)}")
+        for what in CAPTURED:
+            shape = (step.n,) if what == "dot" else p.shape
+            named[f"{what}.{name}"] = _array(f"{what}.{name}", result[name][what], shape, inputs)
     return named
 
 

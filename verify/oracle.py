@@ -13,7 +13,17 @@ from adamshap import reference
 from adamshap.reference import game, models, scoring, slopes
 from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
 from adamshap.reference.contract import Array, Params, Step
-from adamshap.verify.implementation import Answer, Implementation, KitError, Misbehaviour, Query, answer, implementation
+from adamshap.verify.implementation import (
+    CAPTURES,
+    Answer,
+    Implementation,
+    KitError,
+    Misbehaviour,
+    Query,
+    answer,
+    implementation,
+)
+from adamshap.verify.layer_captures import captures, captures_magnitudes
 from adamshap.verify.models import KINDS, kind_of
 from adamshap.verify.tolerance import (
     DRAWS,
@@ -24,7 +34,18 @@ from adamshap.verify.tolerance import (
     widening_conditioning,
 )
 
-ORACLE: Implementation = replace(implementation(reference, "adamshap.reference"), supports=frozenset(KINDS), guard=None)
+_REFERENCE = implementation(reference, "adamshap.reference")
+
+
+def _ask(step: Step, query: Query) -> Any:
+    if query.function == CAPTURES:
+        return captures(step.params, step.train, model=step.net, **query.options)
+    return _REFERENCE.ask(step, query)
+
+
+ORACLE: Implementation = replace(
+    _REFERENCE, offers=_REFERENCE.offers | {CAPTURES}, ask=_ask, supports=frozenset(KINDS), guard=None
+)
 
 REMEMBERED = 1000
 """Number of calls whose bounds are kept: those of a quick profile in both dtypes, each with a step of some 10 kB."""
@@ -111,6 +132,8 @@ def _digest(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementati
     arrays = [array for batch in batches for array in (batch.x, batch.y)]
     for name in sorted(step.params):
         arrays += [step.params[name], step.state.m[name], step.state.v[name]]
+    directions = query.options.get("directions", {})
+    arrays += [directions[name] for name in sorted(directions)]
     plain = (step.net, step.adam, step.state.step, step.reduction, str(query), np.dtype(dtype), oracle.name)
     digest = hashlib.blake2b(repr(plain).encode())
     for array in arrays:
@@ -158,6 +181,8 @@ def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
         return dict.fromkeys(("values", "empty", "total"), scale)
     if query.function == "influence":
         return {"values": _influence_magnitude(step)}
+    if query.function == CAPTURES:
+        return captures_magnitudes(step, query.options["directions"])
     estimator = query.estimator
     size = estimator_magnitude(step, estimator)
     if estimator.denominator == "previous":

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from adamshap.verify.checking import MOST_HANGS, Outcome, Status
 from adamshap.verify.diagnosis import Diagnosis
+from adamshap.verify.models.sequential import LAYERS
 from adamshap.verify.reproduction import snippet
 
 SCHEMA = 1
@@ -70,7 +71,9 @@ def to_json(report: Report) -> dict[str, Any]:
             "together": report.diagnosis.together,
             "factor": report.diagnosis.factor,
             "contradicted_by": report.diagnosis.contradicted_by,
+            "layer": report.diagnosis.layer,
         },
+        "layers": layers_tried(report),
         "properties": [_property_json(report, outcome) for outcome in report.outcomes],
     }
 
@@ -136,6 +139,8 @@ def show(console: Console, report: Report) -> None:
     console.print()
     if report.diagnosis is not None:
         console.print(f"[bold]Diagnosis:[/] {escape(report.diagnosis.sentence)}", highlight=False)
+        if report.diagnosis.layer:
+            console.print(f"[bold]Layer:[/] {escape(report.diagnosis.layer)}", highlight=False)
     console.print(f"[bold]{escape(report.target)}[/], {report.dtype}, profile {report.profile}: {report.verdict}")
 
 
@@ -144,9 +149,13 @@ def _left_out(report: Report) -> Iterator[str]:
     absent = [outcome.property.name for outcome in report.outcomes if outcome.status == "not offered"]
     if absent:
         yield f"Not offered: {', '.join(absent)}"
-    undeclared = sorted({outcome.property.model for outcome in report.outcomes if outcome.undeclared})
-    if undeclared:
-        yield f"Not tried, as SUPPORTS does not name them: models of the kind {', '.join(undeclared)}"
+    of_stacks = [outcome for outcome in report.outcomes if outcome.undeclared and outcome.undeclared_layers]
+    if any(set(outcome.undeclared_layers) >= LAYERS.keys() for outcome in of_stacks):
+        yield "Not tried, as SUPPORTS names none of their layers: stacks of layers"
+    elif of_stacks:
+        needing = ", ".join(outcome.property.name for outcome in of_stacks)
+        yield f"Not tried, as SUPPORTS does not name all layers that they need: {needing}"
+    yield from _layers(report)
     untried = [one.property.name for one in report.outcomes if one.status == "not tried" and not one.undeclared]
     if untried:
         yield f"Not tried, after {MOST_HANGS} calls without an answer in time: {', '.join(untried)}"
@@ -168,6 +177,26 @@ def _acceptable(report: Report) -> Iterator[str]:
             yield f"Acceptable: your answers agree with {variant.sentence} ({variant.name}): {names}"
 
 
+def layers_tried(report: Report) -> dict[str, int]:
+    """Return the number of cases tried with each kind of layer, 0 for those declared but not drawn; {} if none is."""
+    declared = {kind for one in report.outcomes if one.layers for kind in LAYERS if kind not in one.undeclared_layers}
+    counts = Counter(dict.fromkeys((kind for kind in LAYERS if kind in declared), 0))
+    for outcome in report.outcomes:
+        counts.update(dict(outcome.layers))
+    return dict(counts)
+
+
+def _layers(report: Report) -> Iterator[str]:
+    """Yield a line for the kinds of layers tried, and for those that were not."""
+    tried = layers_tried(report)
+    if not tried:
+        return
+    yield f"Layers tried, with the number of cases: {', '.join(f'{kind} {count}' for kind, count in tried.items())}"
+    untried = [kind for kind in LAYERS if kind not in tried]
+    if untried:
+        yield f"Layers not tried, as SUPPORTS does not name them: {', '.join(untried)}"
+
+
 def to_html(report: Report) -> str:
     """Return the report as one self-contained page."""
     rows = "".join(
@@ -185,6 +214,8 @@ def to_html(report: Report) -> str:
     )
     left_out = "".join(f"<p>{html.escape(line)}</p>" for line in (*_left_out(report), *_acceptable(report)))
     diagnosis = f"<p><b>Diagnosis:</b> {html.escape(report.diagnosis.sentence)}.</p>" if report.diagnosis else ""
+    if report.diagnosis and report.diagnosis.layer:
+        diagnosis += f"<p><b>Layer:</b> {html.escape(report.diagnosis.layer)}.</p>"
     return _PAGE.format(
         target=html.escape(report.target),
         verdict=html.escape(report.verdict),

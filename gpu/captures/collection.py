@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adamshap.gpu.captures.capture import Capture
+from adamshap.gpu.captures.dense import Dense
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import refuse
 
@@ -81,6 +82,12 @@ class Captures:
         origin = None if self.origin is None else self.origin.rows(which)
         return Captures(tuple(capture.rows(which) for capture in self.uses), losses, origin)
 
+    def of(self, context: EngineContext, names: Collection[str]) -> Captures:
+        """Return the captures of the parameters in `names` alone."""
+        if all(name in names for capture in self.uses for name in capture.names):
+            return self
+        return Captures(tuple(part for capture in self.uses for part in _parts(context, capture, names)))
+
     def weighted(self, weights: Float[Array, "n 1"]) -> Captures:
         """Return the captures of each ``weights[i] x_i``; `weights` is (n, 1)."""
         return Captures(tuple(capture.weighted(weights) for capture in self.uses), self.losses)
@@ -116,3 +123,20 @@ class Captures:
                 for number, capture in enumerate(self.uses)
             )
         )
+
+
+def _parts(context: EngineContext, capture: Any, names: Collection[str]) -> Iterator[Capture]:
+    """Yield the captures of those of its parameters that are in `names`: a bias's x_i, if alone, is an array."""
+    used = [name for name in capture.names if name in names]
+    if not used:
+        return
+    if len(used) == len(capture.names):
+        yield capture
+    elif used == [capture.weight]:
+        yield replace(capture, bias=None)
+    elif hasattr(capture, "form"):
+        yield Dense(capture.bias, capture.form(capture.bias))
+    else:  # by what every capture has
+        xp, units = context.backend.xp, slice(0, context.shapes[capture.bias][0])
+        samples = (capture.rows(slice(i, i + 1)) for i in range(capture.n))
+        yield Dense(capture.bias, xp.stack([sample.sum_of(xp, capture.bias, units) for sample in samples]))

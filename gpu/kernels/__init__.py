@@ -41,13 +41,14 @@ class Kernels(Protocol):
         Parameters
         ----------
         g : array
-            The batch's gradient.
+            The batch's gradient, without L2 decay, which the kernel adds.
         norms : GradientNorms
             Read where the plan needs σ.
         gamma : array or None
             Validation gradient that the slope is multiplied by.
         blend : float
-            Position of ``out.point`` on the segment from ``θ − ηλθ − A(0)`` (0) to ``θ⁺`` (1).
+            Position of ``out.point`` on the segment from ``θ − ηλθ − A(0)`` (0) to ``θ⁺`` (1). With L2 decay it
+            starts at ``θ − A(d)``.
         """
 
     def momentum_split(
@@ -79,7 +80,8 @@ class Kernels(Protocol):
         Returns
         -------
         array (4,)
-            In double precision, ⟨Γ ⊙ S, g⟩, ⟨O, m⟩, ‖O‖² and, where weights decay, ⟨Γ, θ⟩, else 0.
+            In double precision, ⟨Γ ⊙ S, g⟩, ⟨O, m⟩, ‖O‖² and, where weights decay, ⟨Γ, θ⟩, with L2 decay ⟨Γ ⊙ S, θ⟩,
+            else 0.
         """
 
     def two_term_fit(

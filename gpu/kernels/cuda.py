@@ -35,19 +35,20 @@ RHO = "T rho = sqrt(kappa * v + root);"
 ADAM = (
     RHO
     + """
-    T size = root_q * abs(g);
-    T top = max(max(rho, size), tiny);
-    T x = rho / top, y = size / top;
+    T decay = l2 * theta, received = g + decay;
+    T size = root_q * abs(received), size_at_rest = root_q * abs(decay);
+    T top = max(max(rho, size), tiny), top_at_rest = max(max(rho, size_at_rest), tiny);
+    T x = rho / top, y = size / top, x_at_rest = rho / top_at_rest, y_at_rest = size_at_rest / top_at_rest;
     T below = top * sqrt(x * x + y * y) + eps;
-    T idle = lr * (mu * m) / (rho + eps);
-    T step = lr * (mu * m + k * g) / below;
+    T idle = lr * (mu * m + k * decay) / (top_at_rest * sqrt(x_at_rest * x_at_rest + y_at_rest * y_at_rest) + eps);
+    T step = lr * (mu * m + k * received) / below;
     T kept = theta * shrink;
 """
 )
 # Outputs may be the inputs themselves, which are read before.
 WRITE_STATE = """
-    new_m = b1 * m + d1 * g;
-    new_v = b2 * v + d2 * g * g;
+    new_m = b1 * m + d1 * received;
+    new_v = b2 * v + d2 * received * received;
     new_theta = kept - step;
 """
 SPREAD = """
@@ -59,13 +60,15 @@ SPREAD = """
     }
 """
 SCALE = """
-    T big = root_q * g;
-    T most = max(max(max(rho, abs(big)), spread), tiny);
+    T most = max(max(max(max(rho, abs(big)), spread), abs(rest)), tiny);
     T one_by = T(1) / most, tail = T(1) / (most + eps);
-    T G = big * one_by, S = spread * one_by, rho2 = (rho * one_by) * (rho * one_by);
+    T G = big * one_by, S = spread * one_by, rested = rest * one_by, rho2 = (rho * one_by) * (rho * one_by);
     T f_m = most * tail, f_e = eps * tail, mu2 = mu * m * tail * root_q * T(2);
     T s = T(0);
 """
+APART = "    T big = root_q * g, rest = root_q * (l2 * theta);"
+"""The samples' gradient and the L2 decay, in the units of `SCALE`, which are added to each other last."""
+TOGETHER = "    T big = root_q * received, rest = T(0);"
 LEAST_EPS = "    f_e = max(f_e, tiny);"
 QUOTIENT = """
         T aa = rho2 + a * a, bb = rho2 + b * b, ab = a * b;
@@ -82,12 +85,13 @@ SLOPES = {
     "frozen": "T s = lr * k / below;",
     "linearized": "T s = lr * k / (rho + eps);",
     "previous": "T s = lr * k / (sqrt(previous * v + root) + eps);",
-    "nodes": SCALE
+    "nodes": APART
+    + SCALE
     + LEAST_EPS
     + """
     for (int node = 0; node < count; ++node) {
-        T c = nodes[4 * node] * G, d = nodes[4 * node + 1] * G + nodes[4 * node + 2] * S;
-        T a = c + d, b = c - d, of_mu = mu2 * c;
+        T c = nodes[4 * node] * G, h = nodes[4 * node + 1] * G + nodes[4 * node + 2] * S;
+        T a = c + h + rested, b = c - h + rested, of_mu = mu2 * (c + rested);
 """
     + QUOTIENT
     + """
@@ -99,7 +103,7 @@ SLOPES = {
 
 # The integral of "even" is computed in double, whatever T is.
 EVEN = f"""
-    double wide_rho = sqrt(wide_kappa * double(v) + wide_root), big = wide_root_q * double(g);
+    double wide_rho = sqrt(wide_kappa * double(v) + wide_root), big = wide_root_q * double(received);
     double r = hypot(wide_rho, big), by_D = 1.0 / (r + wide_eps);
     r = max(r, wide_eps * {NEGLIGIBLE!r});
     r = 1.0 / (r > 0.0 ? r : 1.0);
@@ -134,20 +138,21 @@ EVEN = f"""
         total = Y;
     }}
     double N = (big < 0.0 ? -total : total) * wide_root_q * r * r;
-    T s = T(wide_k * by_D - wide_mu * double(m) * N), inverse = T(by_D + double(g) * N);
+    T s = T(wide_k * by_D - wide_mu * double(m) * N), inverse = T(by_D + double(received) * N);
 """
 SPLITS = {
     "frozen": """
-    T big = root_q * abs(g), top = max(max(rho, big), tiny), x = rho / top, y = big / top;
+    T big = root_q * abs(received), top = max(max(rho, big), tiny), x = rho / top, y = big / top;
     T inverse = T(1) / (top * sqrt(x * x + y * y) + eps), s = k * inverse;
 """,
     "linearized": "T inverse = T(1) / (rho + eps), s = k * inverse;",
-    "nodes": SCALE
+    "nodes": TOGETHER
+    + SCALE
     + """
     T inverse = T(0);
     for (int node = 0; node < count; ++node) {
-        T tau = nodes[4 * node], c = tau * G, d = nodes[4 * node + 1] * S;
-        T a = c + d, b = c - d, of_mu = tau * mu2 * c;
+        T tau = nodes[4 * node], c = tau * G, h = nodes[4 * node + 1] * S;
+        T a = c + h, b = c - h, of_mu = tau * mu2 * c;
 """
     + QUOTIENT
     + """
@@ -165,6 +170,7 @@ WIDE = ("lr", "mu", "k", "kappa", "root", "root_q", "eps")
 FIT = (
     RHO
     + SPREAD
+    + APART
     + SCALE
     + LEAST_EPS
     + """
@@ -176,10 +182,10 @@ FIT = (
     T z[OWN], root_z[OWN], found[OWN];
     #pragma unroll
     for (int j = 0; j < OWN; ++j) {
-        T h = own[2 * j], a_j = own[2 * j + 1], x = per_sample * G + h * S, rest = G - x, sum = T(0);
+        T h = own[2 * j], a_j = own[2 * j + 1], x = per_sample * G + h * S, others = G - x, sum = T(0);
         for (int node = 0; node < count; ++node) {
             T tau = nodes[3 * node], across = nodes[3 * node + 1] * S;
-            T b = tau * rest + across, a = tau * G + (T(1) - tau) * x + across;
+            T b = tau * others + across + rested, a = tau * G + (T(1) - tau) * x + across + rested;
             T of_mu = T(0.5) * mu2 * (a + b);
 """
     + QUOTIENT
@@ -231,8 +237,8 @@ def _fused_step(kind: str, with_spread: bool, with_gamma: bool, with_point: bool
 def _momentum_split(kind: str, with_spread: bool) -> Any:
     nodes = {"nodes": NODES, "even": "raw float64 nodes, int32 count, "}.get(kind, "")
     wide = ", ".join(f"float64 wide_{name}" for name in WIDE)
-    inputs = f"T g, T m, T v, T row, T col, T gamma, {nodes}{SCALARS}, {wide}"
-    body = RHO + (SPREAD if with_spread else "T spread = T(0);") + SPLITS[kind]
+    inputs = f"T g, T theta, T m, T v, T row, T col, T gamma, {nodes}{SCALARS}, {wide}"
+    body = RHO + "T received = g + l2 * theta;" + (SPREAD if with_spread else "T spread = T(0);") + SPLITS[kind]
     body += "slope = lr * s * gamma; due = lr * mu * inverse * gamma;"
     return cupy.ElementwiseKernel(inputs, "T slope, T due", body, f"adamshap_split_{kind}")
 
@@ -250,7 +256,7 @@ def _owe() -> Any:
 
 @cache
 def _two_term_fit(own: int) -> Any:
-    inputs = f"T g, T m, T v, T row, T col, raw T own, {NODES}{SCALARS}, T of_sigma, T ridge"
+    inputs = f"T g, T theta, T m, T v, T row, T col, raw T own, {NODES}{SCALARS}, T of_sigma, T ridge"
     body = FIT.replace("OWN", str(own))
     return cupy.ElementwiseKernel(inputs, "T slope, T second", body, "adamshap_two_term_fit")
 
@@ -341,6 +347,7 @@ def momentum_split(
     slope, owed_now = cupy.empty_like(g), cupy.empty_like(g)
     _momentum_split(plan.kind, plan.needs_spread)(
         g,
+        state.theta if scalars.l2 else f(0),
         state.m,
         state.v,
         *_two_factors(norms, g.dtype),
@@ -353,7 +360,9 @@ def momentum_split(
     )
     sums: Array = cupy.zeros(4)
     pairs = [(slope, g), (owed_now, state.m), (owed_now, owed_now)]
-    if scalars.shrink < 1:
+    if scalars.l2:
+        pairs.append((slope, state.theta))
+    elif scalars.shrink < 1:
         pairs.append((gamma, state.theta))
     for number, (a, b) in enumerate(pairs):
         sums[number] = _dot()(a, b)
@@ -376,6 +385,7 @@ def two_term_fit(
     own, _ = _nodes(plan.own, g.dtype)
     _two_term_fit(len(plan.own))(
         g,
+        state.theta if scalars.l2 else g.dtype.type(0),
         state.m,
         state.v,
         *_two_factors(norms, g.dtype),

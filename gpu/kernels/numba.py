@@ -7,6 +7,8 @@ one after another, each in a loop over the block: the code is vectorised, and ot
 The split's integral of "even" is summed by quadrature for all elements of a block. Where the gradient is large compared
 with √v̂, the closed form then replaces the sum, one element at a time.
 
+With L2 decay a loop is compiled anew: without, it has none of its operations.
+
 The fit divides radicands by the largest of √κ, √q |g| and √q σ, once per element and not once per node. A sample's own
 x may be tiny compared with that, and the sum of the samples before it 0: `tiny` keeps the denominator from underflowing
 to 0. Where κ and one of the two arguments are 0, D is ε there and divides a small numerator: so ε/T is at least `tiny`,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["adam_step", "fused_step", "momentum_split", "two_term_fit"]
 
-BLOCK = 256  # elements; the scratch slots of a block take 12 KiB in float32
+BLOCK = 256  # elements; the scratch slots of a block take 13 KiB in float32
 FLOPS_OF_A_STEP = 200  # cost of Adam's step per element, as flops of matrix products that take as long
 FLOPS_OF_A_NODE = 140  # and of each node of the slope
 SLOPE_KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4}
@@ -55,7 +57,7 @@ def adam_step(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: Parame
     dtype: Any = g.dtype
     arrays = (g, state.theta, state.m, state.v, new.theta, new.m, new.v)
     flat = [array.reshape(-1) for array in arrays]
-    loop, numbers = _adam_step(dtype.type), _numbers(scalars, 1, dtype)
+    loop, numbers = _adam_step(dtype.type, scalars.l2 > 0), _numbers(scalars, 1, dtype)
     in_parts(lambda low, high: loop(low, high, numbers, *flat), g.size, FLOPS_OF_A_STEP * g.size)
 
 
@@ -71,7 +73,8 @@ def fused_step(
 ) -> None:
     """Take Adam's step and compute the slope; see `Kernels.fused_step`."""
     dtype: Any = g.dtype
-    loop, numbers, nodes = _fused_step(dtype.type), _numbers(scalars, norms.n, dtype, blend), _table(plan.nodes, dtype)
+    loop, nodes = _fused_step(dtype.type, scalars.l2 > 0), _table(plan.nodes, dtype)
+    numbers = _numbers(scalars, norms.n, dtype, blend)
     inputs = (g, state.theta, state.m, state.v, *_norms(norms, dtype), _matrix(gamma, dtype))
     outputs = (_matrix(out.point, dtype), out.new.theta, out.new.m, out.new.v, out.slope)
 
@@ -98,9 +101,9 @@ def momentum_split(
     numbers, wide = (_numbers(scalars, norms.n, kind, grow, less) for kind in (dtype, double))
     nodes = even_squares(dtype) if plan.kind == "even" else plan.nodes
     how = (numbers, wide, _table(nodes, double), SPLIT_KINDS[plan.kind], plan.needs_spread)
-    theta = _matrix(state.theta if scalars.shrink < 1 else None, dtype)
+    theta = _matrix(state.theta if scalars.shrink < 1 or scalars.l2 else None, dtype)
     inputs = (g, theta, state.m, state.v, *_norms(norms, dtype), gamma)
-    _momentum_split(dtype.type)(0, len(g), *how, *inputs, _matrix(total, dtype), product, sums)
+    _momentum_split(dtype.type, scalars.l2 > 0)(0, len(g), *how, *inputs, _matrix(total, dtype), product, sums)
     return sums
 
 
@@ -116,8 +119,8 @@ def two_term_fit(
     dtype: Any = g.dtype
     numbers = _numbers(scalars, norms.n, dtype, plan.relative_deviation, plan.ridge)
     tables = (_table(plan.own, dtype), _table(plan.arrivals, dtype))
-    arrays = (g, state.m, state.v, *_norms(norms, dtype), out.slope, out.second)
-    _two_term_fit(dtype.type)(0, len(g), numbers, *tables, *arrays)
+    arrays = (g, state.theta, state.m, state.v, *_norms(norms, dtype), out.slope, out.second)
+    _two_term_fit(dtype.type, scalars.l2 > 0)(0, len(g), numbers, *tables, *arrays)
 
 
 # --- arguments that the loops take as arrays -------------------------------------------------------------------------
@@ -238,22 +241,22 @@ def _arrays(scalar: Any) -> tuple[dict[int, Any], dict[int, Any]]:
 
 
 @cache
-def _adam_step(real: Any) -> Callable[..., Any]:
-    """Return the loop compiled for one dtype."""
+def _adam_step(real: Any, decays: bool = False) -> Callable[..., Any]:
+    """Return the loop compiled for one dtype, with L2 decay if it `decays`."""
     one, whole = real(1), numba.int64
     read, write = _arrays(numba.from_dtype(np.dtype(real)))
 
     @compiled(numba.void(whole, whole, read[1], *[read[1]] * 4, *[write[1]] * 3))
     def adam_step(low, high, p, g, theta, m, v, new_theta, new_m, new_v):  # type: ignore[no-untyped-def]
         lr, shrink, b1, d1, b2, d2, mu, k = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]
-        kappa, under, root_q, eps, tiny = p[8], p[9], p[10], p[11], p[15]
+        kappa, under, root_q, eps, l2, tiny = p[8], p[9], p[10], p[11], p[13], p[16]
         w = np.empty(3 * BLOCK, real)
         for start in range(low, high, BLOCK):
             width = min(BLOCK, high - start)
             part = slice(start, start + width)
             g_, theta_, m_, v_ = g[part], theta[part], m[part], v[part]
             for e in range(width):  # into scratch: outputs may be the inputs, and aliases prevent vector code
-                ge, me, ve = g_[e], m_[e], v_[e]
+                ge, me, ve = g_[e] + l2 * theta_[e] if decays else g_[e], m_[e], v_[e]
                 below = _safe_root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps
                 w[e] = theta_[e] * shrink - lr * (mu * me + k * ge) / below
                 w[BLOCK + e] = b1 * me + d1 * ge
@@ -266,10 +269,10 @@ def _adam_step(real: Any) -> Callable[..., Any]:
 
 
 @cache
-def _fused_step(real: Any) -> Callable[..., Any]:
-    """Return the loop compiled for one dtype."""
+def _fused_step(real: Any, decays: bool = False) -> Callable[..., Any]:
+    """Return the loop compiled for one dtype, with L2 decay if it `decays`."""
     zero, one, two, least = real(0), real(1), real(2), real(1e-30)
-    G, K, S, FM, FE, MU, TAIL, OUT, POINT, THETA, M, V = (BLOCK * slot for slot in range(12))
+    G, K, S, FM, FE, MU, TAIL, OUT, POINT, THETA, M, V, DECAY = (BLOCK * slot for slot in range(13))
     whole, flag = numba.int64, numba.boolean
     read, write = _arrays(numba.from_dtype(np.dtype(real)))
     how = (read[1], read[2], whole, flag)
@@ -298,9 +301,9 @@ def _fused_step(real: Any) -> Callable[..., Any]:
     ):
         lr, shrink, b1, d1, b2, d2, mu, k = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]
         kappa, under, root_q, eps, previous = p[8], p[9], p[10], p[11], p[12]
-        per_sample, unbias, tiny, blend = p[13], p[14], p[15], p[16]
+        l2, per_sample, unbias, tiny, blend = p[13], p[14], p[15], p[16], p[17]
         columns = g.shape[1]
-        w = np.zeros(12 * BLOCK, real)
+        w = np.zeros(13 * BLOCK, real)
         for i in range(low, high):
             for start in range(0, columns, BLOCK):
                 width = min(BLOCK, columns - start)
@@ -313,7 +316,8 @@ def _fused_step(real: Any) -> Callable[..., Any]:
                         w[OUT + e] = lr
                 elif kind == 1:
                     for e in range(width):
-                        below = _safe_root(one, math.sqrt(kappa * v_[e] + under), root_q * abs(g_[e]), tiny) + eps
+                        size = root_q * abs(g_[e] + l2 * theta_[e] if decays else g_[e])
+                        below = _safe_root(one, math.sqrt(kappa * v_[e] + under), size, tiny) + eps
                         w[OUT + e] = lr * k / below
                 elif kind == 2:
                     for e in range(width):
@@ -337,11 +341,16 @@ def _fused_step(real: Any) -> Callable[..., Any]:
                         rho, big, s = math.sqrt(kappa * v_[e] + under), root_q * g_[e], w[S + e]
                         top = rho if rho > abs(big) else abs(big)
                         top = top if top > s else s
+                        if decays:
+                            rest = root_q * (l2 * theta_[e])
+                            top = top if top > abs(rest) else abs(rest)
                         top = top if top > tiny else tiny
                         inverse, tail = one / top, one / (top + eps)
                         rho *= inverse
                         w[G + e] = big * inverse
                         w[S + e] = s * inverse
+                        if decays:
+                            w[DECAY + e] = rest * inverse
                         w[K + e] = rho * rho
                         w[FM + e] = top * tail
                         scaled_eps = eps * tail
@@ -350,10 +359,15 @@ def _fused_step(real: Any) -> Callable[..., Any]:
                         w[TAIL + e] = lr * tail
                         w[OUT + e] = zero
                 for e in range(width):  # into scratch: outputs may be the inputs, and aliases prevent vector code
-                    ge, me, ve = g_[e], m_[e], v_[e]
+                    ge, me, ve = g_[e] + l2 * theta_[e] if decays else g_[e], m_[e], v_[e]
                     rho, first, kept = math.sqrt(kappa * ve + under), mu * me, theta_[e] * shrink
                     below = _safe_root(one, rho, root_q * abs(ge), tiny) + eps
-                    idle, step = lr * first / (rho + eps), lr * (first + k * ge) / below
+                    if decays:
+                        rest = l2 * theta_[e]
+                        idle = lr * (first + k * rest) / (_safe_root(one, rho, root_q * abs(rest), tiny) + eps)
+                    else:
+                        idle = lr * first / (rho + eps)
+                    step = lr * (first + k * ge) / below
                     w[POINT + e] = kept - ((one - blend) * idle + blend * step)
                     w[THETA + e] = kept - step
                     w[M + e] = b1 * me + d1 * ge
@@ -368,9 +382,12 @@ def _fused_step(real: Any) -> Callable[..., Any]:
                         tau, along, across, weight = nodes[node, 0], nodes[node, 1], nodes[node, 2], nodes[node, 3]
                         for e in range(width):
                             f_m, f_e, rho2 = w[FM + e], w[FE + e], w[K + e]
-                            c, d = tau * w[G + e], along * w[G + e] + across * w[S + e]
-                            a, b = c + d, c - d
-                            above, scale, D_a, D_b = _quotient(zero, one, least, k, rho2, f_m, f_e, a, b, w[MU + e] * c)
+                            c, h = tau * w[G + e], along * w[G + e] + across * w[S + e]
+                            a, b = c + h, c - h
+                            if decays:  # last, so that neither loses its digits
+                                a, b, c = a + w[DECAY + e], b + w[DECAY + e], c + w[DECAY + e]
+                            of_mu = w[MU + e] * c
+                            above, scale, D_a, D_b = _quotient(zero, one, least, k, rho2, f_m, f_e, a, b, of_mu)
                             w[OUT + e] += weight * above / (scale * D_a * D_b)
                     for e in range(width):
                         w[OUT + e] *= w[TAIL + e]
@@ -386,10 +403,10 @@ def _fused_step(real: Any) -> Callable[..., Any]:
 
 
 @cache
-def _momentum_split(real: Any) -> Callable[..., Any]:
-    """Return the loop compiled for one dtype."""
+def _momentum_split(real: Any, decays: bool = False) -> Callable[..., Any]:
+    """Return the loop compiled for one dtype, with L2 decay if it `decays`."""
     zero, one, two, least = real(0), real(1), real(2), real(1e-30)
-    G, S, K, FM, FE, MU, TAIL, SLOPE, MOMENTUM = (BLOCK * slot for slot in range(9))
+    G, S, K, FM, FE, MU, TAIL, SLOPE, MOMENTUM, RECEIVED = (BLOCK * slot for slot in range(10))
     C, SINE, E, NEAR, Y, SUM, BELOW, FACTOR = (BLOCK * slot for slot in range(8))
     whole = numba.int64
     read, write = _arrays(numba.from_dtype(np.dtype(real)))
@@ -402,20 +419,23 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
         low, high, p, wide, nodes, kind, spread, g, theta, m, v, row, col, root, gamma, owed, product, sums
     ):
         lr, mu, k, kappa, under, root_q, eps = p[0], p[6], p[7], p[8], p[9], p[10], p[11]
-        per_sample, unbias, tiny, grow, less = p[13], p[14], p[15], p[16], p[17]
+        l2, per_sample, unbias, tiny, grow, less = p[13], p[14], p[15], p[16], p[17], p[18]
         columns = g.shape[1]
-        w = np.zeros(9 * BLOCK, real)
+        w = np.zeros(10 * BLOCK, real)
         d = np.ones(8 * BLOCK if kind == 3 else 0)
         for i in range(low, high):
             for start in range(0, columns, BLOCK):
                 width = min(BLOCK, columns - start)
                 part = slice(start, start + width)
                 g_, m_, v_, gamma_ = g[i, part], m[i, part], v[i, part], gamma[i, part]
+                if decays:
+                    theta_ = theta[i, part]
+                    for e in range(width):
+                        w[RECEIVED + e] = g_[e] + l2 * theta_[e]
                 if kind == 0:
                     for e in range(width):
-                        inverse = one / (
-                            _safe_root(one, math.sqrt(kappa * v_[e] + under), root_q * abs(g_[e]), tiny) + eps
-                        )
+                        size = root_q * abs(w[RECEIVED + e] if decays else g_[e])
+                        inverse = one / (_safe_root(one, math.sqrt(kappa * v_[e] + under), size, tiny) + eps)
                         w[SLOPE + e] = lr * k * inverse
                         w[MOMENTUM + e] = lr * mu * inverse
                 elif kind == 1:
@@ -436,7 +456,8 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
                         for e in range(width):
                             w[S + e] = root_q * _deviation(zero, one, g_[e], w[S + e], per_sample, unbias)
                     for e in range(width):
-                        rho, big, s = math.sqrt(kappa * v_[e] + under), root_q * g_[e], w[S + e]
+                        rho, s = math.sqrt(kappa * v_[e] + under), w[S + e]
+                        big = root_q * (w[RECEIVED + e] if decays else g_[e])
                         top = rho if rho > abs(big) else abs(big)
                         top = top if top > s else s
                         top = top if top > tiny else tiny
@@ -473,8 +494,9 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
                         w[MOMENTUM + e] *= w[TAIL + e] * mu
                 else:
                     for e in range(width):
-                        rho, big = math.sqrt(wide[8] * v_[e] + wide[9]), wide[10] * g_[e]
-                        R = _safe_root(1.0, rho, abs(big), wide[15])
+                        rho, received = math.sqrt(wide[8] * v_[e] + wide[9]), w[RECEIVED + e] if decays else g_[e]
+                        big = wide[10] * received
+                        R = _safe_root(1.0, rho, abs(big), wide[16])
                         d[BELOW + e] = R + wide[11]
                         # Far below ε, D is ε; squares of ε/R would overflow. Where R and ε are 0 so is g, and N.
                         R = max(R, wide[11] * NEGLIGIBLE)
@@ -505,7 +527,8 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
                     for e in range(width):
                         inverse, N = 1 / d[BELOW + e], d[SUM + e] * d[FACTOR + e]
                         w[SLOPE + e] = real(wide[0] * (wide[7] * inverse - wide[6] * m_[e] * N))
-                        w[MOMENTUM + e] = real(wide[0] * wide[6] * (inverse + g_[e] * N))
+                        received = w[RECEIVED + e] if decays else g_[e]
+                        w[MOMENTUM + e] = real(wide[0] * wide[6] * (inverse + received * N))
                 for e in range(width):
                     w[SLOPE + e] *= gamma_[e]
                     w[MOMENTUM + e] *= gamma_[e]
@@ -513,7 +536,9 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
                 sums[0] += _dot(slope_, g_)
                 sums[1] += _dot(owed_now, m_)
                 sums[2] += _dot(owed_now, owed_now)
-                if theta.size > 0:
+                if decays:
+                    sums[3] += _dot(slope_, theta[i, part])
+                elif theta.size > 0:
                     sums[3] += _dot(gamma_, theta[i, part])
                 if owed.size > 0:
                     owed_ = owed[i, part]
@@ -527,26 +552,30 @@ def _momentum_split(real: Any) -> Callable[..., Any]:
 
 
 @cache
-def _two_term_fit(real: Any) -> Callable[..., Any]:
-    """Return the loop compiled for one dtype."""
+def _two_term_fit(real: Any, decays: bool = False) -> Callable[..., Any]:
+    """Return the loop compiled for one dtype, with L2 decay if it `decays`."""
     zero, one, least = real(0), real(1), real(1e-30)
     G, S, K, FM, FE, MU, TAIL, MEAN, PART, ROOT = (BLOCK * slot for slot in range(10))
-    X, REST, Z, R, OUT, SLOPE, PHI, UP, DOWN = (BLOCK * slot for slot in range(10, 19))
+    X, REST, Z, R, OUT, SLOPE, PHI, UP, DOWN, DECAY = (BLOCK * slot for slot in range(10, 20))
     whole = numba.int64
     read, write = _arrays(numba.from_dtype(np.dtype(real)))
 
-    @compiled(numba.void(whole, whole, read[1], *[read[2]] * 5, *[read[1]] * 2, read[2], *[write[2]] * 2))
-    def two_term_fit(low, high, p, own, arrivals, g, m, v, row, col, root, slope, second):  # type: ignore[no-untyped-def]
+    @compiled(numba.void(whole, whole, read[1], *[read[2]] * 6, *[read[1]] * 2, read[2], *[write[2]] * 2))
+    def two_term_fit(  # type: ignore[no-untyped-def]
+        low, high, p, own, arrivals, g, theta, m, v, row, col, root, slope, second
+    ):
         lr, mu, k, kappa, under, root_q, eps = p[0], p[6], p[7], p[8], p[9], p[10], p[11]
-        per_sample, unbias, tiny, of_sigma, ridge = p[13], p[14], p[15], p[16], p[17]
+        l2, per_sample, unbias, tiny, of_sigma, ridge = p[13], p[14], p[15], p[16], p[17], p[18]
         columns = g.shape[1]
-        w = np.zeros(19 * BLOCK, real)
+        w = np.zeros(20 * BLOCK, real)
         before = np.zeros((len(own), 3, BLOCK), real)  # z, √z and s of the nodes so far
         for i in range(low, high):
             for start in range(0, columns, BLOCK):
                 width = min(BLOCK, columns - start)
                 part = slice(start, start + width)
                 g_, m_, v_ = g[i, part], m[i, part], v[i, part]
+                if decays:
+                    theta_ = theta[i, part]
                 if root.size > 0:
                     root_ = root[i, part]
                     for e in range(width):
@@ -569,11 +598,16 @@ def _two_term_fit(real: Any) -> Callable[..., Any]:
                     rho, big, s = math.sqrt(kappa * v_[e] + under), root_q * g_[e], root_q * s
                     top = rho if rho > abs(big) else abs(big)
                     top = top if top > s else s
+                    if decays:
+                        rest = root_q * (l2 * theta_[e])
+                        top = top if top > abs(rest) else abs(rest)
                     top = top if top > tiny else tiny
                     inverse, tail = one / top, one / (top + eps)
                     rho *= inverse
                     w[G + e] = big * inverse
                     w[S + e] = of_sigma * s * inverse
+                    if decays:
+                        w[DECAY + e] = rest * inverse
                     w[K + e] = rho * rho
                     w[FM + e] = top * tail
                     scaled_eps = eps * tail
@@ -600,6 +634,8 @@ def _two_term_fit(real: Any) -> Callable[..., Any]:
                             apart = across * w[S + e]
                             b = tau * w[REST + e] + apart
                             a = tau * w[G + e] + left * w[X + e] + apart  # b + x; g itself if all others come before
+                            if decays:
+                                a, b = a + w[DECAY + e], b + w[DECAY + e]
                             above, scale, D_a, D_b = _quotient(
                                 zero, one, least, k, w[K + e], w[FM + e], w[FE + e], a, b, w[MU + e] * (a + b)
                             )

@@ -16,8 +16,10 @@ X is never computed as that difference where a and b have one sign. As (r_a r_b)
 
     X = κ (κ + q a² + q b²) / (r_a r_b + q a b)  where a b > 0,   else   X = r_a r_b + q |a b|:
 
-every term of k's factor is then non-negative. a + b is 2c, exactly, as a and b come as c ± d. The result is brought to
-one fraction; with T = M + ε its denominators D/T lie between 0 and 1, and nothing overflows before the result does.
+every term of k's factor is then non-negative. a + b is 2c, exactly, as a and b come as c ± h. L2 decay d = λ₂ θ, which
+A receives too, is added to both of them last, so that b is d itself where c = h; M is then at least √q |d|. The result
+is brought to one fraction; with T = M + ε its denominators D/T are at most a few, and nothing overflows before the
+result does.
 
 The split ``A(g) ≈ M ⊙ m + S ⊙ g`` (docs/method.md 6):
 
@@ -89,6 +91,7 @@ FIT_BLOCK = 1 << 13
 def adam_step(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState, new: ParameterState) -> None:
     """Write Adam's update; see `Kernels.adam_step`."""
     f, m, v = g.dtype.type, state.m, state.v
+    g = _received(scalars, g, state)
     step = _step(scalars, g, m, v)
     np.multiply(state.theta, f(scalars.shrink), out=new.theta)
     np.subtract(new.theta, step, out=new.theta)
@@ -109,15 +112,21 @@ def fused_step(
     """Take Adam's step and compute the slope; see `Kernels.fused_step`."""
     f, m, v = g.dtype.type, state.m, state.v
     rho = np.sqrt(f(scalars.kappa) * v + f(scalars.root))
-    idle = f(scalars.lr) * (f(scalars.mu) * m) / (rho + f(scalars.eps))  # A(0)
-    moved = _step(scalars, g, m, v)
-    result = _slope(scalars, plan, g, m, v, rho, norms)
+    decay = _received(scalars, np.zeros_like(g), state)
+    idle = _step(scalars, decay, m, v)  # A(0), or A(d)
+    moved = _step(scalars, _received(scalars, g, state), m, v)
+    result = _slope(scalars, plan, g, decay, m, v, rho, norms)
     if gamma is not None:
         result = result * gamma
     if out.point is not None:
         out.point[...] = state.theta * f(scalars.shrink) - ((f(1) - f(blend)) * idle + f(blend) * moved)
     adam_step(scalars, g, state, out.new)
     out.slope[...] = result
+
+
+def _received(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState) -> Any:
+    """Return d + g, what Adam receives for the samples' gradient `g`."""
+    return g + g.dtype.type(scalars.l2) * state.theta if scalars.l2 else g
 
 
 def _step(
@@ -142,6 +151,7 @@ def _slope(
     scalars: AdamScalars,
     plan: SlopePlan,
     g: Float[Array, "d_out d_in"],
+    decay: Float[Array, "d_out d_in"],
     m: Float[FirstMoment, "d_out d_in"],
     v: Float[SecondMoment, "d_out d_in"],
     rho: Any,
@@ -151,24 +161,25 @@ def _slope(
     if plan.kind == "sgd":
         return np.full_like(g, scalars.lr)
     if plan.kind == "frozen":
-        return f(scalars.lr) * f(scalars.k) / (_root(rho, f(scalars.root_q) * g) + f(scalars.eps))
+        return f(scalars.lr) * f(scalars.k) / (_root(rho, f(scalars.root_q) * (decay + g)) + f(scalars.eps))
     if plan.kind == "linearized":
         return f(scalars.lr) * f(scalars.k) / (rho + f(scalars.eps))
     if plan.kind == "previous":
         return f(scalars.lr) * f(scalars.k) / (np.sqrt(f(scalars.previous) * v + f(scalars.root)) + f(scalars.eps))
     tiny = np.finfo(g.dtype).tiny
-    G = f(scalars.root_q) * g
+    G, rest = f(scalars.root_q) * g, f(scalars.root_q) * decay
     s = f(scalars.root_q) * _spread(g, norms) if plan.needs_spread else np.zeros_like(g)
-    M = np.maximum(np.maximum(np.maximum(rho, abs(G)), s), tiny)
+    M = np.maximum(np.maximum(np.maximum(np.maximum(rho, abs(G)), s), abs(rest)), tiny)
     T = M + f(scalars.eps)
-    rho, G, s, f_m = rho / M, G / M, s / M, M / T
+    rho, G, s, rest, f_m = rho / M, G / M, s / M, rest / M, M / T
     f_e = np.maximum(f(scalars.eps) / T, tiny)  # next to a huge gradient ε/T underflows, and D(0) with it
     kappa = rho * rho
     mu = f(scalars.mu) * m / T * f(scalars.root_q)
     total = np.zeros_like(g)
     for tau, along, across, weight in plan.nodes:
-        c, d = f(tau) * G, f(along) * G + f(across) * s
-        total += f(weight) * _quotient(f(scalars.k), kappa, mu, f_m, f_e, c + d, c - d, c + c)
+        c, h = f(tau) * G, f(along) * G + f(across) * s
+        a, b = (c + h) + rest, (c - h) + rest
+        total += f(weight) * _quotient(f(scalars.k), kappa, mu, f_m, f_e, a, b, f(2) * (c + rest))
     return total * (f(scalars.lr) / T)
 
 
@@ -219,11 +230,13 @@ def momentum_split(
         part = slice(first, first + size)
         g_, state_, gamma_ = g[part], state.rows(part), gamma[part]
         sigma = _spread(g_, norms.rows(part)) if plan.needs_spread else None
-        slope, owed_now = _split(scalars, plan, g_, state_.m, state_.v, sigma)
+        slope, owed_now = _split(scalars, plan, _received(scalars, g_, state_), state_.m, state_.v, sigma)
         slope *= gamma_
         owed_now *= gamma_
         pairs = [(slope, g_), (owed_now, state_.m), (owed_now, owed_now)]
-        if scalars.shrink < 1:
+        if scalars.l2:
+            pairs.append((slope, state_.theta))
+        elif scalars.shrink < 1:
             pairs.append((gamma_, state_.theta))
         for number, (a, b) in enumerate(pairs):
             sums[number] += (a.astype("float64") * b).sum()
@@ -385,7 +398,8 @@ def two_term_fit(
         g_, state_, f = g[part], state.rows(part), g.dtype.type
         sigma = g_ * 0 if norms.n == 1 else _spread(g_, norms.rows(part))
         deviation = sigma * f(plan.relative_deviation)
-        out.slope[part], out.second[part] = _fit(scalars, plan, norms.n, g_, state_.m, state_.v, deviation)
+        decay = _received(scalars, np.zeros_like(g_), state_)
+        out.slope[part], out.second[part] = _fit(scalars, plan, norms.n, g_, decay, state_.m, state_.v, deviation)
 
 
 def _fit(
@@ -393,6 +407,7 @@ def _fit(
     plan: FitPlan,
     n: int,
     g: Float[Array, "d_out d_in"],
+    decay: Float[Array, "d_out d_in"],
     m: Float[FirstMoment, "d_out d_in"],
     v: Float[SecondMoment, "d_out d_in"],
     deviation: Any,
@@ -411,7 +426,7 @@ def _fit(
             apart = f(across) * deviation
             b = f(tau) * (g - x) + apart
             a = f(tau) * g + (f(1) - f(tau)) * x + apart  # b + x; g itself if all others come before
-            slope += f(weight) * _divided_difference(scalars, rho, m, q * a, q * b)
+            slope += f(weight) * _divided_difference(scalars, rho, m, q * (a + decay), q * (b + decay))
         slopes.append(slope)
         z.append(abs(x) * inverse)
         roots.append(np.sqrt(z[-1]))

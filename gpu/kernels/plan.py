@@ -7,6 +7,7 @@ paper   name              meaning
 ======  ================  ======================================================
 η       lr                learning rate
 λ       shrink            weight decay, as the factor ``1 − η λ``
+λ₂      l2                L2 decay: Adam receives ``d + g``, d = λ₂ θ
 β1, β2  b1, b2            decay of the moments; ``d1``, ``d2`` are ``1 − β``
 μ       mu · m            bias-corrected momentum term of the numerator
 k       k                 weight of the gradient in the numerator
@@ -63,6 +64,7 @@ class AdamScalars:
     root_q: float
     eps: float
     previous: float  # 1 / (1 − β2^(t−1)), for the secondary sources' denominator; 0 at t = 1
+    l2: float
 
 
 def adam_scalars(adam: Adam, t: StepNumber) -> AdamScalars:
@@ -83,6 +85,7 @@ def adam_scalars(adam: Adam, t: StepNumber) -> AdamScalars:
         root_q=math.sqrt((1 - b2) / c2),
         eps=adam.eps,
         previous=1 / before if before > 0 else 0.0,
+        l2=adam.l2,
     )
 
 
@@ -94,9 +97,10 @@ def _one_minus_power(beta: float, t: int) -> float:
 class SlopePlan:
     """How an elementwise slope is computed.
 
-    ``kind`` "nodes" is the mean of divided differences of Adam's map between ``c + d`` and ``c − d``, where
-    ``c = τ g`` and ``d = along · g + across · σ`` for each node ``(τ, along, across, weight)``. The others are closed
-    forms: "sgd", "frozen" (denominator of the step taken), "linearized" (at zero gradient), "previous".
+    ``kind`` "nodes" is the mean of divided differences of Adam's map between ``c + h`` and ``c − h``, where
+    ``c = τ g`` and ``h = along · g + across · σ`` for each node ``(τ, along, across, weight)``; L2 decay is added to
+    both. The others are closed forms: "sgd", "frozen" (denominator of the step taken), "linearized" (at zero gradient
+    and decay), "previous".
     """
 
     kind: str
@@ -113,7 +117,12 @@ class SlopePlan:
         from_zero = any(tau == abs(along) and not across for tau, along, across, _ in self.nodes)
         return self.kind in ("linearized", "previous") or from_zero
 
+    def with_decay(self, l2: float) -> "SlopePlan":
+        """Return the plan for a parameter with L2 decay `l2`: "linearized" is then the derivative at d, not at 0."""
+        return SlopePlan("nodes", (AT_REST,)) if l2 and self.kind == "linearized" else self
 
+
+AT_REST: Node = (0.0, 0.0, 0.0, 1.0)  # a = b = 0
 TANGENT: Node = (1.0, 0.0, 0.0, 1.0)  # a = b = g
 SECANT: Node = (0.5, 0.5, 0.0, 1.0)  # a = g, b = 0
 
@@ -163,9 +172,10 @@ SPLIT_SLOPES = ("frozen", "linearized", "tangent", "secant", "random_order")
 class SplitPlan:
     """How Adam's map is split between momentum and batch, ``A(g) ≈ M ⊙ m + S ⊙ g``.
 
-    ``kind`` "nodes" is a sum over nodes ``(τ, across, weight, inverse_weight)``: with ``c = τ g``, ``d = across · σ``
-    and the part τ of the momentum, S has ``weight`` times the divided difference of Adam's map between ``c + d`` and
-    ``c − d``, and M has ``inverse_weight`` times the sum of the two inverse denominators there. "even" is momentum and
+    g is what Adam receives, L2 decay included, which arrives as evenly as the momentum (docs/method.md 9).
+    ``kind`` "nodes" is a sum over nodes ``(τ, across, weight, inverse_weight)``: with ``c = τ g``, ``h = across · σ``
+    and the part τ of the momentum, S has ``weight`` times the divided difference of Adam's map between ``c + h`` and
+    ``c − h``, and M has ``inverse_weight`` times the sum of the two inverse denominators there. "even" is momentum and
     batch arriving evenly, an integral computed in double precision. The others are closed forms: "frozen" and
     "linearized".
     """

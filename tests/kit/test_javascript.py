@@ -54,18 +54,54 @@ KIT = (
     "large-additivity",
 )
 
+LAYERS = (
+    "linear",
+    "tied_linear",
+    "embedding",
+    "positions",
+    "layer_norm",
+    "rms_norm",
+    "attention",
+    "residual",
+    "activation",
+    "flatten",
+    "mean_over_positions",
+)
+"""All but convolution and pooling."""
+
+DECLARED = tuple(word for name in LAYERS for word in ("--supports", name))
+
+OF_STACKS = (
+    "sequential-captures-sum",
+    "sequential-captures-dot",
+    "sequential-captures-squares",
+    "sequential-update",
+    "sequential-utility",
+    "sequential-marginals-shapley-exact",
+    "sequential-scores-random_order",
+    "sequential-scores-per-validation",
+    "sequential-influence",
+    "sequential-null-sample",
+)
+
+
+def changed(folder: Path, script: str, *changes: tuple[str, str]) -> Path:
+    """Return `folder` with a copy of the scripts, one of them changed."""
+    for one in SCRIPTS.iterdir():
+        shutil.copy(one, folder)
+    source = (SCRIPTS / script).read_text(encoding="utf-8")
+    for right, wrong in changes:
+        assert source.count(right) == 1
+        source = source.replace(right, wrong)
+    (folder / script).write_text(source, encoding="utf-8")
+    return folder
+
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """Return a copy with one mistake: ε inside the root."""
-    for script in SCRIPTS.iterdir():
-        shutil.copy(script, tmp_path)
-    source = (SCRIPTS / "adamshap.mjs").read_text(encoding="utf-8")
-    right = "+ eps_root,"
-    assert source.count(right) == 1
-    wrong = source.replace(right, "+ eps_root + eps,").replace("    eps,\n    mu:", "    eps: 0,\n    mu:")
-    (tmp_path / "adamshap.mjs").write_text(wrong, encoding="utf-8")
-    return tmp_path
+    inside = ("+ eps_root,", "+ eps_root + eps,")
+    return changed(tmp_path, "adamshap.mjs", inside, ("    eps,\n    mu:", "    eps: 0,\n    mu:"))
 
 
 def test_it_has_no_dependency() -> None:
@@ -103,3 +139,23 @@ def test_a_mistake_in_it_is_named_by_the_kit(node: str, broken: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert "ε inside the square root" in done.stdout
     assert "cat > case.json" in done.stdout
+
+
+def test_its_layers_pass_the_kit(node: str) -> None:
+    chosen = (word for name in OF_STACKS for word in ("--only", name))
+    done = verify(node, SCRIPTS, *DECLARED, "--offers", "captures", *chosen)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.count("passed") >= len(OF_STACKS)
+
+
+def test_a_mistake_in_its_losses_of_sequences_is_named_by_the_kit(node: str, tmp_path: Path) -> None:
+    broken = changed(tmp_path, "model.mjs", ("labels.filter((label) => label !== -100).length", "1"))
+    done = verify(node, broken, *DECLARED, "--only", "sequential-utility", "--only", "sequential-influence")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "losses summed over positions" in " ".join(done.stdout.split())
+
+
+def test_a_command_that_declares_no_stacks_gets_none(node: str) -> None:
+    done = verify(node, SCRIPTS, "--only", "sequential-update")
+    assert done.returncode == 2
+    assert "no property could be tried" in done.stderr

@@ -30,6 +30,10 @@ class PerceptronDraws:
 
     dimensions = ("input", "hidden", "outputs", "depth")
 
+    def within(self, layers: frozenset[str]) -> "PerceptronDraws":
+        """Return the same: a perceptron has no kinds of layers."""
+        return self
+
     def models(self, **limits: int) -> st.SearchStrategy[Network]:
         """Return `networks`, with its ``max_depth`` and ``max_width`` as limits."""
         return networks(**limits)
@@ -46,6 +50,10 @@ class PerceptronDraws:
         if model.loss == "mse" and draw(st.sampled_from((False, False, True)), label="one output"):
             return _with_width(model, "outputs", 1)
         return model
+
+    def parameters(self, model: Network, seed: int) -> Params:
+        """Return the network's fresh parameters: its biases are random."""
+        return model.init(seed)
 
     def with_zeros(self, model: Network, params: Params, generator: np.random.Generator) -> Params:
         """Return the parameters with those of about a third of the units at 0: their sums are then exactly 0."""

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from adamshap import gpu
-from adamshap.reference.contract import Adam, Array, Batch, Network, Run
+from adamshap.reference.contract import Adam, AdamGroups, Array, Batch, Clipped, Network, Run, Schedule
 from adamshap.verify.on_gpu.child import Reporter
 from adamshap.verify.on_gpu.plan import Setting, Task
 
 __all__ = ["tasks"]
 
+CLIPPED = Clipped(Schedule(AdamGroups(((("*.bias",), Adam(betas=(0.8, 0.99))),), Adam(l2=0.1)), warmup=1), 0.1)
 RUNS: dict[str, dict[str, Any]] = {
     "random_order": {},
     "exact variance": {"variance": "exact"},
@@ -27,6 +28,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "each validation sample": {"per_validation": True},
     "micro-batches": {"micro_batch": 50},
     "momentum's credit": {"credit": "carry"},
+    "clipped groups with L2 decay": {"adam": CLIPPED},
+    "momentum's credit of clipped groups with L2 decay": {"adam": CLIPPED, "credit": "carry"},
     "forward mode": {"contraction": "forward"},
 }
 DTYPES = ("float32", "float64")
@@ -71,7 +74,15 @@ def _run(setting: Setting, name: str, dtype: Any) -> Run:
     if setting.rehearsal and "rank" in options:
         options["rank"] = 2
     return gpu.attribute(
-        Network(sizes, "gelu"), Adam(), train, valid, epochs=1, batch_size=size, device="cuda", dtype=dtype, **options
+        Network(sizes, "gelu"),
+        options.pop("adam", Adam()),
+        train,
+        valid,
+        epochs=1,
+        batch_size=size,
+        device="cuda",
+        dtype=dtype,
+        **options,
     )
 
 

@@ -6,6 +6,7 @@ as shares of that bound, but not checked.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -28,16 +29,19 @@ from adamshap.reference.contract import (
     TWO_TERM,
     Activation,
     Adam,
+    AdamGroups,
     AdamState,
     Array,
     AvgPool2d,
     Batch,
+    Clipped,
     Conv2d,
     Flatten,
     Linear,
     Network,
     Run,
     RunConfig,
+    Schedule,
     Sequential,
     Step,
     convnet,
@@ -84,6 +88,7 @@ def tasks(setting: Setting) -> list[Task]:
     for activation, loss in product(ACTIVATIONS, LOSSES):
         case = step(activation, loss)
         found += [_task(f"{activation}, {loss}, {dtype}", case, _layer_queries(), dtype) for dtype in DTYPES]
+    found += [_task(f"clipped, with L2 decay, {dtype}", clipped_step(), _slope_queries(), dtype) for dtype in DTYPES]
     for name, model in STACKS.items():
         found += [_task(f"{name}, {dtype}", stack_step(model), _stack_queries(), dtype) for dtype in DTYPES]
     found += [
@@ -112,6 +117,12 @@ def step(activation: Any = "relu", loss: Any = "cross_entropy", sizes: tuple[int
         batch(net, n, generator),
         batch(net, N_VAL, generator),
     )
+
+
+def clipped_step() -> Step:
+    """Return such a step of an optimiser with groups, L2 decay and clipping."""
+    groups = AdamGroups(((("*.bias",), Adam(lr=0.02, betas=(0.8, 0.99), weight_decay=0.1)),), Adam(lr=0.01, l2=0.3))
+    return replace(step(), adam=Clipped(Schedule(groups, warmup=10), 0.1))
 
 
 def stack_step(model: Sequential) -> Step:
@@ -168,6 +179,11 @@ def _queries() -> dict[str, list[Query]]:
 
 def _layer_queries() -> list[Query]:
     return [Query("update"), Query("scores", {"slope": "secant", "gradient": "midpoint"})]
+
+
+def _slope_queries() -> list[Query]:
+    options = [{"slope": slope, "gradient": "midpoint"} for slope in (*SLOPES, TWO_TERM)]
+    return [Query("update"), Query("influence"), *(Query("scores", each) for each in options)]
 
 
 def _stack_queries() -> list[Query]:
