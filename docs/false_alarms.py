@@ -32,6 +32,7 @@ from adamshap.verify.candidates.variants import VARIANTS
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import load
 from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES
 from adamshap.verify.reproduction import snippet
 
@@ -58,7 +59,7 @@ Job = tuple[int, tuple[tuple[str, str], ...]]
 def try_seed(job: Job, only: tuple[str, ...]) -> list[list[dict[str, Any]]]:
     """Return the outcome of each property on the cases of one seed, for each target and dtype."""
     seed, pairs = job
-    chosen = [one for one in (*PROPERTIES, *LAYER_PROPERTIES) if not only or one.name in only]
+    chosen = [one for one in (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES) if not only or one.name in only]
     return [
         [
             {

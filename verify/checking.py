@@ -89,7 +89,7 @@ class Outcome:
     property : Property
     status : {"passed", "acceptable", "failed", "not offered", "not supported", "not tried"}
         "acceptable" if the answers agree with an acceptable variant of the method instead; "not tried" after
-        `MOST_HANGS` hangs, and for kinds of models that the candidate does not declare.
+        `MOST_HANGS` hangs, and for models and optimisers that the candidate does not declare.
     examples : int
         Number of cases tried, up to the first failure.
     seconds : float
@@ -103,7 +103,8 @@ class Outcome:
     share : float
         The largest share of its bound that an error took in the cases that passed.
     undeclared : bool
-        Whether it was not tried because the candidate does not declare its kind of models, or layers that it needs.
+        Whether it was not tried because the candidate does not declare its kind of models, layers that it needs, or its
+        optimisers.
     layers : tuple of (str, int)
         The kinds of layers in the cases tried, each with the number of cases.
     undeclared_layers : tuple of str
@@ -208,6 +209,8 @@ def _check_one(
         if within is None:
             return Outcome(one, "not tried", 0, 0.0, undeclared=True, undeclared_layers=left_out)
         one = within
+    if not one.is_declared_by(candidate):
+        return Outcome(one, "not tried", 0, 0.0, undeclared=True)
     if patience.hangs >= MOST_HANGS:
         return Outcome(one, "not tried", 0, 0.0)
     ask = asker(candidate, timeout)

@@ -12,6 +12,7 @@ import typer
 from adamshap.reference.command.errors import CommandError
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.models.sequential import LAYERS
+from adamshap.verify.optimisers import FEATURES
 
 if TYPE_CHECKING:  # these need Hypothesis, which may be missing
     from adamshap.verify.checking import Outcome
@@ -59,9 +60,9 @@ def verify_command(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="What COMMAND supports beyond perceptrons: stacks of layers, by each kind of layer that it takes"
-            " (linear, embedding, …), or sequential for all of them; may be given several times. A TARGET declares it"
-            " by its attribute SUPPORTS.",
+            help="What COMMAND supports beyond perceptrons with one Adam: stacks of layers, by each kind of layer that"
+            " it takes (linear, embedding, …), or sequential for all of them; optimisers with groups, schedule, clip or"
+            " l2; may be given several times. A TARGET declares it by its attribute SUPPORTS.",
         ),
     ] = None,
     profile: Annotated[
@@ -113,7 +114,7 @@ def verify_command(
             f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores, and by a"
             " function captures; needs --command"
         )
-    known_models = (SEQUENTIAL, *LAYERS)
+    known_models = (SEQUENTIAL, *LAYERS, *FEATURES)
     unknown = [name for name in supports or () if name not in known_models]
     if unknown:
         raise CommandError(f"--supports: got {unknown[0]!r}; needs one of {', '.join(known_models)}")
@@ -132,9 +133,10 @@ def verify_command(
     from adamshap.verify import report
     from adamshap.verify.implementation import KitError, LoadError
     from adamshap.verify.layer_properties import LAYER_PROPERTIES
+    from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
     from adamshap.verify.properties import PROPERTIES
 
-    known = {one.name: one for one in (*PROPERTIES, *LAYER_PROPERTIES)}
+    known = {one.name: one for one in (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES)}
     unknown = [name for name in only or () if name not in known]
     if unknown:
         raise CommandError(f"--only: got {unknown[0]!r}; needs one of {', '.join(known)}")

@@ -21,6 +21,7 @@ from adamshap.verify.diagnosis import diagnose
 from adamshap.verify.implementation import Implementation, LoadError, load
 from adamshap.verify.isolation import isolated
 from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.report import TRIED
 from adamshap.verify.reproduction import snippet
@@ -64,7 +65,9 @@ class Properties(pytest.File):
         except LoadError as error:
             raise self.CollectError(f"--adamshap-target: {error}") from error
         config.stash[_patience] = Patience()
-        declared = [one for one in LAYER_PROPERTIES if one.takes_models_of(config.stash[_candidate])]
+        declared = [
+            one for one in (*LAYER_PROPERTIES, *OPTIMISER_PROPERTIES) if one.is_declared_by(config.stash[_candidate])
+        ]
         for one in (*PROPERTIES, *declared):
             for dtype in DTYPES:
                 yield PropertyItem.from_parent(self, name=f"{one.name}[{dtype}]", one=one, dtype=dtype)

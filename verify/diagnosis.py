@@ -7,6 +7,7 @@ one of them, it holds for a part of the answers only, and the diagnosis says so.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,13 +18,13 @@ import numpy.typing as npt
 
 from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
-from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, LAYER_FAULTS, Fault, other_nodes
+from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault, other_nodes
 from adamshap.verify.implementation import CAPTURES, Answer, Implementation, Misbehaviour, Query, Unsupported, answer
 from adamshap.verify.localisation import Answered, locate
 from adamshap.verify.models import SEQUENTIAL
+from adamshap.verify.optimisers import features_of
 from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.properties import Case, Disagreement, asker
-from adamshap.verify.steps import adam_of
 from adamshap.verify.tolerance import unit_roundoff
 
 CASES = 24
@@ -31,6 +32,14 @@ CASES = 24
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of quadrature nodes that a candidate may use instead of those asked for."""
+
+
+def _over_lr(step: Step) -> float:
+    """Return 1/η; NaN, which explains nothing, for a step with several learning rates, or with η = 0."""
+    rates = {step.settings(name).lr for name in step.params}
+    rate = rates.pop()
+    return math.nan if rates or rate == 0 else 1 / rate
+
 
 FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
     ("−1 (the sign)", lambda step: -1.0),
@@ -41,8 +50,8 @@ FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
     ("n_val (the validation loss summed)", lambda step: step.n_val),
     ("1/n_val (the validation mean taken twice)", lambda step: 1 / step.n_val),
     ("−n_val (sign, and the validation loss summed)", lambda step: -step.n_val),
-    ("1/η (the learning rate left out)", lambda step: 1 / adam_of(step).lr),
-    ("−1/η (sign, and the learning rate left out)", lambda step: -1 / adam_of(step).lr),
+    ("1/η (the learning rate left out)", _over_lr),
+    ("−1/η (sign, and the learning rate left out)", lambda step: -_over_lr(step)),
 )
 """Named factors; any other factor must be the same number in all cases."""
 
@@ -171,7 +180,7 @@ def _either(found: list[Diagnosis]) -> Diagnosis:
     """Return one diagnosis for alternative faults, each of which explains all."""
     if len(found) == 1:
         return found[0]
-    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS)}
+    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS)}
     sentences = " or ".join(sentence_of[one.faults[0]] for one in found)
     return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(one.faults[0] for one in found))
 
@@ -200,7 +209,8 @@ def _contradiction(explanation: Implementation, passed: list[Outcome], dtype: np
 
 
 def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
-    for fault in _known(evidence):
+    # Some mistakes of a loop show with plain Adam too: decoupled decay as L2 decay.
+    for fault in dict.fromkeys((*_known(evidence), *LOOP_FAULTS)):
         if _explains(fault.implementation(), evidence):
             yield _of_fault(fault)
 
@@ -208,7 +218,8 @@ def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
 def _known(evidence: list[_Evidence]) -> tuple[Fault, ...]:
     """Return the faults that the evidence can show: those of layers need a stack of layers."""
     stacks = any(one.case.step.net.kind == SEQUENTIAL for one in evidence)
-    return (*LAYER_FAULTS, *FAULTS) if stacks else (*FAULTS, *LATER_FAULTS)
+    loops = any(features_of(one.case.step.adam) for one in evidence)
+    return (*(LOOP_FAULTS if loops else ()), *(LAYER_FAULTS if stacks else ()), *FAULTS, *LATER_FAULTS)
 
 
 def _of_fault(fault: Fault) -> _Explanation:

@@ -7,6 +7,10 @@ skipped, and the reason is reported. Two options of `scores` are only tried if i
 ``SUPPORTS`` names the kinds of layers that it takes: ``SUPPORTS = ("linear", "embedding")``, or ``("sequential",)`` for
 all of them.
 
+``SUPPORTS`` also names the features of optimisers that a candidate takes beyond one `Adam`: "groups" (`AdamGroups`),
+"schedule" (`Schedule`), "clip" (`Clipped`) and "l2" (``Adam.l2``). ``step.adam`` is then one of these descriptions, and
+``step.settings(name)`` has η, β1, β2, ε, ε_root, λ and λ₂ of one parameter at the step's t.
+
 One more function, `captures`, has nothing to do with Adam. It returns what scores are computed from, for each parameter
 by itself, so that a report can say which layer is wrong::
 
@@ -122,7 +126,7 @@ class Implementation:
     extras : frozenset of str
         Options among `EXTRAS` that its `scores` takes.
     supports : frozenset of str
-        Kinds of models, besides perceptrons, and of layers that it takes.
+        Kinds of models, besides perceptrons, of layers, and features of optimisers that it takes.
     guard : Guard, optional
         Protection of the kit from its side effects. None if it cannot do harm: it runs in another process, or is the
         kit's own.

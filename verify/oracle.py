@@ -11,7 +11,13 @@ import numpy.typing as npt
 
 from adamshap import reference
 from adamshap.reference import game, models, scoring, slopes
-from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
+from adamshap.reference.adam import (
+    bias_correction,
+    decay_gradients,
+    denominator,
+    divided_difference,
+    step_coefficients,
+)
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.verify.implementation import (
     CAPTURES,
@@ -25,6 +31,7 @@ from adamshap.verify.implementation import (
 )
 from adamshap.verify.layer_captures import captures, captures_magnitudes
 from adamshap.verify.models import KINDS, kind_of
+from adamshap.verify.optimisers import FEATURES
 from adamshap.verify.tolerance import (
     DRAWS,
     MORE_DRAWS,
@@ -44,7 +51,7 @@ def _ask(step: Step, query: Query) -> Any:
 
 
 ORACLE: Implementation = replace(
-    _REFERENCE, offers=_REFERENCE.offers | {CAPTURES}, ask=_ask, supports=frozenset(KINDS), guard=None
+    _REFERENCE, offers=_REFERENCE.offers | {CAPTURES}, ask=_ask, supports=frozenset((*KINDS, *FEATURES)), guard=None
 )
 
 REMEMBERED = 1000
@@ -197,8 +204,14 @@ def _absolute_sum(x: Params) -> Params:
     return {name: np.abs(x_i).sum(axis=0) for name, x_i in x.items()}
 
 
+def _terms_received(step: Step, g: Params) -> Params:
+    """Return |λ₂ θ| + Σ_i |x_i|, the terms of the gradient that Adam receives."""
+    d = decay_gradients(step)
+    return {name: size + np.abs(d[name]) if name in d else size for name, size in g.items()}
+
+
 def _update_magnitudes(step: Step) -> dict[str, Any]:
-    g = _absolute_sum(models.sample_gradients(step))
+    g = _terms_received(step, _absolute_sum(models.sample_gradients(step)))
     true_g, c = models.batch_gradient(step), step_coefficients(step)
     sizes: dict[str, Any] = {"step": 0.0}
     for name, p in step.params.items():
@@ -225,19 +238,21 @@ def _loss_magnitude(step: Step) -> float:
 
 def _first_order_magnitude(step: Step) -> float:
     """Return Σ |∂L| · Σ |terms of Adam's step|: the terms of U₁."""
-    g, c = _absolute_sum(models.sample_gradients(step)), step_coefficients(step)
+    samples, c, d = _absolute_sum(models.sample_gradients(step)), step_coefficients(step), decay_gradients(step)
+    g = _terms_received(step, samples)
     gamma = models.loss_gradient(step.net, step.params, step.valid)
     total = 0.0
     for name, coefficients in c.items():
-        smallest = denominator(coefficients, np.zeros_like(g[name]))
+        # The smallest gradient of any coalition: 0 without L2 decay, which every coalition receives.
+        least = np.maximum(np.abs(d[name]) - samples[name], 0.0) if name in d else np.zeros_like(samples[name])
+        smallest = denominator(replace(coefficients, shift=None), least)
         terms = coefficients.lr * (np.abs(coefficients.mu) + coefficients.k * g[name]) / smallest
-        total += float((np.abs(gamma[name]) * np.minimum(terms, _largest_update(coefficients, g[name]))).sum())
+        total += float((np.abs(gamma[name]) * np.minimum(terms, _largest_update(coefficients, smallest))).sum())
     return total
 
 
-def _largest_update(c: Any, g: Array) -> Array:
-    """Return the limit of |A| ≤ η (|μ|/D(0) + k/√q): the k-part of Adam's update saturates."""
-    smallest = denominator(c, np.zeros_like(g))
+def _largest_update(c: Any, smallest: Array) -> Array:
+    """Return the limit of |A| ≤ η (|μ|/D + k/√q), D the smallest denominator: the k-part of Adam's update saturates."""
     size: Array = c.lr * (np.abs(c.mu) / smallest + c.k / np.sqrt(c.q))
     return size
 

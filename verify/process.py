@@ -80,7 +80,7 @@ def check_command(
     extras : frozenset of str
         The `implementation.EXTRAS` that the command offers.
     supports : frozenset of str
-        The kinds of layers that it takes.
+        The kinds of layers, and the features of optimisers that it takes.
     captures : bool
         Whether it offers `captures`.
 

@@ -78,6 +78,8 @@ class Property:
         Function from some kinds of layers to the property's cases with stacks of these; None for other models.
     needs : frozenset of str
         The kinds of layers that each of its cases has.
+    features : frozenset of str
+        The features of its optimisers, some of `optimisers.FEATURES`, which a candidate has to support.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Property:
     model: str = PERCEPTRON
     of_layers: "Callable[[frozenset[str]], st.SearchStrategy[Case]] | None" = None
     needs: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
 
     def is_about(self, candidate: Implementation) -> bool:
         """Return whether the candidate offers the function and the extra of the property."""
@@ -110,6 +113,14 @@ class Property:
         if not inputs_of(layers) or not self.needs <= layers:
             return None
         return replace(self, cases=self.of_layers(layers))
+
+    def takes_optimisers_of(self, candidate: Implementation) -> bool:
+        """Return whether the candidate supports the features of the property's optimisers."""
+        return self.features <= candidate.supports
+
+    def is_declared_by(self, candidate: Implementation) -> bool:
+        """Return whether the candidate supports the models and the optimisers of the property."""
+        return self.takes_models_of(candidate) and self.takes_optimisers_of(candidate)
 
 
 def asker(candidate: Implementation, timeout: float | None = None) -> Asker:

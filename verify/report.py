@@ -155,6 +155,9 @@ def _left_out(report: Report) -> Iterator[str]:
     elif of_stacks:
         needing = ", ".join(outcome.property.name for outcome in of_stacks)
         yield f"Not tried, as SUPPORTS does not name all layers that they need: {needing}"
+    undeclared = [outcome.property for outcome in report.outcomes if outcome.undeclared]
+    if features := sorted({feature for one in undeclared for feature in one.features}):
+        yield f"Not tried, as SUPPORTS does not name all of them: optimisers with {', '.join(features)}"
     yield from _layers(report)
     untried = [one.property.name for one in report.outcomes if one.status == "not tried" and not one.undeclared]
     if untried:

@@ -22,6 +22,11 @@ they change together. At a node τ g − h s where the two cancel, this error is
 map is steep there. It is also steep at 0, and a Gauss rule with almost as many nodes as positions has a node near 0:
 solvers compute nodes of [0, 1] with an absolute error of u.
 
+A clipping factor is C over a norm, the root of a sum of squares over all parameters in an order of the library's own: P
+squares of one sign have a relative error of about u √P, and their root half of that. The error is common to all
+contributions of a step, and so is no change of the inputs, whose errors are independent. λ₂ θ, the L2 decay, has no
+error beyond one like that of θ, which perturbed inputs have: where λ₂ θ + g cancels, they show it.
+
 If a difference of numbers near 1 is far below u, no library has an error of u: tanh and softmax round to exactly 1, and
 the difference to exactly 0. Some approximations of tanh reach 1 only at |z| = 20 in float32, where 1 − tanh² is 2e-17,
 far below u² = 4e-15. So no error is added where the derivative is below the cube of the errors' size. For a unit with
@@ -39,14 +44,14 @@ each other, equal sizes would hide the effect. If terms saturate, errors that ar
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference.contract import Array
+from adamshap.reference.contract import Array, Clipped, Params
 from adamshap.reference.elementary import OPERATIONS, computed_by
 from adamshap.reference.losses import constant
 from adamshap.reference.squares import in_units
@@ -104,6 +109,7 @@ class _Rounded:
             "partial_sum_deviation": self.partial_sum_deviation,
             "own_spread": self.own_spread,
             "gauss_places": self.gauss_places,
+            "clip_factor": self.clip_factor,
         }
 
     def errors(self, shape: tuple[int, ...]) -> Array:
@@ -165,6 +171,13 @@ class _Rounded:
         squares = factor * (scaled**2).sum(axis=0)
         moved: Array = np.maximum((deviation / unit) ** 2 + self.errors(squares.shape) * squares, 0.0)
         return unit * np.sqrt(moved)
+
+    def clip_factor(self, clipped: Clipped, g: Params) -> float:
+        # In the limit, so that the factor of a norm clearly within it stays 1.
+        count = sum(array.size for array in g.values())
+        off = 1 + max(1.0, np.sqrt(count) / 2) * float(self.errors(()))
+        factor: float = OPERATIONS["clip_factor"](replace(clipped, norm=clipped.norm * off), g)
+        return factor
 
     def gauss_places(self, n: int, count: int) -> tuple[Array, Array]:
         tau, weights = OPERATIONS["gauss_places"](n, count)

@@ -1,12 +1,13 @@
 """Rounding errors enter the oracle by all of its elementary operations, by each of them, and only temporarily."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from adamshap import reference
-from adamshap.reference import Adam, AdamState, Batch, Network, Step, perceptron, transformer
+from adamshap.reference import Adam, AdamState, Batch, Clipped, Network, Step, perceptron, transformer
 from adamshap.reference.contract import Array
 from adamshap.reference.elementary import OPERATIONS, computed_by
 from adamshap.verify.usual_rounding import _Rounded, usual_rounding
@@ -47,6 +48,7 @@ STEPS = [
     sequence_step("rms"),
     step("tanh", "cross_entropy"),
     *(step(activation, "mse") for activation in ("sigmoid", "silu", "gelu")),
+    replace(step("tanh", "mse"), adam=Clipped(Adam(), 1e-3)),
 ]
 
 

@@ -2,15 +2,26 @@
 
 Each has three uses: the kit must catch it, test vectors must expose it, and the diagnosis compares its results with a
 candidate's. Vectors and documentation list the faults in this order, by these names. `LAYER_FAULTS` are mistakes in
-layers that perceptrons lack: the vectors v1 cannot expose them, and the kit shows them on stacks of layers.
+layers that perceptrons lack, and `LOOP_FAULTS` mistakes with groups, schedules, clipping and L2 decay: the vectors v1
+cannot expose them, and the kit shows them on stacks of layers, and on steps with such optimisers.
 """
 
-from adamshap.verify.faults import game, model, optimiser, precision, sequences, slope, validation
+from adamshap.verify.faults import game, loop, model, optimiser, precision, sequences, slope, validation
 from adamshap.verify.faults.fault import Fault, Wrap
 from adamshap.verify.faults.precision import FLOAT32
 from adamshap.verify.faults.slope import other_nodes
 
-__all__ = ["BY_NAME", "FAULTS", "FLOAT32", "LATER_FAULTS", "LAYER_FAULTS", "Fault", "Wrap", "other_nodes"]
+__all__ = [
+    "BY_NAME",
+    "FAULTS",
+    "FLOAT32",
+    "LATER_FAULTS",
+    "LAYER_FAULTS",
+    "LOOP_FAULTS",
+    "Fault",
+    "Wrap",
+    "other_nodes",
+]
 
 FAULTS: tuple[Fault, ...] = (
     *optimiser.FAULTS,
@@ -26,5 +37,7 @@ LAYER_FAULTS: tuple[Fault, ...] = sequences.FAULTS
 
 LATER_FAULTS: tuple[Fault, ...] = model.LATER_FAULTS
 """Mistakes that perceptrons show, named after the release of the vectors v1, which do not list them."""
+
+LOOP_FAULTS: tuple[Fault, ...] = loop.FAULTS
 
 BY_NAME: dict[str, Fault] = {fault.name: fault for fault in FAULTS}

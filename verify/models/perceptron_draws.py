@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from adamshap.reference.contract import ACTIVATIONS, LOSSES, AdamState, Array, Batch, Network, Params, Step
 from adamshap.verify.models.kind import EDGES, PRIMES, Draw
 from adamshap.verify.models.perceptron import network_of
-from adamshap.verify.steps import adam_of
 
 __all__ = ["PerceptronDraws", "networks"]
 
@@ -124,16 +123,17 @@ class PerceptronDraws:
     def reach(self, step: Step) -> float:
         """Return a bound on the outputs before and after the step, for any coalition.
 
-        It follows from |A| ≤ η (|μ|/D(0) + k/√q).
+        It follows from |A| ≤ η (|μ|/D(0) + k/√q), which holds for any gradient, with L2 decay or without.
         """
-        net, adam, t = network_of(step), adam_of(step), step.state.next_step
-        beta1, beta2 = adam.betas
-        c1, c2 = 1 - beta1**t, 1 - beta2**t
+        net, t = network_of(step), step.state.next_step
         size = float(max(np.abs(step.train.x).max(), np.abs(step.valid.x).max()))
         for layer in range(net.depth):
             bias = 0.0
             for kind in ("weight", "bias") if net.bias else ("weight",):
                 name = f"{layer}.{kind}"
+                adam = step.settings(name)
+                beta1, beta2 = adam.betas
+                c1, c2 = 1 - beta1**t, 1 - beta2**t
                 smallest = np.sqrt(beta2 * step.state.v[name] / c2 + adam.eps_root) + adam.eps
                 moved = beta1 * np.abs(step.state.m[name]) / c1 / smallest
                 moved = moved + (1 - beta1) / c1 * np.sqrt(c2 / (1 - beta2))

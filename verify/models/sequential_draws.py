@@ -31,7 +31,6 @@ from adamshap.verify.models.kind import EDGES, PRIMES, Draw
 from adamshap.verify.models.places import places_of
 from adamshap.verify.models.random_stacks import Choices, random_stack
 from adamshap.verify.models.sequential import input_shapes, input_size, largest_outputs, sequential_of, uncounted
-from adamshap.verify.steps import adam_of
 
 __all__ = ["SequentialDraws", "stacks"]
 
@@ -234,13 +233,13 @@ class SequentialDraws:
     def reach(self, step: Step) -> float:
         """Return a bound on all results of layers before and after the step, for any coalition; ∞ beyond `LOGITS`.
 
-        It follows from |A| ≤ η (|μ|/D(0) + k/√q).
+        It follows from |A| ≤ η (|μ|/D(0) + k/√q), which holds for any gradient, with L2 decay or without.
         """
-        net, adam, t = sequential_of(step), adam_of(step), step.state.next_step
-        beta1, beta2 = adam.betas
-        c1, c2 = 1 - beta1**t, 1 - beta2**t
-        far = {}
+        net, t, far = sequential_of(step), step.state.next_step, {}
         for name, p in step.params.items():
+            adam = step.settings(name)
+            beta1, beta2 = adam.betas
+            c1, c2 = 1 - beta1**t, 1 - beta2**t
             smallest = np.sqrt(beta2 * step.state.v[name] / c2 + adam.eps_root) + adam.eps
             moved = beta1 * np.abs(step.state.m[name]) / c1 / smallest
             far[name] = np.abs(p) + adam.lr * (moved + (1 - beta1) / c1 * np.sqrt(c2 / (1 - beta2)))
