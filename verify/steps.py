@@ -68,7 +68,7 @@ def perturbed(step: Step, size: float, generator: Normal) -> Step:
     return changed if off is None else replace(changed, adam=off)
 
 
-def _off_schedule(step: Step, size: float, generator: np.random.Generator) -> Optimiser | None:
+def _off_schedule(step: Step, size: float, generator: Normal) -> Optimiser | None:
     """Return the optimiser with an absolute error in the factor of a falling schedule; None for any other."""
     clip = step.adam if isinstance(step.adam, Clipped) else None
     schedule = step.adam if clip is None else clip.adam
