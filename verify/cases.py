@@ -118,8 +118,8 @@ def option_names(function: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of a call's options.
 
     Those of `scores` include `kind` only with the slope "two_term", and `micro_batch`, which the oracle lacks, only if
-    it is given. `clip_each` is the oracle's own: the kit's game holds the clipping factor. So is `contraction`, on which
-    no answer depends.
+    it is given. `clip_each` is the oracle's own: the kit's game holds the clipping factor. So is `contraction`, on
+    which no answer depends.
     """
     names = tuple(inspect.signature(getattr(reference, function)).parameters)[1:]
     names = tuple(name for name in names if name not in ("clip_each", "contraction"))

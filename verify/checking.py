@@ -4,7 +4,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import hypothesis
@@ -46,10 +46,13 @@ class Patience:
         Calls that exceeded their time limit.
     lost : int
         Properties that failed without an answer, by a hang or the end of the candidate's process.
+    shrunk : set of str
+        Groups of properties of which a failure was shrunk.
     """
 
     hangs: int = 0
     lost: int = 0
+    shrunk: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,28 @@ def with_answers(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.finding is None or not outcome.finding.lost]
 
 
+def first_of_groups(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the outcomes that a diagnosis can use, of each group of properties only the first failure.
+
+    Parameters
+    ----------
+    outcomes : iterable of Outcome
+
+    Returns
+    -------
+    list of Outcome
+        The failures and passed properties outside of groups, and the first failure of each group.
+    """
+    found: list[Outcome] = []
+    seen: set[str] = set()
+    for outcome in with_answers(outcomes):
+        group = outcome.property.group
+        if not group or (outcome.status == "failed" and group not in seen):
+            found.append(outcome)
+            seen.add(group)
+    return found
+
+
 def _check_one(
     candidate: Implementation,
     one: Property,
@@ -239,7 +264,9 @@ def _check_one(
             evidence: tuple[Case, ...] = ()
             patience.hangs += isinstance(error, Hung)
             patience.lost += finding.lost
-            if shrink_seconds > 0 and not isinstance(error, Hung) and patience.lost <= MOST_LOST:
+            worthwhile = not isinstance(error, Hung) and patience.lost <= MOST_LOST and one.group not in patience.shrunk
+            if shrink_seconds > 0 and worthwhile:
+                patience.shrunk |= {one.group} - {""}
                 finding = _smallest(ask, one, examples, dtype, seed, finding, shrink_seconds, patience)
             if not finding.lost:
                 drawn_again = random_cases(one, max(1, EVIDENCE // one.cost), seed)

@@ -75,6 +75,14 @@ def verify_command(
     only: Annotated[
         list[str] | None, typer.Option(metavar="PROPERTY", help="Check only this property; may be given several times.")
     ] = None,
+    edges: Annotated[
+        bool,
+        typer.Option(
+            "--edges",
+            help="Check every edge instead: sizes next to powers of 2, counts beyond 8, 16 and 32 bits, and values and"
+            " settings that are 0, equal, opposite, tiny or at an end. Takes about two minutes for fast code.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random cases.")] = 0,
     timeout: Annotated[
         float,
@@ -131,19 +139,23 @@ def verify_command(
     from rich.console import Console
 
     from adamshap.verify import report
+    from adamshap.verify.edges.properties import EDGE_PROPERTIES
     from adamshap.verify.implementation import KitError, LoadError
     from adamshap.verify.layer_properties import LAYER_PROPERTIES
     from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
     from adamshap.verify.properties import PROPERTIES
 
-    known = {one.name: one for one in (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES)}
-    unknown = [name for name in only or () if name not in known]
+    usual = (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES)
+    known = {one.name: one for one in (EDGE_PROPERTIES if edges else usual)}
+    groups = {one.group for one in known.values() if one.group}
+    unknown = [name for name in only or () if name not in known and name not in groups]
     if unknown:
-        raise CommandError(f"--only: got {unknown[0]!r}; needs one of {', '.join(known)}")
+        names = f"{', '.join(sorted(groups))}, or one of their properties" if edges else ", ".join(known)
+        raise CommandError(f"--only: got {unknown[0]!r}; needs one of {names}")
     for file in (json_file, html_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise CommandError(f"cannot write to {str(file)!r}: its folder does not exist")
-    chosen = [known[name] for name in only] if only else list(known.values())
+    chosen = [one for name, one in known.items() if not only or name in only or one.group in only]
     try:
         if target is None:
             outcomes, diagnosis = _try_command(
@@ -184,7 +196,7 @@ def _try_command(
     offers: list[str],
     supports: frozenset[str],
 ) -> "tuple[list[Outcome], Diagnosis | None]":
-    from adamshap.verify.checking import with_answers
+    from adamshap.verify.checking import first_of_groups
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.process import check_command
 
@@ -200,7 +212,7 @@ def _try_command(
         captures=_CAPTURES in offers,
     )
     # A command enforces its own time limit.
-    return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=None)
+    return outcomes, diagnose(candidate, first_of_groups(outcomes), dtype=dtype, timeout=None)
 
 
 def _try_target(
@@ -213,7 +225,7 @@ def _try_target(
     *,
     in_process: bool,
 ) -> "tuple[list[Outcome], Diagnosis | None]":
-    from adamshap.verify.checking import check, with_answers
+    from adamshap.verify.checking import check, first_of_groups
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.implementation import load
     from adamshap.verify.isolation import isolated
@@ -221,4 +233,4 @@ def _try_target(
     with nullcontext(load(target)) if in_process else isolated(target, timeout) as candidate:
         limit = timeout if in_process else None  # a candidate in its own process enforces its own
         outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=limit)
-        return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=limit)
+        return outcomes, diagnose(candidate, first_of_groups(outcomes), dtype=dtype, timeout=limit)

@@ -23,7 +23,7 @@ x_i is the gradient of sample i's own loss, without the factor 1/n that reductio
 import importlib
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from adamshap.reference.contract import AdamState, Array, Estimator, Marginals, Step
 from adamshap.verify.foreign_text import described, message_of, printable
-from adamshap.verify.given import Given, arrays_of
+from adamshap.verify.given import READ_ONLY, Given, arrays_of
 from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
 from adamshap.verify.models.sequential import declared_layers
 from adamshap.verify.time_limit import TimeIsUp, time_limit
@@ -68,10 +68,13 @@ class Query:
         One of `FUNCTIONS`, or `CAPTURES`.
     options : dict
         Its keyword arguments besides the step, or besides the model.
+    layout : str
+        How the step's arrays lie in memory: one of `given.LAYOUTS`. No answer depends on it.
     """
 
     function: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    layout: str = READ_ONLY
 
     @property
     def estimator(self) -> Estimator:
@@ -186,6 +189,7 @@ class Guard:
     def __init__(self) -> None:
         self.insulation = Insulation()
         self._earlier: deque[Given] = deque(maxlen=self.REMEMBERED)
+        self._returned: deque[list[tuple[Array, bytes]]] = deque(maxlen=self.REMEMBERED)
 
     def check_inputs(self, given: Given) -> None:
         """Check that the candidate has not changed its inputs, of the call that has just ended or of earlier ones.
@@ -207,6 +211,40 @@ class Guard:
                 self._earlier.clear()  # reported once
                 raise Misbehaviour(f"changed the input of an earlier call: {part}")
         self._earlier.append(given)
+
+    def check_results(self, result: Any) -> None:
+        """Check that the candidate has not changed an array that an earlier call returned.
+
+        Parameters
+        ----------
+        result : object
+            Result of the call that has just ended; its arrays are remembered for later checks.
+
+        Raises
+        ------
+        Misbehaviour
+            The candidate changed one, such as a buffer that every call returns.
+        """
+        for arrays in self._returned:
+            if any(array.tobytes() != then for array, then in arrays):
+                self._returned.clear()  # reported once
+                raise Misbehaviour("changed the result of an earlier call")
+        self._returned.append([(array, array.tobytes()) for array in _arrays_in(result)])
+
+
+def _arrays_in(result: Any) -> Iterator[Array]:
+    """Yield the NumPy arrays in a result of the contract's types."""
+    if type(result) is np.ndarray:
+        yield result
+    elif isinstance(result, Marginals):
+        yield from _arrays_in(result.values)
+    elif isinstance(result, AdamState):
+        yield from _arrays_in((result.m, result.v))
+    elif type(result) is tuple:
+        for part in result:
+            yield from _arrays_in(part)
+    elif type(result) is dict:
+        yield from _arrays_in(tuple(result.values()))
 
 
 def load(target: str) -> Implementation:
@@ -363,25 +401,27 @@ def answer(candidate: Implementation, step: Step, query: Query, timeout: float |
         raise Unsupported(f"{query.function} is not offered")
     if candidate.guard is None:
         return _caught(lambda: _named(query, step, candidate.ask(step, query), []))
-    given = Given.of(step, query.options)
+    guard, given = candidate.guard, Given.of(step, query.options, query.layout)
     inputs = [*arrays_of(given.step), *given.options.get("directions", {}).values()]
 
     def call() -> Answer:
         try:
-            result = candidate.ask(given.step, Query(query.function, given.options))
+            result = candidate.ask(given.step, Query(query.function, given.options, query.layout))
         except Misbehaviour as error:  # the kit's own exception, raised by the candidate
             raise Misbehaviour(f"raised {described(error)}") from None
-        return _named(query, step, result, inputs)  # within the guard, since it uses the candidate's objects
+        named = _named(query, step, result, inputs)  # within the guard, since it uses the candidate's objects
+        guard.check_results(result)
+        return named
 
     try:
-        with candidate.guard.insulation.around(), time_limit(timeout):
+        with guard.insulation.around(), time_limit(timeout):
             try:
                 named = _caught(call)
             except Misbehaviour as error:
                 if part := given.changed():  # the likely cause
                     raise Misbehaviour(f"changed its input: {part}; then it {error}") from error
                 raise
-            candidate.guard.check_inputs(given)
+            guard.check_inputs(given)
     except TimeIsUp:
         raise Hung(f"gave no answer within {timeout:g} s") from None
     except RaisedInterrupt as error:
@@ -467,7 +507,7 @@ def _array(name: str, value: Any, shape: tuple[int, ...], inputs: list[Array]) -
         raise Misbehaviour(f"returned {name} of dtype {array.dtype}, which is not a dtype of real numbers")
     if isinstance(value, np.ma.MaskedArray) and (masked := np.count_nonzero(np.ma.getmaskarray(value))):
         raise Misbehaviour(f"returned {name} with {masked} masked values")
-    # Inputs are contiguous: any array within the bounds of one is a view of it.
+    # Nobody else uses the memory of the inputs: any array within the bounds of one is a view of it.
     if any(np.may_share_memory(array, given) for given in inputs):
         raise Misbehaviour(f"returned {name} as a view of its input, which a later step would change")
     with np.errstate(over="ignore"):

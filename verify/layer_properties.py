@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from adamshap.reference.contract import GRADIENTS, MARGINALS, SLOPES, TWO_TERM, Step
+from adamshap.verify.edges.properties import DRAWN_STACK_EDGES
 from adamshap.verify.implementation import CAPTURED, CAPTURES, Query
 from adamshap.verify.layer_captures import random_directions
 from adamshap.verify.layer_checks import a_perceptron_is_a_stack, captures_agree
@@ -128,5 +129,6 @@ LAYER_PROPERTIES: tuple[Property, ...] = (
         ),
         _perceptrons_scored,
     ),
+    *DRAWN_STACK_EDGES,
 )
 """All properties for stacks of layers."""

@@ -80,6 +80,9 @@ class Property:
         The kinds of layers that each of its cases has.
     features : frozenset of str
         The features of its optimisers, some of `optimisers.FEATURES`, which a candidate has to support.
+    group : str
+        Name of the group of properties to which it belongs, if any: a report has one row for those of a group that
+        pass, and only the first of its failures is shrunk.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Property:
     of_layers: "Callable[[frozenset[str]], st.SearchStrategy[Case]] | None" = None
     needs: frozenset[str] = frozenset()
     features: frozenset[str] = frozenset()
+    group: str = ""
 
     def is_about(self, candidate: Implementation) -> bool:
         """Return whether the candidate offers the function and the extra of the property."""

@@ -4,7 +4,7 @@ import html
 import math
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, get_args
@@ -114,14 +114,9 @@ def show(console: Console, report: Report) -> None:
     for column in ("property", "result", "cases", "seconds"):
         table.add_column(column, justify="right" if column in ("cases", "seconds") else "left", no_wrap=True)
     tried = [outcome for outcome in report.outcomes if outcome.status in TRIED]
-    for outcome in tried:
-        style = {"passed": "green", "acceptable": "yellow", "failed": "bold red"}[outcome.status]
-        table.add_row(
-            outcome.property.name,
-            f"[{style}]{outcome.status}[/]",
-            str(outcome.examples),
-            f"{outcome.seconds:.1f}",
-        )
+    for name, status, examples, seconds in _rows(tried):
+        style = {"passed": "green", "acceptable": "yellow", "failed": "bold red"}[status]
+        table.add_row(name, f"[{style}]{status}[/]", str(examples), f"{seconds:.1f}")
     if tried:
         console.print(table)
     for line in (*_left_out(report), *_acceptable(report)):
@@ -144,32 +139,48 @@ def show(console: Console, report: Report) -> None:
     console.print(f"[bold]{escape(report.target)}[/], {report.dtype}, profile {report.profile}: {report.verdict}")
 
 
+def _rows(tried: Sequence[Outcome]) -> list[tuple[str, Status, int, float]]:
+    """Return name, result, cases and seconds of each row: one for all passed properties of a group."""
+    rows: dict[str, tuple[str, Status, int, float]] = {}
+    for one in tried:
+        whole = one.status == "passed" and one.property.group
+        name = one.property.group if whole else one.property.name
+        _, _, examples, seconds = rows.get(name, (name, one.status, 0, 0.0))
+        rows[name] = (name, one.status, examples + one.examples, seconds + one.seconds)
+    return list(rows.values())
+
+
 def _left_out(report: Report) -> Iterator[str]:
     """Yield a line for the properties not offered, for those not tried, and for each reason for leaving out cases."""
-    absent = [outcome.property.name for outcome in report.outcomes if outcome.status == "not offered"]
+    absent = _names(outcome for outcome in report.outcomes if outcome.status == "not offered")
     if absent:
         yield f"Not offered: {', '.join(absent)}"
     of_stacks = [outcome for outcome in report.outcomes if outcome.undeclared and outcome.undeclared_layers]
     if any(set(outcome.undeclared_layers) >= LAYERS.keys() for outcome in of_stacks):
         yield "Not tried, as SUPPORTS names none of their layers: stacks of layers"
     elif of_stacks:
-        needing = ", ".join(outcome.property.name for outcome in of_stacks)
+        needing = ", ".join(_names(of_stacks))
         yield f"Not tried, as SUPPORTS does not name all layers that they need: {needing}"
     undeclared = [outcome.property for outcome in report.outcomes if outcome.undeclared]
     if features := sorted({feature for one in undeclared for feature in one.features}):
         yield f"Not tried, as SUPPORTS does not name all of them: optimisers with {', '.join(features)}"
     yield from _layers(report)
-    untried = [one.property.name for one in report.outcomes if one.status == "not tried" and not one.undeclared]
+    untried = _names(one for one in report.outcomes if one.status == "not tried" and not one.undeclared)
     if untried:
         yield f"Not tried, after {MOST_HANGS} calls without an answer in time: {', '.join(untried)}"
-    names: dict[str, list[str]] = {}
+    skipped: dict[str, list[Outcome]] = {}
     cases = Counter[str]()
     for outcome in report.outcomes:
         for reason, count in outcome.unsupported:
-            names.setdefault(reason, []).append(outcome.property.name)
+            skipped.setdefault(reason, []).append(outcome)
             cases[reason] += count
     for reason, count in cases.most_common():
-        yield f"Not supported ({reason}): {count} cases of {', '.join(names[reason])}"
+        yield f"Not supported ({reason}): {count} cases of {', '.join(_names(skipped[reason]))}"
+
+
+def _names(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return the names of properties, of each group only its own."""
+    return list(dict.fromkeys(outcome.property.group or outcome.property.name for outcome in outcomes))
 
 
 def _acceptable(report: Report) -> Iterator[str]:

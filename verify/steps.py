@@ -74,7 +74,7 @@ def _off_schedule(step: Step, size: float, generator: Normal) -> Optimiser | Non
     schedule = step.adam if clip is None else clip.adam
     if not isinstance(schedule, Schedule) or schedule.shape not in ("linear", "cosine"):
         return None
-    factor = abs(schedule.factor(step.state.next_step) + size * float(generator.standard_normal()))
+    factor = abs(schedule.factor(step.state.next_step) + size * float(generator.standard_normal(())))
     scaled = with_settings(schedule.adam, lambda adam: replace(adam, lr=factor * adam.lr))
     return scaled if clip is None else replace(clip, adam=scaled)
 

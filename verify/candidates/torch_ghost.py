@@ -65,7 +65,8 @@ def _optimizer(step: Step, model: nn.Sequential) -> torch.optim.AdamW:
     )
     for name, p in _names(model).items():
         optimizer.state[p] = {
-            "step": torch.tensor(float(step.state.step)),
+            # PyTorch's own counter is float32 by default, which stops at 2²⁴.
+            "step": torch.tensor(float(step.state.step), dtype=torch.float64),
             "exp_avg": _tensor(step.state.m[name]),
             "exp_avg_sq": _tensor(step.state.v[name]),
         }
