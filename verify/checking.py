@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,10 +13,12 @@ import numpy.typing as npt
 from hypothesis import HealthCheck, Phase
 
 from adamshap.reference.contract import Step
-from adamshap.verify.implementation import Hung, Implementation, Lost, Misbehaviour, Unsupported
+from adamshap.verify.acceptable import Acceptable, variants_in
+from adamshap.verify.implementation import Hung, Implementation, KitError, Lost, Misbehaviour, Unsupported
 from adamshap.verify.insulation import kept_random_state
 from adamshap.verify.models.sequential import LAYERS, kinds_of_layers
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
+from adamshap.verify.property_checks import WITH_THE_ORACLE
 from adamshap.verify.random_cases import no_files, random_cases, seed_of
 
 PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
@@ -31,7 +33,7 @@ MOST_HANGS = 3
 MOST_LOST = 3
 """Failures without an answer that are shrunk: each further case costs the candidate a new process."""
 
-Status = Literal["passed", "failed", "not offered", "not supported", "not tried"]
+Status = Literal["passed", "acceptable", "failed", "not offered", "not supported", "not tried"]
 
 
 @dataclass
@@ -88,14 +90,15 @@ class Outcome:
     Parameters
     ----------
     property : Property
-    status : {"passed", "failed", "not offered", "not supported", "not tried"}
-        "not tried" after `MOST_HANGS` hangs, and for models and optimisers that the candidate does not declare.
+    status : {"passed", "acceptable", "failed", "not offered", "not supported", "not tried"}
+        "acceptable" if the answers agree with an acceptable variant of the method instead; "not tried" after
+        `MOST_HANGS` hangs, and for models and optimisers that the candidate does not declare.
     examples : int
         Number of cases tried, up to the first failure.
     seconds : float
         Duration.
     finding : Finding, optional
-        The failure, on the smallest case found.
+        The failure, on the smallest case found; of an acceptable variant, its first difference from the method.
     unsupported : tuple of (str, int)
         Reasons for skipped cases, each with the number of cases.
     evidence : tuple of Case
@@ -109,6 +112,8 @@ class Outcome:
         The kinds of layers in the cases tried, each with the number of cases.
     undeclared_layers : tuple of str
         The kinds of layers that were not drawn, because the candidate does not declare them.
+    variant : Acceptable, optional
+        The acceptable variant that the answers agree with.
     """
 
     property: Property
@@ -122,6 +127,7 @@ class Outcome:
     undeclared: bool = False
     layers: tuple[tuple[str, int], ...] = ()
     undeclared_layers: tuple[str, ...] = ()
+    variant: Acceptable | None = None
 
 
 class _Enough(BaseException):
@@ -247,6 +253,14 @@ def _check_one(
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
             finding = _finding(case, error)
+            if isinstance(error, Disagreement):
+                variant, share = _variant(ask, one, [case, *(_in_dtype(other, dtype) for other in cases)], dtype)
+                if variant is not None:
+                    seconds = time.monotonic() - start
+                    reported = tuple(reasons.most_common())
+                    return Outcome(
+                        one, "acceptable", len(cases), seconds, finding, reported, share=share, variant=variant
+                    )
             evidence: tuple[Case, ...] = ()
             patience.hangs += isinstance(error, Hung)
             patience.lost += finding.lost
@@ -283,6 +297,29 @@ def _check_one(
         layers=tuple(layers.items()),
         undeclared_layers=left_out,
     )
+
+
+def _variant(ask: Asker, one: Property, cases: list[Case], dtype: np.dtype[Any]) -> tuple[Acceptable | None, float]:
+    """Return the acceptable variant that agrees in all cases, and the largest share of its bounds; None without one.
+
+    Only comparisons with the oracle have variants.
+    """
+    if one.check not in WITH_THE_ORACLE:
+        return None, 0.0
+    for variant in variants_in(dtype):
+        try:
+            return variant, max(_share(one, ask, case, dtype, variant.implementation()) for case in cases)
+        except (Disagreement, Misbehaviour, KitError):  # a variant may refuse settings that it cannot represent
+            continue
+    return None, 0.0
+
+
+def _share(one: Property, ask: Asker, case: Case, dtype: np.dtype[Any], oracle: Implementation) -> float:
+    check_against: Callable[..., float] = one.check
+    try:
+        return check_against(ask, case, dtype, oracle)
+    except Unsupported:
+        return 0.0
 
 
 def _smallest(

@@ -140,7 +140,7 @@ def verify_command(
 
     from adamshap.verify import report
     from adamshap.verify.edges.properties import EDGE_PROPERTIES
-    from adamshap.verify.implementation import LoadError
+    from adamshap.verify.implementation import KitError, LoadError
     from adamshap.verify.layer_properties import LAYER_PROPERTIES
     from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
     from adamshap.verify.properties import PROPERTIES
@@ -164,7 +164,7 @@ def verify_command(
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             outcomes, diagnosis = _try_target(tried, chosen, profile, dtype, seed, timeout, in_process=in_process)
-    except LoadError as error:
+    except (LoadError, KitError) as error:
         raise CommandError(str(error)) from error
     result = report.Report(tried, profile, dtype, seed, outcomes, diagnosis)
     unwritten = ""
@@ -180,7 +180,7 @@ def verify_command(
     report.show(Console(), result)
     if unwritten:
         raise CommandError(unwritten)
-    if not any(outcome.status in ("passed", "failed") for outcome in outcomes):
+    if not any(outcome.status in report.TRIED for outcome in outcomes):
         raise CommandError("no property could be tried on what the target offers")
     if result.failed:
         raise typer.Exit(1)

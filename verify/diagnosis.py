@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
-from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LAYER_FAULTS, LOOP_FAULTS, Fault, other_nodes
+from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault, other_nodes
 from adamshap.verify.implementation import CAPTURES, Answer, Implementation, Misbehaviour, Query, Unsupported, answer
 from adamshap.verify.localisation import Answered, locate
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.optimisers import features_of
-from adamshap.verify.oracle import ORACLE, bounds
+from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.properties import Case, Disagreement, asker
 from adamshap.verify.tolerance import unit_roundoff
 
@@ -180,7 +180,7 @@ def _either(found: list[Diagnosis]) -> Diagnosis:
     """Return one diagnosis for alternative faults, each of which explains all."""
     if len(found) == 1:
         return found[0]
-    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LAYER_FAULTS, *LOOP_FAULTS)}
+    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS)}
     sentences = " or ".join(sentence_of[one.faults[0]] for one in found)
     return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(one.faults[0] for one in found))
 
@@ -219,7 +219,7 @@ def _known(evidence: list[_Evidence]) -> tuple[Fault, ...]:
     """Return the faults that the evidence can show: those of layers need a stack of layers."""
     stacks = any(one.case.step.net.kind == SEQUENTIAL for one in evidence)
     loops = any(features_of(one.case.step.adam) for one in evidence)
-    return (*(LOOP_FAULTS if loops else ()), *(LAYER_FAULTS if stacks else ()), *FAULTS)
+    return (*(LOOP_FAULTS if loops else ()), *(LAYER_FAULTS if stacks else ()), *FAULTS, *LATER_FAULTS)
 
 
 def _of_fault(fault: Fault) -> _Explanation:
@@ -331,7 +331,7 @@ def _gather(
                 got = answer(candidate, case.step, case.query, timeout)
             except (Misbehaviour, Unsupported):
                 continue
-            right = answer(ORACLE, case.step, case.query)
+            right = expected(case.step, case.query)
             evidence.append(_Evidence(case, got, right, bounds(case.step, case.query, dtype)))
     evidence.sort(key=lambda one: size_of(one.case.step))
     wrong, right_ones = ([one for one in evidence if _differs(one, one.right) is kind] for kind in (True, False))

@@ -174,6 +174,13 @@ class Hung(Lost):
     """The candidate gave no answer in time."""
 
 
+class KitError(Exception):
+    """The kit itself failed on a case; the candidate may be right or wrong."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
 class Guard:
     """Protects the kit from one candidate's side effects, and remembers the candidate's last inputs."""
 

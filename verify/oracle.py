@@ -19,7 +19,16 @@ from adamshap.reference.adam import (
     step_coefficients,
 )
 from adamshap.reference.contract import Array, Params, Step
-from adamshap.verify.implementation import CAPTURES, Answer, Implementation, Query, answer, implementation
+from adamshap.verify.implementation import (
+    CAPTURES,
+    Answer,
+    Implementation,
+    KitError,
+    Misbehaviour,
+    Query,
+    answer,
+    implementation,
+)
 from adamshap.verify.layer_captures import captures, captures_magnitudes
 from adamshap.verify.models import KINDS, kind_of
 from adamshap.verify.optimisers import FEATURES
@@ -54,9 +63,20 @@ DOT_PRODUCTS = ("scores", "influence")
 _remembered: dict[bytes, "_Widening"] = {}
 
 
-def expected(step: Step, query: Query) -> Answer:
-    """Return the oracle's answer."""
-    return answer(ORACLE, step, query)
+def expected(step: Step, query: Query, oracle: Implementation = ORACLE) -> Answer:
+    """Return the oracle's answer, or that of a variant of the `oracle`.
+
+    Raises
+    ------
+    KitError
+        It fails: that says nothing about a candidate.
+    """
+    try:
+        return answer(oracle, step, query)
+    except Misbehaviour as error:
+        raise KitError(
+            f"{query}: the kit's own {oracle.name} {error}: a defect of the kit, which says nothing about the candidate"
+        ) from error
 
 
 def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -> Answer:
@@ -68,24 +88,28 @@ def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -
     return dict(_remembering(step, query, dtype)[draws + 1])
 
 
-def expected_and_bounds(step: Step, query: Query, dtype: npt.DTypeLike) -> tuple[Answer, Iterator[Answer]]:
+def expected_and_bounds(
+    step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation = ORACLE
+) -> tuple[Answer, Iterator[Answer]]:
     """Return the oracle's answer, and bounds: a lower limit of the rounding, all of it, then with 1 … 40 draws.
+
+    Of a variant of the `oracle`, they are the variant's answer and the spread of its answers.
 
     They never shrink, and those with `DRAWS` are `bounds`: an error within an early bound is within all later ones,
     which saves the expensive draws. They are cached as far as computed: many candidates get the cases of one seed.
     """
-    known = _remembering(step, query, dtype)
+    known = _remembering(step, query, dtype, oracle)
     return dict(known.expected), (dict(known[place]) for place in range(MORE_DRAWS + 2))
 
 
-def _remembering(step: Step, query: Query, dtype: npt.DTypeLike) -> "_Widening":
-    key = _digest(step, query, dtype)
+def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation = ORACLE) -> "_Widening":
+    key = _digest(step, query, dtype, oracle)
     if key not in _remembered:
         if len(_remembered) >= REMEMBERED:
             del _remembered[next(iter(_remembered))]
         step = deepcopy(step)  # the caller may change its arrays before the last bound is computed
-        wanted = _read_only(expected(step, query))
-        _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype))
+        wanted = _read_only(expected(step, query, oracle))
+        _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype, oracle))
     return _remembered[key]
 
 
@@ -109,7 +133,7 @@ class _Widening:
         return self.known[place]
 
 
-def _digest(step: Step, query: Query, dtype: npt.DTypeLike) -> bytes:
+def _digest(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation) -> bytes:
     """Return a hash of all inputs of an answer's bounds."""
     batches = (step.train, step.valid)
     arrays = [array for batch in batches for array in (batch.x, batch.y)]
@@ -117,14 +141,16 @@ def _digest(step: Step, query: Query, dtype: npt.DTypeLike) -> bytes:
         arrays += [step.params[name], step.state.m[name], step.state.v[name]]
     directions = query.options.get("directions", {})
     arrays += [directions[name] for name in sorted(directions)]
-    plain = (step.net, step.adam, step.state.step, step.reduction, str(query), np.dtype(dtype))
+    plain = (step.net, step.adam, step.state.step, step.reduction, str(query), np.dtype(dtype), oracle.name)
     digest = hashlib.blake2b(repr(plain).encode())
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     return digest.digest()
 
 
-def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike) -> Iterator[Answer]:
+def _widening(
+    step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike, oracle: Implementation
+) -> Iterator[Answer]:
     length = parameter_count(step) + step.n + step.n_val
     # The sum of a dot product's absolute terms is at least its own absolute value, which is known already.
     least = {
@@ -140,7 +166,7 @@ def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike) -
     yield rounded
 
     def flat(given: Step) -> Array:
-        return np.concatenate([array.ravel() for array in expected(given, query).values()])
+        return np.concatenate([array.ravel() for array in expected(given, query, oracle).values()])
 
     ends = np.cumsum([array.size for array in answers.values()])[:-1]
     for spread in widening_conditioning(flat, step, dtype, draws=None):

@@ -131,7 +131,7 @@ def check_command(
             # Each case succeeded alone, but not all of them together.
             case = Case(*cases[0])
             finding = Finding(f"{len(cases)} cases in one file, the first {case.query}: the candidate {sentence}", case)
-            outcome = replace(outcome, status="failed", finding=finding)
+            outcome = replace(outcome, status="failed", finding=finding, variant=None)
         outcomes.append(outcome)
     return implementation, outcomes
 

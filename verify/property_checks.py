@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract import AdamState, Array, Step
-from adamshap.verify.implementation import Answer, Query, Unsupported
+from adamshap.verify.implementation import Answer, Implementation, Query, Unsupported
 from adamshap.verify.models import kind_of
-from adamshap.verify.oracle import expected, expected_and_bounds
+from adamshap.verify.oracle import ORACLE, expected, expected_and_bounds
 from adamshap.verify.property import Asker, Case, compare, compare_widening
 from adamshap.verify.slope_rounding import slope_rounding
 from adamshap.verify.steps import adam_of, in_dtype
@@ -25,23 +25,27 @@ EACH_FUNCTION = (
 )
 
 
-def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """Compare the candidate's answer with the oracle's."""
-    got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype)
+def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike, oracle: Implementation = ORACLE) -> float:
+    """Compare the candidate's answer with the oracle's, or with that of an acceptable variant of the `oracle`."""
+    got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype, oracle)
     # The first two bounds, a lower limit of the rounding and all of it, have no draws.
     return compare_widening(
         case, got, wanted, enumerate(widening, start=-1), DRAWS, lambda: slope_rounding(case.step, case.query, dtype)
     )
 
 
-def agrees_in_forward_mode(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
+def agrees_in_forward_mode(ask: Asker, case: Case, dtype: npt.DTypeLike, oracle: Implementation = ORACLE) -> float:
     """Compare the candidate's scores with the oracle's by forward mode, which uses no sample's gradient."""
     forward = Query("scores", {**case.query.options, "contraction": "forward"})
-    got, wanted = ask(case.step, case.query), expected(case.step, forward)
-    _, widening = expected_and_bounds(case.step, case.query, dtype)
+    got, wanted = ask(case.step, case.query), expected(case.step, forward, oracle)
+    _, widening = expected_and_bounds(case.step, case.query, dtype, oracle)
     return compare_widening(
         case, got, wanted, enumerate(widening, start=-1), DRAWS, lambda: slope_rounding(case.step, case.query, dtype)
     )
+
+
+WITH_THE_ORACLE = (agrees, agrees_in_forward_mode)
+"""The checks that take an `oracle`: only these can recognise an acceptable variant of it."""
 
 
 def agree(

@@ -20,6 +20,9 @@ from adamshap.verify.reproduction import snippet
 
 SCHEMA = 1
 
+TRIED: tuple[Status, ...] = ("passed", "acceptable", "failed")
+"""The statuses of properties that were tried."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -83,6 +86,7 @@ def _property_json(report: Report, outcome: Outcome) -> dict[str, Any]:
         "equation": outcome.property.equation,
         "kind": outcome.property.kind,
         "status": outcome.status,
+        "acceptable": None if outcome.variant is None else outcome.variant.name,
         "examples": outcome.examples,
         "seconds": round(outcome.seconds, 3),
         "largest_share_of_bound": _number(outcome.share),
@@ -109,13 +113,13 @@ def show(console: Console, report: Report) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("property", "result", "cases", "seconds"):
         table.add_column(column, justify="right" if column in ("cases", "seconds") else "left", no_wrap=True)
-    tried = [outcome for outcome in report.outcomes if outcome.status in ("passed", "failed")]
+    tried = [outcome for outcome in report.outcomes if outcome.status in TRIED]
     for name, status, examples, seconds in _rows(tried):
-        style = {"passed": "green", "failed": "bold red"}[status]
+        style = {"passed": "green", "acceptable": "yellow", "failed": "bold red"}[status]
         table.add_row(name, f"[{style}]{status}[/]", str(examples), f"{seconds:.1f}")
     if tried:
         console.print(table)
-    for line in _left_out(report):
+    for line in (*_left_out(report), *_acceptable(report)):
         console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
     for outcome in report.failed:
         if outcome.finding is None:
@@ -179,6 +183,14 @@ def _names(outcomes: Iterable[Outcome]) -> list[str]:
     return list(dict.fromkeys(outcome.property.group or outcome.property.name for outcome in outcomes))
 
 
+def _acceptable(report: Report) -> Iterator[str]:
+    """Yield a line for each acceptable variant, with the properties that follow it."""
+    for variant in dict.fromkeys(outcome.variant for outcome in report.outcomes):
+        if variant is not None:
+            names = ", ".join(outcome.property.name for outcome in report.outcomes if outcome.variant == variant)
+            yield f"Acceptable: your answers agree with {variant.sentence} ({variant.name}): {names}"
+
+
 def layers_tried(report: Report) -> dict[str, int]:
     """Return the number of cases tried with each kind of layer, 0 for those declared but not drawn; {} if none is."""
     declared = {kind for one in report.outcomes if one.layers for kind in LAYERS if kind not in one.undeclared_layers}
@@ -214,7 +226,7 @@ def to_html(report: Report) -> str:
         for outcome in report.failed
         if outcome.finding is not None
     )
-    left_out = "".join(f"<p>{html.escape(line)}</p>" for line in _left_out(report))
+    left_out = "".join(f"<p>{html.escape(line)}</p>" for line in (*_left_out(report), *_acceptable(report)))
     diagnosis = f"<p><b>Diagnosis:</b> {html.escape(report.diagnosis.sentence)}.</p>" if report.diagnosis else ""
     if report.diagnosis and report.diagnosis.layer:
         diagnosis += f"<p><b>Layer:</b> {html.escape(report.diagnosis.layer)}.</p>"
@@ -236,7 +248,8 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
 table {{ border-collapse: collapse; width: 100%; }}
 td, th {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
-tr.passed td:nth-child(3) {{ color: #17723b; }} tr.failed td:nth-child(3) {{ color: #b00020; font-weight: bold; }}
+tr.passed td:nth-child(3) {{ color: #17723b; }} tr.acceptable td:nth-child(3) {{ color: #8a6100; }}
+tr.failed td:nth-child(3) {{ color: #b00020; font-weight: bold; }}
 pre {{ background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 13px; }} small {{ color: #666; }}
 @media (max-width: 40rem) {{ table {{ font-size: 13px; }} td, th {{ padding: .3rem; }} }}
 </style>

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract import (
@@ -21,7 +21,14 @@ from adamshap.reference.contract import (
 )
 from adamshap.verify.optimisers import with_settings
 
-__all__ = ["adam_of", "in_dtype", "perturbed"]
+__all__ = ["Normal", "adam_of", "in_dtype", "perturbed"]
+
+
+class Normal(Protocol):
+    """A source of random numbers of mean 0 and variance 1, such as NumPy's generators."""
+
+    def standard_normal(self, size: tuple[int, ...], /) -> Any:
+        """Return independent numbers."""
 
 
 def adam_of(step: Step) -> Adam:
@@ -37,7 +44,7 @@ def in_dtype(step: Step, dtype: npt.DTypeLike) -> Step:
     return _changed(step, lambda array: array.astype(dtype))
 
 
-def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
+def perturbed(step: Step, size: float, generator: Normal) -> Step:
     """Return `step` with every real input changed by a relative `size` times a standard normal number; zeros stay zero.
 
     The factor of a schedule that falls is changed by an absolute one: it is 1 − p or (1 + cos π p)/2 or cos² (π p/2),
@@ -48,7 +55,7 @@ def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
     step : Step
     size : float
         Standard deviation of the relative changes: opposing changes of equal size would cancel.
-    generator : numpy.random.Generator
+    generator : numpy.random.Generator or Uneven
         Source of the changes.
 
     Returns
@@ -61,13 +68,13 @@ def perturbed(step: Step, size: float, generator: np.random.Generator) -> Step:
     return changed if off is None else replace(changed, adam=off)
 
 
-def _off_schedule(step: Step, size: float, generator: np.random.Generator) -> Optimiser | None:
+def _off_schedule(step: Step, size: float, generator: Normal) -> Optimiser | None:
     """Return the optimiser with an absolute error in the factor of a falling schedule; None for any other."""
     clip = step.adam if isinstance(step.adam, Clipped) else None
     schedule = step.adam if clip is None else clip.adam
     if not isinstance(schedule, Schedule) or schedule.shape not in ("linear", "cosine"):
         return None
-    factor = abs(schedule.factor(step.state.next_step) + size * float(generator.standard_normal()))
+    factor = abs(schedule.factor(step.state.next_step) + size * float(generator.standard_normal(())))
     scaled = with_settings(schedule.adam, lambda adam: replace(adam, lr=factor * adam.lr))
     return scaled if clip is None else replace(clip, adam=scaled)
 

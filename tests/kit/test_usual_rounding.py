@@ -86,3 +86,15 @@ def test_a_block_within_a_block_replaces_what_it_names() -> None:
             assert (perceptron.tanh(z)[0], perceptron.silu(z)[0]) == (3, 2)
         assert perceptron.tanh(z)[0] == 1
     assert perceptron.tanh(z)[0] == 0
+
+
+@pytest.mark.parametrize(("name", "factor"), [("sigmoid", 1.0), ("silu", 17.0)])
+def test_a_sigmoid_by_tanh_has_an_error_in_its_value_too(name: str, factor: float) -> None:
+    """(1 + tanh(z/2))/2 loses the digits of a value far below 1; a fully saturated unit is exactly 0 in any form."""
+    operation, z, size = getattr(perceptron, name), np.full(1000, -17.0), 1e-6
+    right = operation(z)
+    for by_tanh, expected in ((False, 0.0), (True, 0.5 * size * factor)):
+        with usual_rounding(size, np.random.default_rng(0), by_tanh):
+            deviation = np.std(operation(z) - right)
+            assert operation(np.array([-1e3]))[0] == OPERATIONS[name](np.array([-1e3]))[0]
+        assert deviation == pytest.approx(expected, rel=0.1)

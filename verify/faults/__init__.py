@@ -18,6 +18,7 @@ __all__ = [
     "EDGE_FAULTS",
     "FAULTS",
     "FLOAT32",
+    "LATER_FAULTS",
     "LAYER_FAULTS",
     "LOOP_FAULTS",
     "Fault",
@@ -36,6 +37,9 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 LAYER_FAULTS: tuple[Fault, ...] = sequences.FAULTS
+
+LATER_FAULTS: tuple[Fault, ...] = model.LATER_FAULTS
+"""Mistakes that perceptrons show, named after the release of the vectors v1, which do not list them."""
 
 LOOP_FAULTS: tuple[Fault, ...] = loop.FAULTS
 
