@@ -153,7 +153,7 @@ def test_every_kind_of_case_is_covered_in_version_1() -> None:
 
 def test_every_layer_is_covered_by_every_function() -> None:
     seen = {(vector.query.function, need) for vector in NEW for need in vector.needs}
-    assert {pair for pair in product(FUNCTIONS, LAYERS)} <= seen
+    assert set(product(FUNCTIONS, LAYERS)) <= seen
 
 
 def test_every_slope_meets_every_gradient_in_stacks_of_layers() -> None:

@@ -80,9 +80,7 @@ def run_command(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option(
-            "--vectors", metavar="DIR", show_default=False, help="A folder of vectors; the newest by default."
-        ),
+        typer.Option("--vectors", metavar="DIR", show_default=False, help="A folder of vectors; the newest installed."),
     ] = None,
     expected_failures: Annotated[
         Path | None,

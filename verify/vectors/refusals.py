@@ -129,7 +129,7 @@ _PERCEPTRON: tuple[tuple[str, str, str, Change], ...] = (
     (
         "eps-negative",
         "adam.eps",
-        "a negative ε may make the denominator 0 or negative",
+        "a negative ε may make the denominator 0",
         _put("adam", "eps", value=-1e-8),
     ),
     ("eps_root-negative", "adam.eps_root", "the root of a negative number", _put("adam", "eps_root", value=-1e-8)),
@@ -138,7 +138,7 @@ _PERCEPTRON: tuple[tuple[str, str, str, Change], ...] = (
     (
         "step-negative",
         "state.step",
-        "Adam has taken a whole number of steps, 0 or more",
+        "Adam has taken a number of steps, 0 or more",
         _put("state", "step", value=-1),
     ),
     ("step-fraction", "state.step", "Adam has taken a whole number of steps", _put("state", "step", value=2.5)),
@@ -177,7 +177,7 @@ _TOKENS: tuple[tuple[str, str, str, Change], ...] = (
     (
         "heads",
         "network.layers",
-        "three heads do not divide a width of 2",
+        "2 is no multiple of three heads",
         _put("network", "layers", 2, "heads", value=3),
     ),
     ("samples-interact", "network.layers", "a sample of a batch norm has no loss of its own", _interacting),
@@ -187,7 +187,7 @@ _IMAGE: tuple[tuple[str, str, str, Change], ...] = (
     (
         "groups",
         "network.layers",
-        "three groups do not divide two channels",
+        "2 is no multiple of three groups",
         _put("network", "layers", 0, "groups", value=3),
     ),
     ("kernel", "train.x", "a kernel of 2 by 2 is larger than the image", _one_pixel),

@@ -66,7 +66,8 @@ class Results:
         if len(self.unexpected) > SHOWN:
             yield f"... and {len(self.unexpected) - SHOWN} more failures"
         for name in self._likely()[:MISTAKES]:
-            yield f"Likely mistake: your answers equal the oracle's with {self.content.faults[name]['sentence']} ({name})"
+            sentence = self.content.faults[name]["sentence"]
+            yield f"Likely mistake: your answers equal the oracle's with {sentence} ({name})"
         for name, count in self.variants.items():
             about = self.content.variants[name]["sentence"]
             yield f"{count} answers follow an accepted variant, {about} ({name})"
