@@ -169,7 +169,7 @@ class CommandCandidate:
             No process can be started.
         """
         texts = [dumps(case_to_json(step, query)) for step, query in cases]
-        for text, reply in zip(texts, self._run(texts), strict=True):
+        for text, reply in zip(texts, self.replies(texts), strict=True):
             self._replies.setdefault(_key(text), deque()).append(reply)
 
     def ask(self, step: Step, query: Query) -> Any:
@@ -184,14 +184,21 @@ class CommandCandidate:
         text = dumps(case_to_json(step, query))
         ready = self._replies.get(_key(text))
         if not ready:
-            (reply,) = self._run([text])
+            (reply,) = self.replies([text])
         else:
             # A case that occurred twice was answered twice; the last answer stays for the diagnosis.
             reply = ready.popleft() if len(ready) > 1 else ready[0]
         return _result(step, query, reply)
 
-    def _run(self, texts: list[str]) -> list[Any]:
-        """Return the replies of one process to `texts`, cases in JSON."""
+    def replies(self, texts: list[str]) -> list[Any]:
+        """Return the replies of one process to `texts`, cases in JSON.
+
+        Raises
+        ------
+        Misbehaviour
+        LoadError
+            No process can be started.
+        """
         cases = "1 case" if len(texts) == 1 else f"{len(texts)} cases"
         # A program may leave files that cannot be deleted.
         with tempfile.TemporaryDirectory(prefix="adamshap-", ignore_cleanup_errors=True) as name:

@@ -27,7 +27,7 @@ from adamshap.reference.contract.layer import Shape, stack_shape
 from adamshap.verify.json_values import brief, object_with
 from adamshap.verify.models.kind import Draws
 from adamshap.verify.models.random_stacks import Choices, random_stack
-from adamshap.verify.vector_numbers import array, integer, one
+from adamshap.verify.vectors.numbers import array, integer, one
 
 __all__ = [
     "LAYERS",
