@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -111,6 +112,16 @@ def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Impleme
         wanted = _read_only(expected(step, query, oracle))
         _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype, oracle))
     return _remembered[key]
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Compute bounds anew within the context, in which the oracle computes otherwise, and forget them after it."""
+    _remembered.clear()
+    try:
+        yield
+    finally:
+        _remembered.clear()
 
 
 def _read_only(answer: Answer) -> Answer:

@@ -8,7 +8,7 @@ A folder holds one JSON file for each function, ``faults.json`` (a description o
 from dataclasses import dataclass
 from pathlib import Path
 
-from adamshap.verify.implementation import FUNCTIONS
+from adamshap.verify.implementation import CAPTURES, FUNCTIONS
 
 __all__ = ["EDITIONS", "FAULTS_FILE", "LATEST", "REFUSALS_FILE", "SUMS", "VARIANTS_FILE", "WRITTEN_BY_HAND", "Edition"]
 
@@ -47,7 +47,7 @@ class Edition:
 
 EDITIONS = {
     1: Edition(1, ("update", "utility", "marginals", "scores", "influence")),
-    2: Edition(2, FUNCTIONS, (REFUSALS_FILE, VARIANTS_FILE)),
+    2: Edition(2, (*FUNCTIONS, CAPTURES), (REFUSALS_FILE, VARIANTS_FILE)),
 }
 
 LATEST = EDITIONS[2]

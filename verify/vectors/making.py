@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.contract import Step
-from adamshap.verify.faults import FAULTS, LAYER_FAULTS, Fault
+from adamshap.verify.faults import FAULTS, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer
-from adamshap.verify.oracle import bounds, expected
+from adamshap.verify.oracle import bounds, expected, without_memory
 from adamshap.verify.vectors import plan_v1, plan_v2
+from adamshap.verify.vectors.conventions import CONVENTIONS, Convention
 from adamshap.verify.vectors.edition import EDITIONS, Edition
 from adamshap.verify.vectors.folder import Folder, read
 from adamshap.verify.vectors.plan import Planned
 from adamshap.verify.vectors.refusals import refusals
-from adamshap.verify.vectors.vector import Vector
+from adamshap.verify.vectors.vector import Variant, Vector
 
 __all__ = ["CLEARLY", "DRAWS", "answered", "exposed", "known_faults", "made", "misses"]
 
@@ -38,7 +39,8 @@ def made(edition: Edition) -> Folder:
         return Folder(edition, list(answered(plan_v1.planned(), faults)), [], explained, {})
     older = [replace(one, exposes=exposed(one, faults)) for one in read(EDITIONS[1].folder).vectors]
     vectors = [*older, *answered(plan_v2.planned(), faults)]
-    return Folder(edition, vectors, list(refusals()), explained, {})
+    variants = {one.name: {"sentence": one.sentence, "source": one.source} for one in CONVENTIONS}
+    return Folder(edition, vectors, list(refusals()), explained, variants)
 
 
 def exposed(vector: Vector, faults: Iterable[Fault]) -> tuple[str, ...]:
@@ -48,8 +50,11 @@ def exposed(vector: Vector, faults: Iterable[Fault]) -> tuple[str, ...]:
 
 
 def known_faults(version: int) -> tuple[Fault, ...]:
-    """Return the faults that the vectors of a version explain and expose: version 1 has perceptrons only."""
-    return FAULTS if version == 1 else (*FAULTS, *LAYER_FAULTS)
+    """Return the faults that the vectors of a version explain and expose.
+
+    Version 1 has perceptrons and plain Adam only. No version has those of edges, whose cases are large.
+    """
+    return FAULTS if version == 1 else (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS)
 
 
 def answered(plans: Iterable[Planned], faults: Iterable[Fault]) -> Iterator[Vector]:
@@ -57,10 +62,22 @@ def answered(plans: Iterable[Planned], faults: Iterable[Fault]) -> Iterator[Vect
     faults = tuple(faults)
     for plan in plans:
         case = plan.step, plan.query
-        right = expected(*case)
-        bound = {name: _rounded_up(array) for name, array in bounds(*case, np.float64, DRAWS).items()}
-        vector = Vector(plan.name, plan.seed, version_of("adamshap"), *case, right, bound, ())
+        answers = _answers(*case)
+        variants = tuple(_variant(convention, *case) for convention in plan.conventions)
+        vector = Vector(plan.name, plan.seed, version_of("adamshap"), *case, *answers, (), variants)
         yield replace(vector, exposes=exposed(vector, faults))
+
+
+def _answers(step: Step, query: Query) -> tuple[Answer, Answer]:
+    """Return the oracle's answer, and its bound."""
+    bound = bounds(step, query, np.float64, DRAWS)
+    return expected(step, query), {name: _rounded_up(array) for name, array in bound.items()}
+
+
+def _variant(convention: Convention, step: Step, query: Query) -> Variant:
+    """Return the oracle's answer by another convention, and its bound."""
+    with convention.within(), without_memory():
+        return Variant(convention.name, *_answers(convention.change(step), query))
 
 
 def misses(fault: Fault, step: Step, query: Query, right: Answer, bound: Answer, times: float = 1.0) -> bool:

@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.contract import GRADIENTS, Step
-from adamshap.verify.implementation import Query
-from adamshap.verify.vectors.numbers import integer, one
+from adamshap.verify.implementation import CAPTURES, Query
+from adamshap.verify.vectors.conventions import Convention
+from adamshap.verify.vectors.numbers import array, integer, one
 
-__all__ = ["Limits", "Make", "Planned", "calls", "random_utility", "scores_calls"]
+__all__ = ["Limits", "Make", "Planned", "calls", "random_captures", "random_utility", "scores_calls"]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A vector without its answer: its name, the seed of its step, the step, and the call."""
+    """A vector without its answer: its name, seed, step and call, and the conventions that it accepts too."""
 
     name: str
     seed: int
     step: Step
     query: Query
+    conventions: tuple[Convention, ...] = ()
 
 
 Make = Callable[[Step, Random], Query]
@@ -39,6 +41,11 @@ def calls(function: str, **options: Any) -> Make:
 def scores_calls(**options: Any) -> Make:
     """Return the maker of a call of `scores` with these options and a random gradient."""
     return lambda step, draw: Query("scores", {"gradient": one(draw, GRADIENTS), **options})
+
+
+def random_captures(step: Step, draw: Random) -> Query:
+    """Return a call of `captures` with random directions."""
+    return Query(CAPTURES, {"directions": {name: array(draw, p.shape, 2.0) for name, p in step.params.items()}})
 
 
 def random_utility(step: Step, draw: Random) -> Query:

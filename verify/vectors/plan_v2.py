@@ -5,18 +5,25 @@ A new group of vectors has a seed range of its own in `SEEDS`, so that a longer 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from random import Random
 from typing import Any
+
+import numpy as np
 
 from adamshap.reference.contract import (
     GRADIENTS,
     MARGINAL_LOSSES,
     MARGINALS,
+    NOT_COUNTED,
     SLOPES,
     TWO_TERM,
+    Batch,
+    Clipped,
     Embedding,
     Linear,
+    Network,
     Positions,
     Sequential,
     Step,
@@ -25,9 +32,12 @@ from adamshap.reference.contract import (
     transformer,
 )
 from adamshap.verify.implementation import Query
-from adamshap.verify.models import SEQUENTIAL
+from adamshap.verify.models import PERCEPTRON, SEQUENTIAL
+from adamshap.verify.steps import adam_of
+from adamshap.verify.vectors.conventions import CONVENTIONS
 from adamshap.verify.vectors.one_layer import ONE_LAYER
-from adamshap.verify.vectors.plan import Make, Planned, calls, random_utility, scores_calls
+from adamshap.verify.vectors.optimisers import OPTIMISERS, with_optimiser
+from adamshap.verify.vectors.plan import Make, Planned, calls, random_captures, random_utility, scores_calls
 from adamshap.verify.vectors.random_steps import STATES, random_step
 
 __all__ = ["SEEDS", "planned"]
@@ -39,6 +49,9 @@ SEEDS = {
     "two_term": 13_000,
     "equal_maxima": 14_000,
     "one layer": 15_000,
+    "captures": 16_000,
+    "optimisers": 17_000,
+    "acceptable": 18_000,
 }
 """The first seed of each group."""
 
@@ -54,8 +67,16 @@ def planned() -> Iterator[Planned]:
     for place, (kind, model) in enumerate(ONE_LAYER.items()):
         each = [(make, {**limits, "model": model}) for make, limits in _calls_of_a_layer()]
         yield from _group(kind, each, SEEDS["one layer"] + 50 * place, kind=SEQUENTIAL, max_n=4, max_n_val=2)
+        each = [(random_captures, {"model": model})] * 3
+        yield from _group(kind, each, SEEDS["captures"] + 10 * place, kind=SEQUENTIAL, max_n=4, max_n_val=1)
     equal = [(make, {"model": ONE_LAYER["max_pool2d"]}) for make in (calls("update"), calls("influence"))] * 2
     yield from _group("equal_maxima", equal, kind=SEQUENTIAL, max_n=3, change=_with_equal_maxima)
+    for place, name in enumerate(OPTIMISERS):
+        for kind, each in ((PERCEPTRON, _calls_of_an_optimiser(name)), (SEQUENTIAL, _calls_of_a_layer())):
+            first = SEEDS["optimisers"] + 100 * place + (50 if kind == SEQUENTIAL else 0)
+            label = name if kind == PERCEPTRON else f"{name}_layers"
+            yield from _group(label, each, first, partial(with_optimiser, name=name), kind=kind, max_n=5, max_n_val=2)
+    yield from _acceptable()
     yield from _group("two_term", [(make, {"model": m}) for m, make in _two_terms()], kind=SEQUENTIAL, max_n=5)
 
 
@@ -105,6 +126,67 @@ def _calls_of_a_model() -> list[Call]:
         (scores_calls(slope="secant"), {}),
         (scores_calls(slope="random_order"), {}),
     ]
+
+
+def _calls_of_an_optimiser(name: str) -> list[Call]:
+    """Return calls of every function and slope for a perceptron."""
+    slopes = SLOPES if name == "together" else ("linearized", "secant", "random_order")
+    return [
+        *[(calls("update"), {})] * 4,
+        *[(random_utility, {})] * 3,
+        *((calls("marginals", kind=kind, loss="exact"), {"max_n": 4}) for kind in MARGINALS),
+        *((scores_calls(slope=slope), {}) for slope in slopes),
+        *((scores_calls(slope="tangent", per_validation=flag), {}) for flag in (False, True)),
+        (scores_calls(slope=TWO_TERM, kind="shapley"), {}),
+        (calls("influence"), {}),
+    ]
+
+
+def _acceptable() -> Iterator[Planned]:
+    """Yield the vectors that accept another convention."""
+    each = (calls("update"), calls("marginals", kind="last", loss="exact"), scores_calls(slope="secant"))
+    for place, convention in enumerate(CONVENTIONS):
+        prepare, limits = _ACCEPTING[convention.name]
+        first = SEEDS["acceptable"] + 10 * place
+        name = convention.name.replace("-", "_")
+        for plan in _group(name, [(make, {}) for make in each], first, prepare, max_n=3, max_n_val=2, **limits):
+            yield replace(plan, conventions=(convention,))
+
+
+def _with_a_large_eps(step: Step) -> Step:
+    return replace(step, adam=replace(adam_of(step), eps=0.01))
+
+
+def _with_uneven_labels(step: Step) -> Step:
+    """Return the step with three tokens a sample, of which one, two or three labels are counted."""
+
+    def uneven(batch: Batch) -> Batch:
+        place = np.arange(3 * batch.n).reshape(batch.n, 3)
+        dropped = np.arange(3) < (np.arange(batch.n) % 3)[:, None]
+        return Batch(place % 4, np.where(dropped, NOT_COUNTED, (place + 1) % 4))
+
+    return replace(step, train=uneven(step.train), valid=uneven(step.valid))
+
+
+def _with_a_small_gradient(step: Step) -> Step:
+    """Return the step clipped far below its norm, with parameters so small that the 1e-6 in PyTorch's factor counts."""
+    params = {name: 1e-4 * p for name, p in step.params.items()}
+    train = Batch(1e-4 * step.train.x, 1e-4 * step.train.y)
+    return replace(step, params=params, train=train, adam=Clipped(adam_of(step), norm=1e-7, eps=0.0))
+
+
+_ACCEPTING: dict[str, tuple[Callable[[Step], Step], dict[str, Any]]] = {
+    "epsilon-before-correction": (_with_a_large_eps, {"model": Network((2, 3, 2)), "states": ("ordinary",)}),
+    "mean-over-the-batch-s-tokens": (
+        _with_uneven_labels,
+        {"kind": SEQUENTIAL, "model": ONE_LAYER["tied_linear"], "states": ("ordinary",)},
+    ),
+    "clip-epsilon-of-pytorch": (
+        _with_a_small_gradient,
+        {"model": Network((2, 3, 2), loss="mse"), "states": ("ordinary",)},
+    ),
+}
+"""For each convention, the change to a random step that makes it count, and the limits of the step."""
 
 
 def _calls_of_a_layer() -> list[Call]:
