@@ -58,6 +58,6 @@ OPTIMISERS: dict[str, Callable[[Random, Adam, Step], Optimiser]] = {
 
 
 def with_optimiser(step: Step, name: str) -> Step:
-    """Return the step with an optimiser of `OPTIMISERS` in place of its settings; the step's numbers seed the choices."""
+    """Return the step with an optimiser of `OPTIMISERS`; the step's numbers seed the choices."""
     draw = Random(repr((name, step.state.step, *(p.ravel().tolist() for p in step.params.values()))))
     return replace(step, adam=OPTIMISERS[name](draw, adam_of(step), step))

@@ -23,9 +23,10 @@ SEED = 20_000
 
 def refusals() -> Iterator[Refusal]:
     """Yield all cases; each differs from a right one in one place."""
-    for bases, changes in ((_perceptron(), _PERCEPTRON), (_tokens(), _TOKENS), (_image(), _IMAGE)):
+    of_bases = ((_perceptron(), _PERCEPTRON), (_tokens(), _TOKENS), (_image(), _IMAGE), (_optimiser(), _OPTIMISER))
+    for base, changes in of_bases:
         for name, field, reason, change in changes:
-            case = deepcopy(bases)
+            case = deepcopy(base)
             change(case)
             yield Refusal(f"must_refuse-{name}", case, field, reason)
 
@@ -46,6 +47,18 @@ def _tokens() -> Json:
 
 def _image() -> Json:
     return _case(Sequential((Conv2d(2, 2, (2, 2)), Flatten(), Linear(2, 3))))
+
+
+def _optimiser() -> Json:
+    case = _perceptron()
+    settings = {**case.pop("adam"), "weight_decay": 0.0, "l2": 0.1}
+    case["optimizer"] = {
+        "adam": settings,
+        "groups": [{"params": ["0.bias"], "adam": dict(settings)}],
+        "schedule": {"shape": "cosine", "warmup": 1, "steps": 10_000, "floor": 0.1},
+        "clip": {"norm": 0.1, "eps": 1e-06},
+    }
+    return case
 
 
 # --- changes ---------------------------------------------------------------------------------------------------------
@@ -192,6 +205,41 @@ _IMAGE: tuple[tuple[str, str, str, Change], ...] = (
     ),
     ("kernel", "train.x", "a kernel of 2 by 2 is larger than the image", _one_pixel),
     ("stride-zero", "network.layers", "a stride is at least 1", _put("network", "layers", 0, "stride", value=[0, 1])),
+)
+
+_OPTIMISER: tuple[tuple[str, str, str, Change], ...] = (
+    ("clip-zero", "optimizer.clip.norm", "nothing is left of the gradient", _put("optimizer", "clip", "norm", value=0)),
+    ("clip-negative", "optimizer.clip.norm", "a norm is not negative", _put("optimizer", "clip", "norm", value=-1.0)),
+    (
+        "two-decays",
+        "optimizer.adam.l2",
+        "no library has decay inside the gradient and outside it",
+        _put("optimizer", "adam", "weight_decay", value=0.1),
+    ),
+    (
+        "group-twice",
+        "optimizer.groups",
+        "a parameter has one set of settings",
+        lambda case: case["optimizer"]["groups"].append(dict(case["optimizer"]["groups"][0])),
+    ),
+    (
+        "group-unknown",
+        "optimizer.groups",
+        "there is no such parameter",
+        _put("optimizer", "groups", 0, "params", value=["2.bias"]),
+    ),
+    (
+        "group-missing",
+        "optimizer.adam",
+        "most parameters have no settings",
+        _put("optimizer", "adam", value=None),
+    ),
+    (
+        "schedule-too-short",
+        "optimizer.schedule.shape",
+        "there is no factor for this step",
+        _put("optimizer", "schedule", value={"shape": [1.0], "warmup": 0, "steps": None, "floor": 0.0}),
+    ),
 )
 
 
