@@ -22,7 +22,7 @@ from adamshap.reference.contract import quadrature_nodes
 from adamshap.reference.game import exact_game, shapley_values
 from adamshap.verify.cases import case_to_json
 from adamshap.verify.checking import PROFILES
-from adamshap.verify.faults import FAULTS
+from adamshap.verify.faults import CATALOGUE
 from adamshap.verify.properties import PROPERTIES
 from adamshap.verify.tolerance import CLOSE, DRAWS, MORE_DRAWS, SAFETY
 from adamshap.verify.vectors.edition import LATEST
@@ -48,9 +48,9 @@ CASES = read(LATEST.folder).vectors
 """The vectors with answers."""
 
 COUNTS = {
-    r"(\d+) known mistakes": len(FAULTS),
-    r"(\d+) of \d+ mistakes": len(FAULTS),
-    r"of (\d+) mistakes": len(FAULTS),
+    r"(\d+) known mistakes": len(CATALOGUE),
+    r"(\d+) of \d+ mistakes": len(CATALOGUE),
+    r"of (\d+) mistakes": len(CATALOGUE),
     r"(\d+) properties": len(PROPERTIES),
     r"(\d+) small cases": len(CASES),
     r"(\d+) vectors": len(CASES),
@@ -80,7 +80,7 @@ def test_counts_are_found_where_they_stand(pattern: str) -> None:
 def test_the_page_of_the_faults_has_every_fault() -> None:
     """If this fails, run ``python docs/faults.py``."""
     rows = [line for line in (DOCS / "faults.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    assert [row.split("`")[1] for row in rows] == [fault.name for fault in FAULTS]
+    assert [row.split("`")[1] for row in rows] == [fault.name for fault in CATALOGUE]
 
 
 NOT_IN_VECTORS = ("clip_each", "contraction", "l2")

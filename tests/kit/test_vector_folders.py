@@ -185,10 +185,10 @@ def vectors(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command_exports_and_checks(tmp_path: Path) -> None:
     done = vectors("export", tmp_path / "v")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"wrote {count(CONTENTS[2])} vectors" in done.stdout
+    assert f"wrote {CONTENTS[2].counted} to " in done.stdout
     done = vectors("check", tmp_path / "v")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{count(CONTENTS[2])} vectors, 0 disagreements" in done.stdout
+    assert f"{CONTENTS[2].counted}, 0 disagreements" in done.stdout
 
     changed(tmp_path / "v", "utility.json", lambda v: v["vectors"][5]["expected"].update(values=1.0))
     done = vectors("check", tmp_path / "v")

@@ -15,6 +15,7 @@ from adamshap.verify.faults.slope import other_nodes
 
 __all__ = [
     "BY_NAME",
+    "CATALOGUE",
     "EDGE_FAULTS",
     "FAULTS",
     "FLOAT32",
@@ -44,5 +45,8 @@ LATER_FAULTS: tuple[Fault, ...] = model.LATER_FAULTS
 LOOP_FAULTS: tuple[Fault, ...] = loop.FAULTS
 
 EDGE_FAULTS: tuple[Fault, ...] = edges.FAULTS
+
+CATALOGUE: tuple[Fault, ...] = (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS, *EDGE_FAULTS)
+"""All known mistakes."""
 
 BY_NAME: dict[str, Fault] = {fault.name: fault for fault in FAULTS}

@@ -45,8 +45,7 @@ def export_command(
             folders.export(folder, EDITIONS[version])
     except folders.VectorError as error:
         raise CommandError(str(error)) from error
-    content = folders.read(folder)
-    typer.echo(f"wrote {len(content.vectors) + len(content.refusals)} vectors to {folder}")
+    typer.echo(f"wrote {folders.read(folder).counted} to {folder}")
 
 
 @app.command("check")
@@ -61,7 +60,7 @@ def check_command(folder: _Folder = None) -> None:
     found = [*disagreements(content.vectors), *answered_refusals(content.refusals)]
     for sentence in found:
         typer.echo(sentence)
-    typer.echo(f"{len(content.vectors) + len(content.refusals)} vectors, {len(found)} disagreements with the oracle")
+    typer.echo(f"{content.counted}, {len(found)} disagreements with the oracle")
     if found:
         raise typer.Exit(1)
 
@@ -112,7 +111,7 @@ def run_command(
 
     content = _read(folder)
     try:
-        names = [one.name for one in (*content.vectors, *content.refusals)]
+        names = [*(vector.name for vector in content.vectors), *(refusal.name for refusal in content.refusals)]
         expectations = Expectations() if expected_failures is None else read_expectations(expected_failures, names)
         run = _run_target(target, content, timeout) if target else _run_program(str(command), content, timeout)
     except (LoadError, ExpectationsError) as error:

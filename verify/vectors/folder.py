@@ -56,6 +56,12 @@ class Folder:
     faults: Json
     variants: Json
 
+    @property
+    def counted(self) -> str:
+        """The numbers of vectors and of refusals, in words."""
+        refused = f" and {len(self.refusals)} cases to refuse" if self.refusals else ""
+        return f"{len(self.vectors)} vectors{refused}"
+
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
@@ -159,7 +165,7 @@ def read(folder: Path) -> Folder:
             refusals = [refusal_from_json(one, f"{REFUSALS_FILE}, vector {i}") for i, one in enumerate(given)]
     except (UnicodeDecodeError, KeyError, TypeError, CaseError) as error:
         raise VectorError(f"{str(folder)!r}: {_sentence(error)}") from error
-    names = [each.name for each in (*vectors, *refusals)]
+    names = [*(vector.name for vector in vectors), *(refusal.name for refusal in refusals)]
     if len(set(names)) < len(names):
         raise VectorError(f"{str(folder)!r}: two vectors have the same name")
     return Folder(edition, vectors, refusals, faults, variants)

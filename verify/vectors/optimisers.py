@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import Literal
 
 from adamshap.reference.contract import Adam, AdamGroups, Clipped, Optimiser, Schedule, Step
 from adamshap.verify.steps import adam_of
@@ -28,7 +29,8 @@ def _groups(draw: Random, adam: Adam, step: Step) -> AdamGroups:
 
 def _schedule(draw: Random, adam: Optimiser, step: Step) -> Schedule:
     t = step.state.next_step
-    shape = one(draw, ("constant", "linear", "cosine"))
+    shapes: tuple[Literal["constant", "linear", "cosine"], ...] = ("constant", "linear", "cosine")
+    shape = one(draw, shapes)
     warmup = one(draw, (0, 3 * t))
     if shape == "constant":
         return Schedule(adam, shape, warmup=max(warmup, 2))
