@@ -9,6 +9,7 @@
 //   c             Adam's coefficients at this step   A(g)    update(c, g)      A[a, b]    difference(c, a, b)
 
 import { Unsupported, addAll, dot, mapEach, mean, range, sum } from "./numbers.mjs";
+import { check } from "./checks.mjs";
 import { sampleGradient, sampleLoss } from "./model.mjs";
 
 const eachLoss = (step, theta) => step.valid.x.map((x, j) => sampleLoss(step.network, theta, x, step.valid.y[j]));
@@ -236,6 +237,7 @@ function captures(given) {
 }
 
 export function answer(given) {
+  check(given);
   if (given.function === "captures") return captures(given);
   const step = prepare(given), options = given.options;
   switch (given.function) {

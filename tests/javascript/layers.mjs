@@ -5,6 +5,7 @@
 // the loss by `out`, adds that by the layer's parameters to `gradient`, and returns that by `rows`. A parameter that is
 // used several times, at several positions or by several layers, is added to several times.
 import { ACTIVATIONS } from "./activations.mjs";
+import { need } from "./checks.mjs";
 import { Unsupported, mean, range, sum } from "./numbers.mjs";
 
 // x Wᵀ + b of each row, with W and b by their full names; `bias` may be undefined.
@@ -26,7 +27,8 @@ function affine(theta, weight, bias, rows) {
 }
 
 function embedding({ width }, theta, name, tokens) {
-  const W = theta[`${name}.weight`];
+  const W = theta[`${name}.weight`], vocab = W.length / width;
+  need(tokens.every((token) => Number.isInteger(token) && token >= 0 && token < vocab), "x", `tokens below ${vocab}`);
   const back = (b, gradient) =>
     tokens.forEach((token, t) => b[t].forEach((b_i, i) => (gradient[`${name}.weight`][token * width + i] += b_i)));
   return { out: tokens.map((token) => W.slice(token * width, (token + 1) * width)), back };
@@ -34,6 +36,7 @@ function embedding({ width }, theta, name, tokens) {
 
 function positions({ width }, theta, name, rows) {
   const W = theta[`${name}.weight`];
+  need(rows.length * width <= W.length, "x", `sequences of at most ${W.length / width} positions`);
   const back = (b, gradient) => {
     b.forEach((b_t, t) => b_t.forEach((b_i, i) => (gradient[`${name}.weight`][t * width + i] += b_i)));
     return b;
@@ -107,6 +110,7 @@ function head(Q, K, V) {
 }
 
 function attention({ width, heads, bias }, theta, name, rows) {
+  need(width % heads === 0, "heads", `a divisor of the width, ${width}`);
   const size = width / heads;
   const projected = affine(theta, `${name}.in_proj_weight`, bias && `${name}.in_proj_bias`, rows);
   // Query, key and value stand side by side in a row, each with its heads side by side.

@@ -1,4 +1,5 @@
 // The loss of one sample and its gradient, for perceptrons and stacks of layers (docs/method.md 8).
+import { need } from "./checks.mjs";
 import { stack } from "./layers.mjs";
 import { Unsupported, mapEach, mean, range, sum } from "./numbers.mjs";
 
@@ -28,11 +29,13 @@ function lossOf({ loss }, out, y) {
   }
   // The mean over the counted positions, those with a label other than -100.
   const labels = [y].flat(), counted = labels.filter((label) => label !== -100).length;
+  need(counted > 0, "y", "a label that is counted in each sample");
   const each = out.map((z, t) => (labels[t] === -100 ? { value: 0, b: z.map(() => 0) } : crossEntropy(z, labels[t])));
   return { value: sum(each.map(({ value }) => value)) / counted, b: each.map(({ b }) => b.map((b_o) => b_o / counted)) };
 }
 
 function crossEntropy(z, label) {
+  need(Number.isInteger(label) && label >= 0 && label < z.length, "y", `labels from 0 to ${z.length - 1}`);
   const largest = Math.max(...z), total = sum(z.map((z_o) => Math.exp(z_o - largest)));
   const value = Math.log(total) - (z[label] - largest);
   return { value, b: z.map((z_o, o) => Math.exp(z_o - largest) / total - (o === label ? 1 : 0)) };

@@ -182,7 +182,10 @@ def test_pytest_continues_after_any_misbehaviour(pytester: pytest.Pytester, here
             "no:cacheprovider",
         ),
         *("--adamshap-timeout", "5", *(["--adamshap-in-process"] if here else [])),
-        *("-k", f"float64 and (influence or {' or '.join(says)}) and not (two_term or large or edges or memory or refused or forward)"),
+        *(
+            "-k",
+            f"float64 and (influence or {' or '.join(says)}) and not (two_term or large or edges or memory or refused or forward)",
+        ),
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=len(says), passed=1)

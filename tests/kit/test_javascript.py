@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = ROOT / "tests" / "javascript"
-VECTORS = ROOT / "verify" / "vectors" / "v1"
+VECTORS = ROOT / "verify" / "vectors"
 
 pytestmark = pytest.mark.node
 
@@ -24,8 +24,8 @@ def node() -> str:
     return found
 
 
-def run_vectors(node: str, scripts: Path) -> subprocess.CompletedProcess[str]:
-    command = [node, str(scripts / "run_vectors.mjs"), str(VECTORS)]
+def run_vectors(node: str, scripts: Path, version: str = "v2") -> subprocess.CompletedProcess[str]:
+    command = [node, str(scripts / "run_vectors.mjs"), str(VECTORS / version)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -110,11 +110,26 @@ def test_it_has_no_dependency() -> None:
         assert all('from "node:' in line or 'from "./' in line for line in lines)
 
 
-def test_it_passes_the_vectors(node: str) -> None:
-    done = run_vectors(node, SCRIPTS)
+@pytest.mark.parametrize(("version", "most", "unsupported"), [("v1", 398, 18), ("v2", 692, 247)])
+def test_it_passes_the_vectors(node: str, version: str, most: int, unsupported: int) -> None:
+    """It has neither convolution and pooling nor "two_term" nor groups, schedules, clipping and L2 decay."""
+    done = run_vectors(node, SCRIPTS, version)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert done.stdout.endswith(" passed, 0 failed, 18 not supported\n")
-    assert int(done.stdout.split()[0]) >= 300
+    assert done.stdout == f"{most} passed, 0 failed, {unsupported} not supported\n"
+
+
+def test_a_number_for_a_case_to_refuse_is_a_failure(node: str, tmp_path: Path) -> None:
+    lenient = changed(tmp_path, "checks.mjs", ("beta >= 0 && beta < 1", "beta >= 0"))
+    done = run_vectors(node, lenient)
+    assert done.returncode == 1
+    assert "must_refuse-beta2-is-1: answered, although with β = 1 the moments never change" in done.stdout
+
+
+def test_an_accepted_variant_is_reported(node: str, tmp_path: Path) -> None:
+    keras = ("    eps,\n    mu:", "    eps: eps / Math.sqrt(c2),\n    mu:")
+    done = run_vectors(node, changed(tmp_path, "adamshap.mjs", keras))
+    assert done.returncode == 1  # by the vectors whose cases say where ε is
+    assert "scores-epsilon_before_correction-000: follows the variant epsilon-before-correction" in done.stdout
 
 
 def test_a_mistake_in_it_fails_vectors_that_name_the_mistake(node: str, broken: Path) -> None:
