@@ -176,7 +176,17 @@ class Uneven:
     generator: np.random.Generator
 
     def standard_normal(self, shape: tuple[int, ...], /) -> Array:
-        """Return random numbers of mean 0 and variance 1, half of them with the deviation `SMALL`."""
+        """Return random numbers of mean 0 and variance 1, half of them with the deviation `SMALL`.
+
+        Parameters
+        ----------
+        shape : tuple of int
+
+        Returns
+        -------
+        ndarray
+            The numbers, of this shape.
+        """
         large = np.sqrt(2 - SMALL**2)
         sizes = np.where(self.generator.random(shape) < 0.5, SMALL, large)
         return sizes * self.generator.standard_normal(shape)
