@@ -58,6 +58,40 @@ def test_an_unsupported_case_is_no_failure() -> None:
     assert any("Not supported (stacks of layers)" in line for line in done.lines())
 
 
+def test_a_candidate_is_not_asked_for_what_it_does_not_declare() -> None:
+    """Wrong answers, or an unknown argument, would otherwise count as failures."""
+    plain = replace(ORACLE, supports=frozenset(), extras=frozenset())
+    asked = {}
+    for one in (
+        next(v for v in CONTENT.vectors if set(v.needs) == needs)
+        for needs in (
+            {"perceptron"},
+            {"perceptron", "clip"},
+            {"perceptron", "l2"},
+            {"linear"},
+            {"perceptron", "two_term"},
+        )
+    ):
+        (done,) = run_vectors(plain, [one])
+        asked["".join(n for n in one.needs if n != "perceptron")] = (done.status, done.sentence)
+    assert asked == {
+        "": ("passed", ""),
+        "clip": ("not supported", "SUPPORTS does not name clip"),
+        "l2": ("not supported", "SUPPORTS does not name l2"),
+        "linear": ("not supported", "SUPPORTS does not name linear"),
+        "two_term": ("not supported", "scores has no parameter kind, which goes with the slope two_term"),
+    }
+
+
+def test_an_error_names_no_mistake() -> None:
+    def ask(step: Step, query: Query) -> Any:
+        raise TypeError("an unexpected keyword argument")
+
+    done = results(candidate_of(ask))
+    assert done.of("failed")
+    assert likely_faults(done.results) == []
+
+
 def test_a_refused_case_must_not_be_answered() -> None:
     previous = [one for one in CONTENT.refusals if one.name == "must_refuse-previous-at-1"]
 
@@ -150,7 +184,7 @@ def test_the_command(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [one["status"] for one in report["results"]] == ["passed"] * 6
 
-    done = run("reference", "--expected-failures", "known.txt")
+    done = run("adamshap.verify.oracle:ORACLE", "--expected-failures", "known.txt")
     assert (done.returncode, done.stderr) == (1, "")
     assert f"{SOME[0].name}: expected to fail" in done.stdout
     assert "4 passed, 0 failed, 2 not asked" in done.stdout

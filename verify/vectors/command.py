@@ -151,12 +151,15 @@ def _run_target(target: str, content: "Folder", timeout: float) -> "list[Result]
 
 
 def _run_program(command: str, content: "Folder", timeout: float) -> "list[Result]":
-    from adamshap.verify.implementation import FUNCTIONS, Implementation, Misbehaviour
+    from dataclasses import replace
+
+    from adamshap.verify.implementation import Misbehaviour
+    from adamshap.verify.oracle import ORACLE
     from adamshap.verify.process import CommandCandidate
     from adamshap.verify.vectors.running import run_refusals_of_command, run_vectors
 
     program = CommandCandidate(command, timeout)
-    candidate = Implementation(command, frozenset(FUNCTIONS), program.ask, guard=None)
+    candidate = replace(ORACLE, name=command, ask=program.ask)  # asked for everything: its replies say what it lacks
     try:
         program.prepare([(one.step, one.query) for one in content.vectors])
     except Misbehaviour as error:

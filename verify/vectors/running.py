@@ -9,6 +9,7 @@ import numpy as np
 
 from adamshap.verify.cases import CaseError, case_from_json, dumps
 from adamshap.verify.implementation import Answer, Hung, Implementation, Misbehaviour, Unsupported, answer
+from adamshap.verify.vectors.needs import undeclared_need
 from adamshap.verify.vectors.vector import Refusal, Vector
 
 __all__ = ["Result", "likely_faults", "run_refusals", "run_refusals_of_command", "run_vectors"]
@@ -31,7 +32,7 @@ class Result:
     variant : str
         The accepted variant that the answer follows; empty for the oracle's own.
     exposes : tuple of str
-        The vector's faults.
+        The vector's faults; none where there was no answer to compare with theirs.
     """
 
     name: str
@@ -42,15 +43,18 @@ class Result:
 
 
 def run_vectors(candidate: Implementation, vectors: Iterable[Vector], timeout: float | None = None) -> Iterator[Result]:
-    """Yield the result of each vector."""
+    """Yield the result of each vector; those whose needs the candidate does not declare are not supported."""
     for vector in vectors:
+        if reason := undeclared_need(candidate, vector.step, vector.query):
+            yield Result(vector.name, "not supported", reason)
+            continue
         try:
             got = answer(candidate, vector.step, vector.query, timeout)
-        except Unsupported as reason:
-            yield Result(vector.name, "not supported", str(reason))
+        except Unsupported as unsupported:
+            yield Result(vector.name, "not supported", str(unsupported))
             continue
         except Misbehaviour as error:
-            yield Result(vector.name, "failed", f"{vector.query.function}: {error}", exposes=vector.exposes)
+            yield Result(vector.name, "failed", f"{vector.query.function}: {error}")
             continue
         yield _compared(vector, got)
 
@@ -88,6 +92,9 @@ def run_refusals(
             step, query = case_from_json(one.case)
         except CaseError:
             yield Result(one.name, "not asked", "the contract refuses it")
+            continue
+        if reason := undeclared_need(candidate, step, query):
+            yield Result(one.name, "not supported", reason)
             continue
         yield _refused(one, lambda step=step, query=query: answer(candidate, step, query, timeout))  # type: ignore[misc]
 
