@@ -36,7 +36,7 @@ from adamshap.verify.oracle import ORACLE, bounds
 from adamshap.verify.process import check_command
 from adamshap.verify.property import Disagreement, Property, asker
 from adamshap.verify.random_cases import random_cases
-from adamshap.verify.report import Report, layers_tried, to_json
+from adamshap.verify.report import Report, layers_tried, omissions, to_json
 from adamshap.verify.reproduction import snippet
 from adamshap.verify.tolerance import assert_within
 
@@ -255,6 +255,22 @@ def test_only_declared_layers_are_drawn(layers: set[str]) -> None:
 def test_without_a_layer_that_can_be_first_nothing_is_tried() -> None:
     outcomes = check(replace(ORACLE, supports=frozenset({"activation"})), LAYER_PROPERTIES)
     assert {(one.status, one.undeclared) for one in outcomes} == {("not tried", True)}
+
+
+def test_the_report_names_the_missing_layers() -> None:
+    """A stack at an edge has layers that many a transformer lacks."""
+    chosen = [BY_NAME["sequential-perceptron"], BY_NAME["sequential-edges-update"], BY_NAME["sequential-update"]]
+
+    def lines(*layers: str) -> list[str]:
+        outcomes = check(replace(ORACLE, supports=frozenset(layers)), chosen[: 2 if "embedding" in layers else 3])
+        return [line for line in omissions(Report("mine", "quick", "float64", 0, outcomes, None)) if "SUPPORTS" in line]
+
+    most = ("embedding", "positions", "attention", "residual", "linear")
+    assert lines(*most)[:2] == [
+        "Not tried, as SUPPORTS does not name activation: sequential-perceptron",
+        "Not tried, as SUPPORTS does not name tied_linear, rms_norm: sequential-edges-update",
+    ]
+    assert "Not tried, as SUPPORTS names no layer that a stack can begin with: sequential-update" in lines("flatten")
 
 
 def test_a_class_declares_its_layers() -> None:
