@@ -160,6 +160,19 @@ def test_a_wrong_backward_pass_is_found_between_wrong_and_right_captures() -> No
     assert "layer_norm" in diagnosis.layer
 
 
+def test_a_backward_pass_is_found_within_the_last_layer() -> None:
+    """As where attention confuses the gradients of key and value: its output projection's own captures are right."""
+
+    def change(kind: str, name: str, right: Array, step: Step) -> Array:
+        last = max((i for i, one in enumerate(kinds_in_order(step.net), start=1) if one == "attention"), default=0)
+        place = places_of(step.net)[name]
+        inside = place.number == last and place.field.startswith("in_proj")
+        return 2 * right if inside or place.number < last else right
+
+    _, diagnosis = found_in(with_captures(change), OF_CAPTURES)
+    assert diagnosis.layer.startswith("the backward pass of attention is wrong")
+
+
 @pytest.mark.parametrize(
     ("fault", "how", "which"),
     [
