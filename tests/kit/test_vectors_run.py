@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 
 from adamshap.reference.contract import Step
 from adamshap.verify.faults import BY_NAME
-from adamshap.verify.implementation import Implementation, Query
+from adamshap.verify.implementation import Implementation, Query, implementation
+from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.vectors.edition import LATEST
 from adamshap.verify.vectors.expected_failures import Expectations, ExpectationsError, read_expectations
 from adamshap.verify.vectors.folder import Folder, read, write
 from adamshap.verify.vectors.results import Results
-from adamshap.verify.vectors.running import likely_faults, run_refusals, run_refusals_of_command, run_vectors
+from adamshap.verify.vectors.running import asked, likely_faults, run_refusals, run_refusals_of_command, run_vectors
 from adamshap.verify.vectors.vector import Variant
 
 CONTENT = read(LATEST.folder)
@@ -39,6 +41,26 @@ def test_the_oracle_passes() -> None:
     assert len(done.of("passed")) > len(SOME)  # one refusal reaches a Python candidate
     assert done.unexpected == []
     assert done.to_json()["verdict"].startswith(f"{len(done.of('passed'))} passed, 0 failed")
+
+
+@pytest.mark.parametrize("name", ["engine", "torch_ghost"])
+def test_other_implementations_pass(name: str) -> None:
+    candidate = implementation(import_module(f"adamshap.verify.candidates.{name}"), name)
+    done = list(run_vectors(candidate, CONTENT.vectors))
+    assert [one for one in done if one.status == "failed"] == []
+    assert sum(one.status == "passed" for one in done) > 700
+
+
+def test_a_vector_whose_needs_are_not_declared_is_not_asked() -> None:
+    def ask(step: Step, query: Query) -> Any:
+        raise AssertionError(query)
+
+    lacking = replace(
+        candidate_of(ask), supports=frozenset({"linear"}), extras=frozenset(), offers=frozenset({"update"})
+    )
+    needing = [one for one in CONTENT.vectors if one.needs not in ((PERCEPTRON,), ("linear",))]
+    assert {one.status for one in run_vectors(lacking, needing)} == {"not supported"}
+    assert asked(lacking, needing) == []
 
 
 def test_a_mistake_is_named() -> None:
@@ -157,6 +179,8 @@ def test_the_command(tmp_path: Path) -> None:
 
     for arguments, says in (
         ((), "needs a TARGET or --command"),
+        (("reference", "--supports", "linear"), "are for --command"),
+        (("--command", "mine {case} {result}", "--offers", "speed"), "--offers: got 'speed'"),
         (("reference", "--expected-failures", "none.txt"), "cannot read 'none.txt'"),
         (("nothing.here",), "cannot load 'nothing.here'"),
         (("reference", "--json", "no/where.json"), "its folder does not exist"),

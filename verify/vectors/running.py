@@ -7,11 +7,25 @@ from typing import Any, Literal
 
 import numpy as np
 
+from adamshap.reference.contract import TWO_TERM, Step
 from adamshap.verify.cases import CaseError, case_from_json, dumps
-from adamshap.verify.implementation import Answer, Hung, Implementation, Misbehaviour, Unsupported, answer
+from adamshap.verify.implementation import (
+    CAPTURES,
+    Answer,
+    Hung,
+    Implementation,
+    Misbehaviour,
+    Query,
+    Unsupported,
+    answer,
+)
+from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.vectors.vector import Refusal, Vector
 
-__all__ = ["Result", "likely_faults", "run_refusals", "run_refusals_of_command", "run_vectors"]
+__all__ = ["Result", "asked", "likely_faults", "run_refusals", "run_refusals_of_command", "run_vectors"]
+
+SAMPLING = ("permutations", "seed")
+"""Options of `marginals` for more samples than any vector has."""
 
 Status = Literal["passed", "failed", "not supported", "not asked"]
 
@@ -44,8 +58,11 @@ class Result:
 def run_vectors(candidate: Implementation, vectors: Iterable[Vector], timeout: float | None = None) -> Iterator[Result]:
     """Yield the result of each vector."""
     for vector in vectors:
+        if lacking := _lacking(candidate, vector):
+            yield Result(vector.name, "not supported", f"{lacking} is not declared")
+            continue
         try:
-            got = answer(candidate, vector.step, vector.query, timeout)
+            got = answer(candidate, vector.step, _as_asked(vector.query), timeout)
         except Unsupported as reason:
             yield Result(vector.name, "not supported", str(reason))
             continue
@@ -53,6 +70,24 @@ def run_vectors(candidate: Implementation, vectors: Iterable[Vector], timeout: f
             yield Result(vector.name, "failed", f"{vector.query.function}: {error}", exposes=vector.exposes)
             continue
         yield _compared(vector, got)
+
+
+def asked(candidate: Implementation, vectors: Iterable[Vector]) -> list[tuple[Step, Query]]:
+    """Return the cases of the vectors whose needs a candidate declares."""
+    return [(one.step, _as_asked(one.query)) for one in vectors if not _lacking(candidate, one)]
+
+
+def _lacking(candidate: Implementation, vector: Vector) -> str:
+    """Return the first need of a vector that a candidate does not declare; perceptrons need no declaration."""
+    two_term = {TWO_TERM} if "kind" in candidate.extras else set()
+    declared = candidate.layers | candidate.supports | two_term | {PERCEPTRON}
+    needs = (*vector.needs, *((CAPTURES,) if vector.query.function == CAPTURES else ()))
+    return next((need for need in needs if need not in declared | candidate.offers), "")
+
+
+def _as_asked(query: Query) -> Query:
+    """Return a call without the options of sampling, which the vectors write out and which play no part in them."""
+    return Query(query.function, {name: value for name, value in query.options.items() if name not in SAMPLING})
 
 
 def _compared(vector: Vector, got: Answer) -> Result:
