@@ -166,11 +166,15 @@ def test_the_command(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, "vectors", "run", "--vectors", "v", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
 
-    done = run("--command", f"'{sys.executable}' program.py {{case}} {{result}}", "--json", "report.json")
+    program = ("--command", f"'{sys.executable}' program.py {{case}} {{result}}")
+    done = run(*program, "--supports", "sequential", "--json", "report.json")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.endswith("vectors of version 2: 6 passed, 0 failed\n")
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [one["status"] for one in report["results"]] == ["passed"] * 6
+
+    done = run(*program)
+    assert "Not supported (activation is not declared): 2" in done.stdout
 
     done = run("reference", "--expected-failures", "known.txt")
     assert (done.returncode, done.stderr) == (1, "")
