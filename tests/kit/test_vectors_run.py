@@ -176,7 +176,7 @@ def test_the_command(tmp_path: Path) -> None:
     done = run(*program)
     assert "Not supported (activation is not declared): 2" in done.stdout
 
-    done = run("reference", "--expected-failures", "known.txt")
+    done = run("engine", "--expected-failures", "known.txt")
     assert (done.returncode, done.stderr) == (1, "")
     assert f"{SOME[0].name}: expected to fail" in done.stdout
     assert "4 passed, 0 failed, 2 not asked" in done.stdout
