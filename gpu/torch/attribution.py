@@ -1,0 +1,439 @@
+"""Attribution of a PyTorch training loop, beside the loop: `Attribution`."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from adamshap.gpu.backend import Backend
+from adamshap.torch.check import check_finite, check_parameters, cheapest, factor_of
+from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.optimizer import (
+    adam_of,
+    check_optimizer,
+    hyperparameters_of,
+    state_of,
+    trainable,
+    unknown_gradients,
+)
+from adamshap.torch.scoring import Given, Scorer, context_of
+from adamshap.torch.validation import ValidationStack
+from adamshap.reference.contract import (
+    AdamState,
+    Array,
+    CompletedSteps,
+    Contraction,
+    Denominator,
+    Estimator,
+    Gradient,
+    MarginalKind,
+    Run,
+    ScoreSlope,
+    Variance,
+    check_callable,
+    of_kind,
+    positive_integer,
+    refuse,
+    shown,
+    true_or_false,
+)
+
+__all__ = ["Attribution"]
+
+FIRST_CHECKS = 2
+"""Steps at the beginning that are checked in full: a forgotten zero_grad() shows at the second."""
+
+
+class Attribution:
+    """Scores the samples of a PyTorch loop, at each ``optimizer.step()``.
+
+    The loop keeps its model, loss, optimiser, clipping, schedule and loader. x_i is what the loop's own backward pass
+    gives: class weights, label smoothing and weights of samples are in it. The scores of a step are
+    ``⟨Γ ⊙ S, f x_i⟩`` (docs/method.md), where f is the factor of clipping and of scaling between the backward pass
+    and the step, which is found from ``p.grad``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On the CPU, its trainable parameters in float32 or float64, of modules that are registered (docs/torch.md).
+    optimizer : torch.optim.Adam or torch.optim.AdamW
+        Optimiser of all trainable parameters of the model, in any number of groups.
+    validation : callable
+        Function without arguments that returns the mean validation loss as a tensor. It is called at θ, and with moved
+        parameters at the points that `gradient` needs; random state and modes are put back afterwards.
+    n_samples : int
+        N, the number of training samples: those that ``samples(index)`` counts.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+        S, as for `adamshap.gpu.scores`; "two_term" only where a sample has one position.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `adamshap.gpu.scores`.
+    efficient : bool
+        As for `adamshap.gpu.scores`: distribute what the scores leave of the step's decrease of the loss.
+    per_validation : bool
+        Not supported: `validation` returns one loss.
+    nodes : tuple of two ints, optional
+        (path, normal), as for `adamshap.gpu.scores`.
+    denominator : {"exact", "previous"}
+        For "linearized"; "previous" not at the first step.
+    kind : {"first", "last", "shapley"}
+        For "two_term".
+    rank : int, optional
+        Rank of the sketch of P, its basis kept from step to step; None is exact.
+    variance : {"exact", "rank_one"}
+        σ² of "random_order" and "two_term".
+    contraction : {"ghost"}
+        "forward" is not supported.
+    with_sgd : bool
+        Whether SGD's scores are computed too, which costs a validation pass at θ and a contraction; else they are NaN.
+    check_every : int
+        Number of steps from one full self-check to the next; the first two steps are always checked. Every step
+        compares the gradients of the vectors (biases, gains).
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument; a trainable parameter, module or setting that is not supported, by its name.
+
+    Examples
+    --------
+    >>> attribution = Attribution(
+    ...     model, optimizer, validation=lambda: loss_of(model(valid_x), valid_y), n_samples=len(data)
+    ... )  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        validation: Callable[[], torch.Tensor],
+        n_samples: int,
+        slope: ScoreSlope = "random_order",
+        gradient: Gradient = "midpoint",
+        efficient: bool = False,
+        per_validation: bool = False,
+        nodes: tuple[int, int] | None = None,
+        denominator: Denominator = "exact",
+        kind: MarginalKind = "shapley",
+        rank: int | None = None,
+        variance: Variance = "exact",
+        contraction: Contraction = "ghost",
+        with_sgd: bool = True,
+        check_every: int = 50,
+    ) -> None:
+        of_kind("model", model, torch.nn.Module)
+        check_optimizer(optimizer)
+        if validation is None:
+            refuse("validation", None, "a function that returns the mean validation loss")
+        check_callable("validation", validation)
+        estimator = Estimator(
+            slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, None, contraction
+        )
+        if estimator.per_validation:
+            refuse("per_validation", True, "False: `validation` returns one loss")
+        if estimator.contraction != "ghost":
+            refuse("contraction", shown(estimator.contraction), "'ghost', the only one for a PyTorch model")
+        count = positive_integer("n_samples", n_samples)
+        self._check_every = positive_integer("check_every", check_every)
+        self._named = trainable(model, optimizer)
+        adam_of(optimizer, self._named)  # refuses settings that are not Adam's
+        self._model, self._optimizer = model, optimizer
+        backend = Backend(np, np.dtype(str(next(iter(self._named.values())).dtype).removeprefix("torch.")))
+        self._stack = ValidationStack(model, validation, self._named)
+        context = context_of(backend, self._stack)
+        self._scorer = Scorer(context, estimator, true_or_false("with_sgd", with_sgd))
+        self._cheapest = cheapest(context.shapes)
+        self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()})
+        self._steps_of_optimizer = (
+            optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
+            optimizer.register_step_post_hook(_weakly(self, "_after_step")),
+        )
+        self._blocks: list[Block] = []
+        self._scores, self._sgd_scores = np.zeros(count), np.zeros(count) if with_sgd else np.full(count, np.nan)
+        self._seen = np.zeros(count, np.int64)
+        self._history: dict[str, list[float]] = {"valid_loss": [], "factor": []}
+        self._initial: dict[str, Array] = {}
+        self._steps = 0
+        self._begun: dict[str, torch.Tensor] = {}
+        self._awaited: tuple[Given, Any] | None = None
+        self._left: tuple[torch.Tensor, int] | None = None
+        self._broken: str | None = None
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def samples(self, index: Any) -> Iterator[None]:
+        """Capture the forward and backward passes inside: those of some samples, one row each, in this order.
+
+        Several before one ``optimizer.step()`` are accumulation: the step's batch is all of them.
+
+        Parameters
+        ----------
+        index : integers (n,)
+            Numbers of the samples, from 0 to N − 1: a tensor, an array or a list.
+
+        Returns
+        -------
+        context manager
+            For a ``with`` statement around forward and backward pass.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A bad index, or a mistake of the loop.
+        """
+        self._refuse_broken()
+        if self._hooks.block is not None:
+            refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
+        checked = self._checked(index)
+        self._refuse_late_edits()
+        no_gradients = all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
+        if no_gradients:  # their gradients are gone: those samples have no step
+            self._blocks.clear()
+            self._hooks.stray = None
+        if not self._blocks and self._is_checked:
+            self._begun = {name: p.detach().clone() for name, p in self._named.items()}
+        for earlier in self._blocks:
+            if len(twice := np.intersect1d(checked, earlier.index)):
+                refuse("index", f"sample {twice[0]} again before the step", "each sample once in a step")
+        block = Block(checked, self._versions())
+        self._blocks.append(block)
+        try:
+            with self._hooks.open(block):
+                yield
+            block.modes = self._modes()
+        except BaseException:
+            if block in self._blocks:
+                self._blocks.remove(block)
+            raise
+
+    def result(self) -> Run:
+        """Return the run so far.
+
+        Returns
+        -------
+        Run
+            Scores, SGD's scores (NaN without `with_sgd`) and ``seen`` of all N samples; ``history`` has ``factor``, f
+            of each step, and with `with_sgd` or gradient "start" ``valid_loss``; parameters and state of the optimiser
+            by the model's names.
+
+        Raises
+        ------
+        ValueError
+            After a mistake of the loop that was refused: the scores are not complete.
+        """
+        self._refuse_broken()
+        backend = self._scorer.context.backend
+        hyperparameters, t = hyperparameters_of(backend, self._optimizer, self._named)
+        del hyperparameters
+        state = state_of(backend, self._optimizer, self._named, t)
+        theta, m, v = ({name: np.array(a) for name, a in one.items()} for one in (state.theta, state.m, state.v))
+        history = {name: np.array(values) for name, values in self._history.items() if len(values) == self._steps}
+        return Run(
+            initial_params=dict(self._initial) or {name: array.copy() for name, array in theta.items()},
+            params=theta,
+            state=AdamState.unchecked(CompletedSteps(t - 1), m, v),
+            scores=self._scores.copy(),
+            sgd_scores=self._sgd_scores.copy(),
+            seen=self._seen.copy(),
+            history=history,
+        )
+
+    def detach(self) -> None:
+        """Remove all hooks from the model and the optimiser; the scores stay."""
+        self._hooks.remove()
+        for handle in self._steps_of_optimizer:
+            handle.remove()
+
+    # --- before and after optimizer.step() ---------------------------------------------------------------------------
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Score the samples of the step that is about to be taken."""
+        self._refuse_broken()
+        try:
+            block, self._hooks.block = self._hooks.block, None  # the validation passes are not captured
+            try:
+                self._score(args, kwargs)
+            finally:
+                self._hooks.block = block
+        except BaseException as error:
+            self._broken = str(error)
+            raise
+
+    def _score(self, args: Any, kwargs: Any) -> None:
+        if any(one is not None for one in (*args[1:], *kwargs.values())):  # args[0] is the optimiser
+            refuse("optimizer.step", "a closure", "no argument: forward and backward pass before the step")
+        self._refuse_mistakes()
+        given = self._given(self._gradients())
+        if not self._initial:
+            self._initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
+        with self._scorer.context.at_work():
+            result, new = self._scorer.score(given)
+        self._blocks.clear()
+        self._refuse_infinite(result.scores, result.sgd_scores)
+        np.add.at(self._scores, given.index, result.scores)
+        if result.sgd_scores is not None:
+            np.add.at(self._sgd_scores, given.index, result.sgd_scores)
+        np.add.at(self._seen, given.index, 1)
+        self._history["factor"].append(given.factor)
+        if result.valid_loss is not None:
+            self._history["valid_loss"].append(float(result.valid_loss))
+        if self._is_checked:
+            before = {name: given.state.theta[name].copy() for name in given.gradients}
+            self._awaited = (given, (before, new.theta))
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Compare θ⁺ with the engine's."""
+        self._steps += 1
+        self._begun = {}
+        smallest = min(self._named.values(), key=lambda p: p.numel() if p.grad is not None else float("inf"))
+        self._left = None if smallest.grad is None else (smallest.grad, smallest.grad._version)
+        if self._awaited is None:
+            return
+        (given, (before, expected)), self._awaited = self._awaited, None
+        try:
+            got = {name: self._named[name].detach().numpy() for name in given.gradients}
+            check_parameters(before, expected, got, self._steps)
+        except ValueError as error:
+            self._broken = str(error)
+            raise
+
+    def _given(self, gradients: dict[str, Array]) -> Given:
+        """Return what the loop did, after the check of the gradients."""
+        chunks, start = [], 0
+        for block in self._blocks:
+            chunks.append((slice(start, start + block.n), block.captures))
+            start += block.n
+        names = [name for name in self._cheapest if name in gradients]
+        captures = [one for _, one in chunks]
+        step = self._steps + 1
+        check_finite({name: gradients[name] for name in names} or gradients, step)
+        every = list(gradients) if self._is_checked or not names else names
+        factor = factor_of(gradients, captures, every, self._hooks.modules, step)
+        named = {name: self._named[name] for name in gradients}
+        backend = self._scorer.context.backend
+        hyperparameters, t = hyperparameters_of(backend, self._optimizer, named)
+        state = state_of(backend, self._optimizer, named, t)
+        products: dict[str, int] = {}
+        for one in captures:
+            products = {name: max(products.get(name, 0), one.products.get(name, 0)) for name in gradients}
+        stack = ValidationStack(self._model, self._stack.loss, named, products)
+        index = np.concatenate([block.index for block in self._blocks])
+        return Given(index, chunks, gradients, factor, state, hyperparameters, stack)
+
+    def _gradients(self) -> dict[str, Array]:
+        """Return p.grad of the parameters that have one; PyTorch leaves the others where they are."""
+        used = {name for block in self._blocks for name in block.captures.by_name}
+        gradients = {name: p.grad.detach().numpy() for name, p in self._named.items() if p.grad is not None}
+        for name in self._named:
+            where = " and ".join(self._hooks.modules.get(name, ["no module"]))
+            if name in used and name not in gradients:
+                got = f"None at step {self._steps + 1}, where samples have one in {where}"
+                refuse(f"gradient of {name!r}", got, "no zero_grad() between backward() and step()")
+            if name in gradients and name not in used and gradients[name].any():
+                got = f"one at step {self._steps + 1} that no capture explains, in {where}"
+                needs = (
+                    "forward and backward pass inside `samples`, by calls of its module: F.linear or another function"
+                    " called with the parameter is not seen"
+                )
+                refuse(f"gradient of {name!r}", got, needs)
+        return {name: gradient for name, gradient in gradients.items() if name in used}
+
+    # --- mistakes of the loop ----------------------------------------------------------------------------------------
+
+    @property
+    def _is_checked(self) -> bool:
+        """Whether the coming step is checked in full."""
+        return self._steps < FIRST_CHECKS or self._steps % self._check_every == 0
+
+    @property
+    def _doubtful(self) -> bool:
+        """Whether gradients may have been made and taken away since the last step."""
+        return bool(self._blocks) or self._hooks.stray is not None
+
+    def _checked(self, index: Any) -> Array:
+        """Return `index` as integers (n,)."""
+        array = np.asarray(index.detach().cpu() if isinstance(index, torch.Tensor) else index)
+        if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
+            got = f"{array.dtype} of shape {array.shape}"
+            refuse("index", got, "the numbers of the batch's samples, integers (n,)", TypeError)
+        count = len(self._seen)
+        wrong = array[(array < 0) | (array >= count)]
+        if len(wrong):
+            refuse("index", int(wrong[0]), f"numbers from 0 to {count - 1}, as n_samples is {count}")
+        values, times = np.unique(array, return_counts=True)
+        if times.max() > 1:
+            refuse("index", f"sample {values[times.argmax()]} {times.max()} times", "each sample once in a step")
+        return array.astype(np.int64)
+
+    def _versions(self) -> dict[str, int]:
+        return {name: p._version for name, p in self._named.items()}
+
+    def _modes(self) -> tuple[bool, ...]:
+        return tuple(module.training for module in self._model.modules())
+
+    def _refuse_mistakes(self) -> None:
+        """Refuse a step without samples, or whose model is no longer the one that they went through."""
+        step = self._steps + 1
+        if not self._blocks:
+            got = f"a step without samples (step {step})"
+            refuse("optimizer.step", got, "forward and backward pass in `with attribution.samples(index):`")
+        if self._hooks.stray is not None:
+            got = f"a backward pass outside `samples`, which reached {self._hooks.stray!r}, before step {step}"
+            refuse("optimizer.step", got, "each backward pass of a step inside `samples`, and zero_grad() after others")
+        if count := unknown_gradients(self._optimizer, self._named.values()):
+            got = f"{count} parameters with a gradient that were frozen when the attribution began"
+            refuse("optimizer", got, "a new Attribution after a change of requires_grad")
+        for block in self._blocks:
+            if not block.uses:
+                got = f"samples {shown(block.index.tolist())} without a backward pass"
+                refuse("attribution.samples", got, "forward and backward pass inside")
+            if block.modes not in (None, self._modes()):
+                changed = zip(self._model.named_modules(), block.modes, self._modes(), strict=True)
+                path = next(path for (path, _), old, now in changed if old != now)
+                got = f"another mode of {path or 'the model'!r} than in `samples`"
+                refuse("optimizer.step", got, "model.eval() and model.train() before `samples`, or after the step")
+            for name, version in block.versions.items():
+                if self._named[name]._version != version:
+                    self._refuse_edit(name)
+        for name, before in self._begun.items():
+            if not torch.equal(before, self._named[name].detach()):
+                self._refuse_edit(name)
+
+    def _refuse_edit(self, name: str) -> None:
+        got = "an edit in place between the forward pass and the step"
+        refuse(f"model parameter {name!r}", got, "edits of parameters after optimizer.step() and before `samples`")
+
+    def _refuse_late_edits(self) -> None:
+        """Refuse a gradient that was edited after the step that used it, as by clipping in the wrong place."""
+        if self._left is None or self._blocks:
+            return
+        (gradient, version), self._left = self._left, None
+        if gradient._version != version and gradient.any():
+            self._broken = "gradients were edited after optimizer.step()"
+            needs = "clipping and other edits between backward() and step(): after the step they have no effect"
+            refuse("optimizer.step", f"gradients that were edited after step {self._steps}", needs)
+
+    def _refuse_infinite(self, *scores: Array | None) -> None:
+        if any(one is not None and not np.isfinite(one).all() for one in scores):
+            got = f"numbers that are not finite at step {self._steps + 1}"
+            refuse("scores", got, "finite gradients: a smaller lr, or clipping, may help", FloatingPointError)
+
+    def _refuse_broken(self) -> None:
+        if self._broken is not None:
+            refuse("attribution", f"a loop that was refused before ({self._broken})", "a new Attribution")
+
+
+def _weakly(attribution: Attribution, method: str) -> Callable[..., None]:
+    """Return a hook that does not keep the attribution alive."""
+    held = weakref.ref(attribution)
+
+    def hook(optimizer: Any, args: Any, kwargs: Any) -> None:
+        living = held()
+        if living is not None:
+            getattr(living, method)(optimizer, args, kwargs)
+
+    return hook

@@ -1,0 +1,186 @@
+"""Hooks on a model's modules: what a call of a module sees, and the gradient that comes back, as captures.
+
+A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from adamshap.gpu.captures import Capture, Captures
+from adamshap.torch.layers import LAYERS, Layer, Use
+from adamshap.reference.contract import Array, refuse
+
+__all__ = ["Block", "Hooks"]
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+@dataclass(eq=False)
+class Block:
+    """The captures between the beginning and the end of one ``with attribution.samples(index)``.
+
+    Parameters
+    ----------
+    index : int array (n,)
+        The samples.
+    versions : dict of int
+        The parameters' version counters at the beginning: PyTorch counts edits in place.
+    uses : list of Capture
+        The captures so far.
+    modes : tuple of bool, or None
+        Whether each module was in training mode at the end; None before it.
+    """
+
+    index: Array
+    versions: Mapping[str, int]
+    uses: list[Capture] = field(default_factory=list)
+    modes: tuple[bool, ...] | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.index)
+
+    @property
+    def captures(self) -> Captures:
+        """The captures of its backward passes."""
+        return Captures(tuple(self.uses))
+
+
+class Hooks:
+    """The hooks on a model: they capture while a block is open, and do nothing otherwise.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    names : dict
+        The model's name of each trainable parameter, by the parameter's identity.
+    """
+
+    def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
+        self.block: Block | None = None
+        self.stray: str | None = None
+        self.modules: dict[str, list[str]] = {}
+        self._handles: list[Any] = []
+        for path, module in model.named_modules():
+            own = {
+                local: names[id(p)] for local, p in module._parameters.items() if p is not None and id(p) in names
+            }
+            if own or isinstance(module, BATCH_NORMS):
+                self._attach(module, path, own)
+        named = {id(p): p for p in model.parameters()}
+        for key, name in names.items():
+            self._handles.append(named[key].register_post_accumulate_grad_hook(partial(self._accumulated, name)))
+
+    def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
+        for name in own.values():
+            self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
+        layer = LAYERS.get(type(module))
+        unknown = [name for local, name in own.items() if layer is None or local not in layer.parameters]
+        if layer is None or unknown:
+            _refuse_uncovered(module, path, unknown or [path])
+        if layer.check is not None and own:
+            layer.check(module, path)
+        before = module.register_forward_pre_hook(partial(self._before, path, own), with_kwargs=True)
+        after = module.register_forward_hook(partial(self._after, path, own, layer), with_kwargs=True)
+        self._handles += [before, after]
+
+    def remove(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    @contextmanager
+    def open(self, block: Block) -> Iterator[None]:
+        """Return a context manager that captures into `block`."""
+        self.block = block
+        try:
+            yield
+        finally:
+            self.block = None
+
+    def _accumulated(self, name: str, _: torch.Tensor) -> None:
+        """Note a gradient that arrives outside all blocks."""
+        if self.block is None:
+            self.stray = name
+
+    def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Give every sample its own copy of an input that all share, such as positions of shape (1, T)."""
+        block = self.block
+        if block is None or not torch.is_grad_enabled():
+            return None
+        _refuse_training_mode(module, path)
+        if not own or not (args or "input" in kwargs):
+            return None
+        given = args[0] if args else kwargs["input"]
+        expanded = _for_each_sample(module, path, given, block.n)
+        if expanded is given:
+            return None
+        return ((expanded, *args[1:]), kwargs) if args else (args, {**kwargs, "input": expanded})
+
+    def _after(
+        self, path: str, own: dict[str, str], layer: Layer, module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """Await the gradient of the output."""
+        block = self.block
+        if block is None or not own or not isinstance(output, torch.Tensor) or not output.requires_grad:
+            return
+        given = args[0] if args else kwargs["input"]
+        for what, tensor in (("an input", given), ("an output", output)):
+            least = 1 if isinstance(module, nn.Embedding) else 2
+            if tensor.ndim < least or len(tensor) != block.n:
+                got = f"{type(module).__name__} with {what} of shape {tuple(tensor.shape)} for {block.n} samples"
+                refuse(f"model module {path!r}", got, "the samples of `index` along the first axis, one row each")
+        use = Use(module, path, own, given.detach(), given.detach())
+        output.register_hook(partial(self._received, block, layer, use))
+
+    def _received(self, block: Block, layer: Layer, use: Use, b: torch.Tensor) -> None:
+        """Add the captures of one use to its block."""
+        if self.block is block:  # else `_accumulated` notes it
+            with torch.no_grad():
+                block.uses += layer.captures(replace(use, b=b.detach()))
+
+
+def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> None:
+    kind, where = type(module).__name__, path or "the model itself"
+    if isinstance(module, BATCH_NORMS):
+        refuse(f"model module {path!r}", kind, "nn.BatchNorm1d, 2d or 3d in eval mode: others let samples interact")
+    known = ", ".join(sorted(one.__name__ for one in LAYERS))
+    refuse(
+        f"model parameter {names[0]!r}",
+        f"a parameter of {where}, a module of class {kind}, which has no captures",
+        f"modules of {known}; a function for {kind} registered by adamshap.torch.register;"
+        " or a frozen parameter (requires_grad_(False)), which is left out",
+    )
+
+
+def _refuse_training_mode(module: nn.Module, path: str) -> None:
+    if isinstance(module, BATCH_NORMS) and (module.training or module.running_mean is None):
+        mode = "in training mode" if module.training else "without running statistics"
+        refuse(
+            f"model module {path!r}",
+            f"{type(module).__name__} {mode}, where samples of a batch interact",
+            "eval mode with running statistics (module.eval()), or GroupNorm or LayerNorm in its place",
+        )
+
+
+def _for_each_sample(module: nn.Module, path: str, given: torch.Tensor, n: int) -> torch.Tensor:
+    """Return an input of the module with n rows: the same memory if it has them, or one row repeated."""
+    if isinstance(module, nn.Embedding) and given.ndim == 1:
+        counted = torch.arange(len(given), device=given.device, dtype=given.dtype)
+        if len(given) != n:
+            return given.expand(n, -1)
+        if n > 1 and torch.equal(given, counted):
+            needs = "ids of shape (1, T) if they are positions, or (n, 1) if each belongs to a sample"
+            refuse(f"model module {path!r}", f"Embedding with ids 0 … {n - 1} for {n} samples", needs)
+        return given
+    if given.ndim > 1 and len(given) == 1 and n > 1:
+        return given.expand(n, *given.shape[1:])
+    return given
