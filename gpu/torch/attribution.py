@@ -15,6 +15,7 @@ from adamshap.torch.optimizer import (
     adam_of,
     check_optimizer,
     hyperparameters_of,
+    precision_of,
     state_of,
     trainable,
     unknown_gradients,
@@ -296,7 +297,7 @@ class Attribution:
         (given, (before, expected)), self._awaited = self._awaited, None
         try:
             got = {name: self._named[name].detach().numpy() for name in given.gradients}
-            check_parameters(before, expected, got, self._steps)
+            check_parameters(before, expected, got, precision_of(self._optimizer), self._steps)
         except ValueError as error:
             self._broken = str(error)
             raise

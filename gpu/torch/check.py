@@ -169,7 +169,7 @@ def _refuse(
 
 
 def check_parameters(
-    before: Mapping[str, Array], expected: Mapping[str, Array], got: Mapping[str, Array], step: int
+    before: Mapping[str, Array], expected: Mapping[str, Array], got: Mapping[str, Array], eps: float, step: int
 ) -> None:
     """Refuse a step that is not Adam's: θ⁺ is compared with what the engine computed.
 
@@ -177,11 +177,13 @@ def check_parameters(
     ----------
     before, expected, got : dicts of arrays
         θ, θ − A(g) − ηλθ, and what the optimiser made of it.
+    eps : float
+        2 u of the optimiser's arithmetic.
     step : int
         For messages.
     """
     for name, array in got.items():
-        unit = float(np.finfo(array.dtype).eps) / 2
+        unit = max(float(np.finfo(array.dtype).eps), eps) / 2
         moved = float(np.linalg.norm((expected[name] - before[name]).astype(np.float64).ravel()))
         size = float(np.linalg.norm(before[name].astype(np.float64).ravel()))
         off = float(np.linalg.norm((array - expected[name]).astype(np.float64).ravel()))

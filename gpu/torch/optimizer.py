@@ -11,7 +11,7 @@ from adamshap.gpu.hyperparameters import Hyperparameters, held, scalars_of
 from adamshap.gpu.state import State
 from adamshap.reference.contract import Adam, StepNumber, refuse
 
-__all__ = ["adam_of", "check_optimizer", "hyperparameters_of", "state_of", "trainable"]
+__all__ = ["adam_of", "check_optimizer", "hyperparameters_of", "precision_of", "state_of", "trainable", "unknown_gradients"]
 
 REFUSED = ("amsgrad", "maximize", "differentiable")
 """Settings of a group that change Adam's map, or keep its graph."""
@@ -112,6 +112,12 @@ def _moments(backend: Backend, optimizer: Any, named: Mapping[str, torch.Tensor]
         state = optimizer.state.get(p, {})
         found[name] = backend.real(state[key].numpy()) if key in state else np.zeros(tuple(p.shape), backend.dtype)
     return found
+
+
+def precision_of(optimizer: Any) -> float:
+    """Return 2 u of the coarsest setting that is a tensor: PyTorch computes with it in its own dtype. 0 if none is."""
+    settings = [value for group in optimizer.param_groups for value in (group["lr"], *group["betas"])]
+    return max((torch.finfo(one.dtype).eps for one in settings if isinstance(one, torch.Tensor)), default=0.0)
 
 
 def unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> int:

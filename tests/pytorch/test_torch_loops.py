@@ -1,0 +1,182 @@
+"""What a loop may do beside a plain step: registered layers, checkpointing, parameters without a gradient, other memory."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from torch_loops import MODELS, GPT, Loop, assert_oracle_agrees, labels, tokens
+
+from adamshap.gpu.captures import Dense, outer_products
+
+torch = pytest.importorskip("torch", reason="extra `torch`")
+nn, F = torch.nn, torch.nn.functional
+from adamshap.torch import Attribution, register  # noqa: E402
+from adamshap.torch.layers import LAYERS, array_of  # noqa: E402
+
+
+class Transposed(nn.Module):  # type: ignore[name-defined,misc]
+    """A linear layer with its weight the other way round, as Hugging Face's Conv1D."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(d_in, d_out)), nn.Parameter(torch.zeros(d_out))
+
+    def forward(self, x: Any) -> Any:
+        return x @ self.weight + self.bias
+
+
+def sequence_of(layer: Any) -> Any:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), layer, nn.Tanh(), nn.Linear(5, 3))
+
+
+@pytest.fixture
+def transposed() -> Any:
+    @register(Transposed)
+    def captures(use: Any) -> Any:
+        yield outer_products(use.names["weight"], None, array_of(use.b), array_of(use.a))
+        yield Dense(use.names["bias"], array_of(use.b.reshape(use.n, -1, use.b.shape[-1]).sum(1)))
+
+    yield
+    del LAYERS[Transposed]
+
+
+@pytest.mark.usefixtures("transposed")
+def test_a_registered_layer_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, inputs, targets = MODELS["perceptron"]
+    monkeypatch.setitem(MODELS, "transposed", (lambda: sequence_of(Transposed(6, 5)), inputs, targets))
+    assert_oracle_agrees(Loop("transposed"))
+
+
+class Checkpointed(GPT):
+    """The blocks in the way that `reentrant` says: their activations are computed again in the backward pass."""
+
+    reentrant = False
+
+    def forward(self, x: Any) -> Any:
+        def block(x: Any) -> Any:
+            return x + self.linear2[0](F.gelu(self.linear1[0](self.norm2[0](x))))
+
+        x = self.embedding(x) + self.positions(torch.arange(x.shape[1]))
+        x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=self.reentrant) if self.training else block(x)
+        return self.head(self.norm(x))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(reentrant: bool) -> None:
+    scores = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model = Checkpointed().double().train(again)
+        model.reentrant = reentrant
+        for part in (model.norm1, model.attention):
+            part.requires_grad_(False)
+        adam = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        x, valid = tokens(6), tokens(2)
+
+        def loss(x: Any, model: Any = model) -> Any:
+            return F.cross_entropy(model(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+
+        def validation(model: Any = model, valid: Any = valid, loss: Any = loss) -> Any:
+            model.eval()
+            return loss(valid)
+
+        attribution = Attribution(model, adam, validation=validation, n_samples=6)
+        for _ in range(2):
+            with attribution.samples(range(6)):
+                loss(x).backward()
+            adam.step()
+            adam.zero_grad()
+        scores.append(attribution.result().scores)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-9)
+
+
+def test_a_parameter_without_a_gradient_stays_and_counts_no_step() -> None:
+    """PyTorch skips it, in its count of steps too: the second branch is one step behind from then on."""
+
+    class Branches(nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 3), nn.Linear(4, 3)
+            self.both = True
+
+        def forward(self, x: Any) -> Any:
+            return self.first(x) + self.second(x).tanh() if self.both else self.first(x)
+
+    torch.manual_seed(0)
+    model = Branches().double()
+    adam = torch.optim.AdamW(model.parameters(), lr=0.01)
+    x, y = torch.randn(6, 4).double(), labels(6)
+    attribution = Attribution(
+        model, adam, validation=lambda: F.cross_entropy(model(x[4:]), y[4:]), n_samples=6, check_every=1
+    )
+    for both in (True, False, True):
+        model.both = both
+        with attribution.samples(range(4)):
+            F.cross_entropy(model(x[:4]), y[:4]).backward()
+        adam.step()
+        adam.zero_grad()
+    assert int(adam.state[model.second.weight]["step"]) == 2
+    assert np.isfinite(attribution.result().scores).all()
+
+
+@pytest.mark.parametrize("gradient", ["midpoint", "path"])
+def test_the_loop_is_the_same_with_and_without_an_attribution(gradient: str) -> None:
+    """Parameters come back bit for bit from the points of the validation gradient, and random numbers are the same."""
+    params = []
+    for attributed in (False, True):
+        loop = Loop(options={"gradient": gradient})
+        loop.model[1] = nn.Sequential(nn.Tanh(), nn.Dropout(0.3))
+        if not attributed:
+            loop.attribution.detach()
+        for index in loop.batches(3):
+            loop.passes(index, captured=attributed)
+            loop.adam.step()
+            loop.adam.zero_grad()
+        params.append([p.detach().clone() for p in loop.model.parameters()] + [torch.get_rng_state()])
+    assert all(torch.equal(one, other) for one, other in zip(*params, strict=True))
+
+
+def test_a_run_in_float32_is_near_the_one_in_float64() -> None:
+    scores = []
+    for dtype in (torch.float64, torch.float32):
+        torch.manual_seed(0)
+        model = GPT(depth=2).double().to(dtype)
+        adam = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        x = tokens(12)
+        attribution = Attribution(
+            model,
+            adam,
+            validation=lambda model=model, x=x: F.cross_entropy(model(x[8:]).flatten(0, 1), x[8:].flatten()),
+            n_samples=12,
+            check_every=1,
+        )
+        for _ in range(4):
+            with attribution.samples(torch.arange(8)):
+                F.cross_entropy(model(x[:8]).flatten(0, 1), x[:8].flatten()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            adam.step()
+            adam.zero_grad()
+        scores.append(attribution.result().scores[:8])
+    assert np.abs(scores[1] - scores[0]).max() < 1e-3 * np.abs(scores[0]).max()
+
+
+def test_channels_last_memory() -> None:
+    torch.manual_seed(1)
+    assert_oracle_agrees(Loop("image", change=lambda model: model.to(memory_format=torch.channels_last)))
+
+
+def test_a_result_has_the_parameters_and_the_state_of_the_loop() -> None:
+    loop = Loop(options={"with_sgd": False})
+    begun = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
+    for index in loop.batches(2):
+        loop.step(index)
+    run = loop.attribution.result()
+    assert run.state.step == 2
+    for name, p in loop.model.named_parameters():
+        np.testing.assert_array_equal(run.initial_params[name], begun[name])
+        np.testing.assert_array_equal(run.params[name], p.detach())
+        np.testing.assert_array_equal(run.state.m[name], loop.adam.state[p]["exp_avg"])
+    assert run.seen.sum() == 10
+    assert np.isnan(run.sgd_scores).all()
+    assert run.history.keys() == {"factor"}
+    assert run.history["factor"].tolist() == [1, 1]
