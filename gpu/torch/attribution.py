@@ -9,19 +9,6 @@ import numpy as np
 import torch
 
 from adamshap.gpu.backend import Backend
-from adamshap.torch.check import check_finite, check_parameters, cheapest, factor_of
-from adamshap.torch.hooks import Block, Hooks
-from adamshap.torch.optimizer import (
-    adam_of,
-    check_optimizer,
-    hyperparameters_of,
-    precision_of,
-    state_of,
-    trainable,
-    unknown_gradients,
-)
-from adamshap.torch.scoring import Given, Scorer, context_of
-from adamshap.torch.validation import ValidationStack
 from adamshap.reference.contract import (
     AdamState,
     Array,
@@ -41,6 +28,19 @@ from adamshap.reference.contract import (
     shown,
     true_or_false,
 )
+from adamshap.torch.check import cheapest, check_finite, check_parameters, factor_of
+from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.optimizer import (
+    adam_of,
+    check_optimizer,
+    hyperparameters_of,
+    precision_of,
+    state_of,
+    trainable,
+    unknown_gradients,
+)
+from adamshap.torch.scoring import Given, Scorer, context_of
+from adamshap.torch.validation import ValidationStack
 
 __all__ = ["Attribution"]
 
@@ -191,7 +191,9 @@ class Attribution:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
         checked = self._checked(index)
         self._refuse_late_edits()
-        no_gradients = all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
+        no_gradients = (
+            all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
+        )
         if no_gradients:  # their gradients are gone: those samples have no step
             self._blocks.clear()
             self._hooks.stray = None
@@ -200,7 +202,7 @@ class Attribution:
         for earlier in self._blocks:
             if len(twice := np.intersect1d(checked, earlier.index)):
                 refuse("index", f"sample {twice[0]} again before the step", "each sample once in a step")
-        block = Block(checked, self._versions())
+        block = Block(checked, self._versions(), probed=self._is_checked)
         self._blocks.append(block)
         try:
             with self._hooks.open(block):

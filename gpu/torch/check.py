@@ -23,7 +23,7 @@ import numpy as np
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 
-__all__ = ["check_parameters", "cheapest", "factor_of"]
+__all__ = ["cheapest", "check_parameters", "factor_of"]
 
 UNITS = 256.0
 """Roundings that a difference may have, in units of u: about as many as a sum of a few thousand terms has."""
@@ -63,7 +63,9 @@ class Comparison:
 
 def cheapest(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Return the parameters that are compared in every step: the vectors, or the smallest parameter."""
-    return [name for name, shape in shapes.items() if len(shape) == 1] or [min(shapes, key=lambda n: math.prod(shapes[n]))]
+    return [name for name, shape in shapes.items() if len(shape) == 1] or [
+        min(shapes, key=lambda n: math.prod(shapes[n]))
+    ]
 
 
 def factor_of(
@@ -189,7 +191,11 @@ def check_parameters(
         off = float(np.linalg.norm((array - expected[name]).astype(np.float64).ravel()))
         if not off <= unit * (16 * size + 4 * UNITS * moved):
             needs = "PyTorch's own Adam or AdamW, and no hook of the optimiser that edits gradients or parameters"
-            refuse(f"parameter {name!r}", f"after step {step} a value {off:.3g} from Adam's, which moved {moved:.3g}", needs)
+            refuse(
+                f"parameter {name!r}",
+                f"after step {step} a value {off:.3g} from Adam's, which moved {moved:.3g}",
+                needs,
+            )
 
 
 def check_finite(gradients: Mapping[str, Any], step: int) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import nn
 
 from adamshap.gpu.captures import Capture, Captures
-from adamshap.torch.layers import LAYERS, Layer, Use
 from adamshap.reference.contract import Array, refuse
+from adamshap.torch.layers import LAYERS, Layer, Use
 
 __all__ = ["Block", "Hooks"]
 
@@ -33,6 +33,8 @@ class Block:
         The parameters' version counters at the beginning: PyTorch counts edits in place.
     uses : list of Capture
         The captures so far.
+    probed : bool
+        Whether the pass is tested for samples that interact.
     modes : tuple of bool, or None
         Whether each module was in training mode at the end; None before it.
     """
@@ -40,7 +42,9 @@ class Block:
     index: Array
     versions: Mapping[str, int]
     uses: list[Capture] = field(default_factory=list)
+    probed: bool = False
     modes: tuple[bool, ...] | None = None
+    outputs: list[tuple[str, nn.Module, torch.Tensor]] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -63,17 +67,18 @@ class Hooks:
         The model's name of each trainable parameter, by the parameter's identity.
     """
 
+    probing: ClassVar[bool] = False  # of one model's hooks, during which no other's capture either
+
     def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
         self.block: Block | None = None
         self.stray: str | None = None
         self.modules: dict[str, list[str]] = {}
         self._handles: list[Any] = []
         for path, module in model.named_modules():
-            own = {
-                local: names[id(p)] for local, p in module._parameters.items() if p is not None and id(p) in names
-            }
+            own = {local: names[id(p)] for local, p in module._parameters.items() if p is not None and id(p) in names}
             if own or isinstance(module, BATCH_NORMS):
                 self._attach(module, path, own)
+        self._handles.append(model.register_forward_hook(self._probe))
         named = {id(p): p for p in model.parameters()}
         for key, name in names.items():
             self._handles.append(named[key].register_post_accumulate_grad_hook(partial(self._accumulated, name)))
@@ -83,7 +88,7 @@ class Hooks:
             self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
         layer = LAYERS.get(type(module))
         unknown = [name for local, name in own.items() if layer is None or local not in layer.parameters]
-        if layer is None or unknown:
+        if layer is None or unknown:  # a batch norm of another class is refused without parameters of its own, too
             _refuse_uncovered(module, path, unknown or [path])
         if layer.check is not None and own:
             layer.check(module, path)
@@ -138,17 +143,63 @@ class Hooks:
             if tensor.ndim < least or len(tensor) != block.n:
                 got = f"{type(module).__name__} with {what} of shape {tuple(tensor.shape)} for {block.n} samples"
                 refuse(f"model module {path!r}", got, "the samples of `index` along the first axis, one row each")
+        if block.probed:
+            block.outputs.append((path, module, output))
         use = Use(module, path, own, given.detach(), given.detach())
         output.register_hook(partial(self._received, block, layer, use))
 
     def _received(self, block: Block, layer: Layer, use: Use, b: torch.Tensor) -> None:
         """Add the captures of one use to its block."""
+        if Hooks.probing:
+            return
+        if not use.a.dtype == b.dtype == use.dtype and not isinstance(use.module, nn.Embedding):
+            got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
+            refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
         if self.block is block:  # else `_accumulated` notes it
             with torch.no_grad():
                 block.uses += layer.captures(replace(use, b=b.detach()))
 
+    def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Refuse a model whose first sample's output depends on other rows of a module's output.
 
-def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> None:
+        One more backward pass, from a random direction of that output: its gradient is exactly 0 in all other rows,
+        unless samples interact, or the first axis is not theirs.
+        """
+        block = self.block
+        if block is None or not block.outputs:
+            return
+        outputs, block.outputs = block.outputs, []
+        found = _first_tensor(output, block.n)
+        if found is None or block.n == 1:
+            return
+        generator = torch.Generator().manual_seed(0)
+        first = found[0] * torch.randn(found[0].shape, generator=generator).to(found)
+        Hooks.probing = True
+        try:
+            with torch.enable_grad():
+                tensors = [tensor for _, _, tensor in outputs]
+                gradients = torch.autograd.grad(first.sum(), tensors, retain_graph=True, allow_unused=True)
+        except RuntimeError:  # reentrant checkpointing has no autograd.grad
+            return
+        finally:
+            Hooks.probing = False
+        for (path, module, _), gradient in reversed(list(zip(outputs, gradients, strict=True))):
+            if gradient is not None and gradient[1:].any():
+                got = f"{type(module).__name__} with rows of which other samples' outputs depend"
+                needs = "samples along the first axis of its input, which do not interact"
+                refuse(f"model module {path!r}", got, needs)
+
+
+def _first_tensor(output: Any, n: int) -> torch.Tensor | None:
+    """Return the first tensor of a model's output with a row for each sample, in a tuple or mapping too."""
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else [output]
+    for part in parts:
+        if isinstance(part, torch.Tensor) and part.requires_grad and part.ndim > 0 and len(part) == n:
+            return part
+    return None
+
+
+def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoReturn:
     kind, where = type(module).__name__, path or "the model itself"
     if isinstance(module, BATCH_NORMS):
         refuse(f"model module {path!r}", kind, "nn.BatchNorm1d, 2d or 3d in eval mode: others let samples interact")
@@ -156,8 +207,8 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> None:
     refuse(
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
-        f"modules of {known}; a function for {kind} registered by adamshap.torch.register;"
-        " or a frozen parameter (requires_grad_(False)), which is left out",
+        f"modules of {known} (for learned positions, an Embedding of torch.arange(T)[None]); a function for {kind}"
+        " registered by adamshap.torch.register; or a frozen parameter (requires_grad_(False)), which is left out",
     )
 
 

@@ -53,6 +53,12 @@ class Use:
         """Number of samples."""
         return len(self.b)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of its parameters."""
+        dtype: torch.dtype = getattr(self.module, next(iter(self.names))).dtype
+        return dtype
+
     def refuse(self, got: str, needs: str) -> NoReturn:
         """Raise the error about this module.
 
@@ -202,9 +208,7 @@ def _batch_norm(use: Use) -> Iterable[Capture]:
     return _gain_and_bias(use, normed, _over_pixels)
 
 
-def _gain_and_bias(
-    use: Use, normed: torch.Tensor, summed: Callable[[torch.Tensor], torch.Tensor]
-) -> Iterable[Capture]:
+def _gain_and_bias(use: Use, normed: torch.Tensor, summed: Callable[[torch.Tensor], torch.Tensor]) -> Iterable[Capture]:
     for local, x in (("weight", lambda: use.b * normed), ("bias", lambda: use.b)):
         if local in use.names:
             yield Dense(use.names[local], array_of(summed(x())))

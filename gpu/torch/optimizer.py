@@ -11,7 +11,15 @@ from adamshap.gpu.hyperparameters import Hyperparameters, held, scalars_of
 from adamshap.gpu.state import State
 from adamshap.reference.contract import Adam, StepNumber, refuse
 
-__all__ = ["adam_of", "check_optimizer", "hyperparameters_of", "precision_of", "state_of", "trainable", "unknown_gradients"]
+__all__ = [
+    "adam_of",
+    "check_optimizer",
+    "hyperparameters_of",
+    "precision_of",
+    "state_of",
+    "trainable",
+    "unknown_gradients",
+]
 
 REFUSED = ("amsgrad", "maximize", "differentiable")
 """Settings of a group that change Adam's map, or keep its graph."""

@@ -19,8 +19,8 @@ from adamshap.gpu.ops import ops_for
 from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
-from adamshap.torch.validation import ValidationStack
 from adamshap.reference.contract import Array, Estimator, refuse
+from adamshap.torch.validation import ValidationStack
 
 __all__ = ["Given", "Scorer", "context_of"]
 
@@ -82,9 +82,7 @@ class Scorer:
     def score(self, given: Given) -> tuple[StepResult, State]:
         """Return the results of the step that is about to be taken, and the state after it, in buffers."""
         names = tuple(given.gradients)
-        context = replace(
-            self.context, stack=given.stack, shapes={name: self.context.shapes[name] for name in names}
-        )
+        context = replace(self.context, stack=given.stack, shapes={name: self.context.shapes[name] for name in names})
         context.place.step = given.state.t
         batch = StepBatch(given.index, None, np.zeros(1), None)
         plan = StepPlan.of(self.estimator, batch, self.with_sgd, after=False)

@@ -116,16 +116,14 @@ class ValidationStack:
             yield
             return
         kept = like(context, "kept theta")
-        with torch.no_grad():
-            for name, p in self.named.items():
-                kept[name][...] = p.numpy()
-                p.copy_(torch.from_numpy(params[name]))
+        for name, p in self.named.items():  # p.data: PyTorch does not count these edits, as they are taken back
+            kept[name][...] = p.detach().numpy()
+            p.data.copy_(torch.from_numpy(params[name]))
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, p in self.named.items():
-                    p.copy_(torch.from_numpy(kept[name]))
+            for name, p in self.named.items():
+                p.data.copy_(torch.from_numpy(kept[name]))
 
     def _evaluated(self, *, differentiate: bool) -> tuple[float, dict[str, Any]]:
         """Return the loss and its gradient at the present parameters."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_loops import MODELS, GPT, Loop, assert_oracle_agrees, labels, tokens
+from torch_loops import GPT, MODELS, Loop, assert_oracle_agrees, labels, tokens
 
 from adamshap.gpu.captures import Dense, outer_products
 
@@ -180,3 +180,36 @@ def test_a_result_has_the_parameters_and_the_state_of_the_loop() -> None:
     assert np.isnan(run.sgd_scores).all()
     assert run.history.keys() == {"factor"}
     assert run.history["factor"].tolist() == [1, 1]
+
+
+def test_a_gradient_scaler_is_a_factor() -> None:
+    scores = []
+    for scaled in (False, True):
+        loop = Loop(clip=0.05)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        for index in loop.batches(3):
+            with loop.attribution.samples(index):
+                scaler.scale(loop.loss(index)).backward()
+            scaler.unscale_(loop.adam)
+            nn.utils.clip_grad_norm_(loop.model.parameters(), 0.05)
+            scaler.step(loop.adam)
+            scaler.update()
+            loop.adam.zero_grad()
+        scores.append(loop.attribution.result())
+    np.testing.assert_allclose(scores[1].scores, scores[0].scores, rtol=1e-9)
+    np.testing.assert_allclose(1024 * scores[1].history["factor"], scores[0].history["factor"], rtol=1e-9)
+
+
+def test_two_attributions_of_one_loop() -> None:
+    loop = Loop()
+    alone = Loop(options={"slope": "secant"})
+    second = Attribution(loop.model, loop.adam, validation=loop.validation, n_samples=loop.count, slope="secant")
+    index = torch.arange(5)
+    for _ in range(2):
+        with second.samples(index):
+            loop.passes(index)
+        loop.adam.step()
+        loop.adam.zero_grad()
+        alone.step(index)
+    np.testing.assert_array_equal(second.result().scores, alone.attribution.result().scores)
+    assert np.abs(second.result().scores - loop.attribution.result().scores).max() > 0

@@ -258,7 +258,9 @@ class HandTied(Twice):
 
     def forward(self, x: Any) -> Any:
         hidden = self.norm(self.mix(self.embedding(x))).mean(1)
-        return F.linear(hidden, self.embedding.weight) + self.head(hidden).sum(1, keepdim=True) + self.start.weight.sum()
+        return (
+            F.linear(hidden, self.embedding.weight) + self.head(hidden).sum(1, keepdim=True) + self.start.weight.sum()
+        )
 
 
 class Functional(Twice):
@@ -321,7 +323,10 @@ REFUSED_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "bare": (BareParameter, "'positions': got a parameter of the model itself, a module of class BareParameter"),
     "subclass": (lambda: one_layer(type("Mine", (nn.Linear,), {})(4, 4)), "a module of class Mine, which has no"),
     "weight norm": (lambda: one_layer(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))), "has no captures"),
-    "dilation": (lambda: one_layer(nn.Conv2d(1, 2, 3, dilation=2)), "model module '1': got Conv2d with dilation=(2, 2)"),
+    "dilation": (
+        lambda: one_layer(nn.Conv2d(1, 2, 3, dilation=2)),
+        "model module '1': got Conv2d with dilation=(2, 2)",
+    ),
     "padding mode": (lambda: one_layer(nn.Conv2d(1, 2, 3, padding_mode="circular")), "padding_mode='circular'; needs"),
     "even kernel": (lambda: one_layer(nn.Conv2d(1, 2, 2, padding="same")), "padding='same' with a kernel of (2, 2)"),
     "max_norm": (lambda: one_layer(nn.Embedding(4, 4, max_norm=1.0)), "max_norm=1.0, which edits the weight"),
@@ -445,6 +450,51 @@ def test_a_validation_pass_that_moves_running_statistics_is_refused() -> None:
     object.__setattr__(loop.attribution._stack, "loss", validation)
     with pytest.raises(ValueError, match="got a function that changed the buffer 'batch_norm"):
         loop.step(torch.arange(5))
+
+
+class RelativePositions(Twice):
+    """An embedding of pairs of positions, shared by all samples."""
+
+    def forward(self, x: Any) -> Any:
+        pairs = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+        weights = self.start(torch.zeros_like(pairs)).sum(2).softmax(1) + pairs
+        return self.head(self.norm(self.mix(weights @ self.embedding(x))).mean(1))
+
+
+class Centred(Twice):
+    """The mean over samples is subtracted."""
+
+    def forward(self, x: Any) -> Any:
+        hidden = self.mix(self.embedding(x)) + self.start.weight
+        return self.head(self.norm(hidden - hidden.mean(0)).mean(1))
+
+
+@pytest.mark.parametrize(("model", "path"), [(RelativePositions, "start"), (TimeFirst, "norm"), (Centred, "mix")])
+def test_as_many_positions_as_samples_are_no_samples(model: Any, path: str) -> None:
+    """Shapes fit, and Σ x_i is the gradient: only the pass itself shows which rows are whose."""
+    torch.manual_seed(0)
+    built = model().double()
+    built.start.weight.requires_grad_(model is RelativePositions)
+    adam = torch.optim.AdamW([p for p in built.parameters() if p.requires_grad])
+    x, y = tokens(4), labels(4)
+    attribution = Attribution(built, adam, validation=lambda: F.cross_entropy(built(x), y), n_samples=4)
+    message = rf"model module '{path}': got \w+ with rows of which other samples' outputs depend"
+    with pytest.raises(ValueError, match=message), attribution.samples(range(4)):
+        F.cross_entropy(built(x), y).backward()
+
+
+def test_autocast_is_refused() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    adam = torch.optim.AdamW(model.parameters())
+    x, y = torch.randn(6, 4), labels(6)
+    attribution = Attribution(model, adam, validation=lambda: F.cross_entropy(model(x), y), n_samples=6)
+    with (
+        pytest.raises(ValueError, match=r"got Linear with an input of torch.bfloat16 and a gradient of torch.bfloat16"),
+        attribution.samples(range(6)),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        F.cross_entropy(model(x), y).backward()
 
 
 def test_ids_that_may_be_positions_or_samples_are_refused() -> None:

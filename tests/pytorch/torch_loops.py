@@ -44,7 +44,9 @@ class Attention(nn.Module):  # type: ignore[name-defined,misc]
 class GPT(nn.Module):  # type: ignore[name-defined,misc]
     """A language model with a tied output layer and positions of shape (T,), as in nanoGPT."""
 
-    def __init__(self, vocab: int = VOCAB, context: int = T, width: int = WIDTH, depth: int = 1, heads: int = 2) -> None:
+    def __init__(
+        self, vocab: int = VOCAB, context: int = T, width: int = WIDTH, depth: int = 1, heads: int = 2
+    ) -> None:
         super().__init__()
         self.embedding, self.positions = nn.Embedding(vocab, width), nn.Embedding(context, width)
         self.norm1 = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
@@ -102,7 +104,9 @@ class Image(nn.Module):  # type: ignore[name-defined,misc]
 
 
 def perceptron() -> Any:
-    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 5, bias=False), nn.Linear(5, CLASSES))
+    return nn.Sequential(
+        nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 5, bias=False), nn.Linear(5, CLASSES)
+    )
 
 
 def tokens(count: int) -> Any:
@@ -242,7 +246,10 @@ class Loop:
         adam: Any = AdamGroups(groups)
         state = self.adam.state
         m, v = (
-            {name: state[p][key].numpy().copy() if p in state else np.zeros_like(params[name]) for name, p in self.trained.items()}
+            {
+                name: state[p][key].numpy().copy() if p in state else np.zeros_like(params[name])
+                for name, p in self.trained.items()
+            }
             for key in ("exp_avg", "exp_avg_sq")
         )
         first = next(iter(self.trained.values()))
