@@ -176,9 +176,9 @@ class Attribution:
         index : integers (n,)
             Numbers of the samples, from 0 to N − 1: a tensor, an array or a list.
 
-        Returns
-        -------
-        context manager
+        Yields
+        ------
+        None
             For a ``with`` statement around forward and backward pass.
 
         Raises

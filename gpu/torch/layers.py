@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from adamshap.gpu.captures import Capture, Dense, Gather, WindowProducts, outer_products
 from adamshap.gpu.windows import Windows
@@ -184,27 +184,27 @@ def _embedding(use: Use) -> Iterable[Capture]:
 @register(nn.LayerNorm)
 def _layer_norm(use: Use) -> Iterable[Capture]:
     shape = use.module.normalized_shape
-    normed = F.layer_norm(use.a, shape, None, None, use.module.eps)
+    normed = functional.layer_norm(use.a, shape, None, None, use.module.eps)
     return _gain_and_bias(use, normed, lambda x: _over_positions(x, shape))
 
 
 @register(nn.RMSNorm, parameters=("weight",))
 def _rms_norm(use: Use) -> Iterable[Capture]:
     shape = use.module.normalized_shape
-    normed = F.rms_norm(use.a, shape, None, use.module.eps)
+    normed = functional.rms_norm(use.a, shape, None, use.module.eps)
     return _gain_and_bias(use, normed, lambda x: _over_positions(x, shape))
 
 
 @register(nn.GroupNorm)
 def _group_norm(use: Use) -> Iterable[Capture]:
-    normed = F.group_norm(use.a, use.module.num_groups, None, None, use.module.eps)
+    normed = functional.group_norm(use.a, use.module.num_groups, None, None, use.module.eps)
     return _gain_and_bias(use, normed, _over_pixels)
 
 
 @register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def _batch_norm(use: Use) -> Iterable[Capture]:
     module = use.module
-    normed = F.batch_norm(use.a, module.running_mean, module.running_var, None, None, False, 0.0, module.eps)
+    normed = functional.batch_norm(use.a, module.running_mean, module.running_var, None, None, False, 0.0, module.eps)
     return _gain_and_bias(use, normed, _over_pixels)
 
 
@@ -235,24 +235,44 @@ def _check_convolution(module: Any, path: str) -> None:
     _padding(module, path)
 
 
-def _padding(module: Any, path: str) -> tuple[int, int]:
-    """Return the rows and columns of zeros on each side."""
+def _padding(module: Any, path: str) -> tuple[int, ...]:
+    """Return the number of zeros on each side, for each axis of the images."""
     if not isinstance(module.padding, str):
-        down, across = module.padding
-        return down, across
+        return tuple(module.padding)
     if module.padding == "same" and any(size % 2 == 0 for size in module.kernel_size):
         _refuse_module(module, path, f"padding='same' with a kernel of {module.kernel_size}", "an odd kernel")
-    down, across = ((size - 1) // 2 if module.padding == "same" else 0 for size in module.kernel_size)
-    return down, across
+    return tuple((size - 1) // 2 if module.padding == "same" else 0 for size in module.kernel_size)
 
 
 @register(nn.Conv2d, check=_check_convolution)
 def _convolution(use: Use) -> Iterable[Capture]:
     module, weight, bias = use.module, use.names.get("weight"), use.names.get("bias")
     if weight is not None:
-        windows = Windows(module.kernel_size, module.stride, _padding(module, use.path))
+        down, across = _padding(module, use.path)
+        windows = Windows(module.kernel_size, module.stride, (down, across))
         a, b = array_of(use.a), array_of(use.b.reshape(*use.b.shape[:2], -1))
         yield WindowProducts(weight, bias, windows, module.groups, a, b)
+    elif bias is not None:
+        yield Dense(bias, array_of(_over_pixels(use.b)))
+
+
+@dataclass(frozen=True)
+class AlongOneAxis(WindowProducts):
+    """A convolution along one axis: one of images of height 1, whose weight has no axis for it."""
+
+    def sum_of(self, xp: Any, name: str, units: slice, out: Any = None) -> Any:
+        """Return Σ_i x_i of some output channels, of the parameter's shape."""
+        found = super().sum_of(xp, name, units, out)
+        return found[:, :, 0] if out is None and name == self.weight else found
+
+
+@register(nn.Conv1d, check=_check_convolution)
+def _convolution_along_one_axis(use: Use) -> Iterable[Capture]:
+    module, weight, bias = use.module, use.names.get("weight"), use.names.get("bias")
+    if weight is not None:
+        (padding,) = _padding(module, use.path)
+        windows = Windows((1, *module.kernel_size), (1, *module.stride), (0, padding))
+        yield AlongOneAxis(weight, bias, windows, module.groups, array_of(use.a[:, :, None]), array_of(use.b))
     elif bias is not None:
         yield Dense(bias, array_of(_over_pixels(use.b)))
 

@@ -1,4 +1,4 @@
-"""A PyTorch optimiser's settings and state, as the engine's: read anew before each step, so that schedules are followed."""
+"""A PyTorch optimiser's settings and state, as the engine's: read anew before each step, as schedules change them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -108,7 +108,7 @@ def hyperparameters_of(
 
 
 def state_of(backend: Backend, optimizer: Any, named: Mapping[str, torch.Tensor], t: StepNumber) -> State:
-    """Return θ, m and v before the step, in PyTorch's own memory where it is contiguous; the moments may not exist yet."""
+    """Return θ, m and v before the step, in PyTorch's memory where it is contiguous; moments are 0 before the first."""
     theta = {name: backend.real(p.detach().numpy()) for name, p in named.items()}
     m, v = (_moments(backend, optimizer, named, key) for key in ("exp_avg", "exp_avg_sq"))
     return State(theta, m, v, t)

@@ -1,4 +1,4 @@
-"""What a loop may do beside a plain step: registered layers, checkpointing, parameters without a gradient, other memory."""
+"""What a loop may do: registered layers, checkpointing, parameters without a gradient, other memory."""
 
 from typing import Any
 
@@ -45,6 +45,22 @@ def test_a_registered_layer_is_captured(monkeypatch: pytest.MonkeyPatch) -> None
     _, inputs, targets = MODELS["perceptron"]
     monkeypatch.setitem(MODELS, "transposed", (lambda: sequence_of(Transposed(6, 5)), inputs, targets))
     assert_oracle_agrees(Loop("transposed"))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_convolutions_along_one_axis(twice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Signal(nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Conv1d(2, 4, 3, stride=2, padding=1), nn.Linear(4, 3)
+            self.second = nn.Conv1d(4, 4, 3, padding="same", groups=2)
+
+        def forward(self, x: Any) -> Any:
+            x = self.second(self.first(x).tanh()).tanh()
+            return self.head((self.second(x) if twice else x).mean(2))
+
+    monkeypatch.setitem(MODELS, "signal", (Signal, lambda count: torch.randn(count, 2, 7).double(), labels))
+    assert_oracle_agrees(Loop("signal"))
 
 
 class Checkpointed(GPT):

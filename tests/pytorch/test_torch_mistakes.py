@@ -294,10 +294,14 @@ def test_a_use_that_no_hook_sees_is_refused(model: Any, message: str) -> None:
     adam = torch.optim.AdamW([p for p in built.parameters() if p.requires_grad])
     x, y = tokens(6), labels(6)
     attribution = Attribution(built, adam, validation=lambda: F.cross_entropy(built(x), y), n_samples=6)
-    with pytest.raises(ValueError, match=re.escape(message)):
+
+    def step() -> None:
         with attribution.samples(range(6)):
             F.cross_entropy(built(x), y).backward()
         adam.step()
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        step()
 
 
 # --- at construction -------------------------------------------------------------------------------------------------

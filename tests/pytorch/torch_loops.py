@@ -1,4 +1,4 @@
-"""Small PyTorch models, a training loop with an attribution, and the oracle beside it: x_i by torch.func, in float64."""
+"""Small PyTorch models, a training loop with an attribution, and the oracle beside it, in float64."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
