@@ -25,7 +25,7 @@ from adamshap.reference.contract import Array, refuse
 
 __all__ = ["cheapest", "check_parameters", "factor_of"]
 
-UNITS = 256.0
+UNITS = 64.0
 """Roundings that a difference may have, in units of u: about as many as a sum of a few thousand terms has."""
 
 LOOSE = 1e-3
@@ -189,7 +189,7 @@ def check_parameters(
         moved = float(np.linalg.norm((expected[name] - before[name]).astype(np.float64).ravel()))
         size = float(np.linalg.norm(before[name].astype(np.float64).ravel()))
         off = float(np.linalg.norm((array - expected[name]).astype(np.float64).ravel()))
-        if not off <= unit * (16 * size + 4 * UNITS * moved):
+        if not off <= unit * (16 * size + 16 * UNITS * moved):
             needs = "PyTorch's own Adam or AdamW, and no hook of the optimiser that edits gradients or parameters"
             refuse(
                 f"parameter {name!r}",

@@ -35,6 +35,8 @@ class Block:
         The captures so far.
     probed : bool
         Whether the pass is tested for samples that interact.
+    squares : bool
+        Whether an embedding had n sequences of n ids.
     modes : tuple of bool, or None
         Whether each module was in training mode at the end; None before it.
     """
@@ -43,6 +45,7 @@ class Block:
     versions: Mapping[str, int]
     uses: list[Capture] = field(default_factory=list)
     probed: bool = False
+    squares: bool = False
     modes: tuple[bool, ...] | None = None
     outputs: list[tuple[str, nn.Module, torch.Tensor]] = field(default_factory=list)
 
@@ -125,7 +128,8 @@ class Hooks:
         if not own or not (args or "input" in kwargs):
             return None
         given = args[0] if args else kwargs["input"]
-        expanded = _for_each_sample(module, path, given, block.n)
+        block.squares |= isinstance(module, nn.Embedding) and tuple(given.shape) == (block.n, block.n)
+        expanded = _for_each_sample(module, path, given, block.n, block.squares)
         if expanded is given:
             return None
         return ((expanded, *args[1:]), kwargs) if args else (args, {**kwargs, "input": expanded})
@@ -222,13 +226,19 @@ def _refuse_training_mode(module: nn.Module, path: str) -> None:
         )
 
 
-def _for_each_sample(module: nn.Module, path: str, given: torch.Tensor, n: int) -> torch.Tensor:
-    """Return an input of the module with n rows: the same memory if it has them, or one row repeated."""
+def _for_each_sample(
+    module: nn.Module, path: str, given: torch.Tensor, n: int, as_many_positions: bool
+) -> torch.Tensor:
+    """Return an input of the module with n rows: the same memory if it has them, or one row repeated.
+
+    Ids 0 … n − 1 are positions if there are `as_many_positions`, n, in the sequences that went in before.
+    """
     if isinstance(module, nn.Embedding) and given.ndim == 1:
         counted = torch.arange(len(given), device=given.device, dtype=given.dtype)
-        if len(given) != n:
+        are_positions = n > 1 and torch.equal(given, counted)
+        if len(given) != n or (are_positions and as_many_positions):
             return given.expand(n, -1)
-        if n > 1 and torch.equal(given, counted):
+        if are_positions:
             needs = "ids of shape (1, T) if they are positions, or (n, 1) if each belongs to a sample"
             refuse(f"model module {path!r}", f"Embedding with ids 0 … {n - 1} for {n} samples", needs)
         return given

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_loops import Loop, Twice, cross_entropy, labels, tokens
+from torch_loops import Loop, Twice, labels, tokens
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
@@ -502,6 +502,9 @@ def test_autocast_is_refused() -> None:
 
 
 def test_ids_that_may_be_positions_or_samples_are_refused() -> None:
-    loop = Loop("gpt", each=cross_entropy())
-    with pytest.raises(ValueError, match=r"got Embedding with ids 0 … 3 for 4 samples; needs ids of shape \(1, T\)"):
-        loop.passes(torch.arange(4))
+    model = nn.Sequential(nn.Embedding(4, 5), nn.Linear(5, 3))
+    adam = torch.optim.AdamW(model.parameters())
+    attribution = Attribution(model, adam, validation=lambda: model(torch.arange(4)).sum(), n_samples=4)
+    message = r"got Embedding with ids 0 … 3 for 4 samples; needs ids of shape \(1, T\)"
+    with pytest.raises(ValueError, match=message), attribution.samples(range(4)):
+        model(torch.arange(4)).sum().backward()

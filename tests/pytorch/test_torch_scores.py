@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_loops import MODELS, Loop, assert_oracle_agrees, cross_entropy
+from torch_loops import MODELS, Loop, T, assert_oracle_agrees, cross_entropy
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn = torch.nn
@@ -14,6 +14,11 @@ nn = torch.nn
 @pytest.mark.parametrize(("slope", "gradient"), [("random_order", "midpoint"), ("secant", "path")])
 def test_the_scores_of_each_model_are_the_oracle_s(name: str, slope: str, gradient: str) -> None:
     assert_oracle_agrees(Loop(name, options={"slope": slope, "gradient": gradient}), steps=2)
+
+
+def test_as_many_positions_as_samples() -> None:
+    """Ids 0 … T − 1 with T = n are positions where the sequences are that long."""
+    assert_oracle_agrees(Loop("gpt"), n=T)
 
 
 ESTIMATORS: list[dict[str, Any]] = [
