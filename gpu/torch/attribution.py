@@ -393,7 +393,8 @@ class Attribution:
         for block in self._blocks:
             if not block.uses:
                 got = f"samples {shown(block.index.tolist())} without a backward pass"
-                refuse("attribution.samples", got, "forward and backward pass inside")
+                needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
+                refuse("attribution.samples", got, needs)
             if block.modes not in (None, self._modes()):
                 changed = zip(self._model.named_modules(), block.modes, self._modes(), strict=True)
                 path = next(path for (path, _), old, now in changed if old != now)

@@ -229,3 +229,39 @@ def test_two_attributions_of_one_loop() -> None:
         alone.step(index)
     np.testing.assert_array_equal(second.result().scores, alone.attribution.result().scores)
     assert np.abs(second.result().scores - loop.attribution.result().scores).max() > 0
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_model_is_captured_or_refused() -> None:
+    """By the compiler's front end, which decides whether hooks run; code of its own is not made."""
+    x, y, scores = torch.randn(12, 6).double(), labels(12), {}
+    for order in ("plain", "compiled later", "compiled first", "called first"):
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        adam = torch.optim.AdamW(model.parameters(), lr=0.01)
+        called = model if order == "plain" else torch.compile(model, backend="aot_eager")
+        if order == "called first":
+            F.cross_entropy(called(x), y).backward()
+            adam.zero_grad()
+        attribution = Attribution(
+            called if order == "compiled first" else model,
+            adam,
+            validation=lambda called=called: F.cross_entropy(called(x[8:]), y[8:]),
+            n_samples=12,
+        )
+
+        def step(attribution: Any = attribution, called: Any = called, adam: Any = adam) -> None:
+            with attribution.samples(range(8)):
+                F.cross_entropy(called(x[:8]), y[:8]).backward()
+            adam.step()
+            adam.zero_grad()
+
+        if order == "called first":
+            with pytest.raises(ValueError, match="of a compiled model, no call before the Attribution began"):
+                step()
+        else:
+            step()
+            scores[order] = attribution.result().scores
+    for order in ("compiled later", "compiled first"):
+        np.testing.assert_allclose(scores[order], scores["plain"], rtol=1e-9)
