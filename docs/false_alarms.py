@@ -1,11 +1,14 @@
 """Look for false alarms: run the quick profile, seed after seed, on correct implementations.
 
     python docs/false_alarms.py --seeds 1000                      # hours; can be stopped and restarted
+    python docs/false_alarms.py variants --seeds 200 --cheap      # the right variants, on the cheap properties
     python docs/false_alarms.py mypackage.mine --seeds 20 --file mine.json
     python docs/false_alarms.py --first 1000 --seeds 100          # these hundred
     python docs/false_alarms.py --seeds 0                         # only print the contents of the file
 
 An alarm on a correct implementation is a defect of the kit's tolerance. Each seed draws new cases for every property.
+``variants`` stands for all of `adamshap.verify.candidates.variants`: code that rounds as other people's does. An answer
+that only agrees with an acceptable variant of the method counts as an alarm, too: these implementations follow it.
 The results are added to the file after every seed, and seeds already in it are skipped; a file from other code is
 refused. The bound is evaluated only until an error proves to be within half of it, so shares below a half are upper
 limits. Exit code 1 if there is an alarm.
@@ -25,13 +28,30 @@ from pathlib import Path
 from typing import Any
 
 from adamshap import gpu
+from adamshap.verify.candidates.variants import VARIANTS
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import load
+from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES
 from adamshap.verify.reproduction import snippet
 
 TARGETS = ("engine", "adamshap.verify.candidates.torch_ghost")
+VARIANTS_MODULE = "adamshap.verify.candidates.variants"
 DTYPES = ("float64", "float32")
+CHEAP = (
+    "update",
+    "utility",
+    "marginals-first-first_order",
+    "marginals-last-exact",
+    "scores-frozen-start",
+    "scores-tangent-midpoint",
+    "scores-random_order-start",
+    "scores-two_term-first",
+    "influence",
+)
+"""Properties that take a small part of the time of all, and together compute everything that the method names."""
+
 Job = tuple[int, tuple[tuple[str, str], ...]]
 """A seed, and the targets and dtypes still to be tried with it, in one process that draws its cases once."""
 
@@ -39,7 +59,7 @@ Job = tuple[int, tuple[tuple[str, str], ...]]
 def try_seed(job: Job, only: tuple[str, ...]) -> list[list[dict[str, Any]]]:
     """Return the outcome of each property on the cases of one seed, for each target and dtype."""
     seed, pairs = job
-    chosen = [one for one in PROPERTIES if not only or one.name in only]
+    chosen = [one for one in (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES) if not only or one.name in only]
     return [
         [
             {
@@ -64,13 +84,13 @@ def add(record: dict[str, Any], job: Job, found: list[list[dict[str, Any]]]) -> 
         run = record["runs"].setdefault(f"{target} {dtype}", {"seeds": [], "properties": {}, "alarms": []})
         run["seeds"].append(seed)
         for one in outcomes:
-            if one["status"] in ("not offered", "not supported"):
+            if one["status"] in ("not offered", "not supported", "not tried"):
                 continue
             entry = run["properties"].setdefault(one["property"], {"cases": 0, "largest_share": 0.0, "seed": seed})
             entry["cases"] += one["cases"]
             if one["share"] > entry["largest_share"]:
                 entry["largest_share"], entry["seed"] = one["share"], seed
-            if one["status"] == "failed":
+            if one["status"] in ("failed", "acceptable"):
                 run["alarms"].append({"seed": seed, **{k: one[k] for k in ("property", "sentence", "reproduce")}})
 
 
@@ -100,6 +120,11 @@ def write(file: Path, record: dict[str, Any]) -> None:
     half = file.with_suffix(".half")
     half.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
     os.replace(half, file)
+
+
+def expanded(target: str) -> list[str]:
+    """Return the targets that a name stands for."""
+    return [f"{VARIANTS_MODULE}:{name}" for name in VARIANTS] if target == "variants" else [target]
 
 
 def jobs(record: dict[str, Any], targets: list[str], dtypes: tuple[str, ...], seeds: range) -> Iterator[Job]:
@@ -141,8 +166,10 @@ def main() -> None:
     parser.add_argument("--file", type=Path, default=Path("false-alarms.json"), help="collects the results")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no seed after this many minutes")
     parser.add_argument("--processes", type=int, default=1, help="how many seeds in parallel")
+    parser.add_argument("--cheap", action="store_true", help="only the properties of `CHEAP`")
     given = parser.parse_args()
-    only = tuple(given.only)
+    only = (*given.only, *(CHEAP if given.cheap else ()))
+    given.targets = [target for named in given.targets for target in expanded(named)]
     for target in given.targets:
         load(target)
     record = read(given.file, source(), only)

@@ -25,6 +25,7 @@ import numpy as np
 
 from adamshap.reference import function, layers, perceptron
 from adamshap.reference.contract import Array, Batch, Clipped, Model, Params, Step, refuse
+from adamshap.reference.elementary import elementary
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def unclipped_gradients(step: Step) -> Params:
     return {name: weight * x for name, x in each_gradient(step.net, step.params, step.train).items()}
 
 
+@elementary
 def clip_factor(clipped: Clipped, g: Params) -> float:
     """Return c = min(1, C/(‖g‖ + ε_c)), ‖g‖ the norm over all parameters (docs/method.md 1)."""
     norm = math.hypot(*np.concatenate([array.ravel() for array in g.values()]))  # no square over- or underflows

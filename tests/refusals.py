@@ -431,6 +431,8 @@ COMMANDS = (
     "adamshap verify --command ./mine --in-process",
     "adamshap verify engine --offers two_term",
     "adamshap verify --command mine --offers everything",
+    "adamshap verify engine --supports linear",
+    "adamshap verify --command mine --supports rope",
     "adamshap vectors check nowhere",
 )
 

@@ -35,8 +35,6 @@ from adamshap.reference.adam import apply_gradient, divided_difference, moved, s
 from adamshap.reference.contract import Params
 from adamshap.reference.game import exact_game, shapley_values
 from adamshap.reference.scoring import terms_of
-from adamshap.verify.cases import case_from_json, case_to_json, dumps, loads
-from adamshap.verify.implementation import Query
 from adamshap.verify.tolerance import assert_within, rounding, unit_roundoff
 
 NET = Network((4, 5, 3))
@@ -386,15 +384,6 @@ def test_an_account_with_l2_and_clipping_resumes() -> None:
     losses = [models.mean_loss(NET, p, data()[1]) for p in (whole.initial_params, whole.params)]
     bound = rounding(sum(losses) + np.abs(whole.scores).sum(), 43 * 16 * 4)
     assert_within(whole.scores.sum() + whole.decay.sum(), losses[0] - losses[1], bound, "account")
-
-
-def test_a_case_writes_l2_only_where_it_is_not_0() -> None:
-    query = Query("scores", {"slope": "secant"})
-    assert "l2" not in case_to_json(step(ADAM), query)["adam"]
-    written = case_to_json(step(L2), query)
-    assert written["adam"]["l2"] == 0.3
-    back, _ = case_from_json(loads(dumps(written), "case"))
-    assert back.adam == L2
 
 
 # --- refusals

@@ -8,9 +8,11 @@ A case is the step before it is taken and one call with it::
      "state": {"step": 0, "m": {"0.weight": [[...]], "0.bias": [...]}, "v": {...}},
      "params": {...}, "train": {"x": [[...]], "y": [...]}, "valid": {...}, "reduction": "mean"}
 
-A network of another kind than "perceptron" names it, by ``"kind"``. Every option is written out, including defaults, so
-that a reader need not know them. An answer is an object from a name to a number or nested lists of numbers. Python
-writes the shortest decimals that give the same float64 back.
+A network of another kind than "perceptron" names it, by ``"kind"``. With groups of parameters, a schedule, clipping or
+L2 decay, ``"optimizer"`` takes the place of ``"adam"`` (`optimiser_json`). A case of `captures` is about the parameters
+and the batch "train" alone, and has the option ``"directions"``, an array for each parameter. Every option is written
+out, including defaults, so that a reader need not know them. An answer is an object from a name to a number or nested
+lists of numbers. Python writes the shortest decimals that give the same float64 back.
 """
 
 import inspect
@@ -28,7 +30,6 @@ from adamshap.reference.contract import (
     MARGINALS,
     SCORE_SLOPES,
     TWO_TERM,
-    Adam,
     AdamState,
     Array,
     Batch,
@@ -42,14 +43,15 @@ from adamshap.reference.contract import (
     real_parts,
     refuse,
 )
-from adamshap.verify.implementation import FUNCTIONS, Answer, Query
+from adamshap.reference.contract.arrays import named_arrays
+from adamshap.verify.implementation import CAPTURES, FUNCTIONS, Answer, Query
 from adamshap.verify.json_values import Json, brief, object_with
 from adamshap.verify.models import PERCEPTRON, kind_named, kind_of
-from adamshap.verify.steps import adam_of
+from adamshap.verify.optimiser_json import optimiser_from_json, optimiser_to_json
 
 DTYPES = ("float64", "float32")
 CASE = ("function", "options", "dtype", "network", "adam", "state", "params", "train", "valid", "reduction")
-"""The names in a case."""
+"""The names in a case with one set of Adam's settings."""
 
 
 class CaseError(ValueError):
@@ -80,18 +82,13 @@ def case_to_json(step: Step, query: Query) -> Json:
         "options": {name: _plain(value) for name, value in complete(query).options.items()},
         "dtype": dtypes[0],
         "network": _model_to_json(step.net),
-        "adam": _adam_to_json(adam_of(step)),
+        **optimiser_to_json(step.adam, step.params),
         "state": {"step": step.state.step, "m": _lists(step.state.m), "v": _lists(step.state.v)},
         "params": _lists(step.params),
         "train": {"x": step.train.x.tolist(), "y": step.train.y.tolist()},
         "valid": {"x": step.valid.x.tolist(), "y": step.valid.y.tolist()},
         "reduction": step.reduction,
     }
-
-
-def _adam_to_json(adam: Adam) -> Json:
-    # `l2` is not written where it is 0: readers of version 1 do not know this name.
-    return {name: value for name, value in vars(adam).items() if name != "l2" or value} | {"betas": list(adam.betas)}
 
 
 def _model_to_json(model: Model) -> Json:
@@ -102,6 +99,8 @@ def _model_to_json(model: Model) -> Json:
 
 def complete(query: Query) -> Query:
     """Return the call with all options, those not given at the contract's default."""
+    if query.function == CAPTURES:
+        return query
     parameters = inspect.signature(getattr(reference, query.function)).parameters
     names = option_names(query.function, query.options)
     defaults = {
@@ -119,8 +118,8 @@ def option_names(function: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of a call's options.
 
     Those of `scores` include `kind` only with the slope "two_term", and `micro_batch`, which the oracle lacks, only if
-    it is given. `clip_each` is the oracle's own: the kit has no steps with clipping. So is `contraction`, on which no
-    answer depends.
+    it is given. `clip_each` is the oracle's own: the kit's game holds the clipping factor. So is `contraction`, on
+    which no answer depends.
     """
     names = tuple(inspect.signature(getattr(reference, function)).parameters)[1:]
     names = tuple(name for name in names if name not in ("clip_each", "contraction"))
@@ -146,6 +145,8 @@ def _lists(arrays: Mapping[str, Array]) -> Json:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _lists(value)
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value
@@ -165,24 +166,28 @@ def case_from_json(value: Any, where: str = "case") -> tuple[Step, Query]:
         `value` is not a case; the message begins with `where`.
     """
     try:
-        given = object_with("case", value, CASE)
+        given = object_with("case", value, _names_in(value))
         dtype = one_of("dtype", given["dtype"], DTYPES)
-        more = ("l2",) if isinstance(given["adam"], dict) and "l2" in given["adam"] else ()
-        adam = object_with("adam", given["adam"], ("lr", "betas", "eps", "eps_root", "weight_decay", *more))
         state = object_with("state", given["state"], ("step", "m", "v"))
         model = _model_from_json(given["network"])
         step = Step(
             model,
             _arrays("params", given["params"], dtype),
-            Adam(**adam),
+            optimiser_from_json(given),
             AdamState(state["step"], _arrays("state.m", state["m"], dtype), _arrays("state.v", state["v"], dtype)),
             _batch("train", given["train"], model, dtype),
             _batch("valid", given["valid"], model, dtype),
             given["reduction"],
         )
-        return step, _query(given["function"], given["options"], step.n)
+        return step, _query(given["function"], given["options"], step, dtype)
     except (ValueError, TypeError) as error:
         raise CaseError(f"{where}: {error}") from error
+
+
+def _names_in(value: Any) -> tuple[str, ...]:
+    """Return the names of a case: with ``"optimizer"`` in place of ``"adam"`` if `value` has it."""
+    with_parts = isinstance(value, dict) and "optimizer" in value
+    return tuple("optimizer" if with_parts and name == "adam" else name for name in CASE)
 
 
 def _model_from_json(value: Any) -> Model:
@@ -305,13 +310,23 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-def _query(function: Any, options: Any, n: int) -> Query:
-    one_of("function", function, FUNCTIONS)
+def _query(function: Any, options: Any, step: Step, dtype: str) -> Query:
+    if one_of("function", function, (*FUNCTIONS, CAPTURES)) == CAPTURES:
+        directions = object_with("options", options, ("directions",))["directions"]
+        object_with("options.directions", directions, tuple(step.params))
+        return Query(
+            CAPTURES,
+            {
+                "directions": named_arrays(
+                    "options.directions", _arrays("options.directions", directions, dtype), step.net.shapes
+                )
+            },
+        )
     given = object_with("options", options, option_names(function, options if isinstance(options, dict) else {}))
     return Query(
         function,
         {
-            name: coalition_mask(np.array(value), n) if name == "coalition" else _OPTIONS[name](name, value)
+            name: coalition_mask(np.array(value), step.n) if name == "coalition" else _OPTIONS[name](name, value)
             for name, value in given.items()
         },
     )

@@ -3,8 +3,8 @@
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import hypothesis
@@ -13,9 +13,12 @@ import numpy.typing as npt
 from hypothesis import HealthCheck, Phase
 
 from adamshap.reference.contract import Step
-from adamshap.verify.implementation import Hung, Implementation, Lost, Misbehaviour, Unsupported
+from adamshap.verify.acceptable import Acceptable, variants_in
+from adamshap.verify.implementation import Hung, Implementation, KitError, Lost, Misbehaviour, Unsupported
 from adamshap.verify.insulation import kept_random_state
+from adamshap.verify.models.sequential import LAYERS, kinds_of_layers
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
+from adamshap.verify.property_checks import WITH_THE_ORACLE
 from adamshap.verify.random_cases import no_files, random_cases, seed_of
 
 PROFILES = {"once": 1, "quick": 15, "ci": 60, "thorough": 600}
@@ -30,7 +33,7 @@ MOST_HANGS = 3
 MOST_LOST = 3
 """Failures without an answer that are shrunk: each further case costs the candidate a new process."""
 
-Status = Literal["passed", "failed", "not offered", "not supported", "not tried"]
+Status = Literal["passed", "acceptable", "failed", "not offered", "not supported", "not tried"]
 
 
 @dataclass
@@ -43,10 +46,13 @@ class Patience:
         Calls that exceeded their time limit.
     lost : int
         Properties that failed without an answer, by a hang or the end of the candidate's process.
+    shrunk : set of str
+        Groups of properties of which a failure was shrunk.
     """
 
     hangs: int = 0
     lost: int = 0
+    shrunk: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,15 @@ class Outcome:
     Parameters
     ----------
     property : Property
-    status : {"passed", "failed", "not offered", "not supported", "not tried"}
-        "not tried" after `MOST_HANGS` hangs, and for kinds of models that the candidate does not declare.
+    status : {"passed", "acceptable", "failed", "not offered", "not supported", "not tried"}
+        "acceptable" if the answers agree with an acceptable variant of the method instead; "not tried" after
+        `MOST_HANGS` hangs, and for models and optimisers that the candidate does not declare.
     examples : int
         Number of cases tried, up to the first failure.
     seconds : float
         Duration.
     finding : Finding, optional
-        The failure, on the smallest case found.
+        The failure, on the smallest case found; of an acceptable variant, its first difference from the method.
     unsupported : tuple of (str, int)
         Reasons for skipped cases, each with the number of cases.
     evidence : tuple of Case
@@ -99,7 +106,14 @@ class Outcome:
     share : float
         The largest share of its bound that an error took in the cases that passed.
     undeclared : bool
-        Whether it was not tried because the candidate does not declare its kind of models.
+        Whether it was not tried because the candidate does not declare its kind of models, layers that it needs, or its
+        optimisers.
+    layers : tuple of (str, int)
+        The kinds of layers in the cases tried, each with the number of cases.
+    undeclared_layers : tuple of str
+        The kinds of layers that were not drawn, because the candidate does not declare them.
+    variant : Acceptable, optional
+        The acceptable variant that the answers agree with.
     """
 
     property: Property
@@ -111,6 +125,9 @@ class Outcome:
     evidence: tuple[Case, ...] = ()
     share: float = 0.0
     undeclared: bool = False
+    layers: tuple[tuple[str, int], ...] = ()
+    undeclared_layers: tuple[str, ...] = ()
+    variant: Acceptable | None = None
 
 
 class _Enough(BaseException):
@@ -176,6 +193,28 @@ def with_answers(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.finding is None or not outcome.finding.lost]
 
 
+def first_of_groups(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the outcomes that a diagnosis can use, of each group of properties only the first failure.
+
+    Parameters
+    ----------
+    outcomes : iterable of Outcome
+
+    Returns
+    -------
+    list of Outcome
+        The failures and passed properties outside of groups, and the first failure of each group.
+    """
+    found: list[Outcome] = []
+    seen: set[str] = set()
+    for outcome in with_answers(outcomes):
+        group = outcome.property.group
+        if not group or (outcome.status == "failed" and group not in seen):
+            found.append(outcome)
+            seen.add(group)
+    return found
+
+
 def _check_one(
     candidate: Implementation,
     one: Property,
@@ -188,12 +227,20 @@ def _check_one(
 ) -> Outcome:
     if not one.is_about(candidate):
         return Outcome(one, "not offered", 0, 0.0)
-    if not one.takes_models_of(candidate):
+    left_out: tuple[str, ...] = ()
+    if one.of_layers is not None:
+        left_out = tuple(kind for kind in LAYERS if kind not in candidate.layers)
+        within = one.within(candidate.layers)
+        if within is None:
+            return Outcome(one, "not tried", 0, 0.0, undeclared=True, undeclared_layers=left_out)
+        one = within
+    if not one.is_declared_by(candidate):
         return Outcome(one, "not tried", 0, 0.0, undeclared=True)
     if patience.hangs >= MOST_HANGS:
         return Outcome(one, "not tried", 0, 0.0)
     ask = asker(candidate, timeout)
     start, share, reasons, supported = time.monotonic(), 0.0, Counter[str](), list[Case]()
+    layers = Counter[str]()
     examples = max(1, examples // one.cost)
     cases = random_cases(one, examples, seed)
     for number, drawn in enumerate(cases, start=1):
@@ -201,24 +248,78 @@ def _check_one(
         try:
             share = max(share, one.check(ask, case, dtype))
             supported.append(case)
+            layers.update(kinds_of_layers(case.step.net))
         except Unsupported as reason:
             reasons[str(reason)] += 1
         except (Disagreement, Misbehaviour) as error:
             finding = _finding(case, error)
+            if isinstance(error, Disagreement):
+                variant, share = _variant(ask, one, [case, *(_in_dtype(other, dtype) for other in cases)], dtype)
+                if variant is not None:
+                    seconds = time.monotonic() - start
+                    reported = tuple(reasons.most_common())
+                    return Outcome(
+                        one, "acceptable", len(cases), seconds, finding, reported, share=share, variant=variant
+                    )
             evidence: tuple[Case, ...] = ()
             patience.hangs += isinstance(error, Hung)
             patience.lost += finding.lost
-            if shrink_seconds > 0 and not isinstance(error, Hung) and patience.lost <= MOST_LOST:
+            worthwhile = not isinstance(error, Hung) and patience.lost <= MOST_LOST and one.group not in patience.shrunk
+            if shrink_seconds > 0 and worthwhile:
+                patience.shrunk |= {one.group} - {""}
                 finding = _smallest(ask, one, examples, dtype, seed, finding, shrink_seconds, patience)
             if not finding.lost:
                 drawn_again = random_cases(one, max(1, EVIDENCE // one.cost), seed)
                 evidence = tuple(_in_dtype(other, dtype) for other in drawn_again)
-            seconds = time.monotonic() - start
-            return Outcome(one, "failed", number, seconds, finding, tuple(reasons.most_common()), evidence, share)
+            layers.update(kinds_of_layers(case.step.net))
+            return Outcome(
+                one,
+                "failed",
+                number,
+                time.monotonic() - start,
+                finding,
+                tuple(reasons.most_common()),
+                evidence,
+                share,
+                layers=tuple(layers.items()),
+                undeclared_layers=left_out,
+            )
     status: Status = "not supported" if cases and reasons.total() == len(cases) else "passed"
-    seconds = time.monotonic() - start
-    evidence = tuple(supported[:EVIDENCE])
-    return Outcome(one, status, len(cases), seconds, None, tuple(reasons.most_common()), evidence, share)
+    return Outcome(
+        one,
+        status,
+        len(cases),
+        time.monotonic() - start,
+        None,
+        tuple(reasons.most_common()),
+        tuple(supported[:EVIDENCE]),
+        share,
+        layers=tuple(layers.items()),
+        undeclared_layers=left_out,
+    )
+
+
+def _variant(ask: Asker, one: Property, cases: list[Case], dtype: np.dtype[Any]) -> tuple[Acceptable | None, float]:
+    """Return the acceptable variant that agrees in all cases, and the largest share of its bounds; None without one.
+
+    Only comparisons with the oracle have variants.
+    """
+    if one.check not in WITH_THE_ORACLE:
+        return None, 0.0
+    for variant in variants_in(dtype):
+        try:
+            return variant, max(_share(one, ask, case, dtype, variant.implementation()) for case in cases)
+        except (Disagreement, Misbehaviour, KitError):  # a variant may refuse settings that it cannot represent
+            continue
+    return None, 0.0
+
+
+def _share(one: Property, ask: Asker, case: Case, dtype: np.dtype[Any], oracle: Implementation) -> float:
+    check_against: Callable[..., float] = one.check
+    try:
+        return check_against(ask, case, dtype, oracle)
+    except Unsupported:
+        return 0.0
 
 
 def _smallest(
@@ -274,7 +375,7 @@ def _smallest(
 
 
 def _in_dtype(case: Case, dtype: np.dtype[Any]) -> Case:
-    return Case(in_dtype(case.step, dtype), case.query, case.seed)
+    return Case(in_dtype(case.step, dtype), case.query.in_dtype(dtype), case.seed)
 
 
 def _finding(case: Case, error: Disagreement | Misbehaviour) -> Finding:

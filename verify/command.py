@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from adamshap.reference.command.errors import CommandError
+from adamshap.verify.models import SEQUENTIAL
+from adamshap.verify.models.sequential import LAYERS
+from adamshap.verify.optimisers import FEATURES
 
 if TYPE_CHECKING:  # these need Hypothesis, which may be missing
     from adamshap.verify.checking import Outcome
@@ -18,6 +21,9 @@ if TYPE_CHECKING:  # these need Hypothesis, which may be missing
 
 _EXTRAS = {"two_term": "kind", "micro_batch": "micro_batch"}
 """Extras that a command may offer, with the option of `scores` that declares each of them in a Python function."""
+
+_CAPTURES = "captures"
+"""The function that a command need not offer."""
 
 
 def verify_command(
@@ -45,7 +51,18 @@ def verify_command(
             metavar="EXTRA",
             show_default=False,
             help="What COMMAND offers beyond the contract: scores with slope two_term for each kind, or with"
-            " micro_batch; may be given twice. A TARGET declares it by the parameters of its scores.",
+            " micro_batch, or the function captures; may be given several times. A TARGET declares it by the parameters"
+            " of its scores, and by a function captures.",
+        ),
+    ] = None,
+    supports: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="What COMMAND supports beyond perceptrons with one Adam: stacks of layers, by each kind of layer that"
+            " it takes (linear, embedding, …), or sequential for all of them; optimisers with groups, schedule, clip or"
+            " l2; may be given several times. A TARGET declares it by its attribute SUPPORTS.",
         ),
     ] = None,
     profile: Annotated[
@@ -58,6 +75,14 @@ def verify_command(
     only: Annotated[
         list[str] | None, typer.Option(metavar="PROPERTY", help="Check only this property; may be given several times.")
     ] = None,
+    edges: Annotated[
+        bool,
+        typer.Option(
+            "--edges",
+            help="Check every edge instead: sizes next to powers of 2, counts beyond 8, 16 and 32 bits, and values and"
+            " settings that are 0, equal, opposite, tiny or at an end. Takes about two minutes for fast code.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random cases.")] = 0,
     timeout: Annotated[
         float,
@@ -88,12 +113,22 @@ def verify_command(
         raise CommandError("needs a TARGET or --command, and not both")
     if in_process and target is None:
         raise CommandError("--in-process is for a TARGET: a COMMAND is always a process of its own")
-    unknown = [name for name in offers or () if name not in _EXTRAS]
+    known_offers = (*_EXTRAS, _CAPTURES)
+    unknown = [name for name in offers or () if name not in known_offers]
     if unknown:
-        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(_EXTRAS)}")
+        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(known_offers)}")
     if offers and command is None:
         raise CommandError(
-            f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores; needs"
+            f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores, and by a"
+            " function captures; needs --command"
+        )
+    known_models = (SEQUENTIAL, *LAYERS, *FEATURES)
+    unknown = [name for name in supports or () if name not in known_models]
+    if unknown:
+        raise CommandError(f"--supports: got {unknown[0]!r}; needs one of {', '.join(known_models)}")
+    if supports and command is None:
+        raise CommandError(
+            f"--supports: got {supports[0]!r} with a TARGET, which declares it by its attribute SUPPORTS; needs"
             " --command"
         )
     tried = str(command if target is None else target)
@@ -104,26 +139,32 @@ def verify_command(
     from rich.console import Console
 
     from adamshap.verify import report
-    from adamshap.verify.implementation import LoadError
+    from adamshap.verify.edges.properties import EDGE_PROPERTIES
+    from adamshap.verify.implementation import KitError, LoadError
     from adamshap.verify.layer_properties import LAYER_PROPERTIES
+    from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
     from adamshap.verify.properties import PROPERTIES
 
-    known = {one.name: one for one in (*PROPERTIES, *LAYER_PROPERTIES)}
-    unknown = [name for name in only or () if name not in known]
+    usual = (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES)
+    known = {one.name: one for one in (EDGE_PROPERTIES if edges else usual)}
+    groups = {one.group for one in known.values() if one.group}
+    unknown = [name for name in only or () if name not in known and name not in groups]
     if unknown:
-        raise CommandError(f"--only: got {unknown[0]!r}; needs one of {', '.join(known)}")
+        names = f"{', '.join(sorted(groups))}, or one of their properties" if edges else ", ".join(known)
+        raise CommandError(f"--only: got {unknown[0]!r}; needs one of {names}")
     for file in (json_file, html_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise CommandError(f"cannot write to {str(file)!r}: its folder does not exist")
-    chosen = [known[name] for name in only] if only else list(known.values())
+    chosen = [one for name, one in known.items() if not only or name in only or one.group in only]
     try:
         if target is None:
-            extras = frozenset(_EXTRAS[name] for name in offers or ())
-            outcomes, diagnosis = _try_command(tried, chosen, profile, dtype, seed, timeout, extras)
+            outcomes, diagnosis = _try_command(
+                tried, chosen, profile, dtype, seed, timeout, offers or [], frozenset(supports or ())
+            )
         else:
             sys.path.insert(0, "")  # a module in the working directory, as `python -m` finds it
             outcomes, diagnosis = _try_target(tried, chosen, profile, dtype, seed, timeout, in_process=in_process)
-    except LoadError as error:
+    except (LoadError, KitError) as error:
         raise CommandError(str(error)) from error
     result = report.Report(tried, profile, dtype, seed, outcomes, diagnosis)
     unwritten = ""
@@ -139,7 +180,7 @@ def verify_command(
     report.show(Console(), result)
     if unwritten:
         raise CommandError(unwritten)
-    if not any(outcome.status in ("passed", "failed") for outcome in outcomes):
+    if not any(outcome.status in report.TRIED for outcome in outcomes):
         raise CommandError("no property could be tried on what the target offers")
     if result.failed:
         raise typer.Exit(1)
@@ -152,17 +193,26 @@ def _try_command(
     dtype: str,
     seed: int,
     timeout: float,
-    extras: frozenset[str],
+    offers: list[str],
+    supports: frozenset[str],
 ) -> "tuple[list[Outcome], Diagnosis | None]":
-    from adamshap.verify.checking import with_answers
+    from adamshap.verify.checking import first_of_groups
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.process import check_command
 
     candidate, outcomes = check_command(
-        command, chosen, profile=profile, dtype=dtype, seed=seed, timeout=timeout, extras=extras
+        command,
+        chosen,
+        profile=profile,
+        dtype=dtype,
+        seed=seed,
+        timeout=timeout,
+        extras=frozenset(_EXTRAS[name] for name in offers if name in _EXTRAS),
+        supports=supports,
+        captures=_CAPTURES in offers,
     )
     # A command enforces its own time limit.
-    return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=None)
+    return outcomes, diagnose(candidate, first_of_groups(outcomes), dtype=dtype, timeout=None)
 
 
 def _try_target(
@@ -175,7 +225,7 @@ def _try_target(
     *,
     in_process: bool,
 ) -> "tuple[list[Outcome], Diagnosis | None]":
-    from adamshap.verify.checking import check, with_answers
+    from adamshap.verify.checking import check, first_of_groups
     from adamshap.verify.diagnosis import diagnose
     from adamshap.verify.implementation import load
     from adamshap.verify.isolation import isolated
@@ -183,4 +233,4 @@ def _try_target(
     with nullcontext(load(target)) if in_process else isolated(target, timeout) as candidate:
         limit = timeout if in_process else None  # a candidate in its own process enforces its own
         outcomes = check(candidate, chosen, profile=profile, dtype=dtype, seed=seed, timeout=limit)
-        return outcomes, diagnose(candidate, with_answers(outcomes), dtype=dtype, timeout=limit)
+        return outcomes, diagnose(candidate, first_of_groups(outcomes), dtype=dtype, timeout=limit)

@@ -21,7 +21,9 @@ from adamshap.verify.diagnosis import diagnose
 from adamshap.verify.implementation import Implementation, LoadError, load
 from adamshap.verify.isolation import isolated
 from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES, Property
+from adamshap.verify.report import TRIED
 from adamshap.verify.reproduction import snippet
 
 DTYPES = ("float64", "float32")
@@ -63,7 +65,9 @@ class Properties(pytest.File):
         except LoadError as error:
             raise self.CollectError(f"--adamshap-target: {error}") from error
         config.stash[_patience] = Patience()
-        declared = [one for one in LAYER_PROPERTIES if one.takes_models_of(config.stash[_candidate])]
+        declared = [
+            one for one in (*LAYER_PROPERTIES, *OPTIMISER_PROPERTIES) if one.is_declared_by(config.stash[_candidate])
+        ]
         for one in (*PROPERTIES, *declared):
             for dtype in DTYPES:
                 yield PropertyItem.from_parent(self, name=f"{one.name}[{dtype}]", one=one, dtype=dtype)
@@ -103,10 +107,12 @@ class PropertyItem(pytest.Item):
         )
         self.user_properties += [("cases", outcome.examples), ("largest_share_of_bound", outcome.share)]
         config.stash.setdefault(_outcomes, {}).setdefault(self.dtype, []).append(outcome)
-        if outcome.finding is not None:
+        if outcome.variant is not None:
+            self.user_properties.append(("acceptable", outcome.variant.name))
+        elif outcome.finding is not None:
             code = snippet(outcome.finding.case, config.getoption("--adamshap-target"))
             raise Broken(f"{self.one.sentence}\n{self.one.equation}\n{outcome.finding.sentence}\n\n{code}")
-        if outcome.status != "passed":
+        if outcome.status not in TRIED:
             reasons = ", ".join(reason for reason, _ in outcome.unsupported)
             pytest.skip(f"{outcome.status}{': ' if reasons else ''}{reasons}")
 
@@ -120,10 +126,15 @@ class PropertyItem(pytest.Item):
 
 
 def summarize(terminalreporter: Any, config: pytest.Config) -> None:
-    """Write, for each dtype, the known mistake that explains the failures of this process."""
+    """Write, for each dtype, the acceptable variants followed and the known mistake that explains the failures."""
     for dtype, outcomes in config.stash.get(_outcomes, {}).items():
+        for variant in dict.fromkeys(outcome.variant for outcome in outcomes):
+            if variant is not None:
+                count = sum(outcome.variant == variant for outcome in outcomes)
+                terminalreporter.write_line(f"Acceptable ({dtype}): {variant.sentence}, in {count} properties")
         diagnosis = diagnose(
             config.stash[_candidate], with_answers(outcomes), dtype=dtype, timeout=config.stash[_time_limit]
         )
         if diagnosis is not None:
-            terminalreporter.write_line(f"Diagnosis ({dtype}): {diagnosis.sentence}")
+            layer = f"; layer: {diagnosis.layer}" if diagnosis.layer else ""
+            terminalreporter.write_line(f"Diagnosis ({dtype}): {diagnosis.sentence}{layer}")

@@ -7,6 +7,7 @@ one of them, it holds for a part of the answers only, and the diagnosis says so.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,12 +18,13 @@ import numpy.typing as npt
 
 from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
-from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LAYER_FAULTS, Fault, other_nodes
-from adamshap.verify.implementation import Answer, Implementation, Misbehaviour, Query, Unsupported, answer
+from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault, other_nodes
+from adamshap.verify.implementation import CAPTURES, Answer, Implementation, Misbehaviour, Query, Unsupported, answer
+from adamshap.verify.localisation import Answered, locate
 from adamshap.verify.models import SEQUENTIAL
-from adamshap.verify.oracle import ORACLE, bounds
+from adamshap.verify.optimisers import features_of
+from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.properties import Case, Disagreement, asker
-from adamshap.verify.steps import adam_of
 from adamshap.verify.tolerance import unit_roundoff
 
 CASES = 24
@@ -30,6 +32,14 @@ CASES = 24
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of quadrature nodes that a candidate may use instead of those asked for."""
+
+
+def _over_lr(step: Step) -> float:
+    """Return 1/η; NaN, which explains nothing, for a step with several learning rates, or with η = 0."""
+    rates = {step.settings(name).lr for name in step.params}
+    rate = rates.pop()
+    return math.nan if rates or rate == 0 else 1 / rate
+
 
 FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
     ("−1 (the sign)", lambda step: -1.0),
@@ -40,8 +50,8 @@ FACTORS: tuple[tuple[str, Callable[[Step], float]], ...] = (
     ("n_val (the validation loss summed)", lambda step: step.n_val),
     ("1/n_val (the validation mean taken twice)", lambda step: 1 / step.n_val),
     ("−n_val (sign, and the validation loss summed)", lambda step: -step.n_val),
-    ("1/η (the learning rate left out)", lambda step: 1 / adam_of(step).lr),
-    ("−1/η (sign, and the learning rate left out)", lambda step: -1 / adam_of(step).lr),
+    ("1/η (the learning rate left out)", _over_lr),
+    ("−1/η (sign, and the learning rate left out)", lambda step: -_over_lr(step)),
 )
 """Named factors; any other factor must be the same number in all cases."""
 
@@ -62,6 +72,8 @@ class Diagnosis:
         Factor by which the answers are off, besides the faults; empty for none.
     contradicted_by : str
         Name of a property that holds, but would fail if the mistake were everywhere; empty for none.
+    layer : str
+        The layer that the wrong answers point to, in words; empty if they point to none.
     """
 
     sentence: str
@@ -69,6 +81,7 @@ class Diagnosis:
     together: bool = False
     factor: str = ""
     contradicted_by: str = ""
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,30 @@ def diagnose(
     evidence = _gather(candidate, failed, dtype, timeout)
     if not any(_differs(one, one.right) for one in evidence):
         return None
+    found = _explained(evidence, outcomes, failed, dtype, seconds)
+    return replace(found, layer=_layer(evidence, outcomes))
+
+
+def _layer(evidence: list[_Evidence], outcomes: list[Outcome]) -> str:
+    """Return the layer that the wrong answers point to, in words."""
+    answered = (
+        Answered(one.case.step, one.case.query, one.got, one.right, one.bound, _differs(one, one.right))
+        for one in evidence
+    )
+    found = locate(answered)
+    of_captures = [one.status for one in outcomes if one.property.function == CAPTURES]
+    if found and "passed" in of_captures and "failed" not in of_captures:
+        return f"{found}, but the captures of every layer tried are right"
+    return found
+
+
+def _explained(
+    evidence: list[_Evidence],
+    outcomes: list[Outcome],
+    failed: list[Outcome],
+    dtype: npt.DTypeLike,
+    seconds: float,
+) -> Diagnosis:
     start, functions = time.monotonic(), {one.property.function for one in failed}
     passed = [one for one in outcomes if one.status == "passed" and one.property.function in functions]
     in_part: Diagnosis | None = None
@@ -143,7 +180,7 @@ def _either(found: list[Diagnosis]) -> Diagnosis:
     """Return one diagnosis for alternative faults, each of which explains all."""
     if len(found) == 1:
         return found[0]
-    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LAYER_FAULTS)}
+    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS)}
     sentences = " or ".join(sentence_of[one.faults[0]] for one in found)
     return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(one.faults[0] for one in found))
 
@@ -172,7 +209,8 @@ def _contradiction(explanation: Implementation, passed: list[Outcome], dtype: np
 
 
 def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
-    for fault in _known(evidence):
+    # Some mistakes of a loop show with plain Adam too: decoupled decay as L2 decay.
+    for fault in dict.fromkeys((*_known(evidence), *LOOP_FAULTS)):
         if _explains(fault.implementation(), evidence):
             yield _of_fault(fault)
 
@@ -180,7 +218,8 @@ def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
 def _known(evidence: list[_Evidence]) -> tuple[Fault, ...]:
     """Return the faults that the evidence can show: those of layers need a stack of layers."""
     stacks = any(one.case.step.net.kind == SEQUENTIAL for one in evidence)
-    return (*LAYER_FAULTS, *FAULTS) if stacks else FAULTS
+    loops = any(features_of(one.case.step.adam) for one in evidence)
+    return (*(LOOP_FAULTS if loops else ()), *(LAYER_FAULTS if stacks else ()), *FAULTS, *LATER_FAULTS)
 
 
 def _of_fault(fault: Fault) -> _Explanation:
@@ -292,7 +331,7 @@ def _gather(
                 got = answer(candidate, case.step, case.query, timeout)
             except (Misbehaviour, Unsupported):
                 continue
-            right = answer(ORACLE, case.step, case.query)
+            right = expected(case.step, case.query)
             evidence.append(_Evidence(case, got, right, bounds(case.step, case.query, dtype)))
     evidence.sort(key=lambda one: size_of(one.case.step))
     wrong, right_ones = ([one for one in evidence if _differs(one, one.right) is kind] for kind in (True, False))

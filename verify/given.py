@@ -2,10 +2,11 @@
 
 The copy has the types of the contract: arrays are read-only views, and mappings are plain dicts, since JAX and PyTorch
 treat any other mapping as a leaf of a tree. Nobody else uses the copy, so a change does no harm beyond the call. In a
-training loop it would, so it is detected and reported.
+training loop it would, so it is detected and reported. At some edges the arrays have another layout (`LAYOUTS`), which
+the contract allows: a candidate that only writes into writeable arrays passes with read-only ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 
 from adamshap.reference.contract import Array, Batch, Params, Step
 from adamshap.verify.time_limit import TimeIsUp
+
+READ_ONLY = "read-only"
+"""The usual layout: read-only views of contiguous arrays."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +38,28 @@ class Given:
     original_options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, step: Step, options: Mapping[str, Any]) -> "Given":
-        """Copy a step and a call's options."""
+    def of(cls, step: Step, options: Mapping[str, Any], layout: str = READ_ONLY) -> "Given":
+        """Copy a step, its arrays in a layout of `LAYOUTS`, and a call's options."""
+        copied = LAYOUTS[layout]
+
+        def copies(arrays: Params) -> Params:
+            return {name: copied(array) for name, array in arrays.items()}
+
+        def copy_of_batch(batch: Batch) -> Batch:
+            same: Batch = _with(batch, x=copied(batch.x), y=copied(batch.y))
+            return same
+
         copied_step = _with(
             step,
             net=copy(step.net),
-            params=_copies(step.params),
+            params=copies(step.params),
             adam=copy(step.adam),
-            state=_with(step.state, m=_copies(step.state.m), v=_copies(step.state.v)),
-            train=_copy_of_batch(step.train),
-            valid=_copy_of_batch(step.valid),
+            state=_with(step.state, m=copies(step.state.m), v=copies(step.state.v)),
+            train=copy_of_batch(step.train),
+            valid=copy_of_batch(step.valid),
         )
-        copied = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in options.items()}
-        return cls(copied_step, copied, step, options)
+        copied_options = {name: _copied_option(value) for name, value in options.items()}
+        return cls(copied_step, copied_options, step, options)
 
     def changed(self) -> str:
         """Return the first part that has changed, such as ``step.params['0.weight']``; "" if none has."""
@@ -78,6 +91,8 @@ class Given:
             for name, value in original.items():
                 if isinstance(value, np.ndarray) and not _same(group[name], value):
                     return f"{where}[{name!r}]"
+                if isinstance(value, Mapping) and not _same_arrays(group[name], value):
+                    return f"{where}[{name!r}]"
         for where, batch, right in (("step.train", now.train, then.train), ("step.valid", now.valid, then.valid)):
             for name in ("x", "y"):
                 if not _same(getattr(batch, name), getattr(right, name)):
@@ -105,25 +120,49 @@ def _with(original: Any, **fields: Any) -> Any:
     return changed
 
 
-def _copy_of(array: Array) -> Array:
+def _read_only(array: Array) -> Array:
     view = array.copy().view()
     view.flags.writeable = False
     return view
 
 
-def _copies(arrays: Params) -> Params:
-    return {name: _copy_of(array) for name, array in arrays.items()}
+def _strided(array: Array) -> Array:
+    """Return every other number along the last axis of an array, the others NaN, or the least of an integer dtype."""
+    spare = np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).min
+    wide = np.full((*array.shape[:-1], 2 * array.shape[-1]), spare, dtype=array.dtype)
+    wide[..., ::2] = array
+    return wide[..., ::2]
 
 
-def _copy_of_batch(batch: Batch) -> Batch:
-    same: Batch = _with(batch, x=_copy_of(batch.x), y=_copy_of(batch.y))
-    return same
+def _int32(array: Array) -> Array:
+    return _read_only(array if array.dtype.kind == "f" else array.astype(np.int32))
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    READ_ONLY: _read_only,
+    "writeable": np.copy,
+    "fortran": lambda array: array.copy(order="F"),
+    "strided": _strided,
+    "int32": _int32,
+}
+"""Copies of an array in each layout; "int32" is the dtype of labels and tokens alone."""
+
+
+def _copied_option(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _read_only(array) for name, array in value.items()}
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _same_arrays(one: Any, other: Mapping[str, Array]) -> bool:
+    return type(one) is dict and list(one) == list(other) and all(_same(one[name], other[name]) for name in other)
 
 
 def _same(one: Any, other: Array) -> bool:
     """Return whether `one` is an array with the same dtype, shape and bits as `other`."""
     return (
         type(one) is np.ndarray
-        and (one.dtype, one.shape) == (other.dtype, other.shape)
-        and one.tobytes() == other.tobytes()
+        and one.shape == other.shape
+        and (one.dtype == other.dtype or (one.dtype.kind == other.dtype.kind == "i" and one.dtype == np.int32))
+        and one.astype(other.dtype).tobytes() == other.tobytes()
     )

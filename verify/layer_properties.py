@@ -1,46 +1,97 @@
-"""The properties for stacks of layers: those of perceptrons, on random stacks of all kinds of layers.
+"""The properties for stacks of layers: those of perceptrons, on random stacks, and those of single layers.
 
-They are tried only for candidates that declare support for these models, by ``SUPPORTS = ("sequential",)``.
+They are tried only for candidates that declare the layers that they take, as in ``SUPPORTS = ("linear", "embedding")``,
+and only on stacks of these layers.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
 
-from adamshap.reference.contract import GRADIENTS, MARGINALS, SLOPES, TWO_TERM
-from adamshap.verify.implementation import Query
+from adamshap.reference.contract import GRADIENTS, MARGINALS, SLOPES, TWO_TERM, Step
+from adamshap.verify.edges.properties import DRAWN_STACK_EDGES
+from adamshap.verify.implementation import CAPTURED, CAPTURES, Query
+from adamshap.verify.layer_captures import random_directions
+from adamshap.verify.layer_checks import a_perceptron_is_a_stack, captures_agree
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.properties import PROPERTIES, Case, Property
-from adamshap.verify.property_cases import cases, score_cases, utility_cases
-from adamshap.verify.strategies import dimensions, steps, steps_with_null_samples
+from adamshap.verify.property_cases import STEPS, cases, score_cases, utility_cases
+from adamshap.verify.strategies import dimensions, seeds, steps, steps_with_null_samples
 
 __all__ = ["LAYER_PROPERTIES"]
 
+Layers = frozenset[str] | None
+"""The kinds of layers in a stack; None for all."""
+
+Cases = st.SearchStrategy[Case]
+DrawnOf = Callable[[Layers], Cases]
+
 _BY_NAME = {one.name: one for one in PROPERTIES}
 
-_STEPS = steps(model=SEQUENTIAL, at_edges=dimensions(SEQUENTIAL), max_n=12)
+
+@cache
+def _steps(layers: Layers) -> st.SearchStrategy[Step]:
+    return steps(model=SEQUENTIAL, layers=layers, at_edges=dimensions(SEQUENTIAL, layers), max_n=12)
 
 
-def _of_stacks(name: str, drawn: st.SearchStrategy[Case], new_name: str = "", **changes: Any) -> Property:
+def _asked(function: str, max_n: int = 12, **options: Any) -> DrawnOf:
+    return lambda layers: cases(Query(function, options), SEQUENTIAL, layers, max_n=max_n)
+
+
+def _scored(**options: Any) -> DrawnOf:
+    return lambda layers: score_cases(_steps(layers), **options)
+
+
+def _nulls_scored(layers: Layers) -> Cases:
+    return score_cases(steps_with_null_samples(_steps(layers)), per_validation=st.booleans())
+
+
+def _captured(layers: Layers) -> Cases:
+    def case(step: Step, seed: int) -> Case:
+        return Case(step, Query(CAPTURES, {"directions": random_directions(step.params, seed)}), seed)
+
+    return st.builds(case, _steps(layers), seeds)
+
+
+def _drawn(one: Property, drawn: DrawnOf) -> Property:
+    """Return the property with cases of stacks of layers."""
+    once = cache(drawn)
+    return replace(one, cases=once(None), of_layers=once, model=SEQUENTIAL)
+
+
+def _of_stacks(name: str, drawn: DrawnOf, new_name: str = "", **changes: Any) -> Property:
     """Return the property `name` for cases of stacks of layers."""
     one = _BY_NAME[name]
     sentence = f"{one.sentence[:-1]}, also for a stack of layers."
     new_name = f"{SEQUENTIAL}-{new_name or name}"
-    return replace(one, name=new_name, sentence=sentence, cases=drawn, model=SEQUENTIAL, **changes)
+    return _drawn(replace(one, name=new_name, sentence=sentence, **changes), drawn)
 
 
-def _asked(function: str, max_n: int = 12, **options: Any) -> st.SearchStrategy[Case]:
-    return cases(Query(function, options), SEQUENTIAL, max_n=max_n)
+_SINGLE = {
+    "sum": ("The gradient of each parameter by itself is the oracle's.", "Σ_i x_i"),
+    "dot": ("Each sample's dot product, with each parameter by itself, is the oracle's.", "⟨P, x_i⟩"),
+    "squares": ("The squares of each parameter by itself are the oracle's.", "Σ_i x_i²"),
+}
 
 
-def _scored(of: st.SearchStrategy[Any] = _STEPS, **options: Any) -> st.SearchStrategy[Case]:
-    return score_cases(of, **options)
+def _of_captures(what: str) -> Property:
+    """Return the property of the captures' "sum", "dot" or "squares"."""
+    name, (sentence, equation) = f"{SEQUENTIAL}-captures-{what}", _SINGLE[what]
+    one = Property(name, sentence, equation, "agreement", CAPTURES, st.nothing(), captures_agree(what))
+    return _drawn(one, _captured)
+
+
+def _perceptrons_scored(layers: Layers) -> Cases:
+    return score_cases(STEPS)
 
 
 LAYER_PROPERTIES: tuple[Property, ...] = (
+    *map(_of_captures, CAPTURED),
     _of_stacks("update", _asked("update")),
-    _of_stacks("utility", utility_cases(_STEPS)),
+    _of_stacks("utility", lambda layers: utility_cases(_steps(layers))),
     *(
         _of_stacks(f"marginals-{kind}-{loss}", _asked("marginals", 4 if kind == "shapley" else 8, kind=kind, loss=loss))
         for kind, loss in (("first", "exact"), ("last", "first_order"), ("shapley", "exact"))
@@ -64,6 +115,20 @@ LAYER_PROPERTIES: tuple[Property, ...] = (
     _of_stacks("influence", _asked("influence")),
     _of_stacks("equivariance", _scored()),
     _of_stacks("additivity", _scored()),
-    _of_stacks("null-sample", _scored(steps_with_null_samples(_STEPS), per_validation=st.booleans())),
+    _of_stacks("null-sample", _nulls_scored, needs=frozenset({"linear"})),
+    _drawn(
+        Property(
+            f"{SEQUENTIAL}-perceptron",
+            "A stack of linear layers and activations scores as the perceptron of the same parameters.",
+            "score(Sequential(linear, activation, …)) = score(Network)",
+            "metamorphic",
+            "scores",
+            st.nothing(),
+            a_perceptron_is_a_stack,
+            needs=frozenset({"linear", "activation"}),
+        ),
+        _perceptrons_scored,
+    ),
+    *DRAWN_STACK_EDGES,
 )
 """All properties for stacks of layers."""

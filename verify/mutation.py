@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap.verify.checking import Outcome, check
-from adamshap.verify.faults import FAULTS, Fault
+from adamshap.verify.faults import Fault
 from adamshap.verify.properties import PROPERTIES, Property
 
 
@@ -35,8 +35,3 @@ def first_catch(
         if outcome.status == "failed":
             return Catch(fault, outcome)
     return Catch(fault, None)
-
-
-def table(faults: Iterable[Fault] = FAULTS, *, dtype: npt.DTypeLike = np.float64, seed: int = 0) -> list[Catch]:
-    """Return the first catch of each fault on the quick profile."""
-    return [first_catch(fault, dtype=dtype, seed=seed) for fault in faults]

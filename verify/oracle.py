@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,10 +12,27 @@ import numpy.typing as npt
 
 from adamshap import reference
 from adamshap.reference import game, models, scoring, slopes
-from adamshap.reference.adam import bias_correction, denominator, divided_difference, step_coefficients
+from adamshap.reference.adam import (
+    bias_correction,
+    decay_gradients,
+    denominator,
+    divided_difference,
+    step_coefficients,
+)
 from adamshap.reference.contract import Array, Params, Step
-from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
+from adamshap.verify.implementation import (
+    CAPTURES,
+    Answer,
+    Implementation,
+    KitError,
+    Misbehaviour,
+    Query,
+    answer,
+    implementation,
+)
+from adamshap.verify.layer_captures import captures, captures_magnitudes
 from adamshap.verify.models import KINDS, kind_of
+from adamshap.verify.optimisers import FEATURES
 from adamshap.verify.tolerance import (
     DRAWS,
     MORE_DRAWS,
@@ -24,7 +42,18 @@ from adamshap.verify.tolerance import (
     widening_conditioning,
 )
 
-ORACLE: Implementation = replace(implementation(reference, "adamshap.reference"), supports=frozenset(KINDS), guard=None)
+_REFERENCE = implementation(reference, "adamshap.reference")
+
+
+def _ask(step: Step, query: Query) -> Any:
+    if query.function == CAPTURES:
+        return captures(step.params, step.train, model=step.net, **query.options)
+    return _REFERENCE.ask(step, query)
+
+
+ORACLE: Implementation = replace(
+    _REFERENCE, offers=_REFERENCE.offers | {CAPTURES}, ask=_ask, supports=frozenset((*KINDS, *FEATURES)), guard=None
+)
 
 REMEMBERED = 1000
 """Number of calls whose bounds are kept: those of a quick profile in both dtypes, each with a step of some 10 kB."""
@@ -35,9 +64,20 @@ DOT_PRODUCTS = ("scores", "influence")
 _remembered: dict[bytes, "_Widening"] = {}
 
 
-def expected(step: Step, query: Query) -> Answer:
-    """Return the oracle's answer."""
-    return answer(ORACLE, step, query)
+def expected(step: Step, query: Query, oracle: Implementation = ORACLE) -> Answer:
+    """Return the oracle's answer, or that of a variant of the `oracle`.
+
+    Raises
+    ------
+    KitError
+        It fails: that says nothing about a candidate.
+    """
+    try:
+        return answer(oracle, step, query)
+    except Misbehaviour as error:
+        raise KitError(
+            f"{query}: the kit's own {oracle.name} {error}: a defect of the kit, which says nothing about the candidate"
+        ) from error
 
 
 def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -> Answer:
@@ -49,25 +89,39 @@ def bounds(step: Step, query: Query, dtype: npt.DTypeLike, draws: int = DRAWS) -
     return dict(_remembering(step, query, dtype)[draws + 1])
 
 
-def expected_and_bounds(step: Step, query: Query, dtype: npt.DTypeLike) -> tuple[Answer, Iterator[Answer]]:
+def expected_and_bounds(
+    step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation = ORACLE
+) -> tuple[Answer, Iterator[Answer]]:
     """Return the oracle's answer, and bounds: a lower limit of the rounding, all of it, then with 1 … 40 draws.
+
+    Of a variant of the `oracle`, they are the variant's answer and the spread of its answers.
 
     They never shrink, and those with `DRAWS` are `bounds`: an error within an early bound is within all later ones,
     which saves the expensive draws. They are cached as far as computed: many candidates get the cases of one seed.
     """
-    known = _remembering(step, query, dtype)
+    known = _remembering(step, query, dtype, oracle)
     return dict(known.expected), (dict(known[place]) for place in range(MORE_DRAWS + 2))
 
 
-def _remembering(step: Step, query: Query, dtype: npt.DTypeLike) -> "_Widening":
-    key = _digest(step, query, dtype)
+def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation = ORACLE) -> "_Widening":
+    key = _digest(step, query, dtype, oracle)
     if key not in _remembered:
         if len(_remembered) >= REMEMBERED:
             del _remembered[next(iter(_remembered))]
         step = deepcopy(step)  # the caller may change its arrays before the last bound is computed
-        wanted = _read_only(expected(step, query))
-        _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype))
+        wanted = _read_only(expected(step, query, oracle))
+        _remembered[key] = _Widening(wanted, _widening(step, query, wanted, dtype, oracle))
     return _remembered[key]
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Compute bounds anew within the context, in which the oracle computes otherwise, and forget them after it."""
+    _remembered.clear()
+    try:
+        yield
+    finally:
+        _remembered.clear()
 
 
 def _read_only(answer: Answer) -> Answer:
@@ -90,20 +144,24 @@ class _Widening:
         return self.known[place]
 
 
-def _digest(step: Step, query: Query, dtype: npt.DTypeLike) -> bytes:
+def _digest(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation) -> bytes:
     """Return a hash of all inputs of an answer's bounds."""
     batches = (step.train, step.valid)
     arrays = [array for batch in batches for array in (batch.x, batch.y)]
     for name in sorted(step.params):
         arrays += [step.params[name], step.state.m[name], step.state.v[name]]
-    plain = (step.net, step.adam, step.state.step, step.reduction, str(query), np.dtype(dtype))
+    directions = query.options.get("directions", {})
+    arrays += [directions[name] for name in sorted(directions)]
+    plain = (step.net, step.adam, step.state.step, step.reduction, str(query), np.dtype(dtype), oracle.name)
     digest = hashlib.blake2b(repr(plain).encode())
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     return digest.digest()
 
 
-def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike) -> Iterator[Answer]:
+def _widening(
+    step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike, oracle: Implementation
+) -> Iterator[Answer]:
     length = parameter_count(step) + step.n + step.n_val
     # The sum of a dot product's absolute terms is at least its own absolute value, which is known already.
     least = {
@@ -119,7 +177,7 @@ def _widening(step: Step, query: Query, answers: Answer, dtype: npt.DTypeLike) -
     yield rounded
 
     def flat(given: Step) -> Array:
-        return np.concatenate([array.ravel() for array in expected(given, query).values()])
+        return np.concatenate([array.ravel() for array in expected(given, query, oracle).values()])
 
     ends = np.cumsum([array.size for array in answers.values()])[:-1]
     for spread in widening_conditioning(flat, step, dtype, draws=None):
@@ -141,6 +199,8 @@ def _magnitudes(step: Step, query: Query) -> dict[str, Any]:
         return dict.fromkeys(("values", "empty", "total"), scale)
     if query.function == "influence":
         return {"values": _influence_magnitude(step)}
+    if query.function == CAPTURES:
+        return captures_magnitudes(step, query.options["directions"])
     estimator = query.estimator
     size = estimator_magnitude(step, estimator)
     if estimator.denominator == "previous":
@@ -155,8 +215,14 @@ def _absolute_sum(x: Params) -> Params:
     return {name: np.abs(x_i).sum(axis=0) for name, x_i in x.items()}
 
 
+def _terms_received(step: Step, g: Params) -> Params:
+    """Return |λ₂ θ| + Σ_i |x_i|, the terms of the gradient that Adam receives."""
+    d = decay_gradients(step)
+    return {name: size + np.abs(d[name]) if name in d else size for name, size in g.items()}
+
+
 def _update_magnitudes(step: Step) -> dict[str, Any]:
-    g = _absolute_sum(models.sample_gradients(step))
+    g = _terms_received(step, _absolute_sum(models.sample_gradients(step)))
     true_g, c = models.batch_gradient(step), step_coefficients(step)
     sizes: dict[str, Any] = {"step": 0.0}
     for name, p in step.params.items():
@@ -183,19 +249,21 @@ def _loss_magnitude(step: Step) -> float:
 
 def _first_order_magnitude(step: Step) -> float:
     """Return Σ |∂L| · Σ |terms of Adam's step|: the terms of U₁."""
-    g, c = _absolute_sum(models.sample_gradients(step)), step_coefficients(step)
+    samples, c, d = _absolute_sum(models.sample_gradients(step)), step_coefficients(step), decay_gradients(step)
+    g = _terms_received(step, samples)
     gamma = models.loss_gradient(step.net, step.params, step.valid)
     total = 0.0
     for name, coefficients in c.items():
-        smallest = denominator(coefficients, np.zeros_like(g[name]))
+        # The smallest gradient of any coalition: 0 without L2 decay, which every coalition receives.
+        least = np.maximum(np.abs(d[name]) - samples[name], 0.0) if name in d else np.zeros_like(samples[name])
+        smallest = denominator(replace(coefficients, shift=None), least)
         terms = coefficients.lr * (np.abs(coefficients.mu) + coefficients.k * g[name]) / smallest
-        total += float((np.abs(gamma[name]) * np.minimum(terms, _largest_update(coefficients, g[name]))).sum())
+        total += float((np.abs(gamma[name]) * np.minimum(terms, _largest_update(coefficients, smallest))).sum())
     return total
 
 
-def _largest_update(c: Any, g: Array) -> Array:
-    """Return the limit of |A| ≤ η (|μ|/D(0) + k/√q): the k-part of Adam's update saturates."""
-    smallest = denominator(c, np.zeros_like(g))
+def _largest_update(c: Any, smallest: Array) -> Array:
+    """Return the limit of |A| ≤ η (|μ|/D + k/√q), D the smallest denominator: the k-part of Adam's update saturates."""
     size: Array = c.lr * (np.abs(c.mu) / smallest + c.k / np.sqrt(c.q))
     return size
 

@@ -5,7 +5,8 @@ In the command, for instance ``./mine {case} {result}``, ``{case}`` becomes the 
 order. Each answer is an object, one of
 
 - the named numbers of the answer: ``values``, for `marginals` also ``empty`` and ``total`` if available; for `update`
-  ``step``, and ``params.NAME``, ``m.NAME``, ``v.NAME`` for every parameter;
+  ``step``, and ``params.NAME``, ``m.NAME``, ``v.NAME`` for every parameter; for `captures` ``sum.NAME``, ``dot.NAME``
+  and ``squares.NAME``;
 - ``{"unsupported": "reason"}``: the case is left out, and the reason reported;
 - ``{"error": "message"}``: a finding.
 
@@ -35,6 +36,7 @@ from adamshap.verify.cases import CaseError, answer_from_json, case_to_json, dum
 from adamshap.verify.checking import MOST_HANGS, Finding, Outcome, Patience, check
 from adamshap.verify.child_process import OutputTail, describe_exit
 from adamshap.verify.implementation import (
+    CAPTURES,
     FUNCTIONS,
     Hung,
     Implementation,
@@ -64,6 +66,8 @@ def check_command(
     timeout: float = 60.0,
     shrink_seconds: float = 10.0,
     extras: frozenset[str] = frozenset(),
+    supports: frozenset[str] = frozenset(),
+    captures: bool = False,
 ) -> tuple[Implementation, list[Outcome]]:
     """Return `command` as an implementation, and the outcome of each property as in `checking.check`.
 
@@ -75,6 +79,10 @@ def check_command(
         Time limit of a process for all cases of a property, in seconds.
     extras : frozenset of str
         The `implementation.EXTRAS` that the command offers.
+    supports : frozenset of str
+        The kinds of layers, and the features of optimisers that it takes.
+    captures : bool
+        Whether it offers `captures`.
 
     Raises
     ------
@@ -82,13 +90,11 @@ def check_command(
         The command cannot be run at all.
     """
     candidate = CommandCandidate(command, timeout)
-    implementation = Implementation(command, frozenset(FUNCTIONS), candidate.ask, extras, guard=None)
+    offers = frozenset((*FUNCTIONS, CAPTURES) if captures else FUNCTIONS)
+    implementation = Implementation(command, offers, candidate.ask, extras, supports, guard=None)
     patience = Patience()
     outcomes = []
     for one in properties:
-        if not one.takes_models_of(implementation):
-            outcomes.append(Outcome(one, "not tried", 0, 0.0, undeclared=True))
-            continue
         if patience.hangs >= MOST_HANGS:
             outcomes.append(Outcome(one, "not tried", 0, 0.0))
             continue
@@ -100,8 +106,11 @@ def check_command(
             options = {name: value for name, value in query.options.items() if name != "micro_batch"}
             return ORACLE.ask(step, Query(query.function, options))
 
-        recorder = Implementation("recorder", frozenset(FUNCTIONS), record, extras, guard=None)
-        check(recorder, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=0)
+        recorder = Implementation("recorder", offers, record, extras, supports, guard=None)
+        (drawn,) = check(recorder, [one], profile=profile, dtype=dtype, seed=seed, shrink_seconds=0)
+        if drawn.undeclared:
+            outcomes.append(drawn)
+            continue
         sentence = ""
         try:
             candidate.prepare(cases)
@@ -122,7 +131,7 @@ def check_command(
             # Each case succeeded alone, but not all of them together.
             case = Case(*cases[0])
             finding = Finding(f"{len(cases)} cases in one file, the first {case.query}: the candidate {sentence}", case)
-            outcome = replace(outcome, status="failed", finding=finding)
+            outcome = replace(outcome, status="failed", finding=finding, variant=None)
         outcomes.append(outcome)
     return implementation, outcomes
 
@@ -160,7 +169,7 @@ class CommandCandidate:
             No process can be started.
         """
         texts = [dumps(case_to_json(step, query)) for step, query in cases]
-        for text, reply in zip(texts, self._run(texts), strict=True):
+        for text, reply in zip(texts, self.replies(texts), strict=True):
             self._replies.setdefault(_key(text), deque()).append(reply)
 
     def ask(self, step: Step, query: Query) -> Any:
@@ -175,14 +184,21 @@ class CommandCandidate:
         text = dumps(case_to_json(step, query))
         ready = self._replies.get(_key(text))
         if not ready:
-            (reply,) = self._run([text])
+            (reply,) = self.replies([text])
         else:
             # A case that occurred twice was answered twice; the last answer stays for the diagnosis.
             reply = ready.popleft() if len(ready) > 1 else ready[0]
         return _result(step, query, reply)
 
-    def _run(self, texts: list[str]) -> list[Any]:
-        """Return the replies of one process to `texts`, cases in JSON."""
+    def replies(self, texts: list[str]) -> list[Any]:
+        """Return the replies of one process to `texts`, cases in JSON.
+
+        Raises
+        ------
+        Misbehaviour
+        LoadError
+            No process can be started.
+        """
         cases = "1 case" if len(texts) == 1 else f"{len(texts)} cases"
         # A program may leave files that cannot be deleted.
         with tempfile.TemporaryDirectory(prefix="adamshap-", ignore_cleanup_errors=True) as name:

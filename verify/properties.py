@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from adamshap.reference.contract import GRADIENTS, MARGINAL_LOSSES, MARGINALS, SLOPES, TWO_TERM
+from adamshap.verify.edges.properties import DRAWN_EDGES
 from adamshap.verify.implementation import Query
 from adamshap.verify.property import ANY, Asker, Case, Check, Disagreement, Property, asker
 from adamshap.verify.property_cases import STEPS, cases, micro_batch_cases, score_cases, utility_cases
@@ -399,4 +400,5 @@ PROPERTIES = (
     *_METAMORPHIC_OF_TWO_TERMS,
     *_LARGE_AGREEMENT,
     *_LARGE,
+    *DRAWN_EDGES,
 )

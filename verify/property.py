@@ -1,8 +1,8 @@
 """Properties: a name, a sentence, an equation, random cases, and a check of a candidate's answers to them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from adamshap.reference.contract import Step
 from adamshap.verify.implementation import Answer, Implementation, Query, answer
-from adamshap.verify.models import PERCEPTRON
+from adamshap.verify.models import PERCEPTRON, SEQUENTIAL
+from adamshap.verify.models.random_stacks import inputs_of
+from adamshap.verify.models.sequential import LAYERS
 from adamshap.verify.tolerance import CLOSE
 
 Kind = Literal["agreement", "metamorphic"]
@@ -37,11 +39,11 @@ share is exact above this value, and an upper limit below it."""
 class Disagreement(AssertionError):
     """A property does not hold for a case: the wrong number, the right one, and the bound."""
 
-    def __init__(self, case: Case, what: str, got: float, wanted: float, bound: float) -> None:
+    def __init__(self, case: Case, what: str, got: float, wanted: float, bound: float, where: str = "") -> None:
         self.case, self.what, self.got, self.wanted, self.bound = case, what, got, wanted, bound
         super().__init__(
             f"{case.query}: {what} is {got!r}, should be {wanted!r}; off by {abs(got - wanted):.3g}, "
-            f"where rounding and conditioning explain {bound:.3g}"
+            f"where rounding and conditioning explain {bound:.3g}{where and f'; {where}'}"
         )
 
 
@@ -72,6 +74,15 @@ class Property:
         Cost of a case relative to an ordinary one; divides the number of cases.
     model : str
         The kind of its models, which a candidate has to support.
+    of_layers : callable, optional
+        Function from some kinds of layers to the property's cases with stacks of these; None for other models.
+    needs : frozenset of str
+        The kinds of layers that each of its cases has.
+    features : frozenset of str
+        The features of its optimisers, some of `optimisers.FEATURES`, which a candidate has to support.
+    group : str
+        Name of the group of properties to which it belongs, if any: a report has one row for those of a group that
+        pass, and only the first of its failures is shrunk.
     """
 
     name: str
@@ -84,6 +95,10 @@ class Property:
     extra: str = ""
     cost: int = 1
     model: str = PERCEPTRON
+    of_layers: "Callable[[frozenset[str]], st.SearchStrategy[Case]] | None" = None
+    needs: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
+    group: str = ""
 
     def is_about(self, candidate: Implementation) -> bool:
         """Return whether the candidate offers the function and the extra of the property."""
@@ -92,7 +107,24 @@ class Property:
 
     def takes_models_of(self, candidate: Implementation) -> bool:
         """Return whether the candidate supports the kind of models of the property."""
-        return self.model == PERCEPTRON or self.model in candidate.supports
+        stacks = self.model == SEQUENTIAL and bool(candidate.layers)
+        return stacks or self.model == PERCEPTRON or self.model in candidate.supports
+
+    def within(self, layers: frozenset[str]) -> "Property | None":
+        """Return the property with cases that have some kinds of `layers` only; None if there are none."""
+        if self.of_layers is None or layers == frozenset(LAYERS):
+            return self
+        if not inputs_of(layers) or not self.needs <= layers:
+            return None
+        return replace(self, cases=self.of_layers(layers))
+
+    def takes_optimisers_of(self, candidate: Implementation) -> bool:
+        """Return whether the candidate supports the features of the property's optimisers."""
+        return self.features <= candidate.supports
+
+    def is_declared_by(self, candidate: Implementation) -> bool:
+        """Return whether the candidate supports the models and the optimisers of the property."""
+        return self.takes_models_of(candidate) and self.takes_optimisers_of(candidate)
 
 
 def asker(candidate: Implementation, timeout: float | None = None) -> Asker:
@@ -130,15 +162,24 @@ def _worst(got: Answer, wanted: Answer, bound: Answer) -> tuple[float, str, floa
 
 
 def compare_widening(
-    case: Case, got: Answer, wanted: Answer, widening: Iterable[tuple[int, Answer]], enough: int
+    case: Case,
+    got: Answer,
+    wanted: Answer,
+    widening: Iterable[tuple[int, Answer]],
+    enough: int,
+    more: Callable[[], Any] = lambda: 0.0,
 ) -> float:
     """Return the largest share of its bound that an error takes, like `compare`, for bounds that grow with their draws.
 
-    An error clearly within a bound, or beyond `CLOSE` bounds after `enough` draws, needs no further draws.
+    An error clearly within a bound, or beyond `CLOSE` bounds after `enough` draws, needs no further draws. If it is
+    beyond the last bound, ``more()`` is added to that of ``values`` (`slope_rounding`).
     """
     bound: Answer = {}
+    share = 0.0
     for draws, bound in widening:
         share = _worst(got, wanted, bound)[0]
         if share <= AMPLE or (draws >= enough and not 1 < share <= CLOSE):
             break
+    if share > 1 and "values" in bound:
+        bound = {**bound, "values": bound["values"] + more()}
     return compare(case, got, wanted, bound)

@@ -15,10 +15,15 @@ from adamshap.verify.strategies import dimensions, seeds, steps
 STEPS = steps(at_edges=dimensions())
 
 
-def cases(query: Query, model: str = PERCEPTRON, **limits: Any) -> st.SearchStrategy[Case]:
-    """Return cases of one call over random steps of a kind of model, some of them at an edge within `limits`."""
-    at_edges = tuple(name for name in dimensions(model) if f"max_{name}" not in limits)
-    return st.builds(Case, steps(at_edges=at_edges, model=model, **limits), st.just(query), seeds)
+def cases(
+    query: Query, model: str = PERCEPTRON, layers: frozenset[str] | None = None, **limits: Any
+) -> st.SearchStrategy[Case]:
+    """Return cases of one call over random steps of a kind of model, some of them at an edge within `limits`.
+
+    Stacks have some kinds of `layers` only, if given.
+    """
+    at_edges = tuple(name for name in dimensions(model, layers) if f"max_{name}" not in limits)
+    return st.builds(Case, steps(at_edges=at_edges, model=model, layers=layers, **limits), st.just(query), seeds)
 
 
 def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st.SearchStrategy[Case]:

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract import AdamState, Array, Step
-from adamshap.verify.implementation import Answer, Query, Unsupported
+from adamshap.verify.implementation import Answer, Implementation, Query, Unsupported
 from adamshap.verify.models import kind_of
-from adamshap.verify.oracle import expected, expected_and_bounds
+from adamshap.verify.oracle import ORACLE, expected, expected_and_bounds
 from adamshap.verify.property import Asker, Case, compare, compare_widening
+from adamshap.verify.slope_rounding import slope_rounding
 from adamshap.verify.steps import adam_of, in_dtype
 from adamshap.verify.strategies import null_samples
 from adamshap.verify.tolerance import DRAWS, MORE_DRAWS, parameter_count, rounding, widening_conditioning
@@ -24,29 +25,38 @@ EACH_FUNCTION = (
 )
 
 
-def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """Compare the candidate's answer with the oracle's."""
-    got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype)
+def agrees(ask: Asker, case: Case, dtype: npt.DTypeLike, oracle: Implementation = ORACLE) -> float:
+    """Compare the candidate's answer with the oracle's, or with that of an acceptable variant of the `oracle`."""
+    got, (wanted, widening) = ask(case.step, case.query), expected_and_bounds(case.step, case.query, dtype, oracle)
     # The first two bounds, a lower limit of the rounding and all of it, have no draws.
-    return compare_widening(case, got, wanted, enumerate(widening, start=-1), DRAWS)
+    return compare_widening(
+        case, got, wanted, enumerate(widening, start=-1), DRAWS, lambda: slope_rounding(case.step, case.query, dtype)
+    )
 
 
-def agrees_in_forward_mode(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
+def agrees_in_forward_mode(ask: Asker, case: Case, dtype: npt.DTypeLike, oracle: Implementation = ORACLE) -> float:
     """Compare the candidate's scores with the oracle's by forward mode, which uses no sample's gradient."""
     forward = Query("scores", {**case.query.options, "contraction": "forward"})
-    got, wanted = ask(case.step, case.query), expected(case.step, forward)
-    _, widening = expected_and_bounds(case.step, case.query, dtype)
-    return compare_widening(case, got, wanted, enumerate(widening, start=-1), DRAWS)
+    got, wanted = ask(case.step, case.query), expected(case.step, forward, oracle)
+    _, widening = expected_and_bounds(case.step, case.query, dtype, oracle)
+    return compare_widening(
+        case, got, wanted, enumerate(widening, start=-1), DRAWS, lambda: slope_rounding(case.step, case.query, dtype)
+    )
 
 
-def _agree(
+WITH_THE_ORACLE = (agrees, agrees_in_forward_mode)
+"""The checks that take an `oracle`: only these can recognise an acceptable variant of it."""
+
+
+def agree(
     ask: Asker, case: Case, got: Array, wanted: Array, base: Array, about: Case, dtype: npt.DTypeLike, factor: float = 1
 ) -> float:
     """Compare two of the candidate's own answers to `case`; `base` is its answer to the case `about`.
 
     The bound, times `factor`, covers rounding in proportion to the largest of `base`, and conditioning without an
     oracle: the largest change of `base` over the samples when the inputs change by relative u. The terms of a dot
-    product are unknown here; this change shows their cancellation.
+    product are unknown here; this change shows their cancellation. Only where the answers still disagree does the
+    oracle provide the rounding of g that acts by the slope alone (`slope_rounding`).
     """
     length, largest = parameter_count(about.step) + about.step.n, np.abs(base).max()
 
@@ -56,7 +66,14 @@ def _agree(
     widening = ((draws, limit(spread)) for draws, spread in enumerate(_spreads(ask, about, dtype)))
     # The bound uses the largest change over the samples: with many samples, few draws suffice.
     enough = DRAWS if about.step.n <= 256 else 2
-    return compare_widening(case, {"values": got}, {"values": wanted}, widening, enough)
+    return compare_widening(
+        case,
+        {"values": got},
+        {"values": wanted},
+        widening,
+        enough,
+        lambda: factor * np.max(slope_rounding(about.step, about.query, dtype)),
+    )
 
 
 def _spreads(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Iterator[float]:
@@ -75,21 +92,21 @@ def scores_follow_samples(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float
     order = np.random.default_rng(case.seed).permutation(case.step.n)
     base = ask(case.step, case.query)["values"]
     shuffled = ask(replace(case.step, train=case.step.train.take(order)), case.query)["values"]
-    return _agree(ask, case, shuffled, base[order], base, case, dtype)
+    return agree(ask, case, shuffled, base[order], base, case, dtype)
 
 
 def equal_samples_score_equally(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """Compare the scores of a sample and its copy in one batch."""
     twice = replace(case.step, train=case.step.train.take(np.append(np.arange(case.step.n), 0)))
     base = ask(twice, case.query)["values"]
-    return _agree(ask, case, base[-1:], base[:1], base, replace(case, step=twice), dtype)
+    return agree(ask, case, base[-1:], base[:1], base, replace(case, step=twice), dtype)
 
 
 def validation_adds_up(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     """Compare the mean over validation samples with the score against their mean loss."""
     each = Query("scores", dict(case.query.options) | {"per_validation": True})
     matrix, mean = ask(case.step, each)["values"], ask(case.step, case.query)["values"]
-    return _agree(ask, case, matrix.mean(axis=1), mean, matrix, replace(case, query=each), dtype)
+    return agree(ask, case, matrix.mean(axis=1), mean, matrix, replace(case, query=each), dtype)
 
 
 def efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -122,7 +139,7 @@ def rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> f
         adam=replace(adam, eps=n * adam.eps, eps_root=n**2 * adam.eps_root),
     )
     base = ask(mean, case.query)["values"]
-    return _agree(ask, case, ask(scaled, case.query)["values"], base, base, replace(case, step=mean), dtype)
+    return agree(ask, case, ask(scaled, case.query)["values"], base, base, replace(case, step=mean), dtype)
 
 
 def large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -138,7 +155,7 @@ def large_eps_leaves_sgd(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
     wanted = k * ask(case.step, Query("scores", {"slope": "sgd", "gradient": "start"}))["values"]
     # Evaluating 1 − β^t directly magnifies its relative error by up to 1/(1 − β).
     got, factor = ask(step, case.query)["values"], 1 / (1 - beta1)
-    return _agree(ask, case, got, wanted, wanted, replace(case, step=step), dtype, factor)
+    return agree(ask, case, got, wanted, wanted, replace(case, step=step), dtype, factor)
 
 
 def a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -146,7 +163,7 @@ def a_duplicate_batch_halves_the_scores(ask: Asker, case: Case, dtype: npt.DType
     step = replace(case.step, reduction="mean")
     twice = replace(step, train=step.train.take(np.tile(np.arange(step.n), 2)))
     base, doubled = ask(step, case.query)["values"], ask(twice, case.query)["values"]
-    return _agree(ask, case, 2 * doubled[: step.n], base, base, replace(case, step=step), dtype, factor=2)
+    return agree(ask, case, 2 * doubled[: step.n], base, base, replace(case, step=step), dtype, factor=2)
 
 
 def answers_are_repeatable(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
@@ -169,7 +186,7 @@ def micro_batches_change_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -
     whole = Query("scores", {name: value for name, value in case.query.options.items() if name != "micro_batch"})
     base = ask(case.step, whole)["values"]
     got = ask(case.step, case.query)["values"]
-    return _agree(ask, case, got, base, base, replace(case, query=whole), dtype)
+    return agree(ask, case, got, base, base, replace(case, query=whole), dtype)
 
 
 def inputs_are_untouched(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:

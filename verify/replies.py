@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.contract import AdamState, Marginals, Step
-from adamshap.verify.implementation import Answer, Misbehaviour, Query
+from adamshap.verify.implementation import CAPTURED, CAPTURES, Answer, Misbehaviour, Query
 
 
 def result_of(step: Step, query: Query, named: Answer) -> Any:
@@ -18,6 +18,8 @@ def result_of(step: Step, query: Query, named: Answer) -> Any:
     """
     if query.function == "update":
         return _update(step, named)
+    if query.function == CAPTURES:
+        return _captures(step, named)
     wanted = {"values", "empty", "total"} if query.function == "marginals" and len(named) > 1 else {"values"}
     if set(named) != wanted:
         raise Misbehaviour(f"returned the names {', '.join(named)}, not {', '.join(sorted(wanted))}")
@@ -37,3 +39,10 @@ def _update(step: Step, named: Answer) -> Any:
     except (ValueError, TypeError) as error:
         raise Misbehaviour(f"returned an invalid state of Adam: {error}") from error
     return params, state
+
+
+def _captures(step: Step, named: Answer) -> Any:
+    wanted = [f"{what}.{name}" for what in CAPTURED for name in step.params]
+    if set(named) != set(wanted):
+        raise Misbehaviour(f"returned the names {', '.join(named)}, not {', '.join(wanted)}")
+    return {name: {what: named[f"{what}.{name}"] for what in CAPTURED} for name in step.params}

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from adamshap.reference.contract import Array, Batch
+from adamshap.reference.contract import Array, Batch, Sequential, Step
 from adamshap.verify.cases import case_to_json, dumps
-from adamshap.verify.implementation import Query, named_entry_points
+from adamshap.verify.implementation import CAPTURES, Query, named_entry_points
+from adamshap.verify.models.sequential import each_layer
 from adamshap.verify.properties import Case
 
 LONGEST = 2000
@@ -17,6 +18,7 @@ def snippet(case: Case, target: str) -> str:
     For a command with ``{case}`` and ``{result}``, return shell code that runs it on the case.
     """
     step, query = case.step, case.query
+    of_captures = query.function == CAPTURES
     count = sum(a.size for a in (*step.params.values(), step.train.x, step.valid.x))
     if count > LONGEST:
         return f"# {count} numbers: too long to write out; run the property again with the same seed and profile"
@@ -30,8 +32,8 @@ def snippet(case: Case, target: str) -> str:
     lines = [
         "import numpy as np",
         "",
-        "from adamshap import reference",
-        f"from adamshap.reference import Adam, AdamState, Batch, {type(step.net).__name__}, Step",
+        f"from adamshap{'.verify.layer_captures import captures' if of_captures else ' import reference'}",
+        f"from adamshap.reference import {', '.join(_types(step))}",
         f"import {module} as candidate  # arrays below are {', '.join(dtypes)}",
         "",
         f"params = {_arrays(step.params)}",
@@ -47,13 +49,22 @@ def snippet(case: Case, target: str) -> str:
         f"    reduction={step.reduction!r},",
         ")",
         f"print(candidate{'.' + name if name else ''}.{call(query)})",
-        f"print(reference.{call(query)})",
+        f"print({'' if of_captures else 'reference.'}{call(query)})",
     ]
     return "\n".join(lines)
 
 
+def _types(step: Step) -> list[str]:
+    """Return the names of the classes that the code needs."""
+    layers = each_layer(step.net) if isinstance(step.net, Sequential) else []
+    return sorted({"Adam", "AdamState", "Batch", "Step", *(type(one).__name__ for one in (step.net, *layers))})
+
+
 def call(query: Query) -> str:
     """Return the call as code: ``scores(step, slope='secant')``."""
+    if query.function == CAPTURES:
+        directions = _arrays(query.options["directions"])
+        return f"captures(step.params, step.train, model=step.net, directions={directions})"
     arguments = [
         f"{name}={_array(value) if isinstance(value, np.ndarray) else repr(value)}"
         for name, value in query.options.items()

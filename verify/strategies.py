@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from adamshap.reference.contract import REDUCTIONS, Adam, AdamState, Array, Batch, Model, Params, RunConfig, Step
 from adamshap.verify.models import PERCEPTRON, kind_named, kind_of
-from adamshap.verify.models.kind import EDGES, PRIMES
+from adamshap.verify.models.kind import EDGES, PRIMES, Draws
 from adamshap.verify.models.perceptron_draws import networks
 
 __all__ = [
@@ -49,9 +49,15 @@ SAMPLES = ("n_val", "n")
 seeds = st.integers(0, 2**32 - 1)
 
 
-def dimensions(model: str = PERCEPTRON) -> tuple[str, ...]:
-    """Return the dimensions of a step that may be at an edge, for a kind of model."""
-    return (*kind_named(model).draws.dimensions, *SAMPLES)
+def dimensions(model: str = PERCEPTRON, layers: frozenset[str] | None = None) -> tuple[str, ...]:
+    """Return the dimensions of a step that may be at an edge, for a kind of model; of some kinds of `layers` only."""
+    return (*_draws(model, layers).dimensions, *SAMPLES)
+
+
+def _draws(model: str, layers: frozenset[str] | None) -> Draws:
+    """Return the strategies of a kind of model; for stacks, those with some kinds of `layers` only."""
+    of = kind_named(model).draws
+    return of if layers is None else of.within(layers)
 
 
 @cache
@@ -118,16 +124,18 @@ def steps(
     kinds: tuple[str, ...] = STATES,
     at_edges: tuple[str, ...] = (),
     model: str = PERCEPTRON,
+    layers: frozenset[str] | None = None,
     **limits: int,
 ) -> Step:
     """Return whole training steps in float64: the random problem on which implementations are compared.
 
-    `limits` are those of the kind of `model`: ``max_depth`` and ``max_width`` of a perceptron. One step in three is at
+    `limits` are those of the kind of `model`: ``max_depth`` and ``max_width`` of a perceptron. `layers` are the kinds
+    of layers in a stack, all by default. One step in three is at
     an edge: one of `at_edges`, some of the model's dimensions or of `SAMPLES`, is beyond the limits, such as one of
     `EDGES`. In one of four some parameters are 0, so that intermediate results are exactly 0. Steps whose outputs could
     exceed `FARTHEST` are excluded: results computed from them could overflow float32.
     """
-    of = kind_named(model).draws
+    of = _draws(model, layers)
     net = draw(of.models(**limits), label="network")
     places = ("",) * max(2 * len(at_edges), 1) + at_edges
     edge, size = draw(st.sampled_from(places), label="edge"), None
@@ -135,7 +143,7 @@ def steps(
         size = draw(st.sampled_from(EDGES), label=f"size of {edge}")
     else:
         net = of.at_edge(draw, net, edge) if edge else of.special(draw, net)
-    params = net.init(draw(seeds, label="parameter seed"))
+    params = of.parameters(net, draw(seeds, label="parameter seed"))
     if draw(st.sampled_from((False, False, False, True)), label="parameters at 0"):
         params = of.with_zeros(net, params, np.random.default_rng(draw(seeds, label="zeros seed")))
     step = Step(

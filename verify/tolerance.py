@@ -19,6 +19,7 @@ A bound is the sum of the three, with `SAFETY` u for u.
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from adamshap.reference import models, scoring, validation
 from adamshap.reference.contract import Array, Estimator, Gradient, MarginalKind, ScoreSlope, Step
-from adamshap.verify.steps import perturbed
+from adamshap.verify.steps import Normal, perturbed
 from adamshap.verify.usual_rounding import usual_rounding
 
 SAFETY = 16.0
@@ -45,7 +46,10 @@ CLOSE = 8.0
 denominator, the largest of 6 draws has been a fifth of the largest of 40."""
 
 MORE_DRAWS = 40
-"""Number of perturbed answers before an error of up to `CLOSE` bounds is reported."""
+"""Number of perturbed answers before an error of up to `CLOSE` bounds is reported; those after `DRAWS` are uneven."""
+
+SMALL = 1 / DRAWN
+"""Size of every second error of an uneven draw, in units of the others' in an even draw: one u, like a library's."""
 
 
 def unit_roundoff(dtype: npt.DTypeLike) -> float:
@@ -148,10 +152,44 @@ def widening_conditioning(
     generator = np.random.default_rng(seed)
     base, size = np.asarray(answer(step)), DRAWN * unit_roundoff(dtype)
     moved = np.zeros_like(base)
-    for _ in itertools.count() if draws is None else range(draws):
-        with usual_rounding(size, generator):
-            moved = np.maximum(moved, np.abs(np.asarray(answer(perturbed(step, size, generator))) - base))
+    for done in itertools.count() if draws is None else range(draws):
+        further = done >= DRAWS
+        errors: Normal = Uneven(generator) if further else generator
+        with usual_rounding(size, errors, by_tanh=further):
+            moved = np.maximum(moved, np.abs(np.asarray(answer(perturbed(step, size, errors))) - base))
         yield SAFETY / DRAWN * moved
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """Errors of unequal sizes, with the variance of a standard normal number: each is small or large, at random.
+
+    Where a function saturates, errors of one size move all of its terms to the limit at once, and terms of opposite
+    signs hide each other's change. A library's own errors move some of the terms only.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of the errors.
+    """
+
+    generator: np.random.Generator
+
+    def standard_normal(self, shape: tuple[int, ...], /) -> Array:
+        """Return random numbers of mean 0 and variance 1, half of them with the deviation `SMALL`.
+
+        Parameters
+        ----------
+        shape : tuple of int
+
+        Returns
+        -------
+        ndarray
+            The numbers, of this shape.
+        """
+        large = np.sqrt(2 - SMALL**2)
+        sizes = np.where(self.generator.random(shape) < 0.5, SMALL, large)
+        return sizes * self.generator.standard_normal(shape)
 
 
 def score_magnitude(

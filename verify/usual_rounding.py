@@ -22,29 +22,40 @@ they change together. At a node τ g − h s where the two cancel, this error is
 map is steep there. It is also steep at 0, and a Gauss rule with almost as many nodes as positions has a node near 0:
 solvers compute nodes of [0, 1] with an absolute error of u.
 
+A clipping factor is C over a norm, the root of a sum of squares over all parameters in an order of the library's own: P
+squares of one sign have a relative error of about u √P, and their root half of that. The error is common to all
+contributions of a step, and so is no change of the inputs, whose errors are independent. λ₂ θ, the L2 decay, has no
+error beyond one like that of θ, which perturbed inputs have: where λ₂ θ + g cancels, they show it.
+
 If a difference of numbers near 1 is far below u, no library has an error of u: tanh and softmax round to exactly 1, and
 the difference to exactly 0. Some approximations of tanh reach 1 only at |z| = 20 in float32, where 1 − tanh² is 2e-17,
 far below u² = 4e-15. So no error is added where the derivative is below the cube of the errors' size. For a unit with
 an input of 1e22, an error of u in the derivative would be one of 1e15 in the gradient, and the bound would accept
 everything.
 
+The sigmoid as (1 + tanh(z/2))/2 has an absolute error of u/2 in its value, and the SiLU one of u |z|/2: relative to a
+small value, it may be large. Libraries avoid that, other code does not, so that it is drawn only where an error is
+beyond its bound already (`tolerance.CLOSE`).
+
 Errors have random sizes, not only random signs: if an error has the same effect for either sign, or two errors oppose
-each other, equal sizes would hide the effect.
+each other, equal sizes would hide the effect. If terms saturate, errors that are all large hide it too
+(`tolerance.Uneven`).
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference.contract import Array
+from adamshap.reference.contract import Array, Clipped, Params
 from adamshap.reference.elementary import OPERATIONS, computed_by
 from adamshap.reference.losses import constant
 from adamshap.reference.squares import in_units
+from adamshap.verify.steps import Normal
 
 __all__ = ["usual_rounding"]
 
@@ -53,7 +64,7 @@ Errors = Callable[[tuple[int, ...]], Array]
 
 
 @contextmanager
-def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None]:
+def usual_rounding(size: float, generator: Normal, by_tanh: bool = False) -> Iterator[None]:
     """Add independent rounding errors of about `size` to the oracle's operations within the context.
 
     The errors are absolute in derivatives of losses and activations, bias corrections, and positions of arrival by a
@@ -64,10 +75,12 @@ def usual_rounding(size: float, generator: np.random.Generator) -> Iterator[None
     ----------
     size : float
         Standard deviation of the errors: some u of the candidate's dtype.
-    generator : numpy.random.Generator
+    generator : numpy.random.Generator or Uneven
         Source of the errors.
+    by_tanh : bool
+        Whether the sigmoid is computed as (1 + tanh(z/2))/2, with an absolute error of u/2 in its value too.
     """
-    with computed_by(_Rounded(size, generator).operations()):
+    with computed_by(_Rounded(size, generator, by_tanh).operations()):
         yield
 
 
@@ -76,15 +89,16 @@ class _Rounded:
     """The oracle's elementary operations, with errors of about `size`."""
 
     size: float
-    generator: np.random.Generator
+    generator: Normal
+    by_tanh: bool = False
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         """Return the operations, keyed by the names of the exact ones."""
         return {
             "product": self.product,
             "tanh": self.saturating("tanh"),
-            "sigmoid": self.saturating("sigmoid"),
-            "silu": self.saturating("silu"),
+            "sigmoid": self.logistic("sigmoid", lambda z: np.ones_like(z)),
+            "silu": self.logistic("silu", lambda z: z),
             "gelu": self.gelu,
             "cross_entropy": self.cross_entropy,
             "standardized": lambda x, eps: _rounded_norm(x, eps, self.errors, True),
@@ -95,10 +109,12 @@ class _Rounded:
             "partial_sum_deviation": self.partial_sum_deviation,
             "own_spread": self.own_spread,
             "gauss_places": self.gauss_places,
+            "clip_factor": self.clip_factor,
         }
 
     def errors(self, shape: tuple[int, ...]) -> Array:
-        return self.size * self.generator.standard_normal(shape)
+        drawn: Array = self.size * self.generator.standard_normal(shape)
+        return drawn
 
     def noise(self, z: Any, derivative: Array) -> Any:
         """Return a term with value 0 and an error as derivative, or 0 where `derivative` vanishes."""
@@ -111,6 +127,20 @@ class _Rounded:
     def saturating(self, name: str) -> Callable[[Any], Any]:
         exact = OPERATIONS[name]
         return lambda z: exact(z) + self.noise(z, elementwise_grad(exact)(constant(z)))
+
+    def logistic(self, name: str, factor: Callable[[Array], Array]) -> Callable[[Any], Any]:
+        """Return the operation ``factor(z)`` σ(z), with the error of σ by tanh in its value if `by_tanh`."""
+        exact, saturating = OPERATIONS[name], self.saturating(name)
+
+        def rounded(z: Any) -> Any:
+            result = saturating(z)
+            if not self.by_tanh:
+                return result
+            fixed = constant(z)
+            visible = np.abs(exact(fixed)) >= self.size**3 * np.abs(factor(fixed))
+            return result + 0.5 * self.errors(fixed.shape) * visible * factor(fixed)
+
+        return rounded
 
     def gelu(self, z: Any) -> Any:
         result = self.saturating("gelu")(z)
@@ -141,6 +171,13 @@ class _Rounded:
         squares = factor * (scaled**2).sum(axis=0)
         moved: Array = np.maximum((deviation / unit) ** 2 + self.errors(squares.shape) * squares, 0.0)
         return unit * np.sqrt(moved)
+
+    def clip_factor(self, clipped: Clipped, g: Params) -> float:
+        # In the limit, so that the factor of a norm clearly within it stays 1.
+        count = sum(array.size for array in g.values())
+        off = 1 + max(1.0, np.sqrt(count) / 2) * float(self.errors(()))
+        factor: float = OPERATIONS["clip_factor"](replace(clipped, norm=clipped.norm * off), g)
+        return factor
 
     def gauss_places(self, n: int, count: int) -> tuple[Array, Array]:
         tau, weights = OPERATIONS["gauss_places"](n, count)

@@ -1,97 +1,19 @@
 // In-Run Data Shapley for Adam in JavaScript, with no dependency, written from docs/method.md alone.
 //
 // answer(case) takes a case of the test vectors and returns its answer as named numbers. Everything is done per sample
-// and per number, to be read, not to be fast. A parameter is a flat list of numbers, a set of them {name: list}:
+// and per number, to be read, not to be fast. Models are in model.mjs and layers.mjs. A parameter is a flat list of
+// numbers, a set of them {name: list}:
 //
 //   theta, m, v   parameters and Adam's moments      x[i]    sample i's contribution to the batch gradient
 //   g             batch gradient, or a coalition's   gamma   gradient of the validation loss (Γ)
 //   c             Adam's coefficients at this step   A(g)    update(c, g)      A[a, b]    difference(c, a, b)
 
-export class Unsupported extends Error {}
-
-const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
-const range = (count) => Array.from({ length: count }, (_, i) => i);
-const mapEach = (named, change) =>
-  Object.fromEntries(Object.entries(named).map(([name, list]) => [name, list.map((number, j) => change(number, name, j))]));
-const dot = (one, other) =>
-  sum(Object.keys(one).map((name) => sum(one[name].map((number, j) => number * other[name][j]))));
-const addAll = (parts) => mapEach(parts[0], (_, name, j) => sum(parts.map((part) => part[name][j])));
-
-// --- the network -----------------------------------------------------------------------------------------------------
-
-// Complementary error function: a series of positive terms near 0, a continued fraction further out.
-function erfc(z) {
-  const size = Math.abs(z);
-  let tail;
-  if (size < 1.5) {
-    let term = (2 * size) / Math.sqrt(Math.PI), series = term;
-    for (let k = 1; term > 1e-18 * series; k++) series += term *= (2 * size * size) / (2 * k + 1);
-    tail = 1 - Math.exp(-size * size) * series;
-  } else {
-    let fraction = size;
-    for (let k = 120; k > 0; k--) fraction = size + k / 2 / fraction;
-    tail = Math.exp(-size * size) / Math.sqrt(Math.PI) / fraction;
-  }
-  return z < 0 ? 2 - tail : tail;
-}
-
-const sigmoid = (z) => (z < 0 ? Math.exp(z) / (1 + Math.exp(z)) : 1 / (1 + Math.exp(-z)));
-const normalBelow = (z) => erfc(-z / Math.SQRT2) / 2;
-const normalDensity = (z) => Math.exp((-z * z) / 2) / Math.sqrt(2 * Math.PI);
-
-// Each activation with its derivative.
-const ACTIVATIONS = {
-  identity: [(z) => z, () => 1],
-  relu: [(z) => (z > 0 ? z : 0), (z) => (z > 0 ? 1 : 0)],
-  tanh: [Math.tanh, (z) => 4 * sigmoid(2 * z) * sigmoid(-2 * z)],
-  sigmoid: [sigmoid, (z) => sigmoid(z) * sigmoid(-z)],
-  silu: [(z) => z * sigmoid(z), (z) => sigmoid(z) * (1 + z * sigmoid(-z))],
-  gelu: [(z) => z * normalBelow(z), (z) => normalBelow(z) + z * normalDensity(z)],
-};
-
-// The inputs of every layer and what comes out of it, before its activation.
-function forward(net, theta, x) {
-  const inputs = [x], outputs = [];
-  for (const layer of range(net.sizes.length - 1)) {
-    const a = inputs[layer], weight = theta[`${layer}.weight`], bias = theta[`${layer}.bias`];
-    outputs.push(
-      range(net.sizes[layer + 1]).map((o) => sum(a.map((a_i, i) => a_i * weight[o * a.length + i])) + (bias ? bias[o] : 0)),
-    );
-    inputs.push(outputs[layer].map(ACTIVATIONS[net.activation][0]));
-  }
-  return { inputs, outputs };
-}
-
-function sampleLoss(net, theta, x, y) {
-  const z = forward(net, theta, x).outputs.at(-1);
-  if (net.loss === "mse") return sum(z.map((z_o, o) => (z_o - y[o]) ** 2)) / z.length;
-  const largest = Math.max(...z);
-  return Math.log(sum(z.map((z_o) => Math.exp(z_o - largest)))) - (z[y] - largest);
-}
-
-function sampleGradient(net, theta, x, y) {
-  const { inputs, outputs } = forward(net, theta, x);
-  const z = outputs.at(-1), largest = Math.max(...z), total = sum(z.map((z_o) => Math.exp(z_o - largest)));
-  let b =
-    net.loss === "mse"
-      ? z.map((z_o, o) => (2 * (z_o - y[o])) / z.length)
-      : z.map((z_o, o) => Math.exp(z_o - largest) / total - (o === y ? 1 : 0));
-  const gradient = {};
-  for (const layer of range(outputs.length).reverse()) {
-    const a = inputs[layer], weight = theta[`${layer}.weight`];
-    gradient[`${layer}.weight`] = b.flatMap((b_o) => a.map((a_i) => b_o * a_i));
-    if (net.bias) gradient[`${layer}.bias`] = b;
-    if (layer > 0) {
-      const derivative = ACTIVATIONS[net.activation][1];
-      b = a.map((_, i) => derivative(outputs[layer - 1][i]) * sum(b.map((b_o, o) => b_o * weight[o * a.length + i])));
-    }
-  }
-  return gradient;
-}
+import { Unsupported, addAll, dot, mapEach, mean, range, sum } from "./numbers.mjs";
+import { check } from "./checks.mjs";
+import { sampleGradient, sampleLoss } from "./model.mjs";
 
 const eachLoss = (step, theta) => step.valid.x.map((x, j) => sampleLoss(step.network, theta, x, step.valid.y[j]));
 const eachGradient = (step, theta) => step.valid.x.map((x, j) => sampleGradient(step.network, theta, x, step.valid.y[j]));
-const mean = (numbers) => sum(numbers) / numbers.length;
 const meanOfAll = (parts) => mapEach(addAll(parts), (number) => number / parts.length);
 
 // --- Adam as a map of the gradient (docs/method.md 1 and 3) -----------------------------------------------------------
@@ -132,14 +54,15 @@ function difference(c, a, b) {
 
 // --- one step --------------------------------------------------------------------------------------------------------
 
+const flatEach = (named) => Object.fromEntries(Object.entries(named).map(([name, array]) => [name, array.flat(Infinity)]));
+
 // A case with its arrays flat, t, and x: what each sample contributes to the gradient of its batch.
 function prepare(given) {
-  const flat = (named) => Object.fromEntries(Object.entries(named).map(([name, array]) => [name, array.flat(Infinity)]));
-  const theta = flat(given.params), n = given.train.x.length, w = given.reduction === "mean" ? 1 / n : 1;
+  const theta = flatEach(given.params), n = given.train.x.length, w = given.reduction === "mean" ? 1 / n : 1;
   const x = given.train.x.map((x_i, i) =>
     mapEach(sampleGradient(given.network, theta, x_i, given.train.y[i]), (number) => w * number),
   );
-  const step = { ...given, theta, m: flat(given.state.m), v: flat(given.state.v), t: given.state.step + 1, n, x };
+  const step = { ...given, theta, m: flatEach(given.state.m), v: flatEach(given.state.v), t: given.state.step + 1, n, x };
   return { ...step, g: addAll(x) };
 }
 
@@ -290,17 +213,32 @@ function updated(step, given) {
   };
   const named = { step: step.t };
   for (const [kind, group] of Object.entries(groups)) {
-    for (const [name, list] of Object.entries(group)) {
-      const like = given.params[name];
-      named[`${kind}.${name}`] = Array.isArray(like[0])
-        ? like.map((row, o) => list.slice(o * row.length, (o + 1) * row.length))
-        : list;
-    }
+    for (const [name, list] of Object.entries(group)) named[`${kind}.${name}`] = shapedLike(given.params[name], list);
+  }
+  return named;
+}
+
+// A flat list as rows, where the parameter has rows.
+const shapedLike = (like, list) =>
+  Array.isArray(like[0]) ? like.map((row, o) => list.slice(o * row.length, (o + 1) * row.length)) : list;
+
+// Σ_i x_i, ⟨direction, x_i⟩ and Σ_i x_i² of each parameter, where x_i is the gradient of the sample's own loss.
+function captures(given) {
+  const theta = flatEach(given.params), directions = flatEach(given.options.directions);
+  const x = given.train.x.map((x_i, i) => sampleGradient(given.network, theta, x_i, given.train.y[i]));
+  const sums = addAll(x), squares = addAll(x.map((x_i) => mapEach(x_i, (number) => number ** 2)));
+  const named = {};
+  for (const [name, like] of Object.entries(given.params)) {
+    named[`sum.${name}`] = shapedLike(like, sums[name]);
+    named[`dot.${name}`] = x.map((x_i) => dot({ P: directions[name] }, { P: x_i[name] }));
+    named[`squares.${name}`] = shapedLike(like, squares[name]);
   }
   return named;
 }
 
 export function answer(given) {
+  check(given);
+  if (given.function === "captures") return captures(given);
   const step = prepare(given), options = given.options;
   switch (given.function) {
     case "update":

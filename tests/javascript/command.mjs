@@ -1,6 +1,7 @@
 // node command.mjs CASES ANSWERS: answers a JSON file of cases, for adamshap verify --command.
 import { readFileSync, writeFileSync } from "node:fs";
-import { Unsupported, answer } from "./adamshap.mjs";
+import { answer } from "./adamshap.mjs";
+import { Unsupported } from "./numbers.mjs";
 
 const [cases, answers] = process.argv.slice(2);
 

@@ -2,7 +2,7 @@
 
 `saturated-tanh.json` is a step of a network with saturated tanh units whose optimiser has almost no second moment. In
 every library 1 − tanh² has an absolute error of u, which dominates here. Six draws show a fifth of the error that forty
-show.
+show: their errors, all of one size, move the terms of all such units at once, and these cancel.
 """
 
 import itertools
@@ -16,14 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adamshap.reference import Batch, Step
-from adamshap.reference.contract import Array, Params
+from adamshap.reference import Step
+from adamshap.reference.contract import Params
+from adamshap.verify.candidates.variants.arithmetic import Arithmetic
+from adamshap.verify.candidates.variants.variant import Variant
 from adamshap.verify.cases import case_from_json
 from adamshap.verify.checking import check
-from adamshap.verify.implementation import Answer, Implementation, Query
+from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
 from adamshap.verify.oracle import ORACLE, bounds, expected, expected_and_bounds
 from adamshap.verify.properties import PROPERTIES, Case, Disagreement, asker
-from adamshap.verify.tolerance import DRAWS, MORE_DRAWS
+from adamshap.verify.steps import perturbed
+from adamshap.verify.tolerance import DRAWN, DRAWS, MORE_DRAWS, SAFETY, Uneven, assert_within, unit_roundoff
+from adamshap.verify.usual_rounding import usual_rounding
 
 (PROPERTY,) = (one for one in PROPERTIES if one.name == "marginals-first-first_order")
 QUERY = Query("marginals", {"kind": "first", "loss": "first_order"})
@@ -36,69 +40,12 @@ def saturated() -> Step:
     return case_from_json(json.loads(text))[0]
 
 
-# --- marginals in float32, as libraries compute them ------------------------------------------------------------------
+PRODUCTS = ("library", "reversed", "fused")
+DERIVATIVES = ("square", "factors", "fused")
 
 
-def fused(a: Array, b: Array) -> Array:
-    """Return a b, adding each product to the sum before rounding it, like an FMA."""
-    total = np.zeros((len(a), b.shape[1]), SINGLE)
-    for k in range(a.shape[1]):
-        total = (total.astype(np.float64) + a[:, k : k + 1].astype(np.float64) * b[k : k + 1]).astype(SINGLE)
-    return total
-
-
-PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
-    "library": lambda a, b: a @ b,
-    "reversed": lambda a, b: a[:, ::-1] @ b[::-1],
-    "fused": fused,
-}
-DERIVATIVES: dict[str, Callable[[Array], Array]] = {
-    "1 − a²": lambda a: SINGLE(1) - a * a,
-    "(1 − a)(1 + a)": lambda a: (SINGLE(1) - a) * (SINGLE(1) + a),
-    "1 − a² fused": lambda a: (1 - a.astype(np.float64) ** 2).astype(SINGLE),
-}
-
-
-class InFloat32:
-    """Marginals "first" with loss "first_order" of a network of two layers with tanh and squared errors."""
-
-    def __init__(self, product: str, derivative: str, factor: float = 1.0) -> None:
-        self.product, self.derivative, self.factor = PRODUCTS[product], DERIVATIVES[derivative], factor
-
-    def gradients(self, params: Params, batch: Batch) -> Params:
-        """Return each sample's gradient."""
-        a = np.tanh(self.product(batch.x, params["0.weight"].T) + params["0.bias"])
-        outputs = self.product(a, params["1.weight"].T) + params["1.bias"]
-        last = (outputs - batch.y) * SINGLE(2 / outputs.shape[1])
-        first = self.product(last, params["1.weight"]) * self.derivative(a)
-        weights = {"0.weight": np.einsum("no,ni->noi", first, batch.x), "1.weight": np.einsum("no,ni->noi", last, a)}
-        return weights | {"0.bias": first, "1.bias": last}
-
-    def marginals(self, step: Step, kind: str, loss: str) -> Array:
-        (beta1, beta2), t = step.adam.betas, step.state.step + 1
-        c1, c2 = 1 - beta1**t, 1 - beta2**t
-        weight = SINGLE(1 / step.n if step.reduction == "mean" else 1)
-        x = {name: weight * each for name, each in self.gradients(step.params, step.train).items()}
-        gamma = {name: each.mean(axis=0) for name, each in self.gradients(step.params, step.valid).items()}
-
-        def utility(g: Params) -> float:
-            total = SINGLE(0)
-            for name, gradient in gamma.items():
-                squares = SINGLE(beta2 / c2) * step.state.v[name] + SINGLE((1 - beta2) / c2) * g[name] ** 2
-                up = SINGLE(beta1 / c1) * step.state.m[name] + SINGLE((1 - beta1) / c1) * g[name]
-                down = np.sqrt(squares + SINGLE(step.adam.eps_root)) + SINGLE(step.adam.eps)
-                total += (gradient * (SINGLE(step.adam.lr) * up / down)).sum(dtype=SINGLE)
-            return float(total)
-
-        alone = [utility({name: each[i] for name, each in x.items()}) for i in range(step.n)]
-        return self.factor * (np.array(alone) - utility({name: np.zeros_like(gamma[name]) for name in gamma}))
-
-    @classmethod
-    def implementation(cls, *arguments: Any) -> Implementation:
-        candidate = cls(*arguments)
-        return Implementation(
-            "float32", frozenset({"marginals"}), lambda step, query: candidate.marginals(step, **query.options)
-        )
+def in_float32(product: Any, derivative: Any) -> Implementation:
+    return implementation(Variant(Arithmetic(product=product, tanh_slope=derivative)), f"{product}, {derivative}")
 
 
 RIGHT = list(itertools.product(PRODUCTS, DERIVATIVES))
@@ -106,21 +53,48 @@ RIGHT = list(itertools.product(PRODUCTS, DERIVATIVES))
 
 @pytest.mark.parametrize(("product", "derivative"), RIGHT)
 def test_a_right_implementation_is_no_alarm(product: str, derivative: str) -> None:
-    ask = asker(InFloat32.implementation(product, derivative))
+    ask = asker(in_float32(product, derivative))
     assert PROPERTY.check(ask, Case(saturated(), QUERY), SINGLE) < 1
 
 
 def test_few_draws_alone_would_raise_an_alarm() -> None:
     wanted, few = expected(saturated(), QUERY)["values"], bounds(saturated(), QUERY, SINGLE, DRAWS)["values"]
     for product, derivative in RIGHT:
-        got = InFloat32(product, derivative).marginals(saturated(), **QUERY.options)
+        got = answer(in_float32(product, derivative), saturated(), QUERY)["values"]
         assert (np.abs(got - wanted) > few).any()
 
 
 def test_a_mistake_of_a_part_in_a_hundred_shows_even_there() -> None:
-    ask = asker(InFloat32.implementation("library", "1 − a²", 1.01))
+    right = in_float32("library", "square")
+    wrong = replace(right, ask=lambda step, query: 1.01 * right.ask(step, query).values)
     with pytest.raises(Disagreement):
-        PROPERTY.check(ask, Case(saturated(), QUERY), SINGLE)
+        PROPERTY.check(asker(wrong), Case(saturated(), QUERY), SINGLE)
+
+
+def test_uneven_errors_show_what_even_ones_hide() -> None:
+    """A unit's own rounding moves its terms to a limit; errors of one size move those of all units, which cancel."""
+    right = expected(saturated(), QUERY)["values"]
+    off = np.abs(answer(in_float32("library", "square"), saturated(), QUERY)["values"] - right)[8]
+    size, single = DRAWN * unit_roundoff(SINGLE), saturated().as_float64()
+
+    def moved(errors: Any) -> float:
+        with usual_rounding(size, errors):
+            return float(abs(expected(perturbed(single, size, errors), QUERY)["values"][8] - right[8]))
+
+    def median_of_the_largest(make: Callable[[np.random.Generator], Any]) -> float:
+        largest = [max(moved(make(np.random.default_rng((seed, draw)))) for draw in range(DRAWS)) for seed in range(7)]
+        return SAFETY / DRAWN * float(np.median(largest))
+
+    even, uneven = median_of_the_largest(lambda generator: generator), median_of_the_largest(Uneven)
+    assert uneven > 2 * even
+    assert off < 0.6 * uneven
+
+
+def test_uneven_errors_have_the_variance_of_even_ones() -> None:
+    """Where an answer is linear in the errors, its bound stays what it was."""
+    errors = Uneven(np.random.default_rng(0)).standard_normal((1_000_000,))
+    assert_within(errors.std(), 1.0, 0.01)
+    assert_within(np.median(np.abs(errors)), 0.0, 0.3)  # of a standard normal number: 0.67
 
 
 def test_a_mistake_as_large_as_that_error_shows_elsewhere() -> None:

@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from adamshap.verify.candidates.variants import VARIANTS
+from adamshap.verify.implementation import answer, implementation
+from adamshap.verify.properties import PROPERTIES, in_dtype
+from adamshap.verify.random_cases import random_cases
 
 SCRIPT = Path(__file__).parent.parent.parent / "docs" / "false_alarms.py"
 WRONG = """
@@ -40,6 +46,42 @@ def test_further_seeds_give_no_alarm(script: dict[str, Any]) -> None:
         assert all(0 < entry["largest_share"] < 1 for entry in run["properties"].values())
     first, second = record["runs"].values()
     assert first["properties"] != second["properties"]
+
+
+def test_right_code_that_rounds_in_other_ways_gives_no_alarm(script: dict[str, Any]) -> None:
+    """In one test, since the bounds of a case are computed once."""
+    targets = script["expanded"]("variants")
+    assert len(targets) >= 7
+    record: dict[str, Any] = {"source": "", "only": [], "runs": {}}
+    job = (5011, tuple((target, dtype) for dtype in script["DTYPES"] for target in targets))
+    script["add"](record, job, script["try_seed"](job, script["CHEAP"]))
+    assert len(record["runs"]) == 2 * len(targets)
+    for run in record["runs"].values():
+        assert run["alarms"] == []
+        assert run["properties"].keys() == set(script["CHEAP"])
+
+
+def test_variants_differ_in_their_last_digits() -> None:
+    """Or trying several would prove no more than trying one."""
+    (prop,) = (one for one in PROPERTIES if one.name == "scores-random_order-start")
+    differing = dict.fromkeys(VARIANTS, False)
+    for case in random_cases(prop, 15, 0):
+        step = in_dtype(case.step, "float32")
+        answers = {
+            name: answer(implementation(one, name), step, case.query)["values"] for name, one in VARIANTS.items()
+        }
+        for name, values in answers.items():
+            others = (other for key, other in answers.items() if key != name)
+            differing[name] |= not any(np.array_equal(values, other) for other in others)
+    assert all(differing.values()), differing
+
+
+def test_fused_sums_are_fused() -> None:
+    """1 + u − (1 + u) (1 − u) = u² in exact arithmetic, and 0 if the product is rounded first."""
+    for dtype in ("float32", "float64"):
+        u = np.finfo(dtype).eps
+        a, b = np.array([[1, 1 + u]], dtype), np.array([[-1], [1 - u]], dtype)
+        assert (VARIANTS["sequential"].how.multiply(a, b), VARIANTS["fused"].how.multiply(a, b)) == (0, -(u**2))
 
 
 def test_an_alarm_is_kept_and_seeds_are_not_tried_twice(tmp_path: Path) -> None:

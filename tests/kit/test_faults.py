@@ -11,7 +11,7 @@ from adamshap.reference import Adam, AdamState, Batch, Network, Step, adam
 from adamshap.reference.contract import Array
 from adamshap.verify.checking import check
 from adamshap.verify.diagnosis import Diagnosis, diagnose
-from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, Fault, other_nodes
+from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, Fault, other_nodes
 from adamshap.verify.implementation import FUNCTIONS, Implementation, Query
 from adamshap.verify.mutation import first_catch
 from adamshap.verify.oracle import ORACLE
@@ -19,7 +19,7 @@ from adamshap.verify.properties import PROPERTIES, in_dtype
 from adamshap.verify.tolerance import assert_within, rounding
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [*FAULTS, *LATER_FAULTS], ids=lambda fault: fault.name)
 def test_every_fault_is_caught_and_named(fault: Fault) -> None:
     catch = first_catch(fault)
     assert catch.outcome is not None, f"{fault.name} passes every property"

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = ROOT / "tests" / "javascript"
-VECTORS = ROOT / "verify" / "vectors" / "v1"
+VECTORS = ROOT / "verify" / "vectors"
 
 pytestmark = pytest.mark.node
 
@@ -24,8 +24,8 @@ def node() -> str:
     return found
 
 
-def run_vectors(node: str, scripts: Path) -> subprocess.CompletedProcess[str]:
-    command = [node, str(scripts / "run_vectors.mjs"), str(VECTORS)]
+def run_vectors(node: str, scripts: Path, version: str = "v2") -> subprocess.CompletedProcess[str]:
+    command = [node, str(scripts / "run_vectors.mjs"), str(VECTORS / version)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -54,18 +54,54 @@ KIT = (
     "large-additivity",
 )
 
+LAYERS = (
+    "linear",
+    "tied_linear",
+    "embedding",
+    "positions",
+    "layer_norm",
+    "rms_norm",
+    "attention",
+    "residual",
+    "activation",
+    "flatten",
+    "mean_over_positions",
+)
+"""All but convolution and pooling."""
+
+DECLARED = tuple(word for name in LAYERS for word in ("--supports", name))
+
+OF_STACKS = (
+    "sequential-captures-sum",
+    "sequential-captures-dot",
+    "sequential-captures-squares",
+    "sequential-update",
+    "sequential-utility",
+    "sequential-marginals-shapley-exact",
+    "sequential-scores-random_order",
+    "sequential-scores-per-validation",
+    "sequential-influence",
+    "sequential-null-sample",
+)
+
+
+def changed(folder: Path, script: str, *changes: tuple[str, str]) -> Path:
+    """Return `folder` with a copy of the scripts, one of them changed."""
+    for one in SCRIPTS.iterdir():
+        shutil.copy(one, folder)
+    source = (SCRIPTS / script).read_text(encoding="utf-8")
+    for right, wrong in changes:
+        assert source.count(right) == 1
+        source = source.replace(right, wrong)
+    (folder / script).write_text(source, encoding="utf-8")
+    return folder
+
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """Return a copy with one mistake: ε inside the root."""
-    for script in SCRIPTS.iterdir():
-        shutil.copy(script, tmp_path)
-    source = (SCRIPTS / "adamshap.mjs").read_text(encoding="utf-8")
-    right = "+ eps_root,"
-    assert source.count(right) == 1
-    wrong = source.replace(right, "+ eps_root + eps,").replace("    eps,\n    mu:", "    eps: 0,\n    mu:")
-    (tmp_path / "adamshap.mjs").write_text(wrong, encoding="utf-8")
-    return tmp_path
+    inside = ("+ eps_root,", "+ eps_root + eps,")
+    return changed(tmp_path, "adamshap.mjs", inside, ("    eps,\n    mu:", "    eps: 0,\n    mu:"))
 
 
 def test_it_has_no_dependency() -> None:
@@ -74,11 +110,26 @@ def test_it_has_no_dependency() -> None:
         assert all('from "node:' in line or 'from "./' in line for line in lines)
 
 
-def test_it_passes_the_vectors(node: str) -> None:
-    done = run_vectors(node, SCRIPTS)
+@pytest.mark.parametrize(("version", "most", "unsupported"), [("v1", 398, 18), ("v2", 692, 247)])
+def test_it_passes_the_vectors(node: str, version: str, most: int, unsupported: int) -> None:
+    """It has neither convolution and pooling nor "two_term" nor groups, schedules, clipping and L2 decay."""
+    done = run_vectors(node, SCRIPTS, version)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert done.stdout.endswith(" passed, 0 failed, 18 not supported\n")
-    assert int(done.stdout.split()[0]) >= 300
+    assert done.stdout == f"{most} passed, 0 failed, {unsupported} not supported\n"
+
+
+def test_a_number_for_a_case_to_refuse_is_a_failure(node: str, tmp_path: Path) -> None:
+    lenient = changed(tmp_path, "checks.mjs", ("beta >= 0 && beta < 1", "beta >= 0"))
+    done = run_vectors(node, lenient)
+    assert done.returncode == 1
+    assert "must_refuse-beta2-is-1: answered, although with β = 1 the moments never change" in done.stdout
+
+
+def test_an_accepted_variant_is_reported(node: str, tmp_path: Path) -> None:
+    keras = ("    eps,\n    mu:", "    eps: eps / Math.sqrt(c2),\n    mu:")
+    done = run_vectors(node, changed(tmp_path, "adamshap.mjs", keras))
+    assert done.returncode == 1  # by the vectors whose cases say where ε is
+    assert "scores-epsilon_before_correction-000: follows the variant epsilon-before-correction" in done.stdout
 
 
 def test_a_mistake_in_it_fails_vectors_that_name_the_mistake(node: str, broken: Path) -> None:
@@ -103,3 +154,23 @@ def test_a_mistake_in_it_is_named_by_the_kit(node: str, broken: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert "ε inside the square root" in done.stdout
     assert "cat > case.json" in done.stdout
+
+
+def test_its_layers_pass_the_kit(node: str) -> None:
+    chosen = (word for name in OF_STACKS for word in ("--only", name))
+    done = verify(node, SCRIPTS, *DECLARED, "--offers", "captures", *chosen)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.count("passed") >= len(OF_STACKS)
+
+
+def test_a_mistake_in_its_losses_of_sequences_is_named_by_the_kit(node: str, tmp_path: Path) -> None:
+    broken = changed(tmp_path, "model.mjs", ("labels.filter((label) => label !== -100).length", "1"))
+    done = verify(node, broken, *DECLARED, "--only", "sequential-utility", "--only", "sequential-influence")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "losses summed over positions" in " ".join(done.stdout.split())
+
+
+def test_a_command_that_declares_no_stacks_gets_none(node: str) -> None:
+    done = verify(node, SCRIPTS, "--only", "sequential-update")
+    assert done.returncode == 2
+    assert "no property could be tried" in done.stderr

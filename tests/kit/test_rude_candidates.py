@@ -170,7 +170,9 @@ RESULTS = {
         "with tempfile.TemporaryFile() as f: a = np.memmap(f, 'f8', 'w+', shape=step.n)\n"
         "a[:] = influence_of(step); return a"
     ),
-    "memory_used_again": Kind("MEMORY[: step.n] = influence_of(step); return MEMORY[: step.n]"),
+    "memory_used_again": Kind(
+        "MEMORY[: step.n] = influence_of(step); return MEMORY[: step.n]", "changed the result of an earlier call"
+    ),
     "array_that_exits": Kind("return Exits()", "raised SystemExit: 0"),
     "array_that_changes_its_input": Kind("return Spoils(step)", "changed its input: step.train.x"),
 }

@@ -1,12 +1,13 @@
 """Rounding errors enter the oracle by all of its elementary operations, by each of them, and only temporarily."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from adamshap import reference
-from adamshap.reference import Adam, AdamState, Batch, Network, Step, perceptron, transformer
+from adamshap.reference import Adam, AdamState, Batch, Clipped, Network, Step, perceptron, transformer
 from adamshap.reference.contract import Array
 from adamshap.reference.elementary import OPERATIONS, computed_by
 from adamshap.verify.usual_rounding import _Rounded, usual_rounding
@@ -47,6 +48,7 @@ STEPS = [
     sequence_step("rms"),
     step("tanh", "cross_entropy"),
     *(step(activation, "mse") for activation in ("sigmoid", "silu", "gelu")),
+    replace(step("tanh", "mse"), adam=Clipped(Adam(), 1e-3)),
 ]
 
 
@@ -84,3 +86,15 @@ def test_a_block_within_a_block_replaces_what_it_names() -> None:
             assert (perceptron.tanh(z)[0], perceptron.silu(z)[0]) == (3, 2)
         assert perceptron.tanh(z)[0] == 1
     assert perceptron.tanh(z)[0] == 0
+
+
+@pytest.mark.parametrize(("name", "factor"), [("sigmoid", 1.0), ("silu", 17.0)])
+def test_a_sigmoid_by_tanh_has_an_error_in_its_value_too(name: str, factor: float) -> None:
+    """(1 + tanh(z/2))/2 loses the digits of a value far below 1; a fully saturated unit is exactly 0 in any form."""
+    operation, z, size = getattr(perceptron, name), np.full(1000, -17.0), 1e-6
+    right = operation(z)
+    for by_tanh, expected in ((False, 0.0), (True, 0.5 * size * factor)):
+        with usual_rounding(size, np.random.default_rng(0), by_tanh):
+            deviation = np.std(operation(z) - right)
+            assert operation(np.array([-1e3]))[0] == OPERATIONS[name](np.array([-1e3]))[0]
+        assert deviation == pytest.approx(expected, rel=0.1)

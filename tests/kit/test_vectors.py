@@ -1,20 +1,13 @@
-"""The portable test vectors: they are reproducible; they expose every fault; a damaged folder is one error."""
+"""The contents of the test vectors: they are reproducible, they cover every kind of case, they expose every fault."""
 
-import hashlib
-import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from adamshap.reference.contract import (
     ACTIVATIONS,
@@ -24,58 +17,62 @@ from adamshap.reference.contract import (
     MARGINALS,
     REDUCTIONS,
     SCORE_SLOPES,
+    SLOPES,
 )
-from adamshap.verify.cases import case_to_json, dumps
-from adamshap.verify.faults import BY_NAME
+from adamshap.verify.cases import case_from_json, case_to_json, dumps
 from adamshap.verify.implementation import FUNCTIONS
-from adamshap.verify.oracle import bounds, expected
+from adamshap.verify.models.sequential import LAYERS
+from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.tolerance import assert_within
-from adamshap.verify.vector_cases import COMPLETED, planned
-from adamshap.verify.vector_files import (
-    FILES,
-    FOLDER,
-    SUMS,
-    VectorError,
-    disagreements,
-    export,
-    make,
-    misses,
-    read,
-    vector_to_json,
-    write,
-)
+from adamshap.verify.vectors import plan_v1, plan_v2
+from adamshap.verify.vectors.edition import EDITIONS, SUMS
+from adamshap.verify.vectors.folder import Folder, read, write
+from adamshap.verify.vectors.making import answered, known_faults, misses
+from adamshap.verify.vectors.random_steps import COMPLETED
+from adamshap.verify.vectors.refusals import refusals
+from adamshap.verify.vectors.reproducing import answered_refusals, disagreements
+from adamshap.verify.vectors.vector import Refusal, Vector, vector_to_json
 
-ROOT = Path(__file__).parent.parent.parent
-COMMITTED = ROOT / "verify" / "vectors" / "v1"
-VECTORS = sorted(read(COMMITTED), key=lambda vector: vector.seed)  # in the order of the plan
-PARTS = 12
+CONTENTS = {version: read(edition.folder) for version, edition in EDITIONS.items()}
+OLD, ALL = (sorted(content.vectors, key=lambda vector: vector.seed) for content in CONTENTS.values())
+NEW = ALL[len(OLD) :]
+BY_FAULT = {fault.name: fault for fault in known_faults(2)}
+PARTS = 18
 """Number of tests over which the vectors are spread: one test per function would take from seconds to a minute."""
 in_parts = pytest.mark.parametrize("part", range(PARTS))
-SCHEMA = json.loads((COMMITTED / "schema.json").read_text(encoding="utf-8"))
 
 
-def of(function: str) -> list[Any]:
-    return [vector for vector in VECTORS if vector.query.function == function]
+def of(function: str) -> list[Vector]:
+    return [vector for vector in ALL if vector.query.function == function]
 
 
 # --- reproduced ------------------------------------------------------------------------------------------------------
 
 
-def test_the_inputs_are_reproduced_to_the_last_bit() -> None:
-    plans = list(planned())
-    assert [(plan.name, plan.seed) for plan in plans] == [(vector.name, vector.seed) for vector in VECTORS]
-    for plan, vector in zip(plans, VECTORS, strict=True):
+@pytest.mark.parametrize(("planned", "vectors"), [(plan_v1.planned, OLD), (plan_v2.planned, NEW)], ids=["v1", "v2"])
+def test_the_inputs_are_reproduced_to_the_last_bit(planned: Callable[[], Any], vectors: list[Vector]) -> None:
+    plans = sorted(planned(), key=lambda plan: plan.seed)
+    assert [(plan.name, plan.seed) for plan in plans] == [(vector.name, vector.seed) for vector in vectors]
+    for plan, vector in zip(plans, vectors, strict=True):
         assert dumps(case_to_json(plan.step, plan.query)) == dumps(case_to_json(vector.step, vector.query)), plan.name
 
 
+def test_version_2_takes_over_version_1() -> None:
+    for old, new in zip(OLD, ALL, strict=False):
+        as_old = replace(new, exposes=old.exposes)
+        assert dumps(vector_to_json(as_old, 1)) == dumps(vector_to_json(old, 1))
+        assert set(old.exposes) <= set(new.exposes)
+        assert new.flag == "valid"
+
+
 def test_the_oracle_reproduces_every_answer() -> None:
-    assert disagreements(VECTORS) == []
+    assert disagreements(ALL) == []
 
 
 @in_parts
 def test_the_answers_are_also_within_bounds_measured_again(part: int) -> None:
     """Bounds are spreads of rounding errors, which differ between machines; the answers must be within both."""
-    for vector in VECTORS[part::PARTS]:
+    for vector in ALL[part::PARTS]:
         again, bound = (
             ask(vector.step, vector.query, *more) for ask, more in ((expected, ()), (bounds, (np.float64,)))
         )
@@ -87,36 +84,39 @@ def test_the_answers_are_also_within_bounds_measured_again(part: int) -> None:
 def test_a_wrong_answer_is_reported() -> None:
     vector = of("scores")[0]
     wrong = {"values": vector.expected["values"] + 2 * vector.bound["values"]}
-    (sentence,) = disagreements([replace(vector, expected=wrong), *VECTORS[1:3]])
+    (sentence,) = disagreements([replace(vector, expected=wrong), *ALL[1:3]])
     assert sentence.startswith("scores-000, values[")
     (sentence,) = disagreements([replace(vector, expected={"values": np.zeros(vector.step.n + 1)})])
     assert "names or shapes" in sentence
 
 
-def test_what_is_written_is_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = list(planned())[::57]
-    monkeypatch.setattr("adamshap.verify.vector_files.planned", lambda: few)
-    monkeypatch.setattr("adamshap.verify.vector_files.FAULTS", (BY_NAME["sign"], BY_NAME["betas-swapped"]))
-    write(tmp_path / "new", make())
-    by_name = {vector.name: vector for vector in VECTORS}
-    for vector in read(tmp_path / "new"):
+@pytest.mark.parametrize("version", EDITIONS)
+def test_what_is_written_is_what_is_made(tmp_path: Path, version: int) -> None:
+    planned = (plan_v1 if version == 1 else plan_v2).planned()
+    few, content = list(planned)[::57], CONTENTS[version]
+    faults = [BY_FAULT[name] for name in ("sign", "betas-swapped")]
+    made = Folder(content.edition, list(answered(few, faults)), content.refusals, content.faults, content.variants)
+    write(tmp_path / "new", made)
+    by_name = {vector.name: vector for vector in ALL}
+    for vector in read(tmp_path / "new").vectors:
         committed = by_name[vector.name]
         assert dumps(case_to_json(vector.step, vector.query)) == dumps(case_to_json(committed.step, committed.query))
         assert set(vector.exposes) == {"sign", "betas-swapped"} & set(committed.exposes)
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {*FILES, SUMS}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {*content.edition.files, SUMS}
 
 
 # --- coverage --------------------------------------------------------------------------------------------------------
 
 
-def test_the_vectors_are_many_and_small() -> None:
-    assert len(VECTORS) >= 300
-    assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 5e6
+def test_the_vectors_are_many() -> None:
+    assert len(OLD) >= 300
+    assert len(NEW) >= 300
+    assert len(CONTENTS[2].refusals) >= 30
 
 
-def test_every_kind_of_case_is_covered() -> None:
+def test_every_kind_of_case_is_covered_in_version_1() -> None:
     def seen(of: Callable[[Any], Any], function: str | None = None) -> set[Any]:
-        return {of(vector) for vector in VECTORS if function in (None, vector.query.function)}
+        return {of(vector) for vector in OLD if function in (None, vector.query.function)}
 
     for function in (*FUNCTIONS, None):
         assert seen(lambda v: (v.step.net.activation, v.step.net.loss), function) == {
@@ -151,213 +151,57 @@ def test_every_kind_of_case_is_covered() -> None:
     assert zeros == {True, False}
 
 
-def test_every_fault_is_exposed_and_explained() -> None:
-    assert {name for vector in VECTORS for name in vector.exposes} == set(BY_NAME)
-    explained = json.loads((COMMITTED / "faults.json").read_text(encoding="utf-8"))
-    assert explained == {f.name: {"sentence": f.sentence, "source": f.source} for f in BY_NAME.values()}
+def test_every_layer_is_covered_by_every_function() -> None:
+    seen = {(vector.query.function, need) for vector in NEW for need in vector.needs}
+    assert set(product(FUNCTIONS, LAYERS)) <= seen
+
+
+def test_every_slope_meets_every_gradient_in_stacks_of_layers() -> None:
+    options = [vector.query.options for vector in NEW if vector.query.function == "scores"]
+    assert {(one["slope"], one["gradient"]) for one in options} >= set(product(SLOPES, GRADIENTS))
+
+
+@pytest.mark.parametrize("version", EDITIONS)
+def test_every_fault_is_exposed_and_explained(version: int) -> None:
+    content, known = CONTENTS[version], known_faults(version)
+    assert {name for vector in content.vectors for name in vector.exposes} == {fault.name for fault in known}
+    assert content.faults == {fault.name: {"sentence": fault.sentence, "source": fault.source} for fault in known}
 
 
 @in_parts
 def test_the_faults_that_a_vector_names_fail_it(part: int) -> None:
-    for vector in VECTORS[part::PARTS]:
+    for vector in ALL[part::PARTS]:
         for name in vector.exposes:
-            missed = misses(BY_NAME[name], vector.step, vector.query, vector.expected, vector.bound)
+            missed = misses(BY_FAULT[name], vector.step, vector.query, vector.expected, vector.bound)
             assert missed, f"{name} passes {vector.name}"
 
 
-# --- the files -------------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_files_follow_their_schema(function: str) -> None:
-    checker = jsonschema.Draft202012Validator
-    checker.check_schema(SCHEMA)
-    file = json.loads((COMMITTED / f"{function}.json").read_text(encoding="utf-8"))
-    checker(SCHEMA).validate(file)
-    assert len(file["vectors"]) == len(of(function))
+def test_the_refusals_are_reproduced() -> None:
+    assert CONTENTS[2].refusals == list(refusals())
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda vector: vector.pop("bound"),
-        lambda vector: vector["bound"].update(values=[-1.0]),
-        lambda vector: vector["expected"].update(scores=[1.0]),
-        lambda vector: vector["case"]["options"].pop("slope"),
-        lambda vector: vector["case"]["options"].update(slope="steep"),
-        lambda vector: vector["case"]["params"].update(weight=[[1.0]]),
-        lambda vector: vector["case"]["adam"].update(betas=[0.9, 1.0]),
-        lambda vector: vector["case"].update(function="update"),
-        lambda vector: vector.update(exposes="sign"),
-    ],
-)
-def test_the_schema_refuses_invalid_files(spoil: Callable[[Any], Any]) -> None:
-    vector = vector_to_json(of("scores")[0])
-    file = {"format": "adamshap-vectors", "version": 1, "function": "scores", "vectors": [vector]}
-    checker = jsonschema.Draft202012Validator(SCHEMA)
-    assert checker.is_valid(file)
-    spoil(vector)
-    assert not checker.is_valid(file)
+@pytest.mark.parametrize("one", list(refusals()), ids=lambda one: one.name)
+def test_the_oracle_refuses_for_the_reason_given(one: Refusal) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        ORACLE.ask(*case_from_json(one.case))
+    assert any(part in str(caught.value) for part in WORDS.get(one.name, (one.field.rpartition(".")[2],)))
 
 
-def test_the_vectors_are_installed() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = project["tool"]["setuptools"]["package-data"]["adamshap.verify"]
-    packaged = {str(path.relative_to(ROOT / "verify")) for each in patterns for path in (ROOT / "verify").glob(each)}
-    assert {f"vectors/v1/{name}" for name in (*FILES, SUMS)} <= packaged
-    assert sorted(path.name for path in FOLDER.iterdir()) == sorted((*FILES, SUMS))
-
-
-# --- damage ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    export(tmp_path / "v")
-    return tmp_path / "v"
+WORDS = {
+    "must_refuse-amsgrad": ("amsgrad",),
+    "must_refuse-moment-missing": ("AdamState.v",),
+    "must_refuse-no-validation": ("Batch.x",),
+    "must_refuse-heads": ("Attention.heads",),
+    "must_refuse-samples-interact": ("batch_norm",),
+    "must_refuse-groups": ("Conv2d.groups",),
+    "must_refuse-stride-zero": ("Conv2d.stride",),
+}
+"""Words of the message, where it does not repeat the field's last name."""
 
 
-def test_an_export_is_the_same_to_the_last_byte(copied: Path) -> None:
-    assert {path.name: path.read_bytes() for path in copied.iterdir()} == {
-        path.name: path.read_bytes() for path in COMMITTED.iterdir()
-    }
-
-
-def cut(folder: Path) -> None:
-    content = (folder / "scores.json").read_bytes()
-    (folder / "scores.json").write_bytes(content[: len(content) // 2])
-
-
-def flip(folder: Path) -> None:
-    content = bytearray((folder / "update.json").read_bytes())
-    content[len(content) // 2] ^= 1
-    (folder / "update.json").write_bytes(content)
-
-
-def summed(folder: Path, name: str, content: str) -> None:
-    """Replace a file and its checksum."""
-    old, new = (hashlib.sha256(data).hexdigest() for data in ((folder / name).read_bytes(), content.encode()))
-    (folder / name).write_bytes(content.encode())
-    (folder / SUMS).write_text((folder / SUMS).read_text().replace(old, new))
-
-
-def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
-    value = json.loads((folder / name).read_text(encoding="utf-8"))
-    change(value)
-    summed(folder, name, dumps(value))
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (cut, "scores.json is damaged"),
-        (flip, "update.json is damaged"),
-        (lambda folder: (folder / "utility.json").unlink(), "utility.json is missing"),
-        (lambda folder: (folder / "schema.json").write_text("{}"), "schema.json is damaged"),
-        (lambda folder: (folder / "mine.json").write_text("{}"), "mine.json is not listed in SHA256SUMS"),
-        (lambda folder: (folder / SUMS).unlink(), "has no SHA256SUMS"),
-        (lambda folder: (folder / SUMS).write_text("nothing"), "SHA256SUMS is damaged"),
-        (lambda folder: shutil.rmtree(folder), "cannot read"),
-        (lambda folder: summed(folder, "scores.json", "{"), "scores.json: is not JSON"),
-        (lambda folder: summed(folder, "scores.json", "[]"), "scores.json: is not a file of adamshap-vectors"),
-        (lambda folder: changed(folder, "scores.json", lambda v: v.update(version=2)), "version 1, for scores"),
-        (
-            lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][3]["case"].pop("adam")),
-            "vector 3: case",
-        ),
-        (lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][3].pop("bound")), "'bound' is missing"),
-        (
-            lambda folder: changed(folder, "scores.json", lambda v: v["vectors"].append(v["vectors"][0])),
-            "the same name",
-        ),
-        (
-            lambda folder: changed(folder, "scores.json", lambda v: v["vectors"][0]["exposes"].append("laziness")),
-            "exposes 'laziness'",
-        ),
-        (
-            lambda folder: changed(folder, "influence.json", lambda v: v["vectors"][0]["bound"].update(values=[])),
-            "differ in names or shapes",
-        ),
-    ],
-)
-def test_a_damaged_folder_is_one_error(copied: Path, damage: Callable[[Path], Any], says: str) -> None:
-    assert len(read(copied)) == len(VECTORS)
-    damage(copied)
-    with pytest.raises(VectorError, match=says):
-        read(copied)
-
-
-def vectors(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "from adamshap.reference.command.main import main; main()"
-    command = [sys.executable, "-c", code, "vectors", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_the_command_exports_and_checks(tmp_path: Path) -> None:
-    done = vectors("export", tmp_path / "v")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"wrote {len(VECTORS)} vectors" in done.stdout
-    done = vectors("check", tmp_path / "v")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"{len(VECTORS)} vectors, 0 disagreements" in done.stdout
-
-    changed(tmp_path / "v", "utility.json", lambda v: v["vectors"][5]["expected"].update(values=1.0))
-    done = vectors("check", tmp_path / "v")
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "utility-005, values: got 1.0" in done.stdout
-
-    flip(tmp_path / "v")
-    for arguments, says in (
-        (("check", tmp_path / "v"), "update.json is damaged"),
-        (("check", tmp_path / "nowhere"), "cannot read"),
-        (("export", tmp_path / "v"), "exists and is not an empty folder"),
-        (("export", tmp_path / "no" / "where"), "its parent folder does not exist"),
-        (("export", tmp_path / "v" / SUMS), "exists and is not an empty folder"),
-    ):
-        done = vectors(*arguments)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert says in done.stderr
-        assert done.stderr.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["v"]
-
-
-def test_an_empty_folder_may_be_written_to(tmp_path: Path) -> None:
-    (tmp_path / "v").mkdir()
-    export(tmp_path / "v")
-    assert len(read(tmp_path / "v")) == len(VECTORS)
-
-
-@settings(max_examples=60)
-@given(data=st.data())
-def test_a_damaged_file_is_never_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Damage to a bit, a byte or the end of any file is found before the folder is used."""
-    folder = tmp_path_factory.getbasetemp() / "damaged"
-    if not folder.exists():
-        export(folder)
-    path = folder / data.draw(st.sampled_from(sorted((*FILES, SUMS))), label="file")
-    whole = path.read_bytes()
-    place = data.draw(st.integers(0, len(whole) - 1), label="place")
-    bit = data.draw(st.integers(0, 7), label="bit")
-    flipped = whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :]
-    path.write_bytes(data.draw(st.sampled_from([flipped, whole[:place], whole + whole[place:]]), label="content"))
-    try:
-        with pytest.raises(VectorError) as caught:
-            read(folder)
-    finally:
-        path.write_bytes(whole)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> int:
-        if path.name == SUMS:
-            raise OSError(28, "No space left on device")
-        with path.open("wb") as file:
-            return file.write(content)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(VectorError, match=r"cannot write to .*: No space left on device"):
-        export(tmp_path / "v")
-    assert list(tmp_path.iterdir()) == []
+def test_an_answered_refusal_is_reported() -> None:
+    right = Refusal("must_refuse-nothing", case_to_json(ALL[0].step, ALL[0].query), "none", "nothing is wrong")
+    assert answered_refusals([right]) == ["must_refuse-nothing: the oracle answers it, although nothing is wrong"]

@@ -1,11 +1,13 @@
-"""PyTorch: hooks and ghost contraction, with the state of ``torch.optim.AdamW``.
+"""PyTorch: hooks and ghost contraction for perceptrons, materialised per-sample gradients for the rest.
 
-Hooks keep each linear layer's input a and output gradient b; a sample's gradient is b aᵀ, never formed, and its dot
-product with a matrix P is bᵀ P a. μ, k, κ and q come from the optimiser's ``exp_avg``, ``exp_avg_sq`` and ``step``.
+For the plain scores of a perceptron, hooks keep each linear layer's input a and output gradient b; a sample's gradient
+is b aᵀ, never formed, and its dot product with a matrix P is bᵀ P a. μ, k, κ and q come from the optimiser's
+``exp_avg``, ``exp_avg_sq`` and ``step``. Stacks of layers, the other functions and the other options of scores form
+every x_i, in `torch_samples`.
 
     adamshap verify adamshap.verify.candidates.torch_ghost
 
-Not supported: ``eps_root`` (PyTorch has none), ``per_validation``, ``efficient``, ``denominator="previous"``.
+Not supported: `update` with ``eps_root`` (PyTorch has none), settings by parameter, clipping, L2 decay.
 """
 
 from typing import Any
@@ -14,8 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adamshap.reference.contract import AdamState, Array, Batch, CompletedSteps, Step
+from adamshap.reference.contract import TWO_TERM, AdamState, Array, Batch, CompletedSteps, Estimator, Network, Step
+from adamshap.verify.candidates import torch_samples
 from adamshap.verify.candidates.parts import adam_of, network_of
+from adamshap.verify.candidates.torch_adam import AdamMap, path_rule, slope_of
+from adamshap.verify.candidates.torch_samples import captures, influence, marginals, utility
+
+__all__ = ["SUPPORTS", "captures", "influence", "marginals", "scores", "update", "utility"]
+
+SUPPORTS = ("sequential",)
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -56,7 +65,8 @@ def _optimizer(step: Step, model: nn.Sequential) -> torch.optim.AdamW:
     )
     for name, p in _names(model).items():
         optimizer.state[p] = {
-            "step": torch.tensor(float(step.state.step)),
+            # PyTorch's own counter is float32 by default, which stops at 2²⁴.
+            "step": torch.tensor(float(step.state.step), dtype=torch.float64),
             "exp_avg": _tensor(step.state.m[name]),
             "exp_avg_sq": _tensor(step.state.v[name]),
         }
@@ -75,6 +85,8 @@ def _loss(step: Step, model: nn.Sequential, batch: Batch, reduction: str) -> Ten
 
 def update(step: Step) -> tuple[dict[str, Array], AdamState]:
     """Take the step: ``loss.backward(); optimizer.step()``."""
+    if not isinstance(step.net, Network):
+        return torch_samples.update(step)
     model = _model(step)
     optimizer = _optimizer(step, model)
     _loss(step, model, step.train, step.reduction).backward()
@@ -90,71 +102,26 @@ def update(step: Step) -> tuple[dict[str, Array], AdamState]:
     )
 
 
-class _Adam:
-    """A(g) = η (μ + k g) / (√(κ + q g²) + ε) of one parameter, from the optimiser's state, and its slope."""
-
-    def __init__(self, group: dict[str, Any], state: dict[str, Tensor]) -> None:
-        (beta1, beta2), t = group["betas"], state["step"].item() + 1
-        c1, c2 = 1 - beta1**t, 1 - beta2**t
-        self.lr, self.eps = group["lr"], group["eps"]
-        self.mu, self.k = beta1 * state["exp_avg"] / c1, (1 - beta1) / c1
-        self.kappa, self.q = beta2 * state["exp_avg_sq"] / c2, (1 - beta2) / c2
-
-    def root(self, g: Tensor) -> Tensor:
-        return torch.hypot(self.kappa.sqrt(), self.q**0.5 * g)
-
-    def step(self, g: Tensor) -> Tensor:
-        return self.lr * (self.mu + self.k * g) / (self.root(g) + self.eps)
-
-    def slope(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return (A(a) − A(b)) / (a − b), with the terms in k collected so that they do not cancel for a small κ."""
-        r_a, r_b = self.root(a), self.root(b)
-        product, total = self.q * a * b, torch.where(r_a + r_b > 0, r_a + r_b, 1.0)
-        beside = r_a * r_b + product.clamp(min=0)
-        positive = self.kappa * (self.kappa + self.q * (a * a + b * b)) / torch.where(beside > 0, beside, 1.0)
-        gap = torch.where(product > 0, positive, r_a * r_b - product)
-        numerator = self.k * (self.eps + (self.kappa + gap) / total) - self.mu * self.q * ((a + b) / total)
-        return self.lr * numerator / (r_a + self.eps) / (r_b + self.eps)
-
-
-def _slope(kind: str, adam: _Adam, g: Tensor, variance: Tensor, n: int, nodes: tuple[int, int]) -> Tensor:
-    zero = torch.zeros_like(g)
-    if kind == "sgd":
-        return zero + adam.lr
-    if kind == "frozen":
-        return adam.lr * adam.k / (adam.root(g) + adam.eps)
-    if kind == "linearized":
-        return adam.lr * adam.k / (adam.root(zero) + adam.eps)
-    if kind == "tangent":
-        return adam.slope(g, g)
-    if kind == "secant" or n == 1:
-        return adam.slope(g, zero)
-    result = zero
-    path, path_weights = np.polynomial.legendre.leggauss(nodes[0])
-    normal, normal_weights = np.polynomial.hermite_e.hermegauss(nodes[1])
-    upper = slice((nodes[1] + 1) // 2, None)
-    for tau, w in zip((path + 1) / 2, path_weights / 2, strict=True):
-        spread = (tau * (1 - tau) * variance).sqrt()
-        for h, a in zip(normal[upper], normal_weights[upper] / (2 * np.pi) ** 0.5, strict=True):
-            result = result + w * 2 * a * h * h * adam.slope(tau * g + h * spread, tau * g - h * spread)
-    return result
-
-
 def scores(
     step: Step,
     slope: str = "random_order",
     gradient: str = "midpoint",
     efficient: bool = False,
     per_validation: bool = False,
-    nodes: tuple[int, int] = (4, 4),
+    nodes: tuple[int, int] | None = None,
     denominator: str = "exact",
+    kind: str = "shapley",
 ) -> Array:
+    """Return ⟨Γ ⊙ S, x_i⟩, and with slope "two_term" also ⟨Γ ⊙ R, f(x_i)⟩."""
+    given = Estimator(slope, gradient, efficient, per_validation, nodes, denominator, kind)  # type: ignore[arg-type]
+    plain = slope != TWO_TERM and not efficient and not per_validation and denominator == "exact"
+    if plain and isinstance(step.net, Network) and adam_of(step).eps_root == 0:
+        return _ghost_scores(step, given)
+    return torch_samples.scores(step, slope, gradient, efficient, per_validation, nodes, denominator, kind)
+
+
+def _ghost_scores(step: Step, given: Estimator) -> Array:
     """Return the score of each training sample: Σ over layers of bᵀ (Γ ⊙ S) a, and b · (Γ ⊙ S) for the bias."""
-    for option, wanted in (("efficient", efficient), ("per_validation", per_validation)):
-        if wanted:
-            raise NotImplementedError(option)
-    if denominator != "exact":
-        raise NotImplementedError("denominator='previous'")
     model = _model(step)
     optimizer = _optimizer(step, model)
     inputs: dict[nn.Module, Tensor] = {}
@@ -170,16 +137,23 @@ def scores(
         hook.remove()
     names = _names(model)
     layers = {name: model[2 * int(name.split(".")[0])] for name in names}
-    adams = {name: _Adam(optimizer.param_groups[0], optimizer.state[p]) for name, p in names.items()}
+    adams = {name: _adam_map(optimizer.param_groups[0], optimizer.state[p]) for name, p in names.items()}
     g = {name: p.grad.clone() if p.grad is not None else torch.zeros_like(p) for name, p in names.items()}
-    gamma = _validation_gradient(step, model, adams, g, gradient, nodes[0])
+    gamma = _validation_gradient(step, model, adams, g, given)
     total = torch.zeros(step.n, dtype=next(iter(g.values())).dtype)
     for name in names:
         a, b = inputs[layers[name]], upstream[layers[name]]
         factor = a if name.endswith("weight") else None
-        P = gamma[name] * _slope(slope, adams[name], g[name], _variance(a, b, factor, g[name]), step.n, nodes)
+        variance = _variance(a, b, factor, g[name])
+        P = gamma[name] * slope_of(given.slope, adams[name], g[name], variance, step.n, given.nodes)
         total += (b * (a @ P.T)).sum(dim=1) if factor is not None else b @ P
     return total.numpy()
+
+
+def _adam_map(group: dict[str, Any], state: dict[str, Tensor]) -> AdamMap:
+    """Return A(g) of one parameter from the optimiser's state."""
+    t = int(state["step"].item()) + 1
+    return AdamMap(group["lr"], group["betas"], group["eps"], 0.0, t, state["exp_avg"], state["exp_avg_sq"])
 
 
 def _variance(a: Tensor, b: Tensor, factor: Tensor | None, g: Tensor) -> Tensor:
@@ -193,22 +167,20 @@ def _variance(a: Tensor, b: Tensor, factor: Tensor | None, g: Tensor) -> Tensor:
 
 
 def _validation_gradient(
-    step: Step, model: nn.Sequential, adams: dict[str, _Adam], g: dict[str, Tensor], kind: str, nodes: int
+    step: Step, model: nn.Sequential, adams: dict[str, AdamMap], g: dict[str, Tensor], given: Estimator
 ) -> dict[str, Tensor]:
     """Return ∇L at θ, halfway along the step, or its mean over the step by Gauss–Legendre."""
     names = _names(model)
     start = {name: p.detach().clone() for name, p in names.items()}
     adam = adam_of(step)
     shrink = 1 - adam.lr * adam.weight_decay
-    path, path_weights = np.polynomial.legendre.leggauss(nodes)
-    rules: dict[str, tuple[Any, Any]] = {
-        "start": ([None], [1.0]),
-        "midpoint": ([0.5], [1.0]),
-        "path": ((path + 1) / 2, path_weights / 2),
+    rules: dict[str, list[tuple[Any, float]]] = {
+        "start": [(None, 1.0)],
+        "midpoint": [(0.5, 1.0)],
+        "path": list(path_rule(given.nodes[0])),
     }
-    points, weights = rules[kind]
     gamma = {name: torch.zeros_like(p) for name, p in start.items()}
-    for fraction, weight in zip(points, weights, strict=True):
+    for fraction, weight in rules[given.gradient]:
         with torch.no_grad():
             for name, p in names.items():
                 if fraction is not None:

@@ -5,12 +5,13 @@ during the call, or changes the result; wrapping twice combines two faults.
 """
 
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from adamshap.reference.contract import Array, Step
-from adamshap.verify.implementation import Ask, Implementation, Query
+from adamshap.verify.implementation import Ask, Guard, Implementation, Query
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.replacing import replaced
 
@@ -34,16 +35,28 @@ class Fault:
         Where the mistake was seen, or its likely cause.
     wrap : callable
         Function from an implementation's `ask` to one that makes the mistake.
+    guarded : bool
+        Whether the mistake is one with the memory of inputs and results, which only guarded candidates have copied.
     """
 
     name: str
     sentence: str
     source: str
     wrap: Wrap
+    guarded: bool = False
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the fault belongs to the tenth that is out of sight while strategies are written.
+
+        The CRC-32 of its name selects it, so that nobody chooses. Strategies are written against the others; the score
+        on these, reported by itself, shows how they do on mistakes that nobody thought of.
+        """
+        return zlib.crc32(self.name.encode()) % 10 == 0
 
     def implementation(self) -> Implementation:
         """Return the oracle with this mistake."""
-        return replace(ORACLE, name=self.name, ask=self.wrap(ORACLE.ask))
+        return replace(ORACLE, name=self.name, ask=self.wrap(ORACLE.ask), guard=Guard() if self.guarded else None)
 
 
 def sees(change: Callable[[Step], Step]) -> Wrap:

@@ -11,7 +11,7 @@ from adamshap.reference.adam import Coefficients
 from adamshap.reference.contract import Array, Marginals, Params, Step
 from adamshap.verify.faults.fault import SEEN, Fault, computes_with, returns, sees
 from adamshap.verify.implementation import Ask, Query
-from adamshap.verify.steps import adam_of
+from adamshap.verify.optimisers import with_settings
 
 
 def _own_coalition_size(right: Any) -> Any:
@@ -160,7 +160,9 @@ FAULTS: tuple[Fault, ...] = (
         "weight decay left out of the utility",
         SEEN,
         returns(
-            lambda step, query, result, ask: ask(replace(step, adam=replace(adam_of(step), weight_decay=0.0)), query),
+            lambda step, query, result, ask: ask(
+                replace(step, adam=with_settings(step.adam, lambda one: replace(one, weight_decay=0.0))), query
+            ),
             "utility",
             "marginals",
         ),

@@ -171,3 +171,22 @@ FAULTS: tuple[Fault, ...] = (
         computes_with(scoring.dot_products, _transposed),
     ),
 )
+
+
+def _over_the_batch(right: Any) -> Any:
+    def squared_error(outputs: Any, targets: Array) -> Any:
+        if targets.shape[1:] != (1,):
+            return right(outputs, targets)
+        return anp.mean((outputs - targets[:, 0]) ** 2, axis=1)  # (n, 1) − (n,) is (n, n)
+
+    return squared_error
+
+
+LATER_FAULTS: tuple[Fault, ...] = (
+    Fault(
+        "targets-broadcast",
+        "every output compared with every target of the batch, in networks with one output",
+        "outputs (n, 1) minus targets (n,) is an array (n, n)",
+        computes_with(losses.squared_error, _over_the_batch),
+    ),
+)

@@ -11,7 +11,7 @@ from adamshap.reference.adam import Coefficients, bias_correction
 from adamshap.reference.contract import AdamState, Array, CompletedSteps, Params, Step
 from adamshap.verify.faults.fault import LESS, SEEN, Fault, Wrap, computes_with, decayed, returns, sees
 from adamshap.verify.implementation import Ask, Query
-from adamshap.verify.steps import adam_of
+from adamshap.verify.optimisers import settings_by_name, with_settings
 
 
 def _coefficients(change: Callable[[Coefficients, Any, int, Array, Array], Coefficients]) -> Wrap:
@@ -26,11 +26,10 @@ def _coefficients(change: Callable[[Coefficients, Any, int, Array, Array], Coeff
 def _settings(**changes: Callable[[Any], Any]) -> Wrap:
     """Return a fault with other settings of Adam."""
 
-    def change(step: Step) -> Step:
-        adam = adam_of(step)
-        return replace(step, adam=replace(adam, **{name: f(adam) for name, f in changes.items()}))
+    def change(adam: Any) -> Any:
+        return replace(adam, **{name: f(adam) for name, f in changes.items()})
 
-    return sees(change)
+    return sees(lambda step: replace(step, adam=with_settings(step.adam, change)))
 
 
 def _corrected_with(change: Callable[[int], int]) -> Wrap:
@@ -43,8 +42,8 @@ def _state(change: Callable[[Step], tuple[Params, Params]]) -> Wrap:
 
 
 def _advanced_v(step: Step) -> tuple[Params, Params]:
-    beta2, g = adam_of(step).betas[1], models.batch_gradient(step)
-    return step.state.m, {name: beta2 * v + (1 - beta2) * g[name] ** 2 for name, v in step.state.v.items()}
+    _, state = adam.update(step)
+    return step.state.m, state.v
 
 
 def _advanced_state(step: Step) -> tuple[Params, Params]:
@@ -80,8 +79,8 @@ def _floored(ask: Ask) -> Ask:
 def _coupled_gradients(right: Any) -> Any:
     def gradients(step: Step) -> Params:
         weight = 1 / step.n if step.reduction == "mean" else 1.0
-        penalty = adam_of(step).weight_decay
-        return {name: x + weight * penalty * step.params[name] for name, x in right(step).items()}
+        decays = {name: weight * step.settings(name).weight_decay for name in step.params}
+        return {name: x + decays[name] * step.params[name] for name, x in right(step).items()}
 
     return gradients
 
@@ -100,9 +99,8 @@ def _weights_decayed(right: Any) -> Any:
 
 def _decay_last(step: Step, query: Query, result: Any, ask: Ask) -> Any:
     params, state = result
-    adam = adam_of(step)
-    shrink = 1 - adam.lr * adam.weight_decay
-    wrong = {name: (p - decayed(step, name) + step.params[name]) * shrink for name, p in params.items()}
+    shrink = {name: 1 - one.lr * one.weight_decay for name, one in settings_by_name(step).items()}
+    wrong = {name: (p - decayed(step, name) + step.params[name]) * shrink[name] for name, p in params.items()}
     return wrong, state
 
 
@@ -111,11 +109,12 @@ def _state_with(m: Callable[..., Array], v: Callable[..., Array], steps: int = 1
 
     def change(step: Step, query: Query, result: Any, ask: Ask) -> Any:
         x, g = models.sample_gradients(step), models.batch_gradient(step)
-        beta1, beta2 = adam_of(step).betas
+        received = {name: c.received(g[name]) for name, c in adam.step_coefficients(step).items()}
+        betas = {name: step.settings(name).betas for name in g}
         state = AdamState(
             CompletedSteps(step.state.step + steps),
-            {name: m(step.state.m[name], g[name], beta1) for name in g},
-            {name: v(step.state.v[name], x[name], g[name], beta2) for name in g},
+            {name: m(step.state.m[name], received[name], betas[name][0]) for name in g},
+            {name: v(step.state.v[name], x[name], received[name], betas[name][1]) for name in g},
         )
         return result[0], state
 

@@ -12,7 +12,7 @@ import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference import images, layers, losses, perceptron
+from adamshap.reference import images, layers, losses, perceptron, slopes, two_term
 from adamshap.reference.contract import NOT_COUNTED, Array
 from adamshap.reference.losses import constant
 from adamshap.verify.faults.fault import SEEN, Fault, Wrap, computes_with
@@ -79,6 +79,50 @@ def _weight_gradient(wrong: Callable[[Array, Array], Array]) -> Wrap:
 def _pairs(a: Array, b: Array) -> Array:
     products: Array = np.einsum("nto,nti->noi", b, a)
     return products
+
+
+def _squares_by_position() -> Wrap:
+    """Return a fault with Σ_i Σ_t (b_t a_tᵀ)² for Σ_i x_i², x_i = Σ_t b_t a_tᵀ, in the variances over the batch."""
+    seen: list[tuple[Array, Array]] = []
+
+    def pairs(a: Array, b: Array) -> Array:
+        each = _pairs(a, b)
+        seen.append((each, _pairs(a**2, b**2).sum(axis=0)))
+        return each
+
+    def squares(x: Array) -> Array:
+        """Return the wrong Σ_i x_i² of contributions that are a multiple of gradients seen, else the right one."""
+        for each, wrong in seen:
+            if each.shape == x.shape and each.any():
+                place = np.unravel_index(np.argmax(np.abs(each)), each.shape)
+                factor = x[place] / each[place]
+                if np.allclose(x, factor * each, rtol=1e-9, atol=0.0):
+                    found: Array = factor**2 * wrong
+                    return found
+        return (x**2).sum(axis=0)  # type: ignore[no-any-return]
+
+    def deviation(right: Any) -> Any:
+        def wrong(x: Array, g: Array) -> Array:
+            variance: Array = len(x) / (len(x) - 1) * np.maximum(squares(x) - g**2 / len(x), 0.0)
+            return np.sqrt(variance)
+
+        return wrong
+
+    def spread(right: Any) -> Any:
+        return lambda x: np.sqrt(np.maximum(squares(x) / len(x) - x.mean(axis=0) ** 2, 0.0))
+
+    products = _weight_gradient(pairs)
+
+    def wrap(ask: Any) -> Any:
+        inner = computes_with(slopes.partial_sum_deviation, deviation)(computes_with(two_term.own_spread, spread)(ask))
+
+        def faulty(step: Any, query: Any) -> Any:
+            seen.clear()
+            return products(inner)(step, query)
+
+        return faulty
+
+    return wrap
 
 
 def _bias_of_one_position(right: Any) -> Any:
@@ -344,6 +388,12 @@ FAULTS: tuple[Fault, ...] = (
         "activations multiplied by the gradients of the next sample",
         "a (T, n, d) array read as (n, T, d)",
         _weight_gradient(lambda a, b: _pairs(np.roll(a, 1, axis=0), b)),
+    ),
+    Fault(
+        "squares-by-position",
+        "the squares of each position's products summed in the variance, without their cross terms",
+        "squares of b and a contracted over positions, as for a single one",
+        _squares_by_position(),
     ),
     Fault(
         "bias-of-one-position",

@@ -59,6 +59,9 @@ class Draws(Protocol):
     def dimensions(self) -> tuple[str, ...]:
         """Dimensions of a model that may be at an edge: a width, the number of layers."""
 
+    def within(self, layers: frozenset[str]) -> "Draws":
+        """Return the strategies for models of some kinds of layers only."""
+
     def models(self, **limits: int) -> Any:
         """Return a strategy for small models; `limits` are the kind's own."""
 
@@ -67,6 +70,9 @@ class Draws(Protocol):
 
     def special(self, draw: Draw, model: Any) -> Any:
         """Return a model that is not at an edge, sometimes with a special shape of this kind."""
+
+    def parameters(self, model: Any, seed: int) -> Params:
+        """Return random parameters, such that no factor of a gradient is usually 1 or 0."""
 
     def with_zeros(self, model: Any, params: Params, generator: np.random.Generator) -> Params:
         """Return the parameters with some at 0, so that some intermediate results are exactly 0."""

@@ -9,7 +9,7 @@ from adamshap.reference import models
 from adamshap.reference.contract import ACTIVATIONS, LOSSES, Batch, Network, Step, of_kind
 from adamshap.verify.json_values import object_with
 from adamshap.verify.models.kind import Draws
-from adamshap.verify.vector_numbers import array, integer, one
+from adamshap.verify.vectors.numbers import array, integer, one
 
 __all__ = ["Perceptrons", "network_of"]
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from adamshap.reference.contract import ACTIVATIONS, LOSSES, AdamState, Array, Batch, Network, Params, Step
 from adamshap.verify.models.kind import EDGES, PRIMES, Draw
 from adamshap.verify.models.perceptron import network_of
-from adamshap.verify.steps import adam_of
 
 __all__ = ["PerceptronDraws", "networks"]
 
@@ -30,6 +29,10 @@ class PerceptronDraws:
 
     dimensions = ("input", "hidden", "outputs", "depth")
 
+    def within(self, layers: frozenset[str]) -> "PerceptronDraws":
+        """Return the same: a perceptron has no kinds of layers."""
+        return self
+
     def models(self, **limits: int) -> st.SearchStrategy[Network]:
         """Return `networks`, with its ``max_depth`` and ``max_width`` as limits."""
         return networks(**limits)
@@ -46,6 +49,10 @@ class PerceptronDraws:
         if model.loss == "mse" and draw(st.sampled_from((False, False, True)), label="one output"):
             return _with_width(model, "outputs", 1)
         return model
+
+    def parameters(self, model: Network, seed: int) -> Params:
+        """Return the network's fresh parameters: its biases are random."""
+        return model.init(seed)
 
     def with_zeros(self, model: Network, params: Params, generator: np.random.Generator) -> Params:
         """Return the parameters with those of about a third of the units at 0: their sums are then exactly 0."""
@@ -116,16 +123,17 @@ class PerceptronDraws:
     def reach(self, step: Step) -> float:
         """Return a bound on the outputs before and after the step, for any coalition.
 
-        It follows from |A| ≤ η (|μ|/D(0) + k/√q).
+        It follows from |A| ≤ η (|μ|/D(0) + k/√q), which holds for any gradient, with L2 decay or without.
         """
-        net, adam, t = network_of(step), adam_of(step), step.state.next_step
-        beta1, beta2 = adam.betas
-        c1, c2 = 1 - beta1**t, 1 - beta2**t
+        net, t = network_of(step), step.state.next_step
         size = float(max(np.abs(step.train.x).max(), np.abs(step.valid.x).max()))
         for layer in range(net.depth):
             bias = 0.0
             for kind in ("weight", "bias") if net.bias else ("weight",):
                 name = f"{layer}.{kind}"
+                adam = step.settings(name)
+                beta1, beta2 = adam.betas
+                c1, c2 = 1 - beta1**t, 1 - beta2**t
                 smallest = np.sqrt(beta2 * step.state.v[name] / c2 + adam.eps_root) + adam.eps
                 moved = beta1 * np.abs(step.state.m[name]) / c1 / smallest
                 moved = moved + (1 - beta1) / c1 * np.sqrt(c2 / (1 - beta2))

@@ -3,7 +3,8 @@
 The first choice of each is the simplest: Hypothesis shrinks towards it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from adamshap.reference.contract import (
@@ -26,12 +27,20 @@ from adamshap.reference.contract import (
     TiedLinear,
 )
 
-__all__ = ["Choices", "random_stack"]
+__all__ = ["Choices", "inputs_of", "random_stack"]
 
 MOST = 6
 """Layers of a stack; a residual counts as one."""
 
 WIDEST, VOCAB, CONTEXT = 8, 7, 6
+
+FIRST = {
+    "sequences": ("layer_norm", "rms_norm", "positions", "attention"),
+    "tokens": ("embedding",),
+    "images": ("conv2d",),
+    "rows": ("linear",),
+}
+"""Layers with parameters that can be the first, by the inputs of a stack."""
 
 Option = TypeVar("Option")
 
@@ -46,11 +55,44 @@ class Choices(Protocol):
         """Return one of `options`."""
 
 
-def random_stack(choices: Choices) -> Sequential:
-    """Return a stack of 1 to 6 layers of rows, sequences, tokens or images, with either loss."""
-    takes = choices.one(("sequences", "tokens", "images", "rows"), "inputs")
+@dataclass(frozen=True)
+class _Layers:
+    """A source of layers: choices, the kinds of layers to choose from (None for all), and whether corners are drawn."""
+
+    choices: Choices
+    kinds: Collection[str] | None
+    corners: bool = False
+
+    def has(self, kind: str) -> bool:
+        """Return whether a kind may be used."""
+        return self.kinds is None or kind in self.kinds
+
+    def among(self, names: Sequence[str]) -> list[str]:
+        """Return those of `names` that may be used."""
+        return [name for name in names if self.has(name)]
+
+    def flag(self, label: str, *kinds: str) -> bool:
+        """Return True or False; False without a choice unless all of `kinds` may be used."""
+        return all(map(self.has, kinds)) and _flag(self.choices, label)
+
+
+def inputs_of(kinds: Collection[str] | None) -> tuple[str, ...]:
+    """Return the inputs that stacks of some kinds of layers can have; None stands for all kinds."""
+    layers = _Layers(None, kinds)  # type: ignore[arg-type]
+    return tuple(inputs for inputs, first in FIRST.items() if layers.among(first))
+
+
+def random_stack(choices: Choices, kinds: Collection[str] | None = None, corners: bool = False) -> Sequential:
+    """Return a stack of 1 to 6 layers of rows, sequences, tokens or images, with either loss.
+
+    Only layers of some `kinds` are used, if given; `inputs_of` must not be empty for them. With `corners`, norms over
+    one or two numbers may have any ε: what passes through them, but for ε, is a sign, and the gradients below are
+    rounding errors alone. Bounds without `slope_rounding`, such as those of the test vectors, do not cover these.
+    """
+    of = _Layers(choices, kinds, corners)
+    takes = choices.one(inputs_of(kinds), "inputs")
     if takes == "images":
-        return _of_images(choices)
+        return _of_images(of)
     tokens, width = takes == "tokens", choices.integer(1, WIDEST, "width")
     loss = choices.one(("mse", "cross_entropy"), "loss")
     layers: list[Layer] = []
@@ -61,37 +103,38 @@ def random_stack(choices: Choices) -> Sequential:
     # The end takes up to two layers; without any other layer, sequences need one with parameters.
     least = 1 if takes == "sequences" else 0
     for _ in range(choices.integer(least, MOST - 2 - len(layers), "layers between")):
-        layers.append(_between(choices, width, takes != "rows", bool(layers)))
+        layers += _between(of, width, takes != "rows", bool(layers))
     if not any(layer.shapes for layer in layers):
-        layers[0] = _norm(choices, "layer_norm", width)
-    return Sequential((*layers, *_end(choices, layers, width, takes, loss)), loss=loss)
+        layers[:1] = [_plain(of, of.among(FIRST["sequences"])[0], width)]
+    return Sequential((*layers, *_end(of, layers, width, takes, loss)), loss=loss)
 
 
 def _flag(choices: Choices, label: str) -> bool:
     return bool(choices.one((False, True), label))
 
 
-def _between(choices: Choices, width: int, sequence: bool, deep: bool) -> Layer:
-    """Return a layer that keeps the width."""
+def _between(of: _Layers, width: int, sequence: bool, deep: bool) -> list[Layer]:
+    """Return a layer that keeps the width, or none if there is none."""
+    inner = of.among(("layer_norm", "rms_norm", "linear", *(("attention",) if sequence else ())))
     names = ["layer_norm", "rms_norm", "linear"] if deep else ["layer_norm", "rms_norm"]
     names += ["positions", "attention", "attention"] if sequence else []
-    names += ["residual", "activation"] if deep or sequence else []
-    name = choices.one(names, "layer")
-    if name == "residual":
-        inner = [_plain(choices, choices.one(_inner_names(sequence), "inner layer"), width)]
-        if _flag(choices, "two inner layers"):
-            inner.append(_plain(choices, choices.one((*_inner_names(sequence), "activation"), "inner layer"), width))
-        return Residual(tuple(inner))
-    return _plain(choices, name, width)
+    names += (["residual"] if inner else []) + ["activation"] if deep or sequence else []
+    names = of.among(names)
+    if not names:
+        return []
+    name = of.choices.one(names, "layer")
+    if name != "residual":
+        return [_plain(of, name, width)]
+    within = [_plain(of, of.choices.one(inner, "inner layer"), width)]
+    if of.flag("two inner layers"):
+        within.append(_plain(of, of.choices.one((*inner, *of.among(("activation",))), "inner layer"), width))
+    return [Residual(tuple(within))]
 
 
-def _inner_names(sequence: bool) -> tuple[str, ...]:
-    return ("layer_norm", "rms_norm", "linear", *(("attention",) if sequence else ()))
-
-
-def _plain(choices: Choices, name: str, width: int) -> Layer:
+def _plain(of: _Layers, name: str, width: int) -> Layer:
+    choices = of.choices
     if name in ("layer_norm", "rms_norm"):
-        return _norm(choices, name, width)
+        return _norm(of, name, width)
     if name == "linear":
         return Linear(width, width, _flag(choices, "bias"))
     if name == "positions":
@@ -102,29 +145,27 @@ def _plain(choices: Choices, name: str, width: int) -> Layer:
     return Activation(choices.one(ACTIVATIONS, "activation"))
 
 
-def _norm(choices: Choices, name: str, width: int) -> Layer:
-    """Return a norm, with a large ε over one or two numbers.
-
-    What passes through a norm over so few, but for ε, is a sign: gradients below it would be rounding errors alone, and
-    with a small v Adam's slope at such a gradient may be anything. LayerNorm over one number is the constant 0.
-    """
-    if name == "layer_norm" and width > 1:
-        return LayerNorm(width, _flag(choices, "bias"), 0.1 if width == 2 else choices.one((1e-5, 1e-12, 0.1), "eps"))
-    return RMSNorm(width, 0.1 if width == 1 else choices.one((1e-5, 1e-12, 0.1), "eps"))
+def _norm(of: _Layers, name: str, width: int) -> Layer:
+    """Return a norm, without corners with a large ε over one or two numbers; LayerNorm over one number is 0."""
+    eps = of.choices.one((1e-5, 1e-12, 0.1), "eps") if of.corners or width > 2 - (name != "layer_norm") else 0.1
+    if name == "layer_norm" and (width > 1 or of.corners or not of.has("rms_norm")):
+        return LayerNorm(width, _flag(of.choices, "bias"), eps)
+    return RMSNorm(width, eps)
 
 
-def _end(choices: Choices, layers: list[Layer], width: int, takes: str, loss: str) -> list[Layer]:
+def _end(of: _Layers, layers: list[Layer], width: int, takes: str, loss: str) -> list[Layer]:
     """Return the last layers: none, the mean over positions, or an output at every position or for the sample."""
-    if takes == "tokens" and _flag(choices, "tied"):
+    choices = of.choices
+    if takes == "tokens" and of.flag("tied", "tied_linear"):
         vocab: int = layers[0].vocab  # type: ignore[attr-defined]
         return [TiedLinear(width, vocab, "0.weight", _flag(choices, "bias"))]
     pooled: list[Layer] = []
-    if takes != "rows" and _flag(choices, "mean over positions"):
+    if takes != "rows" and of.flag("mean over positions", "mean_over_positions"):
         pooled = [MeanOverPositions()]
-    elif takes != "rows" and loss == "mse" and _flag(choices, "flatten"):
+    elif takes != "rows" and loss == "mse" and of.flag("flatten", "flatten"):
         # A linear layer after this one would fix the length of the sequences.
         return [Flatten()]
-    if _flag(choices, "output layer"):
+    if of.flag("output layer", "linear"):
         return [*pooled, Linear(width, choices.integer(1, WIDEST, "outputs"), _flag(choices, "bias"))]
     return pooled
 
@@ -134,8 +175,9 @@ def _pair(choices: Choices, low: int, high: tuple[int, int], label: str) -> tupl
     return choices.integer(low, high[0], label), choices.integer(low, high[1], label)
 
 
-def _of_images(choices: Choices) -> Sequential:
+def _of_images(of: _Layers) -> Sequential:
     """Return one or two convolutions, with or without activation, pooling, and a linear layer after them."""
+    choices = of.choices
     h, w = (choices.integer(1, 5, side) for side in ("height", "width"))
     c = choices.integer(1, 3, "channels")
     layers: list[Layer] = []
@@ -149,17 +191,18 @@ def _of_images(choices: Choices) -> Sequential:
         shape = layers[-1].out_shape((c, h, w))
         assert shape is not None
         c, h, w = shape
-        extra = choices.one((None, "max", "avg", "max", "activation"), "after the convolution")
+        extras = of.among(("max_pool2d", "avg_pool2d", "max_pool2d", "activation"))
+        extra = choices.one((None, *extras), "after the convolution")
         if extra == "activation":
             layers.append(Activation(choices.one(ACTIVATIONS, "activation")))
         elif extra is not None:
             window = tuple(choices.one((min(2, size), 1), "window") for size in (h, w))
             step = choices.one((None, (1, 1)), "stride of the pool")
-            layers.append((MaxPool2d if extra == "max" else AvgPool2d)(window, step))
+            layers.append((MaxPool2d if extra == "max_pool2d" else AvgPool2d)(window, step))
             shape = layers[-1].out_shape((c, h, w))
             assert shape is not None
             c, h, w = shape
-    if not _flag(choices, "output layer"):
+    if not of.flag("output layer", "flatten", "linear"):
         return Sequential(tuple(layers), loss="mse")
     last = Linear(c * h * w, choices.integer(1, WIDEST, "outputs"), _flag(choices, "bias"))
     return Sequential((*layers, Flatten(), last), loss=choices.one(("mse", "cross_entropy"), "loss"))

@@ -1,6 +1,6 @@
 """Stacks of layers in the kit: JSON, the size of the terms in their results, and the models of the test vectors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from random import Random
@@ -14,6 +14,7 @@ from adamshap.reference.contract import (
     Array,
     Batch,
     Layer,
+    Model,
     Params,
     Residual,
     Sequential,
@@ -26,9 +27,18 @@ from adamshap.reference.contract.layer import Shape, stack_shape
 from adamshap.verify.json_values import brief, object_with
 from adamshap.verify.models.kind import Draws
 from adamshap.verify.models.random_stacks import Choices, random_stack
-from adamshap.verify.vector_numbers import array, integer, one
+from adamshap.verify.vectors.numbers import array, integer, one
 
-__all__ = ["LAYERS", "Sequentials", "each_layer", "input_shapes", "largest_outputs", "sequential_of"]
+__all__ = [
+    "LAYERS",
+    "Sequentials",
+    "declared_layers",
+    "each_layer",
+    "input_shapes",
+    "kinds_of_layers",
+    "largest_outputs",
+    "sequential_of",
+]
 
 LAYERS: dict[str, type[Layer]] = {
     layer.kind: layer  # the default of the field
@@ -68,17 +78,29 @@ def each_layer(model: Sequential | Residual) -> list[Layer]:
     return found
 
 
+def kinds_of_layers(model: Model) -> frozenset[str]:
+    """Return the kinds of a model's layers; none for a model that is not a stack."""
+    return frozenset(layer.kind for layer in each_layer(model)) if isinstance(model, Sequential) else frozenset()
+
+
+def declared_layers(supports: Collection[str]) -> frozenset[str]:
+    """Return the kinds of layers in what a candidate declares: those that it names, or all if only "sequential"."""
+    named = frozenset(LAYERS) & frozenset(supports)
+    return frozenset(LAYERS) if not named and "sequential" in supports else named
+
+
 @lru_cache(maxsize=256)
-def input_shapes(model: Sequential) -> tuple[Shape, ...]:
+def input_shapes(model: Sequential, corners: bool = False) -> tuple[Shape, ...]:
     """Return the shapes of one sample among which batches are drawn, the smallest first.
 
     Both batches of a step draw from them: sequences differ in length, but a model gets either sequences or rows. With
-    attention, either all are of one position or none: the gradient of query and key would be rounding errors in one
-    batch and not in the other.
+    attention and without `corners`, either all are of one position or none: the gradient of query and key would be
+    rounding errors in one batch and not in the other, which bounds without `slope_rounding` do not cover.
     """
     layers = each_layer(model)
     contexts = [layer.context for layer in layers if isinstance(layer, contract.Positions)]
-    several = any(isinstance(layer, contract.Attention) for layer in layers) and min(contexts, default=LONGEST) > 1
+    attends = any(isinstance(layer, contract.Attention) for layer in layers)
+    several = attends and not corners and min(contexts, default=LONGEST) > 1
     lengths = [
         *range(1 + several, LONGEST + 1),
         *(length for c in contexts for length in (c - 1, c) if length > LONGEST),

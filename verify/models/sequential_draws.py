@@ -1,5 +1,6 @@
 """Hypothesis strategies for stacks of layers, their parameters and their batches."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,17 +28,17 @@ from adamshap.reference.contract import (
     TiedLinear,
 )
 from adamshap.verify.models.kind import EDGES, PRIMES, Draw
+from adamshap.verify.models.places import places_of
 from adamshap.verify.models.random_stacks import Choices, random_stack
 from adamshap.verify.models.sequential import input_shapes, input_size, largest_outputs, sequential_of, uncounted
-from adamshap.verify.steps import adam_of
 
 __all__ = ["SequentialDraws", "stacks"]
 
 LONG = tuple(size for size in EDGES if size <= 33)
 """Edges of sequences and heads: attention keeps their squares for each sample and head."""
 
-LOGITS = 50.0
-"""Largest logit: far beyond it a label's probability rounds to 1 and its own gradient to 0, unlike the others'."""
+LOGITS = 1e4
+"""Largest limit on logits: far beyond it a label's probability rounds to 1, and whole gradients to 0."""
 
 
 class _Drawn(Choices):
@@ -54,24 +55,53 @@ class _Drawn(Choices):
 
 
 @st.composite
-def _stacks(draw: Any) -> Sequential:
-    return random_stack(_Drawn(draw))
+def _stacks(draw: Any, kinds: frozenset[str] | None) -> Sequential:
+    return random_stack(_Drawn(draw), kinds, corners=True)
 
 
 @cache
-def stacks() -> st.SearchStrategy[Sequential]:
-    """Return stacks of 1 to 6 layers of every kind."""
-    return _stacks()
+def stacks(kinds: frozenset[str] | None = None) -> st.SearchStrategy[Sequential]:
+    """Return stacks of 1 to 6 layers of some kinds, by default of every kind."""
+    return _stacks(kinds)
 
 
+AT_EDGES = {
+    "vocab": {"embedding", "tied_linear"},
+    "positions": {"embedding", "positions", "attention", "tied_linear"},
+    "norm": {"rms_norm", "layer_norm", "linear"},
+    "heads": {"attention", "mean_over_positions"},
+    "channels": {"conv2d", "flatten", "linear"},
+}
+"""Dimensions that may be at an edge, with the layers of their stacks."""
+
+
+@dataclass(frozen=True)
 class SequentialDraws:
-    """The strategies for stacks of layers; the methods are described in `Draws`."""
+    """The strategies for stacks of layers; the methods are described in `Draws`.
 
-    dimensions = ("vocab", "positions", "norm", "heads", "channels")
+    Parameters
+    ----------
+    kinds : frozenset of str, optional
+        The kinds of layers that are drawn; all by default.
+    """
+
+    kinds: frozenset[str] | None = None
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names in `AT_EDGES` whose layers are drawn."""
+        return tuple(name for name, needed in AT_EDGES.items() if self._has(needed))
+
+    def _has(self, needed: set[str]) -> bool:
+        return self.kinds is None or needed <= self.kinds
+
+    def within(self, layers: frozenset[str]) -> "SequentialDraws":
+        """Return the strategies for stacks of some kinds of layers only."""
+        return SequentialDraws(layers)
 
     def models(self, **limits: int) -> st.SearchStrategy[Sequential]:
         """Return `stacks`, which has no limits."""
-        return stacks()
+        return stacks(self.kinds)
 
     def at_edge(self, draw: Draw, model: Sequential, dimension: str) -> Sequential:
         """Return another stack, small but for one dimension from `EDGES`, or up to 33 for positions and heads."""
@@ -91,6 +121,8 @@ class SequentialDraws:
 
     def special(self, draw: Draw, model: Sequential) -> Sequential:
         """Return the stack, one in six times another one with windows of max pooling over several places."""
+        if not self._has({"conv2d", "max_pool2d", "flatten", "linear"}):
+            return model
         if not draw(st.sampled_from((False,) * 5 + (True,)), label="max pool"):
             return model
         stride, bias = draw(st.sampled_from((None, 1)), label="stride of the pool"), draw(st.booleans(), label="bias")
@@ -99,6 +131,17 @@ class SequentialDraws:
         convolution = Conv2d(2, 2, (1, 1), bias=bias)
         width = Sequential((convolution, pool, Flatten()), loss="mse").out_shape("x", (2, 3, 3))[0]
         return Sequential((convolution, pool, Flatten(), Linear(width, 3)), loss=loss)
+
+    def parameters(self, model: Sequential, seed: int) -> Params:
+        """Return fresh parameters with random gains and biases, which start at 1 and 0, and larger embeddings."""
+        params, generator = model.init(seed), np.random.default_rng(seed)
+        for name, place in places_of(model).items():
+            shape = params[name].shape
+            if place.layer in ("layer_norm", "rms_norm") and place.field == "weight":
+                params[name] = generator.choice((-1.0, 1.0), shape) * generator.uniform(0.5, 1.5, shape)
+            elif place.layer in ("embedding", "positions") or not params[name].any():
+                params[name] = 0.3 * generator.standard_normal(shape)
+        return params
 
     def with_zeros(self, model: Sequential, params: Params, generator: np.random.Generator) -> Params:
         """Return the parameters with about a third of the units of each layer at 0: their sums are then exactly 0.
@@ -119,7 +162,7 @@ class SequentialDraws:
 
     def batch(self, draw: Draw, model: Sequential, n: int, label: str) -> Batch:
         """Return a batch of `n` samples; sometimes with equal and with zero samples, repeated tokens, and −100."""
-        shape = draw(st.sampled_from(input_shapes(model)), label=f"{label} sample's shape")
+        shape = draw(st.sampled_from(input_shapes(model, corners=True)), label=f"{label} sample's shape")
         generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label=f"{label} seed"))
         scale = draw(st.sampled_from([1.0, 0.01, 10.0]), label=f"{label} scale")
         special = draw(st.booleans(), label=f"{label} special samples")
@@ -130,10 +173,6 @@ class SequentialDraws:
                 x[generator.integers(n)] = x[generator.integers(n), :1]  # one token, repeated
             else:
                 x[generator.integers(n)] = 0
-        if model.takes_tokens and shape[0] > 1:
-            # Attention to one token alone has a gradient of 0 for query and key, of which rounding leaves anything.
-            vocab: int = model.layers[0].vocab  # type: ignore[attr-defined]
-            x[:, -1] = np.where((x == x[:, :1]).all(axis=1), (x[:, 0] + 1) % vocab, x[:, -1])
         return Batch(x, _labels(model, n, shape, generator, special))
 
     def ordinary_batch(self, model: Sequential, n: int, generator: np.random.Generator) -> Batch:
@@ -194,13 +233,13 @@ class SequentialDraws:
     def reach(self, step: Step) -> float:
         """Return a bound on all results of layers before and after the step, for any coalition; ∞ beyond `LOGITS`.
 
-        It follows from |A| ≤ η (|μ|/D(0) + k/√q).
+        It follows from |A| ≤ η (|μ|/D(0) + k/√q), which holds for any gradient, with L2 decay or without.
         """
-        net, adam, t = sequential_of(step), adam_of(step), step.state.next_step
-        beta1, beta2 = adam.betas
-        c1, c2 = 1 - beta1**t, 1 - beta2**t
-        far = {}
+        net, t, far = sequential_of(step), step.state.next_step, {}
         for name, p in step.params.items():
+            adam = step.settings(name)
+            beta1, beta2 = adam.betas
+            c1, c2 = 1 - beta1**t, 1 - beta2**t
             smallest = np.sqrt(beta2 * step.state.v[name] / c2 + adam.eps_root) + adam.eps
             moved = beta1 * np.abs(step.state.m[name]) / c1 / smallest
             far[name] = np.abs(p) + adam.lr * (moved + (1 - beta1) / c1 * np.sqrt(c2 / (1 - beta2)))
