@@ -400,6 +400,10 @@ class Attribution:
                 path = next(path for (path, _), old, now in changed if old != now)
                 got = f"another mode of {path or 'the model'!r} than in `samples`"
                 refuse("optimizer.step", got, "model.eval() and model.train() before `samples`, or after the step")
+            for path, tensor, version in block.inputs:
+                if tensor._version != version:
+                    got = "an input that was edited in place after its backward pass"
+                    refuse(f"model module {path!r}", got, "inputs that stay until optimizer.step(): x.clone()")
             for name, version in block.versions.items():
                 if self._named[name]._version != version:
                     self._refuse_edit(name)

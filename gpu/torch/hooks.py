@@ -33,6 +33,8 @@ class Block:
         The parameters' version counters at the beginning: PyTorch counts edits in place.
     uses : list of Capture
         The captures so far.
+    inputs : list of (str, tensor, int)
+        Each use's module and input, whose memory the captures share, and its version counter then.
     probed : bool
         Whether the pass is tested for samples that interact.
     squares : bool
@@ -44,6 +46,7 @@ class Block:
     index: Array
     versions: Mapping[str, int]
     uses: list[Capture] = field(default_factory=list)
+    inputs: list[tuple[str, torch.Tensor, int]] = field(default_factory=list)
     probed: bool = False
     squares: bool = False
     modes: tuple[bool, ...] | None = None
@@ -77,10 +80,15 @@ class Hooks:
         self.stray: str | None = None
         self.modules: dict[str, list[str]] = {}
         self._handles: list[Any] = []
-        for path, module in model.named_modules():
-            own = {local: names[id(p)] for local, p in module._parameters.items() if p is not None and id(p) in names}
-            if own or isinstance(module, BATCH_NORMS):
-                self._attach(module, path, own)
+        try:
+            for path, module in model.named_modules():
+                mine = {local: names.get(id(p)) for local, p in module._parameters.items()}
+                own = {local: name for local, name in mine.items() if name is not None}
+                if own or isinstance(module, BATCH_NORMS):
+                    self._attach(module, path, own)
+        except BaseException:
+            self.remove()
+            raise
         self._handles.append(model.register_forward_hook(self._probe))
         named = {id(p): p for p in model.parameters()}
         for key, name in names.items():
@@ -160,6 +168,7 @@ class Hooks:
             got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
             refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
         if self.block is block:  # else `_accumulated` notes it
+            block.inputs.append((use.path, use.a, use.a._version))
             with torch.no_grad():
                 block.uses += layer.captures(replace(use, b=b.detach()))
 

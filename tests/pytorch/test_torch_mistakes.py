@@ -91,6 +91,15 @@ def clipping_by_value(broken: Broken) -> None:
     broken.finish()
 
 
+def one_buffer_for_all_inputs(broken: Broken) -> None:
+    loop, buffer = broken.loop, broken.loop.x[:2].clone()
+    for part in broken.index[:4].split(2):
+        buffer.copy_(loop.x[part])
+        with loop.attribution.samples(part):
+            loop.each(loop.model(buffer), loop.y[part]).sum().backward()
+    broken.finish()
+
+
 def another_sign(broken: Broken) -> None:
     broken.loop.passes(broken.index)
     for p in broken.loop.model.parameters():
@@ -173,6 +182,7 @@ STEPS: dict[str, tuple[Callable[[Broken], None], str]] = {
     "zero_grad between the parts": (zero_grad_between_the_parts, "compared parameters are off); needs one factor"),
     "clipping after the step": (clipping_after_the_step, "optimizer.step: got gradients that were edited after step 4"),
     "clipping by value": (clipping_by_value, "clipping by value"),
+    "one buffer": (one_buffer_for_all_inputs, "model module '0': got an input that was edited in place after its"),
     "another sign": (another_sign, "optimizer: got gradients of the opposite sign at step 4"),
     "an edit in place": (an_edit_in_place, "model parameter '0.weight': got an edit in place between the forward pass"),
     "an edit of data": (an_edit_of_data, "model parameter '0.weight': got an edit in place between the forward pass"),
@@ -203,7 +213,7 @@ def test_a_mistake_in_the_loop_is_a_sentence_and_no_number(mistake: str, check_e
     scores = broken.loop.attribution._scores
     later = ("no zero_grad", "clipping after the step", "another optimizer")  # found after a step that was scored
     assert mistake in later or np.array_equal(scores, before.scores)
-    if not message.startswith(("index", "model module", "attribution.samples: got a call")):
+    if not message.startswith(("index", "model module '0': got Linear", "attribution.samples: got a call")):
         with pytest.raises(ValueError, match="got a loop that was refused before"):
             broken.loop.attribution.result()
 
@@ -351,6 +361,7 @@ def test_a_model_without_captures_is_refused_at_construction(case: str) -> None:
     adam = torch.optim.AdamW(model.parameters())
     with pytest.raises(ValueError, match=re.escape(message)):
         Attribution(model, adam, validation=lambda: torch.zeros(()), n_samples=3)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def options_of(model: Any) -> dict[str, Any]:
