@@ -1,7 +1,7 @@
 """Attribution of a PyTorch training loop, beside the loop: `Attribution`."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,7 @@ from adamshap.torch.optimizer import (
     unknown_gradients,
 )
 from adamshap.torch.scoring import Given, Scorer, context_of
+from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
 
 __all__ = ["Attribution"]
@@ -137,7 +138,7 @@ class Attribution:
             refuse("per_validation", True, "False: `validation` returns one loss")
         if estimator.contraction != "ghost":
             refuse("contraction", shown(estimator.contraction), "'ghost', the only one for a PyTorch model")
-        count = positive_integer("n_samples", n_samples)
+        self._totals = Totals.of(positive_integer("n_samples", n_samples), true_or_false("with_sgd", with_sgd))
         self._check_every = positive_integer("check_every", check_every)
         self._named = trainable(model, optimizer)
         adam_of(optimizer, self._named)  # refuses settings that are not Adam's
@@ -145,7 +146,7 @@ class Attribution:
         backend = Backend(np, np.dtype(str(next(iter(self._named.values())).dtype).removeprefix("torch.")))
         self._stack = ValidationStack(model, validation, self._named)
         context = context_of(backend, self._stack)
-        self._scorer = Scorer(context, estimator, true_or_false("with_sgd", with_sgd))
+        self._scorer = Scorer(context, estimator, bool(with_sgd))
         self._cheapest = cheapest(context.shapes)
         self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()})
         self._steps_of_optimizer = (
@@ -153,11 +154,6 @@ class Attribution:
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
         )
         self._blocks: list[Block] = []
-        self._scores, self._sgd_scores = np.zeros(count), np.zeros(count) if with_sgd else np.full(count, np.nan)
-        self._seen = np.zeros(count, np.int64)
-        self._history: dict[str, list[float]] = {"valid_loss": [], "factor": []}
-        self._initial: dict[str, Array] = {}
-        self._steps = 0
         self._begun: dict[str, torch.Tensor] = {}
         self._awaited: tuple[Given, Any] | None = None
         self._left: tuple[torch.Tensor, int] | None = None
@@ -234,16 +230,60 @@ class Attribution:
         del hyperparameters
         state = state_of(backend, self._optimizer, self._named, t)
         theta, m, v = ({name: np.array(a) for name, a in one.items()} for one in (state.theta, state.m, state.v))
-        history = {name: np.array(values) for name, values in self._history.items() if len(values) == self._steps}
+        totals = self._totals
         return Run(
-            initial_params=dict(self._initial) or {name: array.copy() for name, array in theta.items()},
+            initial_params=dict(totals.initial) or {name: array.copy() for name, array in theta.items()},
             params=theta,
             state=AdamState.unchecked(CompletedSteps(t - 1), m, v),
-            scores=self._scores.copy(),
-            sgd_scores=self._sgd_scores.copy(),
-            seen=self._seen.copy(),
-            history=history,
+            scores=totals.scores.copy(),
+            sgd_scores=totals.sgd_scores.copy(),
+            seen=totals.seen.copy(),
+            history=totals.complete_history(),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the attribution's state between two steps, for ``torch.save`` beside the model's and the optimiser's.
+
+        Returns
+        -------
+        dict
+            Of tensors, numbers and text.
+
+        Raises
+        ------
+        ValueError
+            Between ``samples`` and ``optimizer.step()``, or after a mistake that was refused.
+        """
+        self._refuse_broken()
+        if self._blocks:
+            refuse("attribution.state_dict", "a step that has begun", "a call after optimizer.step()")
+        bases = [(names, dict(sketch.bases)) for names, sketch in self._scorer.sketches.items()]
+        sketches = [
+            (list(names), [(*key, torch.from_numpy(basis.copy())) for key, basis in some.items()])
+            for names, some in bases
+        ]
+        return {"settings": self._settings, "totals": self._totals.state(), "sketches": sketches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state: with the model's and the optimiser's of the same time, as if uninterrupted.
+
+        Parameters
+        ----------
+        state : mapping
+            From ``state_dict()`` of an attribution with the same estimator and as many samples.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A state of another attribution.
+        """
+        check_settings(state, self._settings)
+        self._totals.load(state["totals"])
+        self._scorer.load_sketches(state["sketches"])
+
+    @property
+    def _settings(self) -> str:
+        return f"{self._scorer.estimator}, with_sgd={self._scorer.with_sgd}"
 
     def detach(self) -> None:
         """Remove all hooks from the model and the optimiser; the scores stay."""
@@ -271,26 +311,19 @@ class Attribution:
             refuse("optimizer.step", "a closure", "no argument: forward and backward pass before the step")
         self._refuse_mistakes()
         given = self._given(self._gradients())
-        if not self._initial:
-            self._initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
+        if not self._totals.initial:
+            self._totals.initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
         self._blocks.clear()
-        self._refuse_infinite(result.scores, result.sgd_scores)
-        np.add.at(self._scores, given.index, result.scores)
-        if result.sgd_scores is not None:
-            np.add.at(self._sgd_scores, given.index, result.sgd_scores)
-        np.add.at(self._seen, given.index, 1)
-        self._history["factor"].append(given.factor)
-        if result.valid_loss is not None:
-            self._history["valid_loss"].append(float(result.valid_loss))
+        self._totals.add(given.index, result, given.factor)
         if self._is_checked:
             before = {name: given.state.theta[name].copy() for name in given.gradients}
             self._awaited = (given, (before, new.theta))
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Compare θ⁺ with the engine's."""
-        self._steps += 1
+        self._totals.steps += 1
         self._begun = {}
         smallest = min(self._named.values(), key=lambda p: p.numel() if p.grad is not None else float("inf"))
         self._left = None if smallest.grad is None else (smallest.grad, smallest.grad._version)
@@ -299,7 +332,7 @@ class Attribution:
         (given, (before, expected)), self._awaited = self._awaited, None
         try:
             got = {name: self._named[name].detach().numpy() for name in given.gradients}
-            check_parameters(before, expected, got, precision_of(self._optimizer), self._steps)
+            check_parameters(before, expected, got, precision_of(self._optimizer), self._totals.steps)
         except ValueError as error:
             self._broken = str(error)
             raise
@@ -312,7 +345,7 @@ class Attribution:
             start += block.n
         names = [name for name in self._cheapest if name in gradients]
         captures = [one for _, one in chunks]
-        step = self._steps + 1
+        step = self._totals.steps + 1
         check_finite({name: gradients[name] for name in names} or gradients, step)
         every = list(gradients) if self._is_checked or not names else names
         factor = factor_of(gradients, captures, every, self._hooks.modules, step)
@@ -334,10 +367,10 @@ class Attribution:
         for name in self._named:
             where = " and ".join(self._hooks.modules.get(name, ["no module"]))
             if name in used and name not in gradients:
-                got = f"None at step {self._steps + 1}, where samples have one in {where}"
+                got = f"None at step {self._totals.steps + 1}, where samples have one in {where}"
                 refuse(f"gradient of {name!r}", got, "no zero_grad() between backward() and step()")
             if name in gradients and name not in used and gradients[name].any():
-                got = f"one at step {self._steps + 1} that no capture explains, in {where}"
+                got = f"one at step {self._totals.steps + 1} that no capture explains, in {where}"
                 needs = (
                     "forward and backward pass inside `samples`, by calls of its module: F.linear or another function"
                     " called with the parameter is not seen"
@@ -350,7 +383,7 @@ class Attribution:
     @property
     def _is_checked(self) -> bool:
         """Whether the coming step is checked in full."""
-        return self._steps < FIRST_CHECKS or self._steps % self._check_every == 0
+        return self._totals.steps < FIRST_CHECKS or self._totals.steps % self._check_every == 0
 
     @property
     def _doubtful(self) -> bool:
@@ -363,7 +396,7 @@ class Attribution:
         if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
             got = f"{array.dtype} of shape {array.shape}"
             refuse("index", got, "the numbers of the batch's samples, integers (n,)", TypeError)
-        count = len(self._seen)
+        count = len(self._totals.seen)
         wrong = array[(array < 0) | (array >= count)]
         if len(wrong):
             refuse("index", int(wrong[0]), f"numbers from 0 to {count - 1}, as n_samples is {count}")
@@ -380,7 +413,7 @@ class Attribution:
 
     def _refuse_mistakes(self) -> None:
         """Refuse a step without samples, or whose model is no longer the one that they went through."""
-        step = self._steps + 1
+        step = self._totals.steps + 1
         if not self._blocks:
             got = f"a step without samples (step {step})"
             refuse("optimizer.step", got, "forward and backward pass in `with attribution.samples(index):`")
@@ -423,12 +456,7 @@ class Attribution:
         if gradient._version != version and gradient.any():
             self._broken = "gradients were edited after optimizer.step()"
             needs = "clipping and other edits between backward() and step(): after the step they have no effect"
-            refuse("optimizer.step", f"gradients that were edited after step {self._steps}", needs)
-
-    def _refuse_infinite(self, *scores: Array | None) -> None:
-        if any(one is not None and not np.isfinite(one).all() for one in scores):
-            got = f"numbers that are not finite at step {self._steps + 1}"
-            refuse("scores", got, "finite gradients: a smaller lr, or clipping, may help", FloatingPointError)
+            refuse("optimizer.step", f"gradients that were edited after step {self._totals.steps}", needs)
 
     def _refuse_broken(self) -> None:
         if self._broken is not None:

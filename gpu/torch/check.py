@@ -136,10 +136,16 @@ def _size(use: Capture, axes: int) -> float:
     arrays = list(use.kept().values())
     rows = math.sqrt(max(math.prod(arrays[-1].shape[:-1]), 1))
     if len(arrays) == 1 or axes == 1:  # x or b alone; the input of a bias is 1
-        return rows * float(np.linalg.norm(arrays[-1].astype(np.float64).ravel()))
-    a, b = (float(np.linalg.norm(array.astype(np.float64).ravel())) for array in arrays[:2])
+        return rows * _norm(arrays[-1])
+    a, b = (_norm(array) for array in arrays[:2])
     window = getattr(use, "windows", None)
     return a * b * (1.0 if window is None else math.sqrt(math.prod(window.kernel)))
+
+
+def _norm(array: Array) -> float:
+    """Return the norm of a large array in its own precision, unless squares over- or underflow there."""
+    norm = float(np.linalg.norm(array.ravel()))
+    return norm if 0 < norm < math.inf else float(np.linalg.norm(array.astype(np.float64).ravel()))
 
 
 def _refuse(

@@ -1,6 +1,6 @@
 """One step of a PyTorch optimiser with its attribution: the engine's step, from gradients and captures that exist."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,6 +112,14 @@ class Scorer:
     def _sketch(self, names: tuple[str, ...]) -> Sketch | None:
         rank = self.estimator.rank
         return None if rank is None else self.sketches.setdefault(names, Sketch(rank))
+
+    def load_sketches(self, sketches: Iterable[Any]) -> None:
+        """Continue from the bases of a saved state."""
+        self.sketches.clear()
+        for names, bases in sketches:
+            sketch = self._sketch(tuple(names))
+            if sketch is not None:
+                sketch.bases |= {(number, group): basis.numpy().copy() for number, group, basis in bases}
 
     def _refuse_previous(self, given: Given) -> None:
         """Refuse the denominator "previous" where it is not defined, as the engine's `scores` does."""

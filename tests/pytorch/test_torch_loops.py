@@ -1,5 +1,7 @@
 """What a loop may do: registered layers, checkpointing, parameters without a gradient, other memory."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,6 +231,51 @@ def test_two_attributions_of_one_loop() -> None:
         alone.step(index)
     np.testing.assert_array_equal(second.result().scores, alone.attribution.result().scores)
     assert np.abs(second.result().scores - loop.attribution.result().scores).max() > 0
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_resumed_loop_ends_with_the_same_scores(rank: int | None, tmp_path: Path) -> None:
+    def begun() -> Loop:
+        return Loop("gpt", options={"rank": rank})
+
+    whole, first, second = begun(), begun(), begun()
+    indices = list(whole.batches(5, n=8))
+    for index in indices:
+        whole.step(index)
+    for index in indices[:3]:
+        first.step(index)
+    parts = (first.model, first.adam, first.attribution)
+    torch.save([part.state_dict() for part in parts], tmp_path / "state.pt")
+    for part, state in zip(
+        (second.model, second.adam, second.attribution), torch.load(tmp_path / "state.pt"), strict=True
+    ):
+        part.load_state_dict(state)
+    for index in indices[3:]:
+        second.step(index)
+    runs = [loop.attribution.result() for loop in (whole, second)]
+    for name in ("scores", "sgd_scores", "seen"):
+        np.testing.assert_array_equal(getattr(runs[1], name), getattr(runs[0], name))
+    for name, values in runs[0].history.items():
+        np.testing.assert_array_equal(runs[1].history[name], values)
+    for name, p in runs[0].initial_params.items():
+        np.testing.assert_array_equal(runs[1].initial_params[name], p)
+
+
+def test_a_state_of_another_attribution_is_refused() -> None:
+    loop = Loop()
+    loop.step(torch.arange(5))
+    state = loop.attribution.state_dict()
+    for options, message in (
+        ({"options": {"slope": "secant"}}, "state: got one of Estimator(slope='random_order'"),
+        ({"count": 9}, "state: got scores of 12 samples; needs those of 9, n_samples"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Loop(**options).attribution.load_state_dict(state)
+    with pytest.raises(TypeError, match=r"state: got \{\}; needs the state_dict\(\) of an Attribution"):
+        Loop().attribution.load_state_dict({})
+    loop.passes(torch.arange(5))
+    with pytest.raises(ValueError, match=r"attribution.state_dict: got a step that has begun; needs a call after"):
+        loop.attribution.state_dict()
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own

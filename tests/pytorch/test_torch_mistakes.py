@@ -210,7 +210,7 @@ def test_a_mistake_in_the_loop_is_a_sentence_and_no_number(mistake: str, check_e
     before = broken.loop.attribution.result()
     with pytest.raises((ValueError, FloatingPointError), match=re.escape(message)):
         plant(broken)
-    scores = broken.loop.attribution._scores
+    scores = broken.loop.attribution._totals.scores
     later = ("no zero_grad", "clipping after the step", "another optimizer")  # found after a step that was scored
     assert mistake in later or np.array_equal(scores, before.scores)
     if not message.startswith(("index", "model module '0': got Linear", "attribution.samples: got a call")):
