@@ -30,6 +30,14 @@ from adamshap.reference.contract import (
 )
 from adamshap.torch.check import cheapest, check_finite, check_parameters, factor_of
 from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.mistakes import (
+    checked_index,
+    gradients_of,
+    modes_of,
+    refuse_changes,
+    refuse_passes,
+    versions_of,
+)
 from adamshap.torch.optimizer import (
     adam_of,
     check_optimizer,
@@ -39,7 +47,7 @@ from adamshap.torch.optimizer import (
     trainable,
     unknown_gradients,
 )
-from adamshap.torch.scoring import Given, Scorer, context_of
+from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
 
@@ -185,7 +193,7 @@ class Attribution:
         self._refuse_broken()
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
-        checked = self._checked(index)
+        checked = checked_index(index, len(self._totals.seen))
         self._refuse_late_edits()
         no_gradients = (
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
@@ -198,12 +206,12 @@ class Attribution:
         for earlier in self._blocks:
             if len(twice := np.intersect1d(checked, earlier.index)):
                 refuse("index", f"sample {twice[0]} again before the step", "each sample once in a step")
-        block = Block(checked, self._versions(), probed=self._is_checked)
+        block = Block(checked, versions_of(self._named), probed=self._is_checked)
         self._blocks.append(block)
         try:
             with self._hooks.open(block):
                 yield
-            block.modes = self._modes()
+            block.modes = modes_of(self._model)
         except BaseException:
             if block in self._blocks:
                 self._blocks.remove(block)
@@ -299,18 +307,23 @@ class Attribution:
         try:
             block, self._hooks.block = self._hooks.block, None  # the validation passes are not captured
             try:
-                self._score(args, kwargs)
+                self._score(optimizer, args, kwargs)
             finally:
                 self._hooks.block = block
         except BaseException as error:
             self._broken = str(error)
             raise
 
-    def _score(self, args: Any, kwargs: Any) -> None:
+    def _score(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if any(one is not None for one in (*args[1:], *kwargs.values())):  # args[0] is the optimiser
             refuse("optimizer.step", "a closure", "no argument: forward and backward pass before the step")
-        self._refuse_mistakes()
-        given = self._given(self._gradients())
+        step = self._totals.steps + 1
+        refuse_passes(self._blocks, self._hooks.stray, step)
+        if count := unknown_gradients(optimizer, self._named.values()):
+            got = f"{count} parameters with a gradient that were frozen when the attribution began"
+            refuse("optimizer", got, "a new Attribution after a change of requires_grad")
+        refuse_changes(self._blocks, self._model, self._named, self._begun)
+        given = self._given(gradients_of(self._named, self._blocks, self._hooks.modules, step))
         if not self._totals.initial:
             self._totals.initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
         with self._scorer.context.at_work():
@@ -339,10 +352,7 @@ class Attribution:
 
     def _given(self, gradients: dict[str, Array]) -> Given:
         """Return what the loop did, after the check of the gradients."""
-        chunks, start = [], 0
-        for block in self._blocks:
-            chunks.append((slice(start, start + block.n), block.captures))
-            start += block.n
+        chunks = chunks_of(self._blocks, gradients)
         names = [name for name in self._cheapest if name in gradients]
         captures = [one for _, one in chunks]
         step = self._totals.steps + 1
@@ -360,24 +370,6 @@ class Attribution:
         index = np.concatenate([block.index for block in self._blocks])
         return Given(index, chunks, gradients, factor, state, hyperparameters, stack)
 
-    def _gradients(self) -> dict[str, Array]:
-        """Return p.grad of the parameters that have one; PyTorch leaves the others where they are."""
-        used = {name for block in self._blocks for name in block.captures.by_name}
-        gradients = {name: p.grad.detach().numpy() for name, p in self._named.items() if p.grad is not None}
-        for name in self._named:
-            where = " and ".join(self._hooks.modules.get(name, ["no module"]))
-            if name in used and name not in gradients:
-                got = f"None at step {self._totals.steps + 1}, where samples have one in {where}"
-                refuse(f"gradient of {name!r}", got, "no zero_grad() between backward() and step()")
-            if name in gradients and name not in used and gradients[name].any():
-                got = f"one at step {self._totals.steps + 1} that no capture explains, in {where}"
-                needs = (
-                    "forward and backward pass inside `samples`, by calls of its module: F.linear or another function"
-                    " called with the parameter is not seen"
-                )
-                refuse(f"gradient of {name!r}", got, needs)
-        return {name: gradient for name, gradient in gradients.items() if name in used}
-
     # --- mistakes of the loop ----------------------------------------------------------------------------------------
 
     @property
@@ -389,64 +381,6 @@ class Attribution:
     def _doubtful(self) -> bool:
         """Whether gradients may have been made and taken away since the last step."""
         return bool(self._blocks) or self._hooks.stray is not None
-
-    def _checked(self, index: Any) -> Array:
-        """Return `index` as integers (n,)."""
-        array = np.asarray(index.detach().cpu() if isinstance(index, torch.Tensor) else index)
-        if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
-            got = f"{array.dtype} of shape {array.shape}"
-            refuse("index", got, "the numbers of the batch's samples, integers (n,)", TypeError)
-        count = len(self._totals.seen)
-        wrong = array[(array < 0) | (array >= count)]
-        if len(wrong):
-            refuse("index", int(wrong[0]), f"numbers from 0 to {count - 1}, as n_samples is {count}")
-        values, times = np.unique(array, return_counts=True)
-        if times.max() > 1:
-            refuse("index", f"sample {values[times.argmax()]} {times.max()} times", "each sample once in a step")
-        return array.astype(np.int64)
-
-    def _versions(self) -> dict[str, int]:
-        return {name: p._version for name, p in self._named.items()}
-
-    def _modes(self) -> tuple[bool, ...]:
-        return tuple(module.training for module in self._model.modules())
-
-    def _refuse_mistakes(self) -> None:
-        """Refuse a step without samples, or whose model is no longer the one that they went through."""
-        step = self._totals.steps + 1
-        if not self._blocks:
-            got = f"a step without samples (step {step})"
-            refuse("optimizer.step", got, "forward and backward pass in `with attribution.samples(index):`")
-        if self._hooks.stray is not None:
-            got = f"a backward pass outside `samples`, which reached {self._hooks.stray!r}, before step {step}"
-            refuse("optimizer.step", got, "each backward pass of a step inside `samples`, and zero_grad() after others")
-        if count := unknown_gradients(self._optimizer, self._named.values()):
-            got = f"{count} parameters with a gradient that were frozen when the attribution began"
-            refuse("optimizer", got, "a new Attribution after a change of requires_grad")
-        for block in self._blocks:
-            if not block.uses:
-                got = f"samples {shown(block.index.tolist())} without a backward pass"
-                needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
-                refuse("attribution.samples", got, needs)
-            if block.modes not in (None, self._modes()):
-                changed = zip(self._model.named_modules(), block.modes, self._modes(), strict=True)
-                path = next(path for (path, _), old, now in changed if old != now)
-                got = f"another mode of {path or 'the model'!r} than in `samples`"
-                refuse("optimizer.step", got, "model.eval() and model.train() before `samples`, or after the step")
-            for path, tensor, version in block.inputs:
-                if tensor._version != version:
-                    got = "an input that was edited in place after its backward pass"
-                    refuse(f"model module {path!r}", got, "inputs that stay until optimizer.step(): x.clone()")
-            for name, version in block.versions.items():
-                if self._named[name]._version != version:
-                    self._refuse_edit(name)
-        for name, before in self._begun.items():
-            if not torch.equal(before, self._named[name].detach()):
-                self._refuse_edit(name)
-
-    def _refuse_edit(self, name: str) -> None:
-        got = "an edit in place between the forward pass and the step"
-        refuse(f"model parameter {name!r}", got, "edits of parameters after optimizer.step() and before `samples`")
 
     def _refuse_late_edits(self) -> None:
         """Refuse a gradient that was edited after the step that used it, as by clipping in the wrong place."""

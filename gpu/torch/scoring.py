@@ -8,7 +8,7 @@ import numpy as np
 
 from adamshap.gpu.arrays import BatchGradient, like
 from adamshap.gpu.backend import Backend, Buffers
-from adamshap.gpu.captures import Captures
+from adamshap.gpu.captures import Captures, Dense
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import following
 from adamshap.gpu.forward import ForwardResult
@@ -20,9 +20,10 @@ from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
+from adamshap.torch.hooks import Block
 from adamshap.torch.validation import ValidationStack
 
-__all__ = ["Given", "Scorer", "context_of"]
+__all__ = ["Given", "Scorer", "chunks_of", "context_of"]
 
 
 def context_of(backend: Backend, stack: ValidationStack) -> EngineContext:
@@ -30,6 +31,24 @@ def context_of(backend: Backend, stack: ValidationStack) -> EngineContext:
     shapes = {name: tuple(p.shape) for name, p in stack.named.items()}
     model: Any = stack.model
     return EngineContext(model, stack, backend, kernels_for(backend), ops_for(backend), Buffers(backend), shapes)
+
+
+def chunks_of(blocks: Iterable[Block], gradients: Mapping[str, Array]) -> list[tuple[slice, Captures]]:
+    """Return the samples and captures of each block.
+
+    A parameter that has a gradient, of 0, and no use is moved by its momentum: it gets a capture of x_i = 0.
+    """
+    chunks, start = [], 0
+    for block in blocks:
+        chunks.append((slice(start, start + block.n), block.captures))
+        start += block.n
+    used = {name for _, captures in chunks for name in captures.by_name}
+    idle = [(name, array) for name, array in gradients.items() if name not in used]
+    if idle:
+        rows, captures = chunks[0]
+        none = tuple(Dense(name, np.zeros((captures.n, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
+        chunks[0] = (rows, Captures(captures.uses + none))
+    return chunks
 
 
 @dataclass(frozen=True)

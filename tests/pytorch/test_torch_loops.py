@@ -108,33 +108,55 @@ def test_activation_checkpointing(reentrant: bool) -> None:
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-9)
 
 
+class Branches(nn.Module):  # type: ignore[name-defined,misc]
+    """A model whose second branch may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.both = nn.Linear(4, 3), nn.Linear(4, 3), True
+
+    def forward(self, x: Any) -> Any:
+        return self.first(x) + self.second(x).tanh() if self.both else self.first(x)
+
+
+@pytest.fixture
+def branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, inputs, targets = MODELS["perceptron"]
+    monkeypatch.setitem(MODELS, "branches", (Branches, inputs, targets))
+
+
+@pytest.mark.usefixtures("branches")
 def test_a_parameter_without_a_gradient_stays_and_counts_no_step() -> None:
     """PyTorch skips it, in its count of steps too: the second branch is one step behind from then on."""
+    loop = Loop("branches", options={"check_every": 1})
+    for loop.model.both in (True, False, True):
+        loop.step(torch.arange(5))
+    assert int(loop.adam.state[loop.model.second.weight]["step"]) == 2
+    assert np.isfinite(loop.attribution.result().scores).all()
 
-    class Branches(nn.Module):  # type: ignore[name-defined,misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(4, 3), nn.Linear(4, 3)
-            self.both = True
 
-        def forward(self, x: Any) -> Any:
-            return self.first(x) + self.second(x).tanh() if self.both else self.first(x)
+def test_a_parameter_with_a_gradient_of_0_is_moved_by_its_momentum() -> None:
+    """The validation gradient is taken where PyTorch's step goes: the second branch moves too, without samples."""
+    scores = []
+    for left_out in (False, True):
+        torch.manual_seed(0)
+        model = Branches().double()
+        adam = torch.optim.AdamW(model.parameters(), lr=0.1)
+        x, y = torch.randn(9, 4).double(), labels(9)
 
-    torch.manual_seed(0)
-    model = Branches().double()
-    adam = torch.optim.AdamW(model.parameters(), lr=0.01)
-    x, y = torch.randn(6, 4).double(), labels(6)
-    attribution = Attribution(
-        model, adam, validation=lambda: F.cross_entropy(model(x[4:]), y[4:]), n_samples=6, check_every=1
-    )
-    for both in (True, False, True):
-        model.both = both
-        with attribution.samples(range(4)):
-            F.cross_entropy(model(x[:4]), y[:4]).backward()
-        adam.step()
-        adam.zero_grad()
-    assert int(adam.state[model.second.weight]["step"]) == 2
-    assert np.isfinite(attribution.result().scores).all()
+        def validation(model: Any = model, x: Any = x, y: Any = y) -> Any:
+            return F.cross_entropy(model.first(x[7:]) + model.second(x[7:]).tanh(), y[7:])
+
+        attribution = Attribution(model, adam, validation=validation, n_samples=9, check_every=1)
+        for both in (True, False, True):
+            adam.zero_grad(set_to_none=False)
+            with attribution.samples(range(7)):
+                model.both = both or not left_out
+                outputs = model(x[:7]) if both or left_out else model.first(x[:7]) + 0 * model.second(x[:7])
+                F.cross_entropy(outputs, y[:7]).backward()
+            adam.step()
+        scores.append(attribution.result().scores)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("gradient", ["midpoint", "path"])
