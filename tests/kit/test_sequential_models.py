@@ -61,7 +61,9 @@ def test_draws_have_what_layers_get_wrong() -> None:
     tokens = [step for step in steps if step.net.takes_tokens]  # type: ignore[attr-defined]
     assert any(len(set(row)) < len(row) for step in tokens for row in step.train.x.tolist())
     assert any((step.train.y == NOT_COUNTED).any() for step in steps)
-    assert {1, 2, 5} <= {step.train.x.shape[1] for step in tokens}
+    lengths = {step.train.x.shape[1] for step in tokens}
+    assert {1, 2} <= lengths
+    assert max(lengths) >= 5
     assert any(step.train.x.shape[1] != step.valid.x.shape[1] for step in tokens)
     heads = {layer.heads for step in steps for layer in each_layer(step.net) if layer.kind == "attention"}  # type: ignore
     assert {1, 2} <= heads

@@ -37,7 +37,7 @@ CONTENTS = {version: read(edition.folder) for version, edition in EDITIONS.items
 OLD, ALL = (sorted(content.vectors, key=lambda vector: vector.seed) for content in CONTENTS.values())
 NEW = ALL[len(OLD) :]
 BY_FAULT = {fault.name: fault for fault in known_faults(2)}
-PARTS = 18
+PARTS = 12
 """Number of tests over which the vectors are spread: one test per function would take from seconds to a minute."""
 in_parts = pytest.mark.parametrize("part", range(PARTS))
 
@@ -71,8 +71,11 @@ def test_the_oracle_reproduces_every_answer() -> None:
 
 @in_parts
 def test_the_answers_are_also_within_bounds_measured_again(part: int) -> None:
-    """Bounds are spreads of rounding errors, which differ between machines; the answers must be within both."""
-    for vector in ALL[part::PARTS]:
+    """Bounds are spreads of rounding errors, which differ between machines; the answers must be within both.
+
+    Every third vector: each takes dozens of the oracle's answers.
+    """
+    for vector in ALL[part :: 3 * PARTS]:
         again, bound = (
             ask(vector.step, vector.query, *more) for ask, more in ((expected, ()), (bounds, (np.float64,)))
         )
@@ -170,8 +173,10 @@ def test_every_fault_is_exposed_and_explained(version: int) -> None:
 
 @in_parts
 def test_the_faults_that_a_vector_names_fail_it(part: int) -> None:
-    for vector in ALL[part::PARTS]:
-        for name in vector.exposes:
+    """A fault is tried on some of the vectors that name it, and a vector with some of the faults that it names."""
+    for number, vector in enumerate(ALL[part::PARTS]):
+        few = max(1, len(vector.exposes) // 5)
+        for name in vector.exposes[number % few :: few]:
             missed = misses(BY_FAULT[name], vector.step, vector.query, vector.expected, vector.bound)
             assert missed, f"{name} passes {vector.name}"
 
@@ -192,6 +197,7 @@ def test_the_oracle_refuses_for_the_reason_given(one: Refusal) -> None:
 
 WORDS = {
     "must_refuse-amsgrad": ("amsgrad",),
+    "must_refuse-group-missing": ("in no group",),
     "must_refuse-moment-missing": ("AdamState.v",),
     "must_refuse-no-validation": ("Batch.x",),
     "must_refuse-heads": ("Attention.heads",),
