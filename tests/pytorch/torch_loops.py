@@ -103,6 +103,24 @@ class Image(nn.Module):  # type: ignore[name-defined,misc]
         return self.head(torch.tanh(self.batch_norm(self.second(x))).mean((2, 3)))
 
 
+class ResNet(nn.Module):  # type: ignore[name-defined,misc]
+    """A residual block with BatchNorm in eval mode, sums in place, and inputs by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 6, 3, 2, 1, bias=False)
+        self.second, self.shortcut = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.Conv2d(4, 6, 1, 2)
+        self.norms, self.head = nn.ModuleList(nn.BatchNorm2d(6) for _ in range(2)), nn.Linear(6, CLASSES)
+        self.eval()
+
+    def forward(self, x: Any) -> Any:
+        x = F.gelu(self.stem(input=x))
+        inside = F.relu(self.norms[0](self.first(x)), inplace=True)
+        inside = self.norms[1](self.second(inside))
+        inside += self.shortcut(input=x)
+        return self.head(input=F.relu(inside, inplace=True).mean((2, 3)))
+
+
 def perceptron() -> Any:
     return nn.Sequential(
         nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 5, bias=False), nn.Linear(5, CLASSES)
@@ -123,6 +141,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[int], Any], Callable[[int],
     "perceptron": (perceptron, lambda count: torch.randn(count, 4).double(), labels),
     "gpt": (GPT, tokens, lambda count: torch.randint(0, VOCAB, (count, T))),
     "twice": (Twice, tokens, labels),
+    "resnet": (ResNet, lambda count: torch.randn(count, 2, 5, 4).double(), labels),
     "image": (Image, lambda count: torch.randn(count, 2, 5, 4).double(), labels),
 }
 
