@@ -15,6 +15,7 @@ from torch import nn
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.layers import LAYERS, Layer, Use
+from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
 
@@ -98,6 +99,9 @@ class Hooks:
         for name in own.values():
             self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
         layer = LAYERS.get(type(module))
+        if layer is None and own and all(_is_one_row(getattr(module, local)) for local in own):
+            self._handles += attach_rows(self, module, path, own)
+            return
         unknown = [name for local, name in own.items() if layer is None or local not in layer.parameters]
         if layer is None or unknown:  # a batch norm of another class is refused without parameters of its own, too
             _refuse_uncovered(module, path, unknown or [path])
@@ -182,7 +186,7 @@ class Hooks:
         if block is None or not block.outputs:
             return
         outputs, block.outputs = block.outputs, []
-        found = _first_tensor(output, block.n)
+        found = first_tensor(output, block.n)
         if found is None or block.n == 1:
             return
         generator = torch.Generator().manual_seed(0)
@@ -203,13 +207,9 @@ class Hooks:
                 refuse(f"model module {path!r}", got, needs)
 
 
-def _first_tensor(output: Any, n: int) -> torch.Tensor | None:
-    """Return the first tensor of a model's output with a row for each sample, in a tuple or mapping too."""
-    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else [output]
-    for part in parts:
-        if isinstance(part, torch.Tensor) and part.requires_grad and part.ndim > 0 and len(part) == n:
-            return part
-    return None
+def _is_one_row(p: torch.Tensor) -> bool:
+    """Whether a parameter is one row for all samples, such as positions (1, T, d) or a class token (1, 1, d)."""
+    return p.ndim >= 3 and len(p) == 1
 
 
 def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoReturn:
@@ -220,7 +220,7 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoRetur
     refuse(
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
-        f"modules of {known} (for learned positions, an Embedding of torch.arange(T)[None]); a function for {kind}"
+        f"modules of {known} (for learned positions, also a parameter of shape (1, T, d)); a function for {kind}"
         " registered by adamshap.torch.register; or a frozen parameter (requires_grad_(False)), which is left out",
     )
 

@@ -498,6 +498,47 @@ def test_as_many_positions_as_samples_are_no_samples(model: Any, path: str) -> N
         F.cross_entropy(built(x), y).backward()
 
 
+class ByHead(Twice):
+    """Positions (1, T, d) that are added to (n, h, T, d): their first axis meets the heads'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(1, 4, 2))
+
+    def forward(self, x: Any) -> Any:
+        heads = self.embedding(x).reshape(len(x), 4, 4, 2) + self.bias
+        return self.head(self.norm(self.mix(heads.reshape(len(x), 4, 8))).mean(1)) + self.start.weight.sum()
+
+
+class Summed(ByHead):
+    """Positions whose sum is used too."""
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.norm(self.mix(self.embedding(x))).mean(1)) + self.start.weight.sum() + self.bias.sum()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ByHead, "model module '': got ByHead with rows of which other samples' outputs depend"),
+        (
+            Summed,
+            "parameter 'bias': got a parameter of the model itself that is used in another way than one row",
+        ),
+    ],
+)
+def test_a_row_that_is_not_one_of_each_sample_is_refused(model: Any, message: str) -> None:
+    torch.manual_seed(0)
+    built = model().double()
+    built.start.weight.requires_grad_(False)
+    adam = torch.optim.AdamW([p for p in built.parameters() if p.requires_grad])
+    x, y = tokens(4), labels(4)
+    attribution = Attribution(built, adam, validation=lambda: F.cross_entropy(built(x), y), n_samples=4)
+    with pytest.raises(ValueError, match=re.escape(message)), attribution.samples(range(4)):
+        F.cross_entropy(built(x), y).backward()
+    assert isinstance(built.bias, nn.Parameter)
+
+
 def test_autocast_is_refused() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))

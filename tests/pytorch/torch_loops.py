@@ -121,6 +121,22 @@ class ResNet(nn.Module):  # type: ignore[name-defined,misc]
         return self.head(input=F.relu(inside, inplace=True).mean((2, 3)))
 
 
+class Patches(nn.Module):  # type: ignore[name-defined,misc]
+    """A class token and learned positions that are bare parameters, as in a vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.positions = nn.Parameter(torch.zeros(1, 1, WIDTH)), nn.Parameter(torch.zeros(1, 9, WIDTH))
+        self.patch, self.head = nn.Conv2d(2, WIDTH, 2, 2), nn.Linear(WIDTH, CLASSES)
+        self.attention, self.norm = Attention(WIDTH, 2), nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Any) -> Any:
+        patches = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), patches], 1)
+        x = x + self.positions[:, : x.shape[1]]
+        return self.head(self.norm(x + self.attention(x))[:, 0])
+
+
 def perceptron() -> Any:
     return nn.Sequential(
         nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 5, bias=False), nn.Linear(5, CLASSES)
@@ -142,6 +158,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[int], Any], Callable[[int],
     "gpt": (GPT, tokens, lambda count: torch.randint(0, VOCAB, (count, T))),
     "twice": (Twice, tokens, labels),
     "resnet": (ResNet, lambda count: torch.randn(count, 2, 5, 4).double(), labels),
+    "patches": (Patches, lambda count: torch.randn(count, 2, 4, 4).double(), labels),
     "image": (Image, lambda count: torch.randn(count, 2, 5, 4).double(), labels),
 }
 
