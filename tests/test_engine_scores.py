@@ -15,6 +15,7 @@ from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import Query, implementation
 from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
 from adamshap.verify.oracle import bounds
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.tolerance import assert_within
@@ -33,12 +34,13 @@ SIGMAS = 5
 
 @on_each_device  # varies fastest, so that one process computes a case's bounds once for all devices
 @in_each_dtype
-@pytest.mark.parametrize("prop", [*PROPERTIES, *LAYER_PROPERTIES], ids=lambda prop: prop.name)
+@pytest.mark.parametrize("prop", [*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES], ids=lambda prop: prop.name)
 def test_property(device: Any, dtype: Any, prop: Property, record_error: Any) -> None:
     candidate = implementation(Engine(device), f"the engine on {device}")
     seconds = SHRINK_SECONDS if Phase.shrink in settings.default.phases else 0.0
-    # CuPy on the CPU takes ten seconds and more for a large case.
-    profile = "once" if prop.cost > 1 and device == "cuda" and cpu_device.is_installed() else "quick"
+    # CuPy on the CPU takes ten seconds and more for a large case, and has tests of its own for each optimiser.
+    dear = prop.cost > 1 or prop.features
+    profile = "once" if dear and device == "cuda" and cpu_device.is_installed() else "quick"
     (outcome,) = check(candidate, [prop], profile=profile, dtype=dtype, timeout=CALL_SECONDS, shrink_seconds=seconds)
     assert outcome.status == "passed", outcome.finding
     # Nor does it leave out a case, but for signed roots of sums of outer products.
