@@ -17,7 +17,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     atexit.register(tree.cleanup)
     package = Path(tree.name, "adamshap")
     package.mkdir()
-    for folder in ("reference", "gpu", "verify"):
-        (package / folder).symlink_to(ROOT / folder, target_is_directory=True)
+    for name, folder in {"reference": "reference", "gpu": "gpu", "torch": "gpu/torch", "verify": "verify"}.items():
+        (package / name).symlink_to(ROOT / folder, target_is_directory=True)
     config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [tree.name]
     return config

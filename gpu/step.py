@@ -16,6 +16,7 @@ w       ``weight``             weight of a sample's gradient in the batch's: 1/n
 ======  =====================  ==========================================================
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +43,10 @@ from adamshap.gpu.two_term import fit_plan, may_come_first, own_segment, two_slo
 from adamshap.gpu.validation import at_point, on_segment, utility_of_batch
 from adamshap.reference.contract import TWO_TERM, Estimator, Optimiser
 
-__all__ = ["StepPlan", "StepResult", "attribute_step", "plain_step"]
+__all__ = ["StepPlan", "StepResult", "attribute_step", "plain_step", "score_step"]
+
+Chunks = Iterable[tuple[slice, Captures]]
+"""Parts of the batch, with their captures."""
 
 
 def plain_step(
@@ -185,6 +189,19 @@ def attribute_step(
         norms_wanted=plan.norms_wanted,
         variance=estimator.variance,
     )
+    return score_step(step, plan, forward, captured_chunks(step, forward.captures), new, sketch)
+
+
+def score_step(
+    step: StepInput,
+    plan: StepPlan,
+    forward: ForwardResult,
+    chunks: Chunks,
+    new: State,
+    sketch: Sketch | None = None,
+) -> StepResult:
+    """Take the step and score its samples, from the results of the batch's pass and its captures by chunks."""
+    context, estimator, batch, state = step.context, plan.estimator, step.batch, step.state
     if plan.divides:
         if plan.idle_wanted:
             refuse_division_by_zero(context, step.hyperparameters, state.v, None, state.theta)
@@ -195,7 +212,7 @@ def attribute_step(
     fused = step_and_slope(step, plan, forward, validation, new)
     if validation is None:
         validation = at_point(step, new.theta if fused.point is None else fused.point, plan.valid_weight)
-    scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, sketch)
+    scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, chunks, sketch)
     if utility is not None:
         scores += (utility - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
     valid_loss = None if forward.start is None else forward.start.losses.mean(dtype="float64")
@@ -265,6 +282,7 @@ def contraction(
     validation: Captures,
     slopes: tuple[SlopeArrays, SlopeArrays] | None,
     fused: FusedResult,
+    chunks: Chunks,
     sketch: Sketch | None,
 ) -> tuple[Any, Any]:
     """Return the scores, and SGD's or None, both (groups, n)."""
@@ -284,7 +302,7 @@ def contraction(
     scorers = [scorer]
     if plan.with_sgd and forward.start is not None:
         scorers.append(sgd_scorer(context, exact, forward.start, step.hyperparameters.lrs, "sgd product"))
-    scores, *others = score_chunks(context, task, scorers, captured_chunks(step, forward.captures))
+    scores, *others = score_chunks(context, task, scorers, chunks)
     for clipped in (scores, *others):
         multiply(context, clipped, forward.factor)
     return scores, others[0] if others else None

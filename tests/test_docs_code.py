@@ -88,6 +88,8 @@ def blocks(page: Path) -> Iterator[Block]:
 def test_the_code_of_a_page_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "cpu_device.install()" in PAGES[name].read_text(encoding="utf-8") and not cpu_device.is_installed():
         pytest.skip("needs CuPy on the CPU")
+    if "adamshap.torch import" in PAGES[name].read_text(encoding="utf-8"):
+        pytest.importorskip("torch", reason="extra `torch`")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")

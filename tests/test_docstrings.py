@@ -2,6 +2,7 @@
 
 import inspect
 from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 
@@ -10,6 +11,7 @@ numpydoc = pytest.importorskip("numpydoc.validate", reason="needs numpydoc, of t
 MODULES = (
     "adamshap.reference",
     "adamshap.gpu",
+    *(("adamshap.torch",) if find_spec("torch") else ()),
     "adamshap.verify.implementation",
     "adamshap.verify.checking",
     "adamshap.verify.isolation",

@@ -8,28 +8,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("reference", "gpu", "verify")
+NAMES = {"gpu/torch": "adamshap.torch"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_every_package_is_installed() -> None:
     """A subfolder missing from pyproject.toml works in a checkout, but is missing from the wheel."""
-    have = {
-        "adamshap." + ".".join(init.parent.relative_to(ROOT).parts)
-        for folder in FOLDERS
-        for init in (ROOT / folder).rglob("__init__.py")
-    }
+    folders = {init.parent.relative_to(ROOT) for folder in FOLDERS for init in (ROOT / folder).rglob("__init__.py")}
+    have = {NAMES.get(str(folder), "adamshap." + ".".join(folder.parts)) for folder in folders}
     assert have == set(PROJECT["tool"]["setuptools"]["packages"])
-    assert all((ROOT / folder / "py.typed").is_file() for folder in FOLDERS)
+    assert all((ROOT / folder / "py.typed").is_file() for folder in (*FOLDERS, *NAMES))
     assert version("adamshap") == PROJECT["project"]["version"]
 
 
 def test_the_engine_may_import_nothing_of_the_oracle_but_the_contract() -> None:
     """A module missing from the import contract could be shared unnoticed."""
-    (contract,) = (
-        one for one in PROJECT["tool"]["importlinter"]["contracts"] if one["source_modules"] == ["adamshap.gpu"]
-    )
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    contract, no_torch = (one for one in contracts if one["source_modules"] == ["adamshap.gpu"])
     assert {"adamshap.reference.*", "adamshap.verify"} <= set(contract["forbidden_modules"])
-    assert contract["ignore_imports"] == ["adamshap.gpu.** -> adamshap.reference.contract"]
+    own = [f"adamshap.{name}.** -> adamshap.reference.contract" for name in ("gpu", "torch")]
+    assert contract["ignore_imports"] == own
+    assert {"adamshap.torch", "torch"} <= set(no_torch["forbidden_modules"])
 
 
 def test_the_oracle_needs_only_the_base_dependencies() -> None:

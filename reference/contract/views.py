@@ -16,6 +16,10 @@ __all__ = ["figure", "frame", "histogram"]
 
 BINS = 40
 HELPFUL, HARMFUL, OTHER = "#2166ac", "#b2182b", "#777777"
+LINES: dict[str, dict[str, Any]] = {
+    "train_loss": {"color": OTHER, "linewidth": 0.7, "label": "training batch"},
+    "valid_loss": {"color": HELPFUL, "linewidth": 1.4, "label": "validation"},
+}
 
 
 def frame(scores: Array, sgd_scores: Array, seen: Array) -> Any:
@@ -49,7 +53,7 @@ def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figu
     ----------
     scores, sgd_scores : arrays (N,), or (N, n_val), which are averaged over the validation samples
     history : dict of arrays (steps,)
-        ``train_loss`` and ``valid_loss``; empty if unknown.
+        ``train_loss`` and ``valid_loss``, of which those that are known are drawn.
 
     Raises
     ------
@@ -62,15 +66,15 @@ def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figu
     # L is a mean over the validation samples, and a score is linear in its gradient: the mean is the score.
     score, sgd = (s.mean(axis=1) if s.ndim == 2 else s for s in (scores, sgd_scores))
     drawn = Figure(figsize=(11, 3.2), layout="constrained")
-    axes = drawn.subplots(1, 3 if history else 2)
+    known = [name for name in LINES if name in history]
+    axes = drawn.subplots(1, 3 if known else 2)
     _histogram(axes[0], score)
     axes[1].scatter(sgd, score, s=6, c=np.where(score < 0, HARMFUL, HELPFUL), alpha=0.6, linewidths=0)
     axes[1].locator_params(axis="x", nbins=4)
     axes[1].set(title="Beside SGD's score", xlabel="SGD's score", ylabel="score")
-    if history:
-        steps = np.arange(1, len(history["train_loss"]) + 1)
-        axes[2].plot(steps, history["train_loss"], color=OTHER, linewidth=0.7, label="training batch")
-        axes[2].plot(steps, history["valid_loss"], color=HELPFUL, linewidth=1.4, label="validation")
+    if known:
+        for name in known:
+            axes[2].plot(np.arange(1, len(history[name]) + 1), history[name], **LINES[name])
         axes[2].set(title="Loss before each step", xlabel="step")
         axes[2].legend(frameon=False)
     for part in axes[:2]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 
 from adamshap.reference.contract import Step
 from adamshap.verify.faults import BY_NAME
-from adamshap.verify.implementation import Implementation, Query
+from adamshap.verify.implementation import Implementation, Query, implementation
+from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.vectors.edition import LATEST
 from adamshap.verify.vectors.expected_failures import Expectations, ExpectationsError, read_expectations
 from adamshap.verify.vectors.folder import Folder, read, write
 from adamshap.verify.vectors.results import Results
-from adamshap.verify.vectors.running import likely_faults, run_refusals, run_refusals_of_command, run_vectors
+from adamshap.verify.vectors.running import asked, likely_faults, run_refusals, run_refusals_of_command, run_vectors
 from adamshap.verify.vectors.vector import Variant
 
 CONTENT = read(LATEST.folder)
@@ -41,6 +43,26 @@ def test_the_oracle_passes() -> None:
     assert done.to_json()["verdict"].startswith(f"{len(done.of('passed'))} passed, 0 failed")
 
 
+@pytest.mark.parametrize("name", ["engine", "torch_ghost"])
+def test_other_implementations_pass(name: str) -> None:
+    candidate = implementation(import_module(f"adamshap.verify.candidates.{name}"), name)
+    done = list(run_vectors(candidate, CONTENT.vectors))
+    assert [one for one in done if one.status == "failed"] == []
+    assert sum(one.status == "passed" for one in done) > 700
+
+
+def test_a_vector_whose_needs_are_not_declared_is_not_asked() -> None:
+    def ask(step: Step, query: Query) -> Any:
+        raise AssertionError(query)
+
+    lacking = replace(
+        candidate_of(ask), supports=frozenset({"linear"}), extras=frozenset(), offers=frozenset({"update"})
+    )
+    needing = [one for one in CONTENT.vectors if one.needs not in ((PERCEPTRON,), ("linear",))]
+    assert {one.status for one in run_vectors(lacking, needing)} == {"not supported"}
+    assert asked(lacking, needing) == []
+
+
 def test_a_mistake_is_named() -> None:
     done = results(BY_NAME["betas-swapped"].implementation())
     assert done.unexpected
@@ -56,31 +78,6 @@ def test_an_unsupported_case_is_no_failure() -> None:
     done = results(candidate_of(ask))
     assert {one.status for one in done.results} == {"not supported", "not asked"}
     assert any("Not supported (stacks of layers)" in line for line in done.lines())
-
-
-def test_a_candidate_is_not_asked_for_what_it_does_not_declare() -> None:
-    """Wrong answers, or an unknown argument, would otherwise count as failures."""
-    plain = replace(ORACLE, supports=frozenset(), extras=frozenset())
-    asked = {}
-    for one in (
-        next(v for v in CONTENT.vectors if set(v.needs) == needs)
-        for needs in (
-            {"perceptron"},
-            {"perceptron", "clip"},
-            {"perceptron", "l2"},
-            {"linear"},
-            {"perceptron", "two_term"},
-        )
-    ):
-        (done,) = run_vectors(plain, [one])
-        asked["".join(n for n in one.needs if n != "perceptron")] = (done.status, done.sentence)
-    assert asked == {
-        "": ("passed", ""),
-        "clip": ("not supported", "SUPPORTS does not name clip"),
-        "l2": ("not supported", "SUPPORTS does not name l2"),
-        "linear": ("not supported", "SUPPORTS does not name linear"),
-        "two_term": ("not supported", "scores has no parameter kind, which goes with the slope two_term"),
-    }
 
 
 def test_an_error_names_no_mistake() -> None:
@@ -178,19 +175,25 @@ def test_the_command(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, "vectors", "run", "--vectors", "v", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
 
-    done = run("--command", f"'{sys.executable}' program.py {{case}} {{result}}", "--json", "report.json")
+    program = ("--command", f"'{sys.executable}' program.py {{case}} {{result}}")
+    done = run(*program, "--supports", "sequential", "--json", "report.json")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.endswith("vectors of version 2: 6 passed, 0 failed\n")
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [one["status"] for one in report["results"]] == ["passed"] * 6
 
-    done = run("adamshap.verify.oracle:ORACLE", "--expected-failures", "known.txt")
+    done = run(*program)
+    assert "Not supported (activation is not declared): 2" in done.stdout
+
+    done = run("engine", "--expected-failures", "known.txt")
     assert (done.returncode, done.stderr) == (1, "")
     assert f"{SOME[0].name}: expected to fail" in done.stdout
     assert "4 passed, 0 failed, 2 not asked" in done.stdout
 
     for arguments, says in (
         ((), "needs a TARGET or --command"),
+        (("reference", "--supports", "linear"), "are for --command"),
+        (("--command", "mine {case} {result}", "--offers", "speed"), "--offers: got 'speed'"),
         (("reference", "--expected-failures", "none.txt"), "cannot read 'none.txt'"),
         (("nothing.here",), "cannot load 'nothing.here'"),
         (("reference", "--json", "no/where.json"), "its folder does not exist"),

@@ -17,7 +17,7 @@ from adamshap.verify.faults.fault import SEEN, Fault, Wrap, computes_with, retur
 from adamshap.verify.implementation import Ask, Query
 from adamshap.verify.optimisers import Parts, members_of, parts_of, settings_by_name, with_settings
 
-PARAM_GROUPS = 'optimizer.param_groups[0]["lr"] and the like'
+PARAM_GROUPS = "code that reads optimizer.param_groups[0] alone"
 
 
 # --- ways to plant ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ app = typer.Typer(
     help="Portable test vectors: copy them out, check a copy, or run them on an implementation.", no_args_is_help=True
 )
 
+_OFFERS = ("two_term", "captures")
+
 _Version = Annotated[int, typer.Option("--version", min=1, max=2, help="Version of the vectors.")]
 _Folder = Annotated[
     Path | None,
@@ -77,6 +79,20 @@ def run_command(
             metavar="COMMAND", show_default=False, help="Instead of TARGET, a program, as for adamshap verify."
         ),
     ] = None,
+    offers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXTRA",
+            show_default=False,
+            help="What COMMAND offers beyond the contract: two_term, captures; may be given twice.",
+        ),
+    ] = None,
+    supports: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", show_default=False, help="What COMMAND supports, as for adamshap verify; may be repeated."
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option("--vectors", metavar="DIR", show_default=False, help="A folder of vectors; the newest installed."),
@@ -103,6 +119,10 @@ def run_command(
     """
     if (target is None) == (command is None):
         raise CommandError("needs a TARGET or --command, and not both")
+    if (offers or supports) and command is None:
+        raise CommandError("--offers and --supports are for --command: a TARGET declares what it supports by itself")
+    if unknown := [name for name in offers or () if name not in _OFFERS]:
+        raise CommandError(f"--offers: got {unknown[0]!r}; needs one of {', '.join(_OFFERS)}")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise CommandError(f"cannot write to {str(json_file)!r}: its folder does not exist")
     from adamshap.verify.implementation import LoadError
@@ -113,7 +133,10 @@ def run_command(
     try:
         names = [*(vector.name for vector in content.vectors), *(refusal.name for refusal in content.refusals)]
         expectations = Expectations() if expected_failures is None else read_expectations(expected_failures, names)
-        run = _run_target(target, content, timeout) if target else _run_program(str(command), content, timeout)
+        if target is None:
+            run = _run_program(str(command), content, timeout, offers or [], frozenset(supports or ()))
+        else:
+            run = _run_target(target, content, timeout)
     except (LoadError, ExpectationsError) as error:
         raise CommandError(str(error)) from error
     results = Results(str(target or command), content, run, expectations)
@@ -150,18 +173,19 @@ def _run_target(target: str, content: "Folder", timeout: float) -> "list[Result]
         return [*run_vectors(candidate, content.vectors), *run_refusals(candidate, content.refusals)]
 
 
-def _run_program(command: str, content: "Folder", timeout: float) -> "list[Result]":
-    from dataclasses import replace
-
-    from adamshap.verify.implementation import Misbehaviour
-    from adamshap.verify.oracle import ORACLE
+def _run_program(
+    command: str, content: "Folder", timeout: float, offers: list[str], supports: frozenset[str]
+) -> "list[Result]":
+    from adamshap.verify.implementation import CAPTURES, FUNCTIONS, Implementation, Misbehaviour
     from adamshap.verify.process import CommandCandidate
-    from adamshap.verify.vectors.running import run_refusals_of_command, run_vectors
+    from adamshap.verify.vectors.running import asked, run_refusals_of_command, run_vectors
 
     program = CommandCandidate(command, timeout)
-    candidate = replace(ORACLE, name=command, ask=program.ask)  # asked for everything: its replies say what it lacks
+    functions = frozenset((*FUNCTIONS, CAPTURES) if CAPTURES in offers else FUNCTIONS)
+    extras = frozenset({"kind"} if "two_term" in offers else ())
+    candidate = Implementation(command, functions, program.ask, extras, supports, guard=None)
     try:
-        program.prepare([(one.step, one.query) for one in content.vectors])
+        program.prepare(asked(candidate, content.vectors))
     except Misbehaviour as error:
         typer.echo(f"all vectors in one file: the program {error}; each is run alone")
     results = list(run_vectors(candidate, content.vectors))

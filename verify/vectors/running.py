@@ -7,12 +7,25 @@ from typing import Any, Literal
 
 import numpy as np
 
+from adamshap.reference.contract import TWO_TERM, Step
 from adamshap.verify.cases import CaseError, case_from_json, dumps
-from adamshap.verify.implementation import Answer, Hung, Implementation, Misbehaviour, Unsupported, answer
-from adamshap.verify.vectors.needs import undeclared_need
+from adamshap.verify.implementation import (
+    CAPTURES,
+    Answer,
+    Hung,
+    Implementation,
+    Misbehaviour,
+    Query,
+    Unsupported,
+    answer,
+)
+from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.vectors.vector import Refusal, Vector
 
-__all__ = ["Result", "likely_faults", "run_refusals", "run_refusals_of_command", "run_vectors"]
+__all__ = ["Result", "asked", "likely_faults", "run_refusals", "run_refusals_of_command", "run_vectors"]
+
+SAMPLING = ("permutations", "seed")
+"""Options of `marginals` for more samples than any vector has."""
 
 Status = Literal["passed", "failed", "not supported", "not asked"]
 
@@ -43,20 +56,38 @@ class Result:
 
 
 def run_vectors(candidate: Implementation, vectors: Iterable[Vector], timeout: float | None = None) -> Iterator[Result]:
-    """Yield the result of each vector; those whose needs the candidate does not declare are not supported."""
+    """Yield the result of each vector."""
     for vector in vectors:
-        if reason := undeclared_need(candidate, vector.step, vector.query):
-            yield Result(vector.name, "not supported", reason)
+        if lacking := _lacking(candidate, vector):
+            yield Result(vector.name, "not supported", f"{lacking} is not declared")
             continue
         try:
-            got = answer(candidate, vector.step, vector.query, timeout)
-        except Unsupported as unsupported:
-            yield Result(vector.name, "not supported", str(unsupported))
+            got = answer(candidate, vector.step, _as_asked(vector.query), timeout)
+        except Unsupported as reason:
+            yield Result(vector.name, "not supported", str(reason))
             continue
         except Misbehaviour as error:
             yield Result(vector.name, "failed", f"{vector.query.function}: {error}")
             continue
         yield _compared(vector, got)
+
+
+def asked(candidate: Implementation, vectors: Iterable[Vector]) -> list[tuple[Step, Query]]:
+    """Return the cases of the vectors whose needs a candidate declares."""
+    return [(one.step, _as_asked(one.query)) for one in vectors if not _lacking(candidate, one)]
+
+
+def _lacking(candidate: Implementation, vector: Vector) -> str:
+    """Return the first need of a vector that a candidate does not declare; perceptrons need no declaration."""
+    two_term = {TWO_TERM} if "kind" in candidate.extras else set()
+    declared = candidate.layers | candidate.supports | two_term | {PERCEPTRON}
+    needs = (*vector.needs, *((CAPTURES,) if vector.query.function == CAPTURES else ()))
+    return next((need for need in needs if need not in declared | candidate.offers), "")
+
+
+def _as_asked(query: Query) -> Query:
+    """Return a call without the options of sampling, which the vectors write out and which play no part in them."""
+    return Query(query.function, {name: value for name, value in query.options.items() if name not in SAMPLING})
 
 
 def _compared(vector: Vector, got: Answer) -> Result:
@@ -92,9 +123,6 @@ def run_refusals(
             step, query = case_from_json(one.case)
         except CaseError:
             yield Result(one.name, "not asked", "the contract refuses it")
-            continue
-        if reason := undeclared_need(candidate, step, query):
-            yield Result(one.name, "not supported", reason)
             continue
         yield _refused(one, lambda step=step, query=query: answer(candidate, step, query, timeout))  # type: ignore[misc]
 

@@ -1,0 +1,409 @@
+"""Attribution of a PyTorch training loop, beside the loop: `Attribution`."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from adamshap.gpu.backend import Backend
+from adamshap.reference.contract import (
+    AdamState,
+    Array,
+    CompletedSteps,
+    Contraction,
+    Denominator,
+    Estimator,
+    Gradient,
+    MarginalKind,
+    Run,
+    ScoreSlope,
+    Variance,
+    check_callable,
+    of_kind,
+    positive_integer,
+    refuse,
+    shown,
+    true_or_false,
+)
+from adamshap.torch.check import cheapest, check_finite, check_parameters, factor_of
+from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.mistakes import (
+    checked_index,
+    gradients_of,
+    modes_of,
+    refuse_changes,
+    refuse_passes,
+    versions_of,
+)
+from adamshap.torch.optimizer import (
+    adam_of,
+    check_optimizer,
+    hyperparameters_of,
+    precision_of,
+    state_of,
+    trainable,
+    unknown_gradients,
+)
+from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
+from adamshap.torch.totals import Totals, check_settings
+from adamshap.torch.validation import ValidationStack
+
+__all__ = ["Attribution"]
+
+FIRST_CHECKS = 2
+"""Steps at the beginning that are checked in full: a forgotten zero_grad() shows at the second."""
+
+
+class Attribution:
+    """Scores the samples of a PyTorch loop, at each ``optimizer.step()``.
+
+    The loop keeps its model, loss, optimiser, clipping, schedule and loader. x_i is what the loop's own backward pass
+    gives: class weights, label smoothing and weights of samples are in it. The scores of a step are
+    ``⟨Γ ⊙ S, f x_i⟩`` (docs/method.md), where f is the factor of clipping and of scaling between the backward pass
+    and the step, which is found from ``p.grad``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On the CPU, its trainable parameters in float32 or float64, of modules that are registered (docs/torch.md).
+    optimizer : torch.optim.Adam or torch.optim.AdamW
+        Optimiser of all trainable parameters of the model, in any number of groups.
+    validation : callable
+        Function without arguments that returns the mean validation loss as a tensor. It is called at θ, and with moved
+        parameters at the points that `gradient` needs; random state and modes are put back afterwards.
+    n_samples : int
+        N, the number of training samples: those that ``samples(index)`` counts.
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+        S, as for `adamshap.gpu.scores`; "two_term" only where a sample has one position.
+    gradient : {"start", "midpoint", "path"}
+        Γ, as for `adamshap.gpu.scores`.
+    efficient : bool
+        As for `adamshap.gpu.scores`: distribute what the scores leave of the step's decrease of the loss.
+    per_validation : bool
+        Not supported: `validation` returns one loss.
+    nodes : tuple of two ints, optional
+        (path, normal), as for `adamshap.gpu.scores`.
+    denominator : {"exact", "previous"}
+        For "linearized"; "previous" not at the first step.
+    kind : {"first", "last", "shapley"}
+        For "two_term".
+    rank : int, optional
+        Rank of the sketch of P, its basis kept from step to step; None is exact.
+    variance : {"exact", "rank_one"}
+        σ² of "random_order" and "two_term".
+    contraction : {"ghost"}
+        "forward" is not supported.
+    with_sgd : bool
+        Whether SGD's scores are computed too, which costs a validation pass at θ and a contraction; else they are NaN.
+    check_every : int
+        Number of steps from one full self-check to the next; the first two steps are always checked. Every step
+        compares the gradients of the vectors (biases, gains).
+
+    Raises
+    ------
+    ValueError, TypeError
+        A bad argument; a trainable parameter, module or setting that is not supported, by its name.
+
+    Examples
+    --------
+    >>> attribution = Attribution(
+    ...     model, optimizer, validation=lambda: loss_of(model(valid_x), valid_y), n_samples=len(data)
+    ... )  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        validation: Callable[[], torch.Tensor],
+        n_samples: int,
+        slope: ScoreSlope = "random_order",
+        gradient: Gradient = "midpoint",
+        efficient: bool = False,
+        per_validation: bool = False,
+        nodes: tuple[int, int] | None = None,
+        denominator: Denominator = "exact",
+        kind: MarginalKind = "shapley",
+        rank: int | None = None,
+        variance: Variance = "exact",
+        contraction: Contraction = "ghost",
+        with_sgd: bool = True,
+        check_every: int = 50,
+    ) -> None:
+        of_kind("model", model, torch.nn.Module)
+        check_optimizer(optimizer)
+        if validation is None:
+            refuse("validation", None, "a function that returns the mean validation loss")
+        check_callable("validation", validation)
+        estimator = Estimator(
+            slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, None, contraction
+        )
+        if estimator.per_validation:
+            refuse("per_validation", True, "False: `validation` returns one loss")
+        if estimator.contraction != "ghost":
+            refuse("contraction", shown(estimator.contraction), "'ghost', the only one for a PyTorch model")
+        self._totals = Totals.of(positive_integer("n_samples", n_samples), true_or_false("with_sgd", with_sgd))
+        self._check_every = positive_integer("check_every", check_every)
+        self._named = trainable(model, optimizer)
+        adam_of(optimizer, self._named)  # refuses settings that are not Adam's
+        self._model, self._optimizer = model, optimizer
+        backend = Backend(np, np.dtype(str(next(iter(self._named.values())).dtype).removeprefix("torch.")))
+        self._stack = ValidationStack(model, validation, self._named)
+        context = context_of(backend, self._stack)
+        self._scorer = Scorer(context, estimator, bool(with_sgd))
+        self._cheapest = cheapest(context.shapes)
+        self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()})
+        self._steps_of_optimizer = (
+            optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
+            optimizer.register_step_post_hook(_weakly(self, "_after_step")),
+        )
+        self._blocks: list[Block] = []
+        self._begun: dict[str, torch.Tensor] = {}
+        self._awaited: tuple[Given, Any] | None = None
+        self._left: tuple[torch.Tensor, int] | None = None
+        self._broken: str | None = None
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def samples(self, index: Any) -> Iterator[None]:
+        """Capture the forward and backward passes inside: those of some samples, one row each, in this order.
+
+        Several before one ``optimizer.step()`` are accumulation: the step's batch is all of them.
+
+        Parameters
+        ----------
+        index : integers (n,)
+            Numbers of the samples, from 0 to N − 1: a tensor, an array or a list.
+
+        Yields
+        ------
+        None
+            For a ``with`` statement around forward and backward pass.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A bad index, or a mistake of the loop.
+        """
+        self._refuse_broken()
+        if self._hooks.block is not None:
+            refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
+        checked = checked_index(index, len(self._totals.seen))
+        self._refuse_late_edits()
+        no_gradients = (
+            all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
+        )
+        if no_gradients:  # their gradients are gone: those samples have no step
+            self._blocks.clear()
+            self._hooks.stray = None
+        if not self._blocks and self._is_checked:
+            self._begun = {name: p.detach().clone() for name, p in self._named.items()}
+        for earlier in self._blocks:
+            if len(twice := np.intersect1d(checked, earlier.index)):
+                refuse("index", f"sample {twice[0]} again before the step", "each sample once in a step")
+        block = Block(checked, versions_of(self._named), probed=self._is_checked)
+        self._blocks.append(block)
+        try:
+            with self._hooks.open(block):
+                yield
+            block.modes = modes_of(self._model)
+        except BaseException:
+            if block in self._blocks:
+                self._blocks.remove(block)
+            raise
+
+    def result(self) -> Run:
+        """Return the run so far.
+
+        Returns
+        -------
+        Run
+            Scores, SGD's scores (NaN without `with_sgd`) and ``seen`` of all N samples; ``history`` has ``factor``, f
+            of each step, and with `with_sgd` or gradient "start" ``valid_loss``; parameters and state of the optimiser
+            by the model's names.
+
+        Raises
+        ------
+        ValueError
+            After a mistake of the loop that was refused: the scores are not complete.
+        """
+        self._refuse_broken()
+        backend = self._scorer.context.backend
+        hyperparameters, t = hyperparameters_of(backend, self._optimizer, self._named)
+        del hyperparameters
+        state = state_of(backend, self._optimizer, self._named, t)
+        theta, m, v = ({name: np.array(a) for name, a in one.items()} for one in (state.theta, state.m, state.v))
+        totals = self._totals
+        return Run(
+            initial_params=dict(totals.initial) or {name: array.copy() for name, array in theta.items()},
+            params=theta,
+            state=AdamState.unchecked(CompletedSteps(t - 1), m, v),
+            scores=totals.scores.copy(),
+            sgd_scores=totals.sgd_scores.copy(),
+            seen=totals.seen.copy(),
+            history=totals.complete_history(),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the attribution's state between two steps, for ``torch.save`` beside the model's and the optimiser's.
+
+        Returns
+        -------
+        dict
+            Of tensors, numbers and text.
+
+        Raises
+        ------
+        ValueError
+            Between ``samples`` and ``optimizer.step()``, or after a mistake that was refused.
+        """
+        self._refuse_broken()
+        if self._blocks:
+            refuse("attribution.state_dict", "a step that has begun", "a call after optimizer.step()")
+        bases = [(names, dict(sketch.bases)) for names, sketch in self._scorer.sketches.items()]
+        sketches = [
+            (list(names), [(*key, torch.from_numpy(basis.copy())) for key, basis in some.items()])
+            for names, some in bases
+        ]
+        return {"settings": self._settings, "totals": self._totals.state(), "sketches": sketches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state: with the model's and the optimiser's of the same time, as if uninterrupted.
+
+        Parameters
+        ----------
+        state : mapping
+            From ``state_dict()`` of an attribution with the same estimator and as many samples.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A state of another attribution.
+        """
+        check_settings(state, self._settings)
+        self._totals.load(state["totals"])
+        self._scorer.load_sketches(state["sketches"])
+
+    @property
+    def _settings(self) -> str:
+        return f"{self._scorer.estimator}, with_sgd={self._scorer.with_sgd}"
+
+    def detach(self) -> None:
+        """Remove all hooks from the model and the optimiser; the scores stay."""
+        self._hooks.remove()
+        for handle in self._steps_of_optimizer:
+            handle.remove()
+
+    # --- before and after optimizer.step() ---------------------------------------------------------------------------
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Score the samples of the step that is about to be taken."""
+        self._refuse_broken()
+        try:
+            block, self._hooks.block = self._hooks.block, None  # the validation passes are not captured
+            try:
+                self._score(optimizer, args, kwargs)
+            finally:
+                self._hooks.block = block
+        except BaseException as error:
+            self._broken = str(error)
+            raise
+
+    def _score(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if any(one is not None for one in (*args[1:], *kwargs.values())):  # args[0] is the optimiser
+            refuse("optimizer.step", "a closure", "no argument: forward and backward pass before the step")
+        step = self._totals.steps + 1
+        refuse_passes(self._blocks, self._hooks.stray, step)
+        if count := unknown_gradients(optimizer, self._named.values()):
+            got = f"{count} parameters with a gradient that were frozen when the attribution began"
+            refuse("optimizer", got, "a new Attribution after a change of requires_grad")
+        refuse_changes(self._blocks, self._model, self._named, self._begun)
+        given = self._given(gradients_of(self._named, self._blocks, self._hooks.modules, step))
+        if not self._totals.initial:
+            self._totals.initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
+        with self._scorer.context.at_work():
+            result, new = self._scorer.score(given)
+        self._blocks.clear()
+        self._totals.add(given.index, result, given.factor)
+        if self._is_checked:
+            before = {name: given.state.theta[name].copy() for name in given.gradients}
+            self._awaited = (given, (before, new.theta))
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Compare θ⁺ with the engine's."""
+        self._totals.steps += 1
+        self._begun = {}
+        smallest = min(self._named.values(), key=lambda p: p.numel() if p.grad is not None else float("inf"))
+        self._left = None if smallest.grad is None else (smallest.grad, smallest.grad._version)
+        if self._awaited is None:
+            return
+        (given, (before, expected)), self._awaited = self._awaited, None
+        try:
+            got = {name: self._named[name].detach().numpy() for name in given.gradients}
+            check_parameters(before, expected, got, precision_of(self._optimizer), self._totals.steps)
+        except ValueError as error:
+            self._broken = str(error)
+            raise
+
+    def _given(self, gradients: dict[str, Array]) -> Given:
+        """Return what the loop did, after the check of the gradients."""
+        chunks = chunks_of(self._blocks, gradients)
+        names = [name for name in self._cheapest if name in gradients]
+        captures = [one for _, one in chunks]
+        step = self._totals.steps + 1
+        check_finite({name: gradients[name] for name in names} or gradients, step)
+        every = list(gradients) if self._is_checked or not names else names
+        factor = factor_of(gradients, captures, every, self._hooks.modules, step)
+        named = {name: self._named[name] for name in gradients}
+        backend = self._scorer.context.backend
+        hyperparameters, t = hyperparameters_of(backend, self._optimizer, named)
+        state = state_of(backend, self._optimizer, named, t)
+        products: dict[str, int] = {}
+        for one in captures:
+            products = {name: max(products.get(name, 0), one.products.get(name, 0)) for name in gradients}
+        stack = ValidationStack(self._model, self._stack.loss, named, products)
+        index = np.concatenate([block.index for block in self._blocks])
+        return Given(index, chunks, gradients, factor, state, hyperparameters, stack)
+
+    # --- mistakes of the loop ----------------------------------------------------------------------------------------
+
+    @property
+    def _is_checked(self) -> bool:
+        """Whether the coming step is checked in full."""
+        return self._totals.steps < FIRST_CHECKS or self._totals.steps % self._check_every == 0
+
+    @property
+    def _doubtful(self) -> bool:
+        """Whether gradients may have been made and taken away since the last step."""
+        return bool(self._blocks) or self._hooks.stray is not None
+
+    def _refuse_late_edits(self) -> None:
+        """Refuse a gradient that was edited after the step that used it, as by clipping in the wrong place."""
+        if self._left is None or self._blocks:
+            return
+        (gradient, version), self._left = self._left, None
+        if gradient._version != version and gradient.any():
+            self._broken = "gradients were edited after optimizer.step()"
+            needs = "clipping and other edits between backward() and step(): after the step they have no effect"
+            refuse("optimizer.step", f"gradients that were edited after step {self._totals.steps}", needs)
+
+    def _refuse_broken(self) -> None:
+        if self._broken is not None:
+            refuse("attribution", f"a loop that was refused before ({self._broken})", "a new Attribution")
+
+
+def _weakly(attribution: Attribution, method: str) -> Callable[..., None]:
+    """Return a hook that does not keep the attribution alive."""
+    held = weakref.ref(attribution)
+
+    def hook(optimizer: Any, args: Any, kwargs: Any) -> None:
+        living = held()
+        if living is not None:
+            getattr(living, method)(optimizer, args, kwargs)
+
+    return hook

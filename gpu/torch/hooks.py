@@ -1,0 +1,256 @@
+"""Hooks on a model's modules: what a call of a module sees, and the gradient that comes back, as captures.
+
+A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import nn
+
+from adamshap.gpu.captures import Capture, Captures
+from adamshap.reference.contract import Array, refuse
+from adamshap.torch.layers import LAYERS, Layer, Use
+from adamshap.torch.rows import attach_rows, first_tensor
+
+__all__ = ["Block", "Hooks"]
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+@dataclass(eq=False)
+class Block:
+    """The captures between the beginning and the end of one ``with attribution.samples(index)``.
+
+    Parameters
+    ----------
+    index : int array (n,)
+        The samples.
+    versions : dict of int
+        The parameters' version counters at the beginning: PyTorch counts edits in place.
+    uses : list of Capture
+        The captures so far.
+    inputs : list of (str, tensor, int)
+        Each use's module and input, whose memory the captures share, and its version counter then.
+    probed : bool
+        Whether the pass is tested for samples that interact.
+    squares : bool
+        Whether an embedding had n sequences of n ids.
+    modes : tuple of bool, or None
+        Whether each module was in training mode at the end; None before it.
+    """
+
+    index: Array
+    versions: Mapping[str, int]
+    uses: list[Capture] = field(default_factory=list)
+    inputs: list[tuple[str, torch.Tensor, int]] = field(default_factory=list)
+    probed: bool = False
+    squares: bool = False
+    modes: tuple[bool, ...] | None = None
+    outputs: list[tuple[str, nn.Module, torch.Tensor]] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.index)
+
+    @property
+    def captures(self) -> Captures:
+        """The captures of its backward passes."""
+        return Captures(tuple(self.uses))
+
+
+class Hooks:
+    """The hooks on a model: they capture while a block is open, and do nothing otherwise.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    names : dict
+        The model's name of each trainable parameter, by the parameter's identity.
+    """
+
+    probing: ClassVar[bool] = False  # of one model's hooks, during which no other's capture either
+
+    def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
+        self.block: Block | None = None
+        self.stray: str | None = None
+        self.modules: dict[str, list[str]] = {}
+        self._handles: list[Any] = []
+        try:
+            for path, module in model.named_modules():
+                mine = {local: names.get(id(p)) for local, p in module._parameters.items()}
+                own = {local: name for local, name in mine.items() if name is not None}
+                if own or isinstance(module, BATCH_NORMS):
+                    self._attach(module, path, own)
+        except BaseException:
+            self.remove()
+            raise
+        self._handles.append(model.register_forward_hook(self._probe))
+        named = {id(p): p for p in model.parameters()}
+        for key, name in names.items():
+            self._handles.append(named[key].register_post_accumulate_grad_hook(partial(self._accumulated, name)))
+
+    def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
+        for name in own.values():
+            self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
+        layer = LAYERS.get(type(module))
+        if layer is None and own and all(_is_one_row(getattr(module, local)) for local in own):
+            self._handles += attach_rows(self, module, path, own)
+            return
+        unknown = [name for local, name in own.items() if layer is None or local not in layer.parameters]
+        if layer is None or unknown:  # a batch norm of another class is refused without parameters of its own, too
+            _refuse_uncovered(module, path, unknown or [path])
+        if layer.check is not None and own:
+            layer.check(module, path)
+        before = module.register_forward_pre_hook(partial(self._before, path, own), with_kwargs=True)
+        after = module.register_forward_hook(partial(self._after, path, own, layer), with_kwargs=True)
+        self._handles += [before, after]
+
+    def remove(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    @contextmanager
+    def open(self, block: Block) -> Iterator[None]:
+        """Return a context manager that captures into `block`."""
+        self.block = block
+        try:
+            yield
+        finally:
+            self.block = None
+
+    def _accumulated(self, name: str, _: torch.Tensor) -> None:
+        """Note a gradient that arrives outside all blocks."""
+        if self.block is None:
+            self.stray = name
+
+    def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Give every sample its own copy of an input that all share, such as positions of shape (1, T)."""
+        block = self.block
+        if block is None or not torch.is_grad_enabled():
+            return None
+        _refuse_training_mode(module, path)
+        if not own or not (args or "input" in kwargs):
+            return None
+        given = args[0] if args else kwargs["input"]
+        block.squares |= isinstance(module, nn.Embedding) and tuple(given.shape) == (block.n, block.n)
+        expanded = _for_each_sample(module, path, given, block.n, block.squares)
+        if expanded is given:
+            return None
+        return ((expanded, *args[1:]), kwargs) if args else (args, {**kwargs, "input": expanded})
+
+    def _after(
+        self, path: str, own: dict[str, str], layer: Layer, module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """Await the gradient of the output."""
+        block = self.block
+        if block is None or not own or not isinstance(output, torch.Tensor) or not output.requires_grad:
+            return
+        given = args[0] if args else kwargs["input"]
+        for what, tensor in (("an input", given), ("an output", output)):
+            least = 1 if isinstance(module, nn.Embedding) else 2
+            if tensor.ndim < least or len(tensor) != block.n:
+                got = f"{type(module).__name__} with {what} of shape {tuple(tensor.shape)} for {block.n} samples"
+                refuse(f"model module {path!r}", got, "the samples of `index` along the first axis, one row each")
+        if block.probed:
+            block.outputs.append((path, module, output))
+        use = Use(module, path, own, given.detach(), given.detach())
+        output.register_hook(partial(self._received, block, layer, use))
+
+    def _received(self, block: Block, layer: Layer, use: Use, b: torch.Tensor) -> None:
+        """Add the captures of one use to its block."""
+        if Hooks.probing:
+            return
+        if not use.a.dtype == b.dtype == use.dtype and not isinstance(use.module, nn.Embedding):
+            got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
+            refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
+        if self.block is block:  # else `_accumulated` notes it
+            block.inputs.append((use.path, use.a, use.a._version))
+            with torch.no_grad():
+                block.uses += layer.captures(replace(use, b=b.detach()))
+
+    def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Refuse a model whose first sample's output depends on other rows of a module's output.
+
+        One more backward pass, from a random direction of that output: its gradient is exactly 0 in all other rows,
+        unless samples interact, or the first axis is not theirs.
+        """
+        block = self.block
+        if block is None or not block.outputs:
+            return
+        outputs, block.outputs = block.outputs, []
+        found = first_tensor(output, block.n)
+        if found is None or block.n == 1:
+            return
+        generator = torch.Generator().manual_seed(0)
+        first = found[0] * torch.randn(found[0].shape, generator=generator).to(found)
+        Hooks.probing = True
+        try:
+            with torch.enable_grad():
+                tensors = [tensor for _, _, tensor in outputs]
+                gradients = torch.autograd.grad(first.sum(), tensors, retain_graph=True, allow_unused=True)
+        except RuntimeError:  # reentrant checkpointing has no autograd.grad
+            return
+        finally:
+            Hooks.probing = False
+        for (path, module, _), gradient in reversed(list(zip(outputs, gradients, strict=True))):
+            if gradient is not None and gradient[1:].any():
+                got = f"{type(module).__name__} with rows of which other samples' outputs depend"
+                needs = "samples along the first axis of its input, which do not interact"
+                refuse(f"model module {path!r}", got, needs)
+
+
+def _is_one_row(p: torch.Tensor) -> bool:
+    """Whether a parameter is one row for all samples, such as positions (1, T, d) or a class token (1, 1, d)."""
+    return p.ndim >= 3 and len(p) == 1
+
+
+def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoReturn:
+    kind, where = type(module).__name__, path or "the model itself"
+    if isinstance(module, BATCH_NORMS):
+        refuse(f"model module {path!r}", kind, "nn.BatchNorm1d, 2d or 3d in eval mode: others let samples interact")
+    known = ", ".join(sorted(one.__name__ for one in LAYERS))
+    refuse(
+        f"model parameter {names[0]!r}",
+        f"a parameter of {where}, a module of class {kind}, which has no captures",
+        f"modules of {known} (for learned positions, also a parameter of shape (1, T, d)); a function for {kind}"
+        " registered by adamshap.torch.register; or a frozen parameter (requires_grad_(False)), which is left out",
+    )
+
+
+def _refuse_training_mode(module: nn.Module, path: str) -> None:
+    if isinstance(module, BATCH_NORMS) and (module.training or module.running_mean is None):
+        mode = "in training mode" if module.training else "without running statistics"
+        refuse(
+            f"model module {path!r}",
+            f"{type(module).__name__} {mode}, where samples of a batch interact",
+            "eval mode with running statistics (module.eval()), or GroupNorm or LayerNorm in its place",
+        )
+
+
+def _for_each_sample(
+    module: nn.Module, path: str, given: torch.Tensor, n: int, as_many_positions: bool
+) -> torch.Tensor:
+    """Return an input of the module with n rows: the same memory if it has them, or one row repeated.
+
+    Ids 0 … n − 1 are positions if there are `as_many_positions`, n, in the sequences that went in before.
+    """
+    if isinstance(module, nn.Embedding) and given.ndim == 1:
+        counted = torch.arange(len(given), device=given.device, dtype=given.dtype)
+        are_positions = n > 1 and torch.equal(given, counted)
+        if len(given) != n or (are_positions and as_many_positions):
+            return given.expand(n, -1)
+        if are_positions:
+            needs = "ids of shape (1, T) if they are positions, or (n, 1) if each belongs to a sample"
+            refuse(f"model module {path!r}", f"Embedding with ids 0 … {n - 1} for {n} samples", needs)
+        return given
+    if given.ndim > 1 and len(given) == 1 and n > 1:
+        return given.expand(n, *given.shape[1:])
+    return given

@@ -1,0 +1,104 @@
+"""Mistakes of a loop that show before its step is scored: each is refused, with what to do."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from adamshap.reference.contract import Array, refuse, shown
+from adamshap.torch.hooks import Block
+
+__all__ = ["checked_index", "gradients_of", "modes_of", "refuse_changes", "refuse_passes", "versions_of"]
+
+
+def checked_index(index: Any, count: int) -> Array:
+    """Return the numbers of samples, of which there are `count`, as integers (n,)."""
+    array = np.asarray(index.detach().cpu() if isinstance(index, torch.Tensor) else index)
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
+        got = f"{array.dtype} of shape {array.shape}"
+        refuse("index", got, "the numbers of the batch's samples, integers (n,)", TypeError)
+    wrong = array[(array < 0) | (array >= count)]
+    if len(wrong):
+        refuse("index", int(wrong[0]), f"numbers from 0 to {count - 1}, as n_samples is {count}")
+    values, times = np.unique(array, return_counts=True)
+    if times.max() > 1:
+        refuse("index", f"sample {values[times.argmax()]} {times.max()} times", "each sample once in a step")
+    return array.astype(np.int64)
+
+
+def versions_of(named: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return the number of edits in place of each parameter, as PyTorch counts them."""
+    return {name: p._version for name, p in named.items()}
+
+
+def modes_of(model: torch.nn.Module) -> tuple[bool, ...]:
+    """Return whether each module is in training mode."""
+    return tuple(module.training for module in model.modules())
+
+
+def refuse_passes(blocks: Collection[Block], stray: str | None, step: int) -> None:
+    """Refuse a step without samples, or with backward passes of none."""
+    if not blocks:
+        got = f"a step without samples (step {step})"
+        refuse("optimizer.step", got, "forward and backward pass in `with attribution.samples(index):`")
+    if stray is not None:
+        got = f"a backward pass outside `samples`, which reached {stray!r}, before step {step}"
+        refuse("optimizer.step", got, "each backward pass of a step inside `samples`, and zero_grad() after others")
+    for block in blocks:
+        if not block.uses:
+            got = f"samples {shown(block.index.tolist())} without a backward pass"
+            needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
+            refuse("attribution.samples", got, needs)
+
+
+def refuse_changes(
+    blocks: Collection[Block],
+    model: torch.nn.Module,
+    named: Mapping[str, torch.Tensor],
+    begun: Mapping[str, torch.Tensor],
+) -> None:
+    """Refuse a model that is no longer the one that the samples went through; `begun` has copies of the parameters."""
+    modes = modes_of(model)
+    for block in blocks:
+        if block.modes not in (None, modes):
+            changed = zip(model.named_modules(), block.modes or (), modes, strict=True)
+            path = next(path for (path, _), old, now in changed if old != now)
+            got = f"another mode of {path or 'the model'!r} than in `samples`"
+            refuse("optimizer.step", got, "model.eval() and model.train() before `samples`, or after the step")
+        for path, tensor, version in block.inputs:
+            if tensor._version != version:
+                got = "an input that was edited in place after its backward pass"
+                refuse(f"model module {path!r}", got, "inputs that stay until optimizer.step(): x.clone()")
+        for name, version in block.versions.items():
+            if named[name]._version != version:
+                _refuse_edit(name)
+    for name, before in begun.items():
+        if not torch.equal(before, named[name].detach()):
+            _refuse_edit(name)
+
+
+def _refuse_edit(name: str) -> None:
+    got = "an edit in place between the forward pass and the step"
+    refuse(f"model parameter {name!r}", got, "edits of parameters after optimizer.step() and before `samples`")
+
+
+def gradients_of(
+    named: Mapping[str, torch.Tensor], blocks: Collection[Block], modules: Mapping[str, list[str]], step: int
+) -> dict[str, Array]:
+    """Return p.grad of the parameters that have one, which take part in the step; PyTorch leaves the others alone."""
+    used = {name for block in blocks for name in block.captures.by_name}
+    gradients = {name: p.grad.detach().numpy() for name, p in named.items() if p.grad is not None}
+    for name in named:
+        where = " and ".join(modules.get(name, ["no module"]))
+        if name in used and name not in gradients:
+            got = f"None at step {step}, where samples have one in {where}"
+            refuse(f"gradient of {name!r}", got, "no zero_grad() between backward() and step()")
+        if name in gradients and name not in used and gradients[name].any():
+            got = f"one at step {step} that no capture explains, in {where}"
+            needs = (
+                "forward and backward pass inside `samples`, by calls of its module: F.linear or another function"
+                " called with the parameter is not seen"
+            )
+            refuse(f"gradient of {name!r}", got, needs)
+    return gradients

@@ -1,0 +1,116 @@
+"""Parameters that a module adds to all samples, such as learned positions (1, T, d): a copy for each sample.
+
+While the module runs, its parameter is replaced by a view with n equal rows, whose gradients are x_i. Two checks show
+that the module uses them so: its output is the same with the parameter itself (a sum over rows would not be), and the
+first sample's output depends on the first row alone (`Hooks`), unlike where rows meet another axis.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from adamshap.gpu.captures import Capture, Dense
+from adamshap.reference.contract import refuse
+from adamshap.torch.layers import array_of
+
+__all__ = ["attach_rows", "first_tensor"]
+
+
+class Block(Protocol):
+    """The parts of a `hooks.Block` that are used here."""
+
+    uses: list[Capture]
+    probed: bool
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+
+
+class Hooks(Protocol):
+    """The open block of a model's hooks, and whether a pass is no sample's."""
+
+    block: Any
+    probing: ClassVar[bool]
+
+
+def attach_rows(hooks: Hooks, module: nn.Module, path: str, own: Mapping[str, str]) -> list[Any]:
+    """Return the handles of the hooks on a module that owns such parameters; `own` has the model's names."""
+    kept: dict[str, Any] = {}
+    begun: list[torch.Tensor] = []
+
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        block = hooks.block
+        if block is None or not torch.is_grad_enabled() or kept:
+            return
+        begun[:] = [torch.get_rng_state()] if block.probed else []
+        for local, name in own.items():
+            p: Any = module._parameters[local]
+            kept[local] = p
+            rows = p.expand(block.n, *p.shape[1:])
+            rows.register_hook(lambda b, name=name: received(block, name, b))
+            if block.probed:
+                block.outputs.append((path, module, rows))
+            module._parameters[local] = rows
+
+    def received(block: Block, name: str, b: torch.Tensor) -> None:
+        if hooks.block is block and not hooks.probing:
+            block.uses.append(Dense(name, array_of(b[:, None])))
+
+    def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not kept:
+            return
+        module._parameters.update(kept)
+        kept.clear()
+        if output is not None and begun:
+            _refuse_other_output(hooks, module, path, own, begun.pop(), (args, kwargs), output)
+
+    return [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after, with_kwargs=True, always_call=True),
+    ]
+
+
+def _refuse_other_output(
+    hooks: Hooks,
+    module: nn.Module,
+    path: str,
+    own: Mapping[str, str],
+    state: torch.Tensor,
+    inputs: tuple[Any, Any],
+    output: Any,
+) -> None:
+    """Refuse a module whose output is another one with the parameter itself, by the same random numbers."""
+    block, hooks.block = hooks.block, None
+    now = torch.get_rng_state()
+    torch.set_rng_state(state)
+    try:
+        with torch.no_grad():
+            again = first_tensor(module.forward(*inputs[0], **inputs[1]))
+    finally:
+        torch.set_rng_state(now)
+        hooks.block = block
+    found = first_tensor(output)
+    if not _are_near(found, again):
+        name = next(iter(own.values()))
+        got = f"a parameter of {path or 'the model itself'} that is used in another way than one row for each sample"
+        refuse(f"model parameter {name!r}", got, "(1, …) broadcast to (n, …), or a frozen parameter")
+
+
+def _are_near(found: torch.Tensor | None, again: torch.Tensor | None) -> bool:
+    if found is None or again is None or found.shape != again.shape:
+        return False
+    return torch.allclose(found, again, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def first_tensor(output: Any, n: int | None = None) -> torch.Tensor | None:
+    """Return the first tensor of an output, in a tuple or mapping too; of `n` rows and with a graph, if given."""
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else [output]
+    for part in parts:
+        if not isinstance(part, torch.Tensor):
+            continue
+        if n is None or (part.requires_grad and part.ndim > 0 and len(part) == n):
+            return part
+    return None

@@ -1,0 +1,151 @@
+"""One step of a PyTorch optimiser with its attribution: the engine's step, from gradients and captures that exist."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from adamshap.gpu.arrays import BatchGradient, like
+from adamshap.gpu.backend import Backend, Buffers
+from adamshap.gpu.captures import Captures, Dense
+from adamshap.gpu.context import EngineContext
+from adamshap.gpu.counting import following
+from adamshap.gpu.forward import ForwardResult
+from adamshap.gpu.hyperparameters import Hyperparameters
+from adamshap.gpu.kernels import kernels_for
+from adamshap.gpu.norms import Norms, add_norms
+from adamshap.gpu.ops import ops_for
+from adamshap.gpu.sketch import Sketch
+from adamshap.gpu.state import State, StepBatch, StepInput
+from adamshap.gpu.step import StepPlan, StepResult, score_step
+from adamshap.reference.contract import Array, Estimator, refuse
+from adamshap.torch.hooks import Block
+from adamshap.torch.validation import ValidationStack
+
+__all__ = ["Given", "Scorer", "chunks_of", "context_of"]
+
+
+def context_of(backend: Backend, stack: ValidationStack) -> EngineContext:
+    """Return the engine's context for a PyTorch model."""
+    shapes = {name: tuple(p.shape) for name, p in stack.named.items()}
+    model: Any = stack.model
+    return EngineContext(model, stack, backend, kernels_for(backend), ops_for(backend), Buffers(backend), shapes)
+
+
+def chunks_of(blocks: Iterable[Block], gradients: Mapping[str, Array]) -> list[tuple[slice, Captures]]:
+    """Return the samples and captures of each block.
+
+    A parameter that has a gradient, of 0, and no use is moved by its momentum: it gets a capture of x_i = 0.
+    """
+    chunks, start = [], 0
+    for block in blocks:
+        chunks.append((slice(start, start + block.n), block.captures))
+        start += block.n
+    used = {name for _, captures in chunks for name in captures.by_name}
+    idle = [(name, array) for name, array in gradients.items() if name not in used]
+    if idle:
+        rows, captures = chunks[0]
+        none = tuple(Dense(name, np.zeros((captures.n, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
+        chunks[0] = (rows, Captures(captures.uses + none))
+    return chunks
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the loop did before ``optimizer.step()``.
+
+    Parameters
+    ----------
+    index : int array (n,)
+        The samples of all blocks.
+    chunks : list of (slice, Captures)
+        Samples and captures of each block.
+    gradients : dict of arrays
+        p.grad of every parameter that takes part.
+    factor : float
+        f, of these gradients over Σ_i x_i.
+    state : State
+    hyperparameters : Hyperparameters
+    stack : ValidationStack
+    """
+
+    index: Array
+    chunks: list[tuple[slice, Captures]]
+    gradients: Mapping[str, Array]
+    factor: float
+    state: State
+    hyperparameters: Hyperparameters
+    stack: ValidationStack
+
+
+@dataclass
+class Scorer:
+    """Scores steps with one estimator.
+
+    Parameters
+    ----------
+    context : EngineContext
+    estimator : Estimator
+    with_sgd : bool
+        Whether SGD's scores are wanted too.
+    sketches : dict of Sketch
+        Bases of the low-rank scores, by the names of the parameters that take part in a step.
+    """
+
+    context: EngineContext
+    estimator: Estimator
+    with_sgd: bool
+    sketches: dict[tuple[str, ...], Sketch] = field(default_factory=dict)
+
+    def score(self, given: Given) -> tuple[StepResult, State]:
+        """Return the results of the step that is about to be taken, and the state after it, in buffers."""
+        names = tuple(given.gradients)
+        context = replace(self.context, stack=given.stack, shapes={name: self.context.shapes[name] for name in names})
+        context.place.step = given.state.t
+        batch = StepBatch(given.index, None, np.zeros(1), None)
+        plan = StepPlan.of(self.estimator, batch, self.with_sgd, after=False)
+        step = StepInput(context, given.hyperparameters, given.state, batch, 1.0)
+        self._refuse_previous(given)
+        g = BatchGradient(like(context, "gradient"))
+        for name, gradient in given.gradients.items():
+            g[name][...] = gradient
+        start = given.stack.at_start(context) if plan.start_wanted else None
+        factor = None if given.factor == 1 else given.factor
+        forward = ForwardResult(None, start, g, self._norms(context, plan, given, factor), float("nan"), factor)
+        theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
+        new = State(theta, m, v, following(given.state.t))
+        return score_step(step, plan, forward, given.chunks, new, self._sketch(names)), new
+
+    def _norms(self, context: EngineContext, plan: StepPlan, given: Given, factor: float | None) -> Norms | None:
+        """Return √Σ x² over the samples of all blocks."""
+        if not plan.norms_wanted:
+            return None
+        norms = Norms()
+        for _, captures in given.chunks:
+            add_norms(context, norms, captures, self.estimator.variance)
+        if factor is not None:
+            norms.clip(context, factor)
+        return norms
+
+    def _sketch(self, names: tuple[str, ...]) -> Sketch | None:
+        rank = self.estimator.rank
+        return None if rank is None else self.sketches.setdefault(names, Sketch(rank))
+
+    def load_sketches(self, sketches: Iterable[Any]) -> None:
+        """Continue from the bases of a saved state."""
+        self.sketches.clear()
+        for names, bases in sketches:
+            sketch = self._sketch(tuple(names))
+            if sketch is not None:
+                sketch.bases |= {(number, group): basis.numpy().copy() for number, group, basis in bases}
+
+    def _refuse_previous(self, given: Given) -> None:
+        """Refuse the denominator "previous" where it is not defined, as the engine's `scores` does."""
+        if self.estimator.denominator != "previous":
+            return
+        for name, scalars in given.hyperparameters.scalars.items():
+            if not scalars.previous:
+                refuse("denominator", f"'previous' at the first step of {name!r}", "'exact': 1 − β2⁰ is 0")
+            if scalars.l2:
+                refuse("denominator", f"'previous' with Adam's weight_decay {scalars.l2}", "'exact', or AdamW")
