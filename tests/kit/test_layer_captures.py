@@ -191,6 +191,25 @@ def test_the_layer_of_a_known_mistake_is_named(fault: str, how: str, which: str)
     assert which in diagnosis.layer
 
 
+def test_a_known_mistake_is_named_where_the_right_answer_is_0() -> None:
+    """A norm of one number has no gradient before it. The mistake gives one, with errors of its own size."""
+    fault = FAULTS["norm-statistics-fixed"].implementation()
+
+    def ask(step: Step, query: Query) -> Any:
+        rounded = {name: dict(one) for name, one in fault.ask(step, query).items()}
+        for one in rounded.values():
+            one["squares"] = one["squares"] * (1 + 2**-50)
+        return rounded
+
+    outcomes = check(replace(ORACLE, ask=ask), [BY_NAME["sequential-captures-squares"]], shrink_seconds=2)
+    assert outcomes[0].finding is not None
+    case = outcomes[0].finding.case
+    assert not ORACLE.ask(case.step, case.query)["0.weight"]["squares"].any()
+    diagnosis = diagnose(replace(ORACLE, ask=ask), outcomes, seconds=0.0)
+    assert diagnosis is not None
+    assert diagnosis.faults == ("norm-statistics-fixed",)
+
+
 def test_without_captures_the_layer_follows_from_the_scores() -> None:
     """The gains of RMSNorm are left out of the dot products, and the candidate offers scores alone."""
 
