@@ -7,6 +7,7 @@ and ``...`` matches any text. ``text`` is for text that no program prints.
 """
 
 import doctest
+import json
 import os
 import re
 import shlex
@@ -51,6 +52,7 @@ NOT_RUN = {
     "python3 -m pip install": "installs",
     "PYTHONPATH=site python3 -m adamshap.verify.on_gpu": "needs a card; tests/on_gpu rehearses it",
     "adamshap vectors check DIR": "answers all vectors anew, half a minute: CI runs it",
+    "adamshap vectors run mine": "the reader's own module; tests/kit/test_vectors_run.py runs one",
 }
 PROGRAMS = {
     "adamshap": [sys.executable, "-P", "-c", "from adamshap.reference.command.main import main; main()"],
@@ -111,6 +113,8 @@ def test_the_code_of_a_page_works(name: str, tmp_path: Path, monkeypatch: pytest
         elif block.language in ("sh", "console"):
             for command, shown in commands(block):
                 run(command, shown, where)
+        elif block.language == "json":
+            json.loads(block.text)
         else:
             assert block.language == "text", f"{where}: say the language; text for what is no code"
 

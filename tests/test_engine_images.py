@@ -220,6 +220,16 @@ def test_images_of_other_sizes_than_the_validation_images(device: Any, name: str
 
 
 @on_each_device
+@in_each_dtype
+@every_model
+def test_forward_mode_takes_no_differences(device: Any, dtype: Any, name: str) -> None:
+    step = step_of(name)
+    for options in ({"slope": "secant"}, {"slope": "sgd", "gradient": "start", "per_validation": True}):
+        got = engine.scores(step, **options, contraction="forward", device=device, dtype=dtype)  # type: ignore[arg-type]
+        assert_scores(got, step, dtype, **options)
+
+
+@on_each_device
 def test_factors_count_the_places_of_the_window(device: Any) -> None:
     """At 49 places they pay for few samples; of the full rank they leave scores as they are, of a low rank not."""
     model, data = classes((4, 8, 8), Conv2d(4, 20, (2, 2)), Activation("tanh"))

@@ -151,7 +151,8 @@ def verify_command(
     unknown = [name for name in only or () if name not in known and name not in groups]
     if unknown:
         names = f"{', '.join(sorted(groups))}, or one of their properties" if edges else ", ".join(known)
-        raise CommandError(f"--only: got {unknown[0]!r}; needs one of {names}")
+        needed = "--edges beside it" if not edges and unknown[0].startswith("edge-") else f"one of {names}"
+        raise CommandError(f"--only: got {unknown[0]!r}; needs {needed}")
     for file in (json_file, html_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise CommandError(f"cannot write to {str(file)!r}: its folder does not exist")

@@ -33,6 +33,9 @@ CASES = 24
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of quadrature nodes that a candidate may use instead of those asked for."""
 
+ROUNDINGS = 64
+"""Size of a wrong answer's errors, in units of rounding, where the right answer is exactly 0."""
+
 
 def _over_lr(step: Step) -> float:
     """Return 1/η; NaN, which explains nothing, for a step with several learning rates, or with η = 0."""
@@ -346,8 +349,11 @@ def _differs(one: _Evidence, other: Answer, factor: float = 1.0) -> bool:
         if name not in other:
             continue
         # A mistake can enlarge the numbers, and with them their rounding errors.
-        growth = np.maximum(1.0, np.abs(factor * other[name]).max(initial=0) / _size(one.right[name]))
-        if not (np.abs(got - factor * other[name]) <= 2 * one.bound[name] * growth).all():
+        size = np.abs(factor * other[name]).max(initial=0)
+        allowed = 2 * one.bound[name] * np.maximum(1.0, size / _size(one.right[name]))
+        if not one.right[name].any():  # a bound near 0 knows nothing about errors of numbers that should be 0
+            allowed = np.maximum(allowed, ROUNDINGS * unit_roundoff(one.case.step.dtype) * size)
+        if not (np.abs(got - factor * other[name]) <= allowed).all():
             return True
     return False
 

@@ -136,14 +136,17 @@ def _backward_pass(answered: Sequence[Answered]) -> str:
 def _between(one: Answered) -> frozenset[str]:
     """Return the kinds of layers from the last with wrong captures to the first right one after it.
 
-    None if all captures are wrong: then a forward pass may be.
+    None if all captures are wrong: then a forward pass may be. Where no layer is after the last wrong one, but some of
+    its own captures are right, as those of attention's output projection, it is that layer alone.
     """
     places, wrong = places_of(one.step.net), _wrong_places(one)
     last = max((place.number for place in wrong), default=0)
+    kinds = kinds_in_order(one.step.net)
     after = [place.number for place in places.values() if place.number > last]
-    if not after:
-        return frozenset()
-    return frozenset(kinds_in_order(one.step.net)[last - 1 : min(after)])
+    if after:
+        return frozenset(kinds[last - 1 : min(after)])
+    partly_right = any(place.number == last and place not in wrong for place in places.values())
+    return frozenset({kinds[last - 1]} if partly_right else ())
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

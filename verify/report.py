@@ -119,7 +119,7 @@ def show(console: Console, report: Report) -> None:
         table.add_row(name, f"[{style}]{status}[/]", str(examples), f"{seconds:.1f}")
     if tried:
         console.print(table)
-    for line in (*_left_out(report), *_acceptable(report)):
+    for line in (*omissions(report), *_acceptable(report)):
         console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
     for outcome in report.failed:
         if outcome.finding is None:
@@ -150,7 +150,7 @@ def _rows(tried: Sequence[Outcome]) -> list[tuple[str, Status, int, float]]:
     return list(rows.values())
 
 
-def _left_out(report: Report) -> Iterator[str]:
+def omissions(report: Report) -> Iterator[str]:
     """Yield a line for the properties not offered, for those not tried, and for each reason for leaving out cases."""
     absent = _names(outcome for outcome in report.outcomes if outcome.status == "not offered")
     if absent:
@@ -158,9 +158,8 @@ def _left_out(report: Report) -> Iterator[str]:
     of_stacks = [outcome for outcome in report.outcomes if outcome.undeclared and outcome.undeclared_layers]
     if any(set(outcome.undeclared_layers) >= LAYERS.keys() for outcome in of_stacks):
         yield "Not tried, as SUPPORTS names none of their layers: stacks of layers"
-    elif of_stacks:
-        needing = ", ".join(_names(of_stacks))
-        yield f"Not tried, as SUPPORTS does not name all layers that they need: {needing}"
+    else:
+        yield from _lacking_layers(of_stacks)
     undeclared = [outcome.property for outcome in report.outcomes if outcome.undeclared]
     if features := sorted({feature for one in undeclared for feature in one.features}):
         yield f"Not tried, as SUPPORTS does not name all of them: optimisers with {', '.join(features)}"
@@ -176,6 +175,17 @@ def _left_out(report: Report) -> Iterator[str]:
             cases[reason] += count
     for reason, count in cases.most_common():
         yield f"Not supported ({reason}): {count} cases of {', '.join(_names(skipped[reason]))}"
+
+
+def _lacking_layers(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """Yield a line for the properties that the same layers are missing for."""
+    by_missing: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        missing = [kind for kind in outcome.undeclared_layers if kind in outcome.property.needs]
+        said = f"does not name {', '.join(missing)}" if missing else "names no layer that a stack can begin with"
+        by_missing.setdefault(said, []).append(outcome)
+    for said, lacking in by_missing.items():
+        yield f"Not tried, as SUPPORTS {said}: {', '.join(_names(lacking))}"
 
 
 def _names(outcomes: Iterable[Outcome]) -> list[str]:
@@ -226,7 +236,7 @@ def to_html(report: Report) -> str:
         for outcome in report.failed
         if outcome.finding is not None
     )
-    left_out = "".join(f"<p>{html.escape(line)}</p>" for line in (*_left_out(report), *_acceptable(report)))
+    left_out = "".join(f"<p>{html.escape(line)}</p>" for line in (*omissions(report), *_acceptable(report)))
     diagnosis = f"<p><b>Diagnosis:</b> {html.escape(report.diagnosis.sentence)}.</p>" if report.diagnosis else ""
     if report.diagnosis and report.diagnosis.layer:
         diagnosis += f"<p><b>Layer:</b> {html.escape(report.diagnosis.layer)}.</p>"

@@ -41,15 +41,7 @@ class Convolution:
 
     def forward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Write the product of the kernels with every window, and the bias."""
-        xp, x, out = context.backend.xp, stage["x"], _flat_places(stage["out"])
-        kernels = self._kernels(params)
-        for rows in self.windows.blocks(xp, x):
-            columns = self.windows.unfolded(xp, x[rows])
-            z = xp.matmul(kernels, columns.reshape(self.groups, -1, columns.shape[1]))
-            z = z.reshape(self.c_out, -1, out.shape[2])
-            if self.bias is not None:
-                z += params[self.bias][:, None, None]
-            out[rows] = z.swapaxes(0, 1)
+        self._convolve(context.backend.xp, params, self.bias, stage["x"], stage["out"])
 
     def backward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Write the gradient in the input: each window's is the transposed kernels times b, and pixels add them up."""
@@ -60,6 +52,35 @@ class Convolution:
         for rows in self.windows.blocks(xp, below):
             by_channel = b[rows].swapaxes(0, 1).reshape(self.groups, self.c_out // self.groups, -1)
             self.windows.fold(xp, xp.matmul(transposed, by_channel), below[rows])
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the input convolved with P and its tangent with the kernels, and P's bias."""
+        xp, out = context.backend.xp, stage["out"]
+        moved = xp.empty(out.shape, out.dtype)
+        self._convolve(xp, direction, self.bias, stage["x"], moved)
+        if tangent is not None:
+            through = xp.empty(out.shape, out.dtype)
+            self._convolve(xp, params, None, tangent, through)
+            moved += through
+        return moved
+
+    def _convolve(self, xp: Any, params: Mapping[str, Any], bias: str | None, x: Any, out: Any) -> None:
+        """Write to `out` the product of the kernels in `params` with every window of `x`, and the bias."""
+        kernels, out = self._kernels(params), _flat_places(out)
+        for rows in self.windows.blocks(xp, x):
+            columns = self.windows.unfolded(xp, x[rows])
+            z = xp.matmul(kernels, columns.reshape(self.groups, -1, columns.shape[1]))
+            z = z.reshape(self.c_out, -1, out.shape[2])
+            if bias is not None:
+                z += params[bias][:, None, None]
+            out[rows] = z.swapaxes(0, 1)
 
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
         """Return the one capture of weight and bias."""

@@ -47,11 +47,7 @@ class AveragePool(_Pool):
 
     def forward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Write the mean."""
-        out, seen = stage["out"], self._seen(stage["x"])
-        out[...] = 0
-        for one in seen:
-            out += one
-        out /= out.dtype.type(len(seen))
+        self._mean(stage["x"], stage["out"])
 
     def backward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Add an equal part of the gradient to each pixel of a window."""
@@ -62,6 +58,28 @@ class AveragePool(_Pool):
         part = stage["b"] / below.dtype.type(len(seen))
         for one in seen:
             one += part
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the mean of the tangent."""
+        if tangent is None:
+            return None
+        moved = context.backend.xp.empty(stage["out"].shape, tangent.dtype)
+        self._mean(tangent, moved)
+        return moved
+
+    def _mean(self, images: Any, out: Any) -> None:
+        seen = self._seen(images)
+        out[...] = 0
+        for one in seen:
+            out += one
+        out /= out.dtype.type(len(seen))
 
 
 @dataclass(frozen=True)
@@ -92,3 +110,23 @@ class MaxPool(_Pool):
             hit = unassigned & (pixels == out)
             gradient += xp.where(hit, b, none)
             unassigned &= ~hit
+
+    def tangent(
+        self,
+        context: EngineContext,
+        params: Mapping[str, Any],
+        direction: Mapping[str, Any],
+        stage: Stage,
+        tangent: Any,
+    ) -> Any:
+        """Return the tangent at the first pixel that equals the largest."""
+        if tangent is None:
+            return None
+        xp, out = context.backend.xp, stage["out"]
+        moved = xp.zeros(out.shape, tangent.dtype)
+        none, unassigned = tangent.dtype.type(0), xp.ones(out.shape, bool)
+        for pixels, change in zip(self._seen(stage["x"]), self._seen(tangent), strict=True):
+            hit = unassigned & (pixels == out)
+            moved += xp.where(hit, change, none)
+            unassigned &= ~hit
+        return moved

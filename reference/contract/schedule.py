@@ -31,7 +31,8 @@ class AdamGroups:
     ----------
     groups : tuple of (names, Adam)
         ``names`` is a name of a parameter, a pattern such as ``"*.bias"``, or a tuple of them; ``*`` and ``?`` match
-        any characters and one. A parameter may be in one group only, and every name and pattern matches a parameter.
+        any characters and one. ``"*bias"`` matches every bias; ``"*.bias"`` leaves out attention's ``in_proj_bias``. A
+        parameter may be in one group only, and every name and pattern matches a parameter.
     default : Adam, optional
         The settings of the parameters in no group; without it, every parameter has to be in one.
 

@@ -36,7 +36,7 @@ from adamshap.verify.oracle import ORACLE, bounds
 from adamshap.verify.process import check_command
 from adamshap.verify.property import Disagreement, Property, asker
 from adamshap.verify.random_cases import random_cases
-from adamshap.verify.report import Report, layers_tried, to_json
+from adamshap.verify.report import Report, layers_tried, omissions, to_json
 from adamshap.verify.reproduction import snippet
 from adamshap.verify.tolerance import assert_within
 
@@ -160,6 +160,19 @@ def test_a_wrong_backward_pass_is_found_between_wrong_and_right_captures() -> No
     assert "layer_norm" in diagnosis.layer
 
 
+def test_a_backward_pass_is_found_within_the_last_layer() -> None:
+    """As where attention confuses the gradients of key and value: its output projection's own captures are right."""
+
+    def change(kind: str, name: str, right: Array, step: Step) -> Array:
+        last = max((i for i, one in enumerate(kinds_in_order(step.net), start=1) if one == "attention"), default=0)
+        place = places_of(step.net)[name]
+        inside = place.number == last and place.field.startswith("in_proj")
+        return 2 * right if inside or place.number < last else right
+
+    _, diagnosis = found_in(with_captures(change), OF_CAPTURES)
+    assert diagnosis.layer.startswith("the backward pass of attention is wrong")
+
+
 @pytest.mark.parametrize(
     ("fault", "how", "which"),
     [
@@ -176,6 +189,25 @@ def test_the_layer_of_a_known_mistake_is_named(fault: str, how: str, which: str)
     assert fault in diagnosis.faults
     assert diagnosis.layer.startswith(how)
     assert which in diagnosis.layer
+
+
+def test_a_known_mistake_is_named_where_the_right_answer_is_0() -> None:
+    """A norm of one number has no gradient before it. The mistake gives one, with errors of its own size."""
+    fault = FAULTS["norm-statistics-fixed"].implementation()
+
+    def ask(step: Step, query: Query) -> Any:
+        rounded = {name: dict(one) for name, one in fault.ask(step, query).items()}
+        for one in rounded.values():
+            one["squares"] = one["squares"] * (1 + 2**-50)
+        return rounded
+
+    outcomes = check(replace(ORACLE, ask=ask), [BY_NAME["sequential-captures-squares"]], shrink_seconds=2)
+    assert outcomes[0].finding is not None
+    case = outcomes[0].finding.case
+    assert not ORACLE.ask(case.step, case.query)["0.weight"]["squares"].any()
+    diagnosis = diagnose(replace(ORACLE, ask=ask), outcomes, seconds=0.0)
+    assert diagnosis is not None
+    assert diagnosis.faults == ("norm-statistics-fixed",)
 
 
 def test_without_captures_the_layer_follows_from_the_scores() -> None:
@@ -255,6 +287,22 @@ def test_only_declared_layers_are_drawn(layers: set[str]) -> None:
 def test_without_a_layer_that_can_be_first_nothing_is_tried() -> None:
     outcomes = check(replace(ORACLE, supports=frozenset({"activation"})), LAYER_PROPERTIES)
     assert {(one.status, one.undeclared) for one in outcomes} == {("not tried", True)}
+
+
+def test_the_report_names_the_missing_layers() -> None:
+    """A stack at an edge has layers that many a transformer lacks."""
+    chosen = [BY_NAME["sequential-perceptron"], BY_NAME["sequential-edges-update"], BY_NAME["sequential-update"]]
+
+    def lines(*layers: str) -> list[str]:
+        outcomes = check(replace(ORACLE, supports=frozenset(layers)), chosen[: 2 if "embedding" in layers else 3])
+        return [line for line in omissions(Report("mine", "quick", "float64", 0, outcomes, None)) if "SUPPORTS" in line]
+
+    most = ("embedding", "positions", "attention", "residual", "linear")
+    assert lines(*most)[:2] == [
+        "Not tried, as SUPPORTS does not name activation: sequential-perceptron",
+        "Not tried, as SUPPORTS does not name tied_linear, rms_norm: sequential-edges-update",
+    ]
+    assert "Not tried, as SUPPORTS names no layer that a stack can begin with: sequential-update" in lines("flatten")
 
 
 def test_a_class_declares_its_layers() -> None:

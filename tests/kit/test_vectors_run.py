@@ -80,6 +80,15 @@ def test_an_unsupported_case_is_no_failure() -> None:
     assert any("Not supported (stacks of layers)" in line for line in done.lines())
 
 
+def test_an_error_names_no_mistake() -> None:
+    def ask(step: Step, query: Query) -> Any:
+        raise TypeError("an unexpected keyword argument")
+
+    done = results(candidate_of(ask))
+    assert done.of("failed")
+    assert likely_faults(done.results) == []
+
+
 def test_a_refused_case_must_not_be_answered() -> None:
     previous = [one for one in CONTENT.refusals if one.name == "must_refuse-previous-at-1"]
 

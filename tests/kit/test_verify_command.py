@@ -190,6 +190,7 @@ def test_a_failing_entry_point_is_reproduced_by_the_code_in_the_report(folder: P
         (["nothing.there"], "cannot load 'nothing.there'"),
         (["json"], "none of the functions"),
         (["mine:Right", "--only", "speed"], "--only: got 'speed'; needs one of update, utility"),
+        (["mine:Right", "--only", "edge-n"], "--only: got 'edge-n'; needs --edges beside it"),
         (["mine:Right", "--only", "update"], "no property could be tried"),
         (["mine:Right", "--json", "no/such/folder/r.json"], "its folder does not exist"),
         (["mine:Right", "--dtype", "float16"], "float64"),

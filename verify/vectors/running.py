@@ -45,7 +45,7 @@ class Result:
     variant : str
         The accepted variant that the answer follows; empty for the oracle's own.
     exposes : tuple of str
-        The vector's faults.
+        The vector's faults; none where there was no answer to compare with theirs.
     """
 
     name: str
@@ -67,7 +67,7 @@ def run_vectors(candidate: Implementation, vectors: Iterable[Vector], timeout: f
             yield Result(vector.name, "not supported", str(reason))
             continue
         except Misbehaviour as error:
-            yield Result(vector.name, "failed", f"{vector.query.function}: {error}", exposes=vector.exposes)
+            yield Result(vector.name, "failed", f"{vector.query.function}: {error}")
             continue
         yield _compared(vector, got)
 
