@@ -342,8 +342,8 @@ _STEP = (
     ),
     Fault(
         "validation-shares-a-buffer-with-the-batch",
-        'workspace(context, "start",',
-        'workspace(context, "train",',
+        'stack.workspace(context, "start",',
+        'stack.workspace(context, "train",',
         "scores",
     ),
     Fault("loss-of-the-last-chunk-alone", "loss = loss + captures.losses", "loss = captures.losses", "run"),
@@ -1055,7 +1055,7 @@ _IMAGE_LAYERS = (
         "b[rows].swapaxes(0, 1)[::-1].reshape(self.groups, self.c_out",
         "images",
     ),
-    Fault("convolution-without-its-bias", "z += params[self.bias][:, None, None]", "pass", "images"),
+    Fault("convolution-without-its-bias", "z += params[bias][:, None, None]", "pass", "images"),
     Fault(
         "inputs-of-groups-swapped",
         "columns[groups].swapaxes(1, 2)",
@@ -1128,7 +1128,18 @@ _IMAGE_LAYERS = (
         "xp.copyto(gradient, b, where=hit)",
         "images",
     ),
-    Fault("gradient-to-all-ties", "hit = unassigned & (pixels == out)", "hit = pixels == out", "images"),
+    Fault(
+        "gradient-to-all-ties",
+        "hit = unassigned & (pixels == out)\n            gradient",
+        "hit = pixels == out\n            gradient",
+        "images",
+    ),
+    Fault(
+        "tangent-of-all-ties",
+        "hit = unassigned & (pixels == out)\n            moved",
+        "hit = pixels == out\n            moved",
+        "images forward_mode",
+    ),
     Fault(
         "gradient-to-the-last-tie",
         'zip(self._seen(stage["x"]), self._seen(below), strict=True)',

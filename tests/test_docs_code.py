@@ -52,7 +52,6 @@ NOT_RUN = {
     "python3 -m pip install": "installs",
     "PYTHONPATH=site python3 -m adamshap.verify.on_gpu": "needs a card; tests/on_gpu rehearses it",
     "adamshap vectors check DIR": "answers all vectors anew, half a minute: CI runs it",
-    "adamshap vectors run mine": "the reader's own module; tests/kit/test_vectors_run.py runs one",
 }
 PROGRAMS = {
     "adamshap": [sys.executable, "-P", "-c", "from adamshap.reference.command.main import main; main()"],
