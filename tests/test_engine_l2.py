@@ -20,7 +20,19 @@ from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, Pa
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES, adam_scalars, slope_plan, split_plan
 from adamshap.reference import carry as reference
 from adamshap.reference.adam import bias_correction, coefficients, update_map
-from adamshap.reference.contract import SCORE_SLOPES, SLOPES, Adam, AdamGroups, Array, Batch, Clipped, Schedule
+from adamshap.reference.contract import (
+    SCORE_SLOPES,
+    SLOPES,
+    Adam,
+    AdamGroups,
+    AdamState,
+    Array,
+    Batch,
+    Clipped,
+    Network,
+    Schedule,
+    Step,
+)
 from adamshap.reference.slopes import SLOPE_FUNCTIONS, SlopeInput
 from adamshap.verify.implementation import Query
 from adamshap.verify.oracle import bounds, expected
@@ -308,3 +320,17 @@ def test_a_zero_denominator_is_refused_where_decay_does_not_prevent_it(device: A
     refuse_division_by_zero(case.context, opposite, zeros, None, case.state.theta)
     with pytest.raises(ValueError, match="denominator of 0 at 51 coordinates"):
         refuse_division_by_zero(case.context, opposite, zeros, half, case.state.theta)
+
+
+@on_each_device
+@in_each_dtype
+def test_the_derivative_at_a_parameter_of_0_keeps_its_digits(device: Any, dtype: Any) -> None:
+    """Without gradients before, and without decay, A'(0) is η k/ε, whatever the gradient of this step."""
+    net = Network((1, 2), "relu", "cross_entropy", bias=False)
+    params = {"0.weight": np.array([[0.3], [0.0]])}
+    batch = Batch(np.array([[0.125]]), np.array([1]))
+    at_0 = Step(net, params, Adam(0.1, l2=0.1), AdamState.zeros(params), batch, batch)
+    how: Any = {"slope": "linearized", "gradient": "start"}
+    got, wanted = engine.scores(at_0, dtype=dtype, device=device, **how), oracle.scores(at_0, **how)
+    bound = bounds(at_0, Query("scores", how), dtype)["values"]
+    assert_within(got, wanted, bound, "score")

@@ -85,6 +85,14 @@ SLOPES = {
     "frozen": "T s = lr * k / below;",
     "linearized": "T s = lr * k / (rho + eps);",
     "previous": "T s = lr * k / (sqrt(previous * v + root) + eps);",
+    # A'(d) = η (k (ε + κ/r) − μ q d/r)/D², at r = 0 η k/ε
+    "at_rest": """
+    T decayed = root_q * (l2 * theta), larger = max(max(rho, abs(decayed)), tiny);
+    T cosine = rho / larger, sine = decayed / larger, length = sqrt(cosine * cosine + sine * sine);
+    T D = larger * length + eps, inverse = T(1) / (length > T(0) ? length : T(1));
+    T above = k * (eps + rho * (cosine * inverse)) - mu * m * root_q * (sine * inverse);
+    T s = lr * (above / D) / D;
+""",
     "nodes": APART
     + SCALE
     + LEAST_EPS

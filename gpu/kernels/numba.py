@@ -48,7 +48,7 @@ __all__ = ["adam_step", "fused_step", "momentum_split", "two_term_fit"]
 BLOCK = 256  # elements; the scratch slots of a block take 13 KiB in float32
 FLOPS_OF_A_STEP = 200  # cost of Adam's step per element, as flops of matrix products that take as long
 FLOPS_OF_A_NODE = 140  # and of each node of the slope
-SLOPE_KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4}
+SLOPE_KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4, "at_rest": 5}
 SPLIT_KINDS = {"frozen": 0, "linearized": 1, "nodes": 2, "even": 3}
 
 
@@ -325,6 +325,16 @@ def _fused_step(real: Any, decays: bool = False) -> Callable[..., Any]:
                 elif kind == 3:
                     for e in range(width):
                         w[OUT + e] = lr * k / (math.sqrt(previous * v_[e] + under) + eps)
+                elif kind == 5:
+                    for e in range(width):  # A'(d) = η (k (ε + κ/r) − μ q d/r)/D², at r = 0 η k/ε
+                        rho, rest = math.sqrt(kappa * v_[e] + under), root_q * (l2 * theta_[e])
+                        top = rho if rho > abs(rest) else abs(rest)
+                        top = top if top > tiny else tiny
+                        cosine, sine = rho / top, rest / top
+                        length = math.sqrt(cosine * cosine + sine * sine)
+                        below, inverse = top * length + eps, one / (length if length > zero else one)
+                        above = k * (eps + rho * (cosine * inverse)) - mu * m_[e] * root_q * (sine * inverse)
+                        w[OUT + e] = lr * (above / below) / below
                 else:
                     if spread:
                         if root.size > 0:

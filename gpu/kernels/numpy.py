@@ -168,6 +168,8 @@ def _slope(
         return f(scalars.lr) * f(scalars.k) / (np.sqrt(f(scalars.previous) * v + f(scalars.root)) + f(scalars.eps))
     tiny = np.finfo(g.dtype).tiny
     G, rest = f(scalars.root_q) * g, f(scalars.root_q) * decay
+    if plan.kind == "at_rest":
+        return _derivative(scalars, rho, rest, m)
     s = f(scalars.root_q) * _spread(g, norms) if plan.needs_spread else np.zeros_like(g)
     M = np.maximum(np.maximum(np.maximum(np.maximum(rho, abs(G)), s), abs(rest)), tiny)
     T = M + f(scalars.eps)
@@ -181,6 +183,16 @@ def _slope(
         a, b = (c + h) + rest, (c - h) + rest
         total += f(weight) * _quotient(f(scalars.k), kappa, mu, f_m, f_e, a, b, f(2) * (c + rest))
     return total * (f(scalars.lr) / T)
+
+
+def _derivative(scalars: AdamScalars, rho: Any, rest: Any, m: Any) -> Any:
+    """Return A'(d) = η (k (ε + κ/r) − μ q d/r)/D², where √κ is `rho` and √q d is `rest`; at r = 0 it is η k/ε."""
+    f = rho.dtype.type
+    r = _root(rho, rest)
+    safe = np.where(r > 0, r, f(1))
+    D = r + f(scalars.eps)
+    above = f(scalars.k) * (f(scalars.eps) + rho * (rho / safe)) - f(scalars.mu) * m * f(scalars.root_q) * (rest / safe)
+    return f(scalars.lr) * (above / D) / D
 
 
 def _quotient(k: Any, kappa: Any, mu: Any, f_m: Any, f_e: Any, a: Any, b: Any, a_plus_b: Any) -> Any:

@@ -100,7 +100,7 @@ class SlopePlan:
     ``kind`` "nodes" is the mean of divided differences of Adam's map between ``c + h`` and ``c − h``, where
     ``c = τ g`` and ``h = along · g + across · σ`` for each node ``(τ, along, across, weight)``; L2 decay is added to
     both. The others are closed forms: "sgd", "frozen" (denominator of the step taken), "linearized" (at zero gradient
-    and decay), "previous".
+    and decay), "previous", and "at_rest", the derivative A'(d) at L2 decay d alone.
     """
 
     kind: str
@@ -115,14 +115,13 @@ class SlopePlan:
     def needs_idle(self) -> bool:
         """Whether the slope divides by D(0), the denominator at zero gradient."""
         from_zero = any(tau == abs(along) and not across for tau, along, across, _ in self.nodes)
-        return self.kind in ("linearized", "previous") or from_zero
+        return self.kind in ("linearized", "previous", "at_rest") or from_zero
 
     def with_decay(self, l2: float) -> "SlopePlan":
         """Return the plan for a parameter with L2 decay `l2`: "linearized" is then the derivative at d, not at 0."""
-        return SlopePlan("nodes", (AT_REST,)) if l2 and self.kind == "linearized" else self
+        return SlopePlan("at_rest") if l2 and self.kind == "linearized" else self
 
 
-AT_REST: Node = (0.0, 0.0, 0.0, 1.0)  # a = b = 0
 TANGENT: Node = (1.0, 0.0, 0.0, 1.0)  # a = b = g
 SECANT: Node = (0.5, 0.5, 0.0, 1.0)  # a = g, b = 0
 
