@@ -243,7 +243,7 @@ _SLOPES = (
     Fault("secant-is-tangent", 'SlopePlan("nodes", (SECANT,))', 'SlopePlan("nodes", (TANGENT,))', "scores"),
     Fault(
         "zero-denominators-not-looked-for",
-        'self.kind in ("linearized", "previous") or from_zero',
+        'self.kind in ("linearized", "previous", "at_rest") or from_zero',
         "False",
         "run small_eps",
     ),
