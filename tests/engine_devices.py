@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import adamshap.gpu as engine
 from adamshap.gpu.backend import DTYPES
 from adamshap.reference import models
 from adamshap.reference.contract import Adam, AdamState, Batch, Model, Step
@@ -38,6 +39,15 @@ def assert_scores(got: Any, step: Step, dtype: Any, **options: Any) -> float:
     wanted, close = expected(step, query)["values"], bounds(step, query, dtype)["values"]
     assert_within(got, wanted, close, "score")
     return float(np.max(np.abs(got - wanted)[close > 0] / close[close > 0], initial=0.0))
+
+
+def assert_answers(step: Step, device: Any, *queries: Query) -> None:
+    """Assert that the engine answers in float64 as the oracle does, within the kit's bounds."""
+    __tracebackhide__ = True
+    for query in queries:
+        got = getattr(engine, query.function)(step, device=device, dtype="float64", **query.options)
+        bound = bounds(step, query, "float64")["values"]
+        assert_within(getattr(got, "values", got), expected(step, query)["values"], bound, str(query))
 
 
 def moved_step(model: Model, train: Batch, valid: Batch) -> Step:

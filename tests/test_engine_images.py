@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from engine_devices import (
     DEVICES,
+    assert_answers,
     assert_near,
     assert_scores,
     in_each_dtype,
@@ -42,11 +43,12 @@ from adamshap.reference import (
     Step,
     convnet,
 )
-from adamshap.reference.contract import GRADIENTS, SCORE_SLOPES, Array, Estimator, Layer
+from adamshap.reference.contract import GRADIENTS, MARGINAL_LOSSES, SCORE_SLOPES, Array, Estimator, Layer
+from adamshap.verify.implementation import Query
 from adamshap.verify.tolerance import assert_within
 
 ADAM = Adam(0.01, eps=1e-3)
-"""A large ε for runs: units that ReLU closes have gradients near 0, which a small one would magnify."""
+"""A large ε for runs: "carry" subtracts running sums, with terms of Γ η/ε before a first gradient (docs/engine.md)."""
 
 CLASSES = 3
 Data = Callable[[int, int], Batch]
@@ -166,25 +168,17 @@ def test_scores(device: Any, dtype: Any, name: str, options: dict[str, Any]) -> 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize("slope", [slope for slope in SCORE_SLOPES if slope != "two_term"])
 def test_every_slope_with_every_gradient(device: Any, slope: Any, gradient: Any) -> None:
+    how = {"slope": slope, "gradient": gradient}
     step = step_of("two outputs a channel")
-    for options in ({}, {"per_validation": True}):
-        got = engine.scores(step, slope, gradient, device=device, dtype="float64", **options)
-        assert_scores(got, step, "float64", slope=slope, gradient=gradient, **options)
+    assert_answers(step, device, *(Query("scores", {**how, "per_validation": flag}) for flag in (False, True)))
 
 
 @on_each_device
 @some_models
 def test_influence_marginals_and_efficient_scores(device: Any, name: str) -> None:
     step = step_of(name)
-    how: dict[str, Any] = {"device": device, "dtype": "float64"}
-    for got, wanted in (
-        (engine.influence(step, **how), oracle.influence(step)),
-        (engine.scores(step, efficient=True, **how), oracle.scores(step, efficient=True)),
-        (engine.marginals(step, "first", **how).values, oracle.marginals(step, "first").values),
-        (engine.marginals(step, loss="first_order", **how).values, oracle.marginals(step, loss="first_order").values),
-    ):
-        assert_near(got, wanted, losses(step), "float64")
-        np.testing.assert_allclose(got, wanted, rtol=1e-8)
+    assert_answers(step, device, Query("influence"), Query("scores", {"efficient": True}))
+    assert_answers(step, device, *(Query("marginals", {"kind": "first", "loss": loss}) for loss in MARGINAL_LOSSES))
 
 
 @on_each_device

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_devices import DEVICES, assert_near, assert_scores, in_each_dtype, losses, moved_step, on_each_device
+from engine_devices import (
+    DEVICES,
+    assert_answers,
+    assert_near,
+    assert_scores,
+    in_each_dtype,
+    losses,
+    moved_step,
+    on_each_device,
+)
 
 from adamshap import gpu as engine
 from adamshap import reference as oracle
@@ -38,7 +47,8 @@ from adamshap.reference import (
     TiedLinear,
     transformer,
 )
-from adamshap.reference.contract import ACTIVATIONS, GRADIENTS, SCORE_SLOPES, Array, Estimator, Layer
+from adamshap.reference.contract import ACTIVATIONS, GRADIENTS, MARGINAL_LOSSES, SCORE_SLOPES, Array, Estimator, Layer
+from adamshap.verify.implementation import Query
 from adamshap.verify.tolerance import assert_within
 
 ADAM = Adam(0.01)
@@ -192,25 +202,16 @@ def test_scores(device: Any, dtype: Any, name: str, options: dict[str, Any]) -> 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize("slope", [slope for slope in SCORE_SLOPES if slope != "two_term"])
 def test_every_slope_with_every_gradient(device: Any, name: str, slope: Any, gradient: Any) -> None:
-    step = step_of(name)
-    for options in ({}, {"per_validation": True}):
-        got = engine.scores(step, slope, gradient, device=device, dtype="float64", **options)
-        assert_scores(got, step, "float64", slope=slope, gradient=gradient, **options)
+    how = {"slope": slope, "gradient": gradient}
+    assert_answers(step_of(name), device, *(Query("scores", {**how, "per_validation": flag}) for flag in (False, True)))
 
 
 @on_each_device
 @some_models
 def test_influence_marginals_and_efficient_scores(device: Any, name: str) -> None:
     step = step_of(name)
-    how: dict[str, Any] = {"device": device, "dtype": "float64"}
-    for got, wanted in (
-        (engine.influence(step, **how), oracle.influence(step)),
-        (engine.scores(step, efficient=True, **how), oracle.scores(step, efficient=True)),
-        (engine.marginals(step, "first", **how).values, oracle.marginals(step, "first").values),
-        (engine.marginals(step, loss="first_order", **how).values, oracle.marginals(step, loss="first_order").values),
-    ):
-        assert_near(got, wanted, losses(step), "float64")
-        np.testing.assert_allclose(got, wanted, rtol=1e-8)
+    assert_answers(step, device, Query("influence"), Query("scores", {"efficient": True}))
+    assert_answers(step, device, *(Query("marginals", {"kind": "first", "loss": loss}) for loss in MARGINAL_LOSSES))
 
 
 @on_each_device

@@ -328,12 +328,9 @@ def _fused_step(real: Any, decays: bool = False) -> Callable[..., Any]:
                 elif kind == 5:
                     for e in range(width):  # A'(d) = η (k (ε + κ/r) − μ q d/r)/D², at r = 0 η k/ε
                         rho, rest = math.sqrt(kappa * v_[e] + under), root_q * (l2 * theta_[e])
-                        top = rho if rho > abs(rest) else abs(rest)
-                        top = top if top > tiny else tiny
-                        cosine, sine = rho / top, rest / top
-                        length = math.sqrt(cosine * cosine + sine * sine)
-                        below, inverse = top * length + eps, one / (length if length > zero else one)
-                        above = k * (eps + rho * (cosine * inverse)) - mu * m_[e] * root_q * (sine * inverse)
+                        r = _safe_root(one, rho, abs(rest), tiny)
+                        below, safe = r + eps, r if r > zero else one
+                        above = k * (eps + rho * (rho / safe)) - mu * m_[e] * root_q * (rest / safe)
                         w[OUT + e] = lr * (above / below) / below
                 else:
                     if spread:

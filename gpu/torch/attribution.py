@@ -234,8 +234,7 @@ class Attribution:
         """
         self._refuse_broken()
         backend = self._scorer.context.backend
-        hyperparameters, t = hyperparameters_of(backend, self._optimizer, self._named)
-        del hyperparameters
+        _, t = hyperparameters_of(backend, self._optimizer, self._named)
         state = state_of(backend, self._optimizer, self._named, t)
         theta, m, v = ({name: np.array(a) for name, a in one.items()} for one in (state.theta, state.m, state.v))
         totals = self._totals

@@ -502,7 +502,6 @@ AFTERWARDS: tuple[Fault, ...] = (
         ),
     ),
 )
-"""Written after the edges had been committed. The first run tried 18 of these 20 and caught 17; the one that passed,
-`validation-without-training-samples`, brought the edge "some validation samples are training samples"."""
+"""Mistakes that were written after the edges: the edges were not drawn for them."""
 
 FAULTS: tuple[Fault, ...] = (*FIRST, *AFTERWARDS)
