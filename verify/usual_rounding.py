@@ -29,9 +29,10 @@ error beyond one like that of θ, which perturbed inputs have: where λ₂ θ + 
 
 If a difference of numbers near 1 is far below u, no library has an error of u: tanh and softmax round to exactly 1, and
 the difference to exactly 0. Some approximations of tanh reach 1 only at |z| = 20 in float32, where 1 − tanh² is 2e-17,
-far below u² = 4e-15. So no error is added where the derivative is below the cube of the errors' size. For a unit with
-an input of 1e22, an error of u in the derivative would be one of 1e15 in the gradient, and the bound would accept
-everything.
+far below u² = 4e-15. So where the derivative is below the cube of the errors' size, the error is about as large as the
+derivative itself: a library's is 0, and other code's is right, as e^−471 of a confident sample, or the GELU by erfc.
+For a unit with an input of 1e22, an error of u in the derivative would be one of 1e15 in the gradient, and the bound
+would accept everything.
 
 The sigmoid as (1 + tanh(z/2))/2 has an absolute error of u/2 in its value, and the SiLU one of u |z|/2: relative to a
 small value, it may be large. Libraries avoid that, other code does not, so that it is drawn only where an error is
@@ -117,9 +118,14 @@ class _Rounded:
         return drawn
 
     def noise(self, z: Any, derivative: Array) -> Any:
-        """Return a term with value 0 and an error as derivative, or 0 where `derivative` vanishes."""
+        """Return a term with value 0 and an error as derivative."""
         fixed = constant(z)
-        return self.errors(fixed.shape) * (np.abs(derivative) >= self.size**3) * (z - fixed)
+        return self.absolute(derivative, np.ones_like(fixed)) * (z - fixed)
+
+    def absolute(self, value: Array, unit: Array) -> Array:
+        """Return errors of a difference of numbers near `unit` whose exact result is `value`."""
+        visible = np.abs(value) >= self.size**3 * np.abs(unit)
+        return self.errors(unit.shape) * np.where(visible, unit, value / self.size)
 
     def product(self, weight: Any, a: Any) -> Any:
         return _rounded_product(weight, a, self.errors)
@@ -137,16 +143,14 @@ class _Rounded:
             if not self.by_tanh:
                 return result
             fixed = constant(z)
-            visible = np.abs(exact(fixed)) >= self.size**3 * np.abs(factor(fixed))
-            return result + 0.5 * self.errors(fixed.shape) * visible * factor(fixed)
+            return result + 0.5 * self.absolute(exact(fixed), factor(fixed))
 
         return rounded
 
     def gelu(self, z: Any) -> Any:
         result = self.saturating("gelu")(z)
         fixed = constant(z)
-        visible = np.abs(OPERATIONS["gelu"](fixed)) >= self.size**3 * np.abs(fixed)
-        return result + self.errors(fixed.shape) * visible * fixed
+        return result + self.absolute(OPERATIONS["gelu"](fixed), fixed)
 
     def cross_entropy(self, logits: Any, labels: Array) -> Any:
         # In softmax − onehot, only the label's own component is a difference.

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from autograd import elementwise_grad
 
 from adamshap import reference
-from adamshap.reference import Adam, AdamState, Batch, Clipped, Network, Step, perceptron, transformer
+from adamshap.reference import Adam, AdamState, Batch, Clipped, Network, Step, losses, perceptron, transformer
 from adamshap.reference.contract import Array
 from adamshap.reference.elementary import OPERATIONS, computed_by
 from adamshap.verify.usual_rounding import _Rounded, usual_rounding
@@ -98,3 +99,32 @@ def test_a_sigmoid_by_tanh_has_an_error_in_its_value_too(name: str, factor: floa
             deviation = np.std(operation(z) - right)
             assert operation(np.array([-1e3]))[0] == OPERATIONS[name](np.array([-1e3]))[0]
         assert deviation == pytest.approx(expected, rel=0.1)
+
+
+def derivative(operation: Any, z: Array) -> Array:
+    return np.array(elementwise_grad(operation)(z))
+
+
+def cross_entropy_slope(z: Array) -> Array:
+    logits = np.stack([z, np.zeros_like(z)], axis=1)
+    labels = np.zeros(len(z), np.int64)
+    return np.array(elementwise_grad(lambda x: losses.cross_entropy(x, labels))(logits))[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("slope", "z"),
+    [
+        (lambda z: derivative(perceptron.tanh, z), 60.0),  # 1 − tanh² = 3e-52
+        (lambda z: derivative(perceptron.sigmoid, z), 100.0),
+        (cross_entropy_slope, 471.0),
+        (perceptron.gelu, -12.0),  # z (1 + erf)/2 = −2e-32
+    ],
+    ids=["tanh", "sigmoid", "cross_entropy", "gelu"],
+)
+def test_what_some_libraries_round_to_0_has_an_error_of_its_own_size(slope: Any, z: float) -> None:
+    """Far below u³: right implementations have 0, or all digits."""
+    size = 1e-8
+    right = slope(np.full(1000, z))
+    assert 0 < np.abs(right[0]) < size**3
+    with usual_rounding(size, np.random.default_rng(0)):
+        assert np.std(slope(np.full(1000, z)) / right) == pytest.approx(1, rel=0.1)
