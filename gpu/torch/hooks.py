@@ -14,7 +14,7 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
-from adamshap.torch.layers import LAYERS, Layer, Use
+from adamshap.torch.layers.registry import LAYERS, Layer, Use
 from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]

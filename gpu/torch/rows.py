@@ -13,7 +13,7 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Dense
 from adamshap.reference.contract import refuse
-from adamshap.torch.layers import array_of
+from adamshap.torch.memory import array_of
 
 __all__ = ["attach_rows", "first_tensor"]
 
