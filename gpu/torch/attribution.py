@@ -329,7 +329,7 @@ class Attribution:
             result, new = self._scorer.score(given)
         self._blocks.clear()
         self._totals.add(given.index, result, given.factor)
-        if self._is_checked:
+        if new is not None:
             before = {name: given.state.theta[name].copy() for name in given.gradients}
             self._awaited = (given, (before, new.theta))
 
@@ -367,7 +367,7 @@ class Attribution:
             products = {name: max(products.get(name, 0), one.products.get(name, 0)) for name in gradients}
         stack = ValidationStack(self._model, self._stack.loss, named, products)
         index = np.concatenate([block.index for block in self._blocks])
-        return Given(index, chunks, gradients, factor, state, hyperparameters, stack)
+        return Given(index, chunks, gradients, factor, state, hyperparameters, stack, self._is_checked)
 
     # --- mistakes of the loop ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from adamshap.gpu.captures import Capture, Dense, Gather, outer_products
-from adamshap.torch.layers.registry import Use, over_positions, refuse_module, register
+from adamshap.torch.layers.registry import Use, refuse_module, register
 from adamshap.torch.memory import array_of
 
 
@@ -15,9 +15,10 @@ from adamshap.torch.memory import array_of
 def _linear(use: Use) -> Iterable[Capture]:
     weight, bias = use.names.get("weight"), use.names.get("bias")
     if weight is not None:
-        yield outer_products(weight, bias, array_of(use.a), array_of(use.b))
-    elif bias is not None:
-        yield Dense(bias, array_of(over_positions(use.b, use.b.shape[-1:])))
+        yield outer_products(weight, None, array_of(use.a), array_of(use.b))
+    if bias is not None:  # summed while b is in the cache; the self-check and the scores read the sums
+        b = array_of(use.b)
+        yield Dense(bias, b.reshape(use.n, -1, b.shape[-1]).sum(axis=1))
 
 
 def _check_embedding(module: Any, path: str) -> None:
