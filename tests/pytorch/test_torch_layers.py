@@ -1,0 +1,325 @@
+"""Every layer and its options: the scores of a step are those of the oracle with each sample's own backward pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch_loops import MODELS, VOCAB, Loop, assert_oracle_agrees, labels, tokens
+
+torch = pytest.importorskip("torch", reason="extra `torch`")
+nn, F = torch.nn, torch.nn.functional
+
+WIDTH, HEADS, POSITIONS = 4, 2, 3
+Call = Callable[[Any, Any], Any]
+"""Function of a layer and x (n, T, d), or of another shape, with an output (n, …, d)."""
+
+
+class Around(nn.Module):  # type: ignore[name-defined,misc]
+    """A linear layer, the layer of a case, the mean over positions or pixels, and an output layer."""
+
+    def __init__(self, layer: Any, call: Call, width: int) -> None:
+        super().__init__()
+        self.call, self.before, self.layer = call, nn.Linear(WIDTH, WIDTH), layer
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.call(self.layer, self.before(x).tanh()).tanh())
+
+
+def check(
+    layer: Callable[[], Any], call: Call, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> None:
+    """Compare the scores of steps with a layer, whose output has as many columns or channels as `call` returns."""
+
+    def build() -> Any:
+        made = layer()
+        with torch.no_grad():
+            width = call(made.double(), torch.zeros(2, *shape).double()).shape[1]
+        return Around(made, call, width)
+
+    monkeypatch.setitem(MODELS, "case", (build, lambda count: torch.randn(count, *shape).double(), labels))
+    assert_oracle_agrees(Loop("case", one_by_one=True, options=options), steps=1)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+HIDDEN = torch.ones(POSITIONS, POSITIONS, dtype=torch.bool).triu(1)
+
+
+def itself(layer: Any, x: Any, **options: Any) -> Any:
+    """Return what a sequence attends to in itself, with the weights where there are any."""
+    across = not layer.batch_first
+    x = x.transpose(0, 1) if across else x
+    out, weights = layer(x, x, x, **options)
+    out = (out.transpose(0, 1) if across else out).sum(1)
+    return out if weights is None else torch.cat([out, weights.flatten(1)], 1)
+
+
+def padded(layer: Any, x: Any) -> Any:
+    return itself(layer, x, key_padding_mask=x[:, :, 0] > x[:, :1, 0], need_weights=False)
+
+
+def own_masks(layer: Any, x: Any) -> Any:
+    """Return what each head attends to by a mask of its own sample."""
+    mask = x[:, None, :, :1].expand(-1, HEADS, -1, POSITIONS).flatten(0, 1)
+    return itself(layer, x, attn_mask=mask, average_attn_weights=False)
+
+
+def one_other(layer: Any, x: Any) -> Any:
+    return two_others(layer, x, lambda y: y)
+
+
+def two_others(layer: Any, x: Any, value: Callable[[Any], Any] = lambda y: y.sin()) -> Any:
+    if not layer.batch_first:
+        x = x.transpose(0, 1)
+        out = layer(x[:2], y := x[1:, :, : layer.kdim], value(y)[..., : layer.vdim])[0].transpose(0, 1)
+    else:
+        out = layer(x[:, :2], y := x[:, 1:, : layer.kdim], value(y)[..., : layer.vdim])[0]
+    return out.sum(1)
+
+
+ATTENTION: dict[str, tuple[dict[str, Any], Call]] = {
+    "of itself": ({}, itself),
+    "without weights": ({}, lambda layer, x: itself(layer, x, need_weights=False)),
+    "without biases": ({"bias": False}, itself),
+    "causal": (
+        {},
+        lambda layer, x: itself(layer, x, attn_mask=HIDDEN, is_causal=True, need_weights=False),
+    ),
+    "causal, with weights": ({}, lambda layer, x: itself(layer, x, attn_mask=HIDDEN, is_causal=True)),
+    "padded": ({}, padded),
+    "own masks": ({}, own_masks),
+    "of one other": ({}, one_other),
+    "of two others": ({}, two_others),
+    "of other widths": ({"kdim": 3, "vdim": 2}, two_others),
+    "of other widths, without biases": ({"kdim": 3, "vdim": 3, "bias": False}, one_other),
+    "more keys": ({"add_bias_kv": True, "add_zero_attn": True}, padded),
+    "more keys, with weights": ({"add_bias_kv": True, "add_zero_attn": True}, own_masks),
+}
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("case", ATTENTION)
+def test_attention(case: str, batch_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, call = ATTENTION[case]
+    check(
+        lambda: nn.MultiheadAttention(WIDTH, HEADS, batch_first=batch_first, **options),
+        call,
+        (POSITIONS, WIDTH),
+        monkeypatch,
+    )
+
+
+def pair(layer: Any, x: Any) -> Any:
+    """Return the output of an encoder and decoder with a source and a target."""
+    if layer.batch_first:
+        return layer(x[:, :2], x[:, 1:], tgt_is_causal=False).sum(1)
+    return layer(x[:, :2].transpose(0, 1), x[:, 1:].transpose(0, 1)).sum(0)
+
+
+def sequence(layer: Any, x: Any) -> Any:
+    """Return the output of a layer, along the axis that its attention has."""
+    attention = next(module for module in layer.modules() if isinstance(module, nn.MultiheadAttention))
+    return layer(x).sum(1) if attention.batch_first else layer(x.transpose(0, 1)).sum(0)
+
+
+def transformer_layer(kind: Any, **options: Any) -> Any:
+    return kind(WIDTH, HEADS, 5, 0.0, **options)
+
+
+TRANSFORMERS: dict[str, tuple[Callable[[bool], Any], Call]] = {
+    "encoder layer": (lambda first: transformer_layer(nn.TransformerEncoderLayer, batch_first=first), sequence),
+    "encoder, norm first": (
+        lambda first: nn.TransformerEncoder(
+            transformer_layer(nn.TransformerEncoderLayer, batch_first=first, norm_first=True, activation="gelu"),
+            2,
+            nn.LayerNorm(WIDTH),
+            enable_nested_tensor=False,
+        ),
+        sequence,
+    ),
+    "transformer": (lambda first: nn.Transformer(WIDTH, HEADS, 1, 1, 5, 0.0, batch_first=first), pair),
+}
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("case", TRANSFORMERS)
+def test_transformers(case: str, batch_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, call = TRANSFORMERS[case]
+    check(lambda: layer(batch_first), call, (POSITIONS, WIDTH), monkeypatch)
+
+
+# --- recurrent layers ------------------------------------------------------------------------------------------------
+
+
+def all_steps(layer: Any, x: Any) -> Any:
+    """Return a sum over the outputs, beside the last states."""
+    out, hidden = layer(x) if layer.batch_first else layer(x.transpose(0, 1))
+    states = hidden if isinstance(hidden, tuple) else (hidden,)
+    return torch.cat([out.sum(1 if layer.batch_first else 0), *(one for state in states for one in state)], 1)
+
+
+def lengths_of(x: Any) -> Any:
+    return 1 + (x[:, 0, 0] > 0).long() + (x[:, 0, 1] > 0).long()
+
+
+def packed(layer: Any, x: Any) -> Any:
+    """Return the outputs of sequences of several lengths, from a first state."""
+    given = x if layer.batch_first else x.transpose(0, 1)
+    pack = nn.utils.rnn.pack_padded_sequence(given, lengths_of(x), layer.batch_first, enforce_sorted=False)
+    first = x.mean(1)[None, :, : layer.hidden_size].expand(layer.num_layers * (1 + layer.bidirectional), -1, -1)
+    out, hidden = layer(pack, (first, first.sin()) if isinstance(layer, nn.LSTM) else first)
+    steps = nn.utils.rnn.pad_packed_sequence(out, batch_first=True)[0].sum(1)
+    return torch.cat([steps, *(hidden[0] if isinstance(hidden, tuple) else hidden)], 1)
+
+
+RECURRENT: dict[str, tuple[Callable[[bool], Any], Call]] = {
+    "lstm": (lambda first: nn.LSTM(WIDTH, 3, batch_first=first), all_steps),
+    "lstm in both directions": (
+        lambda first: nn.LSTM(WIDTH, 3, 2, batch_first=first, bidirectional=True, bias=first),
+        all_steps,
+    ),
+    "lstm with projections": (lambda first: nn.LSTM(WIDTH, 3, 2, proj_size=2, batch_first=first), all_steps),
+    "lstm, packed": (lambda first: nn.LSTM(WIDTH, 3, 2, batch_first=first, bidirectional=True), packed),
+    "gru": (lambda first: nn.GRU(WIDTH, 3, 2, batch_first=first), all_steps),
+    "gru, packed": (lambda first: nn.GRU(WIDTH, 3, batch_first=first, bidirectional=True), packed),
+    "rnn": (lambda first: nn.RNN(WIDTH, 3, batch_first=first), all_steps),
+    "rnn with relu": (
+        lambda first: nn.RNN(WIDTH, 3, nonlinearity="relu", bidirectional=True, batch_first=first),
+        all_steps,
+    ),
+}
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("case", RECURRENT)
+def test_recurrent_layers(case: str, batch_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, call = RECURRENT[case]
+    check(lambda: layer(batch_first), call, (POSITIONS, WIDTH), monkeypatch)
+
+
+def step_by_step(cell: Any, x: Any) -> Any:
+    state = None
+    for t in range(x.shape[1]):
+        state = cell(x[:, t], state)
+    return torch.cat(state, 1) if isinstance(state, tuple) else state
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [nn.LSTMCell, nn.GRUCell, nn.RNNCell, lambda *sizes: nn.RNNCell(*sizes, bias=False, nonlinearity="relu")],
+)
+def test_recurrent_cells(cell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(lambda: cell(WIDTH, 3), step_by_step, (POSITIONS, WIDTH), monkeypatch)
+
+
+# --- convolutions and norms ------------------------------------------------------------------------------------------
+
+
+def pixels(layer: Any, x: Any) -> Any:
+    return layer(x).tanh().flatten(2).mean(2)
+
+
+def evaluated(layer: Any) -> Any:
+    """Return a norm in eval mode, with random statistics."""
+    with torch.no_grad():
+        layer.running_mean.uniform_(-0.3, 0.3)
+        layer.running_var.uniform_(0.5, 2)
+    return layer.eval()
+
+
+def enlarged(layer: Any, x: Any) -> Any:
+    """Return the output of a transposed convolution of a size that the call says."""
+    return pixels(lambda x: layer(x, output_size=[8, 8]), x)
+
+
+IMAGES: dict[str, tuple[Callable[[], Any], tuple[int, ...], Call]] = {
+    "dilation": (lambda: nn.Conv2d(2, 4, (3, 2), (2, 1), (2, 1), (2, 3), groups=2), (2, 5, WIDTH), pixels),
+    "same, even kernel": (lambda: nn.Conv2d(2, 3, (2, 4), padding="same"), (2, 3, WIDTH), pixels),
+    "same, dilation": (lambda: nn.Conv1d(2, 3, 2, padding="same", dilation=3, bias=False), (2, WIDTH), pixels),
+    "valid": (lambda: nn.Conv1d(2, 3, 2, padding="valid"), (2, WIDTH), pixels),
+    "circular": (lambda: nn.Conv2d(2, 3, 3, 2, (1, 2), padding_mode="circular"), (2, 3, WIDTH), pixels),
+    "reflect, same": (lambda: nn.Conv1d(2, 3, 4, padding="same", padding_mode="reflect"), (2, WIDTH), pixels),
+    "replicate": (lambda: nn.Conv3d(2, 3, 2, 1, 1, padding_mode="replicate"), (2, 2, 2, WIDTH), pixels),
+    "three axes": (
+        lambda: nn.Conv3d(2, 4, (2, 3, 1), (1, 2, 1), (0, 1, 1), (1, 2, 1), groups=2),
+        (2, 3, 4, WIDTH),
+        pixels,
+    ),
+    "transposed": (lambda: nn.ConvTranspose2d(2, 3, (3, 2), (2, 1), (1, 0)), (2, 3, WIDTH), pixels),
+    "transposed, groups": (
+        lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, 2, False, (2, 1)),
+        (4, 3, WIDTH),
+        pixels,
+    ),
+    "transposed, of a size": (lambda: nn.ConvTranspose2d(2, 3, 3, 2, 1), (2, 4, WIDTH), enlarged),
+    "transposed, wide": (lambda: nn.ConvTranspose1d(2, 3, 2, 2, 0, 2, dilation=3), (2, WIDTH), pixels),
+    "transposed, three axes": (lambda: nn.ConvTranspose3d(2, 3, 2, 2, 1, 1), (2, 2, 2, WIDTH), pixels),
+    "instance norm": (lambda: nn.InstanceNorm1d(2, affine=True), (2, WIDTH), pixels),
+    "instance norm in evaluation": (
+        lambda: evaluated(nn.InstanceNorm3d(2, affine=True, track_running_stats=True)),
+        (2, 2, 3, WIDTH),
+        pixels,
+    ),
+    "prelu": (lambda: nn.PReLU(), (2, 3, WIDTH), pixels),
+    "prelu of channels": (lambda: nn.PReLU(2), (2, 3, WIDTH), pixels),
+    "bilinear": (lambda: nn.Bilinear(WIDTH, 2, 3), (2, WIDTH), lambda layer, x: layer(x, x.sin()[..., 1:3]).mean(1)),
+    "bilinear, one position": (
+        lambda: nn.Bilinear(WIDTH, WIDTH, 3, bias=False),
+        (WIDTH,),
+        lambda layer, x: layer(x, x.sin()),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("case", IMAGES)
+def test_images_and_other_layers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, shape, call = IMAGES[case]
+    check(layer, call, shape, monkeypatch)
+
+
+# --- bags of embeddings ----------------------------------------------------------------------------------------------
+
+
+def rows_of(layer: Any, x: Any) -> Any:
+    return layer(x)
+
+
+def with_offsets(layer: Any, x: Any) -> Any:
+    """Return the bags of sequences of several lengths, some of them empty."""
+    lengths = x[:, 0] % 3
+    kept = torch.arange(x.shape[1]) < lengths[:, None]
+    ends = lengths.cumsum(0)
+    starts = torch.cat([ends.new_zeros(1), ends])
+    weights = x[kept].double().cos() if layer.mode == "sum" else None
+    return layer(x[kept], starts if layer.include_last_offset else starts[:-1], per_sample_weights=weights)
+
+
+class Bags(nn.Module):  # type: ignore[name-defined,misc]
+    """A bag of embeddings, and an output layer."""
+
+    def __init__(self, call: Call, **options: Any) -> None:
+        super().__init__()
+        self.call, self.layer, self.head = call, nn.EmbeddingBag(VOCAB, WIDTH, **options), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.call(self.layer, x).tanh())
+
+
+BAGS: dict[str, tuple[Call, dict[str, Any]]] = {
+    "sums": (rows_of, {"mode": "sum"}),
+    "means with padding": (rows_of, {"mode": "mean", "padding_idx": -3}),
+    "largest": (rows_of, {"mode": "max"}),
+    "weighted, with offsets": (with_offsets, {"mode": "sum"}),
+    "means, with offsets": (with_offsets, {"mode": "mean", "include_last_offset": True}),
+    "largest, with offsets": (with_offsets, {"mode": "max", "padding_idx": 2}),
+}
+
+
+@pytest.mark.parametrize("case", BAGS)
+def test_bags_of_embeddings(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call, options = BAGS[case]
+    monkeypatch.setitem(MODELS, "bags", (lambda: Bags(call, **options), tokens, labels))
+    assert_oracle_agrees(Loop("bags", one_by_one=True), steps=1)
