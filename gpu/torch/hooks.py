@@ -272,13 +272,15 @@ class _Listener:
         """Number of samples of the open block."""
         return self.hooks.block.n if self.hooks.block is not None else 0
 
-    def record(self, output: torch.Tensor, a: torch.Tensor, parameters: tuple[str, ...], captures: Function) -> None:
-        """Await the gradient of `output`, both (n, …)."""
+    def record(
+        self, output: torch.Tensor, a: torch.Tensor, parameters: tuple[str, ...], captures: Function, axis: int
+    ) -> None:
+        """Await the gradient of `output`."""
         block = self.hooks.block
         own = {local: self.own[local] for local in parameters if local in self.own}
         if block is not None and own and output.requires_grad and torch.is_grad_enabled():
             use = Use(self.module, self.path, own, a.detach(), a.detach())
-            self.hooks._await(block, use, captures, output, 0)
+            self.hooks._await(block, use, captures, output, axis)
 
 
 def _is_one_row(p: torch.Tensor) -> bool:

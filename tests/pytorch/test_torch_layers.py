@@ -1,13 +1,16 @@
 """Every layer and its options: the scores of a step are those of the oracle with each sample's own backward pass."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
-from torch_loops import MODELS, VOCAB, Loop, assert_oracle_agrees, labels, tokens
+from torch_loops import MODELS, VOCAB, Loop, T, assert_oracle_agrees, labels, tokens
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
+from adamshap.torch import Attribution  # noqa: E402
 
 WIDTH, HEADS, POSITIONS = 4, 2, 3
 Call = Callable[[Any, Any], Any]
@@ -27,7 +30,7 @@ class Around(nn.Module):  # type: ignore[name-defined,misc]
 
 
 def check(
-    layer: Callable[[], Any], call: Call, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, **options: Any
+    layer: Callable[[], Any], call: Call, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, **loop: Any
 ) -> None:
     """Compare the scores of steps with a layer, whose output has as many columns or channels as `call` returns."""
 
@@ -38,7 +41,7 @@ def check(
         return Around(made, call, width)
 
     monkeypatch.setitem(MODELS, "case", (build, lambda count: torch.randn(count, *shape).double(), labels))
-    assert_oracle_agrees(Loop("case", one_by_one=True, options=options), steps=1)
+    assert_oracle_agrees(Loop("case", one_by_one=True, **loop), steps=1)
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -323,3 +326,232 @@ def test_bags_of_embeddings(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call, options = BAGS[case]
     monkeypatch.setitem(MODELS, "bags", (lambda: Bags(call, **options), tokens, labels))
     assert_oracle_agrees(Loop("bags", one_by_one=True), steps=1)
+
+
+# --- samples along the second axis -----------------------------------------------------------------------------------
+
+
+class Words(nn.Module):  # type: ignore[name-defined,misc]
+    """A language model with steps along the first axis throughout, as in PyTorch's own example, with positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.positions = nn.Embedding(VOCAB, WIDTH), nn.Embedding(T, WIDTH)
+        self.lstm, self.norm = nn.LSTM(WIDTH, 3), nn.LayerNorm(3)
+        self.decoder, self.last = nn.Linear(3, VOCAB), nn.Linear(3, VOCAB)
+
+    def forward(self, x: Any) -> Any:
+        x = x.T
+        x = self.embedding(x) + self.positions(torch.arange(len(x))[:, None])
+        out, (h, _) = self.lstm(x)
+        return self.decoder(self.norm(out)) + self.last(h[-1])
+
+
+def of_steps(outputs: Any, y: Any) -> Any:
+    """Return each sample's mean loss of outputs (T, n, …) and labels (n, T)."""
+    return F.cross_entropy(outputs.permute(1, 2, 0), y, reduction="none").mean(1)
+
+
+AXES = {"": 1, "last": 0}
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "words", (Words, tokens, lambda count: torch.randint(0, VOCAB, (count, T))))
+
+
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize("n", [3, T])
+def test_samples_along_the_second_axis(n: int) -> None:
+    """With as many steps as samples, too."""
+    loop = Loop("words", each=of_steps, options={"samples_axis": AXES}, one_by_one=True)
+    assert_oracle_agrees(loop, steps=1, n=n)
+
+
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize(
+    ("n", "axes", "message"),
+    [
+        (
+            5,
+            {},
+            "model module 'embedding': got Embedding with an input of shape (4, 5) for 5 samples; needs the samples",
+        ),
+        (5, {"": 1}, "model module 'last': got Linear with an input of shape (5, 3) for 5 samples"),
+        (T, {}, "with rows of which other samples' outputs depend; needs samples along the first axis of its input,"),
+        (T, AXES | {"norm": 0}, "model module 'norm': got LayerNorm with rows of which other samples' outputs depend"),
+    ],
+)
+def test_steps_are_not_taken_for_samples(n: int, axes: dict[str, int], message: str) -> None:
+    loop = Loop("words", each=of_steps, options={"samples_axis": axes})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loop.step(torch.arange(n))
+
+
+# --- what is refused in the pass -------------------------------------------------------------------------------------
+
+
+def refused(layer: Any, *inputs: Any, **options: Any) -> None:
+    """Call a layer with three samples."""
+    adam = torch.optim.AdamW(layer.parameters())
+    attribution = Attribution(layer, adam, validation=lambda: None, n_samples=3)
+    with attribution.samples(range(3)):
+        out = layer(*inputs, **options)
+        (out[0] if isinstance(out, tuple) else out).sum().backward()
+
+
+REFUSED: dict[str, tuple[Callable[[], None], str]] = {
+    "attention without samples": (
+        lambda: refused(nn.MultiheadAttention(4, 2), *[torch.ones(5, 4)] * 3),
+        "model module '': got MultiheadAttention with an input of shape (5, 4) for 3 samples; needs the samples of"
+        " `index` along axis 1 of an input with 3 axes",
+    ),
+    "attention with samples elsewhere": (
+        lambda: refused(nn.MultiheadAttention(4, 2), *[torch.ones(3, 5, 4)] * 3),
+        "with an input of shape (3, 5, 4) for 3 samples; needs the samples of `index` along axis 1",
+    ),
+    "causal without a mask": (
+        lambda: refused(nn.MultiheadAttention(4, 2), *[torch.ones(5, 3, 4)] * 3, is_causal=True),
+        "got MultiheadAttention with is_causal=True without attn_mask; needs attn_mask, of which is_causal is a hint",
+    ),
+    "one sequence": (lambda: refused(nn.LSTM(4, 2), torch.ones(5, 4)), "got LSTM with an input of shape (5, 4) for 3"),
+    "one row": (lambda: refused(nn.GRUCell(4, 2), torch.ones(4)), "got GRUCell with an input of shape (4,) for 3"),
+    "one image": (
+        lambda: refused(nn.Conv2d(3, 3, 1), torch.ones(3, 4, 4)),
+        "an input of shape (3, 4, 4); needs an axis",
+    ),
+    "one transposed": (
+        lambda: refused(nn.ConvTranspose1d(3, 3, 1), torch.ones(3, 4)),
+        "got ConvTranspose1d with an input of shape (3, 4); needs an axis of samples before that of channels",
+    ),
+    "one instance": (
+        lambda: refused(nn.InstanceNorm1d(3, affine=True), torch.rand(3, 4)),
+        "got InstanceNorm1d with an input of shape (3, 4); needs an axis of samples before that of channels",
+    ),
+    "other bags": (
+        lambda: refused(nn.EmbeddingBag(4, 2), torch.zeros(4, 2).long()),
+        "got EmbeddingBag with an input of shape (4, 2) for 3 samples",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_input_without_an_axis_of_samples_is_refused(case: str) -> None:
+    call, message = REFUSED[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_a_forward_pass_of_an_instance_is_refused() -> None:
+    layer = nn.GRU(4, 2)
+    layer.forward = lambda x: nn.GRU.forward(layer, 2 * x)
+    with pytest.raises(
+        ValueError, match="model module '': got GRU with a forward of its own instance; needs the forwa"
+    ):
+        refused(layer, torch.ones(5, 3, 4))
+
+
+# --- loops -----------------------------------------------------------------------------------------------------------
+
+
+class Classifier(nn.Module):  # type: ignore[name-defined,misc]
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCAB, WIDTH)
+        self.lstm = nn.LSTM(WIDTH, 3, 2, batch_first=batch_first, dropout=0.4, bidirectional=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = self.embedding(x)
+        _, (h, _) = self.lstm(x if self.lstm.batch_first else x.transpose(0, 1))
+        return self.head(torch.cat([h[-1], h[-2]], 1))
+
+
+class Encoded(nn.Module):  # type: ignore[name-defined,misc]
+    """An encoder, or an encoder and decoder, with dropout and padding."""
+
+    def __init__(self, batch_first: bool, both: bool) -> None:
+        super().__init__()
+        self.embedding, self.both, self.batch_first = nn.Embedding(VOCAB, WIDTH), both, batch_first
+        self.head = nn.Linear(WIDTH, 3)
+        if both:
+            self.body = nn.Transformer(WIDTH, HEADS, 1, 1, 5, 0.2, batch_first=batch_first)
+        else:
+            layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 5, 0.2, batch_first=batch_first)
+            self.body = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x: Any) -> Any:
+        hidden = x == 1
+        hidden[:, 0] = False
+        x = self.embedding(x)
+        x = x if self.batch_first else x.transpose(0, 1)
+        x = self.body(*(x, x)[: 1 + self.both], src_key_padding_mask=hidden)
+        return self.head(x.mean(1 if self.batch_first else 0))
+
+
+DROPPING: dict[str, Callable[[bool], Any]] = {
+    "lstm": Classifier,
+    "encoder": lambda first: Encoded(first, False),
+    "transformer": lambda first: Encoded(first, True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("case", DROPPING)
+def test_a_loop_with_dropout_is_the_one_without_attribution(case: str, batch_first: bool) -> None:
+    """In float32, with every step checked: the rewritten forward pass draws the same random numbers."""
+    params = []
+    for attributed in (False, True):
+        torch.manual_seed(0)
+        model = DROPPING[case](batch_first)
+        adam = torch.optim.AdamW(model.parameters(), lr=0.01)
+        x, y = tokens(12), labels(12)
+
+        def validation(model: Any = model, x: Any = x, y: Any = y) -> Any:
+            model.eval()
+            return F.cross_entropy(model(x[8:]), y[8:])
+
+        attribution = Attribution(model, adam, validation=validation, n_samples=8, check_every=1)
+        for _ in range(3):
+            if attributed:
+                with attribution.samples(range(8)):
+                    F.cross_entropy(model(x[:8]), y[:8]).backward()
+            else:
+                attribution.detach()
+                F.cross_entropy(model(x[:8]), y[:8]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            adam.step()
+            adam.zero_grad()
+        params.append([*(p.detach() for p in model.parameters()), torch.get_rng_state()])
+        assert not any("forward" in vars(module) for module in model.modules())
+    scores = attribution.result().scores
+    assert torch.equal(params[0].pop(), params[1].pop())
+    for one, other in zip(*params, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3 * 0.01)
+    assert np.isfinite(scores).all()
+    assert np.abs(scores).min() > 0
+
+
+def freeze(names: tuple[str, ...]) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        for name, p in model.named_parameters():
+            p.requires_grad_(not name.startswith(tuple(f"layer.{one}" for one in names)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("layer", "frozen", "call"),
+    [
+        (lambda: nn.MultiheadAttention(WIDTH, HEADS), ("in_proj_weight", "out_proj.bias"), one_other),
+        (lambda: nn.MultiheadAttention(WIDTH, HEADS, kdim=3, vdim=2), ("in_proj_bias", "k_proj"), two_others),
+        (lambda: nn.GRU(WIDTH, 3), ("weight_hh", "bias_ih"), all_steps),
+        (lambda: nn.ConvTranspose1d(POSITIONS, 2, 2), ("weight",), pixels),
+        (lambda: nn.ConvTranspose1d(POSITIONS, 2, 2), ("bias",), pixels),
+    ],
+)
+def test_frozen_parts_of_a_layer(
+    layer: Any, frozen: tuple[str, ...], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(layer, call, (POSITIONS, WIDTH), monkeypatch, change=freeze(frozen))

@@ -29,9 +29,10 @@ def _attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return what the module returns, in the order of operations of F.multi_head_attention_forward.
+    """Return what the module returns, by the operations of F.multi_head_attention_forward in their order.
 
-    Dropout draws the same random numbers, as it is applied to arrays of the same shape.
+    All arrays have PyTorch's shapes and strides, so that dropout draws the same random numbers, here and in the next
+    modules: steps first, whatever ``batch_first`` says.
     """
     module = recorder.module
     axis = 0 if module.batch_first else 1
@@ -40,11 +41,11 @@ def _attention(
     if is_causal and attn_mask is None:
         recorder.refuse("is_causal=True without attn_mask", "attn_mask, of which is_causal is a hint")
     causal_alone = is_causal and key_padding_mask is None and not need_weights
-    q, k, v = _projections(recorder, *_with_samples_first(axis, query, key, value))
+    q, k, v = _projections(recorder, *_with_steps_first(axis, query, key, value))
     mask = None if causal_alone else _float_mask(attn_mask, q.dtype)
     padding = _float_mask(key_padding_mask, q.dtype)
     if module.bias_k is not None:
-        k, v = torch.cat([k, recorder.rows("bias_k")], 1), torch.cat([v, recorder.rows("bias_v")], 1)
+        k, v = (torch.cat([x, recorder.rows(name).transpose(0, 1)]) for x, name in ((k, "bias_k"), (v, "bias_v")))
     q, k, v = (_by_head(x, module.num_heads) for x in (q, k, v))
     if module.add_zero_attn:
         k, v = (functional.pad(x, (0, 0, 0, 1)) for x in (k, v))
@@ -61,15 +62,15 @@ def _attention(
         weights = weights.mean(1) if average_attn_weights else weights
     else:
         mixed = functional.scaled_dot_product_attention(q, k, v, mask, dropout, causal_alone)
-    output = recorder.linear(mixed.transpose(1, 2).flatten(2), "out_proj.weight", "out_proj.bias")
-    return output if module.batch_first else output.transpose(0, 1), weights
+    output = recorder.linear(mixed.permute(2, 0, 1, 3).flatten(2), "out_proj.weight", "out_proj.bias", axis=1)
+    return output.transpose(0, 1) if module.batch_first else output, weights
 
 
-def _with_samples_first(
+def _with_steps_first(
     axis: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the inputs with samples along the first axis; those that were one tensor still are."""
-    if axis == 0:
+    """Return the inputs with samples along the second axis; those that were one tensor still are."""
+    if axis == 1:
         return query, key, value
     moved = {id(x): x.transpose(0, 1) for x in (query, key, value)}
     return moved[id(query)], moved[id(key)], moved[id(value)]
@@ -78,7 +79,7 @@ def _with_samples_first(
 def _projections(
     recorder: Recorder, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return q, k and v (n, …, d): by one product for inputs that are the same tensor."""
+    """Return q, k and v (…, n, d): by one product for inputs that are the same tensor."""
     module = recorder.module
     size = module.embed_dim
     q, k, v = (slice(i * size, (i + 1) * size) for i in range(3))
@@ -90,29 +91,31 @@ def _projections(
         )
     packed = ("in_proj_weight", "in_proj_bias")
     if query is key is value:
-        first, second, third = recorder.linear(query, *packed).split(size, -1)
+        first, second, third = recorder.linear(query, *packed, axis=1).split(size, -1)
     elif key is value:
-        first = recorder.linear(query, *packed, q)
-        second, third = recorder.linear(key, *packed, slice(size, 3 * size)).split(size, -1)
+        first = recorder.linear(query, *packed, q, 1)
+        second, third = recorder.linear(key, *packed, slice(size, 3 * size), 1).split(size, -1)
     else:
-        first, second, third = (recorder.linear(x, *packed, units) for x, units in ((query, q), (key, k), (value, v)))
+        first, second, third = (
+            recorder.linear(x, *packed, units, 1) for x, units in ((query, q), (key, k), (value, v))
+        )
     return first, second, third
 
 
 def _separately(recorder: Recorder, x: torch.Tensor, weight: str, units: slice) -> torch.Tensor:
     """Return a projection by a weight of its own and a part of the bias."""
-    z = recorder.linear(x, weight, None)
+    z = recorder.linear(x, weight, None, axis=1)
     bias = recorder.parameter("in_proj_bias")
     if bias is None:
         return z
     z = z + bias[units]
-    recorder.record_linear(z, x, None, "in_proj_bias", units)
+    recorder.record_linear(z, x, None, "in_proj_bias", units, 1)
     return z
 
 
 def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """Return x (n, T, d) as (n, heads, T, d / heads)."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    """Return x (T, n, d) as (n, heads, T, d / heads)."""
+    return x.unflatten(2, (heads, -1)).permute(1, 2, 0, 3)
 
 
 def _float_mask(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

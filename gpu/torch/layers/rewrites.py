@@ -30,7 +30,9 @@ class Listener(Protocol):
     def n(self) -> int:
         """Number of samples of the open block."""
 
-    def record(self, output: torch.Tensor, a: torch.Tensor, parameters: tuple[str, ...], captures: Function) -> None:
+    def record(
+        self, output: torch.Tensor, a: torch.Tensor, parameters: tuple[str, ...], captures: Function, axis: int
+    ) -> None:
         """Await the gradient of `output`."""
 
 
@@ -65,37 +67,49 @@ class Recorder:
         """Raise the error about this module."""
         refuse_module(self.module, self.listeners[0].path, got, needs)
 
-    def record(self, output: torch.Tensor, a: torch.Tensor, parameters: tuple[str, ...], captures: Function) -> None:
+    def record(
+        self, output: torch.Tensor, a: torch.Tensor, parameters: tuple[str, ...], captures: Function, axis: int = 0
+    ) -> None:
         """Record one use.
 
         Parameters
         ----------
-        output, a : tensors (n, …)
+        output, a : tensors (n, …), or (T, n, …)
             Output of the use, whose gradient is awaited, and its input.
         parameters : tuple of str
             The parameters used, by their names in the module.
         captures : callable
             Function from the `Use` to captures.
+        axis : int
+            Axis of the samples in both; the `Use` has them first.
         """
         for one in self.listeners:
-            one.record(output, a, parameters, captures)
+            one.record(output, a, parameters, captures, axis)
 
-    def linear(self, x: torch.Tensor, weight: str, bias: str | None, units: slice | None = None) -> torch.Tensor:
+    def linear(
+        self, x: torch.Tensor, weight: str, bias: str | None, units: slice | None = None, axis: int = 0
+    ) -> torch.Tensor:
         """Return ``x Wᵀ + b`` (n, …, d_out), of some rows of W and b if `units` are given."""
         w, b = self.parameter(weight), None if bias is None else self.parameter(bias)
         if units is not None:
             w, b = w[units], None if b is None else b[units]
         z = functional.linear(x, w, b)
-        self.record_linear(z, x, weight, bias, units)
+        self.record_linear(z, x, weight, bias, units, axis)
         return z
 
     def record_linear(
-        self, z: torch.Tensor, x: torch.Tensor, weight: str | None, bias: str | None, units: slice | None = None
+        self,
+        z: torch.Tensor,
+        x: torch.Tensor,
+        weight: str | None,
+        bias: str | None,
+        units: slice | None = None,
+        axis: int = 0,
     ) -> None:
         """Record a use as in `linear`, whose output is `z`."""
         used = tuple(name for name in (weight, bias) if name is not None)
         total = len(self.parameter(used[0]))
-        self.record(z, x, used, partial(_of_linear, weight, bias, units, total))
+        self.record(z, x, used, partial(_of_linear, weight, bias, units, total), axis)
 
     def rows(self, name: str) -> torch.Tensor:
         """Return a parameter (1, …) with one row for each sample, (n, …)."""
