@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from adamshap.torch.layers.registry import refuse_module
@@ -22,8 +23,9 @@ class Replaced:
         self.module = module
         self.listeners: list[Any] = []
 
+    @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the module's output."""
+        """Return the module's output; compiled code would leave out the hooks of gradients that nothing else needs."""
         listening = tuple(one for one in self.listeners if one.is_open)
         if not listening:
             return type(self.module).forward(self.module, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -555,3 +556,80 @@ def test_frozen_parts_of_a_layer(
     layer: Any, frozen: tuple[str, ...], call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check(layer, call, (POSITIONS, WIDTH), monkeypatch, change=freeze(frozen))
+
+
+def test_an_instance_norm_in_training_mode_moves_its_statistics_and_does_not_use_them() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.InstanceNorm2d(2, affine=True, track_running_stats=True), nn.Flatten(), nn.Linear(12, 3))
+    model.double()
+    x, y = torch.randn(5, 2, 3, 2).double(), labels(5)
+    adam = torch.optim.AdamW(model.parameters())
+    attribution = Attribution(model, adam, validation=lambda: None, n_samples=5)
+    with attribution.samples(range(5)):
+        F.cross_entropy(model(x), y, reduction="sum").backward()
+    captures = attribution._blocks[0].captures
+    for i in range(5):
+        loss = F.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        for (name, p), expected in zip(
+            model.named_parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+        ):
+            (use,) = captures.rows(slice(i, i + 1)).by_name[name]
+            np.testing.assert_allclose(use.sum_of(np, name, slice(0, len(p))), expected, rtol=1e-9, atol=1e-12)
+
+
+class Both(nn.Module):  # type: ignore[name-defined,misc]
+    """Attention and a recurrent layer, which may be in a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(3, 3)
+        self.encoder = nn.TransformerEncoderLayer(WIDTH, HEADS, 5, 0.2, batch_first=True)
+        self.gru, self.kept = nn.GRU(WIDTH, 3, 2, dropout=0.3), "all"
+
+    def inside(self, x: Any) -> Any:
+        return self.gru(self.encoder(x).transpose(0, 1))[0].mean(0)
+
+    def forward(self, x: Any) -> Any:
+        x = self.before(x)
+        if self.kept == "all" or not self.training:
+            return self.head(self.inside(x))
+        reentrant = self.kept == "none, reentrant"
+        return self.head(torch.utils.checkpoint.checkpoint(self.inside, x, use_reentrant=reentrant))
+
+
+def scores_of(model: Any, called: Any, twice: bool = False) -> Any:
+    """Return the scores of two steps, of one or the second of two attributions."""
+    torch.manual_seed(1)
+    adam = torch.optim.AdamW(model.parameters(), lr=0.01)
+    x, y = torch.randn(8, POSITIONS, WIDTH).double(), labels(8)
+
+    def validation() -> Any:
+        model.eval()
+        return F.cross_entropy(called(x[5:]), y[5:])
+
+    made = [Attribution(model, adam, validation=validation, n_samples=5) for _ in range(1 + twice)]
+    for _ in range(2):
+        with made[0].samples(range(5)), made[-1].samples(range(5)) if twice else nullcontext():
+            F.cross_entropy(called(x[:5]), y[:5]).backward()
+        adam.step()
+        adam.zero_grad()
+    return made[-1].result().scores
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("how", ["none", "none, reentrant", "compiled", "two attributions"])
+def test_rewritten_layers_in_checkpoints_and_compiled_models(how: str) -> None:
+    scores = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        model = Both()
+        if how == "compiled":  # dropout draws other numbers there
+            model.encoder, model.gru = nn.Identity(), nn.GRU(WIDTH, 3)
+        called: Any = model.double()
+        if again and how == "compiled":
+            called = torch.compile(model, backend="aot_eager")
+        elif again and how.startswith("none"):
+            model.kept = how
+        scores.append(scores_of(model, called, again and how == "two attributions"))
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-9)
