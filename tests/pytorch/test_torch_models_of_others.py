@@ -1,4 +1,4 @@
-"""Models of torchvision and of PyTorch itself, in a loop with clipping and groups: each step's scores are the oracle's."""
+"""Models of torchvision in a loop with clipping and groups: each step's scores are the oracle's."""
 
 from collections.abc import Callable
 from typing import Any
