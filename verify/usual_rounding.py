@@ -35,8 +35,9 @@ For a unit with an input of 1e22, an error of u in the derivative would be one o
 would accept everything.
 
 The sigmoid as (1 + tanh(z/2))/2 has an absolute error of u/2 in its value, and the SiLU one of u |z|/2: relative to a
-small value, it may be large. Libraries avoid that, other code does not, so that it is drawn only where an error is
-beyond its bound already (`tolerance.CLOSE`).
+small value, it may be large. The softmax as exp(z − log Σ exp z) has a relative error of u times the largest logit,
+common to all classes. Libraries avoid both, other code does not, so that they are drawn only where an error is beyond
+its bound already (`tolerance.CLOSE`).
 
 Errors have random sizes, not only random signs: if an error has the same effect for either sign, or two errors oppose
 each other, equal sizes would hide the effect. If terms saturate, errors that are all large hide it too
@@ -48,6 +49,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import autograd.numpy as anp
 import numpy as np
 from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
@@ -65,7 +67,7 @@ Errors = Callable[[tuple[int, ...]], Array]
 
 
 @contextmanager
-def usual_rounding(size: float, generator: Normal, by_tanh: bool = False) -> Iterator[None]:
+def usual_rounding(size: float, generator: Normal, by_hand: bool = False) -> Iterator[None]:
     """Add independent rounding errors of about `size` to the oracle's operations within the context.
 
     The errors are absolute in derivatives of losses and activations, bias corrections, and positions of arrival by a
@@ -78,10 +80,11 @@ def usual_rounding(size: float, generator: Normal, by_tanh: bool = False) -> Ite
         Standard deviation of the errors: some u of the candidate's dtype.
     generator : numpy.random.Generator or Uneven
         Source of the errors.
-    by_tanh : bool
-        Whether the sigmoid is computed as (1 + tanh(z/2))/2, with an absolute error of u/2 in its value too.
+    by_hand : bool
+        Whether forms that libraries avoid are drawn, too: (1 + tanh(z/2))/2 for the sigmoid, with an absolute error of
+        u/2 in its value; exp(z − log Σ exp z) for the softmax, with a relative error of u times the largest logit.
     """
-    with computed_by(_Rounded(size, generator, by_tanh).operations()):
+    with computed_by(_Rounded(size, generator, by_hand).operations()):
         yield
 
 
@@ -91,7 +94,7 @@ class _Rounded:
 
     size: float
     generator: Normal
-    by_tanh: bool = False
+    by_hand: bool = False
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         """Return the operations, keyed by the names of the exact ones."""
@@ -135,12 +138,12 @@ class _Rounded:
         return lambda z: exact(z) + self.noise(z, elementwise_grad(exact)(constant(z)))
 
     def logistic(self, name: str, factor: Callable[[Array], Array]) -> Callable[[Any], Any]:
-        """Return the operation ``factor(z)`` σ(z), with the error of σ by tanh in its value if `by_tanh`."""
+        """Return the operation ``factor(z)`` σ(z), with the error of σ by tanh in its value if `by_hand`."""
         exact, saturating = OPERATIONS[name], self.saturating(name)
 
         def rounded(z: Any) -> Any:
             result = saturating(z)
-            if not self.by_tanh:
+            if not self.by_hand:
                 return result
             fixed = constant(z)
             return result + 0.5 * self.absolute(exact(fixed), factor(fixed))
@@ -156,7 +159,14 @@ class _Rounded:
         # In softmax − onehot, only the label's own component is a difference.
         own = np.arange(logits.shape[1]) == labels[:, None]
         losses = OPERATIONS["cross_entropy"](logits, labels)
-        return losses + self.noise(logits[own], np.expm1(-constant(losses)))
+        result = losses + self.noise(logits[own], np.expm1(-constant(losses)))
+        if not self.by_hand:
+            return result
+        fixed = constant(logits)
+        top = fixed.max(axis=1, keepdims=True)
+        exponentials = np.exp(fixed - top)
+        softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return result + anp.sum(self.errors(top.shape) * np.abs(top) * softmax * (logits - fixed), axis=1)
 
     def bias_correction(self, beta: float, t: int) -> float:
         # For β = 0 no rounding occurs; otherwise the error never removes more than half.
