@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,12 @@ from adamshap.reference.contract import (
     of_kind,
     positive_integer,
     refuse,
-    shown,
     true_or_false,
 )
 from adamshap.torch.check import cheapest, check_finite, check_parameters, factor_of
+from adamshap.torch.closures import check_losses
+from adamshap.torch.derivatives import Derivatives
+from adamshap.torch.forward import ForwardStep, GradientHooks, refuse_slope, step_of
 from adamshap.torch.hooks import Block, Hooks
 from adamshap.torch.mistakes import (
     checked_index,
@@ -47,9 +50,11 @@ from adamshap.torch.optimizer import (
     trainable,
     unknown_gradients,
 )
+from adamshap.torch.random_state import random_state
 from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
+from adamshap.torch.verification import refuse_unverifiable
 
 __all__ = ["Attribution"]
 
@@ -72,8 +77,9 @@ class Attribution:
     optimizer : torch.optim.Adam or torch.optim.AdamW
         Optimiser of all trainable parameters of the model, in any number of groups.
     validation : callable
-        Function without arguments that returns the mean validation loss as a tensor. It is called at θ, and with moved
-        parameters at the points that `gradient` needs; random state and modes are put back afterwards.
+        Function without arguments that returns the mean validation loss as a tensor, or with `per_validation` the
+        losses (n_val,). It is called at θ, and with moved parameters at the points that `gradient` needs; random state
+        and modes are put back afterwards.
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
@@ -83,7 +89,8 @@ class Attribution:
     efficient : bool
         As for `adamshap.gpu.scores`: distribute what the scores leave of the step's decrease of the loss.
     per_validation : bool
-        Not supported: `validation` returns one loss.
+        One score for each validation sample's own loss, (N, n_val): `validation` returns the losses (n_val,). Takes
+        memory for n_val gradients.
     nodes : tuple of two ints, optional
         (path, normal), as for `adamshap.gpu.scores`.
     denominator : {"exact", "previous"}
@@ -94,13 +101,17 @@ class Attribution:
         Rank of the sketch of P, its basis kept from step to step; None is exact.
     variance : {"exact", "rank_one"}
         σ² of "random_order" and "two_term".
-    contraction : {"ghost"}
-        "forward" is not supported.
+    contraction : {"ghost", "forward"}
+        "forward" for a model of any modules, without captures: each score is the derivative of the sample's loss, from
+        the function `losses` of `samples`. Not with "random_order", "two_term" and `rank`.
     with_sgd : bool
         Whether SGD's scores are computed too, which costs a validation pass at θ and a contraction; else they are NaN.
     check_every : int
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
         compares the gradients of the vectors (biases, gains).
+    verify_ghost : bool
+        Whether the full self-check also compares each sample's score by captures with that of "forward", which needs
+        `losses` and takes about a validation pass and three passes of the batch more.
 
     Raises
     ------
@@ -133,6 +144,7 @@ class Attribution:
         contraction: Contraction = "ghost",
         with_sgd: bool = True,
         check_every: int = 50,
+        verify_ghost: bool = False,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
         check_optimizer(optimizer)
@@ -142,21 +154,23 @@ class Attribution:
         estimator = Estimator(
             slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, None, contraction
         )
-        if estimator.per_validation:
-            refuse("per_validation", True, "False: `validation` returns one loss")
-        if estimator.contraction != "ghost":
-            refuse("contraction", shown(estimator.contraction), "'ghost', the only one for a PyTorch model")
+        refuse_slope(estimator)
+        self._captured, self._verified = estimator.contraction == "ghost", true_or_false("verify_ghost", verify_ghost)
+        if self._verified:
+            refuse_unverifiable(estimator)
         self._totals = Totals.of(positive_integer("n_samples", n_samples), true_or_false("with_sgd", with_sgd))
         self._check_every = positive_integer("check_every", check_every)
         self._named = trainable(model, optimizer)
         adam_of(optimizer, self._named)  # refuses settings that are not Adam's
         self._model, self._optimizer = model, optimizer
         backend = Backend(np, np.dtype(str(next(iter(self._named.values())).dtype).removeprefix("torch.")))
-        self._stack = ValidationStack(model, validation, self._named)
+        self._stack = ValidationStack(model, validation, self._named, n_val=0 if estimator.per_validation else None)
         context = context_of(backend, self._stack)
         self._scorer = Scorer(context, estimator, bool(with_sgd))
         self._cheapest = cheapest(context.shapes)
-        self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()})
+        self._derivatives = Derivatives(model)
+        hooks = Hooks if self._captured else GradientHooks
+        self._hooks = hooks(model, {id(p): name for name, p in self._named.items()})
         self._steps_of_optimizer = (
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
@@ -170,7 +184,7 @@ class Attribution:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def samples(self, index: Any) -> Iterator[None]:
+    def samples(self, index: Any, losses: Callable[[], torch.Tensor] | None = None) -> Iterator[None]:
         """Capture the forward and backward passes inside: those of some samples, one row each, in this order.
 
         Several before one ``optimizer.step()`` are accumulation: the step's batch is all of them.
@@ -179,6 +193,11 @@ class Attribution:
         ----------
         index : integers (n,)
             Numbers of the samples, from 0 to N − 1: a tensor, an array or a list.
+        losses : callable, optional
+            Function without arguments that returns the losses (n,) of these samples, of whose sum the block's backward
+            pass takes the gradient up to a factor of the whole step. It is called at ``optimizer.step()``, several
+            times, with the random numbers from the block's beginning on. With contraction "forward" and `verify_ghost`
+            it has to be given.
 
         Yields
         ------
@@ -194,6 +213,7 @@ class Attribution:
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
         checked = checked_index(index, len(self._totals.seen))
+        check_losses(losses, needed=self._verified or not self._captured)
         self._refuse_late_edits()
         no_gradients = (
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
@@ -206,7 +226,9 @@ class Attribution:
         for earlier in self._blocks:
             if len(twice := np.intersect1d(checked, earlier.index)):
                 refuse("index", f"sample {twice[0]} again before the step", "each sample once in a step")
-        block = Block(checked, versions_of(self._named), probed=self._is_checked)
+        random = None if losses is None else random_state()
+        versions = versions_of(self._named)
+        block = Block(checked, versions, probed=self._is_checked, losses=losses, random=random)
         self._blocks.append(block)
         try:
             with self._hooks.open(block):
@@ -224,8 +246,10 @@ class Attribution:
         -------
         Run
             Scores, SGD's scores (NaN without `with_sgd`) and ``seen`` of all N samples; ``history`` has ``factor``, f
-            of each step, and with `with_sgd` or gradient "start" ``valid_loss``; parameters and state of the optimiser
-            by the model's names.
+            of each step, and with `with_sgd` or gradient "start" ``valid_loss``; with contraction "forward"
+            ``forward_passes`` of the batch in each step, and ``forward_error``, the estimated error of the scores by
+            differences over the largest, 0 where there are none; parameters and state of the optimiser by the model's
+            names.
 
         Raises
         ------
@@ -292,6 +316,11 @@ class Attribution:
     def _settings(self) -> str:
         return f"{self._scorer.estimator}, with_sgd={self._scorer.with_sgd}"
 
+    @property
+    def differences(self) -> str | None:
+        """PyTorch's reason why forward mode takes differences of losses; None while it has forward derivatives."""
+        return self._derivatives.differences
+
     def detach(self) -> None:
         """Remove all hooks from the model and the optimiser; the scores stay."""
         self._hooks.remove()
@@ -317,7 +346,7 @@ class Attribution:
         if any(one is not None for one in (*args[1:], *kwargs.values())):  # args[0] is the optimiser
             refuse("optimizer.step", "a closure", "no argument: forward and backward pass before the step")
         step = self._totals.steps + 1
-        refuse_passes(self._blocks, self._hooks.stray, step)
+        refuse_passes(self._blocks, self._hooks.stray, step, captured=self._captured)
         if count := unknown_gradients(optimizer, self._named.values()):
             got = f"{count} parameters with a gradient that were frozen when the attribution began"
             refuse("optimizer", got, "a new Attribution after a change of requires_grad")
@@ -327,8 +356,11 @@ class Attribution:
             self._totals.initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
+            if self._verified and self._is_checked:
+                self._scorer.verify(given, self._forward_step(given.gradients))
         self._blocks.clear()
-        self._totals.add(given.index, result, given.factor)
+        history = {"factor": given.factor} if given.forward is None else given.forward.history
+        self._totals.add(given.index, result, history)
         if self._is_checked:
             before = {name: given.state.theta[name].copy() for name in given.gradients}
             self._awaited = (given, (before, new.theta))
@@ -351,23 +383,35 @@ class Attribution:
 
     def _given(self, gradients: dict[str, Array]) -> Given:
         """Return what the loop did, after the check of the gradients."""
-        chunks = chunks_of(self._blocks, gradients)
-        names = [name for name in self._cheapest if name in gradients]
-        captures = [one for _, one in chunks]
-        step = self._totals.steps + 1
-        check_finite({name: gradients[name] for name in names} or gradients, step)
-        every = list(gradients) if self._is_checked or not names else names
-        factor = factor_of(gradients, captures, every, self._hooks.modules, step)
+        forward, step, products = None, self._totals.steps + 1, dict[str, int]()
+        if self._captured:
+            chunks = chunks_of(self._blocks, gradients)
+            names = [name for name in self._cheapest if name in gradients]
+            captures = [one for _, one in chunks]
+            check_finite({name: gradients[name] for name in names} or gradients, step)
+            every = list(gradients) if self._is_checked or not names else names
+            factor = factor_of(gradients, captures, every, self._hooks.modules, step)
+            for one in captures:
+                products = {name: max(products.get(name, 0), one.products.get(name, 0)) for name in gradients}
+        else:
+            check_finite(gradients, step)
+            forward, factor = self._forward_step(gradients), 1.0  # its scores have f already
+            chunks = [forward.chunk]
         named = {name: self._named[name] for name in gradients}
         backend = self._scorer.context.backend
         hyperparameters, t = hyperparameters_of(backend, self._optimizer, named)
         state = state_of(backend, self._optimizer, named, t)
-        products: dict[str, int] = {}
-        for one in captures:
-            products = {name: max(products.get(name, 0), one.products.get(name, 0)) for name in gradients}
-        stack = ValidationStack(self._model, self._stack.loss, named, products)
+        if self._stack.n_val == 0:
+            self._stack = replace(self._stack, n_val=self._totals.counted(self._stack.count()))
+        stack = replace(self._stack, named=named, products=products)
         index = np.concatenate([block.index for block in self._blocks])
-        return Given(index, chunks, gradients, factor, state, hyperparameters, stack)
+        return Given(index, chunks, gradients, factor, state, hyperparameters, stack, forward)
+
+    def _forward_step(self, gradients: dict[str, Array]) -> ForwardStep:
+        """Return the step's samples for forward mode, after the check of the gradients if it is due."""
+        named, step = {name: self._named[name] for name in gradients}, self._totals.steps + 1
+        modules, checked = self._hooks.modules, self._is_checked
+        return step_of(self._derivatives, self._blocks, named, gradients, modules, step, checked=checked)
 
     # --- mistakes of the loop ----------------------------------------------------------------------------------------
 

@@ -23,13 +23,23 @@ import numpy as np
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 
-__all__ = ["cheapest", "check_parameters", "factor_of"]
+__all__ = ["LOOSE", "UNITS", "Comparison", "cheapest", "check_finite", "check_parameters", "common_factor", "factor_of"]
 
 UNITS = 64.0
 """Roundings that a difference may have, in units of u: about as many as a sum of a few thousand terms has."""
 
 LOOSE = 1e-3
 """Relative uncertainty of f from which on more parameters are summed."""
+
+
+FEW = (
+    "a use of the parameter that no hook sees (F.linear or another function called with it, a compiled or fused"
+    " path), an input whose first axis is not the samples', or an edit of its .grad"
+)
+MANY = (
+    "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
+    " passes were not in `samples`, clipping by value, or a clipping that is not the same for all"
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,25 @@ def factor_of(
     compared = [_comparison(name, gradients[name], chunks) for name in names]
     if len(names) < len(gradients) and not any(one.resolved for one in compared):
         compared = [_comparison(name, gradient, chunks) for name, gradient in gradients.items()]
+    unit = UNITS * float(np.finfo(next(iter(gradients.values())).dtype).eps)
+    return common_factor(compared, modules, step, unit, (FEW, MANY))
+
+
+def common_factor(
+    compared: list[Comparison], modules: Mapping[str, list[str]], step: int, unit: float, reasons: tuple[str, str]
+) -> float:
+    """Return the one factor of all comparisons; refuse if none fits.
+
+    Parameters
+    ----------
+    compared : list of Comparison
+    modules, step
+        As for `factor_of`.
+    unit : float
+        Difference from 1 that is none.
+    reasons : tuple of two str
+        Likely reasons, where a few parameters are off and where many are.
+    """
     resolved = [one for one in compared if one.resolved]
     if not resolved:
         middle, spread = 1.0, 0.0
@@ -109,8 +138,7 @@ def factor_of(
         spread = math.hypot(*(one.error for one in near)) / math.sqrt(square)
     off = [one for one in compared if not _fits(one, middle, spread)]
     if off or middle <= 0:
-        _refuse(compared, off or compared, middle, modules, step)
-    unit = UNITS * float(np.finfo(next(iter(gradients.values())).dtype).eps)
+        _refuse(compared, off or compared, middle, modules, step, reasons)
     return 1.0 if abs(middle - 1) <= unit + spread else middle
 
 
@@ -149,7 +177,12 @@ def _norm(array: Array) -> float:
 
 
 def _refuse(
-    compared: list[Comparison], off: list[Comparison], factor: float, modules: Mapping[str, list[str]], step: int
+    compared: list[Comparison],
+    off: list[Comparison],
+    factor: float,
+    modules: Mapping[str, list[str]],
+    step: int,
+    reasons: tuple[str, str],
 ) -> NoReturn:
     if all(not one.given.any() for one in compared):
         needs = "the gradients that backward() left: no zero_grad() between backward() and step()"
@@ -164,14 +197,7 @@ def _refuse(
         f" {worst.distance(factor):.3g} at step {step}, in {' and '.join(modules.get(worst.name, ['no module']))}"
         f" ({len(off)} of {len(compared)} compared parameters are off)"
     )
-    few = (
-        "a use of the parameter that no hook sees (F.linear or another function called with it, a compiled or fused"
-        " path), an input whose first axis is not the samples', or an edit of its .grad"
-    )
-    many = (
-        "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
-        " passes were not in `samples`, clipping by value, or a clipping that is not the same for all"
-    )
+    few, many = reasons
     reason = few if len(off) == 1 or 2 * len(off) < len(compared) else many
     refuse(f"gradient of {worst.name!r}", got, f"one factor times the samples' for all parameters; likely: {reason}")
 

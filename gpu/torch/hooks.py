@@ -3,7 +3,7 @@
 A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +15,7 @@ from torch import nn
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.layers import LAYERS, Layer, Use
+from adamshap.torch.random_state import RandomState
 from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
@@ -42,6 +43,12 @@ class Block:
         Whether an embedding had n sequences of n ids.
     modes : tuple of bool, or None
         Whether each module was in training mode at the end; None before it.
+    losses : callable, optional
+        The user's function that returns the samples' losses.
+    random : RandomState, optional
+        PyTorch's random state at the beginning, with `losses`.
+    reached : set of str
+        The parameters that a backward pass gave a gradient.
     """
 
     index: Array
@@ -52,6 +59,9 @@ class Block:
     squares: bool = False
     modes: tuple[bool, ...] | None = None
     outputs: list[tuple[str, nn.Module, torch.Tensor]] = field(default_factory=list)
+    losses: Callable[[], torch.Tensor] | None = None
+    random: RandomState | None = None
+    reached: set[str] = field(default_factory=set)
 
     @property
     def n(self) -> int:
@@ -127,9 +137,11 @@ class Hooks:
             self.block = None
 
     def _accumulated(self, name: str, _: torch.Tensor) -> None:
-        """Note a gradient that arrives outside all blocks."""
+        """Note a gradient that arrives, in a block or outside all blocks."""
         if self.block is None:
             self.stray = name
+        else:
+            self.block.reached.add(name)
 
     def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Give every sample its own copy of an input that all share, such as positions of shape (1, T)."""

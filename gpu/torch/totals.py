@@ -19,7 +19,7 @@ class Totals:
 
     Parameters
     ----------
-    scores, sgd_scores : arrays (N,)
+    scores, sgd_scores : arrays (N,), or (N, n_val) for each validation sample, from the first step on
         SGD's are NaN if they are not wanted.
     seen : int array (N,)
     steps : int
@@ -41,7 +41,15 @@ class Totals:
         """Return the totals before the first step."""
         return cls(np.zeros(count), np.zeros(count) if with_sgd else np.full(count, np.nan), np.zeros(count, np.int64))
 
-    def add(self, index: Array, result: StepResult, factor: float) -> None:
+    def counted(self, n_val: int) -> int:
+        """Return the number of validation samples, and give each a column of scores before the first step."""
+        if self.scores.ndim == 1:
+            self.scores, self.sgd_scores = (one[:, None] + np.zeros(n_val) for one in (self.scores, self.sgd_scores))
+        if (before := self.scores.shape[1]) != n_val:
+            refuse("validation()", f"{n_val} losses", f"those of {before} validation samples, as before")
+        return n_val
+
+    def add(self, index: Array, result: StepResult, history: Mapping[str, float]) -> None:
         """Add a step's results; refuse numbers that are not finite."""
         for name, added in (("scores", result.scores), ("sgd_scores", result.sgd_scores)):
             if added is not None and not np.isfinite(added).all():
@@ -51,7 +59,8 @@ class Totals:
         if result.sgd_scores is not None:
             np.add.at(self.sgd_scores, index, result.sgd_scores)
         np.add.at(self.seen, index, 1)
-        self.history["factor"].append(factor)
+        for name, value in history.items():
+            self.history.setdefault(name, []).append(value)
         if result.valid_loss is not None:
             self.history["valid_loss"].append(float(result.valid_loss))
 
