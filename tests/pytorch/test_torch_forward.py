@@ -253,6 +253,25 @@ def test_a_compiled_model_has_differences() -> None:
     assert 0 < abs(scores[1] - scores[0]).max() < 1e-6 * abs(scores[0]).max()
 
 
+def test_a_gradient_scaler_is_a_factor() -> None:
+    runs = []
+    for scaled in (False, True):
+        loop = Loop("bare", options=FORWARD)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        for index in loop.batches(3):
+            with loop.attribution.samples(index, lambda loop=loop, index=index: 3 * loop.losses(index)):
+                scaler.scale(loop.loss(index)).backward()
+            scaler.unscale_(loop.adam)
+            nn.utils.clip_grad_norm_(loop.model.parameters(), 0.05)
+            scaler.step(loop.adam)
+            scaler.update()
+            loop.adam.zero_grad()
+        runs.append(loop.attribution.result())
+    np.testing.assert_allclose(runs[1].scores, runs[0].scores, rtol=1e-9)
+    np.testing.assert_allclose(runs[1].history["factor"], runs[0].history["factor"], rtol=1e-9)
+    assert (runs[0].history["factor"] < 1 / 3).all()
+
+
 def test_the_loop_is_the_same_with_and_without_an_attribution() -> None:
     params = []
     for attributed in (False, True):
