@@ -110,8 +110,8 @@ class Attribution:
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
         compares the gradients of the vectors (biases, gains).
     verify_ghost : bool
-        Whether the full self-check also compares each sample's score by captures with that of "forward", which needs
-        `losses` and takes about a validation pass and three passes of the batch more.
+        Whether the full self-check also compares each sample's score by captures with that of "forward". It needs
+        `losses`, and takes the validation passes of the step again and what such a check of "forward" takes.
 
     Raises
     ------

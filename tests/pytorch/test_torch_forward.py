@@ -475,6 +475,15 @@ def test_samples_that_interact_are_refused(model: Any, interact: bool) -> None:
         loop.step(torch.arange(WIDTH))
 
 
+@pytest.mark.parametrize("options", [FORWARD, {"verify_ghost": True}])
+def test_a_loss_over_pairs_is_refused(options: dict[str, Any]) -> None:
+    def each(outputs: Any, y: Any) -> Any:
+        return cross_entropy()(outputs - outputs.mean(0), y)
+
+    with pytest.raises(ValueError, match="of which the first sample's loss needs other samples' parts; needs samples"):
+        Loop(each=each, options=options).step(torch.arange(5))
+
+
 def test_batch_statistics_are_refused() -> None:
     loop = Loop("image", options=FORWARD)
     loop.model.train()
