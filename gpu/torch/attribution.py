@@ -112,6 +112,10 @@ class Attribution:
     verify_ghost : bool
         Whether the full self-check also compares each sample's score by captures with that of "forward". It needs
         `losses`, and takes the validation passes of the step again and what such a check of "forward" takes.
+    samples_axis : mapping of str to int, optional
+        Axis of the samples, 0 or 1, in inputs and outputs of some modules and of the modules inside them, by their
+        names in the model ("" is the model). By default it is 0, and 1 in PyTorch's attention and recurrent layers
+        and transformers with ``batch_first=False``.
 
     Raises
     ------
@@ -145,6 +149,7 @@ class Attribution:
         with_sgd: bool = True,
         check_every: int = 50,
         verify_ghost: bool = False,
+        samples_axis: Mapping[str, int] | None = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
         check_optimizer(optimizer)
@@ -170,7 +175,7 @@ class Attribution:
         self._cheapest = cheapest(context.shapes)
         self._derivatives = Derivatives(model)
         hooks = Hooks if self._captured else GradientHooks
-        self._hooks = hooks(model, {id(p): name for name, p in self._named.items()})
+        self._hooks = hooks(model, {id(p): name for name, p in self._named.items()}, samples_axis)
         self._steps_of_optimizer = (
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),

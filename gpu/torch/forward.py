@@ -30,7 +30,7 @@ from adamshap.torch.check import LOOSE, UNITS, Comparison, common_factor
 from adamshap.torch.closures import losses_of, refuse_interaction, with_outputs
 from adamshap.torch.derivatives import Along, Derivatives
 from adamshap.torch.hooks import Block, Hooks
-from adamshap.torch.layers import array_of
+from adamshap.torch.memory import array_of
 
 __all__ = ["ForwardStep", "GradientHooks", "refuse_slope", "step_of"]
 
@@ -57,8 +57,9 @@ class GradientHooks(Hooks):
     """Hooks without captures, on a model of any modules: they note which parameters a backward pass reaches."""
 
     def _attach(self, module: torch.nn.Module, path: str, own: dict[str, str]) -> None:
-        for name in own.values():
-            self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
+        self._name(module, path, own)
+
+    _listen = _attach
 
 
 def refuse_slope(estimator: Estimator) -> None:

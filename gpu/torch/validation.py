@@ -18,7 +18,7 @@ from adamshap.gpu.captures import Captures, Dense
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.backward import differentiated
-from adamshap.torch.layers import array_of
+from adamshap.torch.memory import array_of
 from adamshap.torch.random_state import random_state, replayed
 
 __all__ = ["ValidationStack", "undisturbed"]

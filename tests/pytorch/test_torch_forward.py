@@ -17,7 +17,8 @@ torch = pytest.importorskip("torch", reason="extra `torch`")
 nn = torch.nn
 from adamshap.torch import Attribution, register  # noqa: E402
 from adamshap.torch.forward import ForwardStep  # noqa: E402
-from adamshap.torch.layers import LAYERS, array_of  # noqa: E402
+from adamshap.torch.layers.registry import LAYERS  # noqa: E402
+from adamshap.torch.memory import array_of  # noqa: E402
 
 FORWARD = {"contraction": "forward", "slope": "secant"}
 
