@@ -14,7 +14,7 @@ h       ``h``            step of a difference
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,15 @@ class Derivatives:
         Number of forward passes so far, each over all blocks of a step.
     differences : str or None
         PyTorch's reason why differences are taken; None while forward-mode AD works.
+    with_mkldnn : bool
+        Whether forward-mode AD may use oneDNN, as long as its operations have forward derivatives.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
         self.calls = 0
         self.differences: str | None = None
+        self.with_mkldnn = True
 
     def along(
         self, blocks: Sequence[Block], named: Mapping[str, torch.nn.Parameter], direction: Mapping[str, Any]
@@ -95,6 +98,9 @@ class Derivatives:
             try:
                 return Along(self._by_tangents(blocks, named, tangents), 0.0)
             except RuntimeError as error:  # PyTorch's NotImplementedError is one, too
+                if "mkldnn" in str(error) and self.with_mkldnn:  # of recurrent layers in float32 on the processor
+                    self.with_mkldnn = False
+                    return self.along(blocks, named, direction)
                 self.differences = str(error).partition("\n")[0]
         return self._by_differences(blocks, named, tangents)
 
@@ -107,7 +113,8 @@ class Derivatives:
         self.calls += 1
         found = []
         for block in blocks:
-            with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):  # others have no forward derivative
+            plain = nullcontext() if self.with_mkldnn else torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)
+            with plain, forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):  # others have no forward derivative
                 _give_tangents(named, tangents)
                 tangent = forward_ad.unpack_dual(losses_of(block, self.model)).tangent
                 if tangent is None:

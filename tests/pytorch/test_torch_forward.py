@@ -224,6 +224,15 @@ def test_a_dropout_mask_is_that_of_the_backward_pass(check_every: int) -> None:
     assert loop.attribution.differences is None
 
 
+def test_a_recurrent_layer_in_float32_has_forward_derivatives() -> None:
+    """In PyTorch's own loops: oneDNN's layer, which the loop uses, has none."""
+    loop = Loop("recurrent", options=FORWARD, dtype=torch.float32)
+    loop.model.eval()
+    for index in loop.batches(3):
+        loop.step(index)
+    assert loop.attribution.differences is None
+
+
 @pytest.mark.parametrize("layer", [0, 3])
 @pytest.mark.parametrize("options", [FORWARD, {"slope": "secant"}])
 def test_a_reentrant_checkpoint_is_refused(layer: int, options: dict[str, Any]) -> None:
