@@ -31,7 +31,7 @@ from adamshap.verify.random_cases import random_cases
 from adamshap.verify.report import Report, to_html
 from adamshap.verify.steps import adam_of, perturbed
 from adamshap.verify.strategies import steps
-from adamshap.verify.tolerance import unit_roundoff
+from adamshap.verify.tolerance import parameter_count, rounding, unit_roundoff
 
 BY_NAME = {one.name: one for one in OPTIMISER_PROPERTIES}
 ALL = steps_with(steps(max_depth=2, max_width=3, max_n=4, max_n_val=2), FEATURES)
@@ -74,7 +74,8 @@ def test_clipping_is_drawn_below_at_and_beyond_the_norm() -> None:
 def _at_the_norm(step: Step) -> bool:
     assert isinstance(step.adam, Clipped)
     squares = sum(float((x_i.sum(axis=0) ** 2).sum()) for x_i in models.unclipped_gradients(step).values())
-    return abs(np.sqrt(squares) + step.adam.eps - step.adam.norm) < 1e-9 * step.adam.norm
+    distance = abs(np.sqrt(squares) + step.adam.eps - step.adam.norm)
+    return bool(distance <= rounding(step.adam.norm, parameter_count(step)))
 
 
 def test_groups_are_drawn_of_every_layout() -> None:
