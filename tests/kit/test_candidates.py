@@ -43,8 +43,8 @@ def test_torch_loses_some_of_m_where_beta1_is_small(beta1: float) -> None:
 def test_jax_passes(dtype: str) -> None:
     """All properties in one test: they share what is compiled for vectors of a few lengths. Each dtype is separate.
 
-    With a half of the cases of perceptrons and a quarter of the others. Each case has a model and shapes of its own, for
-    which JAX has to trace, lower and compile the gradient: at least 0.1 s of one core, and most of a case's time.
+    With a half of the cases of perceptrons and a quarter of the others. Each case has a model and shapes of its own,
+    for which JAX has to trace, lower and compile the gradient: at least 0.1 s of one core, and most of a case's time.
     Nothing is traced twice for one model and shape. Padded shapes would not help, as the models differ.
     """
     pytest.importorskip("optax", reason="extra `peers`: optax")
