@@ -9,7 +9,7 @@ from adamshap.reference import Adam, AdamState, Batch, Network, Step
 from adamshap.verify.checking import check
 from adamshap.verify.edges.properties import DRAWN_EDGES
 from adamshap.verify.implementation import Query, implementation
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES, Case, Property, asker
 
 

@@ -17,9 +17,9 @@ from adamshap.reference.contract import Array
 from adamshap.verify.checking import Outcome, check
 from adamshap.verify.implementation import Implementation, LoadError, Query, implementation, load
 from adamshap.verify.isolation import isolated
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.models.sequential import LAYERS
-from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
+from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.properties import PROPERTIES
 from adamshap.verify.reproduction import snippet

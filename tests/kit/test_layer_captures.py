@@ -10,8 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from adamshap.reference import Activation, Adam, AdamState, Batch, Linear, Network, Residual, RMSNorm, Sequential, Step
+from adamshap.reference import (
+    Activation,
+    Adam,
+    AdamState,
+    Batch,
+    LayerNorm,
+    Linear,
+    Network,
+    Residual,
+    RMSNorm,
+    Sequential,
+    Step,
+)
 from adamshap.reference.contract import Array
 from adamshap.verify.cases import CaseError, case_from_json, case_to_json, dumps, loads
 from adamshap.verify.checking import Outcome, check
@@ -28,14 +41,14 @@ from adamshap.verify.implementation import (
     implementation,
 )
 from adamshap.verify.isolation import isolated
-from adamshap.verify.layer_captures import captures, random_directions
-from adamshap.verify.layer_checks import as_stack
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.layers.captures import captures, random_directions
+from adamshap.verify.layers.checks import as_stack
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.models.places import kinds_in_order, places_of
 from adamshap.verify.models.sequential import LAYERS, declared_layers, each_layer
 from adamshap.verify.oracle import ORACLE, bounds
 from adamshap.verify.process import check_command
-from adamshap.verify.property import Disagreement, Property, asker
+from adamshap.verify.property import Case, Disagreement, Property, asker
 from adamshap.verify.random_cases import random_cases
 from adamshap.verify.report import Report, layers_tried, omissions, to_json
 from adamshap.verify.reproduction import snippet
@@ -184,10 +197,14 @@ def test_a_known_mistake_is_named_where_the_right_answer_is_0() -> None:
             one["squares"] = one["squares"] * (1 + 2**-50)
         return rounded
 
-    outcomes = check(replace(ORACLE, ask=ask), [BY_NAME["sequential-captures-squares"]], shrink_seconds=2)
-    assert outcomes[0].finding is not None
-    case = outcomes[0].finding.case
+    generator = np.random.default_rng(0)
+    net = Sequential((Linear(2, 1), LayerNorm(1), Linear(1, 1)), loss="mse")
+    step = a_step(net, generator.standard_normal((3, 2)), generator.standard_normal((3, 1)))
+    case = Case(step, asked(step))
     assert not ORACLE.ask(case.step, case.query)["0.weight"]["squares"].any()
+    only = replace(BY_NAME["sequential-captures-squares"], cases=st.just(case), of_layers=None)
+    outcomes = check(replace(ORACLE, ask=ask), [only], shrink_seconds=0)
+    assert outcomes[0].status == "failed"
     diagnosis = diagnose(replace(ORACLE, ask=ask), outcomes, seconds=0.0)
     assert diagnosis is not None
     assert diagnosis.faults == ("norm-statistics-fixed",)
@@ -358,7 +375,7 @@ def test_the_code_of_a_failing_case_runs() -> None:
 
     (outcome,) = check(with_captures(change), [BY_NAME["sequential-captures-sum"]], shrink_seconds=2)
     assert outcome.finding is not None
-    code = snippet(outcome.finding.case, "adamshap.verify.layer_captures")
+    code = snippet(outcome.finding.case, "adamshap.verify.layers.captures")
     printed: list[Any] = []
     exec(compile(code, "snippet", "exec"), {"print": printed.append})
     assert len(printed) == 2

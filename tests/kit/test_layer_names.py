@@ -6,7 +6,7 @@ from adamshap.verify.checking import check
 from adamshap.verify.diagnosis import diagnose
 from adamshap.verify.faults import LAYER_FAULTS, Fault
 from adamshap.verify.implementation import CAPTURED, CAPTURES
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.mutation import first_catch
 
 OWN, BACKWARD, FORWARD = "the captures of {} are wrong", "the backward pass of {} is wrong", "forward pass"

@@ -20,10 +20,10 @@ from adamshap.verify.cases import DTYPES, CaseError, case_from_json, case_to_jso
 from adamshap.verify.checking import check
 from adamshap.verify.faults import LOOP_FAULTS
 from adamshap.verify.implementation import Implementation, Query, implementation
-from adamshap.verify.optimiser_draws import steps_with
-from adamshap.verify.optimiser_json import optimiser_to_json
-from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
 from adamshap.verify.optimisers import FEATURES, features_of, members_of, parts_of, rescaled, settings_by_name
+from adamshap.verify.optimisers.as_json import optimiser_to_json
+from adamshap.verify.optimisers.draws import steps_with
+from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.process import check_command
 from adamshap.verify.properties import in_dtype

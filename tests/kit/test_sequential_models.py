@@ -27,7 +27,7 @@ from adamshap.reference.contract import NOT_COUNTED
 from adamshap.verify.cases import CaseError, case_from_json, case_to_json, dumps, loads
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import Implementation, Query
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.models import kind_named
 from adamshap.verify.models.sequential import LAYERS, each_layer, input_shapes, largest_outputs
 from adamshap.verify.oracle import ORACLE
