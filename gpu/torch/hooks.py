@@ -15,6 +15,8 @@ from torch import nn
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.layers.registry import LAYERS, Layer, Use
+from adamshap.torch.memory import HALVES, at_work, memory_of
+from adamshap.torch.roundoff import Roundoff, roundoff_of
 from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
@@ -42,6 +44,12 @@ class Block:
         Whether an embedding had n sequences of n ids.
     modes : tuple of bool, or None
         Whether each module was in training mode at the end; None before it.
+    outputs : list of (str, module, tensor)
+        Outputs of modules, to be probed.
+    roundoffs : dict of Roundoff
+        Of each parameter's gradient.
+    streams : set of int
+        The streams of a card on which gradients came back.
     """
 
     index: Array
@@ -52,6 +60,8 @@ class Block:
     squares: bool = False
     modes: tuple[bool, ...] | None = None
     outputs: list[tuple[str, nn.Module, torch.Tensor]] = field(default_factory=list)
+    roundoffs: dict[str, Roundoff] = field(default_factory=dict)
+    streams: set[int] = field(default_factory=set)
 
     @property
     def n(self) -> int:
@@ -168,13 +178,15 @@ class Hooks:
         """Add the captures of one use to its block."""
         if Hooks.probing:
             return
-        if not use.a.dtype == b.dtype == use.dtype and not isinstance(use.module, nn.Embedding):
-            got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
-            refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
-        if self.block is block:  # else `_accumulated` notes it
-            block.inputs.append((use.path, use.a, use.a._version))
-            with torch.no_grad():
-                block.uses += layer.captures(replace(use, b=b.detach()))
+        if self.block is not block:  # `_accumulated` notes it
+            return
+        block.inputs.append((use.path, use.a, use.a._version))
+        block.streams.add(memory_of(b.device).stream(b.device))
+        roundoff = roundoff_of(use.module, use.a, b)
+        for name in use.names.values():
+            block.roundoffs[name] = block.roundoffs.get(name, roundoff) | roundoff
+        with torch.no_grad(), at_work(b.device):
+            block.uses += layer.captures(as_computed(use, b.detach()))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
         """Refuse a model whose first sample's output depends on other rows of a module's output.
@@ -205,6 +217,17 @@ class Hooks:
                 got = f"{type(module).__name__} with rows of which other samples' outputs depend"
                 needs = "samples along the first axis of its input, which do not interact"
                 refuse(f"model module {path!r}", got, needs)
+
+
+def as_computed(use: Use, b: torch.Tensor) -> Use:
+    """Return a use with the input as the module multiplied it and the gradient of its output, in its dtype.
+
+    Under autocast a product of low precision has an output of that dtype, and rounds its inputs to it.
+    """
+    a = use.a
+    if a.is_floating_point():
+        a = (a.to(b.dtype) if b.dtype in HALVES else a).to(use.dtype)
+    return replace(use, a=a, b=b.to(use.dtype))
 
 
 def _is_one_row(p: torch.Tensor) -> bool:

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from adamshap.gpu.arrays import BatchGradient, like
 from adamshap.gpu.backend import Backend, Buffers
 from adamshap.gpu.captures import Captures, Dense
@@ -33,7 +31,9 @@ def context_of(backend: Backend, stack: ValidationStack) -> EngineContext:
     return EngineContext(model, stack, backend, kernels_for(backend), ops_for(backend), Buffers(backend), shapes)
 
 
-def chunks_of(blocks: Iterable[Block], gradients: Mapping[str, Array]) -> list[tuple[slice, Captures]]:
+def chunks_of(
+    backend: Backend, blocks: Iterable[Block], gradients: Mapping[str, Array]
+) -> list[tuple[slice, Captures]]:
     """Return the samples and captures of each block.
 
     A parameter that has a gradient, of 0, and no use is moved by its momentum: it gets a capture of x_i = 0.
@@ -46,7 +46,7 @@ def chunks_of(blocks: Iterable[Block], gradients: Mapping[str, Array]) -> list[t
     idle = [(name, array) for name, array in gradients.items() if name not in used]
     if idle:
         rows, captures = chunks[0]
-        none = tuple(Dense(name, np.zeros((captures.n, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
+        none = tuple(Dense(name, backend.xp.zeros((captures.n, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
         chunks[0] = (rows, Captures(captures.uses + none))
     return chunks
 
@@ -103,7 +103,7 @@ class Scorer:
         names = tuple(given.gradients)
         context = replace(self.context, stack=given.stack, shapes={name: self.context.shapes[name] for name in names})
         context.place.step = given.state.t
-        batch = StepBatch(given.index, None, np.zeros(1), None)
+        batch = StepBatch(given.index, None, context.backend.xp.zeros(1), None)
         plan = StepPlan.of(self.estimator, batch, self.with_sgd, after=False)
         step = StepInput(context, given.hyperparameters, given.state, batch, 1.0)
         self._refuse_previous(given)
@@ -135,10 +135,11 @@ class Scorer:
     def load_sketches(self, sketches: Iterable[Any]) -> None:
         """Continue from the bases of a saved state."""
         self.sketches.clear()
+        real = self.context.backend.real
         for names, bases in sketches:
             sketch = self._sketch(tuple(names))
             if sketch is not None:
-                sketch.bases |= {(number, group): basis.numpy().copy() for number, group, basis in bases}
+                sketch.bases |= {(number, group): real(basis.numpy().copy()) for number, group, basis in bases}
 
     def _refuse_previous(self, given: Given) -> None:
         """Refuse the denominator "previous" where it is not defined, as the engine's `scores` does."""

@@ -15,9 +15,11 @@ import torch
 from adamshap.gpu.arrays import like
 from adamshap.gpu.captures import Captures, Dense
 from adamshap.gpu.context import EngineContext
-from adamshap.reference.contract import refuse
+from adamshap.reference.contract import Array, refuse
+from adamshap.torch.memory import array_of, tensor_of
+from adamshap.torch.random_state import random_state, replayed
 
-__all__ = ["ValidationStack"]
+__all__ = ["ValidationStack", "check_losses"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class GradientRow(Dense):
 
 @dataclass
 class Gradients:
-    """A workspace: the weighted sum of the gradients of the passes so far, and the last loss."""
+    """A workspace: the weighted sum of the gradients of the passes so far, and the last loss, (1,)."""
 
     products: Mapping[str, int]
     total: dict[str, Any] = field(default_factory=dict)
-    loss: float = 0.0
+    losses: Any = None
 
     def rows(self, which: slice) -> "Gradients":
         """Return itself: the row of a point adds to those of the points before it."""
@@ -51,7 +53,7 @@ class Gradients:
     def captures(self) -> Captures:
         """The single row of all passes."""
         rows = [GradientRow(name, x[None], self.products.get(name, 0)) for name, x in self.total.items()]
-        return Captures(tuple(rows), np.array([self.loss]))
+        return Captures(tuple(rows), self.losses)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class ValidationStack:
     ) -> Captures:
         """Add ``weight`` times the gradient of the loss at `params`."""
         with self._moved(context, params):
-            workspace.loss, gradients = self._evaluated(differentiate=True)
+            workspace.losses, gradients = self._evaluated(context, differentiate=True)
         for name, gradient in gradients.items():
             weighted = gradient if weight == 1 else gradient * gradient.dtype.type(weight)
             before = workspace.total.get(name)
@@ -98,8 +100,8 @@ class ValidationStack:
     def losses(self, context: EngineContext, workspace: Gradients, params: Mapping[str, Any], y: Any) -> Any:
         """Return the loss at `params` as an array (1,)."""
         with self._moved(context, params):
-            loss, _ = self._evaluated(differentiate=False)
-        return np.array([loss], context.backend.dtype)
+            losses, _ = self._evaluated(context, differentiate=False)
+        return context.backend.real(losses)
 
     def add_tangent_dots(self, *_: object) -> NoReturn:
         """Refuse: never called, as the stack has no tangents."""
@@ -117,35 +119,43 @@ class ValidationStack:
             return
         kept = like(context, "kept theta")
         for name, p in self.named.items():  # p.data: PyTorch does not count these edits, as they are taken back
-            kept[name][...] = p.detach().numpy()
-            p.data.copy_(torch.from_numpy(params[name]))
+            kept[name][...] = array_of(p)
+            p.data.copy_(tensor_of(params[name], p.device))
         try:
             yield
         finally:
             for name, p in self.named.items():
-                p.data.copy_(torch.from_numpy(kept[name]))
+                p.data.copy_(tensor_of(kept[name], p.device))
 
-    def _evaluated(self, *, differentiate: bool) -> tuple[float, dict[str, Any]]:
-        """Return the loss and its gradient at the present parameters."""
+    def _evaluated(self, context: EngineContext, *, differentiate: bool) -> tuple[Array, dict[str, Any]]:
+        """Return the loss, (1,), and its gradient at the present parameters; on a card without waiting for them."""
         tensors = list(self.named.values())
         with undisturbed(self.model), torch.enable_grad():
             loss = self.loss()
             if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
                 shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
                 refuse("validation()", shape, "one number, the mean validation loss, as a tensor", TypeError)
-            value = loss.item()
-            if not math.isfinite(value):
-                refuse("validation()", value, "a finite loss", FloatingPointError)
+            losses = array_of(loss.reshape(1).double())
+            if not context.backend.on_cuda:  # a device does not wait to know: its results are checked later
+                check_losses(losses)
             if not differentiate:
-                return value, {}
+                return losses, {}
             if not loss.requires_grad:
                 refuse("validation()", "a tensor without a graph", "the loss as computed, without detach or no_grad")
             gradients = torch.autograd.grad(loss.sum(), tensors, allow_unused=True)
         arrays = {}
         for (name, p), gradient in zip(self.named.items(), gradients, strict=True):
             own = torch.zeros_like(p) if gradient is None else gradient
-            arrays[name] = np.require(own.detach().numpy(), requirements=["C", "W"])
-        return value, arrays
+            array = array_of(own)
+            arrays[name] = array if context.backend.on_cuda else np.require(array, requirements=["C", "W"])
+        return losses, arrays
+
+
+def check_losses(losses: Any) -> None:
+    """Refuse validation losses, in host memory, that are not finite."""
+    wrong = [float(one) for one in losses if not math.isfinite(one)]
+    if wrong:
+        refuse("validation()", wrong[0], "a finite loss", FloatingPointError)
 
 
 @contextmanager
@@ -154,11 +164,10 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     gradients = {name: _version(p.grad) for name, p in model.named_parameters()}
     buffers = {name: _version(buffer) for name, buffer in model.named_buffers()}
-    state = torch.get_rng_state()
     try:
-        yield
+        with replayed(random_state()):
+            yield
     finally:
-        torch.set_rng_state(state)
         for module, training in modes:
             module.training = training
     if changed := [name for name, p in model.named_parameters() if _version(p.grad) != gradients[name]]:
