@@ -240,6 +240,7 @@ class Attribution:
         """
         self._refuse_broken()
         backend = self._scorer.context.backend
+        memory_of(self._device).wait(self._device)  # for steps on other streams than the present one
         with at_work(self._device):
             self._settle()
             _, t = hyperparameters_of(backend, self._optimizer, self._named)
@@ -275,6 +276,7 @@ class Attribution:
         self._refuse_broken()
         if self._blocks:
             refuse("attribution.state_dict", "a step that has begun", "a call after optimizer.step()")
+        memory_of(self._device).wait(self._device)
         with at_work(self._device):
             self._settle()
             host = self._scorer.context.backend.host

@@ -47,7 +47,7 @@ class Memory:
     stream : callable
         Function of a device that returns a number for PyTorch's current stream.
     wait : callable
-        Function of a device that waits for the current stream.
+        Function of a device that waits for everything on it.
     """
 
     library: Callable[[], Any]
@@ -100,7 +100,7 @@ MEMORIES: dict[str, Memory] = {
         torch.from_dlpack,
         _on_stream,
         _address_of_stream,
-        lambda device: torch.cuda.current_stream(device).synchronize(),
+        torch.cuda.synchronize,
     ),
 }
 """By PyTorch's type of device."""

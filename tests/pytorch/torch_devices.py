@@ -1,6 +1,7 @@
 """A loop's tensors in the memory of CuPy on the CPU, as if they were on a card."""
 
 from contextlib import nullcontext
+from ctypes import c_byte
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="extra `torch`")
 from adamshap.torch import memory  # noqa: E402
 from adamshap.torch.memory import MEMORIES, Memory  # noqa: E402
-
-__all__ = ["Card", "put_on_card"]
 
 
 class Card:
@@ -27,6 +26,12 @@ class Card:
         self.waits += 1
 
 
+def shared(array: Any) -> Any:
+    """Return a tensor of the same memory: that of CuPy on the CPU is the host's."""
+    size, dtype = array.nbytes, getattr(torch, str(array.dtype))
+    return torch.frombuffer((c_byte * size).from_address(array.data.ptr), dtype=dtype).reshape(array.shape)
+
+
 def put_on_card(monkeypatch: pytest.MonkeyPatch) -> Card:
     """Let PyTorch's tensors on the CPU become arrays of CuPy on the CPU, by copies, with CuPy's own contexts."""
     import cupy
@@ -37,7 +42,7 @@ def put_on_card(monkeypatch: pytest.MonkeyPatch) -> Card:
     emulated = Memory(
         lambda: cupy,
         lambda tensor: cupy.asarray(tensor.numpy()),
-        lambda array: torch.from_numpy(array.get()),
+        shared,
         memory._on_stream,
         card.stream,
         card.wait,
