@@ -64,12 +64,9 @@ def roundoff_of(module: Any, a: torch.Tensor, b: torch.Tensor) -> Roundoff:
 
 def _precision_of(module: Any, b: torch.Tensor) -> str:
     """Return PyTorch's setting for products of float32 numbers: "ieee", "none", "tf32" or "bf16"."""
-    kind = "conv" if isinstance(module, nn.modules.conv._ConvNd) else "rnn" if isinstance(module, nn.RNNBase) else ""
     backends: Any = torch.backends
-    if b.device.type == "cpu":
-        owner = getattr(backends.mkldnn, kind or "matmul", None)
-    else:
-        owner = getattr(backends.cudnn, kind, None) if kind else backends.cuda.matmul
+    is_convolution, on_cpu = isinstance(module, nn.modules.conv._ConvNd), b.device.type == "cpu"
+    library = backends.mkldnn if on_cpu else backends.cudnn if is_convolution else backends.cuda
+    owner = getattr(library, "conv" if is_convolution else "matmul", None)
     # PyTorch before 2.9 has no such setting; TF32 is its default for convolutions on a card.
-    unknown = "ieee" if b.device.type == "cpu" else "tf32"
-    return str(getattr(owner, "fp32_precision", unknown))
+    return str(getattr(owner, "fp32_precision", "ieee" if on_cpu else "tf32"))

@@ -79,6 +79,45 @@ def test_scores_under_autocast_are_near_those_of_float32(name: str, dtype: str) 
     np.testing.assert_allclose(run.history["factor"], loop.factors, rtol=roundoff(dtype))
 
 
+class Encoder(nn.Module):  # type: ignore[name-defined,misc]
+    """PyTorch's own transformer layer, whose attention runs rewritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 16), nn.Linear(16, 3)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.layer(self.embedding(x)).mean(1))
+
+
+class Recurrent(Encoder):
+    """A recurrent layer in its place, in float32 or under autocast."""
+
+    def __init__(self, lowered: bool) -> None:
+        super().__init__()
+        self.layer, self.lowered = nn.LSTM(16, 16, batch_first=True), lowered
+
+    def forward(self, x: Any) -> Any:
+        with torch.autocast("cpu", enabled=self.lowered):
+            return self.head(self.layer(self.embedding(x))[0].mean(1))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("build", [Encoder, lambda: Recurrent(lowered=False)], ids=["attention", "lstm in float32"])
+def test_layers_with_passes_of_our_own(build: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "own", (build, *MODELS["twice"][1:]))
+    loop = Mixed("own", HALVES[dtype])
+    assert correlation(loop.run(), Mixed("own").run()) > least_correlation(dtype)
+
+
+def test_a_recurrent_layer_under_autocast_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "own", (lambda: Recurrent(lowered=True), *MODELS["twice"][1:]))
+    message = "model module 'layer': got LSTM with a call under autocast; needs float32 there"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Mixed("own", torch.bfloat16).backward(ROWS[:BATCH])
+
+
 def roundoff(dtype: str) -> float:
     return float(torch.finfo(HALVES[dtype]).eps) / 2
 
