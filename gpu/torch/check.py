@@ -31,7 +31,16 @@ from adamshap.gpu.squares import row_norms
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.roundoff import Roundoff
 
-__all__ = ["cheapest", "check_finite", "check_parameters", "factor_of"]
+__all__ = [
+    "LOOSE",
+    "UNITS",
+    "Comparison",
+    "cheapest",
+    "check_finite",
+    "check_parameters",
+    "common_factor",
+    "factor_of",
+]
 
 UNITS = 64.0
 """Roundings that a difference may have, in units of u: about as many as a sum of a few thousand terms has."""
@@ -44,6 +53,16 @@ COARSE = 0.25
 
 DEVIATIONS = 6.0
 """Standard deviations of f, by roundings that are independent, within which it is taken for 1."""
+
+
+FEW = (
+    "a use of the parameter that no hook sees (F.linear or another function called with it, a compiled or fused"
+    " path), an input whose first axis is not the samples', or an edit of its .grad"
+)
+MANY = (
+    "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
+    " passes were not in `samples`, clipping by value, or a clipping that is not the same for all"
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,12 @@ class Comparison:
     error: float
     noise: float
     usual: float
+
+    @classmethod
+    def of(cls, backend: Backend, name: str, given: Array, total: Array, error: float) -> "Comparison":
+        """Return the comparison of arrays in double, of which `error` is the largest error of `total`."""
+        square, product = _fetched(backend, [backend.xp.vdot(total, total), backend.xp.vdot(given, total)])
+        return cls(name, given, total, square, product, error, error, 0.0, LOOSE)
 
     @property
     def relative(self) -> float:
@@ -144,6 +169,30 @@ def factor_of(passes: Passes, names: Collection[str]) -> float:
     compared = _comparisons(passes, names)
     if len(names) < len(gradients) and not any(one.resolved for one in compared):
         compared = _comparisons(passes, gradients)
+    return common_factor(compared, backend, passes.modules, passes.step, (FEW, MANY))
+
+
+def common_factor(
+    compared: Collection[Comparison],
+    backend: Backend,
+    modules: Mapping[str, list[str]],
+    step: int,
+    reasons: tuple[str, str],
+) -> float:
+    """Return the one factor of all comparisons; refuse if none fits.
+
+    Parameters
+    ----------
+    compared : list of Comparison
+    backend : Backend
+        Of their arrays, and of the parameters' dtype.
+    modules : dict
+        Modules that have a parameter, by its name, for messages.
+    step : int
+        For messages.
+    reasons : tuple of two str
+        Likely reasons, where a few parameters are off and where many are.
+    """
     resolved = _finest(compared)
     if not resolved:
         middle, sharp, noise, spread = 1.0, 0.0, 0.0, 0.0
@@ -171,8 +220,8 @@ def factor_of(passes: Passes, names: Collection[str]) -> float:
     }
     if off or middle <= 0:
         of_all = dict(zip((one.name for one in compared), distances, strict=True))
-        _refuse(compared, off or of_all, middle, passes)
-    unit = UNITS * float(np.finfo(next(iter(gradients.values())).dtype).eps)
+        _refuse(compared, off or of_all, middle, backend, modules, step, reasons)
+    unit = UNITS * float(np.finfo(backend.dtype).eps)
     return 1.0 if abs(middle - 1) <= unit + sharp + DEVIATIONS * noise else middle
 
 
@@ -278,9 +327,16 @@ def _fetched(backend: Backend, numbers: list[Any]) -> list[float]:
     return [float(one) for one in backend.host(backend.xp.stack(numbers))] if numbers else []
 
 
-def _refuse(compared: Collection[Comparison], off: Mapping[str, float], factor: float, passes: Passes) -> NoReturn:
+def _refuse(
+    compared: Collection[Comparison],
+    off: Mapping[str, float],
+    factor: float,
+    backend: Backend,
+    modules: Mapping[str, list[str]],
+    step: int,
+    reasons: tuple[str, str],
+) -> NoReturn:
     """Refuse the gradients; `off` has the distance of each parameter that is off."""
-    step = passes.step
     if all(not one.given.any() for one in compared):
         needs = "the gradients that backward() left: no zero_grad() between backward() and step()"
         refuse("optimizer", f"gradients of 0 at step {step}, where the samples' are not 0", needs)
@@ -288,21 +344,14 @@ def _refuse(compared: Collection[Comparison], off: Mapping[str, float], factor: 
         needs = "gradients that are the samples' times a positive number"
         refuse("optimizer", f"gradients of the opposite sign at step {step}", needs)
     worst = max((one for one in compared if one.name in off), key=lambda one: off[one.name] / (one.length or 1))
-    length = float(_length(passes.backend.xp, worst.given))
+    length = float(_length(backend.xp, worst.given))
     got = (
         f"a gradient of norm {length:.3g}, where {factor:.3g} times the sum over samples has"
         f" {abs(factor) * worst.length:.3g} and differs by"
-        f" {off[worst.name]:.3g} at step {step}, in {' and '.join(passes.modules.get(worst.name, ['no module']))}"
+        f" {off[worst.name]:.3g} at step {step}, in {' and '.join(modules.get(worst.name, ['no module']))}"
         f" ({len(off)} of {len(compared)} compared parameters are off)"
     )
-    few = (
-        "a use of the parameter that no hook sees (F.linear or another function called with it, a compiled or fused"
-        " path), an input whose first axis is not the samples', or an edit of its .grad"
-    )
-    many = (
-        "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
-        " passes were not in `samples`, clipping by value, or a clipping that is not the same for all"
-    )
+    few, many = reasons
     reason = few if len(off) == 1 or 2 * len(off) < len(compared) else many
     refuse(f"gradient of {worst.name!r}", got, f"one factor times the samples' for all parameters; likely: {reason}")
 

@@ -3,7 +3,7 @@
 A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +19,7 @@ from adamshap.torch.forwards import replaced_forwards
 from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, refuse_module
 from adamshap.torch.layers.rewrites import REWRITES
 from adamshap.torch.memory import HALVES, at_work, memory_of
+from adamshap.torch.random_state import RandomState
 from adamshap.torch.roundoff import Roundoff, roundoff_of
 from adamshap.torch.rows import attach_rows, first_tensor
 
@@ -53,6 +54,12 @@ class Block:
         Of each parameter's gradient.
     streams : set of int
         The streams of a card on which gradients came back.
+    losses : callable, optional
+        The user's function that returns the samples' losses.
+    random : RandomState, optional
+        PyTorch's random state at the beginning, with `losses`.
+    reached : set of str
+        The parameters that a backward pass gave a gradient.
     """
 
     index: Array
@@ -65,6 +72,9 @@ class Block:
     outputs: list[tuple[str, nn.Module, torch.Tensor, int]] = field(default_factory=list)
     roundoffs: dict[str, Roundoff] = field(default_factory=dict)
     streams: set[int] = field(default_factory=set)
+    losses: Callable[[], torch.Tensor] | None = None
+    random: RandomState | None = None
+    reached: set[str] = field(default_factory=set)
 
     @property
     def n(self) -> int:
@@ -169,9 +179,11 @@ class Hooks:
             self.block = None
 
     def _accumulated(self, name: str, _: torch.Tensor) -> None:
-        """Note a gradient that arrives outside all blocks."""
+        """Note a gradient that arrives, in a block or outside all blocks."""
         if self.block is None:
             self.stray = name
+        else:
+            self.block.reached.add(name)
 
     def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Give every sample its own copy of an input that all share, such as positions of shape (1, T)."""

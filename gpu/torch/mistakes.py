@@ -38,8 +38,8 @@ def modes_of(model: torch.nn.Module) -> tuple[bool, ...]:
     return tuple(module.training for module in model.modules())
 
 
-def refuse_passes(blocks: Collection[Block], stray: str | None, step: int) -> None:
-    """Refuse a step without samples, or with backward passes of none."""
+def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, captured: bool) -> None:
+    """Refuse a step without samples, or with backward passes of none; without captures, by what these reached."""
     if not blocks:
         got = f"a step without samples (step {step})"
         refuse("optimizer.step", got, "forward and backward pass in `with attribution.samples(index):`")
@@ -47,7 +47,7 @@ def refuse_passes(blocks: Collection[Block], stray: str | None, step: int) -> No
         got = f"a backward pass outside `samples`, which reached {stray!r}, before step {step}"
         refuse("optimizer.step", got, "each backward pass of a step inside `samples`, and zero_grad() after others")
     for block in blocks:
-        if not block.uses:
+        if not (block.uses if captured else block.reached):
             got = f"samples {shown(block.index.tolist())} without a backward pass"
             needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
             refuse("attribution.samples", got, needs)
@@ -95,7 +95,7 @@ def gradients_of(
 
     They are divided by the `scale` by which the optimiser divides them.
     """
-    used = {name for block in blocks for name in block.captures.by_name}
+    used = {name for block in blocks for name in (block.captures.by_name if block.uses else block.reached)}
     gradients = {
         name: array_of(p.grad if scale is None else p.grad.detach() / scale.to(p.grad.device))
         for name, p in named.items()

@@ -5,6 +5,7 @@ to the low dtype. With TF32, which PyTorch's convolutions on a card use unless t
 product are rounded before it is computed.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from adamshap.torch.memory import HALVES
 
-__all__ = ["Roundoff", "roundoff_of"]
+__all__ = ["Roundoff", "joined", "roundoff_of"]
 
 FACTORS = {"tf32": 2.0**-10, "bf16": 2.0**-8}
 """Largest relative error of a factor in these settings of PyTorch: TF32 keeps 11 bits, perhaps by truncation."""
@@ -40,6 +41,15 @@ class Roundoff:
     def __or__(self, other: "Roundoff") -> "Roundoff":
         """Return the coarser of both."""
         return Roundoff(max(self.factors, other.factors), max(self.result, other.result), max(self.least, other.least))
+
+
+def joined(passes: Iterable[Mapping[str, Roundoff]]) -> dict[str, Roundoff]:
+    """Return the coarsest rounding of each parameter in several passes."""
+    found: dict[str, Roundoff] = {}
+    for one in passes:
+        for name, roundoff in one.items():
+            found[name] = found.get(name, roundoff) | roundoff
+    return found
 
 
 def roundoff_of(module: Any, a: torch.Tensor, b: torch.Tensor) -> Roundoff:

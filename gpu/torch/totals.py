@@ -12,7 +12,7 @@ import torch
 
 from adamshap.gpu.step import StepResult
 from adamshap.reference.contract import Array, refuse, shown
-from adamshap.torch.validation import check_losses
+from adamshap.torch.validation import refuse_not_finite
 
 __all__ = ["Totals", "check_settings"]
 
@@ -23,7 +23,7 @@ class Totals:
 
     Parameters
     ----------
-    scores, sgd_scores : arrays (N,)
+    scores, sgd_scores : arrays (N,), or (N, n_val) for each validation sample, from the first step on
         SGD's are NaN if they are not wanted.
     seen : int array (N,)
     steps : int
@@ -48,23 +48,33 @@ class Totals:
         """Return the totals before the first step."""
         return cls(np.zeros(count), np.zeros(count) if with_sgd else np.full(count, np.nan), np.zeros(count, np.int64))
 
-    def add(self, index: Array, result: StepResult, factor: float, host: Callable[[Any], Any] | None = None) -> None:
+    def counted(self, n_val: int) -> int:
+        """Return the number of validation samples, and give each a column of scores before the first step."""
+        if self.scores.ndim == 1:
+            self.scores, self.sgd_scores = (one[:, None] + np.zeros(n_val) for one in (self.scores, self.sgd_scores))
+        if (before := self.scores.shape[1]) != n_val:
+            refuse("validation()", f"{n_val} losses", f"those of {before} validation samples, as before")
+        return n_val
+
+    def add(
+        self, index: Array, result: StepResult, history: Mapping[str, float], host: Callable[[Any], Any] | None = None
+    ) -> None:
         """Add a step's results; those of a device wait for `settle`, and `host` fetches them."""
-        self.waiting.append((self.steps + 1, index, result, factor, host or (lambda array: array)))
+        self.waiting.append((self.steps + 1, index, result, history, host or (lambda array: array)))
         if host is None:
             self.settle()
 
     def settle(self) -> None:
         """Add the results that wait; refuse numbers that are not finite."""
         waiting, self.waiting = self.waiting, []
-        for step, index, result, factor, host in waiting:
+        for step, index, result, history, host in waiting:
             found = {
                 name: None if array is None else host(array)
                 for name, array in (("scores", result.scores), ("sgd_scores", result.sgd_scores))
             }
             valid_loss = None if result.valid_loss is None else float(host(result.valid_loss))
             if valid_loss is not None:
-                check_losses([valid_loss])
+                refuse_not_finite([valid_loss])
             for name, added in found.items():
                 if added is not None and not np.isfinite(added).all():
                     got, needs = f"numbers that are not finite at step {step}", "finite gradients"
@@ -73,7 +83,8 @@ class Totals:
             if found["sgd_scores"] is not None:
                 np.add.at(self.sgd_scores, index, found["sgd_scores"])
             np.add.at(self.seen, index, 1)
-            self.history["factor"].append(factor)
+            for name, value in history.items():
+                self.history.setdefault(name, []).append(value)
             if valid_loss is not None:
                 self.history["valid_loss"].append(valid_loss)
 

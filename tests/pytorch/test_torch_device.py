@@ -24,6 +24,9 @@ LOOPS: dict[str, dict[str, Any]] = {
     "positions, variance of rank one": {"name": "patches", "options": {"variance": "rank_one"}},
     "two uses, gradient at θ": {"name": "twice", "options": {"gradient": "start"}},
     "two terms, efficient": {"options": {"slope": "two_term", "efficient": True}},
+    "each validation sample": {"options": {"per_validation": True}},
+    "forward mode": {"options": {"slope": "secant", "contraction": "forward"}},
+    "both compared": {"name": "gpt", "options": {"verify_ghost": True}},
 }
 
 

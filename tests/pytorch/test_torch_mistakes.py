@@ -394,8 +394,6 @@ REFUSED_OPTIONS: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
     ),
     "validation": (lambda model: {"validation": None}, "validation: got None; needs a function that returns"),
     "slope": (lambda model: {"slope": "steep"}, "slope: got 'steep'; needs one of sgd"),
-    "per_validation": (lambda model: {"per_validation": True}, "per_validation: got True; needs False"),
-    "forward": (lambda model: {"contraction": "forward"}, "contraction: got 'forward'; needs 'ghost'"),
     "n_samples": (lambda model: {"n_samples": 0}, "n_samples: got 0; needs an integer of at least 1"),
     "check_every": (lambda model: {"check_every": 0}, "check_every: got 0; needs an integer of at least 1"),
     "model": (lambda model: {"model": 3}, "model: got int; needs a Module"),
