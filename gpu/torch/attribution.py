@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from adamshap.gpu.backend import Backend
 from adamshap.reference.contract import (
     AdamState,
     Array,
@@ -28,11 +27,12 @@ from adamshap.reference.contract import (
     refuse,
     true_or_false,
 )
-from adamshap.torch.check import cheapest, check_finite, check_parameters, factor_of
+from adamshap.torch.check import Passes, cheapest, check_finite, check_parameters, factor_of
 from adamshap.torch.closures import check_losses
 from adamshap.torch.derivatives import Derivatives
 from adamshap.torch.forward import ForwardStep, GradientHooks, refuse_slope, step_of
 from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.memory import array_of, at_work, backend_of, memory_of, refuse_graph_capture
 from adamshap.torch.mistakes import (
     checked_index,
     gradients_of,
@@ -45,12 +45,15 @@ from adamshap.torch.optimizer import (
     adam_of,
     check_optimizer,
     hyperparameters_of,
+    is_skipped,
     precision_of,
+    scale_of,
     state_of,
     trainable,
     unknown_gradients,
 )
 from adamshap.torch.random_state import random_state
+from adamshap.torch.roundoff import joined
 from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
@@ -73,7 +76,8 @@ class Attribution:
     Parameters
     ----------
     model : torch.nn.Module
-        On the CPU, its trainable parameters in float32 or float64, of modules that are registered (docs/torch.md).
+        Its trainable parameters in float32 or float64, on the CPU or on one CUDA device, of modules that are
+        registered (docs/torch.md).
     optimizer : torch.optim.Adam or torch.optim.AdamW
         Optimiser of all trainable parameters of the model, in any number of groups.
     validation : callable
@@ -109,13 +113,13 @@ class Attribution:
     check_every : int
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
         compares the gradients of the vectors (biases, gains).
-    verify_ghost : bool
-        Whether the full self-check also compares each sample's score by captures with that of "forward". It needs
-        `losses`, and takes the validation passes of the step again and what such a check of "forward" takes.
     samples_axis : mapping of str to int, optional
         Axis of the samples, 0 or 1, in inputs and outputs of some modules and of the modules inside them, by their
         names in the model ("" is the model). By default it is 0, and 1 in PyTorch's attention and recurrent layers
         and transformers with ``batch_first=False``.
+    verify_ghost : bool
+        Whether the full self-check also compares each sample's score by captures with that of "forward". It needs
+        `losses`, and takes the validation passes of the step again and what such a check of "forward" takes.
 
     Raises
     ------
@@ -148,8 +152,8 @@ class Attribution:
         contraction: Contraction = "ghost",
         with_sgd: bool = True,
         check_every: int = 50,
-        verify_ghost: bool = False,
         samples_axis: Mapping[str, int] | None = None,
+        verify_ghost: bool = False,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
         check_optimizer(optimizer)
@@ -168,14 +172,15 @@ class Attribution:
         self._named = trainable(model, optimizer)
         adam_of(optimizer, self._named)  # refuses settings that are not Adam's
         self._model, self._optimizer = model, optimizer
-        backend = Backend(np, np.dtype(str(next(iter(self._named.values())).dtype).removeprefix("torch.")))
+        backend = backend_of(self._named)
+        self._device = next(iter(self._named.values())).device
         self._stack = ValidationStack(model, validation, self._named, n_val=0 if estimator.per_validation else None)
         context = context_of(backend, self._stack)
         self._scorer = Scorer(context, estimator, bool(with_sgd))
         self._cheapest = cheapest(context.shapes)
         self._derivatives = Derivatives(model)
-        hooks = Hooks if self._captured else GradientHooks
-        self._hooks = hooks(model, {id(p): name for name, p in self._named.items()}, samples_axis)
+        names = {id(p): name for name, p in self._named.items()}
+        self._hooks = Hooks(model, names, samples_axis) if self._captured else GradientHooks(model, names)
         self._steps_of_optimizer = (
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
@@ -184,6 +189,7 @@ class Attribution:
         self._begun: dict[str, torch.Tensor] = {}
         self._awaited: tuple[Given, Any] | None = None
         self._left: tuple[torch.Tensor, int] | None = None
+        self._skipped = False
         self._broken: str | None = None
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -215,6 +221,7 @@ class Attribution:
             A bad index, or a mistake of the loop.
         """
         self._refuse_broken()
+        refuse_graph_capture(self._device)
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
         checked = checked_index(index, len(self._totals.seen))
@@ -224,8 +231,7 @@ class Attribution:
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
         )
         if no_gradients:  # their gradients are gone: those samples have no step
-            self._blocks.clear()
-            self._hooks.stray = None
+            self._forget()
         if not self._blocks and self._is_checked:
             self._begun = {name: p.detach().clone() for name, p in self._named.items()}
         for earlier in self._blocks:
@@ -263,9 +269,15 @@ class Attribution:
         """
         self._refuse_broken()
         backend = self._scorer.context.backend
-        _, t = hyperparameters_of(backend, self._optimizer, self._named)
-        state = state_of(backend, self._optimizer, self._named, t)
-        theta, m, v = ({name: np.array(a) for name, a in one.items()} for one in (state.theta, state.m, state.v))
+        memory_of(self._device).wait(self._device)  # for steps on other streams than the present one
+        with at_work(self._device):
+            self._settle()
+            _, t = hyperparameters_of(backend, self._optimizer, self._named)
+            state = state_of(backend, self._optimizer, self._named, t)
+            theta, m, v = (
+                {name: np.array(backend.host(array)) for name, array in one.items()}
+                for one in (state.theta, state.m, state.v)
+            )
         totals = self._totals
         return Run(
             initial_params=dict(totals.initial) or {name: array.copy() for name, array in theta.items()},
@@ -293,11 +305,14 @@ class Attribution:
         self._refuse_broken()
         if self._blocks:
             refuse("attribution.state_dict", "a step that has begun", "a call after optimizer.step()")
-        bases = [(names, dict(sketch.bases)) for names, sketch in self._scorer.sketches.items()]
-        sketches = [
-            (list(names), [(*key, torch.from_numpy(basis.copy())) for key, basis in some.items()])
-            for names, some in bases
-        ]
+        memory_of(self._device).wait(self._device)
+        with at_work(self._device):
+            self._settle()
+            host = self._scorer.context.backend.host
+            sketches = [
+                (list(names), [(*key, torch.from_numpy(np.array(host(basis)))) for key, basis in sketch.bases.items()])
+                for names, sketch in self._scorer.sketches.items()
+            ]
         return {"settings": self._settings, "totals": self._totals.state(), "sketches": sketches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -315,7 +330,8 @@ class Attribution:
         """
         check_settings(state, self._settings)
         self._totals.load(state["totals"])
-        self._scorer.load_sketches(state["sketches"])
+        with at_work(self._device):
+            self._scorer.load_sketches(state["sketches"])
 
     @property
     def _settings(self) -> str:
@@ -340,7 +356,13 @@ class Attribution:
         try:
             block, self._hooks.block = self._hooks.block, None  # the validation passes are not captured
             try:
-                self._score(optimizer, args, kwargs)
+                with at_work(self._device):
+                    self._settle()
+                    self._skipped = is_skipped(optimizer)
+                    if self._skipped:
+                        self._forget()
+                    else:
+                        self._score(optimizer, args, kwargs)
             finally:
                 self._hooks.block = block
         except BaseException as error:
@@ -356,22 +378,28 @@ class Attribution:
             got = f"{count} parameters with a gradient that were frozen when the attribution began"
             refuse("optimizer", got, "a new Attribution after a change of requires_grad")
         refuse_changes(self._blocks, self._model, self._named, self._begun)
-        given = self._given(gradients_of(self._named, self._blocks, self._hooks.modules, step))
+        scale = scale_of(optimizer)
+        given = self._given(gradients_of(self._named, self._blocks, self._hooks.modules, step, scale))
         if not self._totals.initial:
-            self._totals.initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
+            self._totals.initial = {name: p.detach().cpu().numpy().copy() for name, p in self._named.items()}
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
             if self._verified and self._is_checked:
                 self._scorer.verify(given, self._forward_step(given.gradients))
+        memory, backend = memory_of(self._device), self._scorer.context.backend
+        if any(block.streams - {memory.stream(self._device)} for block in self._blocks):
+            memory.wait(self._device)  # PyTorch may use the captures' memory again, on the streams that it is of
         self._blocks.clear()
         history = {"factor": given.factor} if given.forward is None else given.forward.history
-        self._totals.add(given.index, result, history)
-        if self._is_checked:
+        self._totals.add(given.index, result, history, backend.host if backend.on_cuda else None)
+        if new is not None:
             before = {name: given.state.theta[name].copy() for name in given.gradients}
             self._awaited = (given, (before, new.theta))
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Compare θ⁺ with the engine's."""
+        if self._skipped:
+            return
         self._totals.steps += 1
         self._begun = {}
         smallest = min(self._named.values(), key=lambda p: p.numel() if p.grad is not None else float("inf"))
@@ -379,9 +407,11 @@ class Attribution:
         if self._awaited is None:
             return
         (given, (before, expected)), self._awaited = self._awaited, None
+        backend = self._scorer.context.backend
         try:
-            got = {name: self._named[name].detach().numpy() for name in given.gradients}
-            check_parameters(before, expected, got, precision_of(self._optimizer), self._totals.steps)
+            with at_work(self._device):
+                got = {name: array_of(self._named[name]) for name in given.gradients}
+                check_parameters(backend, before, expected, got, precision_of(self._optimizer), self._totals.steps)
         except ValueError as error:
             self._broken = str(error)
             raise
@@ -389,34 +419,49 @@ class Attribution:
     def _given(self, gradients: dict[str, Array]) -> Given:
         """Return what the loop did, after the check of the gradients."""
         forward, step, products = None, self._totals.steps + 1, dict[str, int]()
+        backend = self._scorer.context.backend
         if self._captured:
-            chunks = chunks_of(self._blocks, gradients)
+            chunks = chunks_of(backend, self._blocks, gradients)
             names = [name for name in self._cheapest if name in gradients]
             captures = [one for _, one in chunks]
-            check_finite({name: gradients[name] for name in names} or gradients, step)
+            check_finite(backend, {name: gradients[name] for name in names} or gradients, step)
             every = list(gradients) if self._is_checked or not names else names
-            factor = factor_of(gradients, captures, every, self._hooks.modules, step)
+            roundoffs = joined(block.roundoffs for block in self._blocks)
+            factor = factor_of(Passes(backend, gradients, captures, roundoffs, self._hooks.modules, step), every)
             for one in captures:
                 products = {name: max(products.get(name, 0), one.products.get(name, 0)) for name in gradients}
         else:
-            check_finite(gradients, step)
+            check_finite(backend, gradients, step)
             forward, factor = self._forward_step(gradients), 1.0  # its scores have f already
             chunks = [forward.chunk]
         named = {name: self._named[name] for name in gradients}
-        backend = self._scorer.context.backend
         hyperparameters, t = hyperparameters_of(backend, self._optimizer, named)
         state = state_of(backend, self._optimizer, named, t)
         if self._stack.n_val == 0:
             self._stack = replace(self._stack, n_val=self._totals.counted(self._stack.count()))
         stack = replace(self._stack, named=named, products=products)
         index = np.concatenate([block.index for block in self._blocks])
-        return Given(index, chunks, gradients, factor, state, hyperparameters, stack, forward)
+        return Given(index, chunks, gradients, factor, state, hyperparameters, stack, forward, self._is_checked)
 
     def _forward_step(self, gradients: Mapping[str, Array]) -> ForwardStep:
         """Return the step's samples for forward mode, after the check of the gradients if it is due."""
         named, step = {name: self._named[name] for name in gradients}, self._totals.steps + 1
         modules, checked = self._hooks.modules, self._is_checked
-        return step_of(self._derivatives, self._blocks, named, gradients, modules, step, checked=checked)
+        backend = self._scorer.context.backend
+        return step_of(backend, self._derivatives, self._blocks, named, gradients, modules, step, checked=checked)
+
+    def _settle(self) -> None:
+        """Add the results of earlier steps that are still on a device."""
+        try:
+            self._totals.settle()
+        except FloatingPointError as error:
+            self._broken = str(error)
+            raise
+
+    def _forget(self) -> None:
+        """Forget the samples so far: they have no step."""
+        self._blocks.clear()
+        self._hooks.stray = None
 
     # --- mistakes of the loop ----------------------------------------------------------------------------------------
 

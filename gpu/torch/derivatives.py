@@ -29,6 +29,7 @@ from adamshap.reference.contract import Array, refuse
 from adamshap.torch.check import UNITS
 from adamshap.torch.closures import losses_of
 from adamshap.torch.hooks import Block
+from adamshap.torch.memory import tensor_of
 
 __all__ = ["Along", "Derivatives"]
 
@@ -93,7 +94,7 @@ class Derivatives:
         ValueError, TypeError, FloatingPointError
             Losses of a wrong shape, or differences without a correct digit.
         """
-        tangents = {name: torch.as_tensor(direction[name]) for name in named}
+        tangents = {name: tensor_of(direction[name], p.device) for name, p in named.items()}
         if self.differences is None:
             try:
                 return Along(self._by_tangents(blocks, named, tangents), 0.0)

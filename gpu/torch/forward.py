@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from adamshap.gpu.arrays import like
+from adamshap.gpu.backend import Backend
 from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, Estimator, refuse
@@ -59,7 +60,8 @@ class GradientHooks(Hooks):
     def _attach(self, module: torch.nn.Module, path: str, own: dict[str, str]) -> None:
         self._name(module, path, own)
 
-    _listen = _attach
+    def _listen(self, module: torch.nn.Module, path: str, own: dict[str, str]) -> None:
+        self._name(module, path, own)
 
 
 def refuse_slope(estimator: Estimator) -> None:
@@ -168,6 +170,7 @@ def _dot(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 
 
 def step_of(
+    backend: Backend,
     derivatives: Derivatives,
     blocks: Sequence[Block],
     named: Mapping[str, torch.nn.Parameter],
@@ -181,6 +184,7 @@ def step_of(
 
     Parameters
     ----------
+    backend : Backend
     derivatives : Derivatives
     blocks : sequence of Block
     named : dict of parameters
@@ -197,15 +201,15 @@ def step_of(
     derivatives.calls += 1
     parts = [_gradients(block, derivatives.model, named) for block in step.blocks]
     unit = UNITS * float(np.finfo(next(iter(gradients.values())).dtype).eps)
-    compared = []
+    compared, xp = [], backend.xp
     for name, gradient in gradients.items():
-        total, error = np.zeros(gradient.shape), 0.0
+        total, error = xp.zeros(gradient.shape), 0.0
         for part in parts:
             x, noise = part[name]
             total += x
-            error += UNITS * noise + unit / 2 * float(np.linalg.norm(x))
-        compared.append(Comparison(name, gradient.astype(np.float64), total, error))
-    step.factor = common_factor(compared, modules, number, unit, (FEW, MANY))
+            error += UNITS * noise + unit / 2 * float(xp.linalg.norm(x.ravel()))
+        compared.append(Comparison.of(backend, name, gradient.astype(np.float64), total, error))
+    step.factor = common_factor(compared, backend, modules, number, (FEW, MANY))
     return step
 
 
@@ -230,12 +234,13 @@ def _gradients(
             raise
         found = [gradients(losses_of(block, model), scale, False) for scale in (1.0, *SCALES)]  # of a compiled model
     exact, *others = found
-    spread = [
-        math.sqrt(sum(float(np.linalg.norm(other[k] - x)) ** 2 for other in others) / len(others))
-        for k, x in enumerate(exact)
-    ]
+    spread = [math.sqrt(sum(_square(other[k] - x) for other in others) / len(others)) for k, x in enumerate(exact)]
     return dict(zip(named, zip(exact, spread, strict=True), strict=True))
 
 
 def _double(x: torch.Tensor | None, p: torch.Tensor) -> Array:
-    return np.zeros(tuple(p.shape)) if x is None else array_of(x).astype(np.float64)
+    return array_of((torch.zeros_like(p) if x is None else x).double())
+
+
+def _square(array: Array) -> float:
+    return float((array * array).sum())

@@ -8,6 +8,7 @@ import torch
 
 from adamshap.reference.contract import Array, refuse, shown
 from adamshap.torch.hooks import Block
+from adamshap.torch.memory import array_of
 
 __all__ = ["checked_index", "gradients_of", "modes_of", "refuse_changes", "refuse_passes", "versions_of"]
 
@@ -84,11 +85,22 @@ def _refuse_edit(name: str) -> None:
 
 
 def gradients_of(
-    named: Mapping[str, torch.Tensor], blocks: Collection[Block], modules: Mapping[str, list[str]], step: int
+    named: Mapping[str, torch.Tensor],
+    blocks: Collection[Block],
+    modules: Mapping[str, list[str]],
+    step: int,
+    scale: torch.Tensor | None = None,
 ) -> dict[str, Array]:
-    """Return p.grad of the parameters that have one, which take part in the step; PyTorch leaves the others alone."""
+    """Return p.grad of the parameters that have one, which take part in the step; PyTorch leaves the others alone.
+
+    They are divided by the `scale` by which the optimiser divides them.
+    """
     used = {name for block in blocks for name in (block.captures.by_name if block.uses else block.reached)}
-    gradients = {name: p.grad.detach().numpy() for name, p in named.items() if p.grad is not None}
+    gradients = {
+        name: array_of(p.grad if scale is None else p.grad.detach() / scale.to(p.grad.device))
+        for name, p in named.items()
+        if p.grad is not None
+    }
     for name in named:
         where = " and ".join(modules.get(name, ["no module"]))
         if name in used and name not in gradients:

@@ -4,6 +4,7 @@ To the engine it is a model with a single row: x of that row is Γ, the gradient
 ``per_validation`` it has n_val rows, the gradients of the validation samples' own losses.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +19,10 @@ from adamshap.gpu.captures import Captures, Dense
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.backward import differentiated
-from adamshap.torch.memory import array_of
+from adamshap.torch.memory import array_of, tensor_of
 from adamshap.torch.random_state import random_state, replayed
 
-__all__ = ["ValidationStack", "undisturbed"]
+__all__ = ["ValidationStack", "refuse_not_finite", "undisturbed"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class ValidationStack:
     ) -> Captures:
         """Add ``weight`` times the gradients of the losses at `params`."""
         with self._moved(context, params):
-            workspace.losses, gradients = self._evaluated(differentiate=True)
+            workspace.losses, gradients = self._evaluated(context, differentiate=True)
         for name, gradient in gradients.items():
             weighted = gradient if weight == 1 else gradient * gradient.dtype.type(weight)
             before = workspace.total.get(name)
@@ -106,7 +107,7 @@ class ValidationStack:
     def losses(self, context: EngineContext, workspace: Gradients, params: Mapping[str, Any], y: Any) -> Any:
         """Return the losses at `params`, (n_val,), or the mean (1,)."""
         with self._moved(context, params):
-            losses, _ = self._evaluated(differentiate=False)
+            losses, _ = self._evaluated(context, differentiate=False)
         return context.backend.real(losses)
 
     def add_tangent_dots(self, *_: object) -> NoReturn:
@@ -125,13 +126,13 @@ class ValidationStack:
             return
         kept = like(context, "kept theta")
         for name, p in self.named.items():  # p.data: PyTorch does not count these edits, as they are taken back
-            kept[name][...] = p.detach().numpy()
-            p.data.copy_(torch.from_numpy(params[name]))
+            kept[name][...] = array_of(p)
+            p.data.copy_(tensor_of(params[name], p.device))
         try:
             yield
         finally:
             for name, p in self.named.items():
-                p.data.copy_(torch.from_numpy(kept[name]))
+                p.data.copy_(tensor_of(kept[name], p.device))
 
     def count(self) -> int:
         """Return the number of validation samples, by a pass without derivatives."""
@@ -141,8 +142,11 @@ class ValidationStack:
             self._refuse_shape(loss)
         return len(loss)
 
-    def _evaluated(self, *, differentiate: bool) -> tuple[Array, dict[str, Any]]:
-        """Return the losses (rows,) and their gradients (rows, …) at the present parameters."""
+    def _evaluated(self, context: EngineContext, *, differentiate: bool) -> tuple[Array, dict[str, Any]]:
+        """Return the losses (rows,) and their gradients (rows, …) at the present parameters.
+
+        On a card without waiting for them.
+        """
         tensors = list(self.named.values())
         with undisturbed(self.model, "validation()"), torch.enable_grad():
             loss = self.loss()
@@ -152,9 +156,8 @@ class ValidationStack:
                 self._refuse_shape(loss)
             losses = loss.reshape(-1)
             values = array_of(losses)
-            if not np.isfinite(values).all():
-                value = values[~np.isfinite(values)][0]
-                refuse("validation()", value, "a finite loss", FloatingPointError)
+            if not context.backend.on_cuda:  # a device does not wait to know: its results are checked later
+                refuse_not_finite(values)
             if not differentiate:
                 return values, {}
             if not loss.requires_grad:
@@ -163,7 +166,8 @@ class ValidationStack:
         arrays = {}
         for (name, p), gradient in zip(self.named.items(), gradients, strict=True):
             own = torch.zeros(len(values), *p.shape, dtype=p.dtype, device=p.device) if gradient is None else gradient
-            arrays[name] = np.require(own.detach().numpy(), requirements=["C", "W"])
+            array = array_of(own)
+            arrays[name] = array if context.backend.on_cuda else np.require(array, requirements=["C", "W"])
         return values, arrays
 
     def _refuse_shape(self, loss: object) -> NoReturn:
@@ -187,6 +191,13 @@ def _gradients_of_each(losses: torch.Tensor, tensors: list[Any]) -> list[torch.T
     except RuntimeError:  # a function without a batched backward pass
         rows = [differentiated("validation()", losses, tensors, unit, retain_graph=True) for unit in units]
     return [None if one[0] is None else torch.stack(one) for one in zip(*rows, strict=True)]
+
+
+def refuse_not_finite(losses: Any) -> None:
+    """Refuse validation losses, in host memory, that are not finite."""
+    wrong = [float(one) for one in losses if not math.isfinite(one)]
+    if wrong:
+        refuse("validation()", wrong[0], "a finite loss", FloatingPointError)
 
 
 @contextmanager

@@ -551,20 +551,6 @@ def test_a_row_that_is_not_one_of_each_sample_is_refused(model: Any, message: st
     assert isinstance(built.bias, nn.Parameter)
 
 
-def test_autocast_is_refused() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
-    adam = torch.optim.AdamW(model.parameters())
-    x, y = torch.randn(6, 4), labels(6)
-    attribution = Attribution(model, adam, validation=lambda: F.cross_entropy(model(x), y), n_samples=6)
-    with (
-        pytest.raises(ValueError, match=r"got Linear with an input of torch.bfloat16 and a gradient of torch.bfloat16"),
-        attribution.samples(range(6)),
-        torch.autocast("cpu", torch.bfloat16),
-    ):
-        F.cross_entropy(model(x), y).backward()
-
-
 def test_ids_that_may_be_positions_or_samples_are_refused() -> None:
     model = nn.Sequential(nn.Embedding(4, 5), nn.Linear(5, 3))
     adam = torch.optim.AdamW(model.parameters())

@@ -58,7 +58,7 @@ class GPT(nn.Module):  # type: ignore[name-defined,misc]
         self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Any) -> Any:
-        x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         for norm1, attention, norm2, linear1, linear2 in zip(
             self.norm1, self.attention, self.norm2, self.linear1, self.linear2, strict=True
         ):
@@ -194,8 +194,8 @@ class Loop:
     options: dict[str, Any] = field(default_factory=dict)
     count: int = 12
     seed: int = 0
-    dtype: Any = torch.float64
     one_by_one: bool = False
+    dtype: Any = torch.float64
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
