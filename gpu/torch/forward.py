@@ -45,7 +45,7 @@ LATE = "in a lambda, x and y are those of the last block: lambda x=x, y=y: …"
 
 FEW = (
     "a function that leaves out a part of the model, a part that backward() saw another way, such as by detach or"
-    " no_grad, or an edit of the parameter's .grad"
+    " no_grad, autocast to a low dtype, or an edit of the parameter's .grad"
 )
 MANY = (
     f"losses of other samples than the block's ({LATE}), weights of samples or a mean of parts of a batch that"

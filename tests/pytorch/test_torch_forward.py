@@ -508,6 +508,25 @@ def test_differences_without_a_digit_are_refused() -> None:
         rounded(loop, torch.arange(6))
 
 
+def test_autocast_is_refused() -> None:
+    loop = Loop(options=FORWARD, dtype=torch.float32)
+
+    def losses(index: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = loop.model(loop.x[index])
+        return loop.each(outputs.float(), loop.y[index])
+
+    def steps() -> None:
+        for index in loop.batches(4):
+            with loop.attribution.samples(index, lambda index=index: losses(index)):
+                losses(index).sum().backward()
+            loop.adam.step()
+            loop.adam.zero_grad()
+
+    with pytest.raises(ValueError, match="autocast to a low dtype"):
+        steps()
+
+
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "random_order": (
         {"contraction": "forward"},
