@@ -14,11 +14,12 @@ __all__ = ["linear_captures"]
 
 def linear_captures(weight: str | None, bias: str | None, a: torch.Tensor, b: torch.Tensor) -> Iterable[Capture]:
     """Return the captures of ``W a + p`` with the gradients b; None for a parameter that is not trained."""
-    gradients = array_of(b)
+    n, gradient = len(b), array_of(b)
+    apart = bias is not None and (weight is None or b.ndim > 2)
     if weight is not None:
-        yield outer_products(weight, None, array_of(a), gradients)
-    if bias is not None:  # summed while b is in the cache; the self-check and the scores read the sums
-        yield Dense(bias, gradients.reshape(len(gradients), -1, gradients.shape[-1]).sum(axis=1))
+        yield outer_products(weight, None if apart else bias, array_of(a), gradient)
+    if bias is not None and apart:  # summed once, for the self-check and the scores, while b is in the cache
+        yield Dense(bias, gradient.reshape(n, -1, gradient.shape[-1]).sum(axis=1))
 
 
 @register(nn.Linear)
