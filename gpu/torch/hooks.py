@@ -14,7 +14,7 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
-from adamshap.torch.layers.registry import LAYERS, Layer, Use
+from adamshap.torch.layers.registry import LAYERS, Layer, Use, layer_of
 from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
@@ -98,7 +98,7 @@ class Hooks:
     def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
         for name in own.values():
             self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
-        layer = LAYERS.get(type(module))
+        layer = layer_of(type(module))
         if layer is None and own and all(_is_one_row(getattr(module, local)) for local in own):
             self._handles += attach_rows(self, module, path, own)
             return

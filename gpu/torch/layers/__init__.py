@@ -3,7 +3,7 @@
 A module for each family registers its classes when it is imported.
 """
 
-from adamshap.torch.layers import convolutions, linear, norms  # noqa: F401
+from adamshap.torch.layers import convolutions, hugging_face, linear, norms  # noqa: F401
 from adamshap.torch.layers.registry import LAYERS, Layer, Use, register
 from adamshap.torch.memory import array_of
 
