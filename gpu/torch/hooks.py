@@ -81,6 +81,7 @@ class Hooks:
         self.stray: str | None = None
         self.modules: dict[str, list[str]] = {}
         self._handles: list[Any] = []
+        self._held = {id(p) for m in model.modules() if layer_of(type(m)) for p in m._parameters.values()}
         try:
             for path, module in model.named_modules():
                 mine = {local: names.get(id(p)) for local, p in module._parameters.items()}
@@ -99,6 +100,10 @@ class Hooks:
         for name in own.values():
             self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
         layer = layer_of(type(module))
+        if layer is None and own:  # what a known layer has too is captured there, such as the bias of a tied output
+            own = {local: name for local, name in own.items() if id(getattr(module, local)) not in self._held}
+            if not own:
+                return
         if layer is None and own and all(_is_one_row(getattr(module, local)) for local in own):
             self._handles += attach_rows(self, module, path, own)
             return

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from transformers import TrainerCallback, default_data_collator
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import ParallelMode
 
 from adamshap.reference.contract import Run, refuse
@@ -171,6 +172,11 @@ class AttributionCallback(TrainerCallback):  # type: ignore[misc]
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    """Return the folder of the present step's checkpoint."""
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 class SampleIndexCollator:

@@ -2,16 +2,19 @@
 
 `Conv1D` is a linear layer with the weight (d_in, d_out). The classes of RMSNorm, of which almost every model has its own,
 are gains: y = y₀ + w ⊙ x̂, where y₀ is 0, or x̂ in Gemma's (1 + w) ⊙ x̂. Then x̂ = y(w = 1) − y(w = 0), rounded as
-the module rounds it, float32 inside a float64 model included. `_check_gain` verifies that form before the first step.
+the module rounds it, float32 inside a float64 model included. A scaled embedding is an embedding times a number. The
+forms are verified on random inputs when the attribution begins.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from adamshap.gpu.captures import Capture, Dense, outer_products
-from adamshap.torch.layers.registry import RESOLVERS, Layer, Use, over_positions, refuse_module
+from adamshap.torch.layers.registry import LAYERS, RESOLVERS, Layer, Use, over_positions, refuse_module
 from adamshap.torch.memory import array_of
 
 UNITS = 64.0
@@ -26,6 +29,8 @@ def resolve(kind: type) -> Layer | None:
         return Layer(_conv1d, ("weight", "bias"))
     if kind.__name__.endswith(("RMSNorm", "LayerNorm")):
         return Layer(_gain, ("weight",), _check_gain)
+    if kind.__name__.endswith("ScaledWordEmbedding"):
+        return Layer(_scaled_embedding, ("weight",), _check_scaled_embedding)
     return None
 
 
@@ -87,3 +92,23 @@ def _check_gain(module: Any, path: str) -> None:
     if bool(((gradient - terms.sum(0)).abs() > allowed).any()):
         got_dtype = str(weight.dtype).removeprefix("torch.")
         refuse_module(module, path, f"{got_dtype} parameters, and their gradient in less", "a float32 model")
+
+
+def _scaled_embedding(use: Use) -> Iterable[Capture]:
+    return LAYERS[nn.Embedding].captures(replace(use, b=use.b * _scale(use.module)))
+
+
+def _scale(module: Any) -> torch.Tensor:
+    return torch.as_tensor(module.embed_scale).to(module.weight)
+
+
+def _check_scaled_embedding(module: Any, path: str) -> None:
+    """Refuse what is no embedding times `embed_scale`."""
+    check = LAYERS[nn.Embedding].check
+    if check is not None:
+        check(module, path)
+    ids = torch.arange(len(module.weight), device=module.weight.device)[None]
+    with torch.no_grad():
+        got, expected = module.forward(ids), (module.weight * _scale(module))[None]
+    if got.shape != expected.shape or not torch.allclose(got, expected):
+        refuse_module(module, path, "an output that is not embed_scale times its rows", "that, or nn.Embedding")
