@@ -12,6 +12,8 @@ MODULES = (
     "adamshap.reference",
     "adamshap.gpu",
     *(("adamshap.torch",) if find_spec("torch") else ()),
+    *(("adamshap.torch.hugging_face",) if find_spec("transformers") else ()),
+    *(("adamshap.torch.lightning",) if find_spec("lightning") else ()),
     "adamshap.verify.implementation",
     "adamshap.verify.checking",
     "adamshap.verify.isolation",

@@ -41,7 +41,8 @@ def of(kind: str, attention: str = "sdpa", task: str = "CausalLM", **settings: A
 
 
 def lora(model: Any, *targets: str, **settings: Any) -> Any:
-    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=list(targets), lora_dropout=0.2, **settings)
+    settings = {"lora_dropout": 0.2, **settings}
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=list(targets), **settings)
     with warnings.catch_warnings():  # peft reads an attribute that transformers deprecated
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         return peft.get_peft_model(model, config)
