@@ -105,8 +105,8 @@ LANGUAGE: dict[str, Callable[[], Any]] = {
     "gpt2, eager": lambda: Padded(gpt2()),
     "gpt2, sdpa, dropout": lambda: Padded(gpt2("sdpa", 0.2)),
     "gpt2, positions (1, T)": lambda: Padded(gpt2("sdpa"), positions=False),
-    "llama, eager, padded on the right": lambda: Padded(of("Llama", "eager", num_key_value_heads=2, num_hidden_layers=2)),
-    "llama, sdpa": lambda: Padded(of("Llama", num_key_value_heads=2, tie_word_embeddings=True)),
+    "llama, eager, padded on the right": lambda: Padded(of("Llama", "eager", num_key_value_heads=2)),
+    "llama, sdpa": lambda: Padded(of("Llama", num_key_value_heads=2, num_hidden_layers=2, tie_word_embeddings=True)),
     "qwen3, norms of heads": lambda: Padded(of("Qwen3", num_key_value_heads=2, head_dim=4)),
     "bert, tied bias": lambda: Padded(of("Bert", task="MaskedLM")),
     "lora, gpt2": lambda: Padded(lora(gpt2(), "c_attn", "c_proj", fan_in_fan_out=True)),
@@ -130,7 +130,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], Callable[[int], Any]]] = {
 class Materialised(Loop):
     """A loop whose oracle takes each sample's gradient by a backward pass of its own.
 
-    All start from one forward pass of the batch, with the same random numbers as the loop's, so that dropout is the same.
+    All start from one forward pass of the batch, with the random numbers of the loop's: dropout is the same.
     """
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class Materialised(Loop):
         super().__post_init__()
         if self.name != "resnet":  # whose batch norms are in eval mode
             self.model.train()
-        # A mean over four commutes with the rounding to float32 inside of transformers' RMSNorm; one over three does not.
+        # A mean over four commutes with the rounding to float32 inside transformers' RMSNorm; one over three does not.
         _, inputs, targets = self.kind()
         self.valid_x, self.valid_y = inputs(4), targets(4)
         if self.name in LANGUAGE:

@@ -1,4 +1,4 @@
-"""Models of transformers and LoRA adapters of peft: each step's scores are the oracle's, from each sample's gradient."""
+"""Models of transformers and LoRA adapters of peft: scores are the oracle's, from each sample's gradient."""
 
 import re
 from typing import Any

@@ -1,9 +1,9 @@
 """Layers of Hugging Face's transformers, found by the name of their class: transformers itself is not imported.
 
-`Conv1D` is a linear layer with the weight (d_in, d_out). The classes of RMSNorm, of which almost every model has its own,
-are gains: y = y₀ + w ⊙ x̂, where y₀ is 0, or x̂ in Gemma's (1 + w) ⊙ x̂. Then x̂ = y(w = 1) − y(w = 0), rounded as
-the module rounds it, float32 inside a float64 model included. A scaled embedding is an embedding times a number. The
-forms are verified on random inputs when the attribution begins.
+`Conv1D` is a linear layer with the weight (d_in, d_out). Almost every model has an RMSNorm class of its own. All are
+gains: y = y₀ + w ⊙ x̂, where y₀ is 0, or x̂ in Gemma's (1 + w) ⊙ x̂. Then x̂ = y(w = 1) − y(w = 0), rounded as the
+module rounds it, float32 inside a float64 model included. A scaled embedding is an embedding times a number. The last
+two forms are verified on random inputs when the attribution begins.
 """
 
 from collections.abc import Iterable
