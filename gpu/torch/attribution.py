@@ -101,6 +101,10 @@ class Attribution:
     check_every : int
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
         compares the gradients of the vectors (biases, gains).
+    samples_axis : mapping of str to int, optional
+        Axis of the samples, 0 or 1, in inputs and outputs of some modules and of the modules inside them, by their
+        names in the model ("" is the model). By default it is 0, and 1 in PyTorch's attention and recurrent layers
+        and transformers with ``batch_first=False``.
 
     Raises
     ------
@@ -133,6 +137,7 @@ class Attribution:
         contraction: Contraction = "ghost",
         with_sgd: bool = True,
         check_every: int = 50,
+        samples_axis: Mapping[str, int] | None = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
         check_optimizer(optimizer)
@@ -156,7 +161,7 @@ class Attribution:
         context = context_of(backend, self._stack)
         self._scorer = Scorer(context, estimator, bool(with_sgd))
         self._cheapest = cheapest(context.shapes)
-        self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()})
+        self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()}, samples_axis)
         self._steps_of_optimizer = (
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),

@@ -1,62 +1,79 @@
-"""Convolutions: x_i is Σ_t b_t a_tᵀ, with what a window sees at place t as a_t."""
+"""Convolutions: x_i is Σ_t b_t a_tᵀ, where a_t is what a window sees at place t.
+
+A transposed convolution adds each input pixel's a_t w to a window of the output, at place t. In its x_i the window sees
+the gradients instead: x_i = Σ_t a_t b_tᵀ, which is that of a convolution with a and b exchanged.
+"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn import functional
 
 from adamshap.gpu.captures import Capture, Dense, WindowProducts
 from adamshap.gpu.windows import Windows
-from adamshap.torch.layers.registry import Use, over_pixels, refuse_module, register
+from adamshap.torch.layers.registry import Use, over_pixels, register
 from adamshap.torch.memory import array_of
 
-
-def _check_convolution(module: Any, path: str) -> None:
-    if any(step != 1 for step in module.dilation):
-        refuse_module(module, path, f"dilation={module.dilation}", "a dilation of 1")
-    if module.padding_mode != "zeros":
-        refuse_module(module, path, f"padding_mode={module.padding_mode!r}", "padding_mode='zeros'")
-    _padding(module, path)
+Sides = list[tuple[int, int]]
+"""The number of pixels before and after, for each axis of the images."""
 
 
-def _padding(module: Any, path: str) -> tuple[int, ...]:
-    """Return the number of zeros on each side, for each axis of the images."""
-    if not isinstance(module.padding, str):
-        return tuple(module.padding)
-    if module.padding == "same" and any(size % 2 == 0 for size in module.kernel_size):
-        refuse_module(module, path, f"padding='same' with a kernel of {module.kernel_size}", "an odd kernel")
-    return tuple((size - 1) // 2 if module.padding == "same" else 0 for size in module.kernel_size)
-
-
-@register(nn.Conv2d, check=_check_convolution)
+@register(nn.Conv1d, nn.Conv2d, nn.Conv3d, channels=True)
 def _convolution(use: Use) -> Iterable[Capture]:
     module, weight, bias = use.module, use.names.get("weight"), use.names.get("bias")
+    _refuse_unbatched(use)
     if weight is not None:
-        down, across = _padding(module, use.path)
-        windows = Windows(module.kernel_size, module.stride, (down, across))
-        a, b = array_of(use.a), array_of(use.b.reshape(*use.b.shape[:2], -1))
-        yield WindowProducts(weight, bias, windows, module.groups, a, b)
+        padded, padding = _padded(use.a, _sides(module), module.padding_mode)
+        windows = Windows(module.kernel_size, module.stride, padding, module.dilation)
+        yield WindowProducts(weight, bias, windows, module.groups, array_of(padded), array_of(use.b.flatten(2)))
     elif bias is not None:
         yield Dense(bias, array_of(over_pixels(use.b)))
 
 
-@dataclass(frozen=True)
-class AlongOneAxis(WindowProducts):
-    """A convolution along one axis: one of images of height 1, whose weight has no axis for it."""
-
-    def sum_of(self, xp: Any, name: str, units: slice, out: Any = None) -> Any:
-        """Return Σ_i x_i of some output channels, of the parameter's shape."""
-        found = super().sum_of(xp, name, units, out)
-        return found[:, :, 0] if out is None and name == self.weight else found
-
-
-@register(nn.Conv1d, check=_check_convolution)
-def _convolution_along_one_axis(use: Use) -> Iterable[Capture]:
+@register(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, channels=True)
+def _transposed_convolution(use: Use) -> Iterable[Capture]:
     module, weight, bias = use.module, use.names.get("weight"), use.names.get("bias")
+    _refuse_unbatched(use)
     if weight is not None:
-        (padding,) = _padding(module, use.path)
-        windows = Windows((1, *module.kernel_size), (1, *module.stride), (0, padding))
-        yield AlongOneAxis(weight, bias, windows, module.groups, array_of(use.a[:, :, None]), array_of(use.b))
-    elif bias is not None:
+        sides = []
+        for size, k, s, p, d, out in zip(
+            use.a.shape[2:],
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.dilation,
+            use.b.shape[2:],
+            strict=True,
+        ):
+            covered = (size - 1) * s + d * (k - 1) + 1  # by the windows of all input pixels
+            sides.append((p, covered - p - out))  # less than p with output_padding
+        padded, padding = _padded(use.b, sides, "zeros")
+        windows = Windows(module.kernel_size, module.stride, padding, module.dilation)
+        yield WindowProducts(weight, None, windows, module.groups, array_of(padded), array_of(use.a.flatten(2)))
+    if bias is not None:
         yield Dense(bias, array_of(over_pixels(use.b)))
+
+
+def _sides(module: Any) -> Sides:
+    """Return the padding of a convolution."""
+    if module.padding == "valid":
+        return [(0, 0) for _ in module.kernel_size]
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(p, p) for p in module.padding]
+
+
+def _padded(images: torch.Tensor, sides: Sides, mode: str) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Return images and the zeros that windows add on both sides; other padding is in the images."""
+    if mode == "zeros" and all(before == after >= 0 for before, after in sides):
+        return images, tuple(before for before, _ in sides)
+    flat = [size for pair in reversed(sides) for size in pair]
+    return functional.pad(images, flat, "constant" if mode == "zeros" else mode), (0,) * len(sides)
+
+
+def _refuse_unbatched(use: Use) -> None:
+    if use.a.ndim != len(use.module.kernel_size) + 2:
+        use.refuse(f"an input of shape {tuple(use.a.shape)}", "an axis of samples before that of channels")

@@ -1,41 +1,31 @@
-"""Linear layers and embeddings."""
+"""Linear layers, and PReLU."""
 
-import math
 from collections.abc import Iterable
-from typing import Any
 
+import torch
 from torch import nn
 
-from adamshap.gpu.captures import Capture, Dense, Gather, outer_products
-from adamshap.torch.layers.registry import Use, over_positions, refuse_module, register
+from adamshap.gpu.captures import Capture, Dense, outer_products
+from adamshap.torch.layers.registry import Use, over_positions, register
 from adamshap.torch.memory import array_of
+
+__all__ = ["linear_captures"]
+
+
+def linear_captures(weight: str | None, bias: str | None, a: torch.Tensor, b: torch.Tensor) -> Iterable[Capture]:
+    """Return the captures of ``W a + p`` with the gradients b; None for a parameter that is not trained."""
+    if weight is not None:
+        yield outer_products(weight, bias, array_of(a), array_of(b))
+    elif bias is not None:
+        yield Dense(bias, array_of(over_positions(b, b.shape[-1:])))
 
 
 @register(nn.Linear)
 def _linear(use: Use) -> Iterable[Capture]:
-    weight, bias = use.names.get("weight"), use.names.get("bias")
-    if weight is not None:
-        yield outer_products(weight, bias, array_of(use.a), array_of(use.b))
-    elif bias is not None:
-        yield Dense(bias, array_of(over_positions(use.b, use.b.shape[-1:])))
+    return linear_captures(use.names.get("weight"), use.names.get("bias"), use.a, use.b)
 
 
-def _check_embedding(module: Any, path: str) -> None:
-    if module.max_norm is not None:
-        refuse_module(module, path, f"max_norm={module.max_norm}, which edits the weight", "max_norm=None")
-    for name in ("scale_grad_by_freq", "sparse"):
-        if getattr(module, name):
-            refuse_module(module, path, f"{name}=True", f"{name}=False")
-
-
-@register(nn.Embedding, parameters=("weight",), check=_check_embedding)
-def _embedding(use: Use) -> Iterable[Capture]:
-    b, ids = use.b, use.a
-    if use.module.padding_idx is not None:
-        b = b.masked_fill((ids == use.module.padding_idx)[..., None], 0)
-    positions = math.prod(ids.shape[1:])
-    yield Gather(
-        use.names["weight"],
-        array_of(ids.reshape(use.n, positions).long()),
-        array_of(b.reshape(use.n, positions, b.shape[-1])),
-    )
+@register(nn.PReLU, parameters=("weight",), channels=True)
+def _prelu(use: Use) -> Iterable[Capture]:
+    slopes = (use.b * use.a.clamp(max=0)).reshape(use.n, use.a.shape[1], -1).sum(2)
+    yield Dense(use.names["weight"], array_of(slopes.sum(1, keepdim=True) if len(use.module.weight) == 1 else slopes))

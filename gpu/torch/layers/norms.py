@@ -10,6 +10,9 @@ from adamshap.gpu.captures import Capture, Dense
 from adamshap.torch.layers.registry import Use, over_pixels, over_positions, register
 from adamshap.torch.memory import array_of
 
+AXES = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4, nn.InstanceNorm3d: 5}
+"""Axes of an input with samples: PyTorch takes one without, too."""
+
 
 @register(nn.LayerNorm)
 def _layer_norm(use: Use) -> Iterable[Capture]:
@@ -25,16 +28,29 @@ def _rms_norm(use: Use) -> Iterable[Capture]:
     return _gain_and_bias(use, normed, lambda x: over_positions(x, shape))
 
 
-@register(nn.GroupNorm)
+@register(nn.GroupNorm, channels=True)
 def _group_norm(use: Use) -> Iterable[Capture]:
     normed = functional.group_norm(use.a, use.module.num_groups, None, None, use.module.eps)
     return _gain_and_bias(use, normed, over_pixels)
 
 
-@register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+@register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, channels=True)
 def _batch_norm(use: Use) -> Iterable[Capture]:
     module = use.module
     normed = functional.batch_norm(use.a, module.running_mean, module.running_var, None, None, False, 0.0, module.eps)
+    return _gain_and_bias(use, normed, over_pixels)
+
+
+@register(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, channels=True)
+def _instance_norm(use: Use) -> Iterable[Capture]:
+    module = use.module
+    if use.a.ndim != AXES[type(module)]:
+        use.refuse(f"an input of shape {tuple(use.a.shape)}", "an axis of samples before that of channels")
+    if module.training or not module.track_running_stats:  # by the sample's own statistics
+        normed = functional.instance_norm(use.a, eps=module.eps)
+    else:
+        mean, var = module.running_mean, module.running_var
+        normed = functional.instance_norm(use.a, mean, var, use_input_stats=False, eps=module.eps)
     return _gain_and_bias(use, normed, over_pixels)
 
 

@@ -10,6 +10,7 @@ b       ``Use.b``    gradient in its output (n, …), as the backward pass had i
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NoReturn
 
 import torch
@@ -61,7 +62,7 @@ class Use:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of its parameters."""
-        dtype: torch.dtype = getattr(self.module, next(iter(self.names))).dtype
+        dtype: torch.dtype = attrgetter(next(iter(self.names)))(self.module).dtype
         return dtype
 
     def refuse(self, got: str, needs: str) -> NoReturn:
@@ -92,11 +93,14 @@ class Layer:
         The parameters that it knows.
     check : callable, optional
         Function of (module, path) that refuses settings which the captures do not have.
+    channels : bool
+        Whether the second axis of its input is that of channels, so that the samples have the first.
     """
 
     captures: Function
     parameters: tuple[str, ...]
     check: Callable[[Any, str], None] | None = None
+    channels: bool = False
 
 
 LAYERS: dict[type, Layer] = {}
@@ -117,6 +121,7 @@ def register(
     *classes: type,
     parameters: tuple[str, ...] = ("weight", "bias"),
     check: Callable[[Any, str], None] | None = None,
+    channels: bool = False,
 ) -> Callable[[Function], Function]:
     """Return a decorator that registers a function as the captures of some classes of modules.
 
@@ -128,6 +133,8 @@ def register(
         The parameters of such a module that the function knows; any other trainable one is refused.
     check : callable, optional
         Function of (module, path) that refuses settings which the function does not have.
+    channels : bool
+        Whether the second axis of its input is that of channels, as of images.
 
     Returns
     -------
@@ -138,7 +145,7 @@ def register(
 
     def decorated(function: Function) -> Function:
         for one in classes:
-            LAYERS[one] = Layer(function, parameters, check)
+            LAYERS[one] = Layer(function, parameters, check, channels)
         return function
 
     return decorated
