@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def test_the_code_of_a_page_works(name: str, tmp_path: Path, monkeypatch: pytest
         pytest.skip("needs CuPy on the CPU")
     for package in ("torch", "transformers", "peft", "lightning"):
         if re.search(rf"^(from|import) (adamshap\.)?{package}\b", PAGES[name].read_text(encoding="utf-8"), re.M):
+            import_module("torchvision_operators")
             pytest.importorskip(package, reason="extra `peers`")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

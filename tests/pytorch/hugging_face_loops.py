@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torchvision_operators  # noqa: F401 - before transformers
 from torch_loops import CLASSES, Loop, labels
 
 from adamshap.reference import Batch, Function, Step

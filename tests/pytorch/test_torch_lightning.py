@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torchvision_operators  # noqa: F401 - before Lightning's torchmetrics
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 lightning = pytest.importorskip("lightning.pytorch", reason="extra `lightning`")
