@@ -25,7 +25,7 @@ __all__ = ["AttributionCallback", "SampleIndexCollator", "with_sample_index"]
 KEY = "sample_index"
 FILE = "attribution.pt"
 
-UNSUPPORTED = ("fp16", "bf16", "torch_compile")
+UNSUPPORTED = ("fp16", "torch_compile")
 """Arguments of `Trainer` with which a loop is not attributed."""
 
 
@@ -102,7 +102,7 @@ class AttributionCallback(TrainerCallback):  # type: ignore[misc]
         """Attach to the model and its optimiser; continue from a checkpoint's state."""
         for name in UNSUPPORTED:
             if value := getattr(args, name, False):
-                refuse(f"TrainingArguments.{name}", value, "False: float32 or float64, not compiled")
+                refuse(f"TrainingArguments.{name}", value, "False: Trainer's loop is not attributed with it")
         if args.parallel_mode != ParallelMode.NOT_PARALLEL:
             refuse("TrainingArguments.parallel_mode", args.parallel_mode.value, "one process with one device")
         model, optimizer = kwargs["model"], kwargs["optimizer"]

@@ -64,17 +64,20 @@ class Training:
         return self.callback.result()
 
 
-def by_hand(training: Training, batches: list[dict[str, Any]]) -> Any:
+def by_hand(training: Training, batches: list[dict[str, Any]], bf16: bool) -> Any:
     """Train as Trainer is asked to: AdamW without decay of vectors, by tokens of all batches of a step, clipped."""
+
+    def loss(**batch: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return model(**batch).loss
+
     model, valid = training.model, training.valid
     ours = [p for p in model.parameters() if p.requires_grad]
     decay, rest = ([p for p in ours if (p.ndim > 1) == wanted] for wanted in (True, False))
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     adam = torch.optim.AdamW(groups, lr=1e-2, fused=True)
     scheduler = transformers.get_scheduler("linear", adam, 2, STEPS)
-    attribution = Attribution(
-        model, adam, validation=lambda: model(**valid).loss, n_samples=N, slope="secant", check_every=1
-    )
+    attribution = Attribution(model, adam, validation=lambda: loss(**valid), n_samples=N, slope="secant", check_every=1)
     model.train()
     epoch = [slice(0, 2), slice(2, 4), slice(4, 5)]  # of five batches, two in a step
     steps = [batches[5 * turn :][part] for turn in range(2) for part in epoch][:STEPS]
@@ -83,7 +86,7 @@ def by_hand(training: Training, batches: list[dict[str, Any]]) -> Any:
         for one in step:
             batch = dict(one)
             with attribution.samples(batch.pop("sample_index")):
-                model(**batch, num_items_in_batch=count).loss.backward()
+                loss(**batch, num_items_in_batch=count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         adam.step()
         scheduler.step()
@@ -106,6 +109,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         gpt2,
         {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "eval_dataset": with_sample_index(rows(3))},
     ),
+    "bf16": (gpt2, {"bf16": True}),
     "gradient checkpointing": (gpt2, {"gradient_checkpointing": True}),
     "lora": (lambda: lora(gpt2(), "c_attn", lora_dropout=0.0, fan_in_fan_out=True), {}),
 }
@@ -120,7 +124,7 @@ def test_a_trainer_is_scored_as_the_loop_by_hand(case: str, tmp_path: Path) -> N
     batches = [one for one in training.collator.batches if "sample_index" in one]
     if "numbered" in case:  # those of evaluation came in between, and have three rows
         batches = [one for one in batches if len(one["labels"]) == 2]
-    assert_same(got, by_hand(Training(tmp_path, build), batches))
+    assert_same(got, by_hand(Training(tmp_path, build), batches, settings.get("bf16", False)))
     assert got.seen.sum() == 18
     assert case == "lora" or np.all(got.history["factor"] < 1)  # clipped in each step
 
@@ -180,7 +184,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too many": ({"train_dataset": with_sample_index(rows(40)), "seed": 1}, "needs numbers from 0 to 9, as n_samples"),
     "adafactor": ({"optim": "adafactor"}, "optimizer: got Adafactor; needs torch.optim.Adam or torch.optim.AdamW"),
-    "bf16": ({"bf16": True}, "TrainingArguments.bf16: got True; needs False: float32 or float64"),
     "items that are no mappings": (
         {"train_dataset": with_sample_index([1, 2, 3])},
         "dataset: got an item of class int; needs mappings, such as input_ids=",
@@ -198,7 +201,7 @@ def test_a_mistake_is_a_sentence(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fp16": True}, "TrainingArguments.fp16: got True; needs False: float32 or float64"),
+        ({"fp16": True}, "TrainingArguments.fp16: got True; needs False: Trainer's loop is not attributed"),
         ({"torch_compile": True}, "TrainingArguments.torch_compile: got True"),
         (
             {"parallel_mode": transformers.training_args.ParallelMode.NOT_DISTRIBUTED},
