@@ -76,7 +76,7 @@ class AttributionCallback(TrainerCallback):  # type: ignore[misc]
         self._resume_from = resume_from
         self._attribution: Attribution | None = None
         self._open = ExitStack()
-        self._expects_batch = False
+        self._expects_batch = self._unused_removed = False
         self._hook: Any = None
 
     def result(self) -> Run:
@@ -109,6 +109,7 @@ class AttributionCallback(TrainerCallback):  # type: ignore[misc]
         if isinstance(optimizer, AcceleratedOptimizer):
             optimizer = optimizer.optimizer
         self._detach()
+        self._attribution = None
         self._attribution = Attribution(model, optimizer, **self._options)
         if state.global_step:
             self._load(args, state)
