@@ -14,6 +14,7 @@ from adamshap.torch.layers import (  # noqa: F401
     recurrent,
 )
 from adamshap.torch.layers.registry import LAYERS, Layer, Use, register
+from adamshap.torch.layers.rewrites import Recorder, rewrite
 from adamshap.torch.memory import array_of
 
-__all__ = ["LAYERS", "Layer", "Use", "array_of", "register"]
+__all__ = ["LAYERS", "Layer", "Recorder", "Use", "array_of", "register", "rewrite"]

@@ -25,7 +25,7 @@ def _linear(use: Use) -> Iterable[Capture]:
     return linear_captures(use.names.get("weight"), use.names.get("bias"), use.a, use.b)
 
 
-@register(nn.PReLU, parameters=("weight",), channels=True)
+@register(nn.PReLU, parameters=("weight",))
 def _prelu(use: Use) -> Iterable[Capture]:
     slopes = (use.b * use.a.clamp(max=0)).reshape(use.n, use.a.shape[1], -1).sum(2)
     yield Dense(use.names["weight"], array_of(slopes.sum(1, keepdim=True) if len(use.module.weight) == 1 else slopes))

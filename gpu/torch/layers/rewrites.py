@@ -24,7 +24,13 @@ __all__ = ["REWRITES", "Listener", "Recorder", "Rewrite", "rewrite"]
 class Listener(Protocol):
     """Awaits the gradients of the uses of one module, for one attribution."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """The module's name in the model."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether samples are captured."""
 
     @property
     def n(self) -> int:
