@@ -443,7 +443,7 @@ class Attribution:
         index = np.concatenate([block.index for block in self._blocks])
         return Given(index, chunks, gradients, factor, state, hyperparameters, stack, forward)
 
-    def _forward_step(self, gradients: dict[str, Array]) -> ForwardStep:
+    def _forward_step(self, gradients: Mapping[str, Array]) -> ForwardStep:
         """Return the step's samples for forward mode, after the check of the gradients if it is due."""
         named, step = {name: self._named[name] for name in gradients}, self._totals.steps + 1
         modules, checked = self._hooks.modules, self._is_checked
