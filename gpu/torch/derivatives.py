@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd import _unsafe_preserve_version_counter, forward_ad
+from torch.autograd import forward_ad
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adamshap.gpu.forward_mode import best_move, central_difference

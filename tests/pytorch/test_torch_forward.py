@@ -238,6 +238,23 @@ def test_a_reentrant_checkpoint_is_refused(layer: int, options: dict[str, Any]) 
         loop.step(torch.arange(5))
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_model_has_differences() -> None:
+    scores = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        loop = Loop("bare", options=FORWARD)
+        if compiled:
+            called = torch.compile(loop.model, backend="aot_eager")
+            loop.losses = lambda index, loop=loop, called=called: (
+                loop.weights[index] * loop.each(called(loop.x[index]), loop.y[index])
+            )
+        loop.step(torch.arange(5))
+        scores.append(loop.attribution.result().scores)
+    assert loop.attribution.differences is not None
+    assert 0 < abs(scores[1] - scores[0]).max() < 1e-6 * abs(scores[0]).max()
+
+
 def test_the_loop_is_the_same_with_and_without_an_attribution() -> None:
     params = []
     for attributed in (False, True):
