@@ -118,8 +118,8 @@ class Attribution:
         names in the model ("" is the model). By default it is 0, and 1 in PyTorch's attention and recurrent layers
         and transformers with ``batch_first=False``.
     verify_ghost : bool
-        Whether the full self-check also compares each sample's score by captures with that of "forward", which needs
-        `losses` and takes about a validation pass and three passes of the batch more.
+        Whether the full self-check also compares each sample's score by captures with that of "forward". It needs
+        `losses`, and takes the validation passes of the step again and what such a check of "forward" takes.
 
     Raises
     ------

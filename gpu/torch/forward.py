@@ -220,12 +220,19 @@ def _gradients(
     tensors = list(named.values())
     with with_outputs(model, block.n) as outputs:
         losses = losses_of(block, model)
-    refuse_interaction(losses, outputs)
-    found = []
-    for scale in (1.0, *SCALES):
+
+    def gradients(losses: torch.Tensor, scale: float, retain_graph: bool) -> list[Array]:
         weights = torch.full_like(losses, scale)
-        gradients = differentiated("losses()", losses, tensors, weights, retain_graph=True)
-        found.append([_double(x, p) / weights[0].item() for x, p in zip(gradients, tensors, strict=True)])
+        found = differentiated("losses()", losses, tensors, weights, retain_graph=retain_graph)
+        return [_double(x, p) / weights[0].item() for x, p in zip(found, tensors, strict=True)]
+
+    try:
+        refuse_interaction(losses, outputs)
+        found = [gradients(losses, scale, True) for scale in (1.0, *SCALES)]
+    except RuntimeError as error:
+        if "retain_graph" not in str(error):
+            raise
+        found = [gradients(losses_of(block, model), scale, False) for scale in (1.0, *SCALES)]  # of a compiled model
     exact, *others = found
     spread = [math.sqrt(sum(_square(other[k] - x) for other in others) / len(others)) for k, x in enumerate(exact)]
     return dict(zip(named, zip(exact, spread, strict=True), strict=True))
