@@ -10,13 +10,14 @@ import pytest
 from torch_loops import GPT, MODELS, cross_entropy
 
 from adamshap.gpu.backend import Backend
-from adamshap.gpu.captures import Captures, outer_products
+from adamshap.gpu.captures import Captures, Dense, outer_products
 from adamshap.reference.contract import Run
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
-from adamshap.torch import Attribution  # noqa: E402
+from adamshap.torch import Attribution, memory  # noqa: E402
 from adamshap.torch.check import Passes, factor_of  # noqa: E402
+from adamshap.torch.layers import LAYERS, Layer  # noqa: E402
 from adamshap.torch.roundoff import Roundoff, roundoff_of  # noqa: E402
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -163,6 +164,36 @@ def test_a_factor_of_1_is_1_and_a_clipping_is_not() -> None:
         p.grad *= 0.9935
     loop.step()
     np.testing.assert_allclose(loop.attribution.result().history["factor"], 0.9935, rtol=2e-3)
+
+
+class RoundedNorm(nn.Module):  # type: ignore[name-defined,misc]
+    """A norm that rounds x̂ to the dtype of its input, and multiplies it by a gain in float32, as Llama's does."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Any) -> Any:
+        return self.weight * F.rms_norm(x.float(), x.shape[-1:]).to(x.dtype)
+
+
+def captures_of_norm(use: Any) -> Any:
+    yield Dense(use.names["weight"], memory.array_of(use.b * F.rms_norm(use.a, use.a.shape[-1:])))
+
+
+def test_a_norm_that_rounds_before_its_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples' parts nearly cancel: the roundings of each do not."""
+    monkeypatch.setitem(LAYERS, RoundedNorm, Layer(captures_of_norm, ("weight",)))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), RoundedNorm(32), nn.Linear(32, 3))
+    adam = torch.optim.AdamW(model.parameters())
+    x, signs = torch.randn(16, 8), torch.ones(32)
+    x, signs[16:] = torch.cat([x, x + 0.01 * torch.randn(16, 8)]), -1
+    attribution = Attribution(model, adam, validation=lambda: model(x).mean(), n_samples=32)
+    with attribution.samples(range(32)), torch.autocast("cpu", torch.bfloat16):
+        (signs[:, None] * model(x).square()).sum().backward()
+    adam.step()
+    assert attribution.result().history["factor"] == pytest.approx(1, rel=1e-2)
 
 
 def test_gradients_near_the_smallest_float16_are_allowed_for() -> None:
