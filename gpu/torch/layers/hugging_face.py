@@ -15,6 +15,7 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Dense, outer_products
 from adamshap.torch.layers.registry import LAYERS, RESOLVERS, Layer, Use, over_positions, refuse_module
+from adamshap.torch.layers.sums import position_sums
 from adamshap.torch.memory import array_of
 
 UNITS = 64.0
@@ -38,11 +39,11 @@ RESOLVERS.append(resolve)
 
 
 def _conv1d(use: Use) -> Iterable[Capture]:
-    weight, bias = use.names.get("weight"), use.names.get("bias")
+    weight, bias, b = use.names.get("weight"), use.names.get("bias"), array_of(use.b)
     if weight is not None:  # the input's and the output's places are exchanged: Σ_t a_t b_tᵀ
-        yield outer_products(weight, None, array_of(use.b), array_of(use.a))
+        yield outer_products(weight, None, b, array_of(use.a))
     if bias is not None:
-        yield Dense(bias, array_of(over_positions(use.b, use.b.shape[-1:])))
+        yield position_sums(bias, b)
 
 
 def _gain(use: Use) -> Iterable[Capture]:

@@ -7,6 +7,7 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Dense, outer_products
 from adamshap.torch.layers.registry import Use, register
+from adamshap.torch.layers.sums import position_sums
 from adamshap.torch.memory import array_of
 
 __all__ = ["linear_captures"]
@@ -17,8 +18,8 @@ def linear_captures(weight: str | None, bias: str | None, a: torch.Tensor, b: to
     gradients = array_of(b)
     if weight is not None:
         yield outer_products(weight, None, array_of(a), gradients)
-    if bias is not None:  # summed while b is in the cache; the self-check and the scores read the sums
-        yield Dense(bias, gradients.reshape(len(gradients), -1, gradients.shape[-1]).sum(axis=1))
+    if bias is not None:  # summed while b is in the cache; the scores read the sums
+        yield position_sums(bias, gradients)
 
 
 @register(nn.Linear)
