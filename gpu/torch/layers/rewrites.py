@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch.nn import functional
@@ -69,7 +69,7 @@ class Recorder:
                 needs = f"the samples of `index` along axis {axis} of an input with {axes} axes"
                 refuse_module(self.module, one.path, got, needs)
 
-    def refuse(self, got: str, needs: str) -> None:
+    def refuse(self, got: str, needs: str) -> NoReturn:
         """Raise the error about this module."""
         refuse_module(self.module, self.listeners[0].path, got, needs)
 
