@@ -57,8 +57,8 @@ def step_of_peer(
     optimiser: torch.optim.Optimizer,
     train: Pair,
     valid: Pair,
-) -> Callable[[], None]:
-    """Return a training step with the scores of one of `PEERS`.
+) -> Callable[[], Tensor]:
+    """Return a training step that returns the scores of one of `PEERS`, (n,).
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def step_of_peer(
 
 def ghostsuite_step(
     checkout: str, model: Model, optimiser: torch.optim.Optimizer, train: Pair, valid: Pair
-) -> Callable[[], None]:
+) -> Callable[[], Tensor]:
     """Return a training step with GhostSuite's gradient dot products; the validation samples go last in the batch."""
     if checkout not in sys.path:
         sys.path.insert(0, checkout)
@@ -87,21 +87,22 @@ def ghostsuite_step(
     engine.attach(optimiser)
     loss_of_batch, (x, y) = loss_of(model), (torch.cat([one, other]) for one, other in zip(train, valid, strict=True))
 
-    def step() -> None:
+    def step() -> Tensor:
         optimiser.zero_grad(set_to_none=True)
         engine.attach_train_batch(X_train=train[0], Y_train=train[1], iter_num=0, batch_idx=0)
         loss: Any = loss_of_batch(x, y)
         loss.backward()
         engine.aggregate_and_log()
-        engine.dot_product_log.clear()
+        scores: Tensor = engine.dot_product_log.pop()["dot_product"]
         engine.prepare_gradients()
         optimiser.step()
         engine.clear_gradients()
+        return scores
 
     return step
 
 
-def _dattri_llm_step(model: Model, optimiser: torch.optim.Optimizer, train: Pair, valid: Pair) -> Callable[[], None]:
+def _dattri_llm_step(model: Model, optimiser: torch.optim.Optimizer, train: Pair, valid: Pair) -> Callable[[], Tensor]:
     dattri_llm: Any = importlib.import_module("dattri_llm")
     callbacks: Any = importlib.import_module("dattri_llm.gradient.callbacks")
     loss_of_batch = loss_of(model)
@@ -115,24 +116,24 @@ def _dattri_llm_step(model: Model, optimiser: torch.optim.Optimizer, train: Pair
     config = dattri_llm.HookManagerConfig(linear_io=dattri_llm.REGISTER_ALL)
     manager = dattri_llm.HookManager(model, config=config, callbacks=[callback])
 
-    def step() -> None:
+    def step() -> Tensor:
         optimiser.zero_grad(set_to_none=True)
         with manager.collect():
             loss: Any = loss_of_batch(*train)
             loss.backward()
-        if callback.last_scores is None or len(callback.last_scores) != len(train[0]):
-            raise RuntimeError("dattri-llm returned no scores")
         optimiser.step()
+        scores: Tensor = callback.last_scores
+        return scores
 
     return step
 
 
-def _opacus_step(model: Model, optimiser: torch.optim.Optimizer, train: Pair, valid: Pair) -> Callable[[], None]:
+def _opacus_step(model: Model, optimiser: torch.optim.Optimizer, train: Pair, valid: Pair) -> Callable[[], Tensor]:
     opacus: Any = importlib.import_module("opacus")
     wrapped: Any = opacus.GradSampleModule(model, loss_reduction="mean")
     loss_of_batch, parameters = loss_of(wrapped), list(model.parameters())
 
-    def step() -> None:
+    def step() -> Tensor:
         optimiser.zero_grad(set_to_none=True)
         wrapped.zero_grad(set_to_none=True)
         loss: Any = loss_of_batch(*train)
@@ -146,6 +147,7 @@ def _opacus_step(model: Model, optimiser: torch.optim.Optimizer, train: Pair, va
                 x: Any = p.grad_sample  # n times the part of x_i in the mean loss
                 scores += x.flatten(1) @ (gamma * _slope(optimiser, p)).flatten() / len(train[0])
         optimiser.step()
+        return scores
 
     return step
 

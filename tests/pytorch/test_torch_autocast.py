@@ -70,7 +70,7 @@ class Mixed:
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype")  # PyTorch's own, of RMSNorm
-@pytest.mark.parametrize("name", ["gpt", "twice", "image", "patches", "resnet", "perceptron"])
+@pytest.mark.parametrize("name", ["twice", "image", "patches", "resnet", "perceptron"])
 @pytest.mark.parametrize("dtype", HALVES)
 def test_scores_under_autocast_are_near_those_of_float32(name: str, dtype: str) -> None:
     """Every step is checked in full; f has the clipping, and the scale that was taken out."""
@@ -136,7 +136,10 @@ def test_a_small_gpt_under_autocast() -> None:
     """The figures of docs/torch.md; pytest -s prints them."""
     wanted = Mixed("gpt").run(20)
     for dtype in HALVES:
-        r = correlation(Mixed("gpt", HALVES[dtype]).run(20), wanted)
+        loop = Mixed("gpt", HALVES[dtype])
+        run = loop.run(20)
+        r = correlation(run, wanted)
+        np.testing.assert_allclose(run.history["factor"], loop.factors, rtol=roundoff(dtype))
         print(f"{dtype}: R = {r:.7f}")
         assert r > least_correlation(dtype)
 
