@@ -5,6 +5,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
+import torchvision_operators  # noqa: F401 - before transformers
 
 numpydoc = pytest.importorskip("numpydoc.validate", reason="needs numpydoc, of the extra dev")
 
