@@ -3,7 +3,7 @@
 A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,8 +16,11 @@ from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.axes import axes_of
 from adamshap.torch.forwards import replaced_forwards
-from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, refuse_module
+from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, layer_of, refuse_module
 from adamshap.torch.layers.rewrites import REWRITES
+from adamshap.torch.memory import HALVES, at_work, memory_of
+from adamshap.torch.random_state import RandomState
+from adamshap.torch.roundoff import Roundoff, roundoff_of
 from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
@@ -47,6 +50,16 @@ class Block:
         Whether each module was in training mode at the end; None before it.
     outputs : list of (str, module, tensor, int)
         Outputs of uses, each with its axis of samples, which the test for samples that interact needs.
+    roundoffs : dict of Roundoff
+        Of each parameter's gradient.
+    streams : set of int
+        The streams of a card on which gradients came back.
+    losses : callable, optional
+        The user's function that returns the samples' losses.
+    random : RandomState, optional
+        PyTorch's random state at the beginning, with `losses`.
+    reached : set of str
+        The parameters that a backward pass gave a gradient.
     """
 
     index: Array
@@ -57,6 +70,11 @@ class Block:
     squares: bool = False
     modes: tuple[bool, ...] | None = None
     outputs: list[tuple[str, nn.Module, torch.Tensor, int]] = field(default_factory=list)
+    roundoffs: dict[str, Roundoff] = field(default_factory=dict)
+    streams: set[int] = field(default_factory=set)
+    losses: Callable[[], torch.Tensor] | None = None
+    random: RandomState | None = None
+    reached: set[str] = field(default_factory=set)
 
     @property
     def n(self) -> int:
@@ -90,6 +108,7 @@ class Hooks:
         self.stray: str | None = None
         self.modules: dict[str, list[str]] = {}
         self._handles: list[Any] = []
+        self._held = {id(p) for m in model.modules() if layer_of(type(m)) for p in m._parameters.values()}
         self._listeners: list[tuple[nn.Module, _Listener]] = []
         self._axes = axes_of(model, samples_axis)
         inside: set[int] = set()  # rewritten modules
@@ -128,7 +147,11 @@ class Hooks:
 
     def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
         self._name(module, path, own)
-        layer, axis = LAYERS.get(type(module)), self._axes[path]
+        layer, axis = layer_of(type(module)), self._axes[path]
+        if layer is None and own:  # what a known layer has too is captured there, such as the bias of a tied output
+            own = {local: name for local, name in own.items() if id(getattr(module, local)) not in self._held}
+            if not own:
+                return
         if layer is None and own and axis == 0 and all(_is_one_row(getattr(module, local)) for local in own):
             self._handles += attach_rows(self, module, path, own)
             return
@@ -161,9 +184,11 @@ class Hooks:
             self.block = None
 
     def _accumulated(self, name: str, _: torch.Tensor) -> None:
-        """Note a gradient that arrives outside all blocks."""
+        """Note a gradient that arrives, in a block or outside all blocks."""
         if self.block is None:
             self.stray = name
+        else:
+            self.block.reached.add(name)
 
     def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Give every sample its own copy of an input that all share, such as positions of shape (1, T)."""
@@ -211,13 +236,15 @@ class Hooks:
         """Add the captures of one use to its block."""
         if Hooks.probing:
             return
-        if use.a.is_floating_point() and not use.a.dtype == b.dtype == use.dtype:
-            got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
-            refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
-        if self.block is block:  # else `_accumulated` notes it
-            block.inputs.append((use.path, use.a, use.a._version))
-            with torch.no_grad():
-                block.uses += captures(replace(use, b=b.detach().movedim(axis, 0)))
+        if self.block is not block:  # `_accumulated` notes it
+            return
+        block.inputs.append((use.path, use.a, use.a._version))
+        block.streams.add(memory_of(b.device).stream(b.device))
+        roundoff = roundoff_of(use.module, use.a, b)
+        for name in use.names.values():
+            block.roundoffs[name] = block.roundoffs.get(name, roundoff) | roundoff
+        with torch.no_grad(), at_work(b.device):
+            block.uses += captures(as_computed(use, b.detach().movedim(axis, 0)))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
         """Refuse a model whose first sample's output depends on other rows of a module's output.
@@ -281,6 +308,17 @@ class _Listener:
         if block is not None and own and output.requires_grad and torch.is_grad_enabled():
             use = Use(self.module, self.path, own, a.detach(), a.detach())
             self.hooks._await(block, use, captures, output, axis)
+
+
+def as_computed(use: Use, b: torch.Tensor) -> Use:
+    """Return a use with the input as the module multiplied it and the gradient of its output, in its dtype.
+
+    Under autocast a product of low precision has an output of that dtype, and rounds its inputs to it.
+    """
+    a = use.a
+    if a.is_floating_point():
+        a = (a.to(b.dtype) if b.dtype in HALVES else a).to(use.dtype)
+    return replace(use, a=a, b=b.to(use.dtype))
 
 
 def _is_one_row(p: torch.Tensor) -> bool:
