@@ -131,7 +131,8 @@ def _dattri_llm_step(model: Model, optimiser: torch.optim.Optimizer, train: Pair
 def _opacus_step(model: Model, optimiser: torch.optim.Optimizer, train: Pair, valid: Pair) -> Callable[[], Tensor]:
     opacus: Any = importlib.import_module("opacus")
     wrapped: Any = opacus.GradSampleModule(model, loss_reduction="mean")
-    loss_of_batch, parameters = loss_of(wrapped), list(model.parameters())
+    loss_of_batch = loss_of(wrapped)
+    parameters: list[Any] = list(model.parameters())  # Opacus gives them grad_sample
 
     def step() -> Tensor:
         optimiser.zero_grad(set_to_none=True)

@@ -37,7 +37,7 @@ def step_of(
     return step
 
 
-def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, dtype: torch.dtype) -> Callable[[], None]:
+def attach_ghostsuite(checkout: str, sizes: Sizes, device: str, dtype: torch.dtype) -> Callable[[], Tensor]:
     """Return a training step with GhostSuite's gradient dot products against one validation sample.
 
     Its products of captured arrays need a single dtype, which autocast does not give, so the parameters have `dtype`.
