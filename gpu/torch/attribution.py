@@ -2,7 +2,8 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ from adamshap.torch.optimizer import (
     trainable,
     unknown_gradients,
 )
+from adamshap.torch.recompute import Recomputation, check_again
 from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
@@ -101,6 +103,10 @@ class Attribution:
     check_every : int
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
         compares the gradients of the vectors (biases, gains).
+    recompute : bool
+        Keep no captures: ``samples(index, again=…)`` takes a function that runs the passes again, for the scores.
+    micro_batch : int, optional
+        Not supported: backward passes are the loop's own, as many in a step as you like.
 
     Raises
     ------
@@ -133,6 +139,8 @@ class Attribution:
         contraction: Contraction = "ghost",
         with_sgd: bool = True,
         check_every: int = 50,
+        recompute: bool = False,
+        micro_batch: int | None = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
         check_optimizer(optimizer)
@@ -144,6 +152,9 @@ class Attribution:
         )
         if estimator.per_validation:
             refuse("per_validation", True, "False: `validation` returns one loss")
+        if micro_batch is not None:
+            needs = "None: accumulate in the loop, `samples` around each backward pass, with recompute=True"
+            refuse("micro_batch", shown(micro_batch), needs)
         if estimator.contraction != "ghost":
             refuse("contraction", shown(estimator.contraction), "'ghost', the only one for a PyTorch model")
         self._totals = Totals.of(positive_integer("n_samples", n_samples), true_or_false("with_sgd", with_sgd))
@@ -161,6 +172,11 @@ class Attribution:
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
         )
+        self._recomputed = (
+            Recomputation(model, self._hooks, context, self._cheapest, estimator)
+            if true_or_false("recompute", recompute)
+            else None
+        )
         self._blocks: list[Block] = []
         self._begun: dict[str, torch.Tensor] = {}
         self._awaited: tuple[Given, Any] | None = None
@@ -170,7 +186,7 @@ class Attribution:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def samples(self, index: Any) -> Iterator[None]:
+    def samples(self, index: Any, *, again: Callable[[], Any] | None = None) -> Iterator[None]:
         """Capture the forward and backward passes inside: those of some samples, one row each, in this order.
 
         Several before one ``optimizer.step()`` are accumulation: the step's batch is all of them.
@@ -179,6 +195,9 @@ class Attribution:
         ----------
         index : integers (n,)
             Numbers of the samples, from 0 to N − 1: a tensor, an array or a list.
+        again : callable, optional
+            With ``recompute=True``, function without arguments that runs the forward and backward pass inside again. It
+            is called in ``optimizer.step()``, with the same random numbers; p.grad stays as it is.
 
         Yields
         ------
@@ -191,6 +210,7 @@ class Attribution:
             A bad index, or a mistake of the loop.
         """
         self._refuse_broken()
+        check_again(again, self._recomputed is not None)
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
         checked = checked_index(index, len(self._totals.seen))
@@ -199,7 +219,7 @@ class Attribution:
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
         )
         if no_gradients:  # their gradients are gone: those samples have no step
-            self._blocks.clear()
+            self._forget()
             self._hooks.stray = None
         if not self._blocks and self._is_checked:
             self._begun = {name: p.detach().clone() for name, p in self._named.items()}
@@ -209,13 +229,34 @@ class Attribution:
         block = Block(checked, versions_of(self._named), probed=self._is_checked)
         self._blocks.append(block)
         try:
-            with self._hooks.open(block):
+            with self._reduced(block, again), self._hooks.open(block):
                 yield
             block.modes = modes_of(self._model)
         except BaseException:
             if block in self._blocks:
                 self._blocks.remove(block)
+                self._forget_failed()
             raise
+
+    def _reduced(self, block: Block, again: Callable[[], Any] | None) -> AbstractContextManager[None]:
+        if self._recomputed is None or again is None:
+            return nullcontext()
+        return self._recomputed.reducing(block, again, checked=self._is_checked)
+
+    def _forget(self) -> None:
+        """Forget the samples so far: they have no step."""
+        self._blocks.clear()
+        if self._recomputed is not None:
+            self._recomputed.clear()
+
+    def _forget_failed(self) -> None:
+        """Forget a block that failed; what was reduced of it cannot be taken away from other blocks."""
+        if self._recomputed is None:
+            return
+        if self._blocks:
+            self._broken = "a pass failed between others of a step, with recompute=True"
+        else:
+            self._recomputed.clear()
 
     def result(self) -> Run:
         """Return the run so far.
@@ -325,9 +366,11 @@ class Attribution:
         given = self._given(gradients_of(self._named, self._blocks, self._hooks.modules, step))
         if not self._totals.initial:
             self._totals.initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
+        if self._recomputed is not None:
+            given = replace(given, chunks=self._recomputed.chunks(given.chunks), norms=self._recomputed.norms)
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
-        self._blocks.clear()
+        self._forget()
         self._totals.add(given.index, result, given.factor)
         if self._is_checked:
             before = {name: given.state.theta[name].copy() for name in given.gradients}

@@ -23,7 +23,7 @@ import numpy as np
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 
-__all__ = ["cheapest", "check_parameters", "factor_of"]
+__all__ = ["UNITS", "cheapest", "check_parameters", "factor_of", "size_of"]
 
 UNITS = 64.0
 """Roundings that a difference may have, in units of u: about as many as a sum of a few thousand terms has."""
@@ -127,11 +127,11 @@ def _comparison(name: str, gradient: Array, chunks: list[Captures]) -> Compariso
     for captures in chunks:
         for use in captures.by_name.get(name, []):
             total += use.sum_of(np, name, units).reshape(total.shape)
-            error += unit * _size(use, gradient.ndim)
+            error += unit * size_of(use, gradient.ndim)
     return Comparison(name, gradient.astype(np.float64), total, error)
 
 
-def _size(use: Capture, axes: int) -> float:
+def size_of(use: Capture, axes: int) -> float:
     """Return a bound on Σ_i ‖x_i‖, before terms of opposite sign cancel."""
     arrays = list(use.kept().values())
     rows = math.sqrt(max(math.prod(arrays[-1].shape[:-1]), 1))

@@ -3,7 +3,7 @@
 A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,6 +42,10 @@ class Block:
         Whether an embedding had n sequences of n ids.
     modes : tuple of bool, or None
         Whether each module was in training mode at the end; None before it.
+    reduce : callable, optional
+        Function that takes each capture as it comes, in place of `uses` and `inputs`.
+    calls : dict of int
+        Number of calls of modules with each parameter.
     """
 
     index: Array
@@ -52,6 +56,8 @@ class Block:
     squares: bool = False
     modes: tuple[bool, ...] | None = None
     outputs: list[tuple[str, nn.Module, torch.Tensor]] = field(default_factory=list)
+    reduce: Callable[[Capture], None] | None = None
+    calls: dict[str, int] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -62,6 +68,14 @@ class Block:
     def captures(self) -> Captures:
         """The captures of its backward passes."""
         return Captures(tuple(self.uses))
+
+    def add(self, uses: Iterable[Capture]) -> None:
+        """Add captures."""
+        if self.reduce is None:
+            self.uses += uses
+            return
+        for use in uses:
+            self.reduce(use)
 
 
 class Hooks:
@@ -75,6 +89,7 @@ class Hooks:
     """
 
     probing: ClassVar[bool] = False  # of one model's hooks, during which no other's capture either
+    repeats: ClassVar[bool] = False  # a pass that was captured before: for other attributions it is none
 
     def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
         self.block: Block | None = None
@@ -126,9 +141,18 @@ class Hooks:
         finally:
             self.block = None
 
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Return a context manager for a pass that was captured before."""
+        Hooks.repeats = True
+        try:
+            yield
+        finally:
+            Hooks.repeats = False
+
     def _accumulated(self, name: str, _: torch.Tensor) -> None:
         """Note a gradient that arrives outside all blocks."""
-        if self.block is None:
+        if self.block is None and not Hooks.repeats:
             self.stray = name
 
     def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -161,6 +185,8 @@ class Hooks:
                 refuse(f"model module {path!r}", got, "the samples of `index` along the first axis, one row each")
         if block.probed:
             block.outputs.append((path, module, output))
+        for name in own.values():
+            block.calls[name] = block.calls.get(name, 0) + 1
         use = Use(module, path, own, given.detach(), given.detach())
         output.register_hook(partial(self._received, block, layer, use))
 
@@ -172,9 +198,10 @@ class Hooks:
             got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
             refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
         if self.block is block:  # else `_accumulated` notes it
-            block.inputs.append((use.path, use.a, use.a._version))
+            if block.reduce is None:
+                block.inputs.append((use.path, use.a, use.a._version))
             with torch.no_grad():
-                block.uses += layer.captures(replace(use, b=b.detach()))
+                block.add(layer.captures(replace(use, b=b.detach())))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
         """Refuse a model whose first sample's output depends on other rows of a module's output.

@@ -68,15 +68,18 @@ class Given:
     state : State
     hyperparameters : Hyperparameters
     stack : ValidationStack
+    norms : Norms, optional
+        √Σ x² over the samples, if the captures were not kept.
     """
 
     index: Array
-    chunks: list[tuple[slice, Captures]]
+    chunks: list[tuple[slice, Any]]
     gradients: Mapping[str, Array]
     factor: float
     state: State
     hyperparameters: Hyperparameters
     stack: ValidationStack
+    norms: Norms | None = None
 
 
 @dataclass
@@ -121,8 +124,8 @@ class Scorer:
         """Return √Σ x² over the samples of all blocks."""
         if not plan.norms_wanted:
             return None
-        norms = Norms()
-        for _, captures in given.chunks:
+        norms = Norms() if given.norms is None else given.norms
+        for _, captures in given.chunks if given.norms is None else ():
             add_norms(context, norms, captures, self.estimator.variance)
         if factor is not None:
             norms.clip(context, factor)
