@@ -1,7 +1,7 @@
 """Peak memory of a step of a small GPT, plain and with its scores: ``python docs/torch_memory.py``.
 
 Each variant runs in a process of its own. Counted is the largest resident memory in steps 3 to 5, which have no full
-self-check, less that before the model was built, when the engine's kernels were compiled by steps of a tiny model. glibc
+self-check, less that before the model was built, when steps of a tiny model had compiled the engine's kernels. glibc
 hands every larger array back at once.
 """
 

@@ -213,6 +213,7 @@ def score_step(
     fused = step_and_slope(step, plan, forward, validation, new)
     if validation is None:
         validation = at_point(step, new.theta if fused.point is None else fused.point, plan.valid_weight)
+        fused = replace(fused, point=None)
     scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, chunks, sketch)
     if utility is not None:
         scores += (utility - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)

@@ -172,9 +172,12 @@ class Recomputation:
         self.norms = Norms()
 
     def clear(self) -> None:
-        """Forget the passes of the step."""
+        """Forget the passes of the step, and free the engine's arrays for the passes of the next."""
+        for block in self._passes:
+            block.uses.clear()  # which refer to the block
         self._passes.clear()
         self.norms = Norms()
+        self._context.buffers.release()
 
     @contextmanager
     def reducing(self, block: Block, again: Callable[[], Any], *, checked: bool) -> Iterator[None]:
@@ -198,14 +201,19 @@ class Recomputation:
                 held.append(use)
 
         block.reduce = reduce
-        yield
+        try:
+            yield
+        finally:
+            block.reduce = None  # which refers to the block
         if held:
             self._add_norms(held)
             if self._signed and (captures := Captures(tuple(held))).used_twice:
                 captures.signed_roots(self._context)  # refuses
+            held.clear()
         block.uses += list(first.found.values())  # type: ignore[arg-type]
+        sums = self._all_sums(block)
         for one in first.found.values():
-            one.sums = self._all_sums(block)
+            one.sums = sums
         first.found = {  # for the comparison with the second pass
             name: one for name, one in first.found.items() if name in self._cheapest
         }
@@ -226,6 +234,7 @@ class Recomputation:
 
     def _rerun(self, block: Block, idle: list[Capture]) -> Rerun:
         def rerun(contracted: Callable[[Captures], None]) -> None:
+            self._context.buffers.release()
             for use in idle:
                 contracted(Captures((use,)))
             second = Reduction(block.n, self._context.shapes, self._cheapest)

@@ -1,5 +1,6 @@
 """One step of a PyTorch optimiser with its attribution: the engine's step, from gradients and captures that exist."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,6 +83,13 @@ class Given:
     norms: Norms | None = None
 
 
+def _unread(context: EngineContext, name: str) -> dict[str, Any]:
+    """Return room for a new moment of each parameter in the same memory: PyTorch's step has its own."""
+    most = max(map(math.prod, context.shapes.values()))
+    room = context.buffers.get(f"new {name}", (most,))
+    return {key: room[: math.prod(shape)].reshape(shape) for key, shape in context.shapes.items()}
+
+
 @dataclass
 class Scorer:
     """Scores steps with one estimator.
@@ -116,8 +124,7 @@ class Scorer:
         start = given.stack.at_start(context) if plan.start_wanted else None
         factor = None if given.factor == 1 else given.factor
         forward = ForwardResult(None, start, g, self._norms(context, plan, given, factor), float("nan"), factor)
-        theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
-        new = State(theta, m, v, following(given.state.t))
+        new = State(like(context, "new theta"), *(_unread(context, name) for name in "mv"), following(given.state.t))
         return score_step(step, plan, forward, given.chunks, new, self._sketch(names)), new
 
     def _norms(self, context: EngineContext, plan: StepPlan, given: Given, factor: float | None) -> Norms | None:
