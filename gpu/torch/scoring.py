@@ -124,7 +124,8 @@ class Scorer:
         start = given.stack.at_start(context) if plan.start_wanted else None
         factor = None if given.factor == 1 else given.factor
         forward = ForwardResult(None, start, g, self._norms(context, plan, given, factor), float("nan"), factor)
-        new = State(like(context, "new theta"), *(_unread(context, name) for name in "mv"), following(given.state.t))
+        m, v = (_unread(context, name) for name in "mv")
+        new = State(like(context, "new theta"), m, v, following(given.state.t))
         return score_step(step, plan, forward, given.chunks, new, self._sketch(names)), new
 
     def _norms(self, context: EngineContext, plan: StepPlan, given: Given, factor: float | None) -> Norms | None:
