@@ -194,7 +194,7 @@ class Recomputation:
             if twice := rooted.intersection(use.names):
                 got = f"a use of {sorted(twice)[0]!r} after the backward pass of another"
                 refuse("attribution.samples", got, "one backward pass in each `samples`, with recompute=True")
-            if all(block.calls.get(name) == 1 and len(self._hooks.modules[name]) == 1 for name in use.names):
+            if all(block.calls.get(name) == 1 for name in use.names):
                 rooted.update(use.names)
                 self._add_norms([use])
             else:

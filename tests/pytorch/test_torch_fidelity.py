@@ -157,25 +157,32 @@ def test_a_model_stays_as_it_is_beside_an_attribution() -> None:
 # --- how good the scores are -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kind"), [("gpt", "shapley"), ("image", "first"), ("perceptron", "last")])
-def test_the_table_has_the_oracle_s_scores_and_marginals(name: str, kind: Any) -> None:
+CHOICES: list[tuple[str, Any, Any, Any]] = [
+    ("gpt", "shapley", "secant", "path"),
+    ("image", "first", "secant", "path"),
+    ("perceptron", "last", "two_term", "midpoint"),  # its Γ is taken on a part of the way
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "slope", "gradient"), CHOICES)
+def test_the_table_has_the_oracle_s_scores_and_marginals(name: str, kind: Any, slope: Any, gradient: Any) -> None:
     loop = trained(Loop(name, decay_of_matrices))
     data = (loop.x[:5], loop.y[:5]), (loop.valid_x, loop.valid_y)
-    found = fidelity(loop.model, loop.adam, losses, *data, slope="secant", gradient="path", kind=kind, nodes=(2, 4))
+    found = fidelity(loop.model, loop.adam, losses, *data, slope=slope, gradient=gradient, kind=kind, nodes=(4, 2))
     step = step_of(loop, 5)
     exact = reference.marginals(step, kind)
     np.testing.assert_array_equal(found.marginals.values, exact.values)
-    assert set(found.scores) == {(s, g) for s in SCORE_SLOPES for g in ("start", "midpoint")} | {("secant", "path")}
-    for (slope, gradient), values in found.scores.items():
-        own = {"kind": kind} if slope == "two_term" else {}
-        nodes = (2, 4) if slope == "secant" else None
-        np.testing.assert_allclose(values, reference.scores(step, slope, gradient, nodes=nodes, **own), rtol=1e-9)
-        assert found.correlation[slope, gradient] == pytest.approx(np.corrcoef(values, exact.values)[0, 1], abs=1e-12)
-        assert found.error[slope, gradient] == 0
+    assert set(found.scores) == {(s, g) for s in SCORE_SLOPES for g in ("start", "midpoint")} | {(slope, gradient)}
+    for (one, where), values in found.scores.items():
+        own = {"kind": kind} if one == "two_term" else {}
+        nodes = (4, 2) if one == slope else None
+        np.testing.assert_allclose(values, reference.scores(step, one, where, nodes=nodes, **own), rtol=1e-9)
+        assert found.correlation[one, where] == pytest.approx(np.corrcoef(values, exact.values)[0, 1], abs=1e-12)
+        assert found.error[one, where] == 0
     text = str(found)
     assert f"R with {'Shapley values' if kind == 'shapley' else ''}" in text
     assert [line.split()[0] for line in text.splitlines()[2:]] == list(SCORE_SLOPES)
-    assert next(line for line in text.splitlines() if "←" in line).startswith("secant")
+    assert next(line for line in text.splitlines() if "←" in line).startswith(slope)
 
 
 def test_drawn_orders_bring_error_bars_that_hold() -> None:
