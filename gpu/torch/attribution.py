@@ -107,6 +107,10 @@ class Attribution:
         Keep no captures: ``samples(index, again=…)`` takes a function that runs the passes again, for the scores.
     micro_batch : int, optional
         Not supported: backward passes are the loop's own, as many in a step as you like.
+    samples_axis : mapping of str to int, optional
+        Axis of the samples, 0 or 1, in inputs and outputs of some modules and of the modules inside them, by their
+        names in the model ("" is the model). By default it is 0, and 1 in PyTorch's attention and recurrent layers
+        and transformers with ``batch_first=False``.
 
     Raises
     ------
@@ -141,6 +145,7 @@ class Attribution:
         check_every: int = 50,
         recompute: bool = False,
         micro_batch: int | None = None,
+        samples_axis: Mapping[str, int] | None = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
         check_optimizer(optimizer)
@@ -167,7 +172,7 @@ class Attribution:
         context = context_of(backend, self._stack)
         self._scorer = Scorer(context, estimator, bool(with_sgd))
         self._cheapest = cheapest(context.shapes)
-        self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()})
+        self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()}, samples_axis)
         self._steps_of_optimizer = (
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),

@@ -14,7 +14,10 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
-from adamshap.torch.layers import LAYERS, Layer, Use
+from adamshap.torch.axes import axes_of
+from adamshap.torch.forwards import replaced_forwards
+from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, refuse_module
+from adamshap.torch.layers.rewrites import REWRITES
 from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
@@ -42,6 +45,8 @@ class Block:
         Whether an embedding had n sequences of n ids.
     modes : tuple of bool, or None
         Whether each module was in training mode at the end; None before it.
+    outputs : list of (str, module, tensor, int)
+        Outputs of uses, each with its axis of samples, which the test for samples that interact needs.
     reduce : callable, optional
         Function that takes each capture as it comes, in place of `uses` and `inputs`.
     calls : dict of int
@@ -55,7 +60,7 @@ class Block:
     probed: bool = False
     squares: bool = False
     modes: tuple[bool, ...] | None = None
-    outputs: list[tuple[str, nn.Module, torch.Tensor]] = field(default_factory=list)
+    outputs: list[tuple[str, nn.Module, torch.Tensor, int]] = field(default_factory=list)
     reduce: Callable[[Capture], None] | None = None
     calls: dict[str, int] = field(default_factory=dict)
 
@@ -86,21 +91,35 @@ class Hooks:
     model : torch.nn.Module
     names : dict
         The model's name of each trainable parameter, by the parameter's identity.
+    samples_axis : mapping of str to int, optional
+        Axis of the samples of some modules, by their names.
     """
 
     probing: ClassVar[bool] = False  # of one model's hooks, during which no other's capture either
     repeats: ClassVar[bool] = False  # a pass that was captured before: for other attributions it is none
 
-    def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
+    def __init__(
+        self, model: nn.Module, names: Mapping[int, str], samples_axis: Mapping[str, int] | None = None
+    ) -> None:
         self.block: Block | None = None
         self.stray: str | None = None
         self.modules: dict[str, list[str]] = {}
         self._handles: list[Any] = []
+        self._listeners: list[tuple[nn.Module, _Listener]] = []
+        self._axes = axes_of(model, samples_axis)
+        inside: set[int] = set()  # rewritten modules
         try:
             for path, module in model.named_modules():
-                mine = {local: names.get(id(p)) for local, p in module._parameters.items()}
+                if id(module) in inside:
+                    continue
+                rewrite = type(module) in REWRITES
+                parameters = dict(module.named_parameters()) if rewrite else module._parameters
+                mine = {local: names.get(id(p)) for local, p in parameters.items()}
                 own = {local: name for local, name in mine.items() if name is not None}
-                if own or isinstance(module, BATCH_NORMS):
+                if rewrite and own:
+                    inside.update(map(id, module.modules()))
+                    self._listen(module, path, own)
+                elif own or isinstance(module, BATCH_NORMS):
                     self._attach(module, path, own)
         except BaseException:
             self.remove()
@@ -110,11 +129,22 @@ class Hooks:
         for key, name in names.items():
             self._handles.append(named[key].register_post_accumulate_grad_hook(partial(self._accumulated, name)))
 
-    def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
+    def _listen(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
+        """Await the uses that a rewritten forward pass records."""
+        self._name(module, path, own)
+        check = REWRITES[type(module)].check
+        if check is not None:
+            check(module, path)
+        self._listeners.append((module, _Listener(self, module, path, own)))
+
+    def _name(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
         for name in own.values():
             self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
-        layer = LAYERS.get(type(module))
-        if layer is None and own and all(_is_one_row(getattr(module, local)) for local in own):
+
+    def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
+        self._name(module, path, own)
+        layer, axis = LAYERS.get(type(module)), self._axes[path]
+        if layer is None and own and axis == 0 and all(_is_one_row(getattr(module, local)) for local in own):
             self._handles += attach_rows(self, module, path, own)
             return
         unknown = [name for local, name in own.items() if layer is None or local not in layer.parameters]
@@ -122,6 +152,9 @@ class Hooks:
             _refuse_uncovered(module, path, unknown or [path])
         if layer.check is not None and own:
             layer.check(module, path)
+        if layer.channels and own and axis == 1:
+            needs = f"samples_axis={{{path!r}: 0}}, if its input has the samples first, as channels come second"
+            refuse_module(module, path, "samples along axis 1, as the module around it", needs)
         before = module.register_forward_pre_hook(partial(self._before, path, own), with_kwargs=True)
         after = module.register_forward_hook(partial(self._after, path, own, layer), with_kwargs=True)
         self._handles += [before, after]
@@ -137,7 +170,8 @@ class Hooks:
         """Return a context manager that captures into `block`."""
         self.block = block
         try:
-            yield
+            with replaced_forwards(self._listeners):
+                yield
         finally:
             self.block = None
 
@@ -165,7 +199,10 @@ class Hooks:
             return None
         given = args[0] if args else kwargs["input"]
         block.squares |= isinstance(module, nn.Embedding) and tuple(given.shape) == (block.n, block.n)
-        expanded = _for_each_sample(module, path, given, block.n, block.squares)
+        if self._axes[path]:
+            expanded = _in_each_column(given, block.n)
+        else:
+            expanded = _for_each_sample(module, path, given, block.n, block.squares)
         if expanded is given:
             return None
         return ((expanded, *args[1:]), kwargs) if args else (args, {**kwargs, "input": expanded})
@@ -177,31 +214,37 @@ class Hooks:
         block = self.block
         if block is None or not own or not isinstance(output, torch.Tensor) or not output.requires_grad:
             return
-        given = args[0] if args else kwargs["input"]
+        given, axis = args[0] if args else kwargs["input"], self._axes[path]
         for what, tensor in (("an input", given), ("an output", output)):
-            least = 1 if isinstance(module, nn.Embedding) else 2
-            if tensor.ndim < least or len(tensor) != block.n:
+            least = axis + (1 if isinstance(module, nn.Embedding) else 2)
+            if tensor.ndim < least or tensor.shape[axis] != block.n:
                 got = f"{type(module).__name__} with {what} of shape {tuple(tensor.shape)} for {block.n} samples"
-                refuse(f"model module {path!r}", got, "the samples of `index` along the first axis, one row each")
-        if block.probed:
-            block.outputs.append((path, module, output))
-        for name in own.values():
-            block.calls[name] = block.calls.get(name, 0) + 1
-        use = Use(module, path, own, given.detach(), given.detach())
-        output.register_hook(partial(self._received, block, layer, use))
+                along = "first" if axis == 0 else "second"
+                needs = f"the samples of `index` along the {along} axis, one row each, or another `samples_axis`"
+                refuse(f"model module {path!r}", got, needs)
+        self._await(block, Use(module, path, own, given.detach(), given.detach()), layer.captures, output, axis)
 
-    def _received(self, block: Block, layer: Layer, use: Use, b: torch.Tensor) -> None:
+    def _await(self, block: Block, use: Use, captures: Function, output: torch.Tensor, axis: int) -> None:
+        """Await the gradient of the output of a use, whose samples are along `axis`."""
+        if block.probed:
+            block.outputs.append((use.path, use.module, output, axis))
+        for name in use.names.values():
+            block.calls[name] = block.calls.get(name, 0) + 1
+        use = replace(use, a=use.a.movedim(axis, 0))
+        output.register_hook(partial(self._received, block, captures, use, axis))
+
+    def _received(self, block: Block, captures: Function, use: Use, axis: int, b: torch.Tensor) -> None:
         """Add the captures of one use to its block."""
         if Hooks.probing:
             return
-        if not use.a.dtype == b.dtype == use.dtype and not isinstance(use.module, nn.Embedding):
+        if use.a.is_floating_point() and not use.a.dtype == b.dtype == use.dtype:
             got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
             refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
         if self.block is block:  # else `_accumulated` notes it
             if block.reduce is None:
                 block.inputs.append((use.path, use.a, use.a._version))
             with torch.no_grad():
-                block.add(layer.captures(replace(use, b=b.detach())))
+                block.add(captures(replace(use, b=b.detach().movedim(axis, 0))))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
         """Refuse a model whose first sample's output depends on other rows of a module's output.
@@ -213,25 +256,58 @@ class Hooks:
         if block is None or not block.outputs:
             return
         outputs, block.outputs = block.outputs, []
-        found = first_tensor(output, block.n)
+        axis = self._axes[""]
+        found = first_tensor(output, block.n, axis)
         if found is None or block.n == 1:
             return
+        found = found.movedim(axis, 0)
         generator = torch.Generator().manual_seed(0)
         first = found[0] * torch.randn(found[0].shape, generator=generator).to(found)
         Hooks.probing = True
         try:
             with torch.enable_grad():
-                tensors = [tensor for _, _, tensor in outputs]
+                tensors = [tensor for _, _, tensor, _ in outputs]
                 gradients = torch.autograd.grad(first.sum(), tensors, retain_graph=True, allow_unused=True)
         except RuntimeError:  # reentrant checkpointing has no autograd.grad
             return
         finally:
             Hooks.probing = False
-        for (path, module, _), gradient in reversed(list(zip(outputs, gradients, strict=True))):
-            if gradient is not None and gradient[1:].any():
+        for (path, module, _, axis), gradient in reversed(list(zip(outputs, gradients, strict=True))):
+            if gradient is not None and gradient.movedim(axis, 0)[1:].any():
                 got = f"{type(module).__name__} with rows of which other samples' outputs depend"
-                needs = "samples along the first axis of its input, which do not interact"
+                along = "first" if axis == 0 else "second"
+                needs = f"samples along the {along} axis of its input, which do not interact, or another `samples_axis`"
                 refuse(f"model module {path!r}", got, needs)
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Awaits the gradients of the uses that a rewritten forward pass of one module records."""
+
+    hooks: Hooks
+    module: nn.Module
+    path: str
+    own: Mapping[str, str]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether samples are captured."""
+        return self.hooks.block is not None
+
+    @property
+    def n(self) -> int:
+        """Number of samples of the open block."""
+        return self.hooks.block.n if self.hooks.block is not None else 0
+
+    def record(
+        self, output: torch.Tensor, a: torch.Tensor, parameters: tuple[str, ...], captures: Function, axis: int
+    ) -> None:
+        """Await the gradient of `output`."""
+        block = self.hooks.block
+        own = {local: self.own[local] for local in parameters if local in self.own}
+        if block is not None and own and output.requires_grad and torch.is_grad_enabled():
+            use = Use(self.module, self.path, own, a.detach(), a.detach())
+            self.hooks._await(block, use, captures, output, axis)
 
 
 def _is_one_row(p: torch.Tensor) -> bool:
@@ -243,7 +319,7 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoRetur
     kind, where = type(module).__name__, path or "the model itself"
     if isinstance(module, BATCH_NORMS):
         refuse(f"model module {path!r}", kind, "nn.BatchNorm1d, 2d or 3d in eval mode: others let samples interact")
-    known = ", ".join(sorted(one.__name__ for one in LAYERS))
+    known = ", ".join(sorted(one.__name__ for one in (*LAYERS, *REWRITES)))
     refuse(
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
@@ -260,6 +336,13 @@ def _refuse_training_mode(module: nn.Module, path: str) -> None:
             f"{type(module).__name__} {mode}, where samples of a batch interact",
             "eval mode with running statistics (module.eval()), or GroupNorm or LayerNorm in its place",
         )
+
+
+def _in_each_column(given: torch.Tensor, n: int) -> torch.Tensor:
+    """Return an input with samples along its second axis, as ids (T, 1) of positions, with n columns."""
+    if given.ndim > 1 and given.shape[1] == 1 and n > 1:
+        return given.expand(len(given), n, *given.shape[2:])
+    return given
 
 
 def _for_each_sample(

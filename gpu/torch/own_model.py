@@ -310,6 +310,8 @@ def _copy_in_double(model: torch.nn.Module) -> Any:
     except RuntimeError as error:
         refuse("model", f"a {type(model).__name__} that cannot be copied ({error})", "a model for copy.deepcopy")
     for module in copied.modules():
+        if type(module.__dict__.get("forward")).__module__.startswith("adamshap."):  # inside `samples`
+            del module.__dict__["forward"]
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in list(hooks.items()):
                 if getattr(hook, "func", hook).__module__.startswith("adamshap."):

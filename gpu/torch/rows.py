@@ -13,7 +13,7 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Dense
 from adamshap.reference.contract import refuse
-from adamshap.torch.layers import array_of
+from adamshap.torch.memory import array_of
 
 __all__ = ["attach_rows", "first_tensor"]
 
@@ -54,7 +54,7 @@ def attach_rows(hooks: Hooks, module: nn.Module, path: str, own: Mapping[str, st
             rows = p.expand(block.n, *p.shape[1:])
             rows.register_hook(lambda b, name=name: received(block, name, b))
             if block.probed:
-                block.outputs.append((path, module, rows))
+                block.outputs.append((path, module, rows, 0))
             module._parameters[local] = rows
 
     def received(block: Block, name: str, b: torch.Tensor) -> None:
@@ -107,12 +107,12 @@ def _are_near(found: torch.Tensor | None, again: torch.Tensor | None) -> bool:
     return torch.allclose(found, again, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def first_tensor(output: Any, n: int | None = None) -> torch.Tensor | None:
-    """Return the first tensor of an output, in a tuple or mapping too; of `n` rows and with a graph, if given."""
+def first_tensor(output: Any, n: int | None = None, axis: int = 0) -> torch.Tensor | None:
+    """Return the first tensor of an output, in a tuple or mapping too; with a graph and `n` rows, if given."""
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else [output]
     for part in parts:
         if not isinstance(part, torch.Tensor):
             continue
-        if n is None or (part.requires_grad and part.ndim > 0 and len(part) == n):
+        if n is None or (part.requires_grad and part.ndim > axis and part.shape[axis] == n):
             return part
     return None
