@@ -198,10 +198,13 @@ def score_step(
     plan: StepPlan,
     forward: ForwardResult,
     chunks: Chunks,
-    new: State,
+    new: State | None,
     sketch: Sketch | None = None,
 ) -> StepResult:
-    """Take the step and score its samples, from the results of the batch's pass and its captures by chunks."""
+    """Take the step and score its samples, from the results of the batch's pass and its captures by chunks.
+
+    Without `new`, the state after the step is not written; Γ at θ⁺ needs it.
+    """
     context, estimator, batch, state = step.context, plan.estimator, step.batch, step.state
     if plan.divides:
         if plan.idle_wanted:
@@ -212,7 +215,10 @@ def score_step(
     slopes = slopes_of_two_terms(step, plan, forward)
     fused = step_and_slope(step, plan, forward, validation, new)
     if validation is None:
-        validation = at_point(step, new.theta if fused.point is None else fused.point, plan.valid_weight)
+        point = new.theta if fused.point is None and new is not None else fused.point
+        if point is None:
+            raise AssertionError("Γ at θ⁺ needs the state after the step")
+        validation = at_point(step, point, plan.valid_weight)
         fused = replace(fused, point=None)
     scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, chunks, sketch)
     if utility is not None:
@@ -261,15 +267,15 @@ class FusedResult:
 
 
 def step_and_slope(
-    step: StepInput, plan: StepPlan, forward: ForwardResult, validation: Captures | None, new: State
+    step: StepInput, plan: StepPlan, forward: ForwardResult, validation: Captures | None, new: State | None
 ) -> FusedResult:
-    """Take the step; compute S in the memory of g, or P if `validation` already gives Γ."""
+    """Take the step; compute S, in the memory of g unless another is given, or P if `validation` already gives Γ."""
     context, gamma = step.context, None
     if validation is not None and plan.slope.kind != "sgd" and not plan.estimator.per_validation:
         gamma = ValidationGradient(like(context, "validation gradient"))
         write_sums(context, validation, gamma)
     point = like(context, "point") if plan.gradient == "midpoint" else None
-    slope = SlopeArrays(forward.g)
+    slope = SlopeArrays(forward.g if forward.slope is None else forward.slope)
     blend = sum(plan.segment) / 2
     fused_step(step, plan.slope, forward.g, forward.norms, gamma, blend, FusedOut(new, point, slope))
     if gamma is None:

@@ -15,7 +15,7 @@ from test_engine_layers import MODELS, reals, some_models, step_of
 from adamshap import gpu as engine
 from adamshap import reference as oracle
 from adamshap.gpu.captures import Capture, Summed
-from adamshap.gpu.forward_mode import FARTHEST, best_move
+from adamshap.gpu.forward_mode import FARTHEST, best_move, central_difference
 from adamshap.gpu.layers import sequential
 from adamshap.gpu.layers.perceptron import Perceptron
 from adamshap.gpu.layers.sequential import SequentialStack
@@ -356,3 +356,13 @@ def test_the_step_itself_needs_no_capture() -> None:
     wanted, _ = oracle.update(step)
     for name, p in wanted.items():
         assert_within(params[name], p, 1000 * rounding(np.abs(p).max(), 1), name)
+
+
+def test_a_step_is_found_between_one_that_does_nothing_and_one_that_does_too_much() -> None:
+    """Losses that begin to change at h = 0.01: proportion alone would go from one to the other and back."""
+
+    def losses_at(h: float) -> Array:
+        return np.array([1 + np.sign(h) * max(abs(h) - 0.01, 0)])
+
+    slope, h = central_difference(losses_at, 1.0, 1e-3)
+    assert 1e-3 / 4 <= h * slope[0] <= 2e-3

@@ -18,6 +18,9 @@ from adamshap.torch.axes import axes_of
 from adamshap.torch.forwards import replaced_forwards
 from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, refuse_module
 from adamshap.torch.layers.rewrites import REWRITES
+from adamshap.torch.memory import HALVES, at_work, memory_of
+from adamshap.torch.random_state import RandomState
+from adamshap.torch.roundoff import Roundoff, roundoff_of
 from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
@@ -47,6 +50,16 @@ class Block:
         Whether each module was in training mode at the end; None before it.
     outputs : list of (str, module, tensor, int)
         Outputs of uses, each with its axis of samples, which the test for samples that interact needs.
+    roundoffs : dict of Roundoff
+        Of each parameter's gradient.
+    streams : set of int
+        The streams of a card on which gradients came back.
+    losses : callable, optional
+        The user's function that returns the samples' losses.
+    random : RandomState, optional
+        PyTorch's random state at the beginning, with `losses`.
+    reached : set of str
+        The parameters that a backward pass gave a gradient.
     reduce : callable, optional
         Function that takes each capture as it comes, in place of `uses` and `inputs`.
     calls : dict of int
@@ -61,6 +74,11 @@ class Block:
     squares: bool = False
     modes: tuple[bool, ...] | None = None
     outputs: list[tuple[str, nn.Module, torch.Tensor, int]] = field(default_factory=list)
+    roundoffs: dict[str, Roundoff] = field(default_factory=dict)
+    streams: set[int] = field(default_factory=set)
+    losses: Callable[[], torch.Tensor] | None = None
+    random: RandomState | None = None
+    reached: set[str] = field(default_factory=set)
     reduce: Callable[[Capture], None] | None = None
     calls: dict[str, int] = field(default_factory=dict)
 
@@ -185,8 +203,10 @@ class Hooks:
             Hooks.repeats = False
 
     def _accumulated(self, name: str, _: torch.Tensor) -> None:
-        """Note a gradient that arrives outside all blocks."""
-        if self.block is None and not Hooks.repeats:
+        """Note a gradient that arrives, in a block or outside all blocks."""
+        if self.block is not None:
+            self.block.reached.add(name)
+        elif not Hooks.repeats:
             self.stray = name
 
     def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -237,14 +257,16 @@ class Hooks:
         """Add the captures of one use to its block."""
         if Hooks.probing:
             return
-        if use.a.is_floating_point() and not use.a.dtype == b.dtype == use.dtype:
-            got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
-            refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
-        if self.block is block:  # else `_accumulated` notes it
-            if block.reduce is None:
-                block.inputs.append((use.path, use.a, use.a._version))
-            with torch.no_grad():
-                block.add(captures(replace(use, b=b.detach().movedim(axis, 0))))
+        if self.block is not block:  # `_accumulated` notes it
+            return
+        if block.reduce is None:
+            block.inputs.append((use.path, use.a, use.a._version))
+        block.streams.add(memory_of(b.device).stream(b.device))
+        roundoff = roundoff_of(use.module, use.a, b)
+        for name in use.names.values():
+            block.roundoffs[name] = block.roundoffs.get(name, roundoff) | roundoff
+        with torch.no_grad(), at_work(b.device):
+            block.add(captures(as_computed(use, b.detach().movedim(axis, 0))))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
         """Refuse a model whose first sample's output depends on other rows of a module's output.
@@ -308,6 +330,17 @@ class _Listener:
         if block is not None and own and output.requires_grad and torch.is_grad_enabled():
             use = Use(self.module, self.path, own, a.detach(), a.detach())
             self.hooks._await(block, use, captures, output, axis)
+
+
+def as_computed(use: Use, b: torch.Tensor) -> Use:
+    """Return a use with the input as the module multiplied it and the gradient of its output, in its dtype.
+
+    Under autocast a product of low precision has an output of that dtype, and rounds its inputs to it.
+    """
+    a = use.a
+    if a.is_floating_point():
+        a = (a.to(b.dtype) if b.dtype in HALVES else a).to(use.dtype)
+    return replace(use, a=a, b=b.to(use.dtype))
 
 
 def _is_one_row(p: torch.Tensor) -> bool:

@@ -49,8 +49,8 @@ class Reduced:
         Number of rows.
     total : array, optional
         Σ_i x_i.
-    size : float
-        Bound on Σ_i ‖x_i‖.
+    size : array (1, 1)
+        Bound on Σ_i ‖x_i‖, if it is compared.
     count : int
         Number of outer products per row.
     sums : callable, optional
@@ -60,7 +60,7 @@ class Reduced:
     name: str
     n: int
     total: Any = None
-    size: float = 0.0
+    size: Any = 0.0
     count: int = 0
     sums: Callable[[], Mapping[str, "Reduced"]] | None = None
 
@@ -82,21 +82,21 @@ class Reduced:
     def kept(self) -> dict[str, Any]:
         """Return an array whose norm is the bound on Σ_i ‖x_i‖."""
         self._complete()
-        return {"x": np.array([[self.size]])}
+        return {"x": self.size}
 
     def _complete(self) -> None:
         if self.total is None and self.sums is not None:
             found = self.sums()[self.name]
             self.total, self.size = found.total, found.size
 
-    def add(self, use: Capture, shape: tuple[int, ...], summed: bool) -> None:
+    def add(self, xp: Any, use: Capture, shape: tuple[int, ...], summed: bool) -> None:
         """Add a use."""
         self.count += use.products.get(self.name, 0)
         if not summed:
             return
-        part = use.sum_of(np, self.name, slice(0, shape[0])).reshape(shape)
+        part = use.sum_of(xp, self.name, slice(0, shape[0])).reshape(shape)
         self.total = part if self.total is None else self.total + part
-        self.size += size_of(use, len(shape))
+        self.size = self.size + size_of(xp, use, len(shape)).reshape(1, 1)
 
 
 @dataclass(eq=False)
@@ -105,6 +105,8 @@ class Reduction:
 
     Parameters
     ----------
+    xp : module
+        NumPy or CuPy.
     n : int
         Number of samples.
     shapes : dict
@@ -114,6 +116,7 @@ class Reduction:
     found : dict of Reduced
     """
 
+    xp: Any
     n: int
     shapes: Mapping[str, tuple[int, ...]]
     summed: Collection[str]
@@ -123,7 +126,7 @@ class Reduction:
         """Add a capture."""
         for name in use.names:
             one = self.found.setdefault(name, Reduced(name, self.n))
-            one.add(use, self.shapes[name], name in self.summed)
+            one.add(self.xp, use, self.shapes[name], name in self.summed)
 
 
 @dataclass(eq=False)
@@ -166,6 +169,7 @@ class Recomputation:
         estimator: Estimator,
     ) -> None:
         self._model, self._hooks, self._context = model, hooks, context
+        self._xp = context.backend.xp
         self._cheapest, self._signed = frozenset(cheapest), estimator.slope == TWO_TERM
         self._variance = estimator.variance if estimator.slope in ("random_order", TWO_TERM) else None
         self._passes: dict[Block, Pass] = {}
@@ -183,7 +187,7 @@ class Recomputation:
     def reducing(self, block: Block, again: Callable[[], Any], *, checked: bool) -> Iterator[None]:
         """Return a context manager in which the captures of a block are reduced as they come."""
         shapes = self._context.shapes
-        first = Reduction(block.n, shapes, shapes if checked else self._cheapest)
+        first = Reduction(self._xp, block.n, shapes, shapes if checked else self._cheapest)
         self._passes[block] = Pass(again, random_state(), first)
         held, rooted = list[Capture](), set[str]()
 
@@ -237,7 +241,7 @@ class Recomputation:
             self._context.buffers.release()
             for use in idle:
                 contracted(Captures((use,)))
-            second = Reduction(block.n, self._context.shapes, self._cheapest)
+            second = Reduction(self._xp, block.n, self._context.shapes, self._cheapest)
 
             def received(use: Capture) -> None:
                 second.add(use)
@@ -254,7 +258,7 @@ class Recomputation:
 
         def sums() -> Mapping[str, Reduced]:
             if not found:
-                every = Reduction(block.n, self._context.shapes, self._context.shapes)
+                every = Reduction(self._xp, block.n, self._context.shapes, self._context.shapes)
                 self._repeat(block, every.add)
                 found.update(every.found)
             return found
@@ -302,7 +306,9 @@ def _refuse_other_pass(block: Block, first: Reduction, second: Reduction) -> Non
         refuse("again", f"a function with {which}, unlike in `samples`", needs)
     for name, one in first.found.items():
         unit = UNITS * float(np.finfo(one.total.dtype).eps)
-        off = float(np.linalg.norm((second.found[name].total - one.total).astype(np.float64)))
-        if not off <= unit * one.size:
-            size = float(np.linalg.norm(one.total.astype(np.float64)))
+        off, size = (
+            float(first.xp.linalg.norm(array.astype(np.float64).ravel()))
+            for array in (second.found[name].total - one.total, one.total)
+        )
+        if not off <= unit * float(one.size[0, 0]):
             refuse("again", f"a gradient of {name!r} that is off by {off:.3g} of {size:.3g}", needs)

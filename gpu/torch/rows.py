@@ -14,6 +14,7 @@ from torch import nn
 from adamshap.gpu.captures import Capture, Dense
 from adamshap.reference.contract import refuse
 from adamshap.torch.memory import array_of
+from adamshap.torch.random_state import RandomState, random_state, replayed
 
 __all__ = ["attach_rows", "first_tensor"]
 
@@ -41,13 +42,13 @@ class Hooks(Protocol):
 def attach_rows(hooks: Hooks, module: nn.Module, path: str, own: Mapping[str, str]) -> list[Any]:
     """Return the handles of the hooks on a module that owns such parameters; `own` has the model's names."""
     kept: dict[str, Any] = {}
-    begun: list[torch.Tensor] = []
+    begun: list[RandomState] = []
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
         block = hooks.block
         if block is None or not torch.is_grad_enabled() or kept:
             return
-        begun[:] = [torch.get_rng_state()] if block.probed else []
+        begun[:] = [random_state()] if block.probed else []
         for local, name in own.items():
             p: Any = module._parameters[local]
             kept[local] = p
@@ -80,19 +81,16 @@ def _refuse_other_output(
     module: nn.Module,
     path: str,
     own: Mapping[str, str],
-    state: torch.Tensor,
+    state: RandomState,
     inputs: tuple[Any, Any],
     output: Any,
 ) -> None:
     """Refuse a module whose output is another one with the parameter itself, by the same random numbers."""
     block, hooks.block = hooks.block, None
-    now = torch.get_rng_state()
-    torch.set_rng_state(state)
     try:
-        with torch.no_grad():
+        with replayed(state), torch.no_grad():
             again = first_tensor(module.forward(*inputs[0], **inputs[1]))
     finally:
-        torch.set_rng_state(now)
         hooks.block = block
     found = first_tensor(output)
     if not _are_near(found, again):

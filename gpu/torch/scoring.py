@@ -1,11 +1,8 @@
 """One step of a PyTorch optimiser with its attribution: the engine's step, from gradients and captures that exist."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import numpy as np
 
 from adamshap.gpu.arrays import BatchGradient, like
 from adamshap.gpu.backend import Backend, Buffers
@@ -21,8 +18,10 @@ from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
+from adamshap.torch.forward import ForwardStep
 from adamshap.torch.hooks import Block
 from adamshap.torch.validation import ValidationStack
+from adamshap.torch.verification import Verification
 
 __all__ = ["Given", "Scorer", "chunks_of", "context_of"]
 
@@ -34,7 +33,9 @@ def context_of(backend: Backend, stack: ValidationStack) -> EngineContext:
     return EngineContext(model, stack, backend, kernels_for(backend), ops_for(backend), Buffers(backend), shapes)
 
 
-def chunks_of(blocks: Iterable[Block], gradients: Mapping[str, Array]) -> list[tuple[slice, Captures]]:
+def chunks_of(
+    backend: Backend, blocks: Iterable[Block], gradients: Mapping[str, Array]
+) -> list[tuple[slice, Captures]]:
     """Return the samples and captures of each block.
 
     A parameter that has a gradient, of 0, and no use is moved by its momentum: it gets a capture of x_i = 0.
@@ -47,7 +48,7 @@ def chunks_of(blocks: Iterable[Block], gradients: Mapping[str, Array]) -> list[t
     idle = [(name, array) for name, array in gradients.items() if name not in used]
     if idle:
         rows, captures = chunks[0]
-        none = tuple(Dense(name, np.zeros((captures.n, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
+        none = tuple(Dense(name, backend.xp.zeros((captures.n, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
         chunks[0] = (rows, Captures(captures.uses + none))
     return chunks
 
@@ -69,6 +70,10 @@ class Given:
     state : State
     hyperparameters : Hyperparameters
     stack : ValidationStack
+    forward : ForwardStep, optional
+        The samples' losses, with contraction "forward", whose derivatives have f already: then `factor` is 1.
+    checked : bool
+        Whether the state after the step is wanted too, for the self-check.
     norms : Norms, optional
         √Σ x² over the samples, if the captures were not kept.
     """
@@ -80,14 +85,9 @@ class Given:
     state: State
     hyperparameters: Hyperparameters
     stack: ValidationStack
+    forward: ForwardStep | None = None
+    checked: bool = True
     norms: Norms | None = None
-
-
-def _unread(context: EngineContext, name: str) -> dict[str, Any]:
-    """Return room for a new moment of each parameter in the same memory: PyTorch's step has its own."""
-    most = max(map(math.prod, context.shapes.values()))
-    room = context.buffers.get(f"new {name}", (most,))
-    return {key: room[: math.prod(shape)].reshape(shape) for key, shape in context.shapes.items()}
 
 
 @dataclass
@@ -109,24 +109,36 @@ class Scorer:
     with_sgd: bool
     sketches: dict[tuple[str, ...], Sketch] = field(default_factory=dict)
 
-    def score(self, given: Given) -> tuple[StepResult, State]:
-        """Return the results of the step that is about to be taken, and the state after it, in buffers."""
+    def score(
+        self, given: Given, chunks: list[tuple[slice, Captures]] | None = None
+    ) -> tuple[StepResult, State | None]:
+        """Return the results of the step that is about to be taken, and the state after it, in buffers, if wanted.
+
+        The contraction reads `chunks` in place of the given ones, if there are any.
+        """
         names = tuple(given.gradients)
         context = replace(self.context, stack=given.stack, shapes={name: self.context.shapes[name] for name in names})
         context.place.step = given.state.t
-        batch = StepBatch(given.index, None, np.zeros(1), None)
+        batch = StepBatch(given.index, None, context.backend.xp.zeros(given.stack.n_val or 1), None)
         plan = StepPlan.of(self.estimator, batch, self.with_sgd, after=False)
         step = StepInput(context, given.hyperparameters, given.state, batch, 1.0)
         self._refuse_previous(given)
-        g = BatchGradient(like(context, "gradient"))
-        for name, gradient in given.gradients.items():
-            g[name][...] = gradient
+        g = BatchGradient({name: context.backend.real(gradient) for name, gradient in given.gradients.items()})
         start = given.stack.at_start(context) if plan.start_wanted else None
         factor = None if given.factor == 1 else given.factor
-        forward = ForwardResult(None, start, g, self._norms(context, plan, given, factor), float("nan"), factor)
-        m, v = (_unread(context, name) for name in "mv")
-        new = State(like(context, "new theta"), m, v, following(given.state.t))
-        return score_step(step, plan, forward, given.chunks, new, self._sketch(names)), new
+        norms, slope = self._norms(context, plan, given, factor), like(context, "slope")  # p.grad stays as it is
+        forward = ForwardResult(None, start, g, norms, float("nan"), factor, slope)
+        new = None
+        if given.checked:
+            theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
+            new = State(theta, m, v, following(given.state.t))
+        return score_step(step, plan, forward, chunks or given.chunks, new, self._sketch(names)), new
+
+    def verify(self, given: Given, forward: ForwardStep) -> None:
+        """Compare the samples' scores, without a sketch of P, with the derivatives of their losses."""
+        estimator = replace(self.estimator, contraction="forward", rank=None, efficient=False)
+        both = Verification(forward, given.chunks, given.factor, given.index)
+        Scorer(self.context, estimator, False).score(given, [both.chunk])
 
     def _norms(self, context: EngineContext, plan: StepPlan, given: Given, factor: float | None) -> Norms | None:
         """Return √Σ x² over the samples of all blocks."""
@@ -146,10 +158,11 @@ class Scorer:
     def load_sketches(self, sketches: Iterable[Any]) -> None:
         """Continue from the bases of a saved state."""
         self.sketches.clear()
+        real = self.context.backend.real
         for names, bases in sketches:
             sketch = self._sketch(tuple(names))
             if sketch is not None:
-                sketch.bases |= {(number, group): basis.numpy().copy() for number, group, basis in bases}
+                sketch.bases |= {(number, group): real(basis.numpy().copy()) for number, group, basis in bases}
 
     def _refuse_previous(self, given: Given) -> None:
         """Refuse the denominator "previous" where it is not defined, as the engine's `scores` does."""

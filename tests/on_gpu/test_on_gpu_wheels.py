@@ -65,11 +65,12 @@ def for_types_alone(node: ast.AST) -> bool:
 def packages_of_a_run() -> set[str]:
     """Return the packages that a run on a GPU may import, in its own modules and in the tests that it runs."""
     todo = [*(ROOT / "verify" / "on_gpu").glob("*.py"), *(ROOT / "tests").glob("engine_*.py")]
+    todo += (ROOT / "tests" / "pytorch").glob("torch_loops.py")
     tests = suite.tests_in(Setting(rehearsal=False, scratch="", checkout=str(ROOT)))
     todo += [ROOT / "tests" / name for name in {"conftest.py", *(test.partition("::")[0] for test in tests)}]
     seen: set[Path] = set()
     others: set[str] = set()
-    here = {file.stem for file in (ROOT / "tests").glob("*.py")}
+    here = {file.stem for file in (ROOT / "tests").rglob("*.py")}
     while todo:
         file = todo.pop()
         if file in seen:

@@ -394,8 +394,6 @@ REFUSED_OPTIONS: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
     ),
     "validation": (lambda model: {"validation": None}, "validation: got None; needs a function that returns"),
     "slope": (lambda model: {"slope": "steep"}, "slope: got 'steep'; needs one of sgd"),
-    "per_validation": (lambda model: {"per_validation": True}, "per_validation: got True; needs False"),
-    "forward": (lambda model: {"contraction": "forward"}, "contraction: got 'forward'; needs 'ghost'"),
     "n_samples": (lambda model: {"n_samples": 0}, "n_samples: got 0; needs an integer of at least 1"),
     "check_every": (lambda model: {"check_every": 0}, "check_every: got 0; needs an integer of at least 1"),
     "model": (lambda model: {"model": 3}, "model: got int; needs a Module"),
@@ -551,20 +549,6 @@ def test_a_row_that_is_not_one_of_each_sample_is_refused(model: Any, message: st
     with pytest.raises(ValueError, match=re.escape(message)), attribution.samples(range(4)):
         F.cross_entropy(built(x), y).backward()
     assert isinstance(built.bias, nn.Parameter)
-
-
-def test_autocast_is_refused() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
-    adam = torch.optim.AdamW(model.parameters())
-    x, y = torch.randn(6, 4), labels(6)
-    attribution = Attribution(model, adam, validation=lambda: F.cross_entropy(model(x), y), n_samples=6)
-    with (
-        pytest.raises(ValueError, match=r"got Linear with an input of torch.bfloat16 and a gradient of torch.bfloat16"),
-        attribution.samples(range(6)),
-        torch.autocast("cpu", torch.bfloat16),
-    ):
-        F.cross_entropy(model(x), y).backward()
 
 
 def test_ids_that_may_be_positions_or_samples_are_refused() -> None:

@@ -157,9 +157,12 @@ def test_no_more_than_one_use_is_kept_at_a_time(options: Any, monkeypatch: pytes
     loop = Again(options={"recompute": True, **options})
     index = next(loop.batches(1))
     loop.passes(index)
-    assert (len(seen), sum(one() is not None for one in seen)) == (5, 0)
+    uses = len(seen)
+    assert uses > 4
+    assert not any(one() is not None for one in seen)
     loop.adam.step()
-    assert (len(seen), sum(one() is not None for one in seen)) == (10, 0)
+    assert len(seen) == 2 * uses
+    assert not any(one() is not None for one in seen)
     assert most[0] <= 1
     assert not loop.attribution._scorer.context.buffers.kept
 

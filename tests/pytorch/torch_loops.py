@@ -58,7 +58,7 @@ class GPT(nn.Module):  # type: ignore[name-defined,misc]
         self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Any) -> Any:
-        x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         for norm1, attention, norm2, linear1, linear2 in zip(
             self.norm1, self.attention, self.norm2, self.linear1, self.linear2, strict=True
         ):
@@ -195,6 +195,7 @@ class Loop:
     count: int = 12
     seed: int = 0
     one_by_one: bool = False
+    dtype: Any = torch.float64
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
@@ -207,21 +208,29 @@ class Loop:
         self.x, self.y = inputs(self.count), targets(self.count)
         self.valid_x, self.valid_y = inputs(3), targets(3)
         self.weights = torch.rand(self.count).double()
+        if self.dtype != torch.float64:
+            self.model, self.weights = self.model.to(self.dtype), self.weights.to(self.dtype)
+            if self.x.is_floating_point():
+                self.x, self.valid_x = self.x.to(self.dtype), self.valid_x.to(self.dtype)
         self.adam = self.optimizer(self.model)
         self.attribution = Attribution(
             self.model, self.adam, validation=self.validation, n_samples=self.count, **self.options
         )
 
     def validation(self) -> Any:
-        return self.each(self.model(self.valid_x), self.valid_y).mean()
+        losses = self.each(self.model(self.valid_x), self.valid_y)
+        return losses if self.options.get("per_validation") else losses.mean()
+
+    def losses(self, index: Any) -> Any:
+        return self.weights[index] * self.each(self.model(self.x[index]), self.y[index])
 
     def loss(self, index: Any) -> Any:
-        return (self.weights[index] * self.each(self.model(self.x[index]), self.y[index])).sum()
+        return self.losses(index).sum()
 
     def passes(self, index: Any, captured: bool = True) -> None:
         """Run the backward passes of a step."""
         for part in index.tensor_split(self.parts):
-            with self.attribution.samples(part) if captured else nullcontext():
+            with self.attribution.samples(part, lambda part=part: self.losses(part)) if captured else nullcontext():
                 self.loss(part).backward()
 
     def step(self, index: Any, scheduler: Any = None) -> None:
@@ -309,22 +318,28 @@ class Loop:
         return Step(self.as_function(), params, adam, AdamState(done, m, v), train, valid, "sum")
 
 
+NOT_OF_THE_ORACLE = ("with_sgd", "check_every", "contraction", "verify_ghost", "samples_axis")
+"""Options that change how scores are computed, and not what they are."""
+
+
 def assert_oracle_agrees(loop: Loop, steps: int = 3, n: int = 5, scheduler: Any = None) -> None:
     """Run the loop, and compare what each step adds to the scores with the oracle's for that step."""
     options = {"slope": "random_order", "gradient": "midpoint"} | loop.options
-    exact = {name: value for name, value in options.items() if name not in ("with_sgd", "check_every", "samples_axis")}
-    before = np.zeros(loop.count), np.zeros(loop.count)
+    exact = {name: value for name, value in options.items() if name not in NOT_OF_THE_ORACLE}
+    each = bool(loop.options.get("per_validation"))
+    nothing = np.zeros((loop.count, len(loop.valid_x)) if each else loop.count)
+    before = nothing, nothing
     for index in loop.batches(steps, n):
         step = loop.oracle_step(index)
         wanted = reference.scores(step, **exact)
-        of_sgd = reference.scores(step, "sgd", "start")
+        of_sgd = reference.scores(step, "sgd", "start", per_validation=each)
         loop.step(index, scheduler)
         run = loop.attribution.result()
         seen = np.zeros(loop.count, bool)
         seen[index] = True
         for got, old, expected, estimator in (
             (run.scores, before[0], wanted, Estimator(**{**exact, "efficient": False})),
-            (run.sgd_scores, before[1], of_sgd, Estimator("sgd", "start")),
+            (run.sgd_scores, before[1], of_sgd, Estimator("sgd", "start", per_validation=each)),
         ):
             size = estimator_magnitude(step, estimator) + np.abs(expected).max() + np.abs(old[index])
             assert np.all(np.abs((got - old)[index] - expected) <= CLOSE * size)

@@ -25,7 +25,7 @@ RANK, SMALL_RANK = 16, 4
 
 GPT = "GPT-2 small, n = 16, T = 1024"
 NOT_BUILT = {
-    f"{GPT}, attributed {how}, {slope}, n_val = 1, {mode}, {dtype}": "not built yet: needs adamshap.torch"
+    f"{GPT}, attributed {how}, {slope}, n_val = 1, {mode}, {dtype}": "not built yet: no row runs adamshap.torch"
     for how, slope, mode, dtype in product(
         ("exact", "rank 16"), ("secant", "auto"), ("eager", "compiled"), ("bf16 autocast", "float32")
     )

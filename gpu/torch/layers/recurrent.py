@@ -76,6 +76,9 @@ def _layers(recorder: Recorder, input: Any, hx: Any = None) -> Any:
         recorder.refuse_input(input, 0 if module.batch_first else 1, 3)
         x = input if module.batch_first else input.transpose(0, 1)
     recorder.refuse_input(x, 0, 3)
+    if torch.is_autocast_enabled(x.device.type):  # step by step, gradients of a weight would add up in a low dtype
+        needs = "float32 there: `with torch.autocast(…, enabled=False):` around its call, and a float32 input"
+        recorder.refuse("a call under autocast", needs)
     count = module.num_layers * (2 if module.bidirectional else 1)
     if hx is None:
         states = [_zeros(module, x) for _ in range(count)]
