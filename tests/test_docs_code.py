@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,16 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(fence["language"], fence["title"], fence["text"], text[: fence.start()].count("\n") + 1)
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*many workers")  # Lightning's
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if any(blocks(page))])
 def test_the_code_of_a_page_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "cpu_device.install()" in PAGES[name].read_text(encoding="utf-8") and not cpu_device.is_installed():
         pytest.skip("needs CuPy on the CPU")
-    if "adamshap.torch import" in PAGES[name].read_text(encoding="utf-8"):
-        pytest.importorskip("torch", reason="extra `torch`")
+    for package in ("torch", "transformers", "peft", "lightning"):
+        if re.search(rf"^(from|import) (adamshap\.)?{package}\b", PAGES[name].read_text(encoding="utf-8"), re.M):
+            import_module("torchvision_operators")
+            pytest.importorskip(package, reason="extra `peers`")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")

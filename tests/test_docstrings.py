@@ -5,6 +5,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
+import torchvision_operators  # noqa: F401 - before transformers
 
 numpydoc = pytest.importorskip("numpydoc.validate", reason="needs numpydoc, of the extra dev")
 
@@ -12,6 +13,7 @@ MODULES = (
     "adamshap.reference",
     "adamshap.gpu",
     *(("adamshap.torch",) if find_spec("torch") else ()),
+    *(("adamshap.torch.hugging_face",) if find_spec("transformers") else ()),
     "adamshap.verify.implementation",
     "adamshap.verify.checking",
     "adamshap.verify.isolation",
@@ -28,7 +30,10 @@ CHECKS = {
 
 
 def public_names(module: str) -> list[str]:
-    """Return the names of a module's functions and classes, and of the classes' own methods."""
+    """Return the names of a module's functions and classes, and of the classes' own methods.
+
+    A method that overrides one of another library, such as the events of a callback, has its docstring there.
+    """
     loaded = import_module(module)
     own = [name for name, member in vars(loaded).items() if getattr(member, "__module__", None) == module]
     names = []
@@ -38,10 +43,14 @@ def public_names(module: str) -> list[str]:
             names.append(f"{module}.{name}")
         if inspect.isclass(member):
             kinds = (classmethod, staticmethod, property)
+            others = {
+                method for base in member.__mro__ if not base.__module__.startswith("adamshap") for method in vars(base)
+            }
             names += [
                 f"{module}.{name}.{method}"
                 for method, value in vars(member).items()
-                if not method.startswith("_") and (inspect.isfunction(value) or isinstance(value, kinds))
+                if not (method.startswith("_") or method in others)
+                and (inspect.isfunction(value) or isinstance(value, kinds))
             ]
     return names
 

@@ -113,6 +113,22 @@ def test_norms_and_row_dots(
         assert_within(backend.host(ours), 1 + terms.sum(axis=1), rounding(size, columns, dtype), "row dot")
 
 
+@each_implementation
+@on_each_device
+@in_each_dtype
+@given(seed=seeds, rows=st.integers(1, 9), columns=st.integers(1, 300), exponent=st.sampled_from([-25, 0, 15]))
+@settings(max_examples=6)
+def test_squares_are_added_in_double(
+    implementation: Any, device: Any, dtype: Any, seed: int, rows: int, columns: int, exponent: int
+) -> None:
+    backend = pick_backend(device, dtype)
+    x, sums = np.asarray(numbers(seed, (rows, columns), 10.0**exponent), dtype), numbers(seed + 1, (rows, columns)) ** 2
+    ours = on_device(device, sums.copy())
+    ops_of(implementation, backend).add_squares(on_device(device, x), ours)
+    wanted = sums + x.astype(np.float64) ** 2
+    assert_within(backend.host(ours), wanted, rounding(wanted, 2, "float64"), "sums of squares")
+
+
 @on_each_device
 @given(seed=seeds, r=st.integers(1, 12), dead=st.integers(0, 3))
 @settings(max_examples=20)

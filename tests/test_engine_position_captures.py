@@ -289,6 +289,27 @@ def test_norms_of_rows(device: Any, dtype: Any, kind: str, n: int, positions: in
 
 @on_each_device
 @in_each_dtype
+@pytest.mark.parametrize("positions", [2, 9])  # by pairs of positions, and by x_i
+@pytest.mark.parametrize("powers", [(0, 0, 0), (-1, 0, 1), (-1, -1, -1), (1, 1, 1), (0, None, 0)])
+def test_norms_of_rows_beyond_the_range_of_squares(device: Any, dtype: Any, positions: int, powers: Any) -> None:
+    """Rows whose squares the dtype does not hold, all of them or beside ordinary ones; None is a row of zeros."""
+    context, random = context_of("no bias", device, dtype), np.random.default_rng(0)
+    far = {"float32": 22, "float64": 170}[dtype]
+    scales = np.array([0.0 if power is None else 10.0 ** (far * power) for power in powers])
+    a, b = (random.standard_normal((3, positions, width)).astype(dtype) for width in (6, 7))
+    small = np.asarray(scales[:, None, None], dtype) * b
+    capture = OuterProducts("w", None, on_device(device, a), on_device(device, small))
+    own = np.asarray(scales, dtype).astype(float)
+    x = np.einsum("nto,nti->noi", b.astype(float), a.astype(float)).reshape(3, -1)
+    wanted = np.linalg.norm(x, axis=1) * own
+    size = np.linalg.norm(a.astype(float), axis=(1, 2)) * np.linalg.norm(b.astype(float), axis=(1, 2)) * own
+    got = context.backend.host(capture.row_norms(context.backend.xp)).astype(float)
+    close = rounding(size, 100, dtype) * np.maximum(1, size / np.where(wanted > 0, wanted, 1))
+    assert_within(got, wanted, close, "norms")
+
+
+@on_each_device
+@in_each_dtype
 @pytest.mark.parametrize(("n", "positions"), [(3, 4), (1, 4), (3, 1), (3, 9)])
 def test_the_rank_one_form(device: Any, dtype: Any, n: int, positions: int) -> None:
     """The norms' product over positions, with the total of all samples; at one position it is today's."""

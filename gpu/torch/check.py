@@ -297,7 +297,8 @@ def _grain(xp: Any, use: Capture, total: Array, terms: bool) -> Array:
 
 def size_of(xp: Any, use: Capture, axes: int) -> Any:
     """Return a bound on Σ_i ‖x_i‖, before terms of opposite sign cancel."""
-    arrays = list(use.kept().values())
+    terms = getattr(use, "terms", None)
+    arrays = list(use.kept().values()) if terms is None else [terms]
     rows = math.sqrt(max(math.prod(arrays[-1].shape[:-1]), 1))
     if len(arrays) == 1 or axes == 1:  # x or b alone; the input of a bias is 1
         return rows * _norm(xp, arrays[-1])

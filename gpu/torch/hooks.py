@@ -16,7 +16,7 @@ from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.axes import axes_of
 from adamshap.torch.forwards import replaced_forwards
-from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, refuse_module
+from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, layer_of, refuse_module
 from adamshap.torch.layers.rewrites import REWRITES
 from adamshap.torch.memory import HALVES, at_work, memory_of
 from adamshap.torch.random_state import RandomState
@@ -123,6 +123,7 @@ class Hooks:
         self.stray: str | None = None
         self.modules: dict[str, list[str]] = {}
         self._handles: list[Any] = []
+        self._held = {id(p) for m in model.modules() if layer_of(type(m)) for p in m._parameters.values()}
         self._listeners: list[tuple[nn.Module, _Listener]] = []
         self._axes = axes_of(model, samples_axis)
         inside: set[int] = set()  # rewritten modules
@@ -161,7 +162,11 @@ class Hooks:
 
     def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
         self._name(module, path, own)
-        layer, axis = LAYERS.get(type(module)), self._axes[path]
+        layer, axis = layer_of(type(module)), self._axes[path]
+        if layer is None and own:  # what a known layer has too is captured there, such as the bias of a tied output
+            own = {local: name for local, name in own.items() if id(getattr(module, local)) not in self._held}
+            if not own:
+                return
         if layer is None and own and axis == 0 and all(_is_one_row(getattr(module, local)) for local in own):
             self._handles += attach_rows(self, module, path, own)
             return

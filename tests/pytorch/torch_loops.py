@@ -199,7 +199,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
-        build, inputs, targets = MODELS[self.name]
+        build, inputs, targets = self.kind()
         self.model = build().double()
         with torch.no_grad():
             for p in self.model.parameters():
@@ -216,6 +216,10 @@ class Loop:
         self.attribution = Attribution(
             self.model, self.adam, validation=self.validation, n_samples=self.count, **self.options
         )
+
+    def kind(self) -> tuple[Callable[[], Any], Callable[[int], Any], Callable[[int], Any]]:
+        """Return functions for the model, and for inputs and labels of some samples."""
+        return MODELS[self.name]
 
     def validation(self) -> Any:
         losses = self.each(self.model(self.valid_x), self.valid_y)

@@ -3,7 +3,16 @@
 A module for each family registers its classes when it is imported.
 """
 
-from adamshap.torch.layers import attention, bilinear, convolutions, embeddings, linear, norms, recurrent  # noqa: F401
+from adamshap.torch.layers import (  # noqa: F401
+    attention,
+    bilinear,
+    convolutions,
+    embeddings,
+    hugging_face,
+    linear,
+    norms,
+    recurrent,
+)
 from adamshap.torch.layers.registry import LAYERS, Layer, Use, register
 from adamshap.torch.layers.rewrites import Recorder, rewrite
 from adamshap.torch.memory import array_of

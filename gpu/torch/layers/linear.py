@@ -7,6 +7,7 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Dense, outer_products
 from adamshap.torch.layers.registry import Use, register
+from adamshap.torch.layers.sums import position_sums
 from adamshap.torch.memory import array_of
 
 __all__ = ["linear_captures"]
@@ -14,11 +15,12 @@ __all__ = ["linear_captures"]
 
 def linear_captures(weight: str | None, bias: str | None, a: torch.Tensor, b: torch.Tensor) -> Iterable[Capture]:
     """Return the captures of ``W a + p`` with the gradients b; None for a parameter that is not trained."""
-    gradients = array_of(b)
+    gradient = array_of(b)
+    apart = bias is not None and (weight is None or b.ndim > 2)
     if weight is not None:
-        yield outer_products(weight, None, array_of(a), gradients)
-    if bias is not None:  # summed while b is in the cache; the self-check and the scores read the sums
-        yield Dense(bias, gradients.reshape(len(gradients), -1, gradients.shape[-1]).sum(axis=1))
+        yield outer_products(weight, None if apart else bias, array_of(a), gradient)
+    if bias is not None and apart:  # summed once, while b is in the cache; the scores read the sums
+        yield position_sums(bias, gradient)
 
 
 @register(nn.Linear)

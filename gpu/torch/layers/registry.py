@@ -18,7 +18,17 @@ import torch
 from adamshap.gpu.captures import Capture
 from adamshap.reference.contract import refuse
 
-__all__ = ["LAYERS", "Layer", "Use", "over_pixels", "over_positions", "refuse_module", "register"]
+__all__ = [
+    "LAYERS",
+    "RESOLVERS",
+    "Layer",
+    "Use",
+    "layer_of",
+    "over_pixels",
+    "over_positions",
+    "refuse_module",
+    "register",
+]
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,16 @@ class Layer:
 
 LAYERS: dict[type, Layer] = {}
 """The layers by the exact class of module: a subclass may compute something else."""
+
+RESOLVERS: list[Callable[[type], Layer | None]] = []
+"""Functions that find the layer of a class which is not in `LAYERS`, such as one of a library that is not imported."""
+
+
+def layer_of(kind: type) -> Layer | None:
+    """Return the layer of a class of modules, or None."""
+    if kind in LAYERS:
+        return LAYERS[kind]
+    return next((layer for resolve in RESOLVERS if (layer := resolve(kind)) is not None), None)
 
 
 def register(
