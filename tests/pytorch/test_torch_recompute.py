@@ -345,3 +345,9 @@ def test_a_pass_that_fails_leaves_nothing_behind_but_between_others() -> None:
         stepped(loop, lambda: None, lambda: fails(loop))
     with pytest.raises(ValueError, match=r"refused before \(a pass failed between others of a step"):
         loop.adam.step()
+
+
+@pytest.mark.parametrize("options", [{"contraction": "forward", "slope": "secant"}, {"verify_ghost": True}])
+def test_passes_without_captures_to_reduce_are_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match=r"recompute: got True with .*; needs False"):
+        Loop(options={"recompute": True, **options})
