@@ -240,6 +240,11 @@ class Buffers:
             view = self.views[name, shape] = have[:size].reshape(shape)
         return view
 
+    def release(self) -> None:
+        """Forget all arrays, so that the memory of those that nobody else holds is free."""
+        self.kept.clear()
+        self.views.clear()
+
     def _allocate(self, name: str, size: int) -> Any:
         self.kept.pop(name, None)  # frees the smaller array before a larger one is allocated
         for key in [key for key in self.views if key[0] == name]:

@@ -22,6 +22,7 @@ from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.threads import in_parts
 
 __all__ = [
+    "Rerun",
     "Scorer",
     "ScoringTask",
     "contract",
@@ -36,6 +37,9 @@ __all__ = [
 
 Scorer = Callable[[Captures, Any], None]
 """Adds the scores of captured rows to an array (1 or n_val, rows)."""
+
+Rerun = Callable[[Callable[[Captures], None]], None]
+"""Runs the passes of some rows again, and calls a function with the captures of each use of parameters as it comes."""
 
 
 def contract(
@@ -234,12 +238,20 @@ def two_term_scorer(
 
 
 def score_chunks(
-    context: EngineContext, task: ScoringTask, scorers: list[Scorer], chunks: Iterable[tuple[slice, Captures]]
+    context: EngineContext, task: ScoringTask, scorers: list[Scorer], chunks: Iterable[tuple[slice, Captures | Rerun]]
 ) -> list[Any]:
-    """Return each scorer's scores (groups, n), from the captures of the batch's chunks."""
+    """Return each scorer's scores (groups, n), from the captures of the batch's chunks or from another pass of each."""
     totals = [context.backend.xp.zeros((task.groups, task.n), context.backend.dtype) for _ in scorers]
     for chunk, captures in chunks:
         context.now("contraction", chunk)
-        for scorer, total in zip(scorers, totals, strict=True):
-            scorer(captures, total[:, chunk])
+        parts = [total[:, chunk] for total in totals]
+
+        def add(some: Captures, parts: list[Any] = parts) -> None:
+            for scorer, part in zip(scorers, parts, strict=True):
+                scorer(some, part)
+
+        if isinstance(captures, Captures):
+            add(captures)
+        else:
+            captures(add)
     return totals

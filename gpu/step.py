@@ -29,6 +29,7 @@ from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zer
 from adamshap.gpu.kernels.plan import FitPlan, SlopePlan, path_nodes, slope_plan
 from adamshap.gpu.parameter_pass import FusedOut, end_points, fused_step, take_step
 from adamshap.gpu.scores import (
+    Rerun,
     Scorer,
     ScoringTask,
     matrix_scorer,
@@ -45,8 +46,8 @@ from adamshap.reference.contract import TWO_TERM, Estimator, Optimiser
 
 __all__ = ["StepPlan", "StepResult", "attribute_step", "plain_step", "score_step"]
 
-Chunks = Iterable[tuple[slice, Captures]]
-"""Parts of the batch, with their captures."""
+Chunks = Iterable[tuple[slice, Captures | Rerun]]
+"""Parts of the batch, with their captures, or a function that finds them again."""
 
 
 def plain_step(
@@ -218,6 +219,7 @@ def score_step(
         if point is None:
             raise AssertionError("Γ at θ⁺ needs the state after the step")
         validation = at_point(step, point, plan.valid_weight)
+        fused = replace(fused, point=None)
     scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, chunks, sketch)
     if utility is not None:
         scores += (utility - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)

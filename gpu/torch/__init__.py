@@ -1,10 +1,13 @@
 """Attribution of your own PyTorch model in your own loop: hooks hand inputs and output gradients to the engine.
 
-`Attribution` wraps a model and its optimiser; `register` adds a class of modules. This is the only package that
-imports PyTorch, which the extra ``torch`` installs.
+`Attribution` wraps a model and its optimiser; `register` adds a class of modules. `fidelity` compares scores with exact
+marginals, for which `torch_step` gives the oracle a step of the model. This is the only package that imports PyTorch,
+which the extra ``torch`` installs.
 """
 
 from adamshap.torch.attribution import Attribution
+from adamshap.torch.comparison import Fidelity, fidelity
 from adamshap.torch.layers import Use, register
+from adamshap.torch.oracle import torch_step
 
-__all__ = ["Attribution", "Use", "register"]
+__all__ = ["Attribution", "Fidelity", "Use", "fidelity", "register", "torch_step"]

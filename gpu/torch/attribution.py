@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from adamshap.reference.contract import (
     of_kind,
     positive_integer,
     refuse,
+    shown,
     true_or_false,
 )
 from adamshap.torch.check import Passes, cheapest, check_finite, check_parameters, factor_of
@@ -53,6 +54,7 @@ from adamshap.torch.optimizer import (
     unknown_gradients,
 )
 from adamshap.torch.random_state import random_state
+from adamshap.torch.recompute import Recomputation, check_again
 from adamshap.torch.roundoff import joined
 from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
@@ -113,6 +115,10 @@ class Attribution:
     check_every : int
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
         compares the gradients of the vectors (biases, gains).
+    recompute : bool
+        Keep no captures: ``samples(index, again=…)`` takes a function that runs the passes again, for the scores.
+    micro_batch : int, optional
+        Not supported: backward passes are the loop's own, as many in a step as you like.
     samples_axis : mapping of str to int, optional
         Axis of the samples, 0 or 1, in inputs and outputs of some modules and of the modules inside them, by their
         names in the model ("" is the model). By default it is 0, and 1 in PyTorch's attention and recurrent layers
@@ -152,6 +158,8 @@ class Attribution:
         contraction: Contraction = "ghost",
         with_sgd: bool = True,
         check_every: int = 50,
+        recompute: bool = False,
+        micro_batch: int | None = None,
         samples_axis: Mapping[str, int] | None = None,
         verify_ghost: bool = False,
     ) -> None:
@@ -163,10 +171,16 @@ class Attribution:
         estimator = Estimator(
             slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, None, contraction
         )
+        if micro_batch is not None:
+            needs = "None: accumulate in the loop, `samples` around each backward pass, with recompute=True"
+            refuse("micro_batch", shown(micro_batch), needs)
         refuse_slope(estimator)
         self._captured, self._verified = estimator.contraction == "ghost", true_or_false("verify_ghost", verify_ghost)
         if self._verified:
             refuse_unverifiable(estimator)
+        if true_or_false("recompute", recompute) and (self._verified or not self._captured):
+            which = "verify_ghost" if self._verified else "contraction 'forward'"
+            refuse("recompute", f"True with {which}", "False: no captures are compared, or there are none")
         self._totals = Totals.of(positive_integer("n_samples", n_samples), true_or_false("with_sgd", with_sgd))
         self._check_every = positive_integer("check_every", check_every)
         self._named = trainable(model, optimizer)
@@ -185,6 +199,11 @@ class Attribution:
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
         )
+        self._recomputed = (
+            Recomputation(model, self._hooks, context, self._cheapest, estimator)
+            if true_or_false("recompute", recompute)
+            else None
+        )
         self._blocks: list[Block] = []
         self._begun: dict[str, torch.Tensor] = {}
         self._awaited: tuple[Given, Any] | None = None
@@ -195,7 +214,13 @@ class Attribution:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def samples(self, index: Any, losses: Callable[[], torch.Tensor] | None = None) -> Iterator[None]:
+    def samples(
+        self,
+        index: Any,
+        losses: Callable[[], torch.Tensor] | None = None,
+        *,
+        again: Callable[[], Any] | None = None,
+    ) -> Iterator[None]:
         """Capture the forward and backward passes inside: those of some samples, one row each, in this order.
 
         Several before one ``optimizer.step()`` are accumulation: the step's batch is all of them.
@@ -209,6 +234,9 @@ class Attribution:
             pass takes the gradient up to a factor of the whole step. It is called at ``optimizer.step()``, several
             times, with the random numbers from the block's beginning on. With contraction "forward" and `verify_ghost`
             it has to be given.
+        again : callable, optional
+            With ``recompute=True``, function without arguments that runs the forward and backward pass inside again. It
+            is called in ``optimizer.step()``, with the same random numbers; p.grad stays as it is.
 
         Yields
         ------
@@ -222,6 +250,7 @@ class Attribution:
         """
         self._refuse_broken()
         refuse_graph_capture(self._device)
+        check_again(again, self._recomputed is not None)
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
         checked = checked_index(index, len(self._totals.seen))
@@ -242,13 +271,35 @@ class Attribution:
         block = Block(checked, versions, probed=self._is_checked, losses=losses, random=random)
         self._blocks.append(block)
         try:
-            with self._hooks.open(block):
+            with self._reduced(block, again), self._hooks.open(block):
                 yield
             block.modes = modes_of(self._model)
         except BaseException:
             if block in self._blocks:
                 self._blocks.remove(block)
+                self._forget_failed()
             raise
+
+    def _reduced(self, block: Block, again: Callable[[], Any] | None) -> AbstractContextManager[None]:
+        if self._recomputed is None or again is None:
+            return nullcontext()
+        return self._recomputed.reducing(block, again, checked=self._is_checked)
+
+    def _forget(self) -> None:
+        """Forget the samples so far: they have no step."""
+        self._blocks.clear()
+        self._hooks.stray = None
+        if self._recomputed is not None:
+            self._recomputed.clear()
+
+    def _forget_failed(self) -> None:
+        """Forget a block that failed; what was reduced of it cannot be taken away from other blocks."""
+        if self._recomputed is None:
+            return
+        if self._blocks:
+            self._broken = "a pass failed between others of a step, with recompute=True"
+        else:
+            self._recomputed.clear()
 
     def result(self) -> Run:
         """Return the run so far.
@@ -382,6 +433,8 @@ class Attribution:
         given = self._given(gradients_of(self._named, self._blocks, self._hooks.modules, step, scale))
         if not self._totals.initial:
             self._totals.initial = {name: p.detach().cpu().numpy().copy() for name, p in self._named.items()}
+        if self._recomputed is not None:
+            given = replace(given, chunks=self._recomputed.chunks(given.chunks), norms=self._recomputed.norms)
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
             if self._verified and self._is_checked:
@@ -389,7 +442,7 @@ class Attribution:
         memory, backend = memory_of(self._device), self._scorer.context.backend
         if any(block.streams - {memory.stream(self._device)} for block in self._blocks):
             memory.wait(self._device)  # PyTorch may use the captures' memory again, on the streams that it is of
-        self._blocks.clear()
+        self._forget()
         history = {"factor": given.factor} if given.forward is None else given.forward.history
         self._totals.add(given.index, result, history, backend.host if backend.on_cuda else None)
         if new is not None:
@@ -457,11 +510,6 @@ class Attribution:
         except FloatingPointError as error:
             self._broken = str(error)
             raise
-
-    def _forget(self) -> None:
-        """Forget the samples so far: they have no step."""
-        self._blocks.clear()
-        self._hooks.stray = None
 
     # --- mistakes of the loop ----------------------------------------------------------------------------------------
 

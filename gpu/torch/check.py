@@ -40,6 +40,7 @@ __all__ = [
     "check_parameters",
     "common_factor",
     "factor_of",
+    "size_of",
 ]
 
 UNITS = 64.0
@@ -257,7 +258,7 @@ def _sums(passes: Passes, name: str) -> Sums:
         for use in captures.by_name.get(name, []):
             part = use.sum_of(xp, name, units).reshape(total.shape)
             total += part
-            size = size + _size(xp, use, gradient.ndim)
+            size = size + size_of(xp, use, gradient.ndim)
             roundoff = passes.roundoffs.get(name, Roundoff())
             if roundoff.result:
                 more = _grain(xp, use, part, roundoff.terms)
@@ -294,7 +295,7 @@ def _grain(xp: Any, use: Capture, total: Array, terms: bool) -> Array:
     return found
 
 
-def _size(xp: Any, use: Capture, axes: int) -> Any:
+def size_of(xp: Any, use: Capture, axes: int) -> Any:
     """Return a bound on Σ_i ‖x_i‖, before terms of opposite sign cancel."""
     terms = getattr(use, "terms", None)
     arrays = list(use.kept().values()) if terms is None else [terms]

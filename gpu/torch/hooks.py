@@ -3,7 +3,7 @@
 A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -60,6 +60,10 @@ class Block:
         PyTorch's random state at the beginning, with `losses`.
     reached : set of str
         The parameters that a backward pass gave a gradient.
+    reduce : callable, optional
+        Function that takes each capture as it comes, in place of `uses` and `inputs`.
+    calls : dict of int
+        Number of calls of modules with each parameter.
     """
 
     index: Array
@@ -75,6 +79,8 @@ class Block:
     losses: Callable[[], torch.Tensor] | None = None
     random: RandomState | None = None
     reached: set[str] = field(default_factory=set)
+    reduce: Callable[[Capture], None] | None = None
+    calls: dict[str, int] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -85,6 +91,14 @@ class Block:
     def captures(self) -> Captures:
         """The captures of its backward passes."""
         return Captures(tuple(self.uses))
+
+    def add(self, uses: Iterable[Capture]) -> None:
+        """Add captures."""
+        if self.reduce is None:
+            self.uses += uses
+            return
+        for use in uses:
+            self.reduce(use)
 
 
 class Hooks:
@@ -100,6 +114,7 @@ class Hooks:
     """
 
     probing: ClassVar[bool] = False  # of one model's hooks, during which no other's capture either
+    repeats: ClassVar[bool] = False  # a pass that was captured before: for other attributions it is none
 
     def __init__(
         self, model: nn.Module, names: Mapping[int, str], samples_axis: Mapping[str, int] | None = None
@@ -183,12 +198,21 @@ class Hooks:
         finally:
             self.block = None
 
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Return a context manager for a pass that was captured before."""
+        Hooks.repeats = True
+        try:
+            yield
+        finally:
+            Hooks.repeats = False
+
     def _accumulated(self, name: str, _: torch.Tensor) -> None:
         """Note a gradient that arrives, in a block or outside all blocks."""
-        if self.block is None:
-            self.stray = name
-        else:
+        if self.block is not None:
             self.block.reached.add(name)
+        elif not Hooks.repeats:
+            self.stray = name
 
     def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Give every sample its own copy of an input that all share, such as positions of shape (1, T)."""
@@ -229,6 +253,8 @@ class Hooks:
         """Await the gradient of the output of a use, whose samples are along `axis`."""
         if block.probed:
             block.outputs.append((use.path, use.module, output, axis))
+        for name in use.names.values():
+            block.calls[name] = block.calls.get(name, 0) + 1
         use = replace(use, a=use.a.movedim(axis, 0))
         output.register_hook(partial(self._received, block, captures, use, axis))
 
@@ -238,13 +264,14 @@ class Hooks:
             return
         if self.block is not block:  # `_accumulated` notes it
             return
-        block.inputs.append((use.path, use.a, use.a._version))
+        if block.reduce is None:
+            block.inputs.append((use.path, use.a, use.a._version))
         block.streams.add(memory_of(b.device).stream(b.device))
         roundoff = roundoff_of(use.module, use.a, b)
         for name in use.names.values():
             block.roundoffs[name] = block.roundoffs.get(name, roundoff) | roundoff
         with torch.no_grad(), at_work(b.device):
-            block.uses += captures(as_computed(use, b.detach().movedim(axis, 0)))
+            block.add(captures(as_computed(use, b.detach().movedim(axis, 0))))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
         """Refuse a model whose first sample's output depends on other rows of a module's output.

@@ -5,7 +5,7 @@ that the module uses them so: its output is the same with the parameter itself (
 first sample's output depends on the first row alone (`Hooks`), unlike where rows meet another axis.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -22,8 +22,10 @@ __all__ = ["attach_rows", "first_tensor"]
 class Block(Protocol):
     """The parts of a `hooks.Block` that are used here."""
 
-    uses: list[Capture]
     probed: bool
+
+    def add(self, uses: Iterable[Capture]) -> None:
+        """Add captures."""
 
     @property
     def n(self) -> int:
@@ -58,7 +60,7 @@ def attach_rows(hooks: Hooks, module: nn.Module, path: str, own: Mapping[str, st
 
     def received(block: Block, name: str, b: torch.Tensor) -> None:
         if hooks.block is block and not hooks.probing:
-            block.uses.append(Dense(name, array_of(b[:, None])))
+            block.add((Dense(name, array_of(b[:, None])),))
 
     def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not kept:

@@ -74,10 +74,12 @@ class Given:
         The samples' losses, with contraction "forward", whose derivatives have f already: then `factor` is 1.
     checked : bool
         Whether the state after the step is wanted too, for the self-check.
+    norms : Norms, optional
+        √Σ x² over the samples, if the captures were not kept.
     """
 
     index: Array
-    chunks: list[tuple[slice, Captures]]
+    chunks: list[tuple[slice, Any]]
     gradients: Mapping[str, Array]
     factor: float
     state: State
@@ -85,6 +87,7 @@ class Given:
     stack: ValidationStack
     forward: ForwardStep | None = None
     checked: bool = True
+    norms: Norms | None = None
 
 
 @dataclass
@@ -141,8 +144,8 @@ class Scorer:
         """Return √Σ x² over the samples of all blocks."""
         if not plan.norms_wanted:
             return None
-        norms = Norms()
-        for _, captures in given.chunks:
+        norms = Norms() if given.norms is None else given.norms
+        for _, captures in given.chunks if given.norms is None else ():
             add_norms(context, norms, captures, self.estimator.variance)
         if factor is not None:
             norms.clip(context, factor)
