@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ from adamshap.torch.optimizer import (
     trainable,
     unknown_gradients,
 )
+from adamshap.torch.processes import OtherProcessError, Processes, WholeBatch, unwrapped
 from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
@@ -68,11 +70,12 @@ class Attribution:
     Parameters
     ----------
     model : torch.nn.Module
-        On the CPU, its trainable parameters in float32 or float64, of modules that are registered (docs/torch.md).
+        Or a DistributedDataParallel of one; of several processes, each has an attribution. On the CPU, its trainable parameters in float32 or float64, of modules that are registered (docs/torch.md).
     optimizer : torch.optim.Adam or torch.optim.AdamW
         Optimiser of all trainable parameters of the model, in any number of groups.
     validation : callable
-        Function without arguments that returns the mean validation loss as a tensor. It is called at θ, and with moved
+        Function without arguments that returns the mean validation loss as a tensor, or that and the number of its
+        samples, by which the losses of several processes are weighted (else evenly). It is called at θ, and with moved
         parameters at the points that `gradient` needs; random state and modes are put back afterwards.
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
@@ -101,6 +104,8 @@ class Attribution:
     check_every : int
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
         compares the gradients of the vectors (biases, gains).
+    process_group : torch.distributed.ProcessGroup, optional
+        Processes whose gradients are averaged or added, where `model` is not the DistributedDataParallel that does it.
 
     Raises
     ------
@@ -133,8 +138,10 @@ class Attribution:
         contraction: Contraction = "ghost",
         with_sgd: bool = True,
         check_every: int = 50,
+        process_group: Any = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
+        self._processes, model = Processes.of(model, process_group), unwrapped(model)
         check_optimizer(optimizer)
         if validation is None:
             refuse("validation", None, "a function that returns the mean validation loss")
@@ -152,9 +159,9 @@ class Attribution:
         adam_of(optimizer, self._named)  # refuses settings that are not Adam's
         self._model, self._optimizer = model, optimizer
         backend = Backend(np, np.dtype(str(next(iter(self._named.values())).dtype).removeprefix("torch.")))
-        self._stack = ValidationStack(model, validation, self._named)
+        self._stack = ValidationStack(model, validation, self._named, processes=self._processes)
         context = context_of(backend, self._stack)
-        self._scorer = Scorer(context, estimator, bool(with_sgd))
+        self._scorer = Scorer(context, estimator, bool(with_sgd), self._processes)
         self._cheapest = cheapest(context.shapes)
         self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()})
         self._steps_of_optimizer = (
@@ -178,7 +185,8 @@ class Attribution:
         Parameters
         ----------
         index : integers (n,)
-            Numbers of the samples, from 0 to N − 1: a tensor, an array or a list.
+            Numbers of the samples, from 0 to N − 1: a tensor, an array or a list. Empty, in one of several processes,
+            around the passes of no samples (or of one whose loss is multiplied by 0).
 
         Yields
         ------
@@ -193,7 +201,8 @@ class Attribution:
         self._refuse_broken()
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
-        checked = checked_index(index, len(self._totals.seen))
+        checked = checked_index(index, len(self._totals.seen), may_be_empty=self._processes.several)
+        self._processes.refuse_uneven_inputs()
         self._refuse_late_edits()
         no_gradients = (
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
@@ -209,7 +218,7 @@ class Attribution:
         block = Block(checked, versions_of(self._named), probed=self._is_checked)
         self._blocks.append(block)
         try:
-            with self._hooks.open(block):
+            with self._processes.connected(), self._capturing(block):
                 yield
             block.modes = modes_of(self._model)
         except BaseException:
@@ -217,8 +226,25 @@ class Attribution:
                 self._blocks.remove(block)
             raise
 
-    def result(self) -> Run:
-        """Return the run so far.
+    @contextmanager
+    def _capturing(self, block: Block) -> Iterator[None]:
+        """Capture into a block; passes of no samples are let through."""
+        if block.n:
+            with self._hooks.open(block):
+                yield
+            return
+        stray = self._hooks.stray
+        yield
+        self._hooks.stray = stray
+
+    def result(self, *, gather: bool = True) -> Run:
+        """Return the run so far. Of several processes, all of them call it, and each gets the whole run.
+
+        Parameters
+        ----------
+        gather : bool
+            False: ``scores``, ``sgd_scores`` and ``seen`` of this process's part alone, whose sums over the processes
+            are the run's. The others need not call it.
 
         Returns
         -------
@@ -237,7 +263,7 @@ class Attribution:
         _, t = hyperparameters_of(backend, self._optimizer, self._named)
         state = state_of(backend, self._optimizer, self._named, t)
         theta, m, v = ({name: np.array(a) for name, a in one.items()} for one in (state.theta, state.m, state.v))
-        totals = self._totals
+        totals = self._gathered() if gather else self._totals
         return Run(
             initial_params=dict(totals.initial) or {name: array.copy() for name, array in theta.items()},
             params=theta,
@@ -250,6 +276,9 @@ class Attribution:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the attribution's state between two steps, for ``torch.save`` beside the model's and the optimiser's.
+
+        Of several processes, all of them call it and get the same state, that of the whole run: one saves it, and as
+        many processes or fewer or more may load it.
 
         Returns
         -------
@@ -269,10 +298,12 @@ class Attribution:
             (list(names), [(*key, torch.from_numpy(basis.copy())) for key, basis in some.items()])
             for names, some in bases
         ]
-        return {"settings": self._settings, "totals": self._totals.state(), "sketches": sketches}
+        return {"settings": self._settings, "totals": self._gathered().state(), "sketches": sketches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state: with the model's and the optimiser's of the same time, as if uninterrupted.
+
+        Of several processes, each loads it.
 
         Parameters
         ----------
@@ -286,7 +317,18 @@ class Attribution:
         """
         check_settings(state, self._settings)
         self._totals.load(state["totals"])
+        if self._processes.rank > 0:  # the first one continues the sums
+            self._totals.clear()
         self._scorer.load_sketches(state["sketches"])
+
+    def _gathered(self) -> Totals:
+        """Return the totals of all processes."""
+        with self._processes.together():
+            self._processes.agree()
+        sums = {name: getattr(self._totals, name).copy() for name in ("scores", "sgd_scores", "seen")}
+        for one in sums.values():
+            self._processes.add_up([one])
+        return replace(self._totals, **sums)
 
     @property
     def _settings(self) -> str:
@@ -306,7 +348,8 @@ class Attribution:
         try:
             block, self._hooks.block = self._hooks.block, None  # the validation passes are not captured
             try:
-                self._score(optimizer, args, kwargs)
+                with self._processes.together():
+                    self._score(optimizer, args, kwargs)
             finally:
                 self._hooks.block = block
         except BaseException as error:
@@ -322,7 +365,8 @@ class Attribution:
             got = f"{count} parameters with a gradient that were frozen when the attribution began"
             refuse("optimizer", got, "a new Attribution after a change of requires_grad")
         refuse_changes(self._blocks, self._model, self._named, self._begun)
-        given = self._given(gradients_of(self._named, self._blocks, self._hooks.modules, step))
+        whole = self._whole_batch(step)
+        given = self._given(gradients_of(self._named, whole.products, self._hooks.modules, step), whole)
         if not self._totals.initial:
             self._totals.initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
         with self._scorer.context.at_work():
@@ -332,6 +376,18 @@ class Attribution:
         if self._is_checked:
             before = {name: given.state.theta[name].copy() for name in given.gradients}
             self._awaited = (given, (before, new.theta))
+        self._processes.agree()
+
+    def _whole_batch(self, step: int) -> WholeBatch:
+        """Return the uses of the parameters by the samples of the step, in all processes."""
+        products: dict[str, int] = {}
+        for captures in (block.captures for block in self._blocks):
+            for name in captures.by_name:
+                products[name] = max(products.get(name, 0), captures.products.get(name, 0))
+        gradients = [name for name, p in self._named.items() if p.grad is not None]
+        shapes = {name: tuple(p.shape) for name, p in self._named.items()}
+        settings = f"{self._settings}, {len(self._totals.seen)} samples, {self._check_every}, {shapes}"
+        return self._processes.whole_batch(sum(b.n for b in self._blocks), products, gradients, step, settings)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Compare θ⁺ with the engine's."""
@@ -344,12 +400,14 @@ class Attribution:
         (given, (before, expected)), self._awaited = self._awaited, None
         try:
             got = {name: self._named[name].detach().numpy() for name in given.gradients}
-            check_parameters(before, expected, got, precision_of(self._optimizer), self._totals.steps)
-        except ValueError as error:
+            with self._processes.together():
+                check_parameters(before, expected, got, precision_of(self._optimizer), self._totals.steps)
+                self._processes.agree()
+        except (ValueError, OtherProcessError) as error:
             self._broken = str(error)
             raise
 
-    def _given(self, gradients: dict[str, Array]) -> Given:
+    def _given(self, gradients: dict[str, Array], whole: WholeBatch) -> Given:
         """Return what the loop did, after the check of the gradients."""
         chunks = chunks_of(self._blocks, gradients)
         names = [name for name in self._cheapest if name in gradients]
@@ -357,17 +415,15 @@ class Attribution:
         step = self._totals.steps + 1
         check_finite({name: gradients[name] for name in names} or gradients, step)
         every = list(gradients) if self._is_checked or not names else names
-        factor = factor_of(gradients, captures, every, self._hooks.modules, step)
+        factor = factor_of(gradients, captures, every, self._hooks.modules, step, self._processes)
         named = {name: self._named[name] for name in gradients}
         backend = self._scorer.context.backend
         hyperparameters, t = hyperparameters_of(backend, self._optimizer, named)
         state = state_of(backend, self._optimizer, named, t)
-        products: dict[str, int] = {}
-        for one in captures:
-            products = {name: max(products.get(name, 0), one.products.get(name, 0)) for name in gradients}
-        stack = ValidationStack(self._model, self._stack.loss, named, products)
+        products = {name: whole.products.get(name, 0) for name in gradients}
+        stack = ValidationStack(self._model, self._stack.loss, named, products, self._processes)
         index = np.concatenate([block.index for block in self._blocks])
-        return Given(index, chunks, gradients, factor, state, hyperparameters, stack)
+        return Given(index, whole.n, chunks, gradients, factor, state, hyperparameters, stack)
 
     # --- mistakes of the loop ----------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The self-check: the optimiser consumes what was captured, and takes the step that Adam's map says.
 
-The gradient in the optimiser's hands must be f Σ_i x_i, with one number f for all parameters: f is the factor of
+The gradient in the optimiser's hands must be f Σ_i x_i (of several processes, f times the mean of their sums), with one number f for all parameters: f is the factor of
 clipping, of a loss scale that was taken out, of accumulated losses divided afterwards. Differences are compared with
 what rounding explains: an element of Σ_t b_t a_tᵀ errs by u times Σ_t |b_t| |a_t|, so that the whole is off by no more
 than a few u ‖a‖ ‖b‖ (Frobenius norms, by Cauchy and Schwarz).
@@ -14,7 +14,7 @@ f       ``factor``   p.grad over Σ_i x_i, one number for all parameters
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
+from adamshap.torch.processes import Processes
 
 __all__ = ["cheapest", "check_parameters", "factor_of"]
 
@@ -74,6 +75,7 @@ def factor_of(
     names: Collection[str],
     modules: Mapping[str, list[str]],
     step: int,
+    processes: Processes,
 ) -> float:
     """Return f, after a comparison of the parameters in `names`, or of all where those do not determine it.
 
@@ -87,6 +89,8 @@ def factor_of(
         Modules that have a parameter, by its name, for messages.
     step : int
         For messages.
+    processes : Processes
+        Those whose mean the gradients are.
 
     Raises
     ------
@@ -94,9 +98,9 @@ def factor_of(
         No f fits: what is off, and why it may be.
     """
     chunks = list(chunks)
-    compared = [_comparison(name, gradients[name], chunks) for name in names]
+    compared = _mean([_comparison(name, gradients[name], chunks) for name in names], processes)
     if len(names) < len(gradients) and not any(one.resolved for one in compared):
-        compared = [_comparison(name, gradient, chunks) for name, gradient in gradients.items()]
+        compared = _mean([_comparison(name, gradient, chunks) for name, gradient in gradients.items()], processes)
     resolved = [one for one in compared if one.resolved]
     if not resolved:
         middle, spread = 1.0, 0.0
@@ -111,7 +115,7 @@ def factor_of(
     if off or middle <= 0:
         _refuse(compared, off or compared, middle, modules, step)
     unit = UNITS * float(np.finfo(next(iter(gradients.values())).dtype).eps)
-    return 1.0 if abs(middle - 1) <= unit + spread else middle
+    return processes.common_factor(1.0 if abs(middle - 1) <= unit + spread else middle, unit)
 
 
 def _fits(one: Comparison, factor: float, spread: float) -> bool:
@@ -129,6 +133,18 @@ def _comparison(name: str, gradient: Array, chunks: list[Captures]) -> Compariso
             total += use.sum_of(np, name, units).reshape(total.shape)
             error += unit * _size(use, gradient.ndim)
     return Comparison(name, gradient.astype(np.float64), total, error)
+
+
+def _mean(compared: list[Comparison], processes: Processes) -> list[Comparison]:
+    """Return the comparisons with the mean of Σ x over the processes, and of its error."""
+    if not processes.several:
+        return compared
+    errors = np.array([one.error for one in compared])
+    processes.agree()
+    processes.add_up([one.total for one in compared])
+    processes.add_up([errors])
+    count = processes.count
+    return [replace(one, total=one.total / count, error=e / count) for one, e in zip(compared, errors, strict=True)]
 
 
 def _size(use: Capture, axes: int) -> float:

@@ -16,6 +16,7 @@ from adamshap.gpu.arrays import like
 from adamshap.gpu.captures import Captures, Dense
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import refuse
+from adamshap.torch.processes import Processes
 
 __all__ = ["ValidationStack"]
 
@@ -67,12 +68,15 @@ class ValidationStack:
         The parameters that take part in the step.
     products : dict of int
         Outer products of a training sample, by parameter.
+    processes : Processes
+        Those whose losses are averaged.
     """
 
     model: torch.nn.Module
     loss: Callable[[], torch.Tensor]
     named: Mapping[str, torch.nn.Parameter]
     products: Mapping[str, int] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def has_tangents(self) -> bool:
@@ -128,8 +132,8 @@ class ValidationStack:
     def _evaluated(self, *, differentiate: bool) -> tuple[float, dict[str, Any]]:
         """Return the loss and its gradient at the present parameters."""
         tensors = list(self.named.values())
-        with undisturbed(self.model), torch.enable_grad():
-            loss = self.loss()
+        with self.processes.without_wrapper(), undisturbed(self.model), torch.enable_grad():
+            loss, size = _with_size(self.loss())
             if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
                 shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
                 refuse("validation()", shape, "one number, the mean validation loss, as a tensor", TypeError)
@@ -137,7 +141,7 @@ class ValidationStack:
             if not math.isfinite(value):
                 refuse("validation()", value, "a finite loss", FloatingPointError)
             if not differentiate:
-                return value, {}
+                return self.processes.mean_loss(value, size, {})
             if not loss.requires_grad:
                 refuse("validation()", "a tensor without a graph", "the loss as computed, without detach or no_grad")
             gradients = torch.autograd.grad(loss.sum(), tensors, allow_unused=True)
@@ -145,7 +149,17 @@ class ValidationStack:
         for (name, p), gradient in zip(self.named.items(), gradients, strict=True):
             own = torch.zeros_like(p) if gradient is None else gradient
             arrays[name] = np.require(own.detach().numpy(), requirements=["C", "W"])
-        return value, arrays
+        return self.processes.mean_loss(value, size, arrays)
+
+
+def _with_size(found: Any) -> tuple[Any, float | None]:
+    """Return a loss and the number of its samples, if the user's function returned both."""
+    if not (isinstance(found, tuple) and len(found) == 2):
+        return found, None
+    size = float(found[1])
+    if not 0 < size < math.inf:
+        refuse("validation()", f"a loss of {found[1]!r} samples", "(mean loss, number of samples), at least one")
+    return found[0], size
 
 
 @contextmanager

@@ -1,0 +1,193 @@
+"""Several processes on this machine, by gloo: the scores are those of one process, and a failure ends all of them."""
+
+import multiprocessing
+import pickle
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="extra `torch`")
+if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+    pytest.skip("PyTorch without gloo", allow_module_level=True)
+from torch_processes import (  # noqa: E402
+    COUNT,
+    Scenario,
+    all_mistakes,
+    all_runs,
+    in_one_process,
+    killed,
+    resumed,
+    start,
+)
+
+from adamshap.reference.contract import Estimator  # noqa: E402
+from adamshap.torch import Attribution  # noqa: E402
+from adamshap.verify.tolerance import assert_within, estimator_magnitude, score_bound  # noqa: E402
+
+CLOSE = 1e-9
+"""Largest error of a score in float64, of Σ_j |P_j x_ij|, as in torch_loops.py."""
+
+SECONDS = 100
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch_processes"])  # imports once
+
+
+def together(folder: Path, world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Call ``function(rank, world, *args)`` in `world` processes; return the results, None of one that was killed."""
+    folder.mkdir()
+    processes = [
+        PROCESSES.Process(target=start, args=(rank, world, str(folder), function, *args)) for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + SECONDS
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0))
+    late = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for process in processes:
+        process.kill()
+    assert not late, f"processes {late} hang"
+    files = [folder / f"{rank}.pickle" for rank in range(world)]
+    return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
+
+
+SCENARIOS = {
+    "default": Scenario(counted=True),
+    "none on one": Scenario(batches=((3, 0), (0, 4), (2, 2)), options={"variance": "rank_one"}, clip=0.1),
+    "rank one": Scenario(
+        "gpt", {"variance": "rank_one", "gradient": "start"}, "groups", 0.2, 2, wrapped=False, counted=True
+    ),
+    "sketch": Scenario("gpt", {"slope": "secant", "rank": 2}, parts=2, counted=True),
+    "efficient": Scenario(options={"efficient": True, "gradient": "path", "slope": "secant"}, clip=0.1),
+    "two terms": Scenario(options={"slope": "two_term", "with_sgd": False}, optimizer="groups", clip=0.1),
+    "convolutions": Scenario("image", {"variance": "rank_one"}, batches=((1, 2, 1, 1), (2, 0))),
+    "one branch": Scenario("branches", alone=True),
+    "again": Scenario(again=True, options={"slope": "secant"}),
+    "float32": Scenario(batches=((3, 2, 1, 3),), counted=True, dtype=torch.float32),
+    "float32 rank one": Scenario(
+        "gpt", {"variance": "rank_one"}, clip=0.1, batches=((3, 2, 1, 3),), counted=True, dtype=torch.float32
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the number of processes, and each one's results of all scenarios."""
+    folder = tmp_path_factory.mktemp("processes") / "runs"
+    return request.param, together(folder, request.param, all_runs, SCENARIOS)
+
+
+def bounds(step: Any, estimator: Estimator, largest: float, dtype: Any) -> Any:
+    """Return the bound on the error of each sample's score in a step."""
+    if dtype == torch.float32:
+        added = score_bound(step, estimator.slope, estimator.gradient, dtype=np.float32)
+    else:
+        added = CLOSE * (estimator_magnitude(step, estimator) + largest)
+    bound = np.zeros(COUNT)
+    np.add.at(bound, np.asarray(step.train.y) % COUNT, added)
+    return bound
+
+
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_scores_of_several_processes_are_those_of_one(name: str, runs: Any) -> None:
+    world, results = runs
+    scenario = SCENARIOS[name]
+    assert all(isinstance(one, dict) for one in results), results
+    found, run, _ = results[0][name]
+    expected, whole = in_one_process(scenario, world)
+    options = {key: value for key, value in scenario.options.items() if key not in ("with_sgd", "efficient")}
+    own = Estimator(**{"slope": "random_order", **options})
+    bound = [np.zeros(COUNT), np.zeros(COUNT)]
+    for got, wanted in zip(found, expected, strict=True):
+        for number, estimator in enumerate((own, Estimator("sgd", "start"))):
+            largest = np.abs(wanted[number]).max()
+            bound[number] += bounds(wanted[-1], estimator, largest, scenario.dtype)
+            if scenario.options.get("with_sgd", number == 0) or number == 0:
+                assert_within(got[number], wanted[number], bound[number], f"{world} processes' scores")
+        np.testing.assert_array_equal(got[2], wanted[2])
+    tight = {"rtol": 1e-9 if scenario.dtype == torch.float64 else 1e-5}
+    for key, values in whole.history.items():
+        np.testing.assert_allclose(run.history[key], values, **tight)
+    for key, p in whole.params.items():
+        np.testing.assert_allclose(run.params[key], p, **tight, atol=tight["rtol"] * np.abs(p).max())
+
+
+def test_all_processes_have_the_whole_run_of_which_each_has_a_part(runs: Any) -> None:
+    _, results = runs
+    for name in SCENARIOS:
+        (_, run, _), *others = (result[name] for result in results)
+        parts = [result[name][2] for result in results]
+        for other in others:
+            np.testing.assert_array_equal(other[1].scores, run.scores)
+        for key in ("scores", "sgd_scores", "seen"):
+            values = [getattr(part, key) for part in parts]
+            np.testing.assert_allclose(sum(values), getattr(run, key), rtol=1e-12, atol=1e-12 * np.abs(values).max())
+    assert (parts[0].seen > 0).any()
+    assert (parts[0].seen < run.seen).any()
+
+
+def test_a_resumed_loop_ends_with_the_same_scores(tmp_path: Path) -> None:
+    for whole, resumed_scores, state in (results := together(tmp_path / "runs", 2, resumed, Scenario(counted=True))):
+        np.testing.assert_array_equal(resumed_scores, whole)
+        assert state == results[0][2]
+    in_one, _ = in_one_process(Scenario(counted=True), 2)
+    np.testing.assert_allclose(state, in_one[1][0], rtol=1e-9)
+
+
+ALL = {
+    "edit": "model parameter '0.weight': got an edit in place",
+    "failing validation": "no space left on the device",
+    "validation not finite": "validation\\(\\): got nan",
+    "sizes in one": "a loss without the number of its samples in process 0",
+    "no size": "validation\\(\\): got a loss of 0 samples",
+    "scaled": "multiplied by 0.5 in process 1 and 1 in 0",
+    "without a gradient": "gradient of '0.weight': got None in some processes",
+    "other settings": "other settings, or another model in process 1",
+    "old state": "another number of steps in process 1",
+    "no samples": "a step without samples \\(step 2\\) in any process",
+    "other uses": "other uses of '3.weight' in some processes",
+    "uneven inputs": "DistributedDataParallel model in its join\\(\\) context",
+    "inner module": "model: got Sequential in one of 2 processes",
+    "others' group": "process_group: got a group without this process",
+    "synchronised norm": "model module '1': got SyncBatchNorm",
+    "fully sharded": "model: got a parameter of which each process has a part, DTensor 'weight'",
+}
+"""The sentence of each mistake."""
+
+IN_ONE = {"edit", "failing validation", "validation not finite", "no size"}
+"""Mistakes of process 1, of which process 0 hears."""
+
+
+def test_a_mistake_ends_all_processes_with_one_sentence(tmp_path: Path) -> None:
+    results = together(tmp_path / "runs", 2, all_mistakes)
+    assert all(isinstance(one, dict) for one in results), results
+    for name, sentence in ALL.items():
+        for rank, result in enumerate(results):
+            kind, message = result[name] or ("", "no error")
+            assert re.search(sentence, message), (name, rank, kind, message)
+            assert len(message.splitlines()) == 1
+            other = name in IN_ONE and rank == 0
+            assert (kind == "OtherProcessError") == other, (name, rank, kind)
+            assert message.startswith("attribution: process 1 of 2 has failed: ") == other
+
+
+@pytest.mark.parametrize("when", ["backward", "step"])
+def test_a_killed_process_ends_the_other_with_one_sentence(when: str, tmp_path: Path) -> None:
+    survivor, gone = together(tmp_path / "runs", 2, killed, when)
+    assert gone is None
+    assert survivor[0] == "OtherProcessError"
+    assert survivor[1].startswith("attribution: process 0 of 2 waited in vain for another one")
+    assert len(survivor[1].splitlines()) == 1
+
+
+def test_a_group_needs_processes() -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(ValueError, match="process_group: got 'all'; needs torch.distributed.init_process_group"):
+        Attribution(model, optimizer, validation=lambda: None, n_samples=2, process_group="all")
