@@ -4,7 +4,6 @@ import multiprocessing
 import pickle
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch_processes import (  # noqa: E402
     all_runs,
     in_one_process,
     killed,
+    page,
     resumed,
     start,
 )
@@ -36,25 +36,6 @@ SECONDS = 100
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["torch_processes"])  # imports once
-
-
-def together(folder: Path, world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """Call ``function(rank, world, *args)`` in `world` processes; return the results, None of one that was killed."""
-    folder.mkdir()
-    processes = [
-        PROCESSES.Process(target=start, args=(rank, world, str(folder), function, *args)) for rank in range(world)
-    ]
-    for process in processes:
-        process.start()
-    end = time.monotonic() + SECONDS
-    for process in processes:
-        process.join(max(end - time.monotonic(), 0))
-    late = [rank for rank, process in enumerate(processes) if process.is_alive()]
-    for process in processes:
-        process.kill()
-    assert not late, f"processes {late} hang"
-    files = [folder / f"{rank}.pickle" for rank in range(world)]
-    return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
 
 
 SCENARIOS = {
@@ -76,11 +57,51 @@ SCENARIOS = {
 }
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return the number of processes, and each one's results of all scenarios."""
-    folder = tmp_path_factory.mktemp("processes") / "runs"
-    return request.param, together(folder, request.param, all_runs, SCENARIOS)
+def script() -> str:
+    """Return the script of docs/torch.md."""
+    text = (Path(__file__).parents[2] / "docs" / "torch.md").read_text(encoding="utf-8")
+    found = re.search(r'```python title="parallel.py"\n(.*?)^```$', text, re.M | re.S)
+    assert found is not None
+    return found[1]
+
+
+JOBS: dict[int, dict[str, tuple[Any, ...]]] = {
+    2: {
+        "runs": (all_runs, SCENARIOS),
+        "resumed": (resumed, Scenario(counted=True)),
+        "mistakes": (all_mistakes,),
+        "page": (page, script()),
+        "killed": (killed, "backward"),
+    },
+    4: {"runs": (all_runs, SCENARIOS), "killed": (killed, "step")},
+}
+
+
+class Processes:
+    """Processes that do their jobs one after another, as imports take most of the time."""
+
+    def __init__(self, world: int, folder: Path) -> None:
+        self.world, self.folder = world, folder
+        args = [(rank, world, str(folder), JOBS[world]) for rank in range(world)]
+        processes = [PROCESSES.Process(target=start, args=one) for one in args]
+        for process in processes:
+            process.start()
+        end = time.monotonic() + SECONDS
+        for process in processes:
+            process.join(max(end - time.monotonic(), 0))
+        self.late = [rank for rank, process in enumerate(processes) if process.is_alive()]
+        for process in processes:
+            process.kill()
+
+    def results(self, job: str) -> list[Any]:
+        """Return the result of each process, None of one that was killed."""
+        files = [self.folder / f"{job} {rank}" for rank in range(self.world)]
+        return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
+
+
+@pytest.fixture(scope="module", params=sorted(JOBS))
+def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Processes:
+    return Processes(request.param, tmp_path_factory.mktemp("processes"))
 
 
 def bounds(step: Any, estimator: Estimator, largest: float, dtype: Any) -> Any:
@@ -95,8 +116,8 @@ def bounds(step: Any, estimator: Estimator, largest: float, dtype: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
-def test_scores_of_several_processes_are_those_of_one(name: str, runs: Any) -> None:
-    world, results = runs
+def test_scores_of_several_processes_are_those_of_one(name: str, processes: Processes) -> None:
+    world, results = processes.world, processes.results("runs")
     scenario = SCENARIOS[name]
     assert all(isinstance(one, dict) for one in results), results
     found, run, _ = results[0][name]
@@ -118,8 +139,8 @@ def test_scores_of_several_processes_are_those_of_one(name: str, runs: Any) -> N
         np.testing.assert_allclose(run.params[key], p, **tight, atol=tight["rtol"] * np.abs(p).max())
 
 
-def test_all_processes_have_the_whole_run_of_which_each_has_a_part(runs: Any) -> None:
-    _, results = runs
+def test_all_processes_have_the_whole_run_of_which_each_has_a_part(processes: Processes) -> None:
+    results = processes.results("runs")
     for name in SCENARIOS:
         (_, run, _), *others = (result[name] for result in results)
         parts = [result[name][2] for result in results]
@@ -132,12 +153,21 @@ def test_all_processes_have_the_whole_run_of_which_each_has_a_part(runs: Any) ->
     assert (parts[0].seen < run.seen).any()
 
 
-def test_a_resumed_loop_ends_with_the_same_scores(tmp_path: Path) -> None:
-    for whole, resumed_scores, state in (results := together(tmp_path / "runs", 2, resumed, Scenario(counted=True))):
+@pytest.mark.parametrize("processes", [2], indirect=True)
+def test_a_resumed_loop_ends_with_the_same_scores(processes: Processes) -> None:
+    for whole, resumed_scores, state in (results := processes.results("resumed")):
         np.testing.assert_array_equal(resumed_scores, whole)
         assert state == results[0][2]
     in_one, _ = in_one_process(Scenario(counted=True), 2)
     np.testing.assert_allclose(state, in_one[1][0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("processes", [2], indirect=True)
+def test_the_script_of_the_page_repeats_a_sample_in_each_epoch(processes: Processes) -> None:
+    one, other = processes.results("page")
+    assert (one.seen >= 2).all()
+    assert one.seen.sum() == 2 * 82
+    np.testing.assert_array_equal(one.scores, other.scores)
 
 
 ALL = {
@@ -151,7 +181,7 @@ ALL = {
     "other settings": "other settings, or another model in process 1",
     "old state": "another number of steps in process 1",
     "no samples": "a step without samples \\(step 2\\) in any process",
-    "other uses": "other uses of '3.weight' in some processes",
+    "other uses": "other uses of '0.weight' in some processes",
     "uneven inputs": "DistributedDataParallel model in its join\\(\\) context",
     "inner module": "model: got Sequential in one of 2 processes",
     "others' group": "process_group: got a group without this process",
@@ -164,8 +194,9 @@ IN_ONE = {"edit", "failing validation", "validation not finite", "no size"}
 """Mistakes of process 1, of which process 0 hears."""
 
 
-def test_a_mistake_ends_all_processes_with_one_sentence(tmp_path: Path) -> None:
-    results = together(tmp_path / "runs", 2, all_mistakes)
+@pytest.mark.parametrize("processes", [2], indirect=True)
+def test_a_mistake_ends_all_processes_with_one_sentence(processes: Processes) -> None:
+    results = processes.results("mistakes")
     assert all(isinstance(one, dict) for one in results), results
     for name, sentence in ALL.items():
         for rank, result in enumerate(results):
@@ -177,13 +208,14 @@ def test_a_mistake_ends_all_processes_with_one_sentence(tmp_path: Path) -> None:
             assert message.startswith("attribution: process 1 of 2 has failed: ") == other
 
 
-@pytest.mark.parametrize("when", ["backward", "step"])
-def test_a_killed_process_ends_the_other_with_one_sentence(when: str, tmp_path: Path) -> None:
-    survivor, gone = together(tmp_path / "runs", 2, killed, when)
-    assert gone is None
-    assert survivor[0] == "OtherProcessError"
-    assert survivor[1].startswith("attribution: process 0 of 2 waited in vain for another one")
-    assert len(survivor[1].splitlines()) == 1
+def test_a_killed_process_ends_the_others_with_one_sentence(processes: Processes) -> None:
+    assert not processes.late
+    results = processes.results("killed")
+    assert results.pop(1) is None
+    for kind, message in results:
+        assert kind == "OtherProcessError"
+        assert re.match(r"attribution: process \d of \d waited in vain for another one", message)
+        assert len(message.splitlines()) == 1
 
 
 def test_a_group_needs_processes() -> None:

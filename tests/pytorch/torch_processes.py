@@ -215,16 +215,17 @@ def in_one_process(scenario: Scenario, world: int) -> list[Any]:
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-def start(rank: int, world: int, folder: str, function: Callable[..., Any], *args: Any) -> None:
-    """Join the group, call ``function(rank, world, *args)``, and leave its result, or its error, in a file."""
+def start(rank: int, world: int, folder: str, jobs: dict[str, tuple[Any, ...]]) -> None:
+    """Join the group; call ``function(rank, world, *args)`` of each job, and leave its result, or error, in a file."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", store, timedelta(seconds=60), world, rank)
-    try:
-        found = function(rank, world, *args)
-    except Exception as error:
-        found = error_of(error)
-    Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    distributed.init_process_group("gloo", store, timedelta(seconds=30), world, rank)
+    for name, (function, *args) in jobs.items():
+        try:
+            found = function(rank, world, *args)
+        except Exception as error:
+            found = error_of(error)
+        Path(folder, f"{name} {rank}").write_bytes(pickle.dumps(found))
     os._exit(0)  # no destructor waits for a process that was killed
 
 
@@ -248,6 +249,18 @@ def resumed(rank: int, world: int, scenario: Scenario) -> list[Any]:
     second.loop.attribution.load_state_dict(state)
     second.step(2)
     return [whole, second.loop.attribution.result().scores, state["totals"]["scores"].tolist()]
+
+
+def page(rank: int, world: int, text: str) -> Any:
+    """Run the script of a page, whose group is there already, and return the run that it ends with."""
+    init, destroy = distributed.init_process_group, distributed.destroy_process_group
+    distributed.init_process_group = distributed.destroy_process_group = lambda *_: None
+    names: dict[str, Any] = {}
+    try:
+        exec(text, names)
+    finally:
+        distributed.init_process_group, distributed.destroy_process_group = init, destroy
+    return names["run"]
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -310,7 +323,10 @@ def no_samples(shard: Shard) -> None:
 
 
 def other_uses(shard: Shard) -> None:
-    shard.loop.model[1] = nn.Sequential(nn.Tanh(), shard.loop.model[3]) if shard.rank else nn.Tanh()
+    model = shard.loop.model
+    if shard.rank == 1:  # all modules twice
+        once = model.forward
+        model.forward = lambda x: once(x) + once(2 * x)
     shard.step(1)
 
 
