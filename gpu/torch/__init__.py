@@ -6,5 +6,6 @@ imports PyTorch, which the extra ``torch`` installs.
 
 from adamshap.torch.attribution import Attribution
 from adamshap.torch.layers import Use, register
+from adamshap.torch.processes import OtherProcessError
 
-__all__ = ["Attribution", "Use", "register"]
+__all__ = ["Attribution", "OtherProcessError", "Use", "register"]

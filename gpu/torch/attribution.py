@@ -70,7 +70,8 @@ class Attribution:
     Parameters
     ----------
     model : torch.nn.Module
-        Or a DistributedDataParallel of one; of several processes, each has an attribution. On the CPU, its trainable parameters in float32 or float64, of modules that are registered (docs/torch.md).
+        Or a DistributedDataParallel of one: each of several processes has an attribution. On the CPU, its trainable
+        parameters in float32 or float64, of modules that are registered (docs/torch.md).
     optimizer : torch.optim.Adam or torch.optim.AdamW
         Optimiser of all trainable parameters of the model, in any number of groups.
     validation : callable

@@ -1,9 +1,10 @@
 """The self-check: the optimiser consumes what was captured, and takes the step that Adam's map says.
 
-The gradient in the optimiser's hands must be f Σ_i x_i (of several processes, f times the mean of their sums), with one number f for all parameters: f is the factor of
-clipping, of a loss scale that was taken out, of accumulated losses divided afterwards. Differences are compared with
-what rounding explains: an element of Σ_t b_t a_tᵀ errs by u times Σ_t |b_t| |a_t|, so that the whole is off by no more
-than a few u ‖a‖ ‖b‖ (Frobenius norms, by Cauchy and Schwarz).
+The gradient in the optimiser's hands must be f Σ_i x_i, with one number f for all parameters: f is the factor of
+clipping, of a loss scale that was taken out, of accumulated losses divided afterwards. Of several processes, it must be
+f times the mean of their sums. Differences are compared with what rounding explains: an element of Σ_t b_t a_tᵀ errs by
+u times Σ_t |b_t| |a_t|, so that the whole is off by no more than a few u ‖a‖ ‖b‖ (Frobenius norms, by Cauchy and
+Schwarz).
 
 ======  ===========  ==================================================
 paper   name         meaning

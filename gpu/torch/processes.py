@@ -1,4 +1,4 @@
-"""Several processes, each with samples of its own, whose gradients DistributedDataParallel averages (docs/method.md 10).
+"""Several processes, each with its own samples, whose gradients DistributedDataParallel averages (docs/method.md 10).
 
 Every collective operation on arrays follows an exchange of a few numbers, `Processes.agree`, in which a process that
 has failed takes part instead of leaving the others to wait: then all of them raise.
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.dlpack import from_dlpack
 
 from adamshap.gpu.captures import RootSquares
 from adamshap.gpu.norms import Norms
@@ -92,7 +93,7 @@ class Processes:
     ----------
     group : torch.distributed.ProcessGroup or None
     wrapper : DistributedDataParallel or None
-    device : torch.device
+    device : torch.device or str
         Device of the numbers that are exchanged: that of the parameters.
     names : tuple of str
         The model's parameters, for each of which a number can be exchanged.
@@ -102,7 +103,7 @@ class Processes:
 
     group: Any = None
     wrapper: DistributedDataParallel | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
     names: tuple[str, ...] = ()
     count: int = 1
     rank: int = 0
@@ -129,7 +130,7 @@ class Processes:
         if rank < 0:
             refuse("process_group", "a group without this process", "the group whose gradients are averaged")
         named = dict(unwrapped(model).named_parameters())
-        device = next(iter(named.values())).device if named else torch.device("cpu")
+        device = next((p.device for p in named.values()), "cpu")
         return cls(group, wrapper, device, tuple(named), count, rank)
 
     @property
@@ -137,7 +138,7 @@ class Processes:
         """Whether there is another process."""
         return self.count > 1
 
-    # --- agreement -----------------------------------------------------------------------------------------------------
+    # --- agreement ---------------------------------------------------------------------------------------------------
 
     def agree(self, numbers: Sequence[float] = (), each: Mapping[str, float] | None = None) -> tuple[Array, Array]:
         """Exchange a few numbers and one for each parameter; raise if another process has failed instead.
@@ -257,13 +258,13 @@ class Processes:
             refuse("gradients", got, "the same clipping and scaling in all processes, after backward()")
         return float(factors[0])
 
-    # --- sums and means ------------------------------------------------------------------------------------------------
+    # --- sums and means -----------------------------------------------------------------------------------------------
 
     def add_up(self, arrays: Sequence[Any]) -> None:
         """Replace arrays of one dtype by their sums over the processes, in place; small ones go together."""
         if not self.several:
             return
-        small = [torch.from_dlpack(array) for array in arrays if array.size <= FEW]
+        small = [from_dlpack(array) for array in arrays if array.size <= FEW]
         if small:
             joined = torch.cat([tensor.reshape(-1) for tensor in small])
             self._reduce(joined)
@@ -271,7 +272,7 @@ class Processes:
                 tensor.copy_(part.reshape(tensor.shape))
         for array in arrays:
             if array.size > FEW:
-                self._reduce(torch.from_dlpack(array))
+                self._reduce(from_dlpack(array))
 
     def _reduce(self, tensor: torch.Tensor) -> None:
         moved = tensor.to(self.device)
@@ -340,7 +341,7 @@ class Processes:
                 roots = {key: np.sqrt(squares[name, key]).astype(part.dtype) for key, part in own.items()}
                 norms[name] = RootSquares(**{key: root.reshape(own[key].shape) for key, root in roots.items()})
 
-    # --- around the user's function ------------------------------------------------------------------------------------
+    # --- around the user's function -----------------------------------------------------------------------------------
 
     @contextmanager
     def without_wrapper(self) -> Iterator[None]:

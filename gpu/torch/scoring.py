@@ -126,9 +126,7 @@ class Scorer:
         forward = ForwardResult(None, start, g, self._norms(context, plan, given, factor), float("nan"), factor)
         theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
         new = State(theta, m, v, following(given.state.t))
-        result = score_step(
-            step, plan, forward, given.chunks, new, self._sketch(names), total_of=self.processes.sum_of
-        )
+        result = score_step(step, plan, forward, given.chunks, new, self._sketch(names), total_of=self.processes.sum_of)
         return self._own(result, len(given.index)), new
 
     def _own(self, result: StepResult, n: int) -> StepResult:

@@ -18,11 +18,13 @@ from torch_processes import (  # noqa: E402
     Scenario,
     all_mistakes,
     all_runs,
+    alone,
     in_one_process,
     killed,
     page,
     resumed,
     start,
+    two_steps,
 )
 
 from adamshap.reference.contract import Estimator  # noqa: E402
@@ -32,7 +34,8 @@ from adamshap.verify.tolerance import assert_within, estimator_magnitude, score_
 CLOSE = 1e-9
 """Largest error of a score in float64, of Σ_j |P_j x_ij|, as in torch_loops.py."""
 
-SECONDS = 100
+SECONDS = 240
+"""Time after which processes hang; they take some seconds of an idle processor."""
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["torch_processes"])  # imports once
@@ -71,6 +74,7 @@ JOBS: dict[int, dict[str, tuple[Any, ...]]] = {
         "resumed": (resumed, Scenario(counted=True)),
         "mistakes": (all_mistakes,),
         "page": (page, script()),
+        "alone": (alone,),
         "killed": (killed, "backward"),
     },
     4: {"runs": (all_runs, SCENARIOS), "killed": (killed, "step")},
@@ -163,6 +167,14 @@ def test_a_resumed_loop_ends_with_the_same_scores(processes: Processes) -> None:
 
 
 @pytest.mark.parametrize("processes", [2], indirect=True)
+def test_a_group_of_one_process_is_one_process(processes: Processes) -> None:
+    expected = two_steps(Scenario().loop())
+    for run in processes.results("alone"):
+        assert sorted(run.params) == sorted(expected.params)
+        np.testing.assert_allclose(run.scores, expected.scores, rtol=1e-12)
+
+
+@pytest.mark.parametrize("processes", [2], indirect=True)
 def test_the_script_of_the_page_repeats_a_sample_in_each_epoch(processes: Processes) -> None:
     one, other = processes.results("page")
     assert (one.seen >= 2).all()
@@ -221,5 +233,5 @@ def test_a_killed_process_ends_the_others_with_one_sentence(processes: Processes
 def test_a_group_needs_processes() -> None:
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(ValueError, match="process_group: got 'all'; needs torch.distributed.init_process_group"):
+    with pytest.raises(ValueError, match=r"process_group: got 'all'; needs torch\.distributed\.init_process_group"):
         Attribution(model, optimizer, validation=lambda: None, n_samples=2, process_group="all")

@@ -251,6 +251,22 @@ def resumed(rank: int, world: int, scenario: Scenario) -> list[Any]:
     return [whole, second.loop.attribution.result().scores, state["totals"]["scores"].tolist()]
 
 
+def alone(rank: int, world: int) -> Any:
+    """Return the run of a loop in a group of its own, which has one process."""
+    groups = [distributed.new_group([one]) for one in range(world)]
+    loop = Scenario().loop(process_group=groups[rank])
+    loop.attribution.detach()
+    wrapped = DistributedDataParallel(loop.model, process_group=groups[rank])
+    loop.attribution = Attribution(wrapped, loop.adam, validation=loop.validation, n_samples=2 * COUNT)
+    return two_steps(loop)
+
+
+def two_steps(loop: Loop) -> Any:
+    for index in torch.arange(10).split(5):
+        loop.step(index)
+    return loop.attribution.result()
+
+
 def page(rank: int, world: int, text: str) -> Any:
     """Run the script of a page, whose group is there already, and return the run that it ends with."""
     init, destroy = distributed.init_process_group, distributed.destroy_process_group
@@ -342,18 +358,27 @@ def inner_module(shard: Shard) -> None:
 def others_group(shard: Shard) -> None:
     group = distributed.new_group([1 - shard.rank])
     distributed.new_group([shard.rank])
-    options = {"validation": shard.validation, "n_samples": COUNT, "process_group": group}
-    Attribution(shard.loop.model, shard.loop.adam, **options)
+    loop = shard.loop
+    Attribution(loop.model, loop.adam, validation=shard.validation, n_samples=COUNT, process_group=group)
+
+
+def of_model(shard: Shard, model: Any) -> None:
+    group = distributed.group.WORLD
+    Attribution(model, adamw(model), validation=shard.validation, n_samples=COUNT, process_group=group)
 
 
 def synchronised_norm(shard: Shard) -> None:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
-    Attribution(model, adamw(model), validation=shard.validation, n_samples=COUNT, process_group=shard.ddp.process_group)
+    Attribution(
+        model, adamw(model), validation=shard.validation, n_samples=COUNT, process_group=shard.ddp.process_group
+    )
 
 
 def fully_sharded(shard: Shard) -> None:
     model = fully_shard(nn.Linear(4, 4), mesh=init_device_mesh("cpu", (shard.world,)))
-    Attribution(model, adamw(model), validation=shard.validation, n_samples=COUNT, process_group=shard.ddp.process_group)
+    Attribution(
+        model, adamw(model), validation=shard.validation, n_samples=COUNT, process_group=shard.ddp.process_group
+    )
 
 
 MISTAKES: dict[str, Callable[[Shard], None]] = {
