@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.algorithms.join import Join
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -333,6 +334,11 @@ def old_state(shard: Shard) -> None:
     shard.step(2)
 
 
+def rounded_gradients(shard: Shard) -> None:
+    shard.ddp.register_comm_hook(None, fp16_compress_hook)
+    shard.step(1)
+
+
 def no_samples(shard: Shard) -> None:
     shard.passes([])
     shard.loop.adam.step()
@@ -391,6 +397,7 @@ MISTAKES: dict[str, Callable[[Shard], None]] = {
     "without a gradient": without_a_gradient,
     "other settings": other_settings,
     "old state": old_state,
+    "rounded gradients": rounded_gradients,
     "no samples": no_samples,
     "other uses": other_uses,
     "uneven inputs": uneven_inputs,
