@@ -26,7 +26,7 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.stack import Stack, Workspace
 from adamshap.gpu.threads import in_parts
 
-__all__ = ["LossDerivatives", "best_move"]
+__all__ = ["LossDerivatives", "best_move", "central_difference"]
 
 FARTHEST = 2.0**-4
 """Largest length of h P, in units of ‖θ‖."""
@@ -107,25 +107,31 @@ class LossDerivatives:
         length = _norm(direction)
         if length == 0:
             return context.backend.xp.zeros(count, context.backend.dtype)
-        slope = _central_difference(losses_at, (_norm(self.params) or 1.0) / length, best_move(context.backend.dtype))
+        unit = (_norm(self.params) or 1.0) / length
+        slope, _ = central_difference(losses_at, unit, best_move(context.backend.dtype))
         weight = self.weight if isinstance(self.weight, float) else self.weight[:, 0]
         return slope * (slope.dtype.type(weight) if isinstance(weight, float) else weight)
 
 
-def _central_difference(losses_at: Callable[[float], Any], unit: float, move: float) -> Any:
-    """Return the derivative by h at 0, with h such that a loss changes by about `move` of the largest loss.
+def central_difference(losses_at: Callable[[float], Any], unit: float, move: float) -> tuple[Any, float]:
+    """Return the derivative by h at 0, with h such that a loss changes by about `move` of the largest loss, and that h.
 
     h is at most `FARTHEST` `unit`.
     """
     size = float(abs(losses_at(0.0)).max()) or 1.0
     h, largest = move * unit, FARTHEST * unit
+    low, high = 0.0, math.inf  # steps in which the losses move too little, and too much
     for _ in range(TRIALS):
+        tried = h
         slope = (losses_at(h) - losses_at(-h)) / (2 * h)
         change = h * float(abs(slope).max()) / size
         if move / 4 <= change <= 2 * move or (h == largest and change <= move) or not math.isfinite(change):
             break
+        low, high = (max(low, h), high) if change < move else (low, min(high, h))
         h = min(largest, h * move / change) if change > 0 else largest
-    return slope
+        if 0 < low < high < math.inf and not low < h < high:
+            h = math.sqrt(low * high)
+    return slope, tried
 
 
 def _norm(arrays: Mapping[str, Any]) -> float:

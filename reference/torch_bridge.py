@@ -48,7 +48,8 @@ __all__ = ["TorchSnapshot", "from_torch"]
 
 MODEL_NEEDS = (
     "an nn.Sequential of nn.Linear layers with one kind of activation between them"
-    " (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid, or none) and none after the last"
+    " (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid, or none) and none after the last;"
+    " adamshap.torch.Attribution scores other models, in their own loop"
 )
 GROUP_SETTINGS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 
@@ -120,9 +121,9 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
     -----
     Changes of the gradient between ``backward`` and ``step`` are not detected: with gradient accumulation or a weighted
     loss, the scores belong to another step than the one taken; so they do with clipping, unless the step's ``adam`` is
-    replaced by ``Clipped(snapshot.adam, norm)``. Moments loaded with
-    ``optimizer.load_state_dict`` are matched to parameters by position, as in PyTorch; construct the optimiser with
-    ``model.named_parameters()``, and the names are saved with them and compared here.
+    replaced by ``Clipped(snapshot.adam, norm)``. `adamshap.torch.Attribution` follows all of these, and other models.
+    Moments loaded with ``optimizer.load_state_dict`` are matched to parameters by position, as in PyTorch; construct the
+    optimiser with ``model.named_parameters()``, and the names are saved with them and compared here.
 
     Examples
     --------

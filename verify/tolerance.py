@@ -155,7 +155,7 @@ def widening_conditioning(
     for done in itertools.count() if draws is None else range(draws):
         further = done >= DRAWS
         errors: Normal = Uneven(generator) if further else generator
-        with usual_rounding(size, errors, by_tanh=further):
+        with usual_rounding(size, errors, by_hand=further):
             moved = np.maximum(moved, np.abs(np.asarray(answer(perturbed(step, size, errors))) - base))
         yield SAFETY / DRAWN * moved
 

@@ -29,13 +29,15 @@ error beyond one like that of θ, which perturbed inputs have: where λ₂ θ + 
 
 If a difference of numbers near 1 is far below u, no library has an error of u: tanh and softmax round to exactly 1, and
 the difference to exactly 0. Some approximations of tanh reach 1 only at |z| = 20 in float32, where 1 − tanh² is 2e-17,
-far below u² = 4e-15. So no error is added where the derivative is below the cube of the errors' size. For a unit with
-an input of 1e22, an error of u in the derivative would be one of 1e15 in the gradient, and the bound would accept
-everything.
+far below u² = 4e-15. So where the derivative is below the cube of the errors' size, the error is about as large as the
+derivative itself: a library's is 0, and other code's is right, as e^−471 of a confident sample, or the GELU by erfc.
+For a unit with an input of 1e22, an error of u in the derivative would be one of 1e15 in the gradient, and the bound
+would accept everything.
 
 The sigmoid as (1 + tanh(z/2))/2 has an absolute error of u/2 in its value, and the SiLU one of u |z|/2: relative to a
-small value, it may be large. Libraries avoid that, other code does not, so that it is drawn only where an error is
-beyond its bound already (`tolerance.CLOSE`).
+small value, it may be large. The softmax as exp(z − log Σ exp z) has a relative error of u times the largest logit,
+common to all classes. Libraries avoid both, other code does not, so that they are drawn only where an error is beyond
+its bound already (`tolerance.CLOSE`).
 
 Errors have random sizes, not only random signs: if an error has the same effect for either sign, or two errors oppose
 each other, equal sizes would hide the effect. If terms saturate, errors that are all large hide it too
@@ -47,6 +49,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import autograd.numpy as anp
 import numpy as np
 from autograd import elementwise_grad
 from autograd.extend import defvjp, primitive
@@ -64,7 +67,7 @@ Errors = Callable[[tuple[int, ...]], Array]
 
 
 @contextmanager
-def usual_rounding(size: float, generator: Normal, by_tanh: bool = False) -> Iterator[None]:
+def usual_rounding(size: float, generator: Normal, by_hand: bool = False) -> Iterator[None]:
     """Add independent rounding errors of about `size` to the oracle's operations within the context.
 
     The errors are absolute in derivatives of losses and activations, bias corrections, and positions of arrival by a
@@ -77,10 +80,11 @@ def usual_rounding(size: float, generator: Normal, by_tanh: bool = False) -> Ite
         Standard deviation of the errors: some u of the candidate's dtype.
     generator : numpy.random.Generator or Uneven
         Source of the errors.
-    by_tanh : bool
-        Whether the sigmoid is computed as (1 + tanh(z/2))/2, with an absolute error of u/2 in its value too.
+    by_hand : bool
+        Whether forms that libraries avoid are drawn, too: (1 + tanh(z/2))/2 for the sigmoid, with an absolute error of
+        u/2 in its value; exp(z − log Σ exp z) for the softmax, with a relative error of u times the largest logit.
     """
-    with computed_by(_Rounded(size, generator, by_tanh).operations()):
+    with computed_by(_Rounded(size, generator, by_hand).operations()):
         yield
 
 
@@ -90,7 +94,7 @@ class _Rounded:
 
     size: float
     generator: Normal
-    by_tanh: bool = False
+    by_hand: bool = False
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         """Return the operations, keyed by the names of the exact ones."""
@@ -117,9 +121,14 @@ class _Rounded:
         return drawn
 
     def noise(self, z: Any, derivative: Array) -> Any:
-        """Return a term with value 0 and an error as derivative, or 0 where `derivative` vanishes."""
+        """Return a term with value 0 and an error as derivative."""
         fixed = constant(z)
-        return self.errors(fixed.shape) * (np.abs(derivative) >= self.size**3) * (z - fixed)
+        return self.absolute(derivative, np.ones_like(fixed)) * (z - fixed)
+
+    def absolute(self, value: Array, unit: Array) -> Array:
+        """Return errors of a difference of numbers near `unit` whose exact result is `value`."""
+        visible = np.abs(value) >= self.size**3 * np.abs(unit)
+        return self.errors(unit.shape) * np.where(visible, unit, value / self.size)
 
     def product(self, weight: Any, a: Any) -> Any:
         return _rounded_product(weight, a, self.errors)
@@ -129,30 +138,35 @@ class _Rounded:
         return lambda z: exact(z) + self.noise(z, elementwise_grad(exact)(constant(z)))
 
     def logistic(self, name: str, factor: Callable[[Array], Array]) -> Callable[[Any], Any]:
-        """Return the operation ``factor(z)`` σ(z), with the error of σ by tanh in its value if `by_tanh`."""
+        """Return the operation ``factor(z)`` σ(z), with the error of σ by tanh in its value if `by_hand`."""
         exact, saturating = OPERATIONS[name], self.saturating(name)
 
         def rounded(z: Any) -> Any:
             result = saturating(z)
-            if not self.by_tanh:
+            if not self.by_hand:
                 return result
             fixed = constant(z)
-            visible = np.abs(exact(fixed)) >= self.size**3 * np.abs(factor(fixed))
-            return result + 0.5 * self.errors(fixed.shape) * visible * factor(fixed)
+            return result + 0.5 * self.absolute(exact(fixed), factor(fixed))
 
         return rounded
 
     def gelu(self, z: Any) -> Any:
         result = self.saturating("gelu")(z)
         fixed = constant(z)
-        visible = np.abs(OPERATIONS["gelu"](fixed)) >= self.size**3 * np.abs(fixed)
-        return result + self.errors(fixed.shape) * visible * fixed
+        return result + self.absolute(OPERATIONS["gelu"](fixed), fixed)
 
     def cross_entropy(self, logits: Any, labels: Array) -> Any:
         # In softmax − onehot, only the label's own component is a difference.
         own = np.arange(logits.shape[1]) == labels[:, None]
         losses = OPERATIONS["cross_entropy"](logits, labels)
-        return losses + self.noise(logits[own], np.expm1(-constant(losses)))
+        result = losses + self.noise(logits[own], np.expm1(-constant(losses)))
+        if not self.by_hand:
+            return result
+        fixed = constant(logits)
+        top = fixed.max(axis=1, keepdims=True)
+        exponentials = np.exp(fixed - top)
+        softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return result + anp.sum(self.errors(top.shape) * np.abs(top) * softmax * (logits - fixed), axis=1)
 
     def bias_correction(self, beta: float, t: int) -> float:
         # For β = 0 no rounding occurs; otherwise the error never removes more than half.

@@ -1,7 +1,8 @@
 """Score your own PyTorch training loop: which of 400 handwritten digits helped, and which hurt.
 
 The loop itself is unchanged. Before each ``optimizer.step()``, `from_torch` copies the weights and Adam's moments, and
-`scores` computes the effect of each example of the batch on the loss over the validation examples.
+the engine's `scores` computes the effect of each example of the batch on the loss over the validation examples. This is
+for multilayer perceptrons; `adamshap.torch` attributes other models, and loops with clipping or accumulation.
 
     python docs/examples/torch_loop.py
 """
@@ -12,7 +13,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from adamshap.reference import Batch, from_torch, scores
+from adamshap.gpu import scores
+from adamshap.reference import Batch, from_torch
 
 x, y = load_digits(return_X_y=True)
 x = x.astype(np.float32) / 16

@@ -51,7 +51,7 @@ class WindowProducts:
     windows : Windows
     groups : int
         The output channels of a group see only its input channels.
-    a : array (n, c_in, h, w)
+    a : array (n, c_in, h, w), or with another number of axes
     b : array (n, c_out, T)
     a_is_input : bool
         Whether `a` is the model's input itself.
@@ -61,7 +61,7 @@ class WindowProducts:
     bias: str | None
     windows: Windows
     groups: int
-    a: Float[Array, "n c_in h w"]
+    a: Float[Array, "n c_in *sizes"]
     b: Float[Array, "n c_out places"]
     a_is_input: bool = False
 
@@ -76,7 +76,7 @@ class WindowProducts:
         return len(self.b)
 
     @property
-    def kernel(self) -> tuple[int, int, int]:
+    def kernel(self) -> tuple[int, ...]:
         """Shape of an output channel's weight."""
         return (self.a.shape[1] // self.groups, *self.windows.kernel)
 
@@ -245,7 +245,7 @@ class WindowProducts:
         """Return a, unless it is the model's input, and b."""
         return {"b": self.b} if self.a_is_input else {"a": self.a, "b": self.b}
 
-    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n c_in h w"]) -> WindowProducts:
+    def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n c_in *sizes"]) -> WindowProducts:
         """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
         return replace(self, a=inputs if self.a_is_input else arrays["a"], b=arrays["b"])
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from adamshap.gpu.backend import Backend
 from adamshap.reference.contract import (
     AdamState,
     Array,
@@ -26,11 +25,14 @@ from adamshap.reference.contract import (
     of_kind,
     positive_integer,
     refuse,
-    shown,
     true_or_false,
 )
-from adamshap.torch.check import cheapest, check_finite, check_parameters, factor_of
+from adamshap.torch.check import Passes, cheapest, check_finite, check_parameters, factor_of
+from adamshap.torch.closures import check_losses
+from adamshap.torch.derivatives import Derivatives
+from adamshap.torch.forward import ForwardStep, GradientHooks, refuse_slope, step_of
 from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.memory import array_of, at_work, backend_of, memory_of, refuse_graph_capture
 from adamshap.torch.mistakes import (
     checked_index,
     gradients_of,
@@ -43,15 +45,20 @@ from adamshap.torch.optimizer import (
     adam_of,
     check_optimizer,
     hyperparameters_of,
+    is_skipped,
     precision_of,
+    scale_of,
     state_of,
     trainable,
     unknown_gradients,
 )
 from adamshap.torch.processes import OtherProcessError, Processes, WholeBatch, unwrapped
+from adamshap.torch.random_state import random_state
+from adamshap.torch.roundoff import joined
 from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
+from adamshap.torch.verification import refuse_unverifiable
 
 __all__ = ["Attribution"]
 
@@ -70,14 +77,15 @@ class Attribution:
     Parameters
     ----------
     model : torch.nn.Module
-        Or a DistributedDataParallel of one: each of several processes has an attribution. On the CPU, its trainable
-        parameters in float32 or float64, of modules that are registered (docs/torch.md).
+        Its trainable parameters in float32 or float64, on the CPU or on one CUDA device, of modules that are
+        registered (docs/torch.md). Or a DistributedDataParallel of one: each of several processes has an attribution.
     optimizer : torch.optim.Adam or torch.optim.AdamW
         Optimiser of all trainable parameters of the model, in any number of groups.
     validation : callable
-        Function without arguments that returns the mean validation loss as a tensor, or that and the number of its
-        samples, by which the losses of several processes are weighted (else evenly). It is called at θ, and with moved
-        parameters at the points that `gradient` needs; random state and modes are put back afterwards.
+        Function without arguments that returns the mean validation loss as a tensor, or with `per_validation` the
+        losses (n_val,). It may return (mean, number of samples), by which the losses of several processes are weighted
+        (else evenly). It is called at θ, and with moved parameters at the points that `gradient` needs; random state
+        and modes are put back afterwards.
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
@@ -87,7 +95,8 @@ class Attribution:
     efficient : bool
         As for `adamshap.gpu.scores`: distribute what the scores leave of the step's decrease of the loss.
     per_validation : bool
-        Not supported: `validation` returns one loss.
+        One score for each validation sample's own loss, (N, n_val): `validation` returns the losses (n_val,). Takes
+        memory for n_val gradients.
     nodes : tuple of two ints, optional
         (path, normal), as for `adamshap.gpu.scores`.
     denominator : {"exact", "previous"}
@@ -98,13 +107,21 @@ class Attribution:
         Rank of the sketch of P, its basis kept from step to step; None is exact.
     variance : {"exact", "rank_one"}
         σ² of "random_order" and "two_term".
-    contraction : {"ghost"}
-        "forward" is not supported.
+    contraction : {"ghost", "forward"}
+        "forward" for a model of any modules, without captures: each score is the derivative of the sample's loss, from
+        the function `losses` of `samples`. Not with "random_order", "two_term" and `rank`.
     with_sgd : bool
         Whether SGD's scores are computed too, which costs a validation pass at θ and a contraction; else they are NaN.
     check_every : int
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
         compares the gradients of the vectors (biases, gains).
+    samples_axis : mapping of str to int, optional
+        Axis of the samples, 0 or 1, in inputs and outputs of some modules and of the modules inside them, by their
+        names in the model ("" is the model). By default it is 0, and 1 in PyTorch's attention and recurrent layers
+        and transformers with ``batch_first=False``.
+    verify_ghost : bool
+        Whether the full self-check also compares each sample's score by captures with that of "forward", which needs
+        `losses` and takes about a validation pass and three passes of the batch more.
     process_group : torch.distributed.ProcessGroup, optional
         Processes whose gradients are averaged or added, where `model` is not the DistributedDataParallel that does it.
 
@@ -139,6 +156,8 @@ class Attribution:
         contraction: Contraction = "ghost",
         with_sgd: bool = True,
         check_every: int = 50,
+        samples_axis: Mapping[str, int] | None = None,
+        verify_ghost: bool = False,
         process_group: Any = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
@@ -150,21 +169,26 @@ class Attribution:
         estimator = Estimator(
             slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, None, contraction
         )
-        if estimator.per_validation:
-            refuse("per_validation", True, "False: `validation` returns one loss")
-        if estimator.contraction != "ghost":
-            refuse("contraction", shown(estimator.contraction), "'ghost', the only one for a PyTorch model")
+        refuse_slope(estimator)
+        self._captured, self._verified = estimator.contraction == "ghost", true_or_false("verify_ghost", verify_ghost)
+        if self._verified:
+            refuse_unverifiable(estimator)
+        self._processes.refuse_parts(estimator, self._verified)
         self._totals = Totals.of(positive_integer("n_samples", n_samples), true_or_false("with_sgd", with_sgd))
         self._check_every = positive_integer("check_every", check_every)
         self._named = trainable(model, optimizer)
         adam_of(optimizer, self._named)  # refuses settings that are not Adam's
         self._model, self._optimizer = model, optimizer
-        backend = Backend(np, np.dtype(str(next(iter(self._named.values())).dtype).removeprefix("torch.")))
-        self._stack = ValidationStack(model, validation, self._named, processes=self._processes)
+        backend = backend_of(self._named)
+        self._device = next(iter(self._named.values())).device
+        n_val = 0 if estimator.per_validation else None
+        self._stack = ValidationStack(model, validation, self._named, n_val=n_val, processes=self._processes)
         context = context_of(backend, self._stack)
         self._scorer = Scorer(context, estimator, bool(with_sgd), self._processes)
         self._cheapest = cheapest(context.shapes)
-        self._hooks = Hooks(model, {id(p): name for name, p in self._named.items()})
+        self._derivatives = Derivatives(model)
+        names = {id(p): name for name, p in self._named.items()}
+        self._hooks = Hooks(model, names, samples_axis) if self._captured else GradientHooks(model, names)
         self._steps_of_optimizer = (
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
@@ -173,12 +197,13 @@ class Attribution:
         self._begun: dict[str, torch.Tensor] = {}
         self._awaited: tuple[Given, Any] | None = None
         self._left: tuple[torch.Tensor, int] | None = None
+        self._skipped = False
         self._broken: str | None = None
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def samples(self, index: Any) -> Iterator[None]:
+    def samples(self, index: Any, losses: Callable[[], torch.Tensor] | None = None) -> Iterator[None]:
         """Capture the forward and backward passes inside: those of some samples, one row each, in this order.
 
         Several before one ``optimizer.step()`` are accumulation: the step's batch is all of them.
@@ -188,6 +213,11 @@ class Attribution:
         index : integers (n,)
             Numbers of the samples, from 0 to N − 1: a tensor, an array or a list. Empty, in one of several processes,
             around the passes of no samples (or of one whose loss is multiplied by 0).
+        losses : callable, optional
+            Function without arguments that returns the losses (n,) of these samples, of whose sum the block's backward
+            pass takes the gradient up to a factor of the whole step. It is called at ``optimizer.step()``, several
+            times, with the random numbers from the block's beginning on. With contraction "forward" and `verify_ghost`
+            it has to be given.
 
         Yields
         ------
@@ -200,23 +230,26 @@ class Attribution:
             A bad index, or a mistake of the loop.
         """
         self._refuse_broken()
+        refuse_graph_capture(self._device)
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
         checked = checked_index(index, len(self._totals.seen), may_be_empty=self._processes.several)
         self._processes.refuse_uneven_inputs()
+        check_losses(losses, needed=self._verified or not self._captured)
         self._refuse_late_edits()
         no_gradients = (
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
         )
         if no_gradients:  # their gradients are gone: those samples have no step
-            self._blocks.clear()
-            self._hooks.stray = None
+            self._forget()
         if not self._blocks and self._is_checked:
             self._begun = {name: p.detach().clone() for name, p in self._named.items()}
         for earlier in self._blocks:
             if len(twice := np.intersect1d(checked, earlier.index)):
                 refuse("index", f"sample {twice[0]} again before the step", "each sample once in a step")
-        block = Block(checked, versions_of(self._named), probed=self._is_checked)
+        random = None if losses is None else random_state()
+        versions = versions_of(self._named)
+        block = Block(checked, versions, probed=self._is_checked, losses=losses, random=random)
         self._blocks.append(block)
         try:
             with self._processes.connected(), self._capturing(block):
@@ -251,8 +284,10 @@ class Attribution:
         -------
         Run
             Scores, SGD's scores (NaN without `with_sgd`) and ``seen`` of all N samples; ``history`` has ``factor``, f
-            of each step, and with `with_sgd` or gradient "start" ``valid_loss``; parameters and state of the optimiser
-            by the model's names.
+            of each step, and with `with_sgd` or gradient "start" ``valid_loss``; with contraction "forward"
+            ``forward_passes`` of the batch in each step, and ``forward_error``, the estimated error of the scores by
+            differences over the largest, 0 where there are none; parameters and state of the optimiser by the model's
+            names.
 
         Raises
         ------
@@ -261,9 +296,15 @@ class Attribution:
         """
         self._refuse_broken()
         backend = self._scorer.context.backend
-        _, t = hyperparameters_of(backend, self._optimizer, self._named)
-        state = state_of(backend, self._optimizer, self._named, t)
-        theta, m, v = ({name: np.array(a) for name, a in one.items()} for one in (state.theta, state.m, state.v))
+        memory_of(self._device).wait(self._device)  # for steps on other streams than the present one
+        with at_work(self._device):
+            self._settle()
+            _, t = hyperparameters_of(backend, self._optimizer, self._named)
+            state = state_of(backend, self._optimizer, self._named, t)
+            theta, m, v = (
+                {name: np.array(backend.host(array)) for name, array in one.items()}
+                for one in (state.theta, state.m, state.v)
+            )
         totals = self._gathered() if gather else self._totals
         return Run(
             initial_params=dict(totals.initial) or {name: array.copy() for name, array in theta.items()},
@@ -294,11 +335,14 @@ class Attribution:
         self._refuse_broken()
         if self._blocks:
             refuse("attribution.state_dict", "a step that has begun", "a call after optimizer.step()")
-        bases = [(names, dict(sketch.bases)) for names, sketch in self._scorer.sketches.items()]
-        sketches = [
-            (list(names), [(*key, torch.from_numpy(basis.copy())) for key, basis in some.items()])
-            for names, some in bases
-        ]
+        memory_of(self._device).wait(self._device)
+        with at_work(self._device):
+            self._settle()
+            host = self._scorer.context.backend.host
+            sketches = [
+                (list(names), [(*key, torch.from_numpy(np.array(host(basis)))) for key, basis in sketch.bases.items()])
+                for names, sketch in self._scorer.sketches.items()
+            ]
         return {"settings": self._settings, "totals": self._gathered().state(), "sketches": sketches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -320,20 +364,26 @@ class Attribution:
         self._totals.load(state["totals"])
         if self._processes.rank > 0:  # the first one continues the sums
             self._totals.clear()
-        self._scorer.load_sketches(state["sketches"])
+        with at_work(self._device):
+            self._scorer.load_sketches(state["sketches"])
 
     def _gathered(self) -> Totals:
         """Return the totals of all processes."""
-        with self._processes.together():
+        with self._processes.together(), at_work(self._device):
+            self._settle()
             self._processes.agree()
-        sums = {name: getattr(self._totals, name).copy() for name in ("scores", "sgd_scores", "seen")}
-        for one in sums.values():
-            self._processes.add_up([one])
+        names = ("scores", "sgd_scores", "seen")
+        sums = {name: self._processes.sum_on_host(getattr(self._totals, name)) for name in names}
         return replace(self._totals, **sums)
 
     @property
     def _settings(self) -> str:
         return f"{self._scorer.estimator}, with_sgd={self._scorer.with_sgd}"
+
+    @property
+    def differences(self) -> str | None:
+        """PyTorch's reason why forward mode takes differences of losses; None while it has forward derivatives."""
+        return self._derivatives.differences
 
     def detach(self) -> None:
         """Remove all hooks from the model and the optimiser; the scores stay."""
@@ -349,8 +399,13 @@ class Attribution:
         try:
             block, self._hooks.block = self._hooks.block, None  # the validation passes are not captured
             try:
-                with self._processes.together():
-                    self._score(optimizer, args, kwargs)
+                with self._processes.together(), at_work(self._device):
+                    self._settle()
+                    self._skipped = is_skipped(optimizer)
+                    if self._skipped:
+                        self._forget()
+                    else:
+                        self._score(optimizer, args, kwargs)
             finally:
                 self._hooks.block = block
         except BaseException as error:
@@ -361,19 +416,25 @@ class Attribution:
         if any(one is not None for one in (*args[1:], *kwargs.values())):  # args[0] is the optimiser
             refuse("optimizer.step", "a closure", "no argument: forward and backward pass before the step")
         step = self._totals.steps + 1
-        refuse_passes(self._blocks, self._hooks.stray, step)
+        refuse_passes(self._blocks, self._hooks.stray, step, captured=self._captured)
         if count := unknown_gradients(optimizer, self._named.values()):
             got = f"{count} parameters with a gradient that were frozen when the attribution began"
             refuse("optimizer", got, "a new Attribution after a change of requires_grad")
         refuse_changes(self._blocks, self._model, self._named, self._begun)
-        whole = self._whole_batch(step)
-        given = self._given(gradients_of(self._named, whole.products, self._hooks.modules, step), whole)
+        whole, scale = self._whole_batch(step), scale_of(optimizer)
+        given = self._given(gradients_of(self._named, whole.products, self._hooks.modules, step, scale), whole)
         if not self._totals.initial:
-            self._totals.initial = {name: p.detach().numpy().copy() for name, p in self._named.items()}
+            self._totals.initial = {name: p.detach().cpu().numpy().copy() for name, p in self._named.items()}
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
+            if self._verified and self._is_checked:
+                self._scorer.verify(given, self._forward_step(given.gradients))
+        memory, backend = memory_of(self._device), self._scorer.context.backend
+        if any(block.streams - {memory.stream(self._device)} for block in self._blocks):
+            memory.wait(self._device)  # PyTorch may use the captures' memory again, on the streams that it is of
         self._blocks.clear()
-        self._totals.add(given.index, result, given.factor)
+        history = {"factor": given.factor} if given.forward is None else given.forward.history
+        self._totals.add(given.index, result, history, backend.host if backend.on_cuda else None)
         if self._is_checked:
             before = {name: given.state.theta[name].copy() for name in given.gradients}
             self._awaited = (given, (before, new.theta))
@@ -382,8 +443,9 @@ class Attribution:
     def _whole_batch(self, step: int) -> WholeBatch:
         """Return the uses of the parameters by the samples of the step, in all processes."""
         products: dict[str, int] = {}
-        for captures in (block.captures for block in self._blocks):
-            for name in captures.by_name:
+        for block in self._blocks:
+            captures = block.captures
+            for name in captures.by_name if block.uses else block.reached:
                 products[name] = max(products.get(name, 0), captures.products.get(name, 0))
         gradients = [name for name, p in self._named.items() if p.grad is not None]
         shapes = {name: tuple(p.shape) for name, p in self._named.items()}
@@ -392,6 +454,8 @@ class Attribution:
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Compare θ⁺ with the engine's."""
+        if self._skipped:
+            return
         self._totals.steps += 1
         self._begun = {}
         smallest = min(self._named.values(), key=lambda p: p.numel() if p.grad is not None else float("inf"))
@@ -399,10 +463,11 @@ class Attribution:
         if self._awaited is None:
             return
         (given, (before, expected)), self._awaited = self._awaited, None
+        backend = self._scorer.context.backend
         try:
-            got = {name: self._named[name].detach().numpy() for name in given.gradients}
-            with self._processes.together():
-                check_parameters(before, expected, got, precision_of(self._optimizer), self._totals.steps)
+            with self._processes.together(), at_work(self._device):
+                got = {name: array_of(self._named[name]) for name in given.gradients}
+                check_parameters(backend, before, expected, got, precision_of(self._optimizer), self._totals.steps)
                 self._processes.agree()
         except (ValueError, OtherProcessError) as error:
             self._broken = str(error)
@@ -410,21 +475,50 @@ class Attribution:
 
     def _given(self, gradients: dict[str, Array], whole: WholeBatch) -> Given:
         """Return what the loop did, after the check of the gradients."""
-        chunks = chunks_of(self._blocks, gradients)
-        names = [name for name in self._cheapest if name in gradients]
-        captures = [one for _, one in chunks]
-        step = self._totals.steps + 1
-        check_finite({name: gradients[name] for name in names} or gradients, step)
-        every = list(gradients) if self._is_checked or not names else names
-        factor = factor_of(gradients, captures, every, self._hooks.modules, step, self._processes)
-        named = {name: self._named[name] for name in gradients}
+        forward, step = None, self._totals.steps + 1
         backend = self._scorer.context.backend
+        if self._captured:
+            chunks = chunks_of(backend, self._blocks, gradients)
+            names = [name for name in self._cheapest if name in gradients]
+            captures = [one for _, one in chunks]
+            check_finite(backend, {name: gradients[name] for name in names} or gradients, step)
+            every = list(gradients) if self._is_checked or not names else names
+            roundoffs = self._processes.largest_roundoffs(joined(block.roundoffs for block in self._blocks))
+            modules, processes = self._hooks.modules, self._processes
+            factor = factor_of(Passes(backend, gradients, captures, roundoffs, modules, step, processes), every)
+        else:
+            check_finite(backend, gradients, step)
+            forward, factor = self._forward_step(gradients), 1.0  # its scores have f already
+            chunks = [forward.chunk]
+        named = {name: self._named[name] for name in gradients}
         hyperparameters, t = hyperparameters_of(backend, self._optimizer, named)
         state = state_of(backend, self._optimizer, named, t)
+        if self._stack.n_val == 0:
+            self._stack = replace(self._stack, n_val=self._totals.counted(self._stack.count()))
         products = {name: whole.products.get(name, 0) for name in gradients}
-        stack = ValidationStack(self._model, self._stack.loss, named, products, self._processes)
+        stack = replace(self._stack, named=named, products=products)
         index = np.concatenate([block.index for block in self._blocks])
-        return Given(index, whole.n, chunks, gradients, factor, state, hyperparameters, stack)
+        return Given(index, whole.n, chunks, gradients, factor, state, hyperparameters, stack, forward)
+
+    def _forward_step(self, gradients: dict[str, Array]) -> ForwardStep:
+        """Return the step's samples for forward mode, after the check of the gradients if it is due."""
+        named, step = {name: self._named[name] for name in gradients}, self._totals.steps + 1
+        modules, checked = self._hooks.modules, self._is_checked
+        backend = self._scorer.context.backend
+        return step_of(backend, self._derivatives, self._blocks, named, gradients, modules, step, checked=checked)
+
+    def _settle(self) -> None:
+        """Add the results of earlier steps that are still on a device."""
+        try:
+            self._totals.settle()
+        except FloatingPointError as error:
+            self._broken = str(error)
+            raise
+
+    def _forget(self) -> None:
+        """Forget the samples so far: they have no step."""
+        self._blocks.clear()
+        self._hooks.stray = None
 
     # --- mistakes of the loop ----------------------------------------------------------------------------------------
 

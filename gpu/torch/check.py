@@ -2,30 +2,46 @@
 
 The gradient in the optimiser's hands must be f Σ_i x_i, with one number f for all parameters: f is the factor of
 clipping, of a loss scale that was taken out, of accumulated losses divided afterwards. Of several processes, it must be
-f times the mean of their sums. Differences are compared with what rounding explains: an element of Σ_t b_t a_tᵀ errs by
-u times Σ_t |b_t| |a_t|, so that the whole is off by no more than a few u ‖a‖ ‖b‖ (Frobenius norms, by Cauchy and
-Schwarz).
+f times the mean of their sums. Differences are compared with what rounding explains (docs/method.md): an element of
+Σ_t b_t a_tᵀ errs by u times Σ_t |b_t| |a_t|, so that the whole is off by no more than a few u ‖a‖ ‖b‖ (Frobenius norms,
+by Cauchy and Schwarz); a result that is rounded to a low dtype (`roundoff`) by that dtype's u times the result.
 
-======  ===========  ==================================================
-paper   name         meaning
-======  ===========  ==================================================
-f       ``factor``   p.grad over Σ_i x_i, one number for all parameters
-======  ===========  ==================================================
+On a card each list of numbers below is fetched at once: a step waits for the device that often, not for each parameter.
+
+======  ==============  ==================================================
+paper   name            meaning
+======  ==============  ==================================================
+f       ``factor``      p.grad over Σ_i x_i, one number for all parameters
+q²      ``grain``       squares of the results that were rounded, by element
+======  ==============  ==================================================
 """
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from adamshap.gpu.backend import Backend
 from adamshap.gpu.captures import Capture, Captures
+from adamshap.gpu.squares import row_norms
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.processes import Processes
+from adamshap.torch.roundoff import Roundoff
 
-__all__ = ["cheapest", "check_parameters", "factor_of"]
+__all__ = [
+    "LOOSE",
+    "UNITS",
+    "Comparison",
+    "cheapest",
+    "check_finite",
+    "check_parameters",
+    "common_factor",
+    "factor_of",
+]
 
 UNITS = 64.0
 """Roundings that a difference may have, in units of u: about as many as a sum of a few thousand terms has."""
@@ -33,34 +49,74 @@ UNITS = 64.0
 LOOSE = 1e-3
 """Relative uncertainty of f from which on more parameters are summed."""
 
+COARSE = 0.25
+"""Relative uncertainty of Σ x from which on a parameter says nothing about f."""
+
+DEVIATIONS = 6.0
+"""Standard deviations of f, by roundings that are independent, within which it is taken for 1."""
+
+
+FEW = (
+    "a use of the parameter that no hook sees (F.linear or another function called with it, a compiled or fused"
+    " path), an input whose first axis is not the samples', or an edit of its .grad"
+)
+MANY = (
+    "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
+    " passes were not in `samples`, clipping by value, or a clipping that is not the same for all"
+)
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """p.grad and Σ x of one parameter, in double: their products, and the largest error of Σ x by rounding."""
+    """p.grad and Σ x of one parameter, in double, and what rounding may have done to Σ x.
+
+    Parameters
+    ----------
+    name : str
+    given, total : arrays
+        p.grad and Σ x.
+    square, product : float
+        ‖Σ x‖² and ⟨p.grad, Σ x⟩.
+    sharp : float
+        Largest error of Σ x by sums in the parameter's dtype.
+    error : float
+        Largest error of Σ x.
+    noise : float
+        Probable error of the product by results in a low dtype.
+    usual : float
+        Relative error of Σ x that its dtype explains.
+    """
 
     name: str
     given: Array
     total: Array
+    square: float
+    product: float
+    sharp: float
     error: float
+    noise: float
+    usual: float
+
+    @classmethod
+    def of(cls, backend: Backend, name: str, given: Array, total: Array, error: float) -> "Comparison":
+        """Return the comparison of arrays in double, of which `error` is the largest error of `total`."""
+        square, product = _fetched(backend, [backend.xp.vdot(total, total), backend.xp.vdot(given, total)])
+        return cls(name, given, total, square, product, error, error, 0.0, LOOSE)
 
     @property
-    def square(self) -> float:
-        """‖Σ x‖²."""
-        return float(np.vdot(self.total, self.total))
-
-    @property
-    def product(self) -> float:
-        """⟨p.grad, Σ x⟩."""
-        return float(np.vdot(self.given, self.total))
+    def relative(self) -> float:
+        """Largest relative error of Σ x by rounding."""
+        return self.error / math.sqrt(self.square) if self.square else math.inf
 
     @property
     def resolved(self) -> bool:
         """Whether Σ x is more than rounding."""
-        return self.square > (self.error / LOOSE) ** 2
+        return self.relative < self.usual
 
-    def distance(self, factor: float) -> float:
-        """Return ‖p.grad − f Σ x‖."""
-        return float(np.linalg.norm(self.given - factor * self.total))
+    @property
+    def length(self) -> float:
+        """‖Σ x‖."""
+        return math.sqrt(self.square)
 
 
 def cheapest(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -70,136 +126,295 @@ def cheapest(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     ]
 
 
-def factor_of(
-    gradients: Mapping[str, Array],
-    chunks: Iterable[Captures],
-    names: Collection[str],
-    modules: Mapping[str, list[str]],
-    step: int,
-    processes: Processes,
-) -> float:
-    """Return f, after a comparison of the parameters in `names`, or of all where those do not determine it.
+@dataclass(frozen=True)
+class Passes:
+    """The backward passes of a step, as the optimiser's gradients are compared with them.
 
     Parameters
     ----------
+    backend : Backend
     gradients : dict of arrays
         p.grad of every parameter that takes part in the step.
-    chunks : iterable of Captures
-    names : collection of str
+    chunks : list of Captures
+        Of each pass.
+    roundoffs : dict of Roundoff
+        Of the parameters whose gradient was computed in lower precision than their dtype.
     modules : dict
         Modules that have a parameter, by its name, for messages.
     step : int
         For messages.
     processes : Processes
         Those whose mean the gradients are.
+    """
+
+    backend: Backend
+    gradients: Mapping[str, Array]
+    chunks: Collection[Captures]
+    roundoffs: Mapping[str, Roundoff]
+    modules: Mapping[str, list[str]]
+    step: int
+    processes: Processes = field(default_factory=Processes)
+
+
+def factor_of(passes: Passes, names: Collection[str]) -> float:
+    """Return f, after a comparison of the parameters in `names`, or of all where those do not determine it.
+
+    Parameters
+    ----------
+    passes : Passes
+    names : collection of str
 
     Raises
     ------
     ValueError
         No f fits: what is off, and why it may be.
     """
-    chunks = list(chunks)
-    compared = _mean([_comparison(name, gradients[name], chunks) for name in names], processes)
+    backend, gradients = passes.backend, passes.gradients
+    compared = _comparisons(passes, names)
     if len(names) < len(gradients) and not any(one.resolved for one in compared):
-        compared = _mean([_comparison(name, gradient, chunks) for name, gradient in gradients.items()], processes)
-    resolved = [one for one in compared if one.resolved]
+        compared = _comparisons(passes, gradients)
+    factor = common_factor(compared, backend, passes.modules, passes.step, (FEW, MANY))
+    return passes.processes.common_factor(factor, UNITS * float(np.finfo(backend.dtype).eps))
+
+
+def common_factor(
+    compared: Collection[Comparison],
+    backend: Backend,
+    modules: Mapping[str, list[str]],
+    step: int,
+    reasons: tuple[str, str],
+) -> float:
+    """Return the one factor of all comparisons; refuse if none fits.
+
+    Parameters
+    ----------
+    compared : list of Comparison
+    backend : Backend
+        Of their arrays, and of the parameters' dtype.
+    modules : dict
+        Modules that have a parameter, by its name, for messages.
+    step : int
+        For messages.
+    reasons : tuple of two str
+        Likely reasons, where a few parameters are off and where many are.
+    """
+    resolved = _finest(compared)
     if not resolved:
-        middle, spread = 1.0, 0.0
+        middle, sharp, noise, spread = 1.0, 0.0, 0.0, 0.0
     else:
         middle = median(one.product / one.square for one in resolved)
-        near = [one for one in resolved if one.distance(middle) <= LOOSE * abs(middle) * math.sqrt(one.square)]
+        lengths = _distances(backend, resolved, middle)
+        near = [
+            one
+            for one, distance in zip(resolved, lengths, strict=True)
+            if distance <= max(LOOSE, one.relative) * abs(middle) * one.length
+        ]
         near = near or resolved
         square = sum(one.square for one in near)
         middle = sum(one.product for one in near) / square
-        spread = math.hypot(*(one.error for one in near)) / math.sqrt(square)
-    off = [one for one in compared if not _fits(one, middle, spread)]
+        spread, sharp = (
+            math.hypot(*errors) / math.sqrt(square)
+            for errors in ([one.error for one in near], [one.sharp for one in near])
+        )
+        noise = math.hypot(*(one.noise for one in near)) / square
+    distances = _distances(backend, compared, middle)
+    off = {
+        one.name: distance
+        for one, distance in zip(compared, distances, strict=True)
+        if not distance <= abs(middle) * (2 * one.error + 2 * spread * one.length)
+    }
     if off or middle <= 0:
-        _refuse(compared, off or compared, middle, modules, step)
-    unit = UNITS * float(np.finfo(next(iter(gradients.values())).dtype).eps)
-    return processes.common_factor(1.0 if abs(middle - 1) <= unit + spread else middle, unit)
+        of_all = dict(zip((one.name for one in compared), distances, strict=True))
+        _refuse(compared, off or of_all, middle, backend, modules, step, reasons)
+    unit = UNITS * float(np.finfo(backend.dtype).eps)
+    return 1.0 if abs(middle - 1) <= unit + sharp + DEVIATIONS * noise else middle
 
 
-def _fits(one: Comparison, factor: float, spread: float) -> bool:
-    """Whether p.grad is f Σ x up to rounding, of itself and of f."""
-    allowed = abs(factor) * (2 * one.error + 2 * spread * math.sqrt(one.square))
-    return one.distance(factor) <= allowed
+def _finest(compared: Collection[Comparison]) -> list[Comparison]:
+    """Return the parameters that determine f best: those in the parameter's dtype, where there are any."""
+    resolved = [one for one in compared if one.resolved] or [one for one in compared if one.relative < COARSE]
+    sharp = [one for one in resolved if one.error == one.sharp]
+    best = min((one.relative for one in resolved), default=0.0)
+    return sharp or [one for one in resolved if one.relative <= 2 * best]
 
 
-def _comparison(name: str, gradient: Array, chunks: list[Captures]) -> Comparison:
-    total, error = np.zeros(gradient.shape), 0.0
-    unit = UNITS * float(np.finfo(gradient.dtype).eps) / 2
-    units = slice(0, len(gradient))
-    for captures in chunks:
-        for use in captures.by_name.get(name, []):
-            total += use.sum_of(np, name, units).reshape(total.shape)
-            error += unit * _size(use, gradient.ndim)
-    return Comparison(name, gradient.astype(np.float64), total, error)
+class Parts(NamedTuple):
+    """Σ x of one parameter, a bound on Σ ‖x_i‖, q² if anything was rounded, and the number of uses."""
+
+    name: str
+    total: Array
+    size: Any
+    grain: Array | None
+    uses: float
 
 
-def _mean(compared: list[Comparison], processes: Processes) -> list[Comparison]:
-    """Return the comparisons with the mean of Σ x over the processes, and of its error."""
+class Sums(NamedTuple):
+    """p.grad and Σ x of one parameter, and numbers on the device: those that `_comparison` takes."""
+
+    name: str
+    given: Array
+    total: Array
+    uses: float
+    numbers: list[Any]
+
+
+def _comparisons(passes: Passes, names: Iterable[str]) -> list[Comparison]:
+    found = [_sums(passes, one) for one in _averaged(passes, [_parts(passes, name) for name in names])]
+    numbers = iter(_fetched(passes.backend, [number for one in found for number in one.numbers]))
+    return [_comparison(passes, one, *islice(numbers, len(one.numbers))) for one in found]
+
+
+def _averaged(passes: Passes, parts: list[Parts]) -> list[Parts]:
+    """Return the means over the processes; q² is that of the mean, and the uses are those of all."""
+    processes, xp = passes.processes, passes.backend.xp
     if not processes.several:
-        return compared
-    errors = np.array([one.error for one in compared])
+        return parts
     processes.agree()
-    processes.add_up([one.total for one in compared])
-    processes.add_up([errors])
-    count = processes.count
-    return [replace(one, total=one.total / count, error=e / count) for one, e in zip(compared, errors, strict=True)]
+    sizes, uses = xp.stack([one.size for one in parts]), xp.array([float(one.uses) for one in parts])
+    grains = [one.grain for one in parts if one.grain is not None]
+    processes.add_up([one.total for one in parts] + grains + [sizes, uses])
+    count, uses = processes.count, passes.backend.host(uses).tolist()
+    return [
+        Parts(
+            one.name,
+            one.total / count,
+            size / count,
+            None if one.grain is None else one.grain / count**2,
+            number,
+        )
+        for one, size, number in zip(parts, sizes, uses, strict=True)
+    ]
 
 
-def _size(use: Capture, axes: int) -> float:
+def _parts(passes: Passes, name: str) -> Parts:
+    xp, gradient = passes.backend.xp, passes.gradients[name]
+    total = xp.zeros(gradient.shape)
+    zero = xp.zeros((), np.float64)
+    size, grain, units, uses = zero, None, slice(0, len(gradient)), 0
+    if passes.processes.several and passes.roundoffs.get(name, Roundoff()).result:
+        grain = xp.zeros(gradient.shape)  # in a process without a use, too
+    for captures in passes.chunks:
+        uses += len(captures.by_name.get(name, []))
+        for use in captures.by_name.get(name, []):
+            part = use.sum_of(xp, name, units).reshape(total.shape)
+            total += part
+            size = size + _size(xp, use, gradient.ndim)
+            if passes.roundoffs.get(name, Roundoff()).result:
+                more = _grain(xp, use, part)
+                grain = more if grain is None else grain + more
+    return Parts(name, total, size, grain, uses)
+
+
+def _sums(passes: Passes, parts: Parts) -> Sums:
+    xp, (name, total, size, grain, uses) = passes.backend.xp, parts
+    given, zero = passes.gradients[name].astype(np.float64), xp.zeros((), np.float64)
+    square, product = xp.vdot(total, total), xp.vdot(given, total)
+    if grain is None:
+        return Sums(name, given, total, uses, [square, product, size, zero, zero])
+    return Sums(name, given, total, uses, [square, product, size, grain.sum(), xp.vdot(total * total, grain)])
+
+
+def _comparison(
+    passes: Passes, sums: Sums, square: float, product: float, size: float, grain: float, moment: float
+) -> Comparison:
+    """Return the comparison, from ‖Σ x‖², ⟨p.grad, Σ x⟩, Σ_i ‖x_i‖ at most, Σ_j q_j² and Σ_j (Σ x)_j² q_j²."""
+    name, given, total, uses, _ = sums
+    roundoff = passes.roundoffs.get(name, Roundoff())
+    unit = UNITS * float(np.finfo(passes.gradients[name].dtype).eps) / 2
+    sharp = unit * size
+    low = 2 * roundoff.result * math.sqrt(uses * grain) + math.sqrt(total.size) * roundoff.least
+    factors = 2 * roundoff.factors * size if total.ndim > 1 else 0.0
+    noise = roundoff.result * math.sqrt(moment / 3)
+    usual = max(LOOSE, 8 * roundoff.result)
+    return Comparison(name, given, total, square, product, sharp, sharp + low + factors, noise, usual)
+
+
+def _grain(xp: Any, use: Capture, total: Array) -> Array:
+    """Return q², the squares of what was rounded to a low dtype: Σ_i x_i, and each x_i that is no product."""
+    found = xp.square(total, dtype=np.float64)
+    arrays = list(use.kept().values())
+    if len(arrays) == 1 and arrays[0].ndim == total.ndim + 1:
+        rows = xp.square(arrays[0], dtype=np.float64).sum(axis=0)
+        found[: len(rows)] += rows
+    return found
+
+
+def _size(xp: Any, use: Capture, axes: int) -> Any:
     """Return a bound on Σ_i ‖x_i‖, before terms of opposite sign cancel."""
     arrays = list(use.kept().values())
     rows = math.sqrt(max(math.prod(arrays[-1].shape[:-1]), 1))
     if len(arrays) == 1 or axes == 1:  # x or b alone; the input of a bias is 1
-        return rows * _norm(arrays[-1])
-    a, b = (_norm(array) for array in arrays[:2])
+        return rows * _norm(xp, arrays[-1])
+    a, b = (_norm(xp, array) for array in arrays[:2])
     window = getattr(use, "windows", None)
     return a * b * (1.0 if window is None else math.sqrt(math.prod(window.kernel)))
 
 
-def _norm(array: Array) -> float:
+def _norm(xp: Any, array: Array) -> Any:
     """Return the norm of a large array in its own precision, unless squares over- or underflow there."""
+    if xp is not np:
+        return row_norms(xp, array.reshape(1, -1))[0].astype(np.float64)
     norm = float(np.linalg.norm(array.ravel()))
-    return norm if 0 < norm < math.inf else float(np.linalg.norm(array.astype(np.float64).ravel()))
+    return np.float64(norm if 0 < norm < math.inf else float(np.linalg.norm(array.astype(np.float64).ravel())))
+
+
+def _distances(backend: Backend, compared: Collection[Comparison], factor: float) -> list[float]:
+    """Return ‖p.grad − f Σ x‖ of each parameter."""
+    return _fetched(backend, [_length(backend.xp, one.given - factor * one.total) for one in compared])
+
+
+def _length(xp: Any, array: Array) -> Any:
+    """Return the norm of an array in double, on its device."""
+    return xp.linalg.norm(array.ravel())
+
+
+def _fetched(backend: Backend, numbers: list[Any]) -> list[float]:
+    """Return numbers of a device, by one wait for all."""
+    return [float(one) for one in backend.host(backend.xp.stack(numbers))] if numbers else []
 
 
 def _refuse(
-    compared: list[Comparison], off: list[Comparison], factor: float, modules: Mapping[str, list[str]], step: int
+    compared: Collection[Comparison],
+    off: Mapping[str, float],
+    factor: float,
+    backend: Backend,
+    modules: Mapping[str, list[str]],
+    step: int,
+    reasons: tuple[str, str],
 ) -> NoReturn:
+    """Refuse the gradients; `off` has the distance of each parameter that is off."""
     if all(not one.given.any() for one in compared):
         needs = "the gradients that backward() left: no zero_grad() between backward() and step()"
         refuse("optimizer", f"gradients of 0 at step {step}, where the samples' are not 0", needs)
     if factor <= 0 and len(off) == len(compared):
         needs = "gradients that are the samples' times a positive number"
         refuse("optimizer", f"gradients of the opposite sign at step {step}", needs)
-    worst = max(off, key=lambda one: one.distance(factor) / (math.sqrt(one.square) or 1))
-    norms = f"norm {np.linalg.norm(worst.given):.3g}, where {factor:.3g} times the sum over samples has"
+    worst = max((one for one in compared if one.name in off), key=lambda one: off[one.name] / (one.length or 1))
+    length = float(_length(backend.xp, worst.given))
     got = (
-        f"a gradient of {norms} {abs(factor) * math.sqrt(worst.square):.3g} and differs by"
-        f" {worst.distance(factor):.3g} at step {step}, in {' and '.join(modules.get(worst.name, ['no module']))}"
+        f"a gradient of norm {length:.3g}, where {factor:.3g} times the sum over samples has"
+        f" {abs(factor) * worst.length:.3g} and differs by"
+        f" {off[worst.name]:.3g} at step {step}, in {' and '.join(modules.get(worst.name, ['no module']))}"
         f" ({len(off)} of {len(compared)} compared parameters are off)"
     )
-    few = (
-        "a use of the parameter that no hook sees (F.linear or another function called with it, a compiled or fused"
-        " path), an input whose first axis is not the samples', or an edit of its .grad"
-    )
-    many = (
-        "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
-        " passes were not in `samples`, clipping by value, or a clipping that is not the same for all"
-    )
+    few, many = reasons
     reason = few if len(off) == 1 or 2 * len(off) < len(compared) else many
     refuse(f"gradient of {worst.name!r}", got, f"one factor times the samples' for all parameters; likely: {reason}")
 
 
 def check_parameters(
-    before: Mapping[str, Array], expected: Mapping[str, Array], got: Mapping[str, Array], eps: float, step: int
+    backend: Backend,
+    before: Mapping[str, Array],
+    expected: Mapping[str, Array],
+    got: Mapping[str, Array],
+    eps: float,
+    step: int,
 ) -> None:
     """Refuse a step that is not Adam's: θ⁺ is compared with what the engine computed.
 
     Parameters
     ----------
+    backend : Backend
     before, expected, got : dicts of arrays
         θ, θ − A(g) − ηλθ, and what the optimiser made of it.
     eps : float
@@ -207,11 +422,11 @@ def check_parameters(
     step : int
         For messages.
     """
+    pairs = [(expected[name] - before[name], before[name], array - expected[name]) for name, array in got.items()]
+    lengths = iter(_fetched(backend, [_length(backend.xp, one.astype(np.float64)) for pair in pairs for one in pair]))
     for name, array in got.items():
         unit = max(float(np.finfo(array.dtype).eps), eps) / 2
-        moved = float(np.linalg.norm((expected[name] - before[name]).astype(np.float64).ravel()))
-        size = float(np.linalg.norm(before[name].astype(np.float64).ravel()))
-        off = float(np.linalg.norm((array - expected[name]).astype(np.float64).ravel()))
+        moved, size, off = next(lengths), next(lengths), next(lengths)
         if not off <= unit * (16 * size + 16 * UNITS * moved):
             needs = "PyTorch's own Adam or AdamW, and no hook of the optimiser that edits gradients or parameters"
             refuse(
@@ -221,9 +436,11 @@ def check_parameters(
             )
 
 
-def check_finite(gradients: Mapping[str, Any], step: int) -> None:
+def check_finite(backend: Backend, gradients: Mapping[str, Any], step: int) -> None:
     """Refuse gradients that are not finite."""
-    for name, array in gradients.items():
-        if not math.isfinite(float(np.vdot(array, array))) and not np.isfinite(array).all():
+    xp = backend.xp
+    squares = _fetched(backend, [xp.vdot(array, array) for array in gradients.values()])
+    for square, (name, array) in zip(squares, gradients.items(), strict=True):
+        if not math.isfinite(square) and not xp.isfinite(array).all():
             needs = "finite gradients: a smaller lr, or clipping, may help"
             refuse(f"gradient of {name!r}", f"a number that is not finite at step {step}", needs, FloatingPointError)

@@ -3,7 +3,7 @@
 A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +14,13 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
-from adamshap.torch.layers import LAYERS, Layer, Use
+from adamshap.torch.axes import axes_of
+from adamshap.torch.forwards import replaced_forwards
+from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, refuse_module
+from adamshap.torch.layers.rewrites import REWRITES
+from adamshap.torch.memory import HALVES, at_work, memory_of
+from adamshap.torch.random_state import RandomState
+from adamshap.torch.roundoff import Roundoff, roundoff_of
 from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
@@ -42,6 +48,18 @@ class Block:
         Whether an embedding had n sequences of n ids.
     modes : tuple of bool, or None
         Whether each module was in training mode at the end; None before it.
+    outputs : list of (str, module, tensor, int)
+        Outputs of uses, each with its axis of samples, which the test for samples that interact needs.
+    roundoffs : dict of Roundoff
+        Of each parameter's gradient.
+    streams : set of int
+        The streams of a card on which gradients came back.
+    losses : callable, optional
+        The user's function that returns the samples' losses.
+    random : RandomState, optional
+        PyTorch's random state at the beginning, with `losses`.
+    reached : set of str
+        The parameters that a backward pass gave a gradient.
     """
 
     index: Array
@@ -51,7 +69,12 @@ class Block:
     probed: bool = False
     squares: bool = False
     modes: tuple[bool, ...] | None = None
-    outputs: list[tuple[str, nn.Module, torch.Tensor]] = field(default_factory=list)
+    outputs: list[tuple[str, nn.Module, torch.Tensor, int]] = field(default_factory=list)
+    roundoffs: dict[str, Roundoff] = field(default_factory=dict)
+    streams: set[int] = field(default_factory=set)
+    losses: Callable[[], torch.Tensor] | None = None
+    random: RandomState | None = None
+    reached: set[str] = field(default_factory=set)
 
     @property
     def n(self) -> int:
@@ -72,20 +95,34 @@ class Hooks:
     model : torch.nn.Module
     names : dict
         The model's name of each trainable parameter, by the parameter's identity.
+    samples_axis : mapping of str to int, optional
+        Axis of the samples of some modules, by their names.
     """
 
     probing: ClassVar[bool] = False  # of one model's hooks, during which no other's capture either
 
-    def __init__(self, model: nn.Module, names: Mapping[int, str]) -> None:
+    def __init__(
+        self, model: nn.Module, names: Mapping[int, str], samples_axis: Mapping[str, int] | None = None
+    ) -> None:
         self.block: Block | None = None
         self.stray: str | None = None
         self.modules: dict[str, list[str]] = {}
         self._handles: list[Any] = []
+        self._listeners: list[tuple[nn.Module, _Listener]] = []
+        self._axes = axes_of(model, samples_axis)
+        inside: set[int] = set()  # rewritten modules
         try:
             for path, module in model.named_modules():
-                mine = {local: names.get(id(p)) for local, p in module._parameters.items()}
+                if id(module) in inside:
+                    continue
+                rewrite = type(module) in REWRITES
+                parameters = dict(module.named_parameters()) if rewrite else module._parameters
+                mine = {local: names.get(id(p)) for local, p in parameters.items()}
                 own = {local: name for local, name in mine.items() if name is not None}
-                if own or isinstance(module, BATCH_NORMS):
+                if rewrite and own:
+                    inside.update(map(id, module.modules()))
+                    self._listen(module, path, own)
+                elif own or isinstance(module, BATCH_NORMS):
                     self._attach(module, path, own)
         except BaseException:
             self.remove()
@@ -95,11 +132,22 @@ class Hooks:
         for key, name in names.items():
             self._handles.append(named[key].register_post_accumulate_grad_hook(partial(self._accumulated, name)))
 
-    def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
+    def _listen(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
+        """Await the uses that a rewritten forward pass records."""
+        self._name(module, path, own)
+        check = REWRITES[type(module)].check
+        if check is not None:
+            check(module, path)
+        self._listeners.append((module, _Listener(self, module, path, own)))
+
+    def _name(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
         for name in own.values():
             self.modules.setdefault(name, []).append(f"{path or 'the model itself'} ({type(module).__name__})")
-        layer = LAYERS.get(type(module))
-        if layer is None and own and all(_is_one_row(getattr(module, local)) for local in own):
+
+    def _attach(self, module: nn.Module, path: str, own: dict[str, str]) -> None:
+        self._name(module, path, own)
+        layer, axis = LAYERS.get(type(module)), self._axes[path]
+        if layer is None and own and axis == 0 and all(_is_one_row(getattr(module, local)) for local in own):
             self._handles += attach_rows(self, module, path, own)
             return
         unknown = [name for local, name in own.items() if layer is None or local not in layer.parameters]
@@ -107,6 +155,9 @@ class Hooks:
             _refuse_uncovered(module, path, unknown or [path])
         if layer.check is not None and own:
             layer.check(module, path)
+        if layer.channels and own and axis == 1:
+            needs = f"samples_axis={{{path!r}: 0}}, if its input has the samples first, as channels come second"
+            refuse_module(module, path, "samples along axis 1, as the module around it", needs)
         before = module.register_forward_pre_hook(partial(self._before, path, own), with_kwargs=True)
         after = module.register_forward_hook(partial(self._after, path, own, layer), with_kwargs=True)
         self._handles += [before, after]
@@ -122,14 +173,17 @@ class Hooks:
         """Return a context manager that captures into `block`."""
         self.block = block
         try:
-            yield
+            with replaced_forwards(self._listeners):
+                yield
         finally:
             self.block = None
 
     def _accumulated(self, name: str, _: torch.Tensor) -> None:
-        """Note a gradient that arrives outside all blocks."""
+        """Note a gradient that arrives, in a block or outside all blocks."""
         if self.block is None:
             self.stray = name
+        else:
+            self.block.reached.add(name)
 
     def _before(self, path: str, own: dict[str, str], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Give every sample its own copy of an input that all share, such as positions of shape (1, T)."""
@@ -141,7 +195,10 @@ class Hooks:
             return None
         given = args[0] if args else kwargs["input"]
         block.squares |= isinstance(module, nn.Embedding) and tuple(given.shape) == (block.n, block.n)
-        expanded = _for_each_sample(module, path, given, block.n, block.squares)
+        if self._axes[path]:
+            expanded = _in_each_column(given, block.n)
+        else:
+            expanded = _for_each_sample(module, path, given, block.n, block.squares)
         if expanded is given:
             return None
         return ((expanded, *args[1:]), kwargs) if args else (args, {**kwargs, "input": expanded})
@@ -153,28 +210,36 @@ class Hooks:
         block = self.block
         if block is None or not own or not isinstance(output, torch.Tensor) or not output.requires_grad:
             return
-        given = args[0] if args else kwargs["input"]
+        given, axis = args[0] if args else kwargs["input"], self._axes[path]
         for what, tensor in (("an input", given), ("an output", output)):
-            least = 1 if isinstance(module, nn.Embedding) else 2
-            if tensor.ndim < least or len(tensor) != block.n:
+            least = axis + (1 if isinstance(module, nn.Embedding) else 2)
+            if tensor.ndim < least or tensor.shape[axis] != block.n:
                 got = f"{type(module).__name__} with {what} of shape {tuple(tensor.shape)} for {block.n} samples"
-                refuse(f"model module {path!r}", got, "the samples of `index` along the first axis, one row each")
-        if block.probed:
-            block.outputs.append((path, module, output))
-        use = Use(module, path, own, given.detach(), given.detach())
-        output.register_hook(partial(self._received, block, layer, use))
+                along = "first" if axis == 0 else "second"
+                needs = f"the samples of `index` along the {along} axis, one row each, or another `samples_axis`"
+                refuse(f"model module {path!r}", got, needs)
+        self._await(block, Use(module, path, own, given.detach(), given.detach()), layer.captures, output, axis)
 
-    def _received(self, block: Block, layer: Layer, use: Use, b: torch.Tensor) -> None:
+    def _await(self, block: Block, use: Use, captures: Function, output: torch.Tensor, axis: int) -> None:
+        """Await the gradient of the output of a use, whose samples are along `axis`."""
+        if block.probed:
+            block.outputs.append((use.path, use.module, output, axis))
+        use = replace(use, a=use.a.movedim(axis, 0))
+        output.register_hook(partial(self._received, block, captures, use, axis))
+
+    def _received(self, block: Block, captures: Function, use: Use, axis: int, b: torch.Tensor) -> None:
         """Add the captures of one use to its block."""
         if Hooks.probing:
             return
-        if not use.a.dtype == b.dtype == use.dtype and not isinstance(use.module, nn.Embedding):
-            got = f"{type(use.module).__name__} with an input of {use.a.dtype} and a gradient of {b.dtype}"
-            refuse(f"model module {use.path!r}", got, f"{use.dtype}, the parameter's, without autocast")
-        if self.block is block:  # else `_accumulated` notes it
-            block.inputs.append((use.path, use.a, use.a._version))
-            with torch.no_grad():
-                block.uses += layer.captures(replace(use, b=b.detach()))
+        if self.block is not block:  # `_accumulated` notes it
+            return
+        block.inputs.append((use.path, use.a, use.a._version))
+        block.streams.add(memory_of(b.device).stream(b.device))
+        roundoff = roundoff_of(use.module, use.a, b)
+        for name in use.names.values():
+            block.roundoffs[name] = block.roundoffs.get(name, roundoff) | roundoff
+        with torch.no_grad(), at_work(b.device):
+            block.uses += captures(as_computed(use, b.detach().movedim(axis, 0)))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
         """Refuse a model whose first sample's output depends on other rows of a module's output.
@@ -186,25 +251,69 @@ class Hooks:
         if block is None or not block.outputs:
             return
         outputs, block.outputs = block.outputs, []
-        found = first_tensor(output, block.n)
+        axis = self._axes[""]
+        found = first_tensor(output, block.n, axis)
         if found is None or block.n == 1:
             return
+        found = found.movedim(axis, 0)
         generator = torch.Generator().manual_seed(0)
         first = found[0] * torch.randn(found[0].shape, generator=generator).to(found)
         Hooks.probing = True
         try:
             with torch.enable_grad():
-                tensors = [tensor for _, _, tensor in outputs]
+                tensors = [tensor for _, _, tensor, _ in outputs]
                 gradients = torch.autograd.grad(first.sum(), tensors, retain_graph=True, allow_unused=True)
         except RuntimeError:  # reentrant checkpointing has no autograd.grad
             return
         finally:
             Hooks.probing = False
-        for (path, module, _), gradient in reversed(list(zip(outputs, gradients, strict=True))):
-            if gradient is not None and gradient[1:].any():
+        for (path, module, _, axis), gradient in reversed(list(zip(outputs, gradients, strict=True))):
+            if gradient is not None and gradient.movedim(axis, 0)[1:].any():
                 got = f"{type(module).__name__} with rows of which other samples' outputs depend"
-                needs = "samples along the first axis of its input, which do not interact"
+                along = "first" if axis == 0 else "second"
+                needs = f"samples along the {along} axis of its input, which do not interact, or another `samples_axis`"
                 refuse(f"model module {path!r}", got, needs)
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """Awaits the gradients of the uses that a rewritten forward pass of one module records."""
+
+    hooks: Hooks
+    module: nn.Module
+    path: str
+    own: Mapping[str, str]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether samples are captured."""
+        return self.hooks.block is not None
+
+    @property
+    def n(self) -> int:
+        """Number of samples of the open block."""
+        return self.hooks.block.n if self.hooks.block is not None else 0
+
+    def record(
+        self, output: torch.Tensor, a: torch.Tensor, parameters: tuple[str, ...], captures: Function, axis: int
+    ) -> None:
+        """Await the gradient of `output`."""
+        block = self.hooks.block
+        own = {local: self.own[local] for local in parameters if local in self.own}
+        if block is not None and own and output.requires_grad and torch.is_grad_enabled():
+            use = Use(self.module, self.path, own, a.detach(), a.detach())
+            self.hooks._await(block, use, captures, output, axis)
+
+
+def as_computed(use: Use, b: torch.Tensor) -> Use:
+    """Return a use with the input as the module multiplied it and the gradient of its output, in its dtype.
+
+    Under autocast a product of low precision has an output of that dtype, and rounds its inputs to it.
+    """
+    a = use.a
+    if a.is_floating_point():
+        a = (a.to(b.dtype) if b.dtype in HALVES else a).to(use.dtype)
+    return replace(use, a=a, b=b.to(use.dtype))
 
 
 def _is_one_row(p: torch.Tensor) -> bool:
@@ -216,7 +325,7 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoRetur
     kind, where = type(module).__name__, path or "the model itself"
     if isinstance(module, BATCH_NORMS):
         refuse(f"model module {path!r}", kind, "nn.BatchNorm1d, 2d or 3d in eval mode: others let samples interact")
-    known = ", ".join(sorted(one.__name__ for one in LAYERS))
+    known = ", ".join(sorted(one.__name__ for one in (*LAYERS, *REWRITES)))
     refuse(
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
@@ -233,6 +342,13 @@ def _refuse_training_mode(module: nn.Module, path: str) -> None:
             f"{type(module).__name__} {mode}, where samples of a batch interact",
             "eval mode with running statistics (module.eval()), or GroupNorm or LayerNorm in its place",
         )
+
+
+def _in_each_column(given: torch.Tensor, n: int) -> torch.Tensor:
+    """Return an input with samples along its second axis, as ids (T, 1) of positions, with n columns."""
+    if given.ndim > 1 and given.shape[1] == 1 and n > 1:
+        return given.expand(len(given), n, *given.shape[2:])
+    return given
 
 
 def _for_each_sample(

@@ -8,6 +8,7 @@ import torch
 
 from adamshap.reference.contract import Array, refuse, shown
 from adamshap.torch.hooks import Block
+from adamshap.torch.memory import array_of
 
 __all__ = ["checked_index", "gradients_of", "modes_of", "refuse_changes", "refuse_passes", "versions_of"]
 
@@ -39,8 +40,8 @@ def modes_of(model: torch.nn.Module) -> tuple[bool, ...]:
     return tuple(module.training for module in model.modules())
 
 
-def refuse_passes(blocks: Collection[Block], stray: str | None, step: int) -> None:
-    """Refuse a step without samples, or with backward passes of none."""
+def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, captured: bool) -> None:
+    """Refuse a step without samples, or with backward passes of none; without captures, by what these reached."""
     if not blocks:
         got = f"a step without samples (step {step})"
         refuse("optimizer.step", got, "forward and backward pass in `with attribution.samples(index):`")
@@ -48,7 +49,7 @@ def refuse_passes(blocks: Collection[Block], stray: str | None, step: int) -> No
         got = f"a backward pass outside `samples`, which reached {stray!r}, before step {step}"
         refuse("optimizer.step", got, "each backward pass of a step inside `samples`, and zero_grad() after others")
     for block in blocks:
-        if block.n and not block.uses:
+        if block.n and not (block.uses if captured else block.reached):
             got = f"samples {shown(block.index.tolist())} without a backward pass"
             needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
             refuse("attribution.samples", got, needs)
@@ -86,10 +87,21 @@ def _refuse_edit(name: str) -> None:
 
 
 def gradients_of(
-    named: Mapping[str, torch.Tensor], used: Collection[str], modules: Mapping[str, list[str]], step: int
+    named: Mapping[str, torch.Tensor],
+    used: Collection[str],
+    modules: Mapping[str, list[str]],
+    step: int,
+    scale: torch.Tensor | None = None,
 ) -> dict[str, Array]:
-    """Return p.grad of the parameters that have one, which take part in the step; PyTorch leaves the others alone."""
-    gradients = {name: p.grad.detach().numpy() for name, p in named.items() if p.grad is not None}
+    """Return p.grad of the parameters that have one, which take part in the step; PyTorch leaves the others alone.
+
+    They are divided by the `scale` by which the optimiser divides them.
+    """
+    gradients = {
+        name: array_of(p.grad if scale is None else p.grad.detach() / scale.to(p.grad.device))
+        for name, p in named.items()
+        if p.grad is not None
+    }
     for name in named:
         where = " and ".join(modules.get(name, ["no module"]))
         if name in used and name not in gradients:

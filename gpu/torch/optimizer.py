@@ -3,19 +3,21 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.hyperparameters import Hyperparameters, held, scalars_of
 from adamshap.gpu.state import State
 from adamshap.reference.contract import Adam, StepNumber, refuse
+from adamshap.torch.memory import array_of
 
 __all__ = [
     "adam_of",
     "check_optimizer",
     "hyperparameters_of",
+    "is_skipped",
     "precision_of",
+    "scale_of",
     "state_of",
     "trainable",
     "unknown_gradients",
@@ -37,10 +39,6 @@ def _check_groups(optimizer: Any) -> None:
         for name in REFUSED:
             if group.get(name):
                 refuse(f"optimizer.param_groups[{number}][{name!r}]", True, "False: Adam's map is another one with it")
-    for name in ("grad_scale", "found_inf"):
-        if getattr(optimizer, name, None) is not None:
-            got = "a fused optimiser with a GradScaler, whose gradients are still scaled when the step begins"
-            refuse("optimizer", got, "fused=False with a GradScaler")
 
 
 def trainable(model: torch.nn.Module, optimizer: Any) -> dict[str, torch.nn.Parameter]:
@@ -67,11 +65,10 @@ def trainable(model: torch.nn.Module, optimizer: Any) -> dict[str, torch.nn.Para
 
 
 def _check_tensor(name: str, p: torch.Tensor) -> None:
-    if p.device.type != "cpu":
-        refuse(f"model parameter {name!r}", f"a tensor on {p.device}", "a model on the CPU, model.cpu()")
     if p.dtype not in (torch.float32, torch.float64):
         got = str(p.dtype).removeprefix("torch.")
-        refuse(f"model parameter {name!r}", got, "float32 or float64, model.float()")
+        needs = "float32 or float64: model.float(), and torch.autocast for passes in a low precision"
+        refuse(f"model parameter {name!r}", got, needs)
     if p.ndim == 0:
         refuse(f"model parameter {name!r}", "a number without axes", "a parameter of shape (1,)")
 
@@ -97,19 +94,26 @@ def hyperparameters_of(
 
     The number is a parameter's own: PyTorch does not count steps in which it has no gradient. The largest is returned.
     """
-    adam, scalars, most = {}, {}, StepNumber(1)
+    adam, scalars, most, completed = {}, {}, StepNumber(1), _completed(optimizer, named)
     for name, settings in adam_of(optimizer, named).items():
-        state = optimizer.state.get(named[name], {})
-        t = StepNumber(int(state["step"]) + 1 if "step" in state else 1)
+        t = StepNumber(completed.get(name, 0) + 1)
         adam[name] = held(settings, backend.dtype)
         scalars[name] = scalars_of(adam[name], t)
         most = max(most, t)
     return Hyperparameters(adam, scalars), most
 
 
+def _completed(optimizer: Any, named: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return the number of steps of each parameter that has taken one; a card is waited for once."""
+    steps = {name: optimizer.state[p]["step"] for name, p in named.items() if "step" in optimizer.state.get(p, {})}
+    if all(isinstance(one, torch.Tensor) for one in steps.values()) and len(steps) > 0:
+        return dict(zip(steps, map(int, torch.stack(list(steps.values())).tolist()), strict=True))
+    return {name: int(one) for name, one in steps.items()}
+
+
 def state_of(backend: Backend, optimizer: Any, named: Mapping[str, torch.Tensor], t: StepNumber) -> State:
     """Return θ, m and v before the step, in PyTorch's memory where it is contiguous; moments are 0 before the first."""
-    theta = {name: backend.real(p.detach().numpy()) for name, p in named.items()}
+    theta = {name: backend.real(array_of(p)) for name, p in named.items()}
     m, v = (_moments(backend, optimizer, named, key) for key in ("exp_avg", "exp_avg_sq"))
     return State(theta, m, v, t)
 
@@ -118,14 +122,34 @@ def _moments(backend: Backend, optimizer: Any, named: Mapping[str, torch.Tensor]
     found = {}
     for name, p in named.items():
         state = optimizer.state.get(p, {})
-        found[name] = backend.real(state[key].numpy()) if key in state else np.zeros(tuple(p.shape), backend.dtype)
+        begun = key in state
+        found[name] = backend.real(array_of(state[key])) if begun else backend.xp.zeros(tuple(p.shape), backend.dtype)
     return found
 
 
 def precision_of(optimizer: Any) -> float:
-    """Return 2 u of the coarsest setting that is a tensor: PyTorch computes with it in its own dtype. 0 if none is."""
+    """Return 2 u of the coarsest setting that is a tensor: PyTorch computes with it in its own dtype. 0 if none is.
+
+    With ``capturable`` 1 − βᵗ is computed in float32: of a number near 1, so that u is divided by 1 − β, and by 16 of
+    the many roundings that the check allows anyway.
+    """
     settings = [value for group in optimizer.param_groups for value in (group["lr"], *group["betas"])]
-    return max((torch.finfo(one.dtype).eps for one in settings if isinstance(one, torch.Tensor)), default=0.0)
+    found = [torch.finfo(one.dtype).eps for one in settings if isinstance(one, torch.Tensor)]
+    eps = torch.finfo(torch.float32).eps
+    betas = [float(beta) for group in optimizer.param_groups if group.get("capturable") for beta in group["betas"]]
+    return max([*found, *(eps * max(1.0, 1 / (16 * (1 - beta))) for beta in betas)], default=0.0)
+
+
+def scale_of(optimizer: Any) -> torch.Tensor | None:
+    """Return the scale of the gradients that a fused optimiser divides them by itself, as a `GradScaler` tells it."""
+    scale: torch.Tensor | None = getattr(optimizer, "grad_scale", None)
+    return scale
+
+
+def is_skipped(optimizer: Any) -> bool:
+    """Whether a fused optimiser is about to leave everything as it is, as a `GradScaler` found no finite gradient."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
 
 
 def unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> int:

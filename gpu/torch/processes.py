@@ -1,4 +1,4 @@
-"""Several processes, each with its own samples, whose gradients DistributedDataParallel averages (docs/method.md 10).
+"""Several processes, each with its own samples, whose gradients DistributedDataParallel averages (docs/method.md 11).
 
 Every collective operation on arrays follows an exchange of a few numbers, `Processes.agree`, in which a process that
 has failed takes part instead of leaving the others to wait: then all of them raise.
@@ -14,18 +14,19 @@ import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.dlpack import from_dlpack
 
 from adamshap.gpu.captures import RootSquares
 from adamshap.gpu.norms import Norms
-from adamshap.reference.contract import Array, refuse, shown
+from adamshap.reference.contract import Array, Estimator, refuse, shown
+from adamshap.torch.memory import tensor_of
+from adamshap.torch.roundoff import Roundoff
 
 __all__ = ["OtherProcessError", "Processes", "WholeBatch", "unwrapped"]
 
@@ -93,7 +94,7 @@ class Processes:
     ----------
     group : torch.distributed.ProcessGroup or None
     wrapper : DistributedDataParallel or None
-    device : torch.device or str
+    device : torch.device
         Device of the numbers that are exchanged: that of the parameters.
     names : tuple of str
         The model's parameters, for each of which a number can be exchanged.
@@ -103,7 +104,7 @@ class Processes:
 
     group: Any = None
     wrapper: DistributedDataParallel | None = None
-    device: torch.device | str = "cpu"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     names: tuple[str, ...] = ()
     count: int = 1
     rank: int = 0
@@ -130,7 +131,7 @@ class Processes:
         if rank < 0:
             refuse("process_group", "a group without this process", "the group whose gradients are averaged")
         named = dict(unwrapped(model).named_parameters())
-        device = next((p.device for p in named.values()), "cpu")
+        device = next((p.device for p in named.values()), torch.device("cpu"))
         return cls(group, wrapper, device, tuple(named), count, rank)
 
     @property
@@ -249,6 +250,17 @@ class Processes:
         found = {name: int(use) - 1 for name, use in zip(self.names, most, strict=True) if use}
         return WholeBatch(int(numbers[:, 0].sum()), found)
 
+    def largest_roundoffs(self, roundoffs: Mapping[str, Roundoff]) -> Mapping[str, Roundoff]:
+        """Return the coarsest rounding of each parameter's gradient in any process."""
+        if not self.several or not self.agree((len(roundoffs),))[0].any():
+            return roundoffs
+        factors, result, least = (
+            self.agree(each={name: getattr(one, part) for name, one in roundoffs.items()})[1].max(axis=0).tolist()
+            for part in ("factors", "result", "least")
+        )
+        rounded = zip(self.names, factors, result, least, strict=True)
+        return {name: Roundoff(*numbers) for name, *numbers in rounded if any(numbers)}
+
     def common_factor(self, factor: float, unit: float) -> float:
         """Return f, which must be the same in all processes, up to a relative difference of `unit`."""
         factors = self.agree((factor,))[0][:, 0]
@@ -264,7 +276,7 @@ class Processes:
         """Replace arrays of one dtype by their sums over the processes, in place; small ones go together."""
         if not self.several:
             return
-        small = [from_dlpack(array) for array in arrays if array.size <= FEW]
+        small = [tensor_of(array, self.device) for array in arrays if array.size <= FEW]
         if small:
             joined = torch.cat([tensor.reshape(-1) for tensor in small])
             self._reduce(joined)
@@ -272,16 +284,13 @@ class Processes:
                 tensor.copy_(part.reshape(tensor.shape))
         for array in arrays:
             if array.size > FEW:
-                self._reduce(from_dlpack(array))
+                self._reduce(tensor_of(array, self.device))
 
     def _reduce(self, tensor: torch.Tensor) -> None:
-        moved = tensor.to(self.device)
         try:
-            distributed.all_reduce(moved, group=self.group)
+            distributed.all_reduce(tensor, group=self.group)
         except RuntimeError as error:
             raise self._lost(error) from error
-        if moved is not tensor:
-            tensor.copy_(moved)
 
     def sum_of(self, array: Any) -> Any:
         """Return the sum of an array over the processes."""
@@ -292,8 +301,22 @@ class Processes:
         self.add_up([total])
         return total
 
-    def mean_loss(self, loss: float, size: float | None, gradients: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    def sum_on_host(self, array: Array) -> Array:
+        """Return the sum of an array in host memory over the processes, after an agreement."""
+        if not self.several:
+            return array.copy()
+        total = torch.as_tensor(array).to(self.device, copy=True)
+        self._reduce(total)
+        return np.array(total.cpu())
+
+    def mean_loss(self, loss: Any, size: float | None, gradients: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the mean of the processes' losses and of their gradients, weighted by `size`; None in all is evenly.
+
+        Parameters
+        ----------
+        loss : array (1,)
+        size : float, optional
+        gradients : dict of arrays
 
         Raises
         ------
@@ -302,7 +325,7 @@ class Processes:
         """
         if not self.several:
             return loss, gradients
-        rows, _ = self.agree((loss, size or 0))
+        rows, _ = self.agree((float(loss[0]), size or 0))
         sizes = rows[:, 1]
         if sizes.any() and not sizes.all():
             got = f"a loss without the number of its samples in process {int(sizes.argmin())}"
@@ -311,7 +334,9 @@ class Processes:
         own = weights[self.rank]
         scaled = {name: gradient * gradient.dtype.type(own) for name, gradient in gradients.items()}
         self.add_up(list(scaled.values()))
-        return float(weights @ rows[:, 0]), scaled
+        mean = loss.copy()
+        mean[...] = weights @ rows[:, 0]
+        return mean, scaled
 
     def join_norms(self, norms: Norms) -> None:
         """Replace √Σ x² of each parameter by those over the samples of all processes.
@@ -340,6 +365,18 @@ class Processes:
             for name, own in parts.items():
                 roots = {key: np.sqrt(squares[name, key]).astype(part.dtype) for key, part in own.items()}
                 norms[name] = RootSquares(**{key: root.reshape(own[key].shape) for key, root in roots.items()})
+
+    def refuse_parts(self, estimator: Estimator, verify_ghost: bool) -> None:
+        """Refuse what needs all samples in one process."""
+        refused = {
+            "per_validation": estimator.per_validation and (True, "False: each process has its own validation samples"),
+            "contraction": estimator.contraction != "ghost" and (shown(estimator.contraction), "'ghost'"),
+            "verify_ghost": verify_ghost and (True, "False, or one process"),
+        }
+        for name, found in refused.items():
+            if self.several and found:
+                got, needs = found
+                refuse(name, f"{got} in one of {self.count} processes", needs)
 
     # --- around the user's function -----------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Dense
 from adamshap.reference.contract import refuse
-from adamshap.torch.layers import array_of
+from adamshap.torch.memory import array_of
+from adamshap.torch.random_state import RandomState, random_state, replayed
 
 __all__ = ["attach_rows", "first_tensor"]
 
@@ -39,20 +40,20 @@ class Hooks(Protocol):
 def attach_rows(hooks: Hooks, module: nn.Module, path: str, own: Mapping[str, str]) -> list[Any]:
     """Return the handles of the hooks on a module that owns such parameters; `own` has the model's names."""
     kept: dict[str, Any] = {}
-    begun: list[torch.Tensor] = []
+    begun: list[RandomState] = []
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
         block = hooks.block
         if block is None or not torch.is_grad_enabled() or kept:
             return
-        begun[:] = [torch.get_rng_state()] if block.probed else []
+        begun[:] = [random_state()] if block.probed else []
         for local, name in own.items():
             p: Any = module._parameters[local]
             kept[local] = p
             rows = p.expand(block.n, *p.shape[1:])
             rows.register_hook(lambda b, name=name: received(block, name, b))
             if block.probed:
-                block.outputs.append((path, module, rows))
+                block.outputs.append((path, module, rows, 0))
             module._parameters[local] = rows
 
     def received(block: Block, name: str, b: torch.Tensor) -> None:
@@ -78,19 +79,16 @@ def _refuse_other_output(
     module: nn.Module,
     path: str,
     own: Mapping[str, str],
-    state: torch.Tensor,
+    state: RandomState,
     inputs: tuple[Any, Any],
     output: Any,
 ) -> None:
     """Refuse a module whose output is another one with the parameter itself, by the same random numbers."""
     block, hooks.block = hooks.block, None
-    now = torch.get_rng_state()
-    torch.set_rng_state(state)
     try:
-        with torch.no_grad():
+        with replayed(state), torch.no_grad():
             again = first_tensor(module.forward(*inputs[0], **inputs[1]))
     finally:
-        torch.set_rng_state(now)
         hooks.block = block
     found = first_tensor(output)
     if not _are_near(found, again):
@@ -105,12 +103,12 @@ def _are_near(found: torch.Tensor | None, again: torch.Tensor | None) -> bool:
     return torch.allclose(found, again, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def first_tensor(output: Any, n: int | None = None) -> torch.Tensor | None:
-    """Return the first tensor of an output, in a tuple or mapping too; of `n` rows and with a graph, if given."""
+def first_tensor(output: Any, n: int | None = None, axis: int = 0) -> torch.Tensor | None:
+    """Return the first tensor of an output, in a tuple or mapping too; with a graph and `n` rows, if given."""
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else [output]
     for part in parts:
         if not isinstance(part, torch.Tensor):
             continue
-        if n is None or (part.requires_grad and part.ndim > 0 and len(part) == n):
+        if n is None or (part.requires_grad and part.ndim > axis and part.shape[axis] == n):
             return part
     return None

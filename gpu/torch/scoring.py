@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from adamshap.gpu.arrays import BatchGradient, like
 from adamshap.gpu.backend import Backend, Buffers
 from adamshap.gpu.captures import Captures, Dense
@@ -20,9 +18,11 @@ from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
+from adamshap.torch.forward import ForwardStep
 from adamshap.torch.hooks import Block
 from adamshap.torch.processes import Processes
 from adamshap.torch.validation import ValidationStack
+from adamshap.torch.verification import Verification
 
 __all__ = ["Given", "Scorer", "chunks_of", "context_of"]
 
@@ -34,7 +34,9 @@ def context_of(backend: Backend, stack: ValidationStack) -> EngineContext:
     return EngineContext(model, stack, backend, kernels_for(backend), ops_for(backend), Buffers(backend), shapes)
 
 
-def chunks_of(blocks: Iterable[Block], gradients: Mapping[str, Array]) -> list[tuple[slice, Captures]]:
+def chunks_of(
+    backend: Backend, blocks: Iterable[Block], gradients: Mapping[str, Array]
+) -> list[tuple[slice, Captures]]:
     """Return the samples and captures of each block.
 
     A parameter that has a gradient, of 0 or of other processes' samples, and no use is moved all the same: it gets a
@@ -50,7 +52,7 @@ def chunks_of(blocks: Iterable[Block], gradients: Mapping[str, Array]) -> list[t
     idle = [(name, array) for name, array in gradients.items() if name not in used]
     if idle:
         rows, captures = chunks[0] if chunks else (slice(0, 1), None)
-        none = tuple(Dense(name, np.zeros((rows.stop, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
+        none = tuple(Dense(name, backend.xp.zeros((rows.stop, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
         chunks[:1] = [(rows, Captures(none if captures is None else captures.uses + none))]
     return chunks
 
@@ -74,6 +76,8 @@ class Given:
     state : State
     hyperparameters : Hyperparameters
     stack : ValidationStack
+    forward : ForwardStep, optional
+        The samples' losses, with contraction "forward", whose derivatives have f already: then `factor` is 1.
     """
 
     index: Array
@@ -84,6 +88,7 @@ class Given:
     state: State
     hyperparameters: Hyperparameters
     stack: ValidationStack
+    forward: ForwardStep | None = None
 
 
 @dataclass
@@ -108,12 +113,15 @@ class Scorer:
     processes: Processes = field(default_factory=Processes)
     sketches: dict[tuple[str, ...], Sketch] = field(default_factory=dict)
 
-    def score(self, given: Given) -> tuple[StepResult, State]:
-        """Return the results of the step that is about to be taken, and the state after it, in buffers."""
+    def score(self, given: Given, chunks: list[tuple[slice, Captures]] | None = None) -> tuple[StepResult, State]:
+        """Return the results of the step that is about to be taken, and the state after it, in buffers.
+
+        The contraction reads `chunks` in place of the given ones, if there are any.
+        """
         names = tuple(given.gradients)
         context = replace(self.context, stack=given.stack, shapes={name: self.context.shapes[name] for name in names})
         context.place.step = given.state.t
-        batch = StepBatch(range(given.n), None, np.zeros(1), None)
+        batch = StepBatch(range(given.n), None, context.backend.xp.zeros(given.stack.n_val or 1), None)
         plan = StepPlan.of(self.estimator, batch, self.with_sgd, after=False)
         step = StepInput(context, given.hyperparameters, given.state, batch, 1.0)
         self._refuse_previous(given)
@@ -126,7 +134,8 @@ class Scorer:
         forward = ForwardResult(None, start, g, self._norms(context, plan, given, factor), float("nan"), factor)
         theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
         new = State(theta, m, v, following(given.state.t))
-        result = score_step(step, plan, forward, given.chunks, new, self._sketch(names), total_of=self.processes.sum_of)
+        sketch, total_of = self._sketch(names), self.processes.sum_of
+        result = score_step(step, plan, forward, chunks or given.chunks, new, sketch, total_of=total_of)
         return self._own(result, len(given.index)), new
 
     def _own(self, result: StepResult, n: int) -> StepResult:
@@ -135,6 +144,12 @@ class Scorer:
             return result
         of_sgd = None if result.sgd_scores is None else result.sgd_scores[:n]
         return replace(result, scores=result.scores[:n], sgd_scores=of_sgd)
+
+    def verify(self, given: Given, forward: ForwardStep) -> None:
+        """Compare the samples' scores, without a sketch of P, with the derivatives of their losses."""
+        estimator = replace(self.estimator, contraction="forward", rank=None, efficient=False)
+        both = Verification(forward, given.chunks, given.factor, given.index)
+        Scorer(self.context, estimator, False).score(given, [both.chunk])
 
     def _norms(self, context: EngineContext, plan: StepPlan, given: Given, factor: float | None) -> Norms | None:
         """Return √Σ x² over the samples of all blocks and processes."""
@@ -155,10 +170,11 @@ class Scorer:
     def load_sketches(self, sketches: Iterable[Any]) -> None:
         """Continue from the bases of a saved state."""
         self.sketches.clear()
+        real = self.context.backend.real
         for names, bases in sketches:
             sketch = self._sketch(tuple(names))
             if sketch is not None:
-                sketch.bases |= {(number, group): basis.numpy().copy() for number, group, basis in bases}
+                sketch.bases |= {(number, group): real(basis.numpy().copy()) for number, group, basis in bases}
 
     def _refuse_previous(self, given: Given) -> None:
         """Refuse the denominator "previous" where it is not defined, as the engine's `scores` does."""

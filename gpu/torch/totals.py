@@ -1,6 +1,9 @@
-"""The scores of a loop so far, on the host, in double precision, and their state between two steps."""
+"""The scores of a loop so far, on the host, in double precision, and their state between two steps.
 
-from collections.abc import Mapping
+The results of a step on a card are fetched at the next step, or when they are asked for: no step waits for its own.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +12,7 @@ import torch
 
 from adamshap.gpu.step import StepResult
 from adamshap.reference.contract import Array, refuse, shown
+from adamshap.torch.validation import refuse_not_finite
 
 __all__ = ["Totals", "check_settings"]
 
@@ -19,7 +23,7 @@ class Totals:
 
     Parameters
     ----------
-    scores, sgd_scores : arrays (N,)
+    scores, sgd_scores : arrays (N,), or (N, n_val) for each validation sample, from the first step on
         SGD's are NaN if they are not wanted.
     seen : int array (N,)
     steps : int
@@ -27,6 +31,8 @@ class Totals:
     history : dict of list of float
     initial : dict of arrays
         The parameters before the first step; empty until then.
+    waiting : list
+        Results of steps that are still on a device.
     """
 
     scores: Array
@@ -35,25 +41,52 @@ class Totals:
     steps: int = 0
     history: dict[str, list[float]] = field(default_factory=lambda: {"valid_loss": [], "factor": []})
     initial: dict[str, Array] = field(default_factory=dict)
+    waiting: list[Any] = field(default_factory=list)
 
     @classmethod
     def of(cls, count: int, with_sgd: bool) -> "Totals":
         """Return the totals before the first step."""
         return cls(np.zeros(count), np.zeros(count) if with_sgd else np.full(count, np.nan), np.zeros(count, np.int64))
 
-    def add(self, index: Array, result: StepResult, factor: float) -> None:
-        """Add a step's results; refuse numbers that are not finite."""
-        for name, added in (("scores", result.scores), ("sgd_scores", result.sgd_scores)):
-            if added is not None and not np.isfinite(added).all():
-                got, needs = f"numbers that are not finite at step {self.steps + 1}", "finite gradients"
-                refuse(name, got, f"{needs}: a smaller lr, or clipping, may help", FloatingPointError)
-        np.add.at(self.scores, index, result.scores)
-        if result.sgd_scores is not None:
-            np.add.at(self.sgd_scores, index, result.sgd_scores)
-        np.add.at(self.seen, index, 1)
-        self.history["factor"].append(factor)
-        if result.valid_loss is not None:
-            self.history["valid_loss"].append(float(result.valid_loss))
+    def counted(self, n_val: int) -> int:
+        """Return the number of validation samples, and give each a column of scores before the first step."""
+        if self.scores.ndim == 1:
+            self.scores, self.sgd_scores = (one[:, None] + np.zeros(n_val) for one in (self.scores, self.sgd_scores))
+        if (before := self.scores.shape[1]) != n_val:
+            refuse("validation()", f"{n_val} losses", f"those of {before} validation samples, as before")
+        return n_val
+
+    def add(
+        self, index: Array, result: StepResult, history: Mapping[str, float], host: Callable[[Any], Any] | None = None
+    ) -> None:
+        """Add a step's results; those of a device wait for `settle`, and `host` fetches them."""
+        self.waiting.append((self.steps + 1, index, result, history, host or (lambda array: array)))
+        if host is None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Add the results that wait; refuse numbers that are not finite."""
+        waiting, self.waiting = self.waiting, []
+        for step, index, result, history, host in waiting:
+            found = {
+                name: None if array is None else host(array)
+                for name, array in (("scores", result.scores), ("sgd_scores", result.sgd_scores))
+            }
+            valid_loss = None if result.valid_loss is None else float(host(result.valid_loss))
+            if valid_loss is not None:
+                refuse_not_finite([valid_loss])
+            for name, added in found.items():
+                if added is not None and not np.isfinite(added).all():
+                    got, needs = f"numbers that are not finite at step {step}", "finite gradients"
+                    refuse(name, got, f"{needs}: a smaller lr, or clipping, may help", FloatingPointError)
+            np.add.at(self.scores, index, found["scores"])
+            if found["sgd_scores"] is not None:
+                np.add.at(self.sgd_scores, index, found["sgd_scores"])
+            np.add.at(self.seen, index, 1)
+            for name, value in history.items():
+                self.history.setdefault(name, []).append(value)
+            if valid_loss is not None:
+                self.history["valid_loss"].append(valid_loss)
 
     def clear(self) -> None:
         """Begin the sums anew; steps, history and first parameters stay."""
@@ -78,7 +111,7 @@ class Totals:
             refuse("state", f"scores of {count} samples", f"those of {len(self.scores)}, n_samples")
         for name in ("scores", "sgd_scores", "seen"):
             setattr(self, name, state[name].numpy().copy())
-        self.steps = state["steps"]
+        self.steps, self.waiting = state["steps"], []
         self.history = {name: list(values) for name, values in state["history"].items()}
         self.initial = {name: tensor.numpy().copy() for name, tensor in state["initial"].items()}
 

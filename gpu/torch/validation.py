@@ -1,9 +1,11 @@
 """The validation loss of a PyTorch model, from the user's own function, at the parameters or at a point near them.
 
-To the engine it is a model with a single row: x of that row is Γ, the gradient of the mean validation loss.
+To the engine it is a model with a single row: x of that row is Γ, the gradient of the mean validation loss. With
+``per_validation`` it has n_val rows, the gradients of the validation samples' own losses.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,15 +17,18 @@ import torch
 from adamshap.gpu.arrays import like
 from adamshap.gpu.captures import Captures, Dense
 from adamshap.gpu.context import EngineContext
-from adamshap.reference.contract import refuse
+from adamshap.reference.contract import Array, refuse
+from adamshap.torch.backward import differentiated
+from adamshap.torch.memory import array_of, tensor_of
 from adamshap.torch.processes import Processes
+from adamshap.torch.random_state import random_state, replayed
 
-__all__ = ["ValidationStack"]
+__all__ = ["ValidationStack", "refuse_not_finite", "undisturbed"]
 
 
 @dataclass(frozen=True)
-class GradientRow(Dense):
-    """Γ of one parameter, a row of its own.
+class GradientRows(Dense):
+    """Γ of one parameter: a row, or one for each validation sample.
 
     `count` is the number of outer products of a training sample, by which a sketch of P is weighed.
     """
@@ -38,21 +43,21 @@ class GradientRow(Dense):
 
 @dataclass
 class Gradients:
-    """A workspace: the weighted sum of the gradients of the passes so far, and the last loss."""
+    """A workspace: the weighted sum of the gradients of the passes so far, and the last losses."""
 
     products: Mapping[str, int]
     total: dict[str, Any] = field(default_factory=dict)
-    loss: float = 0.0
+    losses: Any = None
 
     def rows(self, which: slice) -> "Gradients":
-        """Return itself: the row of a point adds to those of the points before it."""
+        """Return itself: the rows of a point add to those of the points before it."""
         return self
 
     @property
     def captures(self) -> Captures:
-        """The single row of all passes."""
-        rows = [GradientRow(name, x[None], self.products.get(name, 0)) for name, x in self.total.items()]
-        return Captures(tuple(rows), np.array([self.loss]))
+        """The rows, each summed over all passes."""
+        rows = [GradientRows(name, x, self.products.get(name, 0)) for name, x in self.total.items()]
+        return Captures(tuple(rows), self.losses)
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,15 @@ class ValidationStack:
     ----------
     model : torch.nn.Module
     loss : callable
-        Function without arguments that returns the mean validation loss, a tensor.
+        Function without arguments that returns the mean validation loss, a tensor; or the validation samples' own
+        losses, (n_val,).
     named : dict of parameters
         The parameters that take part in the step.
     products : dict of int
         Outer products of a training sample, by parameter.
+    n_val : int, optional
+        Number of losses, if each validation sample has its own; None: `loss` returns their mean, or the mean and the
+        number of samples that it is of.
     processes : Processes
         Those whose losses are averaged.
     """
@@ -76,6 +85,7 @@ class ValidationStack:
     loss: Callable[[], torch.Tensor]
     named: Mapping[str, torch.nn.Parameter]
     products: Mapping[str, int] = field(default_factory=dict)
+    n_val: int | None = None
     processes: Processes = field(default_factory=Processes)
 
     @property
@@ -90,9 +100,9 @@ class ValidationStack:
     def run(
         self, context: EngineContext, workspace: Gradients, params: Mapping[str, Any], y: Any, weight: Any
     ) -> Captures:
-        """Add ``weight`` times the gradient of the loss at `params`."""
+        """Add ``weight`` times the gradients of the losses at `params`."""
         with self._moved(context, params):
-            workspace.loss, gradients = self._evaluated(differentiate=True)
+            workspace.losses, gradients = self._evaluated(context, differentiate=True)
         for name, gradient in gradients.items():
             weighted = gradient if weight == 1 else gradient * gradient.dtype.type(weight)
             before = workspace.total.get(name)
@@ -100,17 +110,17 @@ class ValidationStack:
         return workspace.captures
 
     def losses(self, context: EngineContext, workspace: Gradients, params: Mapping[str, Any], y: Any) -> Any:
-        """Return the loss at `params` as an array (1,)."""
+        """Return the losses at `params`, (n_val,), or the mean (1,)."""
         with self._moved(context, params):
-            loss, _ = self._evaluated(differentiate=False)
-        return np.array([loss], context.backend.dtype)
+            losses, _ = self._evaluated(context, differentiate=False)
+        return context.backend.real(losses)
 
     def add_tangent_dots(self, *_: object) -> NoReturn:
         """Refuse: never called, as the stack has no tangents."""
         raise AssertionError("the validation loss has no tangents")
 
     def at_start(self, context: EngineContext) -> Captures:
-        """Return the row of Γ at θ."""
+        """Return the rows of Γ at θ."""
         return self.run(context, self.workspace(context, "start", None), {}, None, 1.0)
 
     @contextmanager
@@ -121,35 +131,57 @@ class ValidationStack:
             return
         kept = like(context, "kept theta")
         for name, p in self.named.items():  # p.data: PyTorch does not count these edits, as they are taken back
-            kept[name][...] = p.detach().numpy()
-            p.data.copy_(torch.from_numpy(params[name]))
+            kept[name][...] = array_of(p)
+            p.data.copy_(tensor_of(params[name], p.device))
         try:
             yield
         finally:
             for name, p in self.named.items():
-                p.data.copy_(torch.from_numpy(kept[name]))
+                p.data.copy_(tensor_of(kept[name], p.device))
 
-    def _evaluated(self, *, differentiate: bool) -> tuple[float, dict[str, Any]]:
-        """Return the loss and its gradient at the present parameters."""
+    def count(self) -> int:
+        """Return the number of validation samples, by a pass without derivatives."""
+        with undisturbed(self.model, "validation()"), torch.no_grad():
+            loss = self.loss()
+        if not isinstance(loss, torch.Tensor) or loss.ndim != 1 or not len(loss):
+            self._refuse_shape(loss)
+        return len(loss)
+
+    def _evaluated(self, context: EngineContext, *, differentiate: bool) -> tuple[Array, dict[str, Any]]:
+        """Return the losses (rows,) and their gradients (rows, …) at the present parameters.
+
+        On a card without waiting for them.
+        """
         tensors = list(self.named.values())
-        with self.processes.without_wrapper(), undisturbed(self.model), torch.enable_grad():
-            loss, size = _with_size(self.loss())
-            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-                shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
-                refuse("validation()", shape, "one number, the mean validation loss, as a tensor", TypeError)
-            value = loss.item()
-            if not math.isfinite(value):
-                refuse("validation()", value, "a finite loss", FloatingPointError)
+        with self.processes.without_wrapper(), undisturbed(self.model, "validation()"), torch.enable_grad():
+            loss, size = _with_size(self.loss()) if self.n_val is None else (self.loss(), None)
+            if not isinstance(loss, torch.Tensor):
+                self._refuse_shape(loss)
+            if loss.numel() != 1 if self.n_val is None else loss.shape != (self.n_val,):
+                self._refuse_shape(loss)
+            losses = loss.reshape(-1)
+            values = array_of(losses)
+            if not context.backend.on_cuda:  # a device does not wait to know: its results are checked later
+                refuse_not_finite(values)
             if not differentiate:
-                return self.processes.mean_loss(value, size, {})
+                return self.processes.mean_loss(values, size, {})
             if not loss.requires_grad:
                 refuse("validation()", "a tensor without a graph", "the loss as computed, without detach or no_grad")
-            gradients = torch.autograd.grad(loss.sum(), tensors, allow_unused=True)
+            gradients = _gradients_of_each(losses, tensors)
         arrays = {}
         for (name, p), gradient in zip(self.named.items(), gradients, strict=True):
-            own = torch.zeros_like(p) if gradient is None else gradient
-            arrays[name] = np.require(own.detach().numpy(), requirements=["C", "W"])
-        return self.processes.mean_loss(value, size, arrays)
+            own = torch.zeros(len(values), *p.shape, dtype=p.dtype, device=p.device) if gradient is None else gradient
+            array = array_of(own)
+            arrays[name] = array if context.backend.on_cuda else np.require(array, requirements=["C", "W"])
+        return self.processes.mean_loss(values, size, arrays)
+
+    def _refuse_shape(self, loss: object) -> NoReturn:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+        needs = "one number, the mean validation loss, as a tensor; or per_validation=True, for one of each sample"
+        if self.n_val is not None:
+            of_all = f"({self.n_val},), as before" if self.n_val else "(n_val,)"
+            needs = f"the validation samples' own losses, a tensor of shape {of_all}: per_validation=True"
+        refuse("validation()", got, needs, TypeError)
 
 
 def _with_size(found: Any) -> tuple[Any, float | None]:
@@ -162,25 +194,45 @@ def _with_size(found: Any) -> tuple[Any, float | None]:
     return found[0], size
 
 
+def _gradients_of_each(losses: torch.Tensor, tensors: list[Any]) -> list[torch.Tensor | None]:
+    """Return the gradients of each loss (rows, …), in one batched backward pass where PyTorch has one."""
+    if len(losses) == 1:
+        return [None if one is None else one[None] for one in differentiated("validation()", losses.sum(), tensors)]
+    units = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of operations that PyTorch batches by a loop of its own
+            return differentiated("validation()", losses, tensors, units, retain_graph=True, is_grads_batched=True)
+    except RuntimeError:  # a function without a batched backward pass
+        rows = [differentiated("validation()", losses, tensors, unit, retain_graph=True) for unit in units]
+    return [None if one[0] is None else torch.stack(one) for one in zip(*rows, strict=True)]
+
+
+def refuse_not_finite(losses: Any) -> None:
+    """Refuse validation losses, in host memory, that are not finite."""
+    wrong = [float(one) for one in losses if not math.isfinite(one)]
+    if wrong:
+        refuse("validation()", wrong[0], "a finite loss", FloatingPointError)
+
+
 @contextmanager
-def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Put PyTorch's random state and the modules' modes back; refuse changes of gradients and buffers."""
+def undisturbed(model: torch.nn.Module, function: str) -> Iterator[None]:
+    """Put PyTorch's random state and the modules' modes back; refuse changes of gradients and buffers by `function`."""
     modes = [(module, module.training) for module in model.modules()]
     gradients = {name: _version(p.grad) for name, p in model.named_parameters()}
     buffers = {name: _version(buffer) for name, buffer in model.named_buffers()}
-    state = torch.get_rng_state()
     try:
-        yield
+        with replayed(random_state()):
+            yield
     finally:
-        torch.set_rng_state(state)
         for module, training in modes:
             module.training = training
     if changed := [name for name, p in model.named_parameters() if _version(p.grad) != gradients[name]]:
         needs = "the loss alone, without backward() or zero_grad()"
-        refuse("validation()", f"a function that changed the gradient of {changed[0]!r}", needs)
+        refuse(function, f"a function that changed the gradient of {changed[0]!r}", needs)
     if changed := [name for name, buffer in model.named_buffers() if _version(buffer) != buffers.get(name)]:
         needs = "model.eval() inside: the training mode is put back afterwards"
-        refuse("validation()", f"a function that changed the buffer {changed[0]!r}", needs)
+        refuse(function, f"a function that changed the buffer {changed[0]!r}", needs)
 
 
 def _version(tensor: torch.Tensor | None) -> tuple[int, int] | None:

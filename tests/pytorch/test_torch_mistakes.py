@@ -327,25 +327,27 @@ class BareParameter(nn.Module):  # type: ignore[name-defined,misc]
         self.positions, self.head = nn.Parameter(torch.zeros(1, 4)), nn.Linear(4, 3)
 
 
+def with_another_output(attention: Any) -> Any:
+    attention.out_proj = nn.Linear(4, 4)
+    return attention
+
+
 REFUSED_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "attention": (
-        lambda: one_layer(nn.MultiheadAttention(4, 2)),
-        "model parameter '1.in_proj_weight': got a parameter of 1, a module of class MultiheadAttention, which has no",
+        lambda: one_layer(type("Mine", (nn.MultiheadAttention,), {})(4, 2)),
+        "model parameter '1.in_proj_weight': got a parameter of 1, a module of class Mine, which has no captures",
     ),
-    "encoder layer": (lambda: one_layer(nn.TransformerEncoderLayer(4, 2)), "module of class MultiheadAttention"),
-    "lstm": (lambda: one_layer(nn.LSTM(4, 4)), "a module of class LSTM, which has no captures; needs modules of"),
+    "another output layer": (
+        lambda: one_layer(with_another_output(nn.MultiheadAttention(4, 2))),
+        "model module '1': got MultiheadAttention with an out_proj of class Linear; needs its own out_proj",
+    ),
     "bare": (BareParameter, "'positions': got a parameter of the model itself, a module of class BareParameter"),
     "subclass": (lambda: one_layer(type("Mine", (nn.Linear,), {})(4, 4)), "a module of class Mine, which has no"),
     "weight norm": (lambda: one_layer(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))), "has no captures"),
-    "dilation": (
-        lambda: one_layer(nn.Conv2d(1, 2, 3, dilation=2)),
-        "model module '1': got Conv2d with dilation=(2, 2)",
-    ),
-    "padding mode": (lambda: one_layer(nn.Conv2d(1, 2, 3, padding_mode="circular")), "padding_mode='circular'; needs"),
-    "even kernel": (lambda: one_layer(nn.Conv2d(1, 2, 2, padding="same")), "padding='same' with a kernel of (2, 2)"),
     "max_norm": (lambda: one_layer(nn.Embedding(4, 4, max_norm=1.0)), "max_norm=1.0, which edits the weight"),
     "sparse": (lambda: one_layer(nn.Embedding(4, 4, sparse=True)), "Embedding with sparse=True; needs sparse=False"),
-    "instance norm": (lambda: one_layer(nn.InstanceNorm1d(4, affine=True)), "class InstanceNorm1d, which has no"),
+    "bag": (lambda: one_layer(nn.EmbeddingBag(4, 4, max_norm=1.0)), "EmbeddingBag with max_norm=1.0, which edits"),
+    "sparse bag": (lambda: one_layer(nn.EmbeddingBag(4, 4, sparse=True, mode="sum")), "EmbeddingBag with sparse=True"),
     "sync": (lambda: one_layer(nn.SyncBatchNorm(4)), "model module '1': got SyncBatchNorm; needs nn.BatchNorm1d"),
     "half": (lambda: one_layer(nn.Linear(4, 4)).bfloat16(), "model parameter '0.weight': got bfloat16; needs float32"),
     "meta": (lambda: one_layer(nn.Linear(4, 4, device="meta")), "model parameter '1.weight': got a tensor on meta"),
@@ -392,11 +394,21 @@ REFUSED_OPTIONS: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
     ),
     "validation": (lambda model: {"validation": None}, "validation: got None; needs a function that returns"),
     "slope": (lambda model: {"slope": "steep"}, "slope: got 'steep'; needs one of sgd"),
-    "per_validation": (lambda model: {"per_validation": True}, "per_validation: got True; needs False"),
-    "forward": (lambda model: {"contraction": "forward"}, "contraction: got 'forward'; needs 'ghost'"),
     "n_samples": (lambda model: {"n_samples": 0}, "n_samples: got 0; needs an integer of at least 1"),
     "check_every": (lambda model: {"check_every": 0}, "check_every: got 0; needs an integer of at least 1"),
     "model": (lambda model: {"model": 3}, "model: got int; needs a Module"),
+    "axes": (lambda model: {"samples_axis": 1}, "samples_axis: got 1; needs a mapping from names of modules to 0 or 1"),
+    "axis of another": (
+        lambda model: {"samples_axis": {"lstm": 1}},
+        "samples_axis: got 'lstm'; needs names of modules",
+    ),
+    "axis": (lambda model: {"samples_axis": {"0": 2}}, "samples_axis['0']: got 2; needs 0 or 1"),
+    "channels": (
+        lambda model: (
+            options_of(images := nn.Sequential(nn.Conv1d(4, 4, 1))) | {"model": images, "samples_axis": {"": 1}}
+        ),
+        "model module '0': got Conv1d with samples along axis 1, as the module around it; needs samples_axis={'0': 0}",
+    ),
 }
 
 
@@ -537,20 +549,6 @@ def test_a_row_that_is_not_one_of_each_sample_is_refused(model: Any, message: st
     with pytest.raises(ValueError, match=re.escape(message)), attribution.samples(range(4)):
         F.cross_entropy(built(x), y).backward()
     assert isinstance(built.bias, nn.Parameter)
-
-
-def test_autocast_is_refused() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
-    adam = torch.optim.AdamW(model.parameters())
-    x, y = torch.randn(6, 4), labels(6)
-    attribution = Attribution(model, adam, validation=lambda: F.cross_entropy(model(x), y), n_samples=6)
-    with (
-        pytest.raises(ValueError, match=r"got Linear with an input of torch.bfloat16 and a gradient of torch.bfloat16"),
-        attribution.samples(range(6)),
-        torch.autocast("cpu", torch.bfloat16),
-    ):
-        F.cross_entropy(model(x), y).backward()
 
 
 def test_ids_that_may_be_positions_or_samples_are_refused() -> None:

@@ -58,7 +58,7 @@ class GPT(nn.Module):  # type: ignore[name-defined,misc]
         self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Any) -> Any:
-        x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        x = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         for norm1, attention, norm2, linear1, linear2 in zip(
             self.norm1, self.attention, self.norm2, self.linear1, self.linear2, strict=True
         ):
@@ -182,6 +182,7 @@ class Loop:
     """A training loop of somebody, in float64, with an attribution beside it.
 
     Each ``step`` takes the loss Σ_i weights[i] ℓ_i of some samples, by one backward pass for each part of them.
+    With ``one_by_one`` the oracle has a backward pass for each sample, where ``torch.func`` does not have the layers.
     """
 
     name: str = "perceptron"
@@ -193,6 +194,8 @@ class Loop:
     options: dict[str, Any] = field(default_factory=dict)
     count: int = 12
     seed: int = 0
+    one_by_one: bool = False
+    dtype: Any = torch.float64
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
@@ -205,21 +208,29 @@ class Loop:
         self.x, self.y = inputs(self.count), targets(self.count)
         self.valid_x, self.valid_y = inputs(3), targets(3)
         self.weights = torch.rand(self.count).double()
+        if self.dtype != torch.float64:
+            self.model, self.weights = self.model.to(self.dtype), self.weights.to(self.dtype)
+            if self.x.is_floating_point():
+                self.x, self.valid_x = self.x.to(self.dtype), self.valid_x.to(self.dtype)
         self.adam = self.optimizer(self.model)
         self.attribution = Attribution(
             self.model, self.adam, validation=self.validation, n_samples=self.count, **self.options
         )
 
     def validation(self) -> Any:
-        return self.each(self.model(self.valid_x), self.valid_y).mean()
+        losses = self.each(self.model(self.valid_x), self.valid_y)
+        return losses if self.options.get("per_validation") else losses.mean()
+
+    def losses(self, index: Any) -> Any:
+        return self.weights[index] * self.each(self.model(self.x[index]), self.y[index])
 
     def loss(self, index: Any) -> Any:
-        return (self.weights[index] * self.each(self.model(self.x[index]), self.y[index])).sum()
+        return self.losses(index).sum()
 
     def passes(self, index: Any, captured: bool = True) -> None:
         """Run the backward passes of a step."""
         for part in index.tensor_split(self.parts):
-            with self.attribution.samples(part) if captured else nullcontext():
+            with self.attribution.samples(part, lambda part=part: self.losses(part)) if captured else nullcontext():
                 self.loss(part).backward()
 
     def step(self, index: Any, scheduler: Any = None) -> None:
@@ -245,6 +256,13 @@ class Loop:
         outputs = torch.func.functional_call(self.model, params, (x[None],))
         return weight * self.each(outputs, y[None])[0]
 
+    def sample_gradient(self, params: Any, x: Any, y: Any, weight: Any) -> Any:
+        if not self.one_by_one:
+            return torch.func.grad(self.sample_loss)(params, x, y, weight)
+        leaves = {name: p.requires_grad_() for name, p in params.items()}
+        found = torch.autograd.grad(self.sample_loss(leaves, x, y, weight), list(leaves.values()))
+        return dict(zip(leaves, found, strict=True))
+
     def rows(self, batch: Batch) -> tuple[Any, Any, Any]:
         """Return inputs, labels and weights of a batch that holds numbers of samples, negative for validation."""
         index = torch.as_tensor(np.array(batch.y))
@@ -255,6 +273,9 @@ class Loop:
     def as_function(self) -> Function:
         def both(params: Params, batch: Batch, call: Callable[..., Any]) -> Any:
             given = {name: torch.as_tensor(np.array(p)) for name, p in params.items()}
+            if self.one_by_one:
+                found = [call(given, *row) for row in zip(*self.rows(batch), strict=True)]
+                return torch.utils._pytree.tree_map(lambda *of_rows: torch.stack(of_rows), *found)
             return torch.func.vmap(call, in_dims=(None, 0, 0, 0))(given, *self.rows(batch))
 
         def losses(params: Params, batch: Batch) -> Array:
@@ -262,7 +283,7 @@ class Loop:
             return found
 
         def gradients(params: Params, batch: Batch) -> Params:
-            found = both(params, batch, torch.func.grad(self.sample_loss))
+            found = both(params, batch, self.sample_gradient)
             return {name: x.detach().numpy() for name, x in found.items()}
 
         return Function({name: tuple(p.shape) for name, p in self.trained.items()}, losses, None, gradients)
@@ -297,22 +318,28 @@ class Loop:
         return Step(self.as_function(), params, adam, AdamState(done, m, v), train, valid, "sum")
 
 
+NOT_OF_THE_ORACLE = ("with_sgd", "check_every", "contraction", "verify_ghost", "samples_axis")
+"""Options that change how scores are computed, and not what they are."""
+
+
 def assert_oracle_agrees(loop: Loop, steps: int = 3, n: int = 5, scheduler: Any = None) -> None:
     """Run the loop, and compare what each step adds to the scores with the oracle's for that step."""
     options = {"slope": "random_order", "gradient": "midpoint"} | loop.options
-    exact = {name: value for name, value in options.items() if name not in ("with_sgd", "check_every")}
-    before = np.zeros(loop.count), np.zeros(loop.count)
+    exact = {name: value for name, value in options.items() if name not in NOT_OF_THE_ORACLE}
+    each = bool(loop.options.get("per_validation"))
+    nothing = np.zeros((loop.count, len(loop.valid_x)) if each else loop.count)
+    before = nothing, nothing
     for index in loop.batches(steps, n):
         step = loop.oracle_step(index)
         wanted = reference.scores(step, **exact)
-        of_sgd = reference.scores(step, "sgd", "start")
+        of_sgd = reference.scores(step, "sgd", "start", per_validation=each)
         loop.step(index, scheduler)
         run = loop.attribution.result()
         seen = np.zeros(loop.count, bool)
         seen[index] = True
         for got, old, expected, estimator in (
             (run.scores, before[0], wanted, Estimator(**{**exact, "efficient": False})),
-            (run.sgd_scores, before[1], of_sgd, Estimator("sgd", "start")),
+            (run.sgd_scores, before[1], of_sgd, Estimator("sgd", "start", per_validation=each)),
         ):
             size = estimator_magnitude(step, estimator) + np.abs(expected).max() + np.abs(old[index])
             assert np.all(np.abs((got - old)[index] - expected) <= CLOSE * size)

@@ -373,6 +373,22 @@ def of_model(shard: Shard, model: Any) -> None:
     Attribution(model, adamw(model), validation=shard.validation, n_samples=COUNT, process_group=group)
 
 
+def each_validation_sample(shard: Shard) -> None:
+    unsupported(shard, per_validation=True)
+
+
+def forward_mode(shard: Shard) -> None:
+    unsupported(shard, contraction="forward", slope="secant")
+
+
+def verified(shard: Shard) -> None:
+    unsupported(shard, verify_ghost=True, slope="secant")
+
+
+def unsupported(shard: Shard, **options: Any) -> None:
+    Attribution(shard.ddp, shard.loop.adam, validation=shard.validation, n_samples=COUNT, **options)
+
+
 def synchronised_norm(shard: Shard) -> None:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
     Attribution(
@@ -403,6 +419,9 @@ MISTAKES: dict[str, Callable[[Shard], None]] = {
     "uneven inputs": uneven_inputs,
     "inner module": inner_module,
     "others' group": others_group,
+    "each validation sample": each_validation_sample,
+    "forward mode": forward_mode,
+    "verified": verified,
     "synchronised norm": synchronised_norm,
     "fully sharded": fully_sharded,
 }

@@ -20,7 +20,7 @@ DTYPES = ("float32", "float64")
 SHRINK_SECONDS = 5.0
 CALL_SECONDS = 30.0
 
-TESTS = ("test_engine_*.py", "test_two_term.py")
+TESTS = ("test_engine_*.py", "test_two_term.py", "pytorch/test_torch_on_card.py")
 ELSEWHERE = ("test_benchmark", "test_property")
 """Tests that the throughput stage and the properties above replace."""
 REHEARSED = "test_two_term.py::test_micro_batches_change_nothing"
@@ -74,7 +74,7 @@ def tests_in(setting: Setting) -> list[str]:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and node.name not in ELSEWHERE:
                 takes = {argument.arg for argument in node.args.args}
                 if "device" in takes or "pytest.mark.gpu" in text:
-                    found.append(f"{file.name}::{node.name}")
+                    found.append(f"{file.relative_to(folder).as_posix()}::{node.name}")
     return [test for test in found if test == REHEARSED] if setting.rehearsal else found
 
 
