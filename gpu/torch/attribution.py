@@ -372,9 +372,9 @@ class Attribution:
         with self._processes.together(), at_work(self._device):
             self._settle()
             self._processes.agree()
-        names = ("scores", "sgd_scores", "seen")
-        sums = {name: self._processes.sum_on_host(getattr(self._totals, name)) for name in names}
-        return replace(self._totals, **sums)
+        totals, sum_of = self._totals, self._processes.sum_on_host
+        scores, sgd_scores = sum_of(totals.scores), sum_of(totals.sgd_scores)
+        return replace(totals, scores=scores, sgd_scores=sgd_scores, seen=sum_of(totals.seen))
 
     @property
     def _settings(self) -> str:

@@ -22,13 +22,11 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from adamshap.gpu.captures import RootSquares
-from adamshap.gpu.norms import Norms
 from adamshap.reference.contract import Array, Estimator, refuse, shown
 from adamshap.torch.memory import tensor_of
 from adamshap.torch.roundoff import Roundoff
 
-__all__ = ["OtherProcessError", "Processes", "WholeBatch", "unwrapped"]
+__all__ = ["FEW", "OtherProcessError", "Processes", "WholeBatch", "unwrapped"]
 
 NUMBERS = 3
 """Numbers that each process gives in an exchange, beside one for each parameter."""
@@ -38,9 +36,6 @@ LETTERS = 2000
 
 FEW = 1 << 18
 """Elements up to which arrays are joined and reduced together."""
-
-ROOT, PRODUCT, CORRECTED = 1, 2, 3
-"""Forms of √Σ x²: an array, of rank one, of rank one with a correction; 0 is none."""
 
 CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|timed out", re.IGNORECASE)
 """Words in the errors of a connection, which are of no class of their own with gloo."""
@@ -70,8 +65,9 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """Return the module inside DistributedDataParallel, or the model itself; refuse one whose parameters are shards."""
     if isinstance(model, DistributedDataParallel):
         return unwrapped(model.module)
+    sharded = _sharded_tensor()
     for name, p in model.named_parameters():
-        if isinstance(p, _sharded_tensor()) or type(p).__name__ == "FlatParameter":
+        if isinstance(p, sharded) or type(p).__name__ == "FlatParameter":
             got = f"a parameter of which each process has a part, {type(p).__name__} {name!r}"
             refuse("model", got, "whole parameters in each process, as with DistributedDataParallel")
     return model
@@ -338,34 +334,6 @@ class Processes:
         mean[...] = weights @ rows[:, 0]
         return mean, scaled
 
-    def join_norms(self, norms: Norms) -> None:
-        """Replace √Σ x² of each parameter by those over the samples of all processes.
-
-        Squares are added in double, where those of float32 neither over- nor underflow. A process without a use of the
-        parameter has the form of an array of zeros, which adds nothing to any form.
-        """
-        if not self.several:
-            return
-        _, codes = self.agree(each={name: _form(found) for name, found in norms.items()})
-        forms = dict(zip(self.names, codes.max(axis=0).astype(int).tolist(), strict=True))
-        differs = ((codes != 0) & (codes != codes.max(axis=0))).any(axis=0)
-        if differs.any():
-            got = f"other uses of {self.names[int(differs.argmax())]!r} in some processes than in others"
-            refuse("variance", got, "'exact', or the same calls of each module in all processes")
-        names = [name for name in self.names if forms[name]]
-        large = {name for name in names if forms[name] == ROOT and norms[name].root.size > FEW}
-        for some in ([name for name in names if name not in large], *([name] for name in names if name in large)):
-            parts = {name: _parts(norms[name], forms[name]) for name in some}
-            squares = {
-                (name, key): np.atleast_1d(part.astype(np.float64) ** 2)
-                for name, own in parts.items()
-                for key, part in own.items()
-            }
-            self.add_up(list(squares.values()))
-            for name, own in parts.items():
-                roots = {key: np.sqrt(squares[name, key]).astype(part.dtype) for key, part in own.items()}
-                norms[name] = RootSquares(**{key: root.reshape(own[key].shape) for key, root in roots.items()})
-
     def refuse_parts(self, estimator: Estimator, verify_ghost: bool) -> None:
         """Refuse what needs all samples in one process."""
         refused = {
@@ -408,20 +376,3 @@ class Processes:
                 " the passes of a process without any"
             )
             refuse("model", "a DistributedDataParallel model in its join() context", needs)
-
-
-def _form(found: RootSquares) -> int:
-    """Return the form of √Σ x², 0 if it is an array of zeros."""
-    if found.root is not None:
-        return ROOT if found.root.any() else 0
-    return PRODUCT if found.own is None else CORRECTED
-
-
-def _parts(found: RootSquares, form: int) -> dict[str, Any]:
-    """Return the arrays of a form; zeros if `found` has no samples and so another one."""
-    names = {ROOT: ("root",), PRODUCT: ("row", "col"), CORRECTED: ("row", "col", "own", "apart")}[form]
-    if form == ROOT or found.root is None:
-        return {name: getattr(found, name) for name in names}
-    matrix = found.root.reshape(len(found.root), -1)
-    none = {"row": matrix[:, 0].copy(), "col": matrix[0].copy(), "own": matrix[0, 0], "apart": matrix[0, 0]}
-    return {name: none[name] for name in names}

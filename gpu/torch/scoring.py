@@ -20,6 +20,7 @@ from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
 from adamshap.torch.forward import ForwardStep
 from adamshap.torch.hooks import Block
+from adamshap.torch.joint_norms import join_norms
 from adamshap.torch.processes import Processes
 from adamshap.torch.validation import ValidationStack
 from adamshap.torch.verification import Verification
@@ -158,7 +159,7 @@ class Scorer:
         norms = Norms()
         for _, captures in given.chunks:
             add_norms(context, norms, captures, self.estimator.variance)
-        self.processes.join_norms(norms)
+        join_norms(self.processes, norms)
         if factor is not None:
             norms.clip(context, factor)
         return norms

@@ -57,6 +57,7 @@ SCENARIOS = {
     "float32 rank one": Scenario(
         "gpt", {"variance": "rank_one"}, clip=0.1, batches=((3, 2, 1, 3),), counted=True, dtype=torch.float32
     ),
+    "autocast": Scenario("gpt", batches=((4, 0, 2, 3),), dtype=torch.float32, autocast=True),
 }
 
 
@@ -129,6 +130,11 @@ def test_scores_of_several_processes_are_those_of_one(name: str, processes: Proc
     assert all(isinstance(one, dict) for one in results), results
     found, run, _ = results[0][name]
     expected, whole = processes.expected[name]
+    if scenario.autocast:  # in bfloat16: correlated with those in float64 as in test_torch_autocast.py
+        which = whole.seen[:COUNT] > 0
+        r = np.corrcoef(run.scores[which], expected[-1][0][which])[0, 1]
+        assert r > 1 - (16 * torch.finfo(torch.bfloat16).eps / 2) ** 2 / 2
+        return
     options = {key: value for key, value in scenario.options.items() if key not in ("with_sgd", "efficient")}
     own = Estimator(**{"slope": "random_order", **options})
     bound = [np.zeros(COUNT), np.zeros(COUNT)]

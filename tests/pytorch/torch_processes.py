@@ -85,6 +85,7 @@ class Scenario:
     alone: bool = False
     again: bool = False
     dtype: torch.dtype = torch.float64
+    autocast: bool = False
 
     def shards(self, world: int, step: int) -> list[list[int]]:
         """Return the samples of each process."""
@@ -162,7 +163,8 @@ class Shard:
         loop.model.both = not self.scenario.alone or self.rank == 0
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
-            with nullcontext() if last else self.ddp.no_sync(), loop.attribution.samples(part):
+            low = torch.autocast("cpu", torch.bfloat16, enabled=self.scenario.autocast)
+            with low, nullcontext() if last else self.ddp.no_sync(), loop.attribution.samples(part):
                 rows = part if len(part) else torch.tensor([0])  # no samples: any row, and 0 times its loss
                 losses = loop.weights[rows] * loop.each(self.ddp(loop.x[rows]), loop.y[rows])
                 (losses.sum() / len(index) if len(part) else 0 * losses.sum()).backward()
