@@ -45,25 +45,75 @@ CASES = (
 
 def bench_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    against: Annotated[Literal["torch"] | None, typer.Option(help="'torch': time PyTorch's plain step too.")] = None,
-    slope: Annotated[Slope, typer.Option(help="Slope of the scores.")] = "random_order",
+    model: Annotated[
+        Literal["gpt"] | None, typer.Option(help="'gpt': adamshap.torch in a loop with a GPT, instead of the engine.")
+    ] = None,
+    against: Annotated[
+        Literal["torch", "ghostsuite", "dattri-llm", "opacus"] | None,
+        typer.Option(help="'torch': time PyTorch's plain step too; with --model gpt: another's attribution."),
+    ] = None,
+    checkout: Annotated[Path | None, typer.Option(help="GhostSuite's folder, for --against ghostsuite.")] = None,
+    slope: Annotated[
+        Slope | None, typer.Option(help="Slope of the scores.", show_default="random_order; gpt: secant, random_order")
+    ] = None,
     gradient: Annotated[Gradient, typer.Option(help="Where the validation gradient is taken.")] = "midpoint",
     rank: Annotated[int, typer.Option(min=1, help="Rank of the low-rank variant.")] = 16,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of --model gpt.", show_default="one per processor")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
 ) -> None:
     """Measure the cost of attribution relative to plain training, and the time of each part."""
     if out is not None and not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"got {str(out)!r}, whose folder does not exist", param_hint="--out")
-    rows = [row for case in CASES for row in measure(case, slope, gradient, rank, device, against)]
-    report = {"rows": rows, "machine": machine(device)}
+    _refuse_combinations(model, against, checkout, device, threads)
+    if model == "gpt":
+        gpt = _bench_of_gpt()
+        estimator = None if slope is None else {"slope": slope, "gradient": gradient}
+        rows = [row for case in gpt.CASES for row in gpt.measure_gpt(case, rank, estimator, against, checkout, threads)]
+        show_rows = gpt.show_gpt
+    else:
+        used, peer = slope or "random_order", "torch" if against else None
+        rows, show_rows = [row for case in CASES for row in measure(case, used, gradient, rank, device, peer)], show
+    report = {"rows": rows, "machine": machine("cpu" if model else device)}
     text = json.dumps(report, indent=1)
     if out is not None:
         out.write_text(text + "\n")
     if as_json:
         typer.echo(text)
         return
-    show(report)
+    show_rows(report)
+
+
+def _refuse_combinations(
+    model: str | None, against: str | None, checkout: Path | None, device: str, threads: int | None
+) -> None:
+    """Refuse options that do not go together."""
+    if model is None:
+        if against not in (None, "torch"):
+            raise typer.BadParameter(
+                f"got {against!r} without --model gpt, which it is timed with", param_hint="--against"
+            )
+        if threads is not None:
+            raise typer.BadParameter("got a number without --model gpt, which alone has it", param_hint="--threads")
+    else:
+        if against == "torch":
+            got = "got 'torch' with --model gpt, whose plain step is PyTorch's own; needs one of the others, or none"
+            raise typer.BadParameter(got, param_hint="--against")
+        if device == "cuda":
+            raise typer.BadParameter("got 'cuda' with --model gpt, which runs on the CPU", param_hint="--device")
+    if checkout is not None and against != "ghostsuite":
+        raise typer.BadParameter("got a folder without --against ghostsuite", param_hint="--checkout")
+
+
+def _bench_of_gpt() -> Any:
+    """Return the benchmark of PyTorch loops, which needs PyTorch."""
+    try:
+        from adamshap.torch import bench
+    except ImportError as error:
+        raise typer.BadParameter(f"PyTorch is not installed ({error})", param_hint="--model") from error
+    return bench
 
 
 def measure(

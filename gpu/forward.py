@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from adamshap.gpu.arrays import BatchGradient, like
+from adamshap.gpu.arrays import Arrays, BatchGradient, like
 from adamshap.gpu.captures import Captures, write_sums
 from adamshap.gpu.clipping import clip
 from adamshap.gpu.norms import Norms, add_norms
@@ -28,6 +28,8 @@ class ForwardResult:
     train_loss : number
     factor : number or None
         c, by which `g` and `norms` are multiplied but not the captures; None without clipping.
+    slope : dict of arrays or None
+        Memory for S; None is that of `g`, which nothing needs after it.
     """
 
     captures: Captures | None
@@ -36,6 +38,7 @@ class ForwardResult:
     norms: Norms | None
     train_loss: Any
     factor: Any = None
+    slope: Arrays | None = None
 
 
 def forward_and_gradient(

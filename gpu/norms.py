@@ -42,6 +42,7 @@ class Norms(dict[str, RootSquares]):
 
 def add_norms(context: EngineContext, norms: Norms, captures: Captures, variance: str) -> None:
     """Add the norms of a chunk of the batch to those of the chunks before it."""
+    context.now("norms of the samples")
     xp, twice = context.backend.xp, captures.used_twice
 
     def room(name: str) -> Any:

@@ -24,9 +24,9 @@ def take_step(
 
 @dataclass(frozen=True)
 class FusedOut:
-    """The outputs of the fused step: the new state, the point where Γ is wanted, if any, and the slope."""
+    """The outputs of the fused step: the new state and the point where Γ is wanted, if any, and the slope."""
 
-    new: State
+    new: State | None
     point: Arrays | None
     slope: SlopeArrays
 
@@ -50,7 +50,8 @@ def fused_step(
         scalars, norms_of_key = step.hyperparameters.scalars[key], NO_NORMS if norms is None else norms.of(key, n)
         factor = None if gamma is None else as_matrix(gamma[key])
         point = None if out.point is None else as_matrix(out.point[key])
-        written = FusedStepOut(out.new.of(key), point, as_matrix(out.slope[key]))
+        new = None if out.new is None else out.new.of(key)
+        written = FusedStepOut(new, point, as_matrix(out.slope[key]))
         own_plan = plan.with_decay(scalars.l2)
         context.kernels.fused_step(
             scalars, own_plan, as_matrix(gradient), state.of(key), norms_of_key, factor, blend, written

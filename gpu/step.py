@@ -197,13 +197,14 @@ def score_step(
     plan: StepPlan,
     forward: ForwardResult,
     chunks: Chunks,
-    new: State,
+    new: State | None,
     sketch: Sketch | None = None,
     total_of: Callable[[Any], Any] = lambda sums: sums,
 ) -> StepResult:
     """Take the step and score its samples, from the results of the batch's pass and its captures by chunks.
 
-    `total_of` returns the sum of all scores from the sum of those in `chunks`, if others score the rest of the batch.
+    Without `new`, the state after the step is not written; Γ at θ⁺ needs it. `total_of` returns the sum of all scores
+    from the sum of those in `chunks`, if others score the rest of the batch.
     """
     context, estimator, batch, state = step.context, plan.estimator, step.batch, step.state
     if plan.divides:
@@ -215,7 +216,10 @@ def score_step(
     slopes = slopes_of_two_terms(step, plan, forward)
     fused = step_and_slope(step, plan, forward, validation, new)
     if validation is None:
-        validation = at_point(step, new.theta if fused.point is None else fused.point, plan.valid_weight)
+        point = new.theta if fused.point is None and new is not None else fused.point
+        if point is None:
+            raise AssertionError("Γ at θ⁺ needs the state after the step")
+        validation = at_point(step, point, plan.valid_weight)
     scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, chunks, sketch)
     if utility is not None:
         scores += (utility - total_of(scores.sum(axis=1)))[:, None] / scores.dtype.type(batch.n)
@@ -263,15 +267,15 @@ class FusedResult:
 
 
 def step_and_slope(
-    step: StepInput, plan: StepPlan, forward: ForwardResult, validation: Captures | None, new: State
+    step: StepInput, plan: StepPlan, forward: ForwardResult, validation: Captures | None, new: State | None
 ) -> FusedResult:
-    """Take the step; compute S in the memory of g, or P if `validation` already gives Γ."""
+    """Take the step; compute S, in the memory of g unless another is given, or P if `validation` already gives Γ."""
     context, gamma = step.context, None
     if validation is not None and plan.slope.kind != "sgd" and not plan.estimator.per_validation:
         gamma = ValidationGradient(like(context, "validation gradient"))
         write_sums(context, validation, gamma)
     point = like(context, "point") if plan.gradient == "midpoint" else None
-    slope = SlopeArrays(forward.g)
+    slope = SlopeArrays(forward.g if forward.slope is None else forward.slope)
     blend = sum(plan.segment) / 2
     fused_step(step, plan.slope, forward.g, forward.norms, gamma, blend, FusedOut(new, point, slope))
     if gamma is None:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adamshap.gpu.captures.capture import Capture, Factors, RootSquares
 from adamshap.gpu.captures.forms import Form, Products, flat, pairs_in_common
 from adamshap.gpu.captures.outer_product import OuterProduct
@@ -176,25 +178,21 @@ class OuterProducts:
     def _lengths(self, xp: Any) -> tuple[Any, Any]:
         """Return ‖x_i‖ of the weight and ‖a_i‖ ‖b_i‖, its largest possible value: (n,) each."""
         n, positions = self.a.shape[:2]
-        one = self.a.dtype.type(1)
-        lengths = [row_norms(xp, x.reshape(n, math.prod(x.shape[1:]))) for x in (self.a, self.b)]
-        apart, fractions = lengths[0] * lengths[1], xp.empty(n, self.a.dtype)
+        fractions, apart = (xp.empty(n, self.a.dtype) for _ in range(2))
         by_pairs = positions * sum(self.widths) <= math.prod(self.widths)
         block = max(POSITION_PAIRS // positions**2, 1) if by_pairs else 1
         for first in range(0, n, block):
             rows = slice(first, first + block)
-            a, b = (
-                x[rows] / xp.where(length[rows] > 0, length[rows], one)[:, None, None]
-                for x, length in zip((self.a, self.b), lengths, strict=True)
-            )
             if by_pairs:
-                squares = xp.matmul(a, a.swapaxes(1, 2))
-                squares *= xp.matmul(b, b.swapaxes(1, 2))
+                (squares, length), (others, other) = (_pairs_of_positions(xp, x[rows]) for x in (self.a, self.b))
+                squares *= others
             else:
+                (a, length), (b, other) = (_of_unit_length(xp, x[rows]) for x in (self.a, self.b))
                 squares = xp.matmul(b.swapaxes(1, 2), a)
                 squares *= squares
-            fractions[rows] = squares.reshape(len(a), -1).sum(axis=1)
-        return apart * xp.sqrt(xp.maximum(fractions, one * 0)), apart
+            fractions[rows] = squares.reshape(len(squares), -1).sum(axis=1)
+            apart[rows] = length * other
+        return apart * xp.sqrt(xp.maximum(fractions, fractions.dtype.type(0))), apart
 
     def signed_roots(self, context: EngineContext) -> OuterProducts:
         """Refuse: the signed roots of a sum are no sum of outer products."""
@@ -208,6 +206,27 @@ class OuterProducts:
     def rebuilt(self, arrays: Mapping[str, Any], inputs: Float[Array, "n positions d_in"]) -> OuterProducts:
         """Return the capture of other rows, from arrays like those of `kept` and the model's inputs."""
         return replace(self, a=inputs if self.a_is_input else arrays["a"], b=arrays["b"])
+
+
+def _pairs_of_positions(xp: Any, x: Any) -> tuple[Any, Any]:
+    """Return the products of each row's positions (n, T, T), in units of its squared length, and its length (n,)."""
+    if xp.__name__ == "numpy":  # a device does not wait to know
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = np.matmul(x, x.swapaxes(1, 2))
+            squares = np.einsum("ntt->n", products)
+        limits = np.finfo(x.dtype)
+        # What underflows in a product is then far below a rounding of the largest.
+        if (squares > limits.tiny**0.5).all() and (squares < limits.max**0.5).all():
+            products /= squares[:, None, None]
+            return products, np.sqrt(squares)
+    x, length = _of_unit_length(xp, x)
+    return xp.matmul(x, x.swapaxes(1, 2)), length
+
+
+def _of_unit_length(xp: Any, x: Any) -> tuple[Any, Any]:
+    """Return rows (n, T, d) in units of their length, and the length (n,)."""
+    length = row_norms(xp, x.reshape(len(x), -1))
+    return x / xp.where(length > 0, length, x.dtype.type(1))[:, None, None], length
 
 
 def outer_products(weight: str, bias: str | None, a: Any, b: Any, a_is_input: bool = False) -> Capture:

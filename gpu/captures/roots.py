@@ -23,7 +23,7 @@ __all__ = ["RootSum", "sample_roots", "signed_roots"]
 class RootSum:
     """√Σ x², one x at a time: the squares of float32 are added in double on the host, else √Σ x² itself is updated."""
 
-    xp: Any
+    context: EngineContext
     out: Any
     squares: Any
 
@@ -32,14 +32,14 @@ class RootSum:
         """Return the sum of no x; `out` receives the root in the end."""
         in_double = out.dtype == np.float32 and not context.backend.on_cuda
         out[...] = 0
-        return cls(context.backend.xp, out, np.zeros(out.shape) if in_double else None)
+        return cls(context, out, np.zeros(out.shape) if in_double else None)
 
     def add(self, x: Any) -> None:
         """Add one x."""
         if self.squares is None:
-            self.xp.hypot(self.out, x, out=self.out)
+            self.context.backend.xp.hypot(self.out, x, out=self.out)
         else:
-            np.add(self.squares, np.multiply(x, x, dtype=np.float64), out=self.squares)
+            self.context.ops.add_squares(x, self.squares)
 
     def add_sum(self, other: RootSum) -> None:
         """Add all x of another sum."""

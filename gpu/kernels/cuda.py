@@ -231,13 +231,15 @@ def _adam_step() -> Any:
 
 
 @cache
-def _fused_step(kind: str, with_spread: bool, with_gamma: bool, with_point: bool) -> Any:
+def _fused_step(kind: str, with_spread: bool, with_gamma: bool, with_point: bool, with_new: bool) -> Any:
     nodes = NODES if kind == "nodes" else ""
     inputs = f"T g, T theta, T m, T v, T row, T col, T gamma, {nodes}{SCALARS}, T blend"
-    outputs = "T new_theta, T new_m, T new_v, T slope" + (", T point" if with_point else "")
+    outputs = ("T new_theta, T new_m, T new_v, " if with_new else "") + "T slope" + (", T point" if with_point else "")
     body = ADAM + (SPREAD if with_spread else "T spread = T(0);") + SLOPES[kind]
     body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
-    body += WRITE_STATE + ("slope = s * gamma;" if with_gamma else "slope = s;")  # last, as it may overwrite g
+    body += (WRITE_STATE if with_new else "") + (
+        "slope = s * gamma;" if with_gamma else "slope = s;"
+    )  # last, as it may overwrite g
     return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_fused_{kind}")
 
 
@@ -319,7 +321,8 @@ def fused_step(
     out: FusedStepOut,
 ) -> None:
     """Take Adam's step and compute the slope, in one launch; see `Kernels.fused_step`."""
-    _fused_step(plan.kind, plan.needs_spread, gamma is not None, out.point is not None)(
+    kernel = _fused_step(plan.kind, plan.needs_spread, gamma is not None, out.point is not None, out.new is not None)
+    kernel(
         g,
         state.theta,
         state.m,
@@ -328,9 +331,7 @@ def fused_step(
         g.dtype.type(0) if gamma is None else gamma,
         *(_nodes(plan.nodes, g.dtype) if plan.kind == "nodes" else ()),
         *_numbers(scalars, norms.n, g.dtype, blend),
-        out.new.theta,
-        out.new.m,
-        out.new.v,
+        *(() if out.new is None else (out.new.theta, out.new.m, out.new.v)),
         out.slope,
         *(() if out.point is None else (out.point,)),
     )

@@ -79,15 +79,15 @@ class FusedStepOut:
 
     Parameters
     ----------
-    new : ParameterState
-        The state after the step; may be the state before it.
+    new : ParameterState or None
+        The state after the step, if wanted; may be the state before it.
     point : array or None
         The point on the segment from ``θ − ηλθ − A(0)`` to ``θ⁺``.
     slope : array
         S, or Γ ⊙ S; may be the gradient.
     """
 
-    new: ParameterState
+    new: ParameterState | None
     point: Float[Array, "d_out d_in"] | None
     slope: Float[Array, "d_out d_in"]
 

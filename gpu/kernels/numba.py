@@ -76,7 +76,8 @@ def fused_step(
     loop, nodes = _fused_step(dtype.type, scalars.l2 > 0), _table(plan.nodes, dtype)
     numbers = _numbers(scalars, norms.n, dtype, blend)
     inputs = (g, state.theta, state.m, state.v, *_norms(norms, dtype), _matrix(gamma, dtype))
-    outputs = (_matrix(out.point, dtype), out.new.theta, out.new.m, out.new.v, out.slope)
+    new = (None,) * 3 if out.new is None else (out.new.theta, out.new.m, out.new.v)
+    outputs = (*(_matrix(array, dtype) for array in (out.point, *new)), out.slope)
 
     def rows(low: int, high: int) -> None:
         loop(low, high, numbers, nodes, SLOPE_KINDS[plan.kind], plan.needs_spread, *inputs, *outputs)
@@ -381,9 +382,10 @@ def _fused_step(real: Any, decays: bool = False) -> Callable[..., Any]:
                     w[V + e] = b2 * ve + d2 * ge * ge
                 if point.size > 0:
                     point[i, part] = w[POINT : POINT + width]
-                new_theta[i, part] = w[THETA : THETA + width]
-                new_m[i, part] = w[M : M + width]
-                new_v[i, part] = w[V : V + width]
+                if new_theta.size > 0:
+                    new_theta[i, part] = w[THETA : THETA + width]
+                    new_m[i, part] = w[M : M + width]
+                    new_v[i, part] = w[V : V + width]
                 if kind == 4:
                     for node in range(len(nodes)):
                         tau, along, across, weight = nodes[node, 0], nodes[node, 1], nodes[node, 2], nodes[node, 3]

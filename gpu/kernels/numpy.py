@@ -120,7 +120,8 @@ def fused_step(
         result = result * gamma
     if out.point is not None:
         out.point[...] = state.theta * f(scalars.shrink) - ((f(1) - f(blend)) * idle + f(blend) * moved)
-    adam_step(scalars, g, state, out.new)
+    if out.new is not None:
+        adam_step(scalars, g, state, out.new)
     out.slope[...] = result
 
 

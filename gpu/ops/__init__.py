@@ -42,6 +42,9 @@ class Ops(Protocol):
     def scale_by_derivative(self, name: str, b: Any, derivative: Any) -> None:
         """Multiply `b` in place by the derivative; for ReLU, `derivative` is the activation."""
 
+    def add_squares(self, x: Any, sums: Any) -> None:
+        """Add the squares of `x` (any shape) to `sums`, an array of doubles."""
+
     def column_norms(self, x: Any) -> Any:
         """Return the Euclidean norm of each column."""
 

@@ -14,6 +14,7 @@ from adamshap.gpu.ops.numpy import UNRESOLVED
 
 __all__ = [
     "activate",
+    "add_squares",
     "between",
     "column_norms",
     "ranges",
@@ -167,6 +168,11 @@ def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
         _gate()(b, derivative, b)
     elif name != "identity":
         cupy.multiply(b, derivative, out=b)
+
+
+def add_squares(x: Any, sums: Any) -> None:
+    """Add the squares of `x` to `sums`, in double."""
+    cupy.add(sums, cupy.multiply(x, x, dtype=np.float64), out=sums)
 
 
 def column_norms(x: Any) -> Any:

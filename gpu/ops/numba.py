@@ -19,6 +19,7 @@ from adamshap.gpu.threads import in_parts
 
 __all__ = [
     "activate",
+    "add_squares",
     "between",
     "column_norms",
     "ranges",
@@ -58,6 +59,11 @@ def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
     """Multiply `b` in place by the activation's derivative; ReLU's is read from the activation itself."""
     if name != "identity":
         _loops(b.dtype.type)["gate" if name == "relu" else "times"](0, len(b), b, derivative)
+
+
+def add_squares(x: Any, sums: Any) -> None:
+    """Add the squares of `x` to `sums`, in double."""
+    _loops(x.dtype.type)["add_squares"](0, x.size, x.reshape(-1), sums.reshape(-1))
 
 
 def column_norms(x: Any) -> Any:
@@ -149,6 +155,13 @@ def _loops(real: Any) -> dict[str, Callable[..., Any]]:
             for j in range(b.shape[1]):
                 b[i, j] *= derivative[i, j]
 
+    @loop(read[1], numba.types.Array(numba.float64, 1, "C"))
+    def add_squares(low, high, x, sums):  # type: ignore[no-untyped-def]
+        x_, sums_ = x[low:high], sums[low:high]
+        for e in range(high - low):
+            y = np.float64(x_[e])
+            sums_[e] += y * y
+
     @loop(read[2], numba.types.Array(numba.float64, 1, "C"))
     def square_sums(low, high, x, sums):  # type: ignore[no-untyped-def]
         sums = sums[low:high]
@@ -218,5 +231,5 @@ def _loops(real: Any) -> dict[str, Callable[..., Any]]:
                 total += b[i, j] * (z[i, j] + p[j])
             out[i] += total
 
-    loops = (between, relu, gelu, gate, times, square_sums, ranges, scaled_squares, roots, row_dot)
+    loops = (between, relu, gelu, gate, times, add_squares, square_sums, ranges, scaled_squares, roots, row_dot)
     return {function.__name__: function for function in loops}

@@ -10,6 +10,7 @@ from adamshap.gpu.ops import Scaling
 __all__ = [
     "UNRESOLVED",
     "activate",
+    "add_squares",
     "between",
     "column_norms",
     "ranges",
@@ -71,6 +72,11 @@ def scale_by_derivative(name: str, b: Any, derivative: Any) -> None:
         b *= derivative > 0
     elif name != "identity":
         b *= derivative
+
+
+def add_squares(x: Any, sums: Any) -> None:
+    """Add the squares of `x` to `sums`, in double."""
+    np.add(sums, np.multiply(x, x, dtype=np.float64), out=sums)
 
 
 def column_norms(x: Any) -> Any:

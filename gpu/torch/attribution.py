@@ -435,7 +435,7 @@ class Attribution:
         self._blocks.clear()
         history = {"factor": given.factor} if given.forward is None else given.forward.history
         self._totals.add(given.index, result, history, backend.host if backend.on_cuda else None)
-        if self._is_checked:
+        if new is not None:
             before = {name: given.state.theta[name].copy() for name in given.gradients}
             self._awaited = (given, (before, new.theta))
         self._processes.agree()
@@ -498,9 +498,11 @@ class Attribution:
         products = {name: whole.products.get(name, 0) for name in gradients}
         stack = replace(self._stack, named=named, products=products)
         index = np.concatenate([block.index for block in self._blocks])
-        return Given(index, whole.n, chunks, gradients, factor, state, hyperparameters, stack, forward)
+        return Given(
+            index, whole.n, chunks, gradients, factor, state, hyperparameters, stack, forward, self._is_checked
+        )
 
-    def _forward_step(self, gradients: dict[str, Array]) -> ForwardStep:
+    def _forward_step(self, gradients: Mapping[str, Array]) -> ForwardStep:
         """Return the step's samples for forward mode, after the check of the gradients if it is due."""
         named, step = {name: self._named[name] for name in gradients}, self._totals.steps + 1
         modules, checked = self._hooks.modules, self._is_checked

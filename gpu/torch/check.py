@@ -299,8 +299,9 @@ def _parts(passes: Passes, name: str) -> Parts:
             part = use.sum_of(xp, name, units).reshape(total.shape)
             total += part
             size = size + _size(xp, use, gradient.ndim)
-            if passes.roundoffs.get(name, Roundoff()).result:
-                more = _grain(xp, use, part)
+            roundoff = passes.roundoffs.get(name, Roundoff())
+            if roundoff.result:
+                more = _grain(xp, use, part, roundoff.terms)
                 grain = more if grain is None else grain + more
     return Parts(name, total, size, grain, uses)
 
@@ -329,11 +330,11 @@ def _comparison(
     return Comparison(name, given, total, square, product, sharp, sharp + low + factors, noise, usual)
 
 
-def _grain(xp: Any, use: Capture, total: Array) -> Array:
-    """Return q², the squares of what was rounded to a low dtype: Σ_i x_i, and each x_i that is no product."""
+def _grain(xp: Any, use: Capture, total: Array, terms: bool) -> Array:
+    """Return q², the squares of what was rounded to a low dtype: Σ_i x_i, and each x_i if its `terms` were."""
     found = xp.square(total, dtype=np.float64)
     arrays = list(use.kept().values())
-    if len(arrays) == 1 and arrays[0].ndim == total.ndim + 1:
+    if terms and len(arrays) == 1 and arrays[0].ndim == total.ndim + 1:
         rows = xp.square(arrays[0], dtype=np.float64).sum(axis=0)
         found[: len(rows)] += rows
     return found

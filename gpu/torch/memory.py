@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from adamshap.gpu.backend import Backend, cuda_is_usable
 from adamshap.reference.contract import Array, refuse
@@ -97,7 +98,7 @@ MEMORIES: dict[str, Memory] = {
     "cuda": Memory(
         _cupy,
         _from_card,
-        torch.from_dlpack,
+        from_dlpack,
         _on_stream,
         _address_of_stream,
         torch.cuda.synchronize,

@@ -19,6 +19,9 @@ __all__ = ["Roundoff", "joined", "roundoff_of"]
 FACTORS = {"tf32": 2.0**-10, "bf16": 2.0**-8}
 """Largest relative error of a factor in these settings of PyTorch: TF32 keeps 11 bits, perhaps by truncation."""
 
+PRODUCTS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNCellBase)
+"""Modules whose parameters have products of inputs and gradients as they are, and sums of these: exact in float32."""
+
 
 @dataclass(frozen=True)
 class Roundoff:
@@ -32,15 +35,23 @@ class Roundoff:
         Largest relative error of a result.
     least : float
         Largest absolute error of a result: half of the smallest positive number of its dtype.
+    terms : bool
+        Whether each sample's part may have been rounded so, too: x̂ of a norm, before it is multiplied.
     """
 
     factors: float = 0.0
     result: float = 0.0
     least: float = 0.0
+    terms: bool = False
 
     def __or__(self, other: "Roundoff") -> "Roundoff":
         """Return the coarser of both."""
-        return Roundoff(max(self.factors, other.factors), max(self.result, other.result), max(self.least, other.least))
+        return Roundoff(
+            max(self.factors, other.factors),
+            max(self.result, other.result),
+            max(self.least, other.least),
+            self.terms or other.terms,
+        )
 
 
 def joined(passes: Iterable[Mapping[str, Roundoff]]) -> dict[str, Roundoff]:
@@ -68,7 +79,8 @@ def roundoff_of(module: Any, a: torch.Tensor, b: torch.Tensor) -> Roundoff:
     halves = [torch.finfo(one.dtype) for one in (a, b) if one.dtype in HALVES]
     if halves:
         coarsest = max(halves, key=lambda info: info.eps)
-        return Roundoff(0.0, coarsest.eps / 2, max(info.smallest_normal * info.eps / 2 for info in halves))
+        least = max(info.smallest_normal * info.eps / 2 for info in halves)
+        return Roundoff(0.0, coarsest.eps / 2, least, not isinstance(module, PRODUCTS))
     return Roundoff(FACTORS.get(_precision_of(module, b), 0.0) if b.dtype == torch.float32 else 0.0)
 
 

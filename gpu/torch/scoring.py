@@ -79,6 +79,8 @@ class Given:
     stack : ValidationStack
     forward : ForwardStep, optional
         The samples' losses, with contraction "forward", whose derivatives have f already: then `factor` is 1.
+    checked : bool
+        Whether the state after the step is wanted too, for the self-check.
     """
 
     index: Array
@@ -90,6 +92,7 @@ class Given:
     hyperparameters: Hyperparameters
     stack: ValidationStack
     forward: ForwardStep | None = None
+    checked: bool = True
 
 
 @dataclass
@@ -114,8 +117,10 @@ class Scorer:
     processes: Processes = field(default_factory=Processes)
     sketches: dict[tuple[str, ...], Sketch] = field(default_factory=dict)
 
-    def score(self, given: Given, chunks: list[tuple[slice, Captures]] | None = None) -> tuple[StepResult, State]:
-        """Return the results of the step that is about to be taken, and the state after it, in buffers.
+    def score(
+        self, given: Given, chunks: list[tuple[slice, Captures]] | None = None
+    ) -> tuple[StepResult, State | None]:
+        """Return the results of the step that is about to be taken, and the state after it, in buffers, if wanted.
 
         The contraction reads `chunks` in place of the given ones, if there are any.
         """
@@ -126,15 +131,16 @@ class Scorer:
         plan = StepPlan.of(self.estimator, batch, self.with_sgd, after=False)
         step = StepInput(context, given.hyperparameters, given.state, batch, 1.0)
         self._refuse_previous(given)
-        g = BatchGradient(like(context, "gradient"))
-        for name, gradient in given.gradients.items():
-            g[name][...] = gradient
+        g = BatchGradient({name: context.backend.real(gradient) for name, gradient in given.gradients.items()})
         start = given.stack.at_start(context) if plan.start_wanted else None
         share = given.factor / self.processes.count  # of x_i in the gradient
         factor = None if share == 1 else share
-        forward = ForwardResult(None, start, g, self._norms(context, plan, given, factor), float("nan"), factor)
-        theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
-        new = State(theta, m, v, following(given.state.t))
+        norms, slope = self._norms(context, plan, given, factor), like(context, "slope")  # p.grad stays as it is
+        forward = ForwardResult(None, start, g, norms, float("nan"), factor, slope)
+        new = None
+        if given.checked:
+            theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
+            new = State(theta, m, v, following(given.state.t))
         sketch, total_of = self._sketch(names), self.processes.sum_of
         result = score_step(step, plan, forward, chunks or given.chunks, new, sketch, total_of=total_of)
         return self._own(result, len(given.index)), new

@@ -68,7 +68,7 @@ class Totals:
         """Add the results that wait; refuse numbers that are not finite."""
         waiting, self.waiting = self.waiting, []
         for step, index, result, history, host in waiting:
-            found = {
+            found: dict[str, Any] = {
                 name: None if array is None else host(array)
                 for name, array in (("scores", result.scores), ("sgd_scores", result.sgd_scores))
             }

@@ -77,11 +77,8 @@ class Verification:
                 length = math.hypot(*(float(xp.linalg.norm(direction[name].reshape(-1))) for name in use.names))
                 sizes[rows] += length * use.row_norms(xp)
         ghost, forward, size = (backend.host(one).astype(np.float64) for one in (by_captures, by_losses, sizes))
-        ghost, allowed = (
-            self.factor * ghost,
-            unit * abs(self.factor) * size + 2 * self.forward.error * abs(forward).max(),
-        )
-        self._compare(ghost, forward, allowed)
+        allowed = unit * self.factor * size + 2 * self.forward.error * abs(forward).max()
+        self._compare(self.factor * ghost, forward, allowed)
         out += by_losses
 
     def _compare(self, ghost: Array, forward: Array, allowed: Array) -> None:

@@ -16,6 +16,7 @@ from adamshap.gpu.captures import Dense, outer_products
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn = torch.nn
 from adamshap.torch import Attribution, register  # noqa: E402
+from adamshap.torch.forward import ForwardStep  # noqa: E402
 from adamshap.torch.layers import LAYERS, array_of  # noqa: E402
 
 FORWARD = {"contraction": "forward", "slope": "secant"}
@@ -170,6 +171,22 @@ def test_differences_in_float32() -> None:
     assert np.corrcoef(runs[0].scores, runs[1].scores)[0, 1] > 0.9999
 
 
+def test_a_direction_in_which_the_samples_cancel_does_not_give_the_factor() -> None:
+    loop = Loop(options=FORWARD)
+    loop.passes(torch.arange(5))
+    gradients = {name: p.grad.mul_(0.5).numpy() for name, p in loop.trained.items()}
+    generator = np.random.default_rng(0)
+    direction = {name: generator.standard_normal(g.shape) for name, g in gradients.items()}
+    along = sum(float((g * direction[name]).sum()) for name, g in gradients.items())
+    square = sum(float((g * g).sum()) for g in gradients.values())
+    for name, g in gradients.items():
+        direction[name] -= (1 - 1e-9) * along / square * g
+    attribution = loop.attribution
+    step = ForwardStep(attribution._derivatives, attribution._blocks, loop.trained, gradients, 3)
+    step.add_dots(attribution._scorer.context, direction, np.zeros(5))
+    assert step.factor == pytest.approx(0.5, rel=1e-12)
+
+
 def materialised(loop: Loop, losses: Any) -> Any:
     """Return SGD's score of each of these losses' gradients, with Γ at θ."""
     tensors = list(loop.trained.values())
@@ -236,16 +253,25 @@ def test_the_loop_is_the_same_with_and_without_an_attribution() -> None:
 
 
 def test_beside_an_attribution_by_captures() -> None:
-    """Two attributions of one loop: forward mode's edits of parameters are not seen by the other."""
-    loop = Loop(options={"slope": "secant", "check_every": 1})
-    other = Attribution(loop.model, loop.adam, validation=loop.validation, n_samples=loop.count, **FORWARD)
+    """Two attributions of one loop: the second does not see the first one's edits of parameters, in forward mode."""
+    loop = Loop(options=FORWARD)
+    other = Attribution(
+        loop.model, loop.adam, validation=loop.validation, n_samples=loop.count, slope="secant", check_every=1
+    )
     for index in loop.batches(4):
-        with other.samples(index, lambda index=index: loop.losses(index)):
+        with other.samples(index):
             loop.passes(index)
         loop.adam.step()
         loop.adam.zero_grad()
-    scores = loop.attribution.result().scores
-    assert abs(other.result().scores - scores).max() < 1e-9 * abs(scores).max()
+    scores = other.result().scores
+    assert abs(loop.attribution.result().scores - scores).max() < 1e-9 * abs(scores).max()
+
+
+def test_as_many_positions_as_samples_and_other_memory() -> None:
+    """Positions of shape (T,) are all samples' in common, T = n."""
+    assert_oracle_agrees(Loop("gpt", options=FORWARD), n=T)
+    change = {"change": lambda model: model.to(memory_format=torch.channels_last)}
+    assert_oracle_agrees(Loop("image", options=FORWARD, **change))
 
 
 def test_a_resumed_loop_ends_with_the_same_scores() -> None:
@@ -423,9 +449,9 @@ def test_batch_statistics_are_refused() -> None:
 
 
 def test_differences_without_a_digit_are_refused() -> None:
-    loop = Loop("cubes", options=FORWARD)
-    rounded = with_losses(lambda loop, index: (loop.losses(index).bfloat16() + 0.0).double())
-    with pytest.raises((ValueError, FloatingPointError), match=r"losses\(\): got losses"):
+    loop = Loop("cubes", options=FORWARD, dtype=torch.float32)
+    rounded = with_losses(lambda loop, index: loop.losses(index).bfloat16().float())
+    with pytest.raises((ValueError, FloatingPointError), match=r"losses\(\): got losses whose differences are .* jvp"):
         rounded(loop, torch.arange(6))
 
 

@@ -42,8 +42,8 @@ def _attention(
         recorder.refuse("is_causal=True without attn_mask", "attn_mask, of which is_causal is a hint")
     causal_alone = is_causal and key_padding_mask is None and not need_weights
     q, k, v = _projections(recorder, *_with_steps_first(axis, query, key, value))
-    mask = None if causal_alone else _float_mask(attn_mask, q.dtype)
-    padding = _float_mask(key_padding_mask, q.dtype)
+    mask = None if causal_alone else _float_mask(attn_mask, query.dtype)
+    padding = _float_mask(key_padding_mask, query.dtype)
     if module.bias_k is not None:
         k, v = (torch.cat([x, recorder.rows(name).transpose(0, 1)]) for x, name in ((k, "bias_k"), (v, "bias_v")))
     q, k, v = (_by_head(x, module.num_heads) for x in (q, k, v))

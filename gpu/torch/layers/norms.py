@@ -55,6 +55,6 @@ def _instance_norm(use: Use) -> Iterable[Capture]:
 
 
 def _gain_and_bias(use: Use, normed: torch.Tensor, summed: Callable[[torch.Tensor], torch.Tensor]) -> Iterable[Capture]:
-    for local, x in (("weight", lambda: use.b * normed), ("bias", lambda: use.b)):
+    for local, x in (("weight", lambda: normed.mul_(use.b)), ("bias", lambda: use.b)):
         if local in use.names:
             yield Dense(use.names[local], array_of(summed(x())))

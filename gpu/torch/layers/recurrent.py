@@ -204,8 +204,8 @@ class _Packing:
 
 
 def _with_dropout(x: torch.Tensor, p: float, packing: _Packing | None) -> torch.Tensor:
-    """Return x (n, T, d) after dropout of an array in the order that PyTorch has: steps first, or packed."""
+    """Return x (n, T, d) after dropout, with random numbers in the order of memory: steps first, or packed."""
     if packing is None:
-        return functional.dropout(x.transpose(0, 1).contiguous(), p).transpose(0, 1)
+        return functional.dropout(x, p)
     data = functional.dropout(packing.data(x), p)
     return x.new_zeros(x.shape).index_put(packing.places, data)
