@@ -34,7 +34,7 @@ from adamshap.verify.tolerance import assert_within, estimator_magnitude, score_
 CLOSE = 1e-9
 """Largest error of a score in float64, of Σ_j |P_j x_ij|, as in torch_loops.py."""
 
-SECONDS = 240
+SECONDS = 300
 """Time after which processes hang; they take some seconds of an idle processor."""
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -57,7 +57,7 @@ SCENARIOS = {
     "float32 rank one": Scenario(
         "gpt", {"variance": "rank_one"}, clip=0.1, batches=((3, 2, 1, 3),), counted=True, dtype=torch.float32
     ),
-    "autocast": Scenario("gpt", batches=((4, 0, 2, 3),), dtype=torch.float32, autocast=True),
+    "autocast": Scenario("gpt", batches=((3, 2, 0, 3),), dtype=torch.float32, autocast=True),
 }
 
 
@@ -162,8 +162,8 @@ def test_all_processes_have_the_whole_run_of_which_each_has_a_part(processes: Pr
         for key in ("scores", "sgd_scores", "seen"):
             values = [getattr(part, key) for part in parts]
             np.testing.assert_allclose(sum(values), getattr(run, key), rtol=1e-12, atol=1e-12 * np.abs(values).max())
-    assert (parts[0].seen > 0).any()
-    assert (parts[0].seen < run.seen).any()
+        if name == "default":
+            assert all(0 < part.seen.sum() < run.seen.sum() for part in parts)
 
 
 @pytest.mark.parametrize("processes", [2], indirect=True)

@@ -222,7 +222,7 @@ def start(rank: int, world: int, folder: str, jobs: dict[str, tuple[Any, ...]]) 
     """Join the group; call ``function(rank, world, *args)`` of each job, and leave its result, or error, in a file."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", store, timedelta(seconds=30), world, rank)
+    distributed.init_process_group("gloo", store, timedelta(seconds=120), world, rank)
     for name, (function, *args) in jobs.items():
         try:
             found = function(rank, world, *args)
