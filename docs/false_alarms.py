@@ -31,8 +31,8 @@ from adamshap import gpu
 from adamshap.verify.candidates.variants import VARIANTS
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import load
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
-from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
+from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES
 from adamshap.verify.reproduction import snippet
 

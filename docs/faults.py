@@ -9,9 +9,9 @@ from pathlib import Path
 
 from adamshap.verify.edges.properties import DRAWN_EDGES, EDGE_PROPERTIES
 from adamshap.verify.faults import EDGE_FAULTS, FAULTS, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.mutation import Catch, first_catch
-from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
+from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES
 
 PAGE = """# Known mistakes and the properties that catch them

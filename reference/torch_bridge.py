@@ -122,8 +122,8 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
     Changes of the gradient between ``backward`` and ``step`` are not detected: with gradient accumulation or a weighted
     loss, the scores belong to another step than the one taken; so they do with clipping, unless the step's ``adam`` is
     replaced by ``Clipped(snapshot.adam, norm)``. `adamshap.torch.Attribution` follows all of these, and other models.
-    Moments loaded with ``optimizer.load_state_dict`` are matched to parameters by position, as in PyTorch; construct the
-    optimiser with ``model.named_parameters()``, and the names are saved with them and compared here.
+    Moments loaded with ``optimizer.load_state_dict`` are matched to parameters by position, as in PyTorch; construct
+    the optimiser with ``model.named_parameters()``, and the names are saved with them and compared here.
 
     Examples
     --------

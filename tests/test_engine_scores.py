@@ -14,8 +14,8 @@ from adamshap.verify import cpu_device
 from adamshap.verify.candidates.engine import Engine
 from adamshap.verify.checking import check
 from adamshap.verify.implementation import Query, implementation
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
-from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
+from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.oracle import bounds
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.tolerance import assert_within

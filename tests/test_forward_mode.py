@@ -16,7 +16,7 @@ from adamshap.reference import Adam, AdamState, Batch, Clipped, Function, Networ
 from adamshap.reference.contract import ACTIVATIONS, GRADIENTS, SLOPES, Array, Estimator, Params
 from adamshap.verify.checking import check
 from adamshap.verify.faults import BY_NAME
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.properties import PROPERTIES

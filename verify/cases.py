@@ -9,10 +9,10 @@ A case is the step before it is taken and one call with it::
      "params": {...}, "train": {"x": [[...]], "y": [...]}, "valid": {...}, "reduction": "mean"}
 
 A network of another kind than "perceptron" names it, by ``"kind"``. With groups of parameters, a schedule, clipping or
-L2 decay, ``"optimizer"`` takes the place of ``"adam"`` (`optimiser_json`). A case of `captures` is about the parameters
-and the batch "train" alone, and has the option ``"directions"``, an array for each parameter. Every option is written
-out, including defaults, so that a reader need not know them. An answer is an object from a name to a number or nested
-lists of numbers. Python writes the shortest decimals that give the same float64 back.
+L2 decay, ``"optimizer"`` takes the place of ``"adam"`` (`optimisers.as_json`). A case of `captures` is about the
+parameters and the batch "train" alone, and has the option ``"directions"``, an array for each parameter. Every option
+is written out, including defaults, so that a reader need not know them. An answer is an object from a name to a number
+or nested lists of numbers. Python writes the shortest decimals that give the same float64 back.
 """
 
 import inspect
@@ -47,7 +47,7 @@ from adamshap.reference.contract.arrays import named_arrays
 from adamshap.verify.implementation import CAPTURES, FUNCTIONS, Answer, Query
 from adamshap.verify.json_values import Json, brief, object_with
 from adamshap.verify.models import PERCEPTRON, kind_named, kind_of
-from adamshap.verify.optimiser_json import optimiser_from_json, optimiser_to_json
+from adamshap.verify.optimisers.as_json import optimiser_from_json, optimiser_to_json
 
 DTYPES = ("float64", "float32")
 CASE = ("function", "options", "dtype", "network", "adam", "state", "params", "train", "valid", "reduction")

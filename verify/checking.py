@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase
 
 from adamshap.reference.contract import Step
 from adamshap.verify.acceptable import Acceptable, variants_in
+from adamshap.verify.foreign.insulation import kept_random_state
 from adamshap.verify.implementation import Hung, Implementation, KitError, Lost, Misbehaviour, Unsupported
-from adamshap.verify.insulation import kept_random_state
 from adamshap.verify.models.sequential import LAYERS, kinds_of_layers
 from adamshap.verify.properties import PROPERTIES, Asker, Case, Disagreement, Property, asker, in_dtype
 from adamshap.verify.property_checks import WITH_THE_ORACLE

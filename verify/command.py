@@ -141,8 +141,8 @@ def verify_command(
     from adamshap.verify import report
     from adamshap.verify.edges.properties import EDGE_PROPERTIES
     from adamshap.verify.implementation import KitError, LoadError
-    from adamshap.verify.layer_properties import LAYER_PROPERTIES
-    from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
+    from adamshap.verify.layers.properties import LAYER_PROPERTIES
+    from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
     from adamshap.verify.properties import PROPERTIES
 
     usual = (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES)

@@ -20,8 +20,8 @@ from adamshap.verify.checking import Outcome, Patience, check, with_answers
 from adamshap.verify.diagnosis import diagnose
 from adamshap.verify.implementation import Implementation, LoadError, load
 from adamshap.verify.isolation import isolated
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
-from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
+from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.properties import PROPERTIES, Property
 from adamshap.verify.report import TRIED
 from adamshap.verify.reproduction import snippet

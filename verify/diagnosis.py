@@ -20,7 +20,7 @@ from adamshap.reference.contract import TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
 from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault, other_nodes
 from adamshap.verify.implementation import CAPTURES, Answer, Implementation, Misbehaviour, Query, Unsupported, answer
-from adamshap.verify.localisation import Answered, locate
+from adamshap.verify.layers.localisation import Answered, locate
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.optimisers import features_of
 from adamshap.verify.oracle import ORACLE, bounds, expected

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.contract import Array, Batch, Params, Step
-from adamshap.verify.time_limit import TimeIsUp
+from adamshap.verify.foreign.time_limit import TimeIsUp
 
 READ_ONLY = "read-only"
 """The usual layout: read-only views of contiguous arrays."""

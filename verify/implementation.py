@@ -33,11 +33,11 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract import AdamState, Array, Estimator, Marginals, Step
-from adamshap.verify.foreign_text import described, message_of, printable
+from adamshap.verify.foreign.insulation import Insulation, RaisedInterrupt, kept_random_state
+from adamshap.verify.foreign.text import described, message_of, printable
+from adamshap.verify.foreign.time_limit import TimeIsUp, time_limit
 from adamshap.verify.given import READ_ONLY, Given, arrays_of
-from adamshap.verify.insulation import Insulation, RaisedInterrupt, kept_random_state
 from adamshap.verify.models.sequential import declared_layers
-from adamshap.verify.time_limit import TimeIsUp, time_limit
 
 FUNCTIONS = ("update", "utility", "marginals", "scores", "influence")
 """The functions of a step."""

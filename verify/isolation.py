@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from adamshap.reference.contract import Step
-from adamshap.verify import child_process
-from adamshap.verify.child_process import OutputTail, describe_exit
-from adamshap.verify.frames import read_frame, read_reply, skip_to_start, write_frame
+from adamshap.verify.foreign import child_process
+from adamshap.verify.foreign.child_process import OutputTail, describe_exit
+from adamshap.verify.foreign.frames import read_frame, read_reply, skip_to_start, write_frame
+from adamshap.verify.foreign.replies import result_of
 from adamshap.verify.implementation import Answer, Hung, Implementation, LoadError, Lost, Misbehaviour, Query
-from adamshap.verify.replies import result_of
 
 LOADING = 120.0
 """Seconds that a candidate may take to load; the time limit of a call, if that is longer."""
@@ -31,7 +31,10 @@ GRACE = 1.0
 _POLL = 0.2
 """Seconds between checks whether a process that does not answer has ended."""
 
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from adamshap.verify.worker import main; main()"
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop());"
+    " from adamshap.verify.foreign.worker import main; main()"
+)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from adamshap.verify.implementation import (
     answer,
     implementation,
 )
-from adamshap.verify.layer_captures import captures, captures_magnitudes
+from adamshap.verify.layers.captures import captures, captures_magnitudes
 from adamshap.verify.models import KINDS, kind_of
 from adamshap.verify.optimisers import FEATURES
 from adamshap.verify.tolerance import (

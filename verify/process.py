@@ -31,10 +31,12 @@ import numpy as np
 import numpy.typing as npt
 
 from adamshap.reference.contract import Step
-from adamshap.verify import child_process
 from adamshap.verify.cases import CaseError, answer_from_json, case_to_json, dumps, object_of_pairs, whole_number
 from adamshap.verify.checking import MOST_HANGS, Finding, Outcome, Patience, check
-from adamshap.verify.child_process import OutputTail, describe_exit
+from adamshap.verify.foreign import child_process
+from adamshap.verify.foreign.child_process import OutputTail, describe_exit
+from adamshap.verify.foreign.program_errors import why_not_runnable, why_start_failed
+from adamshap.verify.foreign.replies import result_of
 from adamshap.verify.implementation import (
     CAPTURES,
     FUNCTIONS,
@@ -46,9 +48,7 @@ from adamshap.verify.implementation import (
     Query,
 )
 from adamshap.verify.oracle import ORACLE
-from adamshap.verify.program_errors import why_not_runnable, why_start_failed
 from adamshap.verify.properties import Case, Property
-from adamshap.verify.replies import result_of
 
 PLACEHOLDERS = ("{case}", "{result}")
 

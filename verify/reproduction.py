@@ -32,7 +32,7 @@ def snippet(case: Case, target: str) -> str:
     lines = [
         "import numpy as np",
         "",
-        f"from adamshap{'.verify.layer_captures import captures' if of_captures else ' import reference'}",
+        f"from adamshap{'.verify.layers.captures import captures' if of_captures else ' import reference'}",
         f"from adamshap.reference import {', '.join(_types(step))}",
         f"import {module} as candidate  # arrays below are {', '.join(dtypes)}",
         "",

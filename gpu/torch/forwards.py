@@ -21,7 +21,7 @@ class Replaced:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.listeners: list[Any] = []
+        self.listeners: list[Listener] = []
 
     @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

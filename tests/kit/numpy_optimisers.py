@@ -14,7 +14,7 @@ import numpy as np
 
 from adamshap.reference import AdamState, Marginals, Step
 from adamshap.reference.contract import Array, Batch, CompletedSteps, Network, Params
-from adamshap.verify.optimiser_json import optimiser_to_json
+from adamshap.verify.optimisers.as_json import optimiser_to_json
 
 SUPPORTS = ("groups", "schedule", "clip", "l2")
 

@@ -16,6 +16,10 @@ from adamshap.reference import AdamState, Step
 from adamshap.reference.contract import Array
 from adamshap.verify.checking import Outcome, check
 from adamshap.verify.implementation import Implementation, LoadError, Query, implementation, load
+from adamshap.verify.isolation import isolated
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
+from adamshap.verify.models.sequential import LAYERS
+from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.properties import PROPERTIES
 from adamshap.verify.reproduction import snippet
@@ -172,10 +176,21 @@ def test_hypothesis_leaves_no_files(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_entry_point_of_the_oracle_declares_everything() -> None:
+    """Its module declares nothing: stacks of layers and other optimisers would not be tried."""
+    names = ("scores-two_term-first", "sequential-captures-dot", "sequential-scores-secant", "together-update")
+    known = {one.name: one for one in (*PROPERTIES, *LAYER_PROPERTIES, *OPTIMISER_PROPERTIES)}
+    with isolated("reference") as candidate:
+        assert candidate.layers == LAYERS.keys()
+        outcomes = check(candidate, [known[name] for name in names], shrink_seconds=0, timeout=None)
+    assert [one.status for one in outcomes] == ["passed"] * len(names)
+    assert load("adamshap.reference").supports == frozenset()
+
+
 def test_targets_are_found_by_module_object_and_entry_point() -> None:
     assert load("adamshap.reference").offers == {"update", "utility", "marginals", "scores", "influence"}
-    assert load("reference").offers == load("adamshap.reference").offers
     assert load("adamshap.verify.oracle:ORACLE") is ORACLE
+    assert load("reference") is ORACLE
     for target, says in (
         ("no.such.module", "ModuleNotFoundError"),
         ("adamshap.reference:nothing", "AttributeError"),

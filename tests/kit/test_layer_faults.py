@@ -8,7 +8,7 @@ import pytest
 from adamshap.verify.diagnosis import diagnose
 from adamshap.verify.faults import BY_NAME, FAULTS, LAYER_FAULTS, Fault
 from adamshap.verify.implementation import Query, answer
-from adamshap.verify.layer_properties import LAYER_PROPERTIES
+from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.mutation import first_catch
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.properties import PROPERTIES

@@ -11,8 +11,8 @@ from adamshap.verify.diagnosis import diagnose
 from adamshap.verify.faults import BY_NAME, FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault
 from adamshap.verify.implementation import Query, answer
 from adamshap.verify.mutation import first_catch
-from adamshap.verify.optimiser_properties import OPTIMISER_PROPERTIES
 from adamshap.verify.optimisers import FEATURES, features_of
+from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.properties import PROPERTIES
 from adamshap.verify.random_cases import random_cases

@@ -25,6 +25,17 @@ class Across(nn.Sequential):  # type: ignore[name-defined,misc]
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
+class Outputs(nn.Module):  # type: ignore[name-defined,misc]
+    """The first of a layer's outputs, those of all steps."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x)[0]
+
+
 class Pooled(nn.Module):  # type: ignore[name-defined,misc]
     """Layers one after the other, one of them again, the mean over positions, an output layer.
 
@@ -51,6 +62,11 @@ LEAVES = {
     "group norm": lambda: Across(nn.GroupNorm(2, WIDTH)),
     "batch norm": lambda: Across(nn.BatchNorm1d(WIDTH).eval()),
     "convolution": lambda: Across(nn.Conv1d(WIDTH, WIDTH, 3, padding=1, groups=2)),
+    "transposed": lambda: Across(nn.ConvTranspose1d(WIDTH, WIDTH, 3, padding=2, dilation=2)),
+    "instance norm": lambda: Across(nn.InstanceNorm1d(WIDTH, eps=0.1, affine=True)),
+    "encoder": lambda: nn.TransformerEncoderLayer(WIDTH, 2, 3, 0.0, "gelu", batch_first=True),
+    "gru": lambda: Outputs(nn.GRU(WIDTH, WIDTH, batch_first=True)),
+    "lstm": lambda: Outputs(nn.LSTM(WIDTH, WIDTH // 2, batch_first=True, bidirectional=True)),
     "tanh": nn.Tanh,
 }
 layers = st.recursive(
@@ -114,6 +130,7 @@ def test_scores_of_random_models_in_random_loops(
             parts,
             options={"slope": slope, "gradient": gradient},
             seed=seed,
+            one_by_one=True,
         ),
         steps=2,
     )

@@ -251,6 +251,33 @@ def test_steps_are_not_taken_for_samples(n: int, axes: dict[str, int], message: 
         loop.step(torch.arange(n))
 
 
+class Swapped(nn.Module):  # type: ignore[name-defined,misc]
+    """Sequences (n, T, d) in a layer that takes (T, n, d), the default: samples see each other."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.LazyLinear(3)
+
+    def forward(self, x: Any) -> Any:
+        out = self.layer(x)
+        return self.head((out[0] if isinstance(out, tuple) else out).mean(1))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LSTM(WIDTH, 3), nn.GRU(WIDTH, 3), nn.TransformerEncoderLayer(WIDTH, HEADS, 5, 0.0)]
+)
+def test_a_forgotten_batch_first_is_refused(layer: Any) -> None:
+    """With as many steps as samples the shapes fit."""
+    model = Swapped(layer)
+    x, y = torch.randn(5, 5, WIDTH), labels(5)
+    model(x)
+    adam = torch.optim.AdamW(model.parameters())
+    attribution = Attribution(model, adam, validation=lambda: None, n_samples=5)
+    message = r"model module '\S+': got \w+ with rows of which other samples' outputs depend"
+    with pytest.raises(ValueError, match=message), attribution.samples(range(5)):
+        F.cross_entropy(model(x), y).backward()
+
+
 @pytest.mark.parametrize(
     ("layer", "frozen", "call"),
     [

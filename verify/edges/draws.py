@@ -18,42 +18,32 @@ from adamshap.reference.contract import (
     TWO_TERM,
     Adam,
     AdamState,
-    Attention,
-    Embedding,
-    Layer,
-    Linear,
     Model,
     Network,
-    Positions,
-    Residual,
-    RMSNorm,
-    Sequential,
     Step,
-    TiedLinear,
 )
 from adamshap.verify.edges.arrangements import ARRANGEMENTS
 from adamshap.verify.edges.edge import Edge
+from adamshap.verify.edges.stacks import stack_at
 from adamshap.verify.implementation import Query
 from adamshap.verify.models import PERCEPTRON, SEQUENTIAL, kind_of
 from adamshap.verify.models.kind import EDGES as SIZES
 from adamshap.verify.property import Case
 from adamshap.verify.strategies import FARTHEST, seeds
 
-__all__ = ["CALLS", "LAYERS_OF_EDGES", "cases_at", "cases_at_any", "steps_at", "takes"]
-
-LAYERS_OF_EDGES = frozenset(
-    layer.kind for layer in (Embedding, Positions, Attention, Residual, RMSNorm, Linear, TiedLinear)
-)
-"""The kinds of layers in the stacks at edges."""
+__all__ = ["CALLS", "cases_at", "cases_at_any", "steps_at", "takes"]
 
 MOST_MARGINALS = 129
 """Most samples of a call of `marginals`, which costs a forward pass for each of them."""
 
 
 @st.composite
-def steps_at(draw: Any, edge: Edge) -> Step:
-    """Return steps at `edge`: with ordinary moments and a common ε, unless the edge fixes others."""
-    net = draw(_models(edge), label="network")
+def steps_at(draw: Any, edge: Edge, layers: frozenset[str] | None = None) -> Step:
+    """Return steps at `edge`: with ordinary moments and a common ε, unless the edge fixes others.
+
+    Stacks consist of some kinds of `layers`, all by default.
+    """
+    net = draw(_models(edge, layers), label="network")
     params = net.init(draw(seeds, label="parameter seed"))
     generator = np.random.default_rng(draw(seeds, label="seed"))
     completed = edge.completed
@@ -82,10 +72,10 @@ def steps_at(draw: Any, edge: Edge) -> Step:
 
 
 @st.composite
-def _models(draw: Any, edge: Edge) -> Model:
+def _models(draw: Any, edge: Edge, layers: frozenset[str] | None) -> Model:
     """Return perceptrons whose open widths are 2 to 4, and whose open depth is 2 or less; or a stack of layers."""
     if edge.model == SEQUENTIAL:
-        return _stack(draw, edge)
+        return stack_at(draw, edge, layers)
     depth = edge.sizes.get("depth") or (2 if "hidden" in edge.sizes else draw(st.integers(1, 2), label="depth"))
     width = st.integers(2, 4)
     ends = [edge.sizes.get(name) or draw(width, label=name) for name in ("input", "outputs")]
@@ -97,19 +87,6 @@ def _models(draw: Any, edge: Edge) -> Model:
         "bias": edge.net["bias"] if "bias" in edge.net else draw(st.sampled_from((True, False)), label="bias"),
     }
     return Network((ends[0], *hidden, ends[1]), **fields)
-
-
-def _stack(draw: Any, edge: Edge) -> Sequential:
-    """Return a small transformer: every layer that is not at the edge has two or three units, tokens or positions."""
-    size = {"vocab": 3, "width": 2, "positions": 3, "heads": 1, "depth": 1} | dict(edge.sizes)
-    width, vocab = max(size["width"], size["heads"]), size["vocab"]
-    layers: list[Layer] = [Embedding(vocab, width), Positions(size["positions"], width)]
-    if size["positions"] > 1:  # attention to one token has a gradient of 0 for query and key, or rounding errors
-        layers.append(Attention(width, size["heads"]))
-    layers += [Residual((RMSNorm(width, 0.1), Linear(width, width)))] * size["depth"]
-    if draw(st.booleans(), label="tied"):
-        return Sequential((*layers, TiedLinear(width, vocab, "0.weight")))
-    return Sequential((*layers, Linear(width, edge.sizes.get("outputs", 3))))
 
 
 # --- the calls --------------------------------------------------------------------------------------------------------
@@ -174,17 +151,21 @@ def takes(edge: Edge, call: str) -> bool:
 
 
 @st.composite
-def cases_at(draw: Any, edge: Edge, call: str) -> Case:
-    """Return cases at `edge` with the call named `call`."""
-    step = draw(steps_at(edge), label=edge.name)
+def cases_at(draw: Any, edge: Edge, call: str, layers: frozenset[str] | None = None) -> Case:
+    """Return cases at `edge` with the call named `call`, stacks of some kinds of `layers`."""
+    step = draw(steps_at(edge, layers), label=edge.name)
     query = CALLS[call][2](draw, step, edge)
     return Case(step, Query(query.function, query.options, edge.layout), draw(seeds, label="check seed"))
 
 
-def cases_at_any(edges: tuple[Edge, ...], call: str) -> st.SearchStrategy[Case]:
-    """Return cases of one call at some of `edges`: first the group is drawn, then the edge in it."""
+def cases_at_any(edges: tuple[Edge, ...], call: str, layers: frozenset[str] | None = None) -> st.SearchStrategy[Case]:
+    """Return cases of one call at some of `edges`: first the group is drawn, then the edge in it.
+
+    Of stacks those edges for which some kinds of `layers` are enough.
+    """
     groups: dict[str, list[Edge]] = {}
     for edge in edges:
-        if takes(edge, call):
+        if takes(edge, call) and (layers is None or edge.layers <= layers):
             groups.setdefault(edge.group, []).append(edge)
-    return st.sampled_from(list(groups.values())).flatmap(st.sampled_from).flatmap(lambda edge: cases_at(edge, call))
+    some = st.sampled_from(list(groups.values())).flatmap(st.sampled_from)
+    return some.flatmap(lambda edge: cases_at(edge, call, layers))

@@ -21,7 +21,7 @@ class Edge:
         The place in it, such as ``257``; group and label are the edge's name in reports.
     sizes : dict of int
         Fixed sizes: ``input``, ``hidden``, ``outputs``, ``depth``, ``n``, ``n_val``, ``coalition``; for stacks of
-        layers those of `draws._stack`. The others are drawn, and small.
+        layers those of `stacks.stack_at`. The others are drawn, and small.
     net : dict
         Fixed fields of the network: ``activation``, ``loss``, ``bias``.
     adam : dict
@@ -36,6 +36,8 @@ class Edge:
         Names of the calls (`draws.CALLS`) that it concerns; empty for all.
     model : str
         The kind of models.
+    layers : frozenset of str
+        The kinds of layers without which a stack cannot be at the edge.
     """
 
     group: str
@@ -48,6 +50,7 @@ class Edge:
     layout: str = "read-only"
     calls: tuple[str, ...] = ()
     model: str = PERCEPTRON
+    layers: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:

@@ -4,12 +4,13 @@ All of the former run by ``adamshap verify --edges``. The latter belong to the u
 the edges.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
 from adamshap.verify.edges.checks import answers_forget_earlier_calls, refuses
-from adamshap.verify.edges.draws import CALLS, LAYERS_OF_EDGES, cases_at, cases_at_any, takes
+from adamshap.verify.edges.draws import CALLS, cases_at, cases_at_any, takes
 from adamshap.verify.edges.edge import Edge
 from adamshap.verify.edges.table import BEYOND, EDGES, REFUSED, STACK_EDGES
 from adamshap.verify.models import PERCEPTRON, SEQUENTIAL
@@ -27,8 +28,12 @@ REFUSING = ("update", "utility", "random_order", "influence")
 EQUATION = "docs/verify.md, Edges"
 
 
-def _property(name: str, where: str, call: str, cases: st.SearchStrategy[Case], cost: int, model: str) -> Property:
-    function, extra, _ = CALLS[call]
+CasesOf = Callable[[frozenset[str] | None], st.SearchStrategy[Case]]
+"""Cases with stacks of some kinds of layers; None for all."""
+
+
+def _property(name: str, where: str, call: str, cases_of: CasesOf, cost: int, model: str) -> Property:
+    cases, (function, extra, _) = cases_of(None), CALLS[call]
     if extra == "micro_batch":
         sentence = f"The size of micro-batches changes nothing {where}."
         return Property(
@@ -38,19 +43,21 @@ def _property(name: str, where: str, call: str, cases: st.SearchStrategy[Case], 
         )
     sentence = f"The answer to {call} is the oracle's {where}."
     one = Property(name, sentence, EQUATION, "agreement", function, cases, agrees, extra, cost, model)
-    return one if model == PERCEPTRON else replace(one, of_layers=lambda layers: cases, needs=LAYERS_OF_EDGES)
+    return one if model == PERCEPTRON else replace(one, of_layers=cases_of)
 
 
 def _at(edge: Edge, call: str) -> Property:
     where = f"at the edge {edge.group} {edge.label}"
-    one = _property(f"edge-{edge.name}-{call}", where, call, cases_at(edge, call), FEW, edge.model)
-    return replace(one, group=f"edge-{edge.group}")
+    one = _property(
+        f"edge-{edge.name}-{call}", where, call, lambda layers: cases_at(edge, call, layers), FEW, edge.model
+    )
+    return replace(one, group=f"edge-{edge.group}", needs=edge.layers)
 
 
 def _drawn(edges: tuple[Edge, ...], call: str, model: str) -> Property:
     kind = "" if model == PERCEPTRON else f"{model}-"
     where = "at some of the edges" + ("" if model == PERCEPTRON else " of stacks of layers")
-    return _property(f"{kind}edges-{call}", where, call, cases_at_any(edges, call), 1, model)
+    return _property(f"{kind}edges-{call}", where, call, lambda layers: cases_at_any(edges, call, layers), 1, model)
 
 
 def _refused(edge: Edge, call: str) -> Property:

@@ -155,29 +155,45 @@ EDGES: tuple[Edge, ...] = (*_sizes(), *_squares(), *_counts(), *_settings(), *_v
 """The edges of perceptrons."""
 
 
+_LAYERS = {
+    "vocab": "embedding",
+    "outputs": "linear",
+    "positions": "positions",
+    "heads": "attention",
+    "depth": "linear",
+}
+"""The layer that has a dimension; width and the numbers of samples are every stack's."""
+
+
+def _stack(group: str, label: str, *layers: str, **fields: Any) -> Edge:
+    return Edge(f"stack-{group}", label, model=SEQUENTIAL, layers=frozenset(layers), **fields)
+
+
 def _stacks() -> tuple[Edge, ...]:
     """Return the edges of small transformers; attention keeps (T, T) numbers for each head and sample, so to 33."""
     few = tuple(size for size in SIZES if size <= 33)
     of = {"vocab": SIZES[1:], "outputs": SIZES[1:], "n": SIZES, "n_val": SIZES}
     of |= {"width": few, "positions": few, "heads": few, "depth": (7, 8, 9, 10, 97)}
     calls = ("update", "random_order", "per_validation")
+    needed = {name: (_LAYERS[name],) if name in _LAYERS else () for name in of}
     found = [
-        Edge(f"stack-{name}", str(size), {name: size}, calls=calls, model=SEQUENTIAL)
+        _stack(name, str(size), *needed[name], sizes={name: size}, calls=calls)
         for name, sizes in of.items()
         for size in sizes
     ]
     for d in (2, 3, 8):
         sizes = dict.fromkeys(("vocab", "width", "positions", "outputs", "n", "n_val"), d)
-        found.append(Edge("stack-square", f"all-{d}", sizes, model=SEQUENTIAL))
+        found.append(_stack("square", f"all-{d}", sizes=sizes))
         for name in ("vocab", "width", "positions", "n"):
-            found.append(Edge("stack-square", f"all-{d}-but-{name}", sizes | {name: d + 1}, model=SEQUENTIAL))
+            found.append(_stack("square", f"all-{d}-but-{name}", *needed[name], sizes=sizes | {name: d + 1}))
     for name in ("equal samples", "equal validation samples", "two equal validation samples", "parameters at 0"):
-        found.append(Edge("stack-values", name.replace(" ", "-"), arrangements=(name,), model=SEQUENTIAL))
+        found.append(_stack("values", name.replace(" ", "-"), arrangements=(name,)))
     for name in ("one counted label", "one repeated token", "the last token alone", "the first token alone"):
+        layers = ("embedding", "linear") if "label" in name else ("embedding",)
         sizes = {"positions": 5, "vocab": 4}
-        found.append(Edge("stack-values", name.replace(" ", "-"), sizes, arrangements=(name,), model=SEQUENTIAL))
+        found.append(_stack("values", name.replace(" ", "-"), *layers, sizes=sizes, arrangements=(name,)))
     for layout in ("writeable", "fortran", "strided", "int32"):
-        found.append(Edge("stack-layout", layout, layout=layout, model=SEQUENTIAL))
+        found.append(_stack("layout", layout, layout=layout))
     return tuple(found)
 
 

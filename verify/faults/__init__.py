@@ -8,7 +8,18 @@ mistakes that show at edges alone: the vectors v1 cannot expose them.
 A tenth of all, `Fault.held_out`, is out of sight while strategies are written: only then is it tried.
 """
 
-from adamshap.verify.faults import edges, game, loop, model, optimiser, precision, sequences, slope, validation
+from adamshap.verify.faults import (
+    convolution,
+    edges,
+    game,
+    loop,
+    model,
+    optimiser,
+    precision,
+    sequences,
+    slope,
+    validation,
+)
 from adamshap.verify.faults.fault import Fault, Wrap
 from adamshap.verify.faults.precision import FLOAT32
 from adamshap.verify.faults.slope import other_nodes
@@ -37,7 +48,7 @@ FAULTS: tuple[Fault, ...] = (
     *precision.FAULTS,
 )
 
-LAYER_FAULTS: tuple[Fault, ...] = sequences.FAULTS
+LAYER_FAULTS: tuple[Fault, ...] = (*sequences.FAULTS, *convolution.FAULTS)
 
 LATER_FAULTS: tuple[Fault, ...] = model.LATER_FAULTS
 """Mistakes that perceptrons show, named after the release of the vectors v1, which do not list them."""

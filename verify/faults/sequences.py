@@ -1,4 +1,4 @@
-"""Mistakes in layers of sequences and images; answers for perceptrons stay right.
+"""Mistakes in layers of sequences; answers for perceptrons stay right.
 
 The vectors v1 have perceptrons only, so none of these can show there: vectors of stacks of layers have to expose them.
 A gradient is left out by `constant`: the value stays, and autograd sees no dependence.
@@ -12,11 +12,12 @@ import autograd.numpy as anp
 import numpy as np
 from autograd.extend import defvjp, primitive
 
-from adamshap.reference import images, layers, losses, perceptron, slopes, two_term
-from adamshap.reference.contract import NOT_COUNTED, Array
+from adamshap.reference import adam, layers, losses, models, perceptron, scoring, slopes, two_term
+from adamshap.reference.contract import NOT_COUNTED, TWO_TERM, Array, Params, Sequential, Step
 from adamshap.reference.losses import constant
-from adamshap.verify.faults.fault import SEEN, Fault, Wrap, computes_with
+from adamshap.verify.faults.fault import SEEN, Fault, Wrap, changes_scores, computes_with
 from adamshap.verify.faults.model import dropping
+from adamshap.verify.implementation import Ask, Query
 
 Layer = Callable[..., Any]
 """A layer's function of the oracle: of its description, the parameters, its name and its inputs."""
@@ -25,7 +26,7 @@ Layer = Callable[..., Any]
 # --- ways to plant ---------------------------------------------------------------------------------------------------
 
 
-def _with_weight(name: str, change: Callable[[Any, Any], Any]) -> Callable[[Layer], Layer]:
+def with_weight(name: str, change: Callable[[Any, Any], Any]) -> Callable[[Layer], Layer]:
     """Return a wrong layer that sees ``change(layer, parameter)`` for its parameter `name`."""
 
     def make(right: Layer) -> Layer:
@@ -50,8 +51,13 @@ def _no_gradient(layer: Any, p: Any) -> Any:
 # --- products at positions -------------------------------------------------------------------------------------------
 
 
-def _weight_gradient(wrong: Callable[[Array, Array], Array]) -> Wrap:
-    """Return a fault that computes a weight's gradient from a (n, T, d_in) and b (n, T, d_out) by `wrong`: (n, …)."""
+def _weight_gradient(
+    wrong: Callable[[Array, Array], Array], of_batch: Callable[[Array, Array], Array] | None = None
+) -> Wrap:
+    """Return a fault that computes a weight's gradient from a (n, T, d_in) and b (n, T, d_out) by `wrong`: (n, …).
+
+    The gradient of a batch's mean loss is the sum of the samples' ones, or that of `of_batch`, without n.
+    """
 
     @primitive  # type: ignore[untyped-decorator]
     def at_positions(weight: Array, a: Array) -> Array:
@@ -63,6 +69,8 @@ def _weight_gradient(wrong: Callable[[Array, Array], Array]) -> Wrap:
 
     def weight_back(ans: Array, weight: Array, a: Array) -> Callable[[Array], Array]:
         def back(b: Array) -> Array:
+            if weight.ndim == 2 and of_batch is not None:
+                return of_batch(rows(a), rows(b))
             each = wrong(rows(a), rows(b))
             return each if weight.ndim == 3 else each.sum(axis=0)
 
@@ -79,6 +87,46 @@ def _weight_gradient(wrong: Callable[[Array, Array], Array]) -> Wrap:
 def _pairs(a: Array, b: Array) -> Array:
     products: Array = np.einsum("nto,nti->noi", b, a)
     return products
+
+
+def _summed_over_samples(a: Array, b: Array) -> Array:
+    """Return the batch's gradient from Σ_j a_jt and Σ_j b_jt at each position t; b has the weight 1/n of the mean."""
+    return b.sum(axis=0).T @ a.sum(axis=0)  # type: ignore[no-any-return]
+
+
+def _of_equal_positions(step: Step, query: Query, result: Array, ask: Ask) -> Array:
+    """Return scores with Σ_t ⟨P_t, x_it⟩ for ⟨Σ_t P_t, Σ_t x_it⟩ where a weight has products at positions t."""
+    estimator = query.estimator
+    if not isinstance(step.net, Sequential) or estimator.slope == TWO_TERM:
+        return result
+    x, c = models.sample_gradients(step), models.batch_clip_factor(step)
+    g = {name: x_i.sum(axis=0) for name, x_i in x.items()}
+    lengths = {0}
+
+    def at(positions: slice) -> tuple[Params, Params]:
+        """Return P and x from these positions alone, and from uses of parameters that have no positions."""
+
+        def pairs(a: Array, b: Array) -> Array:
+            lengths.add(a.shape[1])
+            return _pairs(a[:, positions], b[:, positions])
+
+        def computed(step: Step, query: Query) -> tuple[Params, Params]:
+            ((_, P),) = scoring.score_matrices(step, estimator, x, g)  # the slopes are those of the right x and g
+            return P, {name: c * x_i for name, x_i in models.unclipped_gradients(step).items()}
+
+        return _weight_gradient(pairs)(computed)(step, query)  # type: ignore[no-any-return]
+
+    none, whole = at(slice(0, 0)), at(slice(None))
+
+    def product(positions: tuple[Params, Params]) -> Array:
+        P, x_i = ({name: one[name] - other[name] for name in one} for one, other in zip(positions, none, strict=True))
+        return scoring.dot_products(x_i, P)
+
+    change = sum((product(at(slice(t, t + 1))) for t in range(max(lengths))), -product(whole))
+    if estimator.efficient:
+        change = change - change.mean(axis=0)
+    wrong: Array = result + (change if estimator.per_validation else change[:, 0])
+    return wrong
 
 
 def _squares_by_position() -> Wrap:
@@ -298,13 +346,6 @@ def _shifted(right: Any) -> Any:
     return loss
 
 
-def _flattened_channels_last(right: Layer) -> Layer:
-    def flatten(layer: Any, params: Any, name: str, x: Any) -> Any:
-        return right(layer, params, name, anp.moveaxis(x, 1, -1) if x.ndim > 2 else x)
-
-    return flatten
-
-
 def _branch_only(right: Layer) -> Layer:
     def residual(layer: Any, params: Any, name: str, x: Any) -> Any:
         return right(layer, params, name, x) - x + constant(x)
@@ -319,37 +360,17 @@ def _skip_only(right: Layer) -> Layer:
     return residual
 
 
-def _conv_bias_once(right: Layer) -> Layer:
-    def conv2d(layer: Any, params: Any, name: str, x: Any) -> Any:
-        if not layer.bias:
-            return right(layer, params, name, x)
-        bias = params[f"{name}.bias"]
-        y = right(layer, {**params, f"{name}.bias": constant(bias)}, name, x)
-        here = np.zeros(y.shape[-2:])
-        here[-1, -1] = 1.0
-        return y + (bias - constant(bias))[..., None, None] * here
-
-    return conv2d
-
-
-def _last_of_equals(right: Layer) -> Layer:
-    def max_pool2d(layer: Any, params: Any, name: str, x: Any) -> Any:
-        each = images.windows(x, layer.kernel, layer.steps)
-        each = each.reshape(*each.shape[:4], -1)
-        last = each.shape[-1] - 1 - np.argmax(constant(each)[..., ::-1], axis=-1)[..., None]
-        return anp.sum(each * (np.arange(each.shape[-1]) == last), axis=-1)
-
-    return max_pool2d
-
-
-def _mixed_groups(layer: Any, weight: Any) -> Any:
-    """Return the kernels with output channels dealt to the groups in turn."""
-    order = np.arange(layer.c_out).reshape(-1, layer.groups).T.ravel()
-    return weight[..., order, :, :, :]
-
-
 def _one_dimensional(name: str, step: Any) -> bool:
     return name.endswith("weight") and step.params[name].ndim == 1
+
+
+def _matrices_decayed(right: Any) -> Any:
+    def decayed(step: Step) -> Params:
+        # In a perceptron it is the known mistake "decay-not-of-biases".
+        kept = {name for name, p in step.params.items() if p.ndim == 1 and isinstance(step.net, Sequential)}
+        return {name: step.params[name] if name in kept else p for name, p in right(step).items()}
+
+    return decayed
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -388,6 +409,18 @@ FAULTS: tuple[Fault, ...] = (
         "activations multiplied by the gradients of the next sample",
         "a (T, n, d) array read as (n, T, d)",
         _weight_gradient(lambda a, b: _pairs(np.roll(a, 1, axis=0), b)),
+    ),
+    Fault(
+        "equal-positions-only",
+        "products with the validation gradient summed over equal positions t = s alone",
+        "Σ_t (b_t·β_t)(a_t·α_t) for all pairs of positions t, s of the two sequences",
+        changes_scores(_of_equal_positions),
+    ),
+    Fault(
+        "validation-summed-first",
+        "activations and gradients of the validation sequences summed over samples before their product",
+        "GhostSuite issue 8, at every position",
+        _weight_gradient(_pairs, _summed_over_samples),
     ),
     Fault(
         "squares-by-position",
@@ -430,7 +463,7 @@ FAULTS: tuple[Fault, ...] = (
         "embedding-dropped",
         "no gradient for embeddings",
         "only linear weights are hooked",
-        computes_with(layers.embedding, _with_weight("weight", _no_gradient)),
+        computes_with(layers.embedding, with_weight("weight", _no_gradient)),
     ),
     Fault(
         "embedding-scaled",
@@ -445,13 +478,13 @@ FAULTS: tuple[Fault, ...] = (
         "positions-dropped",
         "no gradient for learned positions",
         "a parameter that no module's hook sees",
-        computes_with(layers.positions, _with_weight("weight", _no_gradient)),
+        computes_with(layers.positions, with_weight("weight", _no_gradient)),
     ),
     Fault(
         "positions-shared-by-samples",
         "each sample given the batch's mean gradient of learned positions",
         "ids of shape (1, T) lose the axis of the samples",
-        computes_with(layers.positions, _with_weight("weight", _shared_positions)),
+        computes_with(layers.positions, with_weight("weight", _shared_positions)),
     ),
     Fault(
         "gain-of-the-input",
@@ -518,6 +551,12 @@ FAULTS: tuple[Fault, ...] = (
         "gains of norms left out of the scores",
         "only matrices are hooked",
         dropping(_one_dimensional),
+    ),
+    Fault(
+        "decay-of-matrices-alone",
+        "weight decay of matrices alone, not of biases and the gains of norms",
+        "a hidden rule for parameters of one dimension, as in nanoGPT's groups",
+        computes_with(adam.decayed, _matrices_decayed),
     ),
     Fault(
         "in-projection-dropped",
@@ -620,44 +659,5 @@ FAULTS: tuple[Fault, ...] = (
         "the last position in place of the mean over positions",
         "GPT's pooling",
         computes_with(layers.mean_over_positions, lambda right: lambda layer, params, name, x: x[:, -1]),
-    ),
-    Fault(
-        "flattened-channels-last",
-        "channels flattened last",
-        "TensorFlow's layout",
-        computes_with(layers.flatten, _flattened_channels_last),
-    ),
-    Fault(
-        "convolution-flipped",
-        "kernels flipped",
-        "the mathematical convolution",
-        computes_with(images.conv2d, _with_weight("weight", lambda layer, weight: weight[..., ::-1, ::-1])),
-    ),
-    Fault(
-        "groups-dealt-in-turn",
-        "output channels dealt to the groups in turn",
-        "channel o in group o mod groups",
-        computes_with(images.conv2d, _with_weight("weight", _mixed_groups)),
-    ),
-    Fault(
-        "convolution-bias-once",
-        "a convolution's bias gradient of one place",
-        "the bias is summed over samples, not over places",
-        computes_with(images.conv2d, _conv_bias_once),
-    ),
-    Fault(
-        "last-of-equal-maxima",
-        "the last of equal maxima given max pooling's gradient",
-        "≥ for > in the comparison",
-        computes_with(images.max_pool2d, _last_of_equals),
-    ),
-    Fault(
-        "average-pool-summed",
-        "windows summed in average pooling",
-        "the divisor left out",
-        computes_with(
-            images.avg_pool2d,
-            lambda right: lambda layer, params, name, x: math.prod(layer.kernel) * right(layer, params, name, x),
-        ),
     ),
 )

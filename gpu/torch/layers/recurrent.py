@@ -92,8 +92,8 @@ def _layers(recorder: Recorder, input: Any, hx: Any = None) -> Any:
             x = _with_dropout(x, module.dropout, packing)
         outputs = []
         for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 2 if module.bidirectional else 1]:
-            output, state = _one_direction(recorder, x, states[len(last)], suffix, packing)
-            outputs.append(output)
+            steps, state = _one_direction(recorder, x, states[len(last)], suffix, packing)
+            outputs.append(steps)
             last.append(state)
         x = (torch.cat(outputs, 2) if module.bidirectional else outputs[0]).transpose(0, 1)
     output: Any = x if module.batch_first else x.transpose(0, 1)

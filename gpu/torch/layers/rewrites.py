@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch.nn import functional
@@ -24,7 +24,13 @@ __all__ = ["REWRITES", "Listener", "Recorder", "Rewrite", "rewrite"]
 class Listener(Protocol):
     """Awaits the gradients of the uses of one module, for one attribution."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """The module's name in the model."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether samples are captured."""
 
     @property
     def n(self) -> int:
@@ -63,7 +69,7 @@ class Recorder:
                 needs = f"the samples of `index` along axis {axis} of an input with {axes} axes"
                 refuse_module(self.module, one.path, got, needs)
 
-    def refuse(self, got: str, needs: str) -> None:
+    def refuse(self, got: str, needs: str) -> NoReturn:
         """Raise the error about this module."""
         refuse_module(self.module, self.listeners[0].path, got, needs)
 

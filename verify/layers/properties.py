@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from adamshap.reference.contract import GRADIENTS, MARGINALS, SLOPES, TWO_TERM, Step
 from adamshap.verify.edges.properties import DRAWN_STACK_EDGES
 from adamshap.verify.implementation import CAPTURED, CAPTURES, Query
-from adamshap.verify.layer_captures import random_directions
-from adamshap.verify.layer_checks import a_perceptron_is_a_stack, captures_agree
+from adamshap.verify.layers.captures import random_directions
+from adamshap.verify.layers.checks import a_perceptron_is_a_stack, captures_agree
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.properties import PROPERTIES, Case, Property
 from adamshap.verify.property_cases import STEPS, cases, score_cases, utility_cases

@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import IO, Any
 
-from adamshap.verify.frames import START, read_frame, reply, write_frame
+from adamshap.verify.foreign.frames import START, read_frame, reply, write_frame
 from adamshap.verify.implementation import Hung, Implementation, LoadError, Misbehaviour, Unsupported, answer, load
 
 

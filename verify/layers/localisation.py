@@ -1,7 +1,8 @@
 """The layer that a candidate's wrong answers point to.
 
 Each kind of layers is tried as the culprit in four ways, the most specific first; the first that fits every wrong
-answer is reported. A kind that also occurs in many right answers is the less likely one.
+answer is reported. A kind that also occurs in many right answers is the less likely one. So 3 comes before 1 if fewer
+right answers speak against it.
 
 1. `captures`: only parameters of this kind are wrong.
 2. Scores: the error is a multiple of the part that this kind's parameters contribute, such as −1 times it where that
@@ -20,11 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from adamshap.reference import adam, models, scoring, validation
-from adamshap.reference.contract import TWO_TERM, Array, Params, Sequential, Step
+from adamshap.reference.contract import TWO_TERM, Array, Attention, Params, Sequential, Step
 from adamshap.verify.implementation import CAPTURES, Answer, Query
 from adamshap.verify.models.places import Place, kinds_in_order, places_of
 
 __all__ = ["Answered", "locate"]
+
+ATTENTION = Attention(1).kind
+"""The kind of layers whose backward pass leads to parameters of its own."""
 
 SAME = 1e-3
 """Relative difference of multiples that count as the same in all cases."""
@@ -53,23 +57,43 @@ def locate(answered: Iterable[Answered]) -> str:
     stacks = [one for one in answered if isinstance(one.step.net, Sequential)]
     of_captures = [one for one in stacks if one.query.function == CAPTURES]
     of_scores = [one for one in stacks if one.query.function in ("scores", "influence")]
-    for found in (
-        _single_captures(of_captures),
+    own, below = _single_captures(of_captures), _backward_pass(of_captures)
+    # An error from above also shows in a single layer's captures, where no other layer below has parameters.
+    surest = own if own and (not below or own.against <= below.against) else None
+    found = [
+        surest.phrase if surest else "",
         _single_contribution(of_scores),
-        _backward_pass(of_captures),
+        below.phrase if below else "",
         _in_every_wrong_stack(stacks),
         _several_captures(of_captures),
-    ):
-        if found:
-            return found
-    return ""
+    ]
+    return next(filter(None, found), "")
+
+
+@dataclass(frozen=True)
+class _Suspicion:
+    """What points to a layer, and the number of right answers that speak against it."""
+
+    phrase: str
+    against: int
+
+
+def _least(suspects: Sequence[frozenset[str]], counts: Counter[str]) -> tuple[list[str], int]:
+    """Return those kinds that are suspects in every wrong case against which the fewest right cases speak."""
+    common = frozenset.intersection(*suspects) if suspects else frozenset()
+    least = min((counts[kind] for kind in common), default=0)
+    return sorted(kind for kind in common if counts[kind] == least), least
 
 
 def _common(suspects: Sequence[frozenset[str]], right: Iterable[Answered]) -> dict[str, int]:
     """Return the kinds that are suspects in every wrong case, each with the number of right cases, the fewest first."""
     common = frozenset.intersection(*suspects) if suspects else frozenset()
-    counts = Counter(kind for one in right for kind in frozenset(kinds_in_order(one.step.net)))
+    counts = _stacks_with(right)
     return {kind: counts[kind] for kind in sorted(common, key=lambda kind: (counts[kind], kind))}
+
+
+def _stacks_with(answered: Iterable[Answered]) -> Counter[str]:
+    return Counter(kind for one in answered for kind in frozenset(kinds_in_order(one.step.net)))
 
 
 def _split(answered: Sequence[Answered]) -> tuple[list[Answered], list[Answered]]:
@@ -97,20 +121,20 @@ def _kinds(one: Answered, place: Place) -> frozenset[str]:
     return frozenset({place.layer} | ({"tied_linear"} if tied else set()))
 
 
-def _single_captures(answered: Sequence[Answered]) -> str:
+def _single_captures(answered: Sequence[Answered]) -> _Suspicion | None:
     wrong, right = _split(answered)
     places = [(one, _wrong_places(one)) for one in wrong]
     suspects = [frozenset.intersection(*(_kinds(one, place) for place in found)) for one, found in places if found]
-    common = _common(suspects, right)
-    if not common:
-        return ""
-    kinds = [kind for kind, count in common.items() if count == min(common.values())]
+    kinds, against = _least(suspects, _stacks_with(right))
+    if not kinds:
+        return None
     whats = Counter((place.field, what) for _, found in places for place, names in found.items() for what in names)
     fields = sorted({field for field, _ in whats})
     parts = "; ".join(f"{field}: {', '.join(what for name, what in whats if name == field)}" for field in fields)
     where = next(iter(places[0][1]))
-    return (
-        f"the captures of {_either(kinds)} are wrong ({parts}), those of all other layers right; for instance {where}"
+    return _Suspicion(
+        f"the captures of {_either(kinds)} are wrong ({parts}), those of all other layers right; for instance {where}",
+        against,
     )
 
 
@@ -125,28 +149,36 @@ def _several_captures(answered: Sequence[Answered]) -> str:
     return f"several: wrong are {'; '.join(parts)}" if found else ""
 
 
-def _backward_pass(answered: Sequence[Answered]) -> str:
+def _backward_pass(answered: Sequence[Answered]) -> _Suspicion | None:
     wrong, right = _split(answered)
-    kinds = sorted(_common([_between(one) for one in wrong], right))
+    passed = Counter(kind for one in right for kind in _passed_through(one))
+    kinds, against = _least([_between(one) for one in wrong], passed)
     if not kinds:
-        return ""
-    return f"the backward pass of {_either(kinds)} is wrong: captures before it are wrong, those after it right"
+        return None
+    phrase = f"the backward pass of {_either(kinds)} is wrong: captures before it are wrong, those after it right"
+    return _Suspicion(phrase, against)
+
+
+def _passed_through(one: Answered) -> frozenset[str]:
+    """Return the kinds of the layers through which a gradient passes to a parameter below, or to their own."""
+    kinds = kinds_in_order(one.step.net)
+    first = min((place.number for place in places_of(one.step.net).values()), default=len(kinds))
+    return frozenset(kinds[first:]) | ({ATTENTION} & frozenset(kinds))
 
 
 def _between(one: Answered) -> frozenset[str]:
-    """Return the kinds of layers from the last with wrong captures to the first right one after it.
+    """Return the kinds of layers after the last with wrong captures, up to the first right one after it.
 
-    None if all captures are wrong: then a forward pass may be. Where no layer is after the last wrong one, but some of
-    its own captures are right, as those of attention's output projection, it is that layer alone.
+    None if all captures are wrong: then a forward pass may be. Attention is a suspect itself if it is the last wrong
+    layer, and the captures of its output projection are right.
     """
     places, wrong = places_of(one.step.net), _wrong_places(one)
     last = max((place.number for place in wrong), default=0)
     kinds = kinds_in_order(one.step.net)
     after = [place.number for place in places.values() if place.number > last]
-    if after:
-        return frozenset(kinds[last - 1 : min(after)])
     partly_right = any(place.number == last and place not in wrong for place in places.values())
-    return frozenset({kinds[last - 1]} if partly_right else ())
+    own = {ATTENTION} & set(kinds[last - 1 : last]) if partly_right else set()
+    return frozenset([*own, *(kinds[last : min(after)] if after else ())])
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

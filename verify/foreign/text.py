@@ -1,8 +1,8 @@
 """Text from a candidate, such as its exceptions' messages, made safe for reports."""
 
+from adamshap.verify.foreign.insulation import RaisedInterrupt
+from adamshap.verify.foreign.time_limit import TimeIsUp
 from adamshap.verify.given import type_name
-from adamshap.verify.insulation import RaisedInterrupt
-from adamshap.verify.time_limit import TimeIsUp
 
 __all__ = ["described", "message_of", "printable"]
 

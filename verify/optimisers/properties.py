@@ -12,11 +12,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from adamshap.reference.contract import MARGINAL_LOSSES, MARGINALS, SLOPES, TWO_TERM, Step
-from adamshap.verify import optimiser_checks as checks
 from adamshap.verify.implementation import Query
 from adamshap.verify.models import SEQUENTIAL
-from adamshap.verify.optimiser_draws import steps_with
-from adamshap.verify.optimisers import FEATURES
+from adamshap.verify.optimisers import FEATURES, checks
+from adamshap.verify.optimisers.draws import steps_with
 from adamshap.verify.properties import PROPERTIES, Case, Property
 from adamshap.verify.property import Check
 from adamshap.verify.property_cases import score_cases, utility_cases

@@ -1,0 +1,1 @@
+"""Running other people's code: worker processes, their messages and time limits, and protection from side effects."""
