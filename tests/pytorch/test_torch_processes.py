@@ -50,7 +50,9 @@ SCENARIOS = {
     "sketch": Scenario("gpt", {"slope": "secant", "rank": 2}, parts=2, counted=True),
     "efficient": Scenario(options={"efficient": True, "gradient": "path", "slope": "secant"}, clip=0.1),
     "two terms": Scenario(options={"slope": "two_term", "with_sgd": False}, optimizer="groups", clip=0.1),
-    "convolutions": Scenario("image", {"variance": "rank_one"}, batches=((1, 2, 1, 1), (2, 0))),
+    "convolutions": Scenario(
+        "image", {"variance": "rank_one"}, batches=((1, 2, 1, 1), (2, 0)), counted=True, one_by_one=True
+    ),
     "one branch": Scenario("branches", alone=True),
     "again": Scenario(again=True, options={"slope": "secant"}),
     "float32": Scenario(batches=((3, 2, 1, 3),), counted=True, dtype=torch.float32),

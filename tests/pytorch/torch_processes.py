@@ -68,6 +68,8 @@ class Scenario:
         Whether the attribution is given the DistributedDataParallel, or the module inside.
     counted : bool
         Whether the validation samples are shared out unevenly, and their numbers given; else all have all of them.
+    one_by_one : bool
+        Whether each validation sample has a forward pass of its own: so many in one process and so many in another.
     alone : bool
         Whether the first process alone uses the second branch of `Branches`.
     again : bool
@@ -82,6 +84,7 @@ class Scenario:
     batches: tuple[tuple[int, ...], ...] = ((3, 2, 1, 3), (1, 4, 2, 2), (2, 1, 3, 1))
     wrapped: bool = True
     counted: bool = False
+    one_by_one: bool = False
     alone: bool = False
     again: bool = False
     dtype: torch.dtype = torch.float64
@@ -153,7 +156,8 @@ class Shard:
         loop, rows = self.loop, self.scenario.valid(self.world, self.rank)
         model = self.ddp if self.scenario.wrapped else loop.model
         both, loop.model.both = getattr(loop.model, "both", None), True
-        loss = loop.each(model(loop.valid_x[rows]), loop.valid_y[rows]).mean()
+        passes = torch.tensor(rows).split(1 if self.scenario.one_by_one else VALID)
+        loss = torch.cat([loop.each(model(loop.valid_x[some]), loop.valid_y[some]) for some in passes]).mean()
         loop.model.both = both
         return (loss, len(rows)) if self.scenario.counted else loss
 
