@@ -16,7 +16,7 @@ w       ``weight``             weight of a sample's gradient in the batch's: 1/n
 ======  =====================  ==========================================================
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -200,10 +200,12 @@ def score_step(
     chunks: Chunks,
     new: State | None,
     sketch: Sketch | None = None,
+    total_of: Callable[[Any], Any] = lambda sums: sums,
 ) -> StepResult:
     """Take the step and score its samples, from the results of the batch's pass and its captures by chunks.
 
-    Without `new`, the state after the step is not written; Γ at θ⁺ needs it.
+    Without `new`, the state after the step is not written; Γ at θ⁺ needs it. `total_of` returns the sum of all scores
+    from the sum of those in `chunks`, if others score the rest of the batch.
     """
     context, estimator, batch, state = step.context, plan.estimator, step.batch, step.state
     if plan.divides:
@@ -222,7 +224,7 @@ def score_step(
         fused = replace(fused, point=None)
     scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, chunks, sketch)
     if utility is not None:
-        scores += (utility - scores.sum(axis=1))[:, None] / scores.dtype.type(batch.n)
+        scores += (utility - total_of(scores.sum(axis=1)))[:, None] / scores.dtype.type(batch.n)
     valid_loss = None if forward.start is None else forward.start.losses.mean(dtype="float64")
     return StepResult(_shaped(plan, scores), _shaped(plan, sgd_scores), forward.train_loss, valid_loss)
 

@@ -52,6 +52,7 @@ NOT_RUN = {
     "python -m adamshap.verify.on_gpu": "needs a card, or a network; tests/on_gpu rehearses it",
     "python3 -m pip install": "installs",
     "PYTHONPATH=site python3 -m adamshap.verify.on_gpu": "needs a card; tests/on_gpu rehearses it",
+    "torchrun --standalone": "two processes; tests/pytorch/test_torch_processes.py runs its script in two",
     "adamshap vectors check DIR": "answers all vectors anew, half a minute: CI runs it",
 }
 PROGRAMS = {

@@ -9,5 +9,6 @@ from adamshap.torch.attribution import Attribution
 from adamshap.torch.comparison import Fidelity, fidelity
 from adamshap.torch.layers import Use, register
 from adamshap.torch.oracle import torch_step
+from adamshap.torch.processes import OtherProcessError
 
-__all__ = ["Attribution", "Fidelity", "Use", "fidelity", "register", "torch_step"]
+__all__ = ["Attribution", "Fidelity", "OtherProcessError", "Use", "fidelity", "register", "torch_step"]

@@ -53,6 +53,7 @@ from adamshap.torch.optimizer import (
     trainable,
     unknown_gradients,
 )
+from adamshap.torch.processes import OtherProcessError, Processes, WholeBatch, unwrapped
 from adamshap.torch.random_state import random_state
 from adamshap.torch.recompute import Recomputation, check_again
 from adamshap.torch.roundoff import joined
@@ -79,12 +80,13 @@ class Attribution:
     ----------
     model : torch.nn.Module
         Its trainable parameters in float32 or float64, on the CPU or on one CUDA device, of modules that are
-        registered (docs/torch.md).
+        registered (docs/torch.md). Or a DistributedDataParallel of one: each of several processes has an attribution.
     optimizer : torch.optim.Adam or torch.optim.AdamW
         Optimiser of all trainable parameters of the model, in any number of groups.
     validation : callable
         Function without arguments that returns the mean validation loss as a tensor, or with `per_validation` the
-        losses (n_val,). It is called at θ, and with moved parameters at the points that `gradient` needs; random state
+        losses (n_val,). It may return (mean, number of samples), by which the losses of several processes are weighted
+        (else evenly). It is called at θ, and with moved parameters at the points that `gradient` needs; random state
         and modes are put back afterwards.
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
@@ -126,6 +128,8 @@ class Attribution:
     verify_ghost : bool
         Whether the full self-check also compares each sample's score by captures with that of "forward". It needs
         `losses`, and takes the validation passes of the step again and what such a check of "forward" takes.
+    process_group : torch.distributed.ProcessGroup, optional
+        Processes whose gradients are averaged or added, where `model` is not the DistributedDataParallel that does it.
 
     Raises
     ------
@@ -162,8 +166,10 @@ class Attribution:
         micro_batch: int | None = None,
         samples_axis: Mapping[str, int] | None = None,
         verify_ghost: bool = False,
+        process_group: Any = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
+        self._processes, model = Processes.of(model, process_group), unwrapped(model)
         check_optimizer(optimizer)
         if validation is None:
             refuse("validation", None, "a function that returns the mean validation loss")
@@ -181,6 +187,7 @@ class Attribution:
         if true_or_false("recompute", recompute) and (self._verified or not self._captured):
             which = "verify_ghost" if self._verified else "contraction 'forward'"
             refuse("recompute", f"True with {which}", "False: no captures are compared, or there are none")
+        self._processes.refuse_parts(estimator, self._verified, recompute)
         self._totals = Totals.of(positive_integer("n_samples", n_samples), true_or_false("with_sgd", with_sgd))
         self._check_every = positive_integer("check_every", check_every)
         self._named = trainable(model, optimizer)
@@ -188,9 +195,10 @@ class Attribution:
         self._model, self._optimizer = model, optimizer
         backend = backend_of(self._named)
         self._device = next(iter(self._named.values())).device
-        self._stack = ValidationStack(model, validation, self._named, n_val=0 if estimator.per_validation else None)
+        n_val = 0 if estimator.per_validation else None
+        self._stack = ValidationStack(model, validation, self._named, n_val=n_val, processes=self._processes)
         context = context_of(backend, self._stack)
-        self._scorer = Scorer(context, estimator, bool(with_sgd))
+        self._scorer = Scorer(context, estimator, bool(with_sgd), self._processes)
         self._cheapest = cheapest(context.shapes)
         self._derivatives = Derivatives(model)
         names = {id(p): name for name, p in self._named.items()}
@@ -228,7 +236,8 @@ class Attribution:
         Parameters
         ----------
         index : integers (n,)
-            Numbers of the samples, from 0 to N − 1: a tensor, an array or a list.
+            Numbers of the samples, from 0 to N − 1: a tensor, an array or a list. Empty, in one of several processes,
+            around the passes of no samples (or of one whose loss is multiplied by 0).
         losses : callable, optional
             Function without arguments that returns the losses (n,) of these samples, of whose sum the block's backward
             pass takes the gradient up to a factor of the whole step. It is called at ``optimizer.step()``, several
@@ -253,7 +262,8 @@ class Attribution:
         check_again(again, self._recomputed is not None)
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
-        checked = checked_index(index, len(self._totals.seen))
+        checked = checked_index(index, len(self._totals.seen), may_be_empty=self._processes.several)
+        self._processes.refuse_uneven_inputs()
         check_losses(losses, needed=self._verified or not self._captured)
         self._refuse_late_edits()
         no_gradients = (
@@ -271,7 +281,7 @@ class Attribution:
         block = Block(checked, versions, probed=self._is_checked, losses=losses, random=random)
         self._blocks.append(block)
         try:
-            with self._reduced(block, again), self._hooks.open(block):
+            with self._processes.connected(), self._reduced(block, again), self._capturing(block):
                 yield
             block.modes = modes_of(self._model)
         except BaseException:
@@ -301,8 +311,25 @@ class Attribution:
         else:
             self._recomputed.clear()
 
-    def result(self) -> Run:
-        """Return the run so far.
+    @contextmanager
+    def _capturing(self, block: Block) -> Iterator[None]:
+        """Capture into a block; passes of no samples are let through."""
+        if block.n:
+            with self._hooks.open(block):
+                yield
+            return
+        stray = self._hooks.stray
+        yield
+        self._hooks.stray = stray
+
+    def result(self, *, gather: bool = True) -> Run:
+        """Return the run so far. Of several processes, all of them call it, and each gets the whole run.
+
+        Parameters
+        ----------
+        gather : bool
+            False: ``scores``, ``sgd_scores`` and ``seen`` of this process's part alone, whose sums over the processes
+            are the run's. The others need not call it.
 
         Returns
         -------
@@ -329,7 +356,7 @@ class Attribution:
                 {name: np.array(backend.host(array)) for name, array in one.items()}
                 for one in (state.theta, state.m, state.v)
             )
-        totals = self._totals
+        totals = self._gathered() if gather else self._totals
         return Run(
             initial_params=dict(totals.initial) or {name: array.copy() for name, array in theta.items()},
             params=theta,
@@ -342,6 +369,9 @@ class Attribution:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the attribution's state between two steps, for ``torch.save`` beside the model's and the optimiser's.
+
+        Of several processes, all of them call it and get the same state, that of the whole run: one saves it, and as
+        many processes or fewer or more may load it.
 
         Returns
         -------
@@ -364,10 +394,12 @@ class Attribution:
                 (list(names), [(*key, torch.from_numpy(np.array(host(basis)))) for key, basis in sketch.bases.items()])
                 for names, sketch in self._scorer.sketches.items()
             ]
-        return {"settings": self._settings, "totals": self._totals.state(), "sketches": sketches}
+        return {"settings": self._settings, "totals": self._gathered().state(), "sketches": sketches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state: with the model's and the optimiser's of the same time, as if uninterrupted.
+
+        Of several processes, each loads it.
 
         Parameters
         ----------
@@ -381,8 +413,19 @@ class Attribution:
         """
         check_settings(state, self._settings)
         self._totals.load(state["totals"])
+        if self._processes.rank > 0:  # the first one continues the sums
+            self._totals.clear()
         with at_work(self._device):
             self._scorer.load_sketches(state["sketches"])
+
+    def _gathered(self) -> Totals:
+        """Return the totals of all processes."""
+        with self._processes.together(), at_work(self._device):
+            self._settle()
+            self._processes.agree()
+        totals, sum_of = self._totals, self._processes.sum_on_host
+        scores, sgd_scores = sum_of(totals.scores), sum_of(totals.sgd_scores)
+        return replace(totals, scores=scores, sgd_scores=sgd_scores, seen=sum_of(totals.seen))
 
     @property
     def _settings(self) -> str:
@@ -407,7 +450,7 @@ class Attribution:
         try:
             block, self._hooks.block = self._hooks.block, None  # the validation passes are not captured
             try:
-                with at_work(self._device):
+                with self._processes.together(), at_work(self._device):
                     self._settle()
                     self._skipped = is_skipped(optimizer)
                     if self._skipped:
@@ -429,8 +472,8 @@ class Attribution:
             got = f"{count} parameters with a gradient that were frozen when the attribution began"
             refuse("optimizer", got, "a new Attribution after a change of requires_grad")
         refuse_changes(self._blocks, self._model, self._named, self._begun)
-        scale = scale_of(optimizer)
-        given = self._given(gradients_of(self._named, self._blocks, self._hooks.modules, step, scale))
+        whole, scale = self._whole_batch(step), scale_of(optimizer)
+        given = self._given(gradients_of(self._named, whole.products, self._hooks.modules, step, scale), whole)
         if not self._totals.initial:
             self._totals.initial = {name: p.detach().cpu().numpy().copy() for name, p in self._named.items()}
         if self._recomputed is not None:
@@ -448,6 +491,19 @@ class Attribution:
         if new is not None:
             before = {name: given.state.theta[name].copy() for name in given.gradients}
             self._awaited = (given, (before, new.theta))
+        self._processes.agree()
+
+    def _whole_batch(self, step: int) -> WholeBatch:
+        """Return the uses of the parameters by the samples of the step, in all processes."""
+        products: dict[str, int] = {}
+        for block in self._blocks:
+            captures = block.captures
+            for name in captures.by_name if block.uses else block.reached:
+                products[name] = max(products.get(name, 0), captures.products.get(name, 0))
+        gradients = [name for name, p in self._named.items() if p.grad is not None]
+        shapes = {name: tuple(p.shape) for name, p in self._named.items()}
+        settings = f"{self._settings}, {len(self._totals.seen)} samples, {self._check_every}, {shapes}"
+        return self._processes.whole_batch(sum(b.n for b in self._blocks), products, gradients, step, settings)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Compare θ⁺ with the engine's."""
@@ -462,16 +518,17 @@ class Attribution:
         (given, (before, expected)), self._awaited = self._awaited, None
         backend = self._scorer.context.backend
         try:
-            with at_work(self._device):
+            with self._processes.together(), at_work(self._device):
                 got = {name: array_of(self._named[name]) for name in given.gradients}
                 check_parameters(backend, before, expected, got, precision_of(self._optimizer), self._totals.steps)
-        except ValueError as error:
+                self._processes.agree()
+        except (ValueError, OtherProcessError) as error:
             self._broken = str(error)
             raise
 
-    def _given(self, gradients: dict[str, Array]) -> Given:
+    def _given(self, gradients: dict[str, Array], whole: WholeBatch) -> Given:
         """Return what the loop did, after the check of the gradients."""
-        forward, step, products = None, self._totals.steps + 1, dict[str, int]()
+        forward, step = None, self._totals.steps + 1
         backend = self._scorer.context.backend
         if self._captured:
             chunks = chunks_of(backend, self._blocks, gradients)
@@ -479,10 +536,9 @@ class Attribution:
             captures = [one for _, one in chunks]
             check_finite(backend, {name: gradients[name] for name in names} or gradients, step)
             every = list(gradients) if self._is_checked or not names else names
-            roundoffs = joined(block.roundoffs for block in self._blocks)
-            factor = factor_of(Passes(backend, gradients, captures, roundoffs, self._hooks.modules, step), every)
-            for one in captures:
-                products = {name: max(products.get(name, 0), one.products.get(name, 0)) for name in gradients}
+            roundoffs = self._processes.largest_roundoffs(joined(block.roundoffs for block in self._blocks))
+            modules, processes = self._hooks.modules, self._processes
+            factor = factor_of(Passes(backend, gradients, captures, roundoffs, modules, step, processes), every)
         else:
             check_finite(backend, gradients, step)
             forward, factor = self._forward_step(gradients), 1.0  # its scores have f already
@@ -492,9 +548,12 @@ class Attribution:
         state = state_of(backend, self._optimizer, named, t)
         if self._stack.n_val == 0:
             self._stack = replace(self._stack, n_val=self._totals.counted(self._stack.count()))
+        products = {name: whole.products.get(name, 0) for name in gradients}
         stack = replace(self._stack, named=named, products=products)
         index = np.concatenate([block.index for block in self._blocks])
-        return Given(index, chunks, gradients, factor, state, hyperparameters, stack, forward, self._is_checked)
+        return Given(
+            index, whole.n, chunks, gradients, factor, state, hyperparameters, stack, forward, self._is_checked
+        )
 
     def _forward_step(self, gradients: Mapping[str, Array]) -> ForwardStep:
         """Return the step's samples for forward mode, after the check of the gradients if it is due."""

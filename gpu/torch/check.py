@@ -1,10 +1,10 @@
 """The self-check: the optimiser consumes what was captured, and takes the step that Adam's map says.
 
 The gradient in the optimiser's hands must be f Σ_i x_i, with one number f for all parameters: f is the factor of
-clipping, of a loss scale that was taken out, of accumulated losses divided afterwards. Differences are compared with
-what rounding explains (docs/method.md): an element of Σ_t b_t a_tᵀ errs by u times Σ_t |b_t| |a_t|, so that the whole
-is off by no more than a few u ‖a‖ ‖b‖ (Frobenius norms, by Cauchy and Schwarz); a result that is rounded to a low dtype
-(`roundoff`) by that dtype's u times the result.
+clipping, of a loss scale that was taken out, of accumulated losses divided afterwards. Of several processes, it must be
+f times the mean of their sums. Differences are compared with what rounding explains (docs/method.md): an element of
+Σ_t b_t a_tᵀ errs by u times Σ_t |b_t| |a_t|, so that the whole is off by no more than a few u ‖a‖ ‖b‖ (Frobenius norms,
+by Cauchy and Schwarz); a result that is rounded to a low dtype (`roundoff`) by that dtype's u times the result.
 
 On a card each list of numbers below is fetched at once: a step waits for the device that often, not for each parameter.
 
@@ -18,7 +18,7 @@ q²      ``grain``       squares of the results that were rounded, by element
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
 from typing import Any, NamedTuple, NoReturn
@@ -29,6 +29,7 @@ from adamshap.gpu.backend import Backend
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.gpu.squares import row_norms
 from adamshap.reference.contract import Array, refuse
+from adamshap.torch.processes import Processes
 from adamshap.torch.roundoff import Roundoff
 
 __all__ = [
@@ -143,6 +144,8 @@ class Passes:
         Modules that have a parameter, by its name, for messages.
     step : int
         For messages.
+    processes : Processes
+        Those whose mean the gradients are.
     """
 
     backend: Backend
@@ -151,6 +154,7 @@ class Passes:
     roundoffs: Mapping[str, Roundoff]
     modules: Mapping[str, list[str]]
     step: int
+    processes: Processes = field(default_factory=Processes)
 
 
 def factor_of(passes: Passes, names: Collection[str]) -> float:
@@ -170,7 +174,8 @@ def factor_of(passes: Passes, names: Collection[str]) -> float:
     compared = _comparisons(passes, names)
     if len(names) < len(gradients) and not any(one.resolved for one in compared):
         compared = _comparisons(passes, gradients)
-    return common_factor(compared, backend, passes.modules, passes.step, (FEW, MANY))
+    factor = common_factor(compared, backend, passes.modules, passes.step, (FEW, MANY))
+    return passes.processes.common_factor(factor, UNITS * float(np.finfo(backend.dtype).eps))
 
 
 def common_factor(
@@ -234,27 +239,63 @@ def _finest(compared: Collection[Comparison]) -> list[Comparison]:
     return sharp or [one for one in resolved if one.relative <= 2 * best]
 
 
+class Parts(NamedTuple):
+    """Σ x of one parameter, a bound on Σ ‖x_i‖, q² if anything was rounded, and the number of uses."""
+
+    name: str
+    total: Array
+    size: Any
+    grain: Array | None
+    uses: float
+
+
 class Sums(NamedTuple):
     """p.grad and Σ x of one parameter, and numbers on the device: those that `_comparison` takes."""
 
     name: str
     given: Array
     total: Array
+    uses: float
     numbers: list[Any]
 
 
 def _comparisons(passes: Passes, names: Iterable[str]) -> list[Comparison]:
-    found = [_sums(passes, name) for name in names]
+    found = [_sums(passes, one) for one in _averaged(passes, [_parts(passes, name) for name in names])]
     numbers = iter(_fetched(passes.backend, [number for one in found for number in one.numbers]))
     return [_comparison(passes, one, *islice(numbers, len(one.numbers))) for one in found]
 
 
-def _sums(passes: Passes, name: str) -> Sums:
+def _averaged(passes: Passes, parts: list[Parts]) -> list[Parts]:
+    """Return the means over the processes; q² is that of the mean, and the uses are those of all."""
+    processes, xp = passes.processes, passes.backend.xp
+    if not processes.several:
+        return parts
+    processes.agree()
+    sizes, uses = xp.stack([one.size for one in parts]), xp.array([float(one.uses) for one in parts])
+    grains = [one.grain for one in parts if one.grain is not None]
+    processes.add_up([one.total for one in parts] + grains + [sizes, uses])
+    count, uses = processes.count, passes.backend.host(uses).tolist()
+    return [
+        Parts(
+            one.name,
+            one.total / count,
+            size / count,
+            None if one.grain is None else one.grain / count**2,
+            number,
+        )
+        for one, size, number in zip(parts, sizes, uses, strict=True)
+    ]
+
+
+def _parts(passes: Passes, name: str) -> Parts:
     xp, gradient = passes.backend.xp, passes.gradients[name]
-    given, total = gradient.astype(np.float64), xp.zeros(gradient.shape)
+    total = xp.zeros(gradient.shape)
     zero = xp.zeros((), np.float64)
-    size, grain, units = zero, None, slice(0, len(gradient))
+    size, grain, units, uses = zero, None, slice(0, len(gradient)), 0
+    if passes.processes.several and passes.roundoffs.get(name, Roundoff()).result:
+        grain = xp.zeros(gradient.shape)  # in a process without a use, too
     for captures in passes.chunks:
+        uses += len(captures.by_name.get(name, []))
         for use in captures.by_name.get(name, []):
             part = use.sum_of(xp, name, units).reshape(total.shape)
             total += part
@@ -263,21 +304,26 @@ def _sums(passes: Passes, name: str) -> Sums:
             if roundoff.result:
                 more = _grain(xp, use, part, roundoff.terms)
                 grain = more if grain is None else grain + more
+    return Parts(name, total, size, grain, uses)
+
+
+def _sums(passes: Passes, parts: Parts) -> Sums:
+    xp, (name, total, size, grain, uses) = passes.backend.xp, parts
+    given, zero = passes.gradients[name].astype(np.float64), xp.zeros((), np.float64)
     square, product = xp.vdot(total, total), xp.vdot(given, total)
     if grain is None:
-        return Sums(name, given, total, [square, product, size, zero, zero])
-    return Sums(name, given, total, [square, product, size, grain.sum(), xp.vdot(total * total, grain)])
+        return Sums(name, given, total, uses, [square, product, size, zero, zero])
+    return Sums(name, given, total, uses, [square, product, size, grain.sum(), xp.vdot(total * total, grain)])
 
 
 def _comparison(
     passes: Passes, sums: Sums, square: float, product: float, size: float, grain: float, moment: float
 ) -> Comparison:
     """Return the comparison, from ‖Σ x‖², ⟨p.grad, Σ x⟩, Σ_i ‖x_i‖ at most, Σ_j q_j² and Σ_j (Σ x)_j² q_j²."""
-    name, given, total, _ = sums
+    name, given, total, uses, _ = sums
     roundoff = passes.roundoffs.get(name, Roundoff())
     unit = UNITS * float(np.finfo(passes.gradients[name].dtype).eps) / 2
     sharp = unit * size
-    uses = sum(len(captures.by_name.get(name, [])) for captures in passes.chunks)
     low = 2 * roundoff.result * math.sqrt(uses * grain) + math.sqrt(total.size) * roundoff.least
     factors = 2 * roundoff.factors * size if total.ndim > 1 else 0.0
     noise = roundoff.result * math.sqrt(moment / 3)

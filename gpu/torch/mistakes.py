@@ -13,9 +13,11 @@ from adamshap.torch.memory import array_of
 __all__ = ["checked_index", "gradients_of", "modes_of", "refuse_changes", "refuse_passes", "versions_of"]
 
 
-def checked_index(index: Any, count: int) -> Array:
+def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
     """Return the numbers of samples, of which there are `count`, as integers (n,)."""
     array = np.asarray(index.detach().cpu() if isinstance(index, torch.Tensor) else index)
+    if may_be_empty and array.shape == (0,):
+        return np.zeros(0, np.int64)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
         got = f"{array.dtype} of shape {array.shape}"
         refuse("index", got, "the numbers of the batch's samples, integers (n,)", TypeError)
@@ -47,7 +49,7 @@ def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, ca
         got = f"a backward pass outside `samples`, which reached {stray!r}, before step {step}"
         refuse("optimizer.step", got, "each backward pass of a step inside `samples`, and zero_grad() after others")
     for block in blocks:
-        if not (block.uses if captured else block.reached):
+        if block.n and not (block.uses if captured else block.reached):
             got = f"samples {shown(block.index.tolist())} without a backward pass"
             needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
             refuse("attribution.samples", got, needs)
@@ -86,7 +88,7 @@ def _refuse_edit(name: str) -> None:
 
 def gradients_of(
     named: Mapping[str, torch.Tensor],
-    blocks: Collection[Block],
+    used: Collection[str],
     modules: Mapping[str, list[str]],
     step: int,
     scale: torch.Tensor | None = None,
@@ -95,7 +97,6 @@ def gradients_of(
 
     They are divided by the `scale` by which the optimiser divides them.
     """
-    used = {name for block in blocks for name in (block.captures.by_name if block.uses else block.reached)}
     gradients = {
         name: array_of(p.grad if scale is None else p.grad.detach() / scale.to(p.grad.device))
         for name, p in named.items()

@@ -20,6 +20,8 @@ from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
 from adamshap.torch.forward import ForwardStep
 from adamshap.torch.hooks import Block
+from adamshap.torch.joint_norms import join_norms
+from adamshap.torch.processes import Processes
 from adamshap.torch.validation import ValidationStack
 from adamshap.torch.verification import Verification
 
@@ -38,18 +40,21 @@ def chunks_of(
 ) -> list[tuple[slice, Captures]]:
     """Return the samples and captures of each block.
 
-    A parameter that has a gradient, of 0, and no use is moved by its momentum: it gets a capture of x_i = 0.
+    A parameter that has a gradient, of 0 or of other processes' samples, and no use is moved all the same: it gets a
+    capture of x_i = 0. Where this process has no samples, one with x = 0 for all parameters stands in.
     """
     chunks, start = [], 0
     for block in blocks:
+        if not block.n:
+            continue
         chunks.append((slice(start, start + block.n), block.captures))
         start += block.n
     used = {name for _, captures in chunks for name in captures.by_name}
     idle = [(name, array) for name, array in gradients.items() if name not in used]
     if idle:
-        rows, captures = chunks[0]
-        none = tuple(Dense(name, backend.xp.zeros((captures.n, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
-        chunks[0] = (rows, Captures(captures.uses + none))
+        rows, captures = chunks[0] if chunks else (slice(0, 1), None)
+        none = tuple(Dense(name, backend.xp.zeros((rows.stop, 1, *a.shape[1:]), a.dtype)) for name, a in idle)
+        chunks[:1] = [(rows, Captures(none if captures is None else captures.uses + none))]
     return chunks
 
 
@@ -60,13 +65,15 @@ class Given:
     Parameters
     ----------
     index : int array (n,)
-        The samples of all blocks.
+        The samples of all blocks, in this process.
+    n : int
+        Number of samples in all processes.
     chunks : list of (slice, Captures)
         Samples and captures of each block.
     gradients : dict of arrays
         p.grad of every parameter that takes part.
     factor : float
-        f, of these gradients over Σ_i x_i.
+        f, of these gradients over Σ_i x_i, or over the mean of the processes' sums.
     state : State
     hyperparameters : Hyperparameters
     stack : ValidationStack
@@ -79,6 +86,7 @@ class Given:
     """
 
     index: Array
+    n: int
     chunks: list[tuple[slice, Any]]
     gradients: Mapping[str, Array]
     factor: float
@@ -100,6 +108,8 @@ class Scorer:
     estimator : Estimator
     with_sgd : bool
         Whether SGD's scores are wanted too.
+    processes : Processes
+        Those that score the samples of a step together.
     sketches : dict of Sketch
         Bases of the low-rank scores, by the names of the parameters that take part in a step.
     """
@@ -107,6 +117,7 @@ class Scorer:
     context: EngineContext
     estimator: Estimator
     with_sgd: bool
+    processes: Processes = field(default_factory=Processes)
     sketches: dict[tuple[str, ...], Sketch] = field(default_factory=dict)
 
     def score(
@@ -119,20 +130,30 @@ class Scorer:
         names = tuple(given.gradients)
         context = replace(self.context, stack=given.stack, shapes={name: self.context.shapes[name] for name in names})
         context.place.step = given.state.t
-        batch = StepBatch(given.index, None, context.backend.xp.zeros(given.stack.n_val or 1), None)
+        batch = StepBatch(range(given.n), None, context.backend.xp.zeros(given.stack.n_val or 1), None)
         plan = StepPlan.of(self.estimator, batch, self.with_sgd, after=False)
         step = StepInput(context, given.hyperparameters, given.state, batch, 1.0)
         self._refuse_previous(given)
         g = BatchGradient({name: context.backend.real(gradient) for name, gradient in given.gradients.items()})
         start = given.stack.at_start(context) if plan.start_wanted else None
-        factor = None if given.factor == 1 else given.factor
+        share = given.factor / self.processes.count  # of x_i in the gradient
+        factor = None if share == 1 else share
         norms, slope = self._norms(context, plan, given, factor), like(context, "slope")  # p.grad stays as it is
         forward = ForwardResult(None, start, g, norms, float("nan"), factor, slope)
         new = None
         if given.checked:
             theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
             new = State(theta, m, v, following(given.state.t))
-        return score_step(step, plan, forward, chunks or given.chunks, new, self._sketch(names)), new
+        sketch, total_of = self._sketch(names), self.processes.sum_of
+        result = score_step(step, plan, forward, chunks or given.chunks, new, sketch, total_of=total_of)
+        return self._own(result, len(given.index)), new
+
+    def _own(self, result: StepResult, n: int) -> StepResult:
+        """Return the scores of this process's `n` samples, which come first."""
+        if not self.processes.several:
+            return result
+        of_sgd = None if result.sgd_scores is None else result.sgd_scores[:n]
+        return replace(result, scores=result.scores[:n], sgd_scores=of_sgd)
 
     def verify(self, given: Given, forward: ForwardStep) -> None:
         """Compare the samples' scores, without a sketch of P, with the derivatives of their losses."""
@@ -141,12 +162,13 @@ class Scorer:
         Scorer(self.context, estimator, False).score(given, [both.chunk])
 
     def _norms(self, context: EngineContext, plan: StepPlan, given: Given, factor: float | None) -> Norms | None:
-        """Return √Σ x² over the samples of all blocks."""
+        """Return √Σ x² over the samples of all blocks and processes."""
         if not plan.norms_wanted:
             return None
         norms = Norms() if given.norms is None else given.norms
         for _, captures in given.chunks if given.norms is None else ():
             add_norms(context, norms, captures, self.estimator.variance)
+        join_norms(self.processes, norms)
         if factor is not None:
             norms.clip(context, factor)
         return norms

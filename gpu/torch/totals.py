@@ -88,6 +88,12 @@ class Totals:
             if valid_loss is not None:
                 self.history["valid_loss"].append(valid_loss)
 
+    def clear(self) -> None:
+        """Begin the sums anew; steps, history and first parameters stay."""
+        for name in ("scores", "sgd_scores", "seen"):
+            array = getattr(self, name)
+            array[...] = array * 0  # NaN stays
+
     def complete_history(self) -> dict[str, Array]:
         """Return what is known of every step."""
         return {name: np.array(values) for name, values in self.history.items() if len(values) == self.steps}

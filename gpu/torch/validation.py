@@ -20,6 +20,7 @@ from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.backward import differentiated
 from adamshap.torch.memory import array_of, tensor_of
+from adamshap.torch.processes import Processes
 from adamshap.torch.random_state import random_state, replayed
 
 __all__ = ["ValidationStack", "refuse_not_finite", "undisturbed"]
@@ -74,7 +75,10 @@ class ValidationStack:
     products : dict of int
         Outer products of a training sample, by parameter.
     n_val : int, optional
-        Number of losses, if each validation sample has its own; None: `loss` returns their mean.
+        Number of losses, if each validation sample has its own; None: `loss` returns their mean, or the mean and the
+        number of samples that it is of.
+    processes : Processes
+        Those whose losses are averaged.
     """
 
     model: torch.nn.Module
@@ -82,6 +86,7 @@ class ValidationStack:
     named: Mapping[str, torch.nn.Parameter]
     products: Mapping[str, int] = field(default_factory=dict)
     n_val: int | None = None
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def has_tangents(self) -> bool:
@@ -148,8 +153,8 @@ class ValidationStack:
         On a card without waiting for them.
         """
         tensors = list(self.named.values())
-        with undisturbed(self.model, "validation()"), torch.enable_grad():
-            loss = self.loss()
+        with self.processes.without_wrapper(), undisturbed(self.model, "validation()"), torch.enable_grad():
+            loss, size = _with_size(self.loss()) if self.n_val is None else (self.loss(), None)
             if not isinstance(loss, torch.Tensor):
                 self._refuse_shape(loss)
             if loss.numel() != 1 if self.n_val is None else loss.shape != (self.n_val,):
@@ -159,7 +164,7 @@ class ValidationStack:
             if not context.backend.on_cuda:  # a device does not wait to know: its results are checked later
                 refuse_not_finite(values)
             if not differentiate:
-                return values, {}
+                return self.processes.mean_loss(values, size, {})
             if not loss.requires_grad:
                 refuse("validation()", "a tensor without a graph", "the loss as computed, without detach or no_grad")
             gradients = _gradients_of_each(losses, tensors)
@@ -168,7 +173,7 @@ class ValidationStack:
             own = torch.zeros(len(values), *p.shape, dtype=p.dtype, device=p.device) if gradient is None else gradient
             array = array_of(own)
             arrays[name] = array if context.backend.on_cuda else np.require(array, requirements=["C", "W"])
-        return values, arrays
+        return self.processes.mean_loss(values, size, arrays)
 
     def _refuse_shape(self, loss: object) -> NoReturn:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
@@ -177,6 +182,16 @@ class ValidationStack:
             of_all = f"({self.n_val},), as before" if self.n_val else "(n_val,)"
             needs = f"the validation samples' own losses, a tensor of shape {of_all}: per_validation=True"
         refuse("validation()", got, needs, TypeError)
+
+
+def _with_size(found: Any) -> tuple[Any, float | None]:
+    """Return a loss and the number of its samples, if the user's function returned both."""
+    if not (isinstance(found, tuple) and len(found) == 2):
+        return found, None
+    size = float(found[1])
+    if not 0 < size < math.inf:
+        refuse("validation()", f"a loss of {found[1]!r} samples", "(mean loss, number of samples), at least one")
+    return found[0], size
 
 
 def _gradients_of_each(losses: torch.Tensor, tensors: list[Any]) -> list[torch.Tensor | None]:
