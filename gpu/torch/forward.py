@@ -32,6 +32,7 @@ from adamshap.torch.closures import losses_of, refuse_interaction, with_outputs
 from adamshap.torch.derivatives import Along, Derivatives
 from adamshap.torch.hooks import Block, Hooks
 from adamshap.torch.memory import array_of
+from adamshap.torch.passes import StepPasses
 
 __all__ = ["ForwardStep", "GradientHooks", "refuse_slope", "step_of"]
 
@@ -170,33 +171,21 @@ def _dot(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 
 
 def step_of(
-    backend: Backend,
-    derivatives: Derivatives,
-    blocks: Sequence[Block],
-    named: Mapping[str, torch.nn.Parameter],
-    gradients: Mapping[str, Array],
-    modules: Mapping[str, list[str]],
-    number: int,
-    *,
-    checked: bool,
+    backend: Backend, derivatives: Derivatives, passes: StepPasses, modules: Mapping[str, list[str]]
 ) -> ForwardStep:
-    """Return the step, after the check of its gradients if it is `checked`.
+    """Return the step, after the check of its gradients if it is due.
 
     Parameters
     ----------
     backend : Backend
     derivatives : Derivatives
-    blocks : sequence of Block
-    named : dict of parameters
-    gradients : dict of arrays
+    passes : StepPasses
     modules : dict
         Modules that have a parameter, by its name, for messages.
-    number : int
-        Of the step.
-    checked : bool
     """
-    step = ForwardStep(derivatives, tuple(blocks), named, gradients, number, calls=derivatives.calls)
-    if not checked:
+    named, gradients, number = passes.named, passes.gradients, passes.number
+    step = ForwardStep(derivatives, passes.blocks, named, gradients, number, calls=derivatives.calls)
+    if not passes.checked:
         return step
     derivatives.calls += 1
     parts = [_gradients(block, derivatives.model, named) for block in step.blocks]

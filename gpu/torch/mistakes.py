@@ -1,6 +1,7 @@
 """Mistakes of a loop that show before its step is scored: each is refused, with what to do."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,17 @@ from adamshap.reference.contract import Array, refuse, shown
 from adamshap.torch.hooks import Block
 from adamshap.torch.memory import array_of
 
-__all__ = ["checked_index", "gradients_of", "modes_of", "refuse_changes", "refuse_passes", "versions_of"]
+__all__ = [
+    "UsedGradient",
+    "checked_index",
+    "gradients_of",
+    "modes_of",
+    "refuse_changes",
+    "refuse_closure",
+    "refuse_passes",
+    "refuse_repeats",
+    "versions_of",
+]
 
 
 def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
@@ -30,6 +41,13 @@ def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
     return array.astype(np.int64)
 
 
+def refuse_repeats(index: Array, earlier: Collection[Block]) -> None:
+    """Refuse samples that an earlier block of the step has."""
+    for block in earlier:
+        if len(twice := np.intersect1d(index, block.index)):
+            refuse("index", f"sample {twice[0]} again before the step", "each sample once in a step")
+
+
 def versions_of(named: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return the number of edits in place of each parameter, as PyTorch counts them."""
     return {name: p._version for name, p in named.items()}
@@ -38,6 +56,40 @@ def versions_of(named: Mapping[str, torch.Tensor]) -> dict[str, int]:
 def modes_of(model: torch.nn.Module) -> tuple[bool, ...]:
     """Return whether each module is in training mode."""
     return tuple(module.training for module in model.modules())
+
+
+@dataclass(frozen=True)
+class UsedGradient:
+    """The smallest gradient that a step used: an edit of all gradients after the step shows in it.
+
+    Parameters
+    ----------
+    gradient : tensor, optional
+        None, if no parameter has one.
+    version : int
+        Its version counter after the step.
+    """
+
+    gradient: torch.Tensor | None = None
+    version: int = 0
+
+    @classmethod
+    def of(cls, named: Mapping[str, torch.Tensor]) -> "UsedGradient":
+        """Return that of a step which has just been taken."""
+        smallest = min(named.values(), key=lambda p: p.numel() if p.grad is not None else float("inf"))
+        return cls() if smallest.grad is None else cls(smallest.grad, smallest.grad._version)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether it was edited since, other than set to 0."""
+        gradient = self.gradient
+        return gradient is not None and gradient._version != self.version and bool(gradient.any())
+
+
+def refuse_closure(args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a closure, which the optimiser would call between the scores and the step."""
+    if any(one is not None for one in (*args[1:], *kwargs.values())):  # args[0] is the optimiser
+        refuse("optimizer.step", "a closure", "no argument: forward and backward pass before the step")
 
 
 def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, captured: bool) -> None:

@@ -4,7 +4,7 @@ The results of a step on a card are fetched at the next step, or when they are a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,11 @@ class Totals:
                 self.history.setdefault(name, []).append(value)
             if valid_loss is not None:
                 self.history["valid_loss"].append(valid_loss)
+
+    def summed(self, sum_of: Callable[[Array], Array]) -> "Totals":
+        """Return the totals of all processes, whose arrays `sum_of` adds up."""
+        scores, sgd_scores = sum_of(self.scores), sum_of(self.sgd_scores)
+        return replace(self, scores=scores, sgd_scores=sgd_scores, seen=sum_of(self.seen))
 
     def clear(self) -> None:
         """Begin the sums anew; steps, history and first parameters stay."""
