@@ -21,11 +21,12 @@ from adamshap.reference.contract import (
     of_kind,
     refuse,
 )
+from adamshap.torch.captures.hooks import Block
+from adamshap.torch.captures.recompute import check_again
 from adamshap.torch.check import check_parameters
-from adamshap.torch.closures import check_losses
-from adamshap.torch.derivatives import Derivatives
-from adamshap.torch.forward import step_of
-from adamshap.torch.hooks import Block
+from adamshap.torch.forward_mode.closures import check_losses
+from adamshap.torch.forward_mode.derivatives import Derivatives
+from adamshap.torch.forward_mode.step import step_of
 from adamshap.torch.memory import array_of, at_work, backend_of, memory_of, refuse_graph_capture
 from adamshap.torch.mistakes import (
     UsedGradient,
@@ -54,7 +55,6 @@ from adamshap.torch.optimizer import (
 from adamshap.torch.passes import StepPasses
 from adamshap.torch.processes import OtherProcessError, Processes, WholeBatch, unwrapped
 from adamshap.torch.random_state import random_state
-from adamshap.torch.recompute import check_again
 from adamshap.torch.scoring import Given, Scorer, context_of, products_of
 from adamshap.torch.settings import Settings, check_validation
 from adamshap.torch.sources import source_of

@@ -4,7 +4,7 @@ The gradient in the optimiser's hands must be f Σ_i x_i, with one number f for 
 clipping, of a loss scale that was taken out, of accumulated losses divided afterwards. Of several processes, it must be
 f times the mean of their sums. Differences are compared with what rounding explains (docs/method.md): an element of
 Σ_t b_t a_tᵀ errs by u times Σ_t |b_t| |a_t|, so that the whole is off by no more than a few u ‖a‖ ‖b‖ (Frobenius norms,
-by Cauchy and Schwarz); a result that is rounded to a low dtype (`roundoff`) by that dtype's u times the result.
+by Cauchy and Schwarz); a result that is rounded to a low dtype (`captures.roundoff`) by that dtype's u times the result.
 
 On a card each list of numbers below is fetched at once: a step waits for the device that often, not for each parameter.
 
@@ -29,8 +29,8 @@ from adamshap.gpu.backend import Backend
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.gpu.squares import row_norms
 from adamshap.reference.contract import Array, refuse
+from adamshap.torch.captures.roundoff import Roundoff
 from adamshap.torch.processes import Processes
-from adamshap.torch.roundoff import Roundoff
 
 __all__ = [
     "LOOSE",

@@ -21,12 +21,12 @@ from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
-from adamshap.torch.forward import ForwardStep
-from adamshap.torch.hooks import Block
+from adamshap.torch.captures.hooks import Block
+from adamshap.torch.forward_mode.step import ForwardStep
+from adamshap.torch.forward_mode.verification import Verification
 from adamshap.torch.joint_norms import join_norms
 from adamshap.torch.processes import Processes
 from adamshap.torch.validation import ValidationStack
-from adamshap.torch.verification import Verification
 
 __all__ = ["Given", "SampleGradients", "Scorer", "chunks_of", "context_of", "products_of"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from adamshap.reference.contract import Estimator, check_callable, positive_integer, refuse, shown, true_or_false
-from adamshap.torch.forward import refuse_slope
-from adamshap.torch.verification import refuse_unverifiable
+from adamshap.torch.forward_mode.step import refuse_slope
+from adamshap.torch.forward_mode.verification import refuse_unverifiable
 
 __all__ = ["Settings", "check_validation"]
 

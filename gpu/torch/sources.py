@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Protocol
 
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.context import EngineContext
+from adamshap.torch.captures.hooks import Block, Hooks
+from adamshap.torch.captures.recompute import Recomputation
+from adamshap.torch.captures.roundoff import joined
 from adamshap.torch.check import Passes, cheapest, check_finite, factor_of
-from adamshap.torch.derivatives import Derivatives
-from adamshap.torch.forward import GradientHooks, step_of
-from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.forward_mode.derivatives import Derivatives
+from adamshap.torch.forward_mode.step import GradientHooks, step_of
 from adamshap.torch.passes import StepPasses
 from adamshap.torch.processes import Processes
-from adamshap.torch.recompute import Recomputation
-from adamshap.torch.roundoff import joined
 from adamshap.torch.scoring import SampleGradients, chunks_of
 from adamshap.torch.settings import Settings
 

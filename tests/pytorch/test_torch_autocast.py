@@ -16,9 +16,9 @@ from adamshap.reference.contract import Run
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
 from adamshap.torch import Attribution, memory  # noqa: E402
+from adamshap.torch.captures.roundoff import Roundoff, roundoff_of  # noqa: E402
 from adamshap.torch.check import Passes, factor_of  # noqa: E402
 from adamshap.torch.layers import LAYERS, Layer  # noqa: E402
-from adamshap.torch.roundoff import Roundoff, roundoff_of  # noqa: E402
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 N, N_VAL, BATCH, SCALE = 32, 8, 16, 2.0**12

@@ -16,7 +16,7 @@ from adamshap.gpu.captures import Dense, outer_products
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn = torch.nn
 from adamshap.torch import Attribution, register  # noqa: E402
-from adamshap.torch.forward import ForwardStep  # noqa: E402
+from adamshap.torch.forward_mode.step import ForwardStep  # noqa: E402
 from adamshap.torch.layers.registry import LAYERS  # noqa: E402
 from adamshap.torch.memory import array_of  # noqa: E402
 

@@ -27,10 +27,10 @@ from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, Estimator, refuse
 from adamshap.torch.backward import differentiated
+from adamshap.torch.captures.hooks import Block, Hooks
 from adamshap.torch.check import LOOSE, UNITS, Comparison, common_factor
-from adamshap.torch.closures import losses_of, refuse_interaction, with_outputs
-from adamshap.torch.derivatives import Along, Derivatives
-from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.forward_mode.closures import losses_of, refuse_interaction, with_outputs
+from adamshap.torch.forward_mode.derivatives import Along, Derivatives
 from adamshap.torch.memory import array_of
 from adamshap.torch.passes import StepPasses
 

@@ -14,14 +14,14 @@ from torch import nn
 
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
-from adamshap.torch.axes import axes_of
-from adamshap.torch.forwards import replaced_forwards
+from adamshap.torch.captures.axes import axes_of
+from adamshap.torch.captures.forwards import replaced_forwards
+from adamshap.torch.captures.roundoff import Roundoff, roundoff_of
+from adamshap.torch.captures.rows import attach_rows, first_tensor
 from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, layer_of, refuse_module
 from adamshap.torch.layers.rewrites import REWRITES
 from adamshap.torch.memory import HALVES, at_work, memory_of
 from adamshap.torch.random_state import RandomState
-from adamshap.torch.roundoff import Roundoff, roundoff_of
-from adamshap.torch.rows import attach_rows, first_tensor
 
 __all__ = ["Block", "Hooks"]
 
