@@ -21,14 +21,9 @@ from adamshap.reference.contract import (
     of_kind,
     refuse,
 )
-from adamshap.torch.captures.hooks import Block
+from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.recompute import check_again
-from adamshap.torch.check import check_parameters
-from adamshap.torch.forward_mode.closures import check_losses
-from adamshap.torch.forward_mode.derivatives import Derivatives
-from adamshap.torch.forward_mode.step import step_of
-from adamshap.torch.memory import array_of, at_work, backend_of, memory_of, refuse_graph_capture
-from adamshap.torch.mistakes import (
+from adamshap.torch.checks.mistakes import (
     UsedGradient,
     checked_index,
     gradients_of,
@@ -39,6 +34,11 @@ from adamshap.torch.mistakes import (
     refuse_repeats,
     versions_of,
 )
+from adamshap.torch.checks.steps import check_parameters
+from adamshap.torch.forward_mode.closures import check_losses
+from adamshap.torch.forward_mode.derivatives import Derivatives
+from adamshap.torch.forward_mode.step import step_of
+from adamshap.torch.memory import array_of, at_work, backend_of, memory_of, refuse_graph_capture
 from adamshap.torch.optimizer import (
     adam_of,
     check_optimizer,

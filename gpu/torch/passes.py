@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from adamshap.reference.contract import Array
-from adamshap.torch.captures.hooks import Block
+from adamshap.torch.captures.block import Block
 
 __all__ = ["StepPasses"]
 

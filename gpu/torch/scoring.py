@@ -21,7 +21,7 @@ from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
-from adamshap.torch.captures.hooks import Block
+from adamshap.torch.captures.block import Block
 from adamshap.torch.forward_mode.step import ForwardStep
 from adamshap.torch.forward_mode.verification import Verification
 from adamshap.torch.joint_norms import join_norms

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Protocol
 
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.context import EngineContext
-from adamshap.torch.captures.hooks import Block, Hooks
+from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.hooks import Hooks
 from adamshap.torch.captures.recompute import Recomputation
 from adamshap.torch.captures.roundoff import joined
-from adamshap.torch.check import Passes, cheapest, check_finite, factor_of
+from adamshap.torch.checks.gradients import Passes, cheapest, factor_of
+from adamshap.torch.checks.steps import check_finite
 from adamshap.torch.forward_mode.derivatives import Derivatives
 from adamshap.torch.forward_mode.step import GradientHooks, step_of
 from adamshap.torch.passes import StepPasses

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
 from adamshap.torch import Attribution, memory  # noqa: E402
 from adamshap.torch.captures.roundoff import Roundoff, roundoff_of  # noqa: E402
-from adamshap.torch.check import Passes, factor_of  # noqa: E402
+from adamshap.torch.checks.gradients import Passes, factor_of  # noqa: E402
 from adamshap.torch.layers import LAYERS, Layer  # noqa: E402
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}

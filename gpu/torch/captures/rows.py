@@ -5,31 +5,19 @@ that the module uses them so: its output is the same with the parameter itself (
 first sample's output depends on the first row alone (`Hooks`), unlike where rows meet another axis.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
-from adamshap.gpu.captures import Capture, Dense
+from adamshap.gpu.captures import Dense
 from adamshap.reference.contract import refuse
+from adamshap.torch.captures.block import Block
 from adamshap.torch.memory import array_of
 from adamshap.torch.random_state import RandomState, random_state, replayed
 
 __all__ = ["attach_rows", "first_tensor"]
-
-
-class Block(Protocol):
-    """The parts of a `hooks.Block` that are used here."""
-
-    probed: bool
-
-    def add(self, uses: Iterable[Capture]) -> None:
-        """Add captures."""
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
 
 
 class Hooks(Protocol):

@@ -8,7 +8,8 @@ from torch import nn
 
 from adamshap.reference.contract import check_callable, refuse
 from adamshap.torch.backward import differentiated
-from adamshap.torch.captures.hooks import BATCH_NORMS, Block
+from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.hooks import BATCH_NORMS
 from adamshap.torch.random_state import replayed
 from adamshap.torch.validation import undisturbed
 

@@ -27,8 +27,9 @@ from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, Estimator, refuse
 from adamshap.torch.backward import differentiated
-from adamshap.torch.captures.hooks import Block, Hooks
-from adamshap.torch.check import LOOSE, UNITS, Comparison, common_factor
+from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.hooks import Hooks
+from adamshap.torch.checks.factor import LOOSE, UNITS, Comparison, common_factor
 from adamshap.torch.forward_mode.closures import losses_of, refuse_interaction, with_outputs
 from adamshap.torch.forward_mode.derivatives import Along, Derivatives
 from adamshap.torch.memory import array_of

@@ -21,7 +21,7 @@ from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.scores import contract
 from adamshap.reference.contract import TWO_TERM, Array, Estimator, refuse
-from adamshap.torch.check import UNITS
+from adamshap.torch.checks.factor import UNITS
 from adamshap.torch.forward_mode.step import ForwardStep
 
 __all__ = ["Verification", "refuse_unverifiable"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from adamshap.reference.contract import Array, refuse, shown
-from adamshap.torch.captures.hooks import Block
+from adamshap.torch.captures.block import Block
 from adamshap.torch.memory import array_of
 
 __all__ = [
