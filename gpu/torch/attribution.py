@@ -21,18 +21,12 @@ from adamshap.reference.contract import (
     of_kind,
     refuse,
 )
-from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.recompute import check_again
 from adamshap.torch.checks.mistakes import (
-    UsedGradient,
     checked_index,
     gradients_of,
     modes_of,
-    refuse_changes,
     refuse_closure,
-    refuse_passes,
-    refuse_repeats,
-    versions_of,
 )
 from adamshap.torch.checks.steps import check_parameters
 from adamshap.torch.forward_mode.closures import check_losses
@@ -53,8 +47,8 @@ from adamshap.torch.optimizer import (
     trainable,
 )
 from adamshap.torch.passes import StepPasses
+from adamshap.torch.pending import Pending
 from adamshap.torch.processes import OtherProcessError, Processes, WholeBatch, unwrapped
-from adamshap.torch.random_state import random_state
 from adamshap.torch.scoring import Given, Scorer, context_of, products_of
 from adamshap.torch.settings import Settings, check_validation
 from adamshap.torch.sources import source_of
@@ -203,10 +197,8 @@ class Attribution:
         self._source = source_of(settings, context, names, samples_axis, self._derivatives, self._processes)
         self._hooks = self._source.hooks
         self._step_hooks = hook_steps(optimizer, self._before_step, self._after_step)
-        self._blocks: list[Block] = []
-        self._begun: dict[str, torch.Tensor] = {}
+        self._pending = Pending(model, self._named, self._source)
         self._awaited: Awaited | None = None
-        self._used: UsedGradient | None = None
         self._skipped = False
         self._broken: str | None = None
 
@@ -256,23 +248,16 @@ class Attribution:
         checked = checked_index(index, len(self._totals.seen), may_be_empty=self._processes.several)
         self._processes.refuse_uneven_inputs()
         check_losses(losses, needed=self._settings.needs_losses)
-        self._refuse_late_edits()
-        self._forget_without_gradients()
-        if not self._blocks and self._is_checked:
-            self._begun = {name: p.detach().clone() for name, p in self._named.items()}
-        refuse_repeats(checked, self._blocks)
-        random = None if losses is None else random_state()
-        versions = versions_of(self._named)
-        block = Block(checked, versions, probed=self._is_checked, losses=losses, random=random)
-        self._blocks.append(block)
+        with self._broken_by(ValueError, reason="gradients were edited after optimizer.step()"):
+            self._pending.refuse_late_edits(self._totals.steps)
+        block = self._pending.begin(checked, losses, checked=self._is_checked)
         try:
             with self._processes.connected(), self._source.open(block, again, checked=self._is_checked):
                 yield
             block.modes = modes_of(self._model)
         except BaseException:
-            if block in self._blocks:
-                self._blocks.remove(block)
-                self._forget_failed()
+            if not self._pending.drop(block):
+                self._broken = "a pass failed between others of a step, with recompute=True"
             raise
 
     def result(self, *, gather: bool = True) -> Run:
@@ -332,7 +317,7 @@ class Attribution:
             Between ``samples`` and ``optimizer.step()``, or after a mistake that was refused.
         """
         self._refuse_broken()
-        if self._blocks:
+        if self._pending.blocks:
             refuse("attribution.state_dict", "a step that has begun", "a call after optimizer.step()")
         memory_of(self._device).wait(self._device)
         with at_work(self._device):
@@ -392,7 +377,7 @@ class Attribution:
                     self._settle()
                     self._skipped = is_skipped(optimizer)
                     if self._skipped:
-                        self._forget()
+                        self._pending.forget()
                     else:
                         refuse_closure(args, kwargs)
                         self._score(optimizer)
@@ -401,13 +386,12 @@ class Attribution:
 
     def _score(self, optimizer: Any) -> None:
         step, modules = self._totals.steps + 1, self._hooks.modules
-        refuse_passes(self._blocks, self._hooks.stray, step, captured=self._source.captures)
         refuse_unknown_gradients(optimizer, self._named.values())
-        refuse_changes(self._blocks, self._model, self._named, self._begun)
+        self._pending.refuse_mistakes(step)
         whole = self._whole_batch(step)
         gradients = gradients_of(self._named, whole.products, modules, step, scale_of(optimizer))
         named = {name: self._named[name] for name in gradients}
-        passes = StepPasses(tuple(self._blocks), named, gradients, step, self._is_checked)
+        passes = StepPasses(tuple(self._pending.blocks), named, gradients, step, self._is_checked)
         given = self._given(passes, whole)
         if not self._totals.initial:
             self._totals.initial = {name: p.detach().cpu().numpy().copy() for name, p in self._named.items()}
@@ -417,9 +401,9 @@ class Attribution:
             if self._settings.verify_ghost and passes.checked:
                 self._scorer.verify(given, step_of(backend, self._derivatives, passes, modules))
         memory = memory_of(self._device)
-        if any(block.streams - {memory.stream(self._device)} for block in self._blocks):
+        if any(block.streams - {memory.stream(self._device)} for block in passes.blocks):
             memory.wait(self._device)  # PyTorch may use the captures' memory again, on the streams that it is of
-        self._forget()
+        self._pending.forget()
         self._totals.add(given.index, result, given.x.history, backend.host if backend.on_cuda else None)
         if new is not None:
             self._awaited = Awaited({name: given.state.theta[name].copy() for name in gradients}, new.theta)
@@ -430,8 +414,8 @@ class Attribution:
         gradients = [name for name, p in self._named.items() if p.grad is not None]
         shapes = {name: tuple(p.shape) for name, p in self._named.items()}
         settings = f"{self._settings.text}, {len(self._totals.seen)} samples, {self._settings.check_every}, {shapes}"
-        n, products = sum(block.n for block in self._blocks), products_of(self._blocks)
-        return self._processes.whole_batch(n, products, gradients, step, settings)
+        products = products_of(self._pending.blocks)
+        return self._processes.whole_batch(self._pending.n, products, gradients, step, settings)
 
     def _given(self, passes: StepPasses, whole: WholeBatch) -> Given:
         """Return what the engine scores, after the check of the gradients."""
@@ -450,7 +434,7 @@ class Attribution:
         if self._skipped:
             return
         self._totals.steps += 1
-        self._begun, self._used = {}, UsedGradient.of(self._named)
+        self._pending.end()
         awaited, self._awaited = self._awaited, None
         if awaited is None:
             return
@@ -465,52 +449,22 @@ class Attribution:
         with self._broken_by(FloatingPointError):
             self._totals.settle()
 
-    # --- samples without a step, and loops that were refused ---------------------------------------------------------
+    # --- loops that were refused -------------------------------------------------------------------------------------
 
     @property
     def _is_checked(self) -> bool:
         """Whether the coming step is checked in full."""
         return self._settings.checks_after(self._totals.steps)
 
-    def _forget(self) -> None:
-        """Forget the samples so far: they have no step."""
-        self._blocks.clear()
-        self._hooks.stray = None
-        self._source.forget()
-
-    def _forget_without_gradients(self) -> None:
-        """Forget the samples so far if their gradients are gone, as by zero_grad()."""
-        if not self._blocks and self._hooks.stray is None:
-            return
-        if all(p.grad is None or not p.grad.any() for p in self._named.values()):
-            self._forget()
-
-    def _forget_failed(self) -> None:
-        """Forget a block that failed, if that is possible."""
-        if not self._blocks:
-            self._source.forget()
-        elif self._source.joins_blocks:
-            self._broken = "a pass failed between others of a step, with recompute=True"
-
-    def _refuse_late_edits(self) -> None:
-        """Refuse a gradient that was edited after the step that used it, as by clipping in the wrong place."""
-        if self._used is None or self._blocks:
-            return
-        used, self._used = self._used, None
-        if used.is_edited:
-            self._broken = "gradients were edited after optimizer.step()"
-            needs = "clipping and other edits between backward() and step(): after the step they have no effect"
-            refuse("optimizer.step", f"gradients that were edited after step {self._totals.steps}", needs)
-
     def _refuse_broken(self) -> None:
         if self._broken is not None:
             refuse("attribution", f"a loop that was refused before ({self._broken})", "a new Attribution")
 
     @contextmanager
-    def _broken_by(self, *errors: type[BaseException]) -> Iterator[None]:
+    def _broken_by(self, *errors: type[BaseException], reason: str | None = None) -> Iterator[None]:
         """Refuse every further use after one of these errors: the scores would not be complete."""
         try:
             yield
         except errors as error:
-            self._broken = str(error)
+            self._broken = reason or str(error)
             raise

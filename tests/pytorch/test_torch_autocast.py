@@ -151,7 +151,7 @@ def test_an_input_is_captured_as_autocast_rounds_it() -> None:
     attribution = Attribution(model, adam, validation=lambda: model(torch.ones(1, 1)).mean(), n_samples=1)
     with attribution.samples([0]), torch.autocast("cpu", torch.bfloat16):
         model(torch.tensor([[257.0]])).sum().backward()
-    captured = attribution._blocks[0].captures.by_name["weight"][0].sum_of(np, "weight", slice(0, 1))
+    captured = attribution._pending.blocks[0].captures.by_name["weight"][0].sum_of(np, "weight", slice(0, 1))
     assert captured.dtype == np.float32
     assert captured.item() == model.weight.grad.item() == 256
 

@@ -181,7 +181,7 @@ def test_a_direction_in_which_the_samples_cancel_does_not_give_the_factor() -> N
     for name, g in gradients.items():
         direction[name] -= (1 - 1e-9) * along / square * g
     attribution = loop.attribution
-    step = ForwardStep(attribution._derivatives, attribution._blocks, loop.trained, gradients, 3)
+    step = ForwardStep(attribution._derivatives, attribution._pending.blocks, loop.trained, gradients, 3)
     step.add_dots(attribution._scorer.context, direction, np.zeros(5))
     assert step.factor == pytest.approx(0.5, rel=1e-12)
 

@@ -135,7 +135,7 @@ def test_an_instance_norm_in_training_mode_moves_its_statistics_and_does_not_use
     attribution = Attribution(model, adam, validation=lambda: None, n_samples=5)
     with attribution.samples(range(5)):
         F.cross_entropy(model(x), y, reduction="sum").backward()
-    captures = attribution._blocks[0].captures
+    captures = attribution._pending.blocks[0].captures
     for i in range(5):
         loss = F.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
         for (name, p), expected in zip(
