@@ -8,7 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_loops import CLASSES, MODELS, VOCAB, WIDTH, Loop, T, assert_oracle_agrees, cross_entropy, labels, tokens
+from torch_loops import (
+    CLASSES,
+    MODELS,
+    VOCAB,
+    WIDTH,
+    Loop,
+    T,
+    assert_oracle_agrees,
+    cross_entropy,
+    freeze_some,
+    labels,
+    tokens,
+)
 
 from adamshap import reference
 from adamshap.gpu.captures import Dense, outer_products
@@ -114,11 +126,6 @@ def in_groups(model: Any) -> Any:
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0, "betas": (0.8, 0.99), "lr": 0.03}]
     return torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1, eps=1e-6)
-
-
-def freeze_some(model: Any) -> None:
-    for p in (*model[2].parameters(), model[4].weight, model[0].bias):
-        p.requires_grad_(False)
 
 
 LOOPS: dict[str, dict[str, Any]] = {
