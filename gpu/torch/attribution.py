@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from adamshap.reference.contract import (
     AdamState,
@@ -47,6 +48,7 @@ from adamshap.torch.optimizer import (
     check_optimizer,
     hyperparameters_of,
     is_skipped,
+    moves,
     precision_of,
     scale_of,
     state_of,
@@ -206,7 +208,9 @@ class Attribution:
         self._steps_of_optimizer = (
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
+            register_optimizer_step_post_hook(_weakly(self, "_after_any_step")),
         )
+        weakref.finalize(self, self._steps_of_optimizer[-1].remove)  # which no optimiser takes along
         self._recomputed = (
             Recomputation(model, self._hooks, context, self._cheapest, estimator)
             if true_or_false("recompute", recompute)
@@ -258,6 +262,7 @@ class Attribution:
             A bad index, or a mistake of the loop.
         """
         self._refuse_broken()
+        self._hooks.refuse_detached()
         refuse_graph_capture(self._device)
         check_again(again, self._recomputed is not None)
         if self._hooks.block is not None:
@@ -287,6 +292,7 @@ class Attribution:
         except BaseException:
             if block in self._blocks:
                 self._blocks.remove(block)
+                self._hooks.stray = next(iter(block.reached), self._hooks.stray)  # its gradients are there
                 self._forget_failed()
             raise
 
@@ -460,7 +466,7 @@ class Attribution:
             finally:
                 self._hooks.block = block
         except BaseException as error:
-            self._broken = str(error)
+            self._broken = str(error) or type(error).__name__
             raise
 
     def _score(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -469,8 +475,8 @@ class Attribution:
         step = self._totals.steps + 1
         refuse_passes(self._blocks, self._hooks.stray, step, captured=self._captured)
         if count := unknown_gradients(optimizer, self._named.values()):
-            got = f"{count} parameters with a gradient that were frozen when the attribution began"
-            refuse("optimizer", got, "a new Attribution after a change of requires_grad")
+            got = f"{count} parameters with a gradient that were frozen, or not its own, when the attribution began"
+            refuse("optimizer", got, "a new Attribution after a change of requires_grad or of the parameters")
         refuse_changes(self._blocks, self._model, self._named, self._begun)
         whole, scale = self._whole_batch(step), scale_of(optimizer)
         given = self._given(gradients_of(self._named, whole.products, self._hooks.modules, step, scale), whole)
@@ -525,6 +531,13 @@ class Attribution:
         except (ValueError, OtherProcessError) as error:
             self._broken = str(error)
             raise
+
+    def _after_any_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Refuse a step of another optimiser with the samples of a step of this one."""
+        if self._blocks and moves(optimizer, self._named.values()):
+            self._broken = "another optimizer took a step"
+            got = f"a step of another {type(optimizer).__name__} with parameters of the model"
+            refuse("optimizer.step", got, "steps of the optimiser that the Attribution has, which scores the samples")
 
     def _given(self, gradients: dict[str, Array], whole: WholeBatch) -> Given:
         """Return what the loop did, after the check of the gradients."""

@@ -193,6 +193,11 @@ class Hooks:
             handle.remove()
         self._handles.clear()
 
+    def refuse_detached(self) -> None:
+        """Refuse samples after `remove`, which nobody would score."""
+        if not self._handles:
+            refuse("attribution.samples", "a call after detach()", "a new Attribution")
+
     @contextmanager
     def open(self, block: Block) -> Iterator[None]:
         """Return a context manager that captures into `block`."""
@@ -300,7 +305,9 @@ class Hooks:
         for row in (0, block.n - 1):
             self._probe_row(row, found.movedim(axis, 0), outputs)
 
-    def _probe_row(self, row: int, found: torch.Tensor, outputs: list[tuple[str, nn.Module, torch.Tensor, int]]) -> None:
+    def _probe_row(
+        self, row: int, found: torch.Tensor, outputs: list[tuple[str, nn.Module, torch.Tensor, int]]
+    ) -> None:
         """Refuse a row of the model's output that depends on other rows of a module's output."""
         generator = torch.Generator().manual_seed(0)
         one = found[row] * torch.randn(found[row].shape, generator=generator).to(found)
@@ -379,7 +386,8 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoRetur
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
         f"modules of {known} (for learned positions, also a parameter of shape (1, T, d)); a function for {kind}"
-        " registered by adamshap.torch.register; or a frozen parameter (requires_grad_(False)), which is left out",
+        " registered by adamshap.torch.register; a frozen parameter (requires_grad_(False)), which is left out; or"
+        " contraction='forward', for any module",
     )
 
 

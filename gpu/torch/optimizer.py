@@ -16,6 +16,7 @@ __all__ = [
     "check_optimizer",
     "hyperparameters_of",
     "is_skipped",
+    "moves",
     "precision_of",
     "scale_of",
     "state_of",
@@ -84,6 +85,9 @@ def adam_of(optimizer: Any, named: Mapping[str, torch.Tensor]) -> dict[str, Adam
         betas = (float(group["betas"][0]), float(group["betas"][1]))
         adam = Adam(float(group["lr"]), betas, float(group["eps"]), **decay)
         settings |= {id(p): adam for p in group["params"]}
+    if missing := [name for name, p in named.items() if id(p) not in settings]:
+        got = f"no parameter {missing[0]!r} any more, which it had when the attribution began"
+        refuse("optimizer", got, "a new Attribution after a change of the optimiser's parameters")
     return {name: settings[id(p)] for name, p in named.items()}
 
 
@@ -150,6 +154,12 @@ def is_skipped(optimizer: Any) -> bool:
     """Whether a fused optimiser is about to leave everything as it is, as a `GradScaler` found no finite gradient."""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
+
+
+def moves(optimizer: Any, tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether an optimiser has a parameter with a gradient among the `tensors`."""
+    ids = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+    return any(p.grad is not None and id(p) in ids for p in tensors)
 
 
 def unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> int:

@@ -226,3 +226,105 @@ def test_a_validation_loss_that_is_no_real_number_is_refused(dtype: Any) -> None
     adam, attribution = attributed(model, x, y, validation=lambda: F.cross_entropy(model(x), y).to(dtype))
     with refuses(f"validation(): got a tensor of shape () and {dtype}"):
         step(model, adam, attribution, x, y)
+
+
+# --- changes on the way ----------------------------------------------------------------------------------------------
+
+
+def test_a_step_of_another_optimizer_is_refused() -> None:
+    """Else the samples would have no step, as those of a step that a scaler skips."""
+    loop = Loop()
+    loop.step(torch.arange(5))
+    other = torch.optim.AdamW(loop.model.parameters())
+    loop.passes(torch.arange(5))
+    with refuses("optimizer.step: got a step of another AdamW with parameters of the model"):
+        other.step()
+    with refuses("a loop that was refused before (another optimizer took a step)"):
+        loop.attribution.result()
+
+
+def test_steps_of_other_optimizers_are_none_of_its_business() -> None:
+    loop, copied = Loop(), copy.deepcopy(Loop().model)
+    others = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (loop.model, copied)]
+    loop.step(torch.arange(5))
+    others[0].step()  # between two steps, and without gradients
+    loop.passes(torch.arange(5))
+    copied(loop.x).sum().backward()
+    others[1].step()
+    loop.adam.step()
+    assert loop.attribution.result().seen.sum() == 10
+    loop.adam.zero_grad()
+    loop.loss(torch.arange(5)).backward()  # goes on without attribution
+    others[0].step()
+
+
+def test_a_parameter_taken_from_the_optimizer_is_refused() -> None:
+    loop = Loop()
+    loop.adam.param_groups[0]["params"].pop(0)
+    with refuses("optimizer: got no parameter '0.weight' any more"):
+        loop.step(torch.arange(5))
+
+
+def test_a_parameter_given_to_the_optimizer_is_refused() -> None:
+    loop = Loop()
+    loop.model.append(nn.Linear(3, 3).double())
+    loop.adam.add_param_group({"params": list(loop.model[-1].parameters())})
+    with refuses("optimizer: got 2 parameters with a gradient that were frozen, or not its own, when the attribution"):
+        loop.step(torch.arange(5))
+
+
+def test_samples_after_detach_are_refused() -> None:
+    loop = Loop()
+    loop.step(torch.arange(5))
+    loop.attribution.detach()
+    assert loop.attribution.result().seen.sum() == 5
+    with refuses("attribution.samples: got a call after detach()"):
+        loop.step(torch.arange(5))
+
+
+def test_an_interrupted_validation_has_its_name_in_the_next_error() -> None:
+    loop = Loop()
+
+    def validation() -> Any:
+        raise KeyboardInterrupt
+
+    object.__setattr__(loop.attribution._stack, "loss", validation)
+    with pytest.raises(KeyboardInterrupt):
+        loop.step(torch.arange(5))
+    with refuses("got a loop that was refused before (KeyboardInterrupt)"):
+        loop.step(torch.arange(5))
+
+
+def test_gradients_of_an_interrupted_block_need_zero_grad() -> None:
+    """Else they would pass for a factor, if the next samples are the same."""
+
+    def interrupt(loop: Loop) -> None:
+        with loop.attribution.samples(torch.arange(5)):
+            loop.loss(torch.arange(5)).backward()
+            raise KeyboardInterrupt
+
+    loop = Loop()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(loop)
+    loop.adam.zero_grad()
+    loop.step(torch.arange(5))
+    assert loop.attribution.result().seen.sum() == 5
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(loop)
+    with refuses("optimizer.step: got a backward pass outside `samples`, which reached"):
+        loop.step(torch.arange(5))
+
+
+@pytest.mark.parametrize("index", [[[0], [1, 2]], {0, 1}, slice(0, 2), None])
+def test_an_index_that_is_no_list_of_numbers_is_refused(index: Any) -> None:
+    loop = Loop()
+    with refuses(f"index: got {index!r}; needs the numbers"), loop.attribution.samples(index):
+        pass
+
+
+def test_a_part_of_a_state_is_refused() -> None:
+    attribution = Loop().attribution
+    state = attribution.state_dict()
+    state.pop("totals")
+    with refuses("needs the state_dict() of an Attribution"):
+        attribution.load_state_dict(state)
