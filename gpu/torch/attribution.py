@@ -39,6 +39,7 @@ from adamshap.torch.optimizer import (
     hook_steps,
     hyperparameters_of,
     is_skipped,
+    moves,
     on_host,
     precision_of,
     refuse_unknown_gradients,
@@ -196,7 +197,7 @@ class Attribution:
         names = {id(p): name for name, p in self._named.items()}
         self._source = source_of(settings, context, names, samples_axis, self._derivatives, self._processes)
         self._hooks = self._source.hooks
-        self._step_hooks = hook_steps(optimizer, self._before_step, self._after_step)
+        self._step_hooks = hook_steps(optimizer, self._before_step, self._after_step, self._after_any_step)
         self._pending = Pending(model, self._named, self._source)
         self._awaited: Awaited | None = None
         self._skipped = False
@@ -241,6 +242,7 @@ class Attribution:
             A bad index, or a mistake of the loop.
         """
         self._refuse_broken()
+        self._hooks.refuse_detached()
         refuse_graph_capture(self._device)
         check_again(again, self._settings.recompute)
         if self._hooks.block is not None:
@@ -444,6 +446,13 @@ class Attribution:
             check_parameters(backend, awaited.before, awaited.after, got, eps, self._totals.steps)
             self._processes.agree()
 
+    def _after_any_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Refuse a step of another optimiser with the samples of a step of this one."""
+        if self._pending.blocks and moves(optimizer, self._named.values()):
+            self._broken = "another optimizer took a step"
+            got = f"a step of another {type(optimizer).__name__} with parameters of the model"
+            refuse("optimizer.step", got, "steps of the optimiser that the Attribution has, which scores the samples")
+
     def _settle(self) -> None:
         """Add the results of earlier steps that are still on a device."""
         with self._broken_by(FloatingPointError):
@@ -466,5 +475,5 @@ class Attribution:
         try:
             yield
         except errors as error:
-            self._broken = reason or str(error)
+            self._broken = reason or str(error) or type(error).__name__
             raise

@@ -1,13 +1,13 @@
 """Gradients by PyTorch's backward pass, without a silent 0 where it cannot see a parameter."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
 
 from adamshap.reference.contract import refuse
 
-__all__ = ["differentiated"]
+__all__ = ["differentiated", "is_accumulated", "reaches"]
 
 REENTRANT = "CheckpointFunctionBackward"
 """The node of a reentrant checkpoint, whose parameters are not in the graph."""
@@ -39,22 +39,38 @@ def differentiated(
         if "use_reentrant" in str(error):
             _refuse_reentrant(function)
         raise
-    if any(one is None for one in found) and _has_node(outputs.grad_fn, REENTRANT):
+    if any(one is None for one in found) and any(node.name() == REENTRANT for node in _nodes(outputs.grad_fn)):
         _refuse_reentrant(function)
     return list(found)
 
 
-def _has_node(root: Any, name: str) -> bool:
-    """Whether the graph has a node of this name."""
+def is_accumulated(p: torch.Tensor) -> bool:
+    """Whether the backward pass that is running gives `p` a gradient, and not only inputs or other parameters."""
+    if not p.requires_grad:
+        return False
+    node = torch.autograd.graph.get_gradient_edge(p).node
+    try:
+        reached: bool = torch._C._will_engine_execute_node(node)  # type: ignore[attr-defined]
+    except RuntimeError:  # by torch.autograd.grad, which was asked for p itself
+        return True
+    return reached
+
+
+def reaches(outputs: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether the graph of `outputs` has a leaf among the `tensors`."""
+    ids = {id(one) for one in tensors}
+    return any(id(getattr(node, "variable", None)) in ids for node in _nodes(outputs.grad_fn))
+
+
+def _nodes(root: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph."""
     waiting, known = [root], {root}
     while waiting:
         node = waiting.pop()
-        if node.name() == name:
-            return True
+        yield node
         later = {other for other, _ in node.next_functions if other is not None} - known
         known |= later
         waiting += later
-    return False
 
 
 def _refuse_reentrant(function: str) -> NoReturn:

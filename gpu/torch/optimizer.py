@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.hyperparameters import Hyperparameters, held, scalars_of
@@ -19,6 +20,7 @@ __all__ = [
     "hook_steps",
     "hyperparameters_of",
     "is_skipped",
+    "moves",
     "on_host",
     "precision_of",
     "refuse_unknown_gradients",
@@ -90,6 +92,9 @@ def adam_of(optimizer: Any, named: Mapping[str, torch.Tensor]) -> dict[str, Adam
         betas = (float(group["betas"][0]), float(group["betas"][1]))
         adam = Adam(float(group["lr"]), betas, float(group["eps"]), **decay)
         settings |= {id(p): adam for p in group["params"]}
+    if missing := [name for name, p in named.items() if id(p) not in settings]:
+        got = f"no parameter {missing[0]!r} any more, which it had when the attribution began"
+        refuse("optimizer", got, "a new Attribution after a change of the optimiser's parameters")
     return {name: settings[id(p)] for name, p in named.items()}
 
 
@@ -168,31 +173,43 @@ def is_skipped(optimizer: Any) -> bool:
     return found is not None and bool(found)
 
 
+def moves(optimizer: Any, tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether an optimiser has a parameter with a gradient among the `tensors`."""
+    ids = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+    return any(p.grad is not None and id(p) in ids for p in tensors)
+
+
 def refuse_unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> None:
     """Refuse gradients of parameters that are not among those `known`."""
     ids = {id(p) for p in known}
     if count := sum(p.grad is not None and id(p) not in ids for g in optimizer.param_groups for p in g["params"]):
-        got = f"{count} parameters with a gradient that were frozen when the attribution began"
-        refuse("optimizer", got, "a new Attribution after a change of requires_grad")
+        got = f"{count} parameters with a gradient that were frozen, or not its own, when the attribution began"
+        refuse("optimizer", got, "a new Attribution after a change of requires_grad or of the parameters")
 
 
-def hook_steps(optimizer: Any, before: Hook, after: Hook) -> list[Any]:
-    """Call two methods before and after each step, without keeping their object alive.
+def hook_steps(optimizer: Any, before: Hook, after: Hook, after_any: Hook) -> list[Any]:
+    """Call methods before and after each step, without keeping their object alive.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     before, after : bound methods
         Called with the optimiser and with the positional and keyword arguments of its step.
+    after_any : bound method
+        The same after a step of any optimiser.
 
     Returns
     -------
     list of handles
         Each has ``remove``.
     """
+    of_any = register_optimizer_step_post_hook(_weak(after_any))
+    owner: Any = after_any
+    weakref.finalize(owner.__self__, of_any.remove)  # no optimiser takes this hook along
     return [
         optimizer.register_step_pre_hook(_weak(before)),
         optimizer.register_step_post_hook(_weak(after)),
+        of_any,
     ]
 
 

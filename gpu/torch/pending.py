@@ -74,6 +74,8 @@ class Pending:
         if block not in self.blocks:
             return True
         self.blocks.remove(block)
+        hooks = self.source.hooks
+        hooks.stray = next(iter(block.reached), hooks.stray)  # its gradients are there
         if not self.blocks:
             self.source.forget()
         return not (self.blocks and self.source.joins_blocks)

@@ -123,7 +123,7 @@ class Totals:
 
 def check_settings(state: object, settings: str) -> None:
     """Refuse what is no state of an attribution with these settings."""
-    if not isinstance(state, Mapping) or "settings" not in state:
+    if not isinstance(state, Mapping) or not {"settings", "totals", "sketches"} <= set(state):
         refuse("state", shown(state), "the state_dict() of an Attribution", TypeError)
     if state["settings"] != settings:
         refuse("state", f"one of {state['settings']}", f"one of {settings}")

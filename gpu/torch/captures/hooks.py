@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import nn
 
 from adamshap.reference.contract import refuse
+from adamshap.torch.backward import is_accumulated
 from adamshap.torch.captures.axes import axes_of
 from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.copies import OfThisModule
 from adamshap.torch.captures.forwards import replaced_forwards
 from adamshap.torch.captures.roundoff import roundoff_of
 from adamshap.torch.captures.rows import attach_rows, first_tensor
@@ -69,7 +72,7 @@ class Hooks:
         except BaseException:
             self.remove()
             raise
-        self._handles.append(model.register_forward_hook(self._probe))
+        self._handles.append(model.register_forward_hook(OfThisModule(self._probe)))
         named = {id(p): p for p in model.parameters()}
         for key, name in names.items():
             self._handles.append(named[key].register_post_accumulate_grad_hook(partial(self._accumulated, name)))
@@ -104,8 +107,10 @@ class Hooks:
         if layer.channels and own and axis == 1:
             needs = f"samples_axis={{{path!r}: 0}}, if its input has the samples first, as channels come second"
             refuse_module(module, path, "samples along axis 1, as the module around it", needs)
-        before = module.register_forward_pre_hook(partial(self._before, path, own), with_kwargs=True)
-        after = module.register_forward_hook(partial(self._after, path, own, layer), with_kwargs=True)
+        before = module.register_forward_pre_hook(OfThisModule(partial(self._before, path, own)), with_kwargs=True)
+        after = module.register_forward_hook(  # before other hooks, which may return another output
+            OfThisModule(partial(self._after, path, own, layer)), with_kwargs=True, prepend=True
+        )
         self._handles += [before, after]
 
     def remove(self) -> None:
@@ -113,6 +118,11 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def refuse_detached(self) -> None:
+        """Refuse samples after `remove`, which nobody would score."""
+        if not self._handles:
+            refuse("attribution.samples", "a call after detach()", "a new Attribution")
 
     @contextmanager
     def open(self, block: Block) -> Iterator[None]:
@@ -190,6 +200,10 @@ class Hooks:
             return
         if self.block is not block:  # `_accumulated` notes it
             return
+        names = {local: name for local, name in use.names.items() if is_accumulated(attrgetter(local)(use.module))}
+        if not names:
+            return
+        use = replace(use, names=names)
         if block.reduce is None:
             block.inputs.append((use.path, use.a, use.a._version))
         block.streams.add(memory_of(b.device).stream(b.device))
@@ -200,10 +214,11 @@ class Hooks:
             block.add(captures(as_computed(use, b.detach().movedim(axis, 0))))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
-        """Refuse a model whose first sample's output depends on other rows of a module's output.
+        """Refuse a model in which a sample's output depends on other rows of a module's output.
 
-        One more backward pass, from a random direction of that output: its gradient is exactly 0 in all other rows,
-        unless samples interact, or the first axis is not theirs.
+        A backward pass from a random direction of the first sample's output, and one of the last's: each gradient is
+        exactly 0 in all other rows, unless samples interact, or the first axis is not theirs. Two, as an output that
+        depends on the first row in all samples does not show in the first one's.
         """
         block = self.block
         if block is None or not block.outputs:
@@ -213,20 +228,29 @@ class Hooks:
         found = first_tensor(output, block.n, axis)
         if found is None or block.n == 1:
             return
-        found = found.movedim(axis, 0)
+        for row in (0, block.n - 1):
+            self._probe_row(row, found.movedim(axis, 0), outputs)
+
+    def _probe_row(
+        self, row: int, found: torch.Tensor, outputs: list[tuple[str, nn.Module, torch.Tensor, int]]
+    ) -> None:
+        """Refuse a row of the model's output that depends on other rows of a module's output."""
         generator = torch.Generator().manual_seed(0)
-        first = found[0] * torch.randn(found[0].shape, generator=generator).to(found)
+        one = found[row] * torch.randn(found[row].shape, generator=generator).to(found)
         Hooks.probing = True
         try:
             with torch.enable_grad():
                 tensors = [tensor for _, _, tensor, _ in outputs]
-                gradients = torch.autograd.grad(first.sum(), tensors, retain_graph=True, allow_unused=True)
+                gradients = torch.autograd.grad(one.sum(), tensors, retain_graph=True, allow_unused=True)
         except RuntimeError:  # reentrant checkpointing has no autograd.grad
             return
         finally:
             Hooks.probing = False
         for (path, module, _, axis), gradient in reversed(list(zip(outputs, gradients, strict=True))):
-            if gradient is not None and gradient.movedim(axis, 0)[1:].any():
+            if gradient is None:
+                continue
+            rows = gradient.movedim(axis, 0)
+            if rows[:row].any() or rows[row + 1 :].any():
                 got = f"{type(module).__name__} with rows of which other samples' outputs depend"
                 along = "first" if axis == 0 else "second"
                 needs = f"samples along the {along} axis of its input, which do not interact, or another `samples_axis`"
@@ -288,7 +312,8 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoRetur
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
         f"modules of {known} (for learned positions, also a parameter of shape (1, T, d)); a function for {kind}"
-        " registered by adamshap.torch.register; or a frozen parameter (requires_grad_(False)), which is left out",
+        " registered by adamshap.torch.register; a frozen parameter (requires_grad_(False)), which is left out; or"
+        " contraction='forward', for any module",
     )
 
 

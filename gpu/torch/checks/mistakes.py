@@ -26,11 +26,14 @@ __all__ = [
 
 def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
     """Return the numbers of samples, of which there are `count`, as integers (n,)."""
-    array = np.asarray(index.detach().cpu() if isinstance(index, torch.Tensor) else index)
+    try:
+        array = np.asarray(index.detach().cpu() if isinstance(index, torch.Tensor) else index)
+    except (ValueError, TypeError):  # of lists of different lengths, or tensors on a card
+        array = np.asarray(None)
     if may_be_empty and array.shape == (0,):
         return np.zeros(0, np.int64)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
-        got = f"{array.dtype} of shape {array.shape}"
+        got = f"{array.dtype} of shape {array.shape}" if array.dtype != object else shown(index)
         refuse("index", got, "the numbers of the batch's samples, integers (n,)", TypeError)
     wrong = array[(array < 0) | (array >= count)]
     if len(wrong):
