@@ -21,7 +21,6 @@ from adamshap.reference.contract import (
     Run,
     ScoreSlope,
     Variance,
-    check_callable,
     of_kind,
     positive_integer,
     refuse,
@@ -39,6 +38,7 @@ from adamshap.torch.mistakes import (
     gradients_of,
     modes_of,
     refuse_changes,
+    refuse_other_step,
     refuse_passes,
     versions_of,
 )
@@ -171,9 +171,9 @@ class Attribution:
         of_kind("model", model, torch.nn.Module)
         self._processes, model = Processes.of(model, process_group), unwrapped(model)
         check_optimizer(optimizer)
-        if validation is None:
-            refuse("validation", None, "a function that returns the mean validation loss")
-        check_callable("validation", validation)
+        if not callable(validation):
+            needs = "a function that returns the mean validation loss, called in each step"
+            refuse("validation", shown(validation), needs, TypeError)
         estimator = Estimator(
             slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, None, contraction
         )
@@ -269,6 +269,7 @@ class Attribution:
         no_gradients = (
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
         )
+        refuse_other_step(self._blocks, self._named)
         if no_gradients:  # their gradients are gone: those samples have no step
             self._forget()
         if not self._blocks and self._is_checked:
@@ -346,6 +347,7 @@ class Attribution:
             After a mistake of the loop that was refused: the scores are not complete.
         """
         self._refuse_broken()
+        refuse_other_step(self._blocks, self._named)
         backend = self._scorer.context.backend
         memory_of(self._device).wait(self._device)  # for steps on other streams than the present one
         with at_work(self._device):
