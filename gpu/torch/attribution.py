@@ -39,7 +39,6 @@ from adamshap.torch.optimizer import (
     hook_steps,
     hyperparameters_of,
     is_skipped,
-    moves,
     on_host,
     precision_of,
     refuse_unknown_gradients,
@@ -197,7 +196,7 @@ class Attribution:
         names = {id(p): name for name, p in self._named.items()}
         self._source = source_of(settings, context, names, samples_axis, self._derivatives, self._processes)
         self._hooks = self._source.hooks
-        self._step_hooks = hook_steps(optimizer, self._before_step, self._after_step, self._after_any_step)
+        self._step_hooks = hook_steps(optimizer, self._before_step, self._after_step)
         self._pending = Pending(model, self._named, self._source)
         self._awaited: Awaited | None = None
         self._skipped = False
@@ -286,6 +285,7 @@ class Attribution:
             After a mistake of the loop that was refused: the scores are not complete.
         """
         self._refuse_broken()
+        self._pending.refuse_other_step()
         backend = self._scorer.context.backend
         memory_of(self._device).wait(self._device)  # for steps on other streams than the present one
         with at_work(self._device):
@@ -445,13 +445,6 @@ class Attribution:
             got = {name: array_of(self._named[name]) for name in awaited.before}
             check_parameters(backend, awaited.before, awaited.after, got, eps, self._totals.steps)
             self._processes.agree()
-
-    def _after_any_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Refuse a step of another optimiser with the samples of a step of this one."""
-        if self._pending.blocks and moves(optimizer, self._named.values()):
-            self._broken = "another optimizer took a step"
-            got = f"a step of another {type(optimizer).__name__} with parameters of the model"
-            refuse("optimizer.step", got, "steps of the optimiser that the Attribution has, which scores the samples")
 
     def _settle(self) -> None:
         """Add the results of earlier steps that are still on a device."""

@@ -7,7 +7,7 @@ import torch
 
 from adamshap.reference.contract import refuse
 
-__all__ = ["differentiated", "is_accumulated", "reaches"]
+__all__ = ["REENTRANT", "differentiated", "is_accumulated", "reaches"]
 
 REENTRANT = "CheckpointFunctionBackward"
 """The node of a reentrant checkpoint, whose parameters are not in the graph."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.hyperparameters import Hyperparameters, held, scalars_of
@@ -20,7 +19,6 @@ __all__ = [
     "hook_steps",
     "hyperparameters_of",
     "is_skipped",
-    "moves",
     "on_host",
     "precision_of",
     "refuse_unknown_gradients",
@@ -78,7 +76,8 @@ def _check_tensor(name: str, p: torch.Tensor) -> None:
         needs = "float32 or float64: model.float(), and torch.autocast for passes in a low precision"
         refuse(f"model parameter {name!r}", got, needs)
     if p.ndim == 0:
-        refuse(f"model parameter {name!r}", "a number without axes", "a parameter of shape (1,)")
+        needs = "one of shape (1,), which broadcasts alike, or a frozen one (requires_grad_(False))"
+        refuse(f"model parameter {name!r}", "a parameter without axes, shape ()", needs)
 
 
 def adam_of(optimizer: Any, named: Mapping[str, torch.Tensor]) -> dict[str, Adam]:
@@ -173,12 +172,6 @@ def is_skipped(optimizer: Any) -> bool:
     return found is not None and bool(found)
 
 
-def moves(optimizer: Any, tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether an optimiser has a parameter with a gradient among the `tensors`."""
-    ids = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
-    return any(p.grad is not None and id(p) in ids for p in tensors)
-
-
 def refuse_unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> None:
     """Refuse gradients of parameters that are not among those `known`."""
     ids = {id(p) for p in known}
@@ -187,35 +180,27 @@ def refuse_unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> N
         refuse("optimizer", got, "a new Attribution after a change of requires_grad or of the parameters")
 
 
-def hook_steps(optimizer: Any, before: Hook, after: Hook, after_any: Hook) -> list[Any]:
-    """Call methods before and after each step, without keeping their object alive.
+def hook_steps(optimizer: Any, before: Hook, after: Hook) -> list[Any]:
+    """Call two methods before and after each step, without keeping their object alive.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     before, after : bound methods
         Called with the optimiser and with the positional and keyword arguments of its step.
-    after_any : bound method
-        The same after a step of any optimiser.
 
     Returns
     -------
     list of handles
         Each has ``remove``.
     """
-    of_any = register_optimizer_step_post_hook(_weak(after_any))
-    owner: Any = after_any
-    weakref.finalize(owner.__self__, of_any.remove)  # no optimiser takes this hook along
-    return [
-        optimizer.register_step_pre_hook(_weak(before)),
-        optimizer.register_step_post_hook(_weak(after)),
-        of_any,
-    ]
+    return [optimizer.register_step_pre_hook(_weak(before)), optimizer.register_step_post_hook(_weak(after))]
 
 
 def _weak(method: Hook) -> Hook:
     held = weakref.WeakMethod(method)
 
+    @torch.compiler.disable  # optimizer.step may be compiled
     def hook(optimizer: Any, args: Any, kwargs: Any) -> None:
         living = held()
         if living is not None:

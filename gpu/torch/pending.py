@@ -10,6 +10,7 @@ from adamshap.torch.captures.block import Block
 from adamshap.torch.checks.mistakes import (
     UsedGradient,
     refuse_changes,
+    refuse_other_step,
     refuse_passes,
     refuse_repeats,
     versions_of,
@@ -60,6 +61,7 @@ class Pending:
         checked : bool
             Whether the coming step is checked in full.
         """
+        self.refuse_other_step()
         self._forget_without_gradients()
         if not self.blocks and checked:
             self.copies = {name: p.detach().clone() for name, p in self.named.items()}
@@ -94,6 +96,10 @@ class Pending:
         """Refuse a step without samples or with other backward passes, and a model that changed since the samples."""
         refuse_passes(self.blocks, self.source.hooks.stray, step, captured=self.source.captures)
         refuse_changes(self.blocks, self.model, self.named, self.copies)
+
+    def refuse_other_step(self) -> None:
+        """Refuse samples whose step another optimiser took: they would have scores of 0."""
+        refuse_other_step(self.blocks, self.named)
 
     def refuse_late_edits(self, step: int) -> None:
         """Refuse a gradient that was edited after the `step` that used it, as by clipping in the wrong place."""

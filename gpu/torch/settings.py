@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adamshap.reference.contract import Estimator, check_callable, positive_integer, refuse, shown, true_or_false
+from adamshap.reference.contract import Estimator, positive_integer, refuse, shown, true_or_false
 from adamshap.torch.forward_mode.step import refuse_slope
 from adamshap.torch.forward_mode.verification import refuse_unverifiable
 
@@ -85,6 +85,6 @@ class Settings:
 
 def check_validation(validation: Callable[[], torch.Tensor]) -> None:
     """Refuse a missing validation function, or one that is no function."""
-    if validation is None:
-        refuse("validation", None, "a function that returns the mean validation loss")
-    check_callable("validation", validation)
+    if not callable(validation):
+        needs = "a function that returns the mean validation loss, called in each step"
+        refuse("validation", shown(validation), needs, TypeError)

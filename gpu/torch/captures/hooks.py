@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from adamshap.reference.contract import refuse
-from adamshap.torch.backward import is_accumulated
+from adamshap.torch.backward import REENTRANT, is_accumulated
 from adamshap.torch.captures.axes import axes_of
 from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.copies import OfThisModule
@@ -192,15 +192,20 @@ class Hooks:
         for name in use.names.values():
             block.calls[name] = block.calls.get(name, 0) + 1
         use = replace(use, a=use.a.movedim(axis, 0))
-        output.register_hook(partial(self._received, block, captures, use, axis))
+        in_graph = getattr(output.grad_fn, "name", str)() != REENTRANT  # else its parameters are in a graph of its own
+        output.register_hook(partial(self._received, block, captures, use, axis, in_graph))
 
-    def _received(self, block: Block, captures: Function, use: Use, axis: int, b: torch.Tensor) -> None:
+    def _received(self, block: Block, captures: Function, use: Use, axis: int, in_graph: bool, b: torch.Tensor) -> None:
         """Add the captures of one use to its block."""
         if Hooks.probing:
             return
         if self.block is not block:  # `_accumulated` notes it
             return
-        names = {local: name for local, name in use.names.items() if is_accumulated(attrgetter(local)(use.module))}
+        names = {
+            local: name
+            for local, name in use.names.items()
+            if not in_graph or is_accumulated(attrgetter(local)(use.module))
+        }
         if not names:
             return
         use = replace(use, names=names)
@@ -311,9 +316,10 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoRetur
     refuse(
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
-        f"modules of {known} (for learned positions, also a parameter of shape (1, T, d)); a function for {kind}"
-        " registered by adamshap.torch.register; a frozen parameter (requires_grad_(False)), which is left out; or"
-        " contraction='forward', for any module",
+        f"contraction='forward', for any modules and parameters, with a slope such as 'secant' and the samples' losses"
+        f" in samples(index, losses=…); or a function for {kind} registered by adamshap.torch.register; or a frozen"
+        " parameter (requires_grad_(False)), which is left out; or, of exactly these classes, modules of"
+        f" {known} (for learned positions, also a parameter of shape (1, T, d))",
     )
 
 
@@ -323,7 +329,8 @@ def _refuse_training_mode(module: nn.Module, path: str) -> None:
         refuse(
             f"model module {path!r}",
             f"{type(module).__name__} {mode}, where samples of a batch interact",
-            "eval mode with running statistics (module.eval()), or GroupNorm or LayerNorm in its place",
+            "eval mode with running statistics: .eval() of each batch norm, after each model.train(), once its"
+            " statistics are trained; or GroupNorm or LayerNorm in its place",
         )
 
 

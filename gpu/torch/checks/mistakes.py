@@ -18,6 +18,7 @@ __all__ = [
     "modes_of",
     "refuse_changes",
     "refuse_closure",
+    "refuse_other_step",
     "refuse_passes",
     "refuse_repeats",
     "versions_of",
@@ -106,8 +107,20 @@ def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, ca
     for block in blocks:
         if block.n and not (block.uses if captured else block.reached):
             got = f"samples {shown(block.index.tolist())} without a backward pass"
-            needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
+            needs = (
+                "forward and backward pass inside; a compiled model must not be called before the Attribution begins"
+            )
             refuse("attribution.samples", got, needs)
+
+
+def refuse_other_step(blocks: Collection[Block], named: Mapping[str, torch.Tensor]) -> None:
+    """Refuse samples whose step the attribution did not see, though their parameters have moved since."""
+    for block in blocks:
+        if moved := [name for name, version in block.versions.items() if named[name]._version != version]:
+            got = f"no step() after samples {shown(block.index.tolist())}, but {moved[0]!r} changed"
+            refuse(
+                "optimizer", got, "the optimiser whose step() the loop calls; no other edits of parameters before it"
+            )
 
 
 def refuse_changes(

@@ -54,5 +54,5 @@ def check_finite(backend: Backend, gradients: Mapping[str, Any], step: int) -> N
     squares = fetched(backend, [xp.vdot(array, array) for array in gradients.values()])
     for square, (name, array) in zip(squares, gradients.items(), strict=True):
         if not math.isfinite(square) and not xp.isfinite(array).all():
-            needs = "finite gradients: a smaller lr, or clipping, may help"
+            needs = "finite gradients: inputs and losses without NaN; a smaller lr, or clipping, may help"
             refuse(f"gradient of {name!r}", f"a number that is not finite at step {step}", needs, FloatingPointError)
