@@ -614,6 +614,7 @@ def _weakly(attribution: Attribution, method: str) -> Callable[..., None]:
     """Return a hook that does not keep the attribution alive."""
     held = weakref.ref(attribution)
 
+    @torch.compiler.disable  # optimizer.step may be compiled
     def hook(optimizer: Any, args: Any, kwargs: Any) -> None:
         living = held()
         if living is not None:

@@ -54,7 +54,10 @@ def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, ca
     for block in blocks:
         if block.n and not (block.uses if captured else block.reached):
             got = f"samples {shown(block.index.tolist())} without a backward pass"
-            needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
+            needs = (
+                "forward and backward pass inside, without torch.func; of a compiled model, no call before the"
+                " Attribution began"
+            )
             refuse("attribution.samples", got, needs)
 
 
