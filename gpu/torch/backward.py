@@ -48,7 +48,10 @@ def is_accumulated(p: torch.Tensor) -> bool:
     """Whether the backward pass that is running gives `p` a gradient, and not only inputs or other parameters."""
     if not p.requires_grad:
         return False
-    node = torch.autograd.graph.get_gradient_edge(p).node
+    try:
+        node = torch.autograd.graph.get_gradient_edge(p).node
+    except AttributeError:  # by torch.func, which has gradients of its own
+        return False
     try:
         reached: bool = torch._C._will_engine_execute_node(node)  # type: ignore[attr-defined]
     except RuntimeError:  # by torch.autograd.grad, which was asked for p itself

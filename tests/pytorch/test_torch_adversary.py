@@ -316,3 +316,44 @@ def test_a_part_of_a_state_is_refused() -> None:
     state.pop("totals")
     with refuses("needs the state_dict() of an Attribution"):
         attribution.load_state_dict(state)
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_losses_that_depend_on_one_sample_are_refused_in_forward_mode(row: int) -> None:
+    torch.manual_seed(0)
+    model, x, y = Relative(row), tokens(6), labels(6)
+    adam, attribution = attributed(model, x, y, contraction="forward", slope="secant")
+
+    def losses() -> Any:
+        return F.cross_entropy(model(x), y, reduction="none")
+
+    with attribution.samples(range(6), losses):
+        losses().sum().backward()
+    with refuses("sample's loss needs other samples' parts"):
+        adam.step()
+
+
+def test_gradients_by_torch_func_are_refused() -> None:
+    loop, index = Loop(), torch.arange(5)
+    parameters = dict(loop.model.named_parameters())
+    with loop.attribution.samples(index):
+        found = torch.func.grad(
+            lambda given: loop.each(
+                torch.func.functional_call(loop.model, given, (loop.x[index],)), loop.y[index]
+            ).sum()
+        )(parameters)
+    for name, p in parameters.items():
+        p.grad = found[name]
+    with refuses("without a backward pass; needs forward and backward pass inside, without torch.func"):
+        loop.adam.step()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, while it compiles
+def test_compiled_code_leaves_the_scores_to_python() -> None:
+    """optimizer.step may be compiled; Dynamo would trace into the attribution."""
+    loop, plain = Loop(dtype=torch.float32), Loop(dtype=torch.float32)
+    compiled = torch.compile(loop.adam.step, backend="eager")
+    for one, step in ((loop, compiled), (plain, plain.adam.step)):
+        one.passes(torch.arange(5))
+        step()
+    assert loop.attribution.result().scores.tolist() == plain.attribution.result().scores.tolist()

@@ -108,7 +108,8 @@ def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, ca
         if block.n and not (block.uses if captured else block.reached):
             got = f"samples {shown(block.index.tolist())} without a backward pass"
             needs = (
-                "forward and backward pass inside; a compiled model must not be called before the Attribution begins"
+                "forward and backward pass inside, without torch.func; a compiled model must not be called before the"
+                " Attribution begins"
             )
             refuse("attribution.samples", got, needs)
 
