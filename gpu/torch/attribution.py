@@ -84,7 +84,7 @@ class Attribution:
         Function without arguments that returns the mean validation loss as a tensor, or with `per_validation` the
         losses (n_val,). It may return (mean, number of samples), by which the losses of several processes are weighted
         (else evenly). It is called at θ, and with moved parameters at the points that `gradient` needs; random state
-        and modes are put back afterwards.
+        and modes are put back afterwards: call ``model.eval()`` in it to be without dropout.
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
@@ -343,6 +343,7 @@ class Attribution:
             A state of another attribution.
         """
         check_settings(state, self._settings.text)
+        self._pending.forget()
         self._totals.load(state["totals"])
         if self._processes.rank > 0:  # the first one continues the sums
             self._totals.clear()
@@ -364,6 +365,7 @@ class Attribution:
     def detach(self) -> None:
         """Remove all hooks from the model and the optimiser; the scores stay."""
         self._hooks.remove()
+        self._pending.forget()
         for handle in self._step_hooks:
             handle.remove()
 

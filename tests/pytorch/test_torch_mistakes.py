@@ -247,6 +247,27 @@ def test_a_step_of_an_optimizer_that_the_attribution_does_not_have_is_refused(st
         broken.loop.passes(broken.index)
 
 
+@pytest.mark.parametrize("detached", [False, True])
+def test_samples_whose_step_was_given_up_are_forgotten(detached: bool) -> None:
+    """As by a loop that goes back to its last checkpoint where a loss is not finite, or that ends its attribution."""
+    broken = Broken()
+    broken.right(steps=2)
+    attribution, model, adam = broken.loop.attribution, broken.loop.model, broken.loop.adam
+    states = [copy.deepcopy(one.state_dict()) for one in (model, adam, attribution)]
+    before = attribution.result().scores
+    broken.loop.passes(broken.index)
+    adam.zero_grad()
+    if detached:
+        attribution.detach()
+        adam.step()
+    for one, state in zip((model, adam, attribution)[: 2 if detached else 3], states, strict=False):
+        one.load_state_dict(state)
+    assert np.array_equal(attribution.result().scores, before)
+    if not detached:
+        broken.right()
+        assert attribution.result().seen[0] == 3
+
+
 def test_a_parameter_unfrozen_later_is_refused() -> None:
     broken = Broken(change=frozen_first)
     broken.right()

@@ -329,8 +329,8 @@ def _refuse_training_mode(module: nn.Module, path: str) -> None:
         refuse(
             f"model module {path!r}",
             f"{type(module).__name__} {mode}, where samples of a batch interact",
-            "eval mode with running statistics: .eval() of each batch norm, after each model.train(), once its"
-            " statistics are trained; or GroupNorm or LayerNorm in its place",
+            "eval mode with running statistics: .eval() of each batch norm, after each model.train(), once these"
+            " are trained; or GroupNorm or LayerNorm in its place",
         )
 
 

@@ -40,8 +40,8 @@ FEW = (
 )
 MANY = (
     "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
-    " passes were not in `samples`, clipping by value, a clipping that is not the same for all, or a term of the loss"
-    " that is no sample's, such as a penalty on the parameters (weight_decay is the optimiser's own)"
+    " passes were not in `samples`, a term of the loss that is no sample's, such as a penalty on the parameters (use"
+    " the optimiser's weight_decay), clipping by value, or a clipping that is not the same for all"
 )
 
 
