@@ -88,9 +88,10 @@ class Attribution:
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
-        S, as for `adamshap.gpu.scores`; "two_term" only where a sample has one position.
+        S, as for `adamshap.gpu.scores`: keep the default, or take the faster "secant", unless docs/choose.md says
+        otherwise. "two_term" only where a sample has one position.
     gradient : {"start", "midpoint", "path"}
-        Γ, as for `adamshap.gpu.scores`.
+        Γ, as for `adamshap.gpu.scores`: keep "midpoint".
     efficient : bool
         As for `adamshap.gpu.scores`: distribute what the scores leave of the step's decrease of the loss.
     per_validation : bool
