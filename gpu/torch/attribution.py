@@ -60,7 +60,7 @@ from adamshap.torch.roundoff import joined
 from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
-from adamshap.torch.verification import refuse_unverifiable
+from adamshap.torch.verification import refuse_low_dtypes, refuse_unverifiable
 
 __all__ = ["Attribution"]
 
@@ -481,6 +481,7 @@ class Attribution:
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
             if self._verified and self._is_checked:
+                refuse_low_dtypes(joined(block.roundoffs for block in self._blocks))
                 self._scorer.verify(given, self._forward_step(given.gradients))
         memory, backend = memory_of(self._device), self._scorer.context.backend
         if any(block.streams - {memory.stream(self._device)} for block in self._blocks):
