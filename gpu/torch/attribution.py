@@ -22,6 +22,7 @@ from adamshap.reference.contract import (
     refuse,
 )
 from adamshap.torch.captures.recompute import check_again
+from adamshap.torch.captures.roundoff import joined
 from adamshap.torch.checks.mistakes import (
     checked_index,
     gradients_of,
@@ -32,6 +33,7 @@ from adamshap.torch.checks.steps import check_parameters
 from adamshap.torch.forward_mode.closures import check_losses
 from adamshap.torch.forward_mode.derivatives import Derivatives
 from adamshap.torch.forward_mode.step import step_of
+from adamshap.torch.forward_mode.verification import refuse_low_dtypes
 from adamshap.torch.memory import array_of, at_work, backend_of, memory_of, refuse_graph_capture
 from adamshap.torch.optimizer import (
     adam_of,
@@ -404,6 +406,7 @@ class Attribution:
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
             if self._settings.verify_ghost and passes.checked:
+                refuse_low_dtypes(joined(block.roundoffs for block in passes.blocks))
                 self._scorer.verify(given, step_of(backend, self._derivatives, passes, modules))
         memory = memory_of(self._device)
         if any(block.streams - {memory.stream(self._device)} for block in passes.blocks):
