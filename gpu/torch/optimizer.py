@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 Hook = Callable[[Any, Any, Any], None]
+"""Function of an optimiser and of the positional and keyword arguments of its step."""
 
 REFUSED = ("amsgrad", "maximize", "differentiable")
 """Settings of a group that change Adam's map, or keep its graph."""

@@ -11,7 +11,7 @@ from adamshap.torch.backward import differentiated
 from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.hooks import BATCH_NORMS
 from adamshap.torch.random_state import replayed
-from adamshap.torch.validation import undisturbed
+from adamshap.torch.undisturbed import undisturbed
 
 __all__ = ["check_losses", "losses_of", "refuse_functions_of_blocks", "refuse_interaction", "with_outputs"]
 
