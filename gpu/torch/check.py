@@ -58,8 +58,8 @@ DEVIATIONS = 6.0
 
 
 FEW = (
-    "a use of the parameter that no hook sees (F.linear or another function called with it, a compiled or fused"
-    " path), an input whose first axis is not the samples', or an edit of its .grad"
+    "a use of the parameter that no hook sees (F.linear or another function called with it, a penalty on it or on"
+    " gradients, a compiled or fused path), an input whose first axis is not the samples', or an edit of its .grad"
 )
 MANY = (
     "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"

@@ -16,7 +16,7 @@ from torch import nn
 from adamshap.gpu.captures import Capture, Captures
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.axes import axes_of
-from adamshap.torch.backward import is_accumulated
+from adamshap.torch.backward import is_accumulated, is_hidden
 from adamshap.torch.copies import OfThisModule
 from adamshap.torch.forwards import replaced_forwards
 from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, layer_of, refuse_module
@@ -266,15 +266,17 @@ class Hooks:
         for name in use.names.values():
             block.calls[name] = block.calls.get(name, 0) + 1
         use = replace(use, a=use.a.movedim(axis, 0))
-        output.register_hook(partial(self._received, block, captures, use, axis))
+        output.register_hook(partial(self._received, block, captures, use, axis, is_hidden(output)))
 
-    def _received(self, block: Block, captures: Function, use: Use, axis: int, b: torch.Tensor) -> None:
-        """Add the captures of one use to its block."""
+    def _received(self, block: Block, captures: Function, use: Use, axis: int, hidden: bool, b: torch.Tensor) -> None:
+        """Add the captures of one use to its block; the graph of one that is `hidden` does not have its parameters."""
         if Hooks.probing:
             return
         if self.block is not block:  # `_accumulated` notes it
             return
-        names = {local: name for local, name in use.names.items() if is_accumulated(attrgetter(local)(use.module))}
+        names = {
+            local: name for local, name in use.names.items() if hidden or is_accumulated(attrgetter(local)(use.module))
+        }
         if not names:
             return
         use = replace(use, names=names)
