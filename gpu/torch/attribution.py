@@ -1,7 +1,7 @@
 """Attribution of a PyTorch training loop, beside the loop: `Attribution`."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -210,7 +210,7 @@ class Attribution:
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
             register_optimizer_step_post_hook(_weakly(self, "_after_any_step")),
         )
-        weakref.finalize(self, self._steps_of_optimizer[-1].remove)  # which no optimiser takes along
+        weakref.finalize(self, _remove, self._hooks, self._steps_of_optimizer).atexit = False
         self._recomputed = (
             Recomputation(model, self._hooks, context, self._cheapest, estimator)
             if true_or_false("recompute", recompute)
@@ -444,9 +444,7 @@ class Attribution:
 
     def detach(self) -> None:
         """Remove all hooks from the model and the optimiser; the scores stay."""
-        self._hooks.remove()
-        for handle in self._steps_of_optimizer:
-            handle.remove()
+        _remove(self._hooks, self._steps_of_optimizer)
 
     # --- before and after optimizer.step() ---------------------------------------------------------------------------
 
@@ -608,6 +606,13 @@ class Attribution:
     def _refuse_broken(self) -> None:
         if self._broken is not None:
             refuse("attribution", f"a loop that was refused before ({self._broken})", "a new Attribution")
+
+
+def _remove(hooks: Hooks, of_optimizers: Iterable[Any]) -> None:
+    """Remove all hooks."""
+    hooks.remove()
+    for handle in of_optimizers:
+        handle.remove()
 
 
 def _weakly(attribution: Attribution, method: str) -> Callable[..., None]:

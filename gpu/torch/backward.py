@@ -53,7 +53,7 @@ def is_accumulated(p: torch.Tensor) -> bool:
     except AttributeError:  # by torch.func, which has gradients of its own
         return False
     try:
-        reached: bool = torch._C._will_engine_execute_node(node)  # type: ignore[attr-defined]
+        reached: bool = torch._C._will_engine_execute_node(node)
     except RuntimeError:  # by torch.autograd.grad, which was asked for p itself
         return True
     return reached

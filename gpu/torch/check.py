@@ -63,7 +63,7 @@ FEW = (
 )
 MANY = (
     "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
-    " passes were not in `samples`, clipping by value, or a clipping that is not the same for all"
+    " passes were not in `samples`, clipping by value, clipping between accumulated parts or not the same for all"
 )
 
 

@@ -1,6 +1,7 @@
 """Loops and models of an adversary: right ones get the oracle's scores, wrong ones a sentence."""
 
 import copy
+import gc
 import io
 import re
 from collections.abc import Callable
@@ -393,3 +394,14 @@ def test_compiled_code_leaves_the_scores_to_python() -> None:
         one.passes(torch.arange(5))
         step()
     assert loop.attribution.result().scores.tolist() == plain.attribution.result().scores.tolist()
+
+
+def test_an_attribution_takes_its_hooks_along() -> None:
+    model = MODELS["perceptron"][0]()
+    adam = torch.optim.AdamW(model.parameters())
+    for _ in range(3):  # as in a notebook, whose cell runs again
+        attribution = Attribution(model, adam, validation=lambda: model(torch.ones(2, 4)).mean(), n_samples=3)
+    gc.collect()
+    counts = [len(hooks) for hooks in (model[0]._forward_hooks, adam._optimizer_step_pre_hooks)]
+    assert counts == [1, 1]
+    assert attribution.result().seen.sum() == 0
