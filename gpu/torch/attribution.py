@@ -1,6 +1,7 @@
 """Attribution of a PyTorch training loop, beside the loop: `Attribution`."""
 
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from adamshap.reference.contract import (
     of_kind,
     refuse,
 )
+from adamshap.torch.captures.hooks import Hooks
 from adamshap.torch.captures.recompute import check_again
 from adamshap.torch.captures.roundoff import joined
 from adamshap.torch.checks.mistakes import (
@@ -200,6 +202,7 @@ class Attribution:
         self._source = source_of(settings, context, names, samples_axis, self._derivatives, self._processes)
         self._hooks = self._source.hooks
         self._step_hooks = hook_steps(optimizer, self._before_step, self._after_step)
+        weakref.finalize(self, _remove, self._hooks, self._step_hooks).atexit = False
         self._pending = Pending(model, self._named, self._source)
         self._awaited: Awaited | None = None
         self._skipped = False
@@ -367,10 +370,8 @@ class Attribution:
 
     def detach(self) -> None:
         """Remove all hooks from the model and the optimiser; the scores stay."""
-        self._hooks.remove()
+        _remove(self._hooks, self._step_hooks)
         self._pending.forget()
-        for handle in self._step_hooks:
-            handle.remove()
 
     # --- before and after optimizer.step() ---------------------------------------------------------------------------
 
@@ -476,3 +477,10 @@ class Attribution:
         except errors as error:
             self._broken = reason or str(error) or type(error).__name__
             raise
+
+
+def _remove(hooks: Hooks, of_steps: Iterable[Any]) -> None:
+    """Remove all hooks."""
+    hooks.remove()
+    for handle in of_steps:
+        handle.remove()

@@ -7,7 +7,7 @@ import torch
 
 from adamshap.reference.contract import refuse
 
-__all__ = ["REENTRANT", "differentiated", "is_accumulated", "reaches"]
+__all__ = ["differentiated", "is_accumulated", "is_hidden", "reaches"]
 
 REENTRANT = "CheckpointFunctionBackward"
 """The node of a reentrant checkpoint, whose parameters are not in the graph."""
@@ -60,6 +60,11 @@ def is_accumulated(p: torch.Tensor) -> bool:
     except RuntimeError:  # by torch.autograd.grad, which was asked for p itself
         return True
     return reached
+
+
+def is_hidden(output: torch.Tensor) -> bool:
+    """Whether a tensor is the output of a reentrant checkpoint, which runs a backward pass of its own."""
+    return output.grad_fn is not None and output.grad_fn.name() == REENTRANT
 
 
 def reaches(outputs: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:

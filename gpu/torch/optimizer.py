@@ -72,6 +72,10 @@ def trainable(model: torch.nn.Module, optimizer: Any) -> dict[str, torch.nn.Para
 
 
 def _check_tensor(name: str, p: torch.Tensor) -> None:
+    if isinstance(p, torch.nn.parameter.UninitializedParameter):
+        refuse(
+            f"model parameter {name!r}", "one without a shape, of a lazy module", "a forward pass of the model before"
+        )
     if p.dtype not in (torch.float32, torch.float64):
         got = str(p.dtype).removeprefix("torch.")
         needs = "float32 or float64: model.float(), and torch.autocast for passes in a low precision"

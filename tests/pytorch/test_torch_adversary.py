@@ -1,13 +1,15 @@
 """Loops and models of an adversary: right ones get the oracle's scores, wrong ones a sentence."""
 
 import copy
+import gc
 import io
 import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
-from torch_loops import CLASSES, MODELS, VOCAB, WIDTH, Loop, assert_oracle_agrees, labels, tokens
+from torch_loops import CLASSES, CLOSE, MODELS, VOCAB, WIDTH, Loop, assert_oracle_agrees, labels, tokens
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
@@ -97,6 +99,29 @@ def test_gradients_by_autograd_grad_are_captured() -> None:
                 p.grad = gradient
 
     assert_oracle_agrees(Assigned())
+
+
+def test_a_layer_that_is_a_reentrant_checkpoint_is_captured() -> None:
+    """Its output's own graph has no parameters; validation() runs it without."""
+    plain, loop = Loop(), Loop()
+    forward = loop.model[3].forward
+
+    def checkpointed(x: Any) -> Any:
+        if loop.attribution._hooks.block is None:
+            return forward(x)
+        return torch.utils.checkpoint.checkpoint(forward, x, use_reentrant=True)
+
+    loop.model[3].forward = checkpointed
+    for one in (plain, loop):
+        one.step(torch.arange(5))
+    assert np.allclose(loop.attribution.result().scores, plain.attribution.result().scores, rtol=CLOSE)
+
+
+def test_a_lazy_module_is_refused() -> None:
+    model = nn.Sequential(nn.LazyLinear(3))
+    adam = torch.optim.AdamW(model.parameters())
+    with refuses("model parameter '0.weight': got one without a shape, of a lazy module"):
+        Attribution(model, adam, validation=lambda: model(torch.ones(2, 4)).mean(), n_samples=3)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "patches"])
@@ -357,3 +382,14 @@ def test_compiled_code_leaves_the_scores_to_python() -> None:
         one.passes(torch.arange(5))
         step()
     assert loop.attribution.result().scores.tolist() == plain.attribution.result().scores.tolist()
+
+
+def test_an_attribution_takes_its_hooks_along() -> None:
+    model = MODELS["perceptron"][0]()
+    adam = torch.optim.AdamW(model.parameters())
+    for _ in range(3):  # as in a notebook, whose cell runs again
+        attribution = Attribution(model, adam, validation=lambda: model(torch.ones(2, 4)).mean(), n_samples=3)
+    gc.collect()
+    counts = [len(hooks) for hooks in (model[0]._forward_hooks, adam._optimizer_step_pre_hooks)]
+    assert counts == [1, 1]
+    assert attribution.result().seen.sum() == 0

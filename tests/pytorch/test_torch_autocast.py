@@ -231,7 +231,7 @@ def not_all_clipped(loop: Mixed) -> None:
     [
         (half_forgotten, "optimizer.step: got a backward pass outside `samples`"),
         (one_edited, "gradient of 'linear1.0.weight': got a gradient of norm"),
-        (not_all_clipped, "clipping by value, or a clipping that is not the same for all"),
+        (not_all_clipped, "clipping by value, clipping between accumulated parts or not"),
     ],
 )
 def test_a_mistake_under_autocast_is_refused(mistake: Any, message: str, dtype: str) -> None:

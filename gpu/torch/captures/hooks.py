@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from adamshap.reference.contract import refuse
-from adamshap.torch.backward import REENTRANT, is_accumulated
+from adamshap.torch.backward import is_accumulated, is_hidden
 from adamshap.torch.captures.axes import axes_of
 from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.copies import OfThisModule
@@ -192,19 +192,16 @@ class Hooks:
         for name in use.names.values():
             block.calls[name] = block.calls.get(name, 0) + 1
         use = replace(use, a=use.a.movedim(axis, 0))
-        in_graph = getattr(output.grad_fn, "name", str)() != REENTRANT  # else its parameters are in a graph of its own
-        output.register_hook(partial(self._received, block, captures, use, axis, in_graph))
+        output.register_hook(partial(self._received, block, captures, use, axis, is_hidden(output)))
 
-    def _received(self, block: Block, captures: Function, use: Use, axis: int, in_graph: bool, b: torch.Tensor) -> None:
-        """Add the captures of one use to its block."""
+    def _received(self, block: Block, captures: Function, use: Use, axis: int, hidden: bool, b: torch.Tensor) -> None:
+        """Add the captures of one use to its block; the graph of one that is `hidden` does not have its parameters."""
         if Hooks.probing:
             return
         if self.block is not block:  # `_accumulated` notes it
             return
         names = {
-            local: name
-            for local, name in use.names.items()
-            if not in_graph or is_accumulated(attrgetter(local)(use.module))
+            local: name for local, name in use.names.items() if hidden or is_accumulated(attrgetter(local)(use.module))
         }
         if not names:
             return
