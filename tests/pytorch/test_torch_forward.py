@@ -568,7 +568,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "random_order": (
         {"contraction": "forward"},
         "slope: got 'random_order' with contraction 'forward', which needs Σ x_i² of parameters without captures; needs"
-        " 'sgd', 'frozen', 'linearized', 'tangent' or 'secant'",
+        " 'secant', the nearest to it; or 'tangent', 'linearized', 'frozen', 'sgd'",
     ),
     "two_term": ({"contraction": "forward", "slope": "two_term"}, "contraction: got 'forward' with slope 'two_term'"),
     "rank": (FORWARD | {"rank": 2}, "contraction: got 'forward' with rank=2; needs 'ghost', or rank=None"),

@@ -35,13 +35,13 @@ from adamshap.torch.processes import Processes
 __all__ = ["Passes", "cheapest", "factor_of", "size_of"]
 
 FEW = (
-    "a use of the parameter that no hook sees (F.linear or another function called with it, a compiled or fused"
-    " path), an input whose first axis is not the samples', or an edit of its .grad"
+    "a use of the parameter that no hook sees (F.linear or another function called with it, a penalty on it or on"
+    " gradients, a compiled or fused path), an input whose first axis is not the samples', or an edit of its .grad"
 )
 MANY = (
     "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
     " passes were not in `samples`, a term of the loss that is no sample's, such as a penalty on the parameters (use"
-    " the optimiser's weight_decay), clipping by value, or a clipping that is not the same for all"
+    " the optimiser's weight_decay), clipping by value, clipping between accumulated parts or not the same for all"
 )
 
 
