@@ -13,7 +13,7 @@ from adamshap.verify.implementation import Answer, Implementation, Query, answer
 from adamshap.verify.models import PERCEPTRON, SEQUENTIAL
 from adamshap.verify.models.random_stacks import inputs_of
 from adamshap.verify.models.sequential import LAYERS
-from adamshap.verify.tolerance import CLOSE
+from adamshap.verify.tolerance import CLOSE, DRAWS_BEYOND
 
 Kind = Literal["agreement", "metamorphic"]
 
@@ -171,14 +171,16 @@ def compare_widening(
 ) -> float:
     """Return the largest share of its bound that an error takes, like `compare`, for bounds that grow with their draws.
 
-    An error clearly within a bound, or beyond `CLOSE` bounds after `enough` draws, needs no further draws. If it is
-    beyond the last bound, ``more()`` is added to that of ``values`` (`slope_rounding`).
+    An error clearly within a bound needs no further draws; one within it, none after `enough`; one beyond `CLOSE`
+    bounds, none after `DRAWS_BEYOND` more. If it is beyond the last bound, ``more()`` is added to that of ``values``
+    (`slope_rounding`).
     """
     bound: Answer = {}
     share = 0.0
     for draws, bound in widening:
         share = _worst(got, wanted, bound)[0]
-        if share <= AMPLE or (draws >= enough and not 1 < share <= CLOSE):
+        within, beyond = draws >= enough and share <= 1, draws >= enough + DRAWS_BEYOND and share > CLOSE
+        if share <= AMPLE or within or beyond:
             break
     if share > 1 and "values" in bound:
         bound = {**bound, "values": bound["values"] + more()}

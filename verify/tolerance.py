@@ -48,6 +48,10 @@ denominator, the largest of 6 draws has been a fifth of the largest of 40."""
 MORE_DRAWS = 40
 """Number of perturbed answers before an error of up to `CLOSE` bounds is reported; those after `DRAWS` are uneven."""
 
+DRAWS_BEYOND = 6
+"""Number of uneven draws before an error beyond `CLOSE` bounds is reported. Where Adam's map is nearly a sign, a change
+of the gradient is visible in full or not at all: a draw misses it with a certain probability."""
+
 SMALL = 1 / DRAWN
 """Size of every second error of an uneven draw, in units of the others' in an even draw: one u, like a library's."""
 

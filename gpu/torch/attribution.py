@@ -21,7 +21,6 @@ from adamshap.reference.contract import (
     Run,
     ScoreSlope,
     Variance,
-    check_callable,
     of_kind,
     positive_integer,
     refuse,
@@ -39,6 +38,7 @@ from adamshap.torch.mistakes import (
     gradients_of,
     modes_of,
     refuse_changes,
+    refuse_other_step,
     refuse_passes,
     versions_of,
 )
@@ -87,13 +87,14 @@ class Attribution:
         Function without arguments that returns the mean validation loss as a tensor, or with `per_validation` the
         losses (n_val,). It may return (mean, number of samples), by which the losses of several processes are weighted
         (else evenly). It is called at θ, and with moved parameters at the points that `gradient` needs; random state
-        and modes are put back afterwards.
+        and modes are put back afterwards: call ``model.eval()`` in it to be without dropout.
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
-        S, as for `adamshap.gpu.scores`; "two_term" only where a sample has one position.
+        S, as for `adamshap.gpu.scores`: keep the default, or take the faster "secant", unless docs/choose.md says
+        otherwise. "two_term" only where a sample has one position.
     gradient : {"start", "midpoint", "path"}
-        Γ, as for `adamshap.gpu.scores`.
+        Γ, as for `adamshap.gpu.scores`: keep "midpoint".
     efficient : bool
         As for `adamshap.gpu.scores`: distribute what the scores leave of the step's decrease of the loss.
     per_validation : bool
@@ -171,9 +172,9 @@ class Attribution:
         of_kind("model", model, torch.nn.Module)
         self._processes, model = Processes.of(model, process_group), unwrapped(model)
         check_optimizer(optimizer)
-        if validation is None:
-            refuse("validation", None, "a function that returns the mean validation loss")
-        check_callable("validation", validation)
+        if not callable(validation):
+            needs = "a function that returns the mean validation loss, called in each step"
+            refuse("validation", shown(validation), needs, TypeError)
         estimator = Estimator(
             slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, None, contraction
         )
@@ -269,6 +270,7 @@ class Attribution:
         no_gradients = (
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
         )
+        refuse_other_step(self._blocks, self._named)
         if no_gradients:  # their gradients are gone: those samples have no step
             self._forget()
         if not self._blocks and self._is_checked:
@@ -346,6 +348,7 @@ class Attribution:
             After a mistake of the loop that was refused: the scores are not complete.
         """
         self._refuse_broken()
+        refuse_other_step(self._blocks, self._named)
         backend = self._scorer.context.backend
         memory_of(self._device).wait(self._device)  # for steps on other streams than the present one
         with at_work(self._device):
@@ -412,6 +415,7 @@ class Attribution:
             A state of another attribution.
         """
         check_settings(state, self._settings)
+        self._forget()
         self._totals.load(state["totals"])
         if self._processes.rank > 0:  # the first one continues the sums
             self._totals.clear()
@@ -439,6 +443,7 @@ class Attribution:
     def detach(self) -> None:
         """Remove all hooks from the model and the optimiser; the scores stay."""
         self._hooks.remove()
+        self._forget()
         for handle in self._steps_of_optimizer:
             handle.remove()
 

@@ -70,7 +70,8 @@ def _check_tensor(name: str, p: torch.Tensor) -> None:
         needs = "float32 or float64: model.float(), and torch.autocast for passes in a low precision"
         refuse(f"model parameter {name!r}", got, needs)
     if p.ndim == 0:
-        refuse(f"model parameter {name!r}", "a number without axes", "a parameter of shape (1,)")
+        needs = "one of shape (1,), which broadcasts alike, or a frozen one (requires_grad_(False))"
+        refuse(f"model parameter {name!r}", "a parameter without axes, shape ()", needs)
 
 
 def adam_of(optimizer: Any, named: Mapping[str, torch.Tensor]) -> dict[str, Adam]:

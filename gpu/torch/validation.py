@@ -168,12 +168,21 @@ class ValidationStack:
             if not loss.requires_grad:
                 refuse("validation()", "a tensor without a graph", "the loss as computed, without detach or no_grad")
             gradients = _gradients_of_each(losses, tensors)
+            if not any(one is not None for one in gradients):
+                self._refuse_unrelated()
         arrays = {}
         for (name, p), gradient in zip(self.named.items(), gradients, strict=True):
             own = torch.zeros(len(values), *p.shape, dtype=p.dtype, device=p.device) if gradient is None else gradient
             array = array_of(own)
             arrays[name] = array if context.backend.on_cuda else np.require(array, requirements=["C", "W"])
         return self.processes.mean_loss(values, size, arrays)
+
+    def _refuse_unrelated(self) -> None:
+        """Refuse a loss that no parameter of the model reaches; some steps move only others than it depends on."""
+        every = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        if len(self.named) == len(every):
+            needs = "the loss of this very model: of a copy, such as an average of weights, all scores would be 0"
+            refuse("validation()", "a loss that depends on no parameter of the model", needs)
 
     def _refuse_shape(self, loss: object) -> NoReturn:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)

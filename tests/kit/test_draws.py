@@ -25,8 +25,18 @@ from adamshap.verify.checking import check
 from adamshap.verify.implementation import Answer, Implementation, Query, answer, implementation
 from adamshap.verify.oracle import ORACLE, bounds, expected, expected_and_bounds
 from adamshap.verify.properties import PROPERTIES, Case, Disagreement, asker
+from adamshap.verify.property import compare_widening
 from adamshap.verify.steps import perturbed
-from adamshap.verify.tolerance import DRAWN, DRAWS, MORE_DRAWS, SAFETY, Uneven, assert_within, unit_roundoff
+from adamshap.verify.tolerance import (
+    DRAWN,
+    DRAWS,
+    DRAWS_BEYOND,
+    MORE_DRAWS,
+    SAFETY,
+    Uneven,
+    assert_within,
+    unit_roundoff,
+)
 from adamshap.verify.usual_rounding import usual_rounding
 
 (PROPERTY,) = (one for one in PROPERTIES if one.name == "marginals-first-first_order")
@@ -106,10 +116,8 @@ def test_a_mistake_as_large_as_that_error_shows_elsewhere() -> None:
     assert outcome.status == "failed"
 
 
-@pytest.mark.parametrize(("times", "draws"), [(0.9, DRAWS), (2.0, MORE_DRAWS), (100.0, DRAWS)])
-def test_more_is_drawn_only_for_an_error_of_a_few_bounds(
-    times: float, draws: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("times", "draws"), [(0.9, DRAWS), (2.0, MORE_DRAWS), (100.0, DRAWS + DRAWS_BEYOND)])
+def test_most_is_drawn_for_an_error_of_a_few_bounds(times: float, draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step is ordinary: 40 draws hardly widen its bounds."""
     case = ordinary()
     wanted, bound = expected(case.step, QUERY)["values"], bounds(case.step, QUERY, np.float64)["values"]
@@ -133,6 +141,18 @@ def test_more_is_drawn_only_for_an_error_of_a_few_bounds(
         with pytest.raises(Disagreement):
             PROPERTY.check(asker(off), case, np.float64)
     assert len(used) == draws + 2
+
+
+def test_a_change_that_few_draws_show_is_found_for_an_error_of_many_bounds() -> None:
+    """Where Adam's map is nearly a sign, the sixth draw may be the first in which a contribution changes its own."""
+
+    def bounds_with_a_jump(after: int) -> Iterator[tuple[int, Answer]]:
+        return ((draws, {"values": np.full(1, 1.0 if draws > after else 1e-9)}) for draws in itertools.count(-1))
+
+    answers = {"values": np.full(1, 0.5)}, {"values": np.zeros(1)}
+    assert compare_widening(ordinary(), *answers, bounds_with_a_jump(DRAWS + 1), DRAWS) == 0.5
+    with pytest.raises(Disagreement):
+        compare_widening(ordinary(), *answers, bounds_with_a_jump(DRAWS + DRAWS_BEYOND), DRAWS)
 
 
 def ordinary() -> Case:
