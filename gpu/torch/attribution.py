@@ -35,12 +35,14 @@ from adamshap.torch.hooks import Block, Hooks
 from adamshap.torch.memory import array_of, at_work, backend_of, memory_of, refuse_graph_capture
 from adamshap.torch.mistakes import (
     checked_index,
+    gradients_are_gone,
     gradients_of,
     modes_of,
     refuse_changes,
     refuse_other_step,
     refuse_passes,
     versions_of,
+    versions_of_gradients,
 )
 from adamshap.torch.optimizer import (
     adam_of,
@@ -267,9 +269,8 @@ class Attribution:
         self._processes.refuse_uneven_inputs()
         check_losses(losses, needed=self._verified or not self._captured)
         self._refuse_late_edits()
-        no_gradients = (
-            all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
-        )
+        left = self._blocks[-1].left if self._blocks else None
+        no_gradients = self._doubtful and gradients_are_gone(self._named, left)
         refuse_other_step(self._blocks, self._named)
         if no_gradients:  # their gradients are gone: those samples have no step
             self._forget()
@@ -285,7 +286,7 @@ class Attribution:
         try:
             with self._processes.connected(), self._reduced(block, again), self._capturing(block):
                 yield
-            block.modes = modes_of(self._model)
+            block.modes, block.left = modes_of(self._model), versions_of_gradients(self._named)
         except BaseException:
             if block in self._blocks:
                 self._blocks.remove(block)

@@ -39,6 +39,7 @@ LOSSES = {
     "cross-entropy": cross_entropy(),
     "label smoothing": cross_entropy(label_smoothing=0.3),
     "class weights": mean_of_each(weighted),
+    "ignored labels": cross_entropy(ignore_index=0),
     "binary": mean_of_each(binary),
     "squares": mean_of_each(squares),
 }
