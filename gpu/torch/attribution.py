@@ -30,6 +30,7 @@ from adamshap.torch.checks.mistakes import (
     gradients_of,
     modes_of,
     refuse_closure,
+    versions_of_gradients,
 )
 from adamshap.torch.checks.steps import check_parameters
 from adamshap.torch.forward_mode.closures import check_losses
@@ -261,7 +262,7 @@ class Attribution:
         try:
             with self._processes.connected(), self._source.open(block, again, checked=self._is_checked):
                 yield
-            block.modes = modes_of(self._model)
+            block.modes, block.left = modes_of(self._model), versions_of_gradients(self._named)
         except BaseException:
             if not self._pending.drop(block):
                 self._broken = "a pass failed between others of a step, with recompute=True"

@@ -9,6 +9,7 @@ from adamshap.reference.contract import Array, refuse
 from adamshap.torch.captures.block import Block
 from adamshap.torch.checks.mistakes import (
     UsedGradient,
+    gradients_are_gone,
     refuse_changes,
     refuse_other_step,
     refuse_passes,
@@ -114,5 +115,5 @@ class Pending:
         """Forget the samples if their gradients are gone, as by zero_grad(): they have no step."""
         if not self.blocks and self.source.hooks.stray is None:
             return
-        if all(p.grad is None or not p.grad.any() for p in self.named.values()):
+        if gradients_are_gone(self.named, self.blocks[-1].left if self.blocks else None):
             self.forget()

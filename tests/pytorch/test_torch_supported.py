@@ -23,7 +23,7 @@ def untested(rows: list[tuple[str, str]]) -> list[str]:
     found, above = [], False
     for what, how in rows:
         named = re.findall(r"`(test_\w+\.py)`", how)
-        above = bool(named) and known.issuperset(named) or (not named and how.startswith(ABOVE) and above)
+        above = (bool(named) and known.issuperset(named)) or (not named and how.startswith(ABOVE) and above)
         if not above:
             found.append(what)
     return found
