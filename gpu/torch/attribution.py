@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from adamshap.reference.contract import (
     AdamState,
@@ -22,7 +21,6 @@ from adamshap.reference.contract import (
     Run,
     ScoreSlope,
     Variance,
-    check_callable,
     of_kind,
     positive_integer,
     refuse,
@@ -40,6 +38,7 @@ from adamshap.torch.mistakes import (
     gradients_of,
     modes_of,
     refuse_changes,
+    refuse_other_step,
     refuse_passes,
     versions_of,
 )
@@ -48,7 +47,6 @@ from adamshap.torch.optimizer import (
     check_optimizer,
     hyperparameters_of,
     is_skipped,
-    moves,
     precision_of,
     scale_of,
     state_of,
@@ -89,13 +87,14 @@ class Attribution:
         Function without arguments that returns the mean validation loss as a tensor, or with `per_validation` the
         losses (n_val,). It may return (mean, number of samples), by which the losses of several processes are weighted
         (else evenly). It is called at θ, and with moved parameters at the points that `gradient` needs; random state
-        and modes are put back afterwards.
+        and modes are put back afterwards: call ``model.eval()`` in it to be without dropout.
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
     slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
-        S, as for `adamshap.gpu.scores`; "two_term" only where a sample has one position.
+        S, as for `adamshap.gpu.scores`: keep the default, or take the faster "secant", unless docs/choose.md says
+        otherwise. "two_term" only where a sample has one position.
     gradient : {"start", "midpoint", "path"}
-        Γ, as for `adamshap.gpu.scores`.
+        Γ, as for `adamshap.gpu.scores`: keep "midpoint".
     efficient : bool
         As for `adamshap.gpu.scores`: distribute what the scores leave of the step's decrease of the loss.
     per_validation : bool
@@ -173,9 +172,9 @@ class Attribution:
         of_kind("model", model, torch.nn.Module)
         self._processes, model = Processes.of(model, process_group), unwrapped(model)
         check_optimizer(optimizer)
-        if validation is None:
-            refuse("validation", None, "a function that returns the mean validation loss")
-        check_callable("validation", validation)
+        if not callable(validation):
+            needs = "a function that returns the mean validation loss, called in each step"
+            refuse("validation", shown(validation), needs, TypeError)
         estimator = Estimator(
             slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, None, contraction
         )
@@ -208,7 +207,6 @@ class Attribution:
         self._steps_of_optimizer = (
             optimizer.register_step_pre_hook(_weakly(self, "_before_step")),
             optimizer.register_step_post_hook(_weakly(self, "_after_step")),
-            register_optimizer_step_post_hook(_weakly(self, "_after_any_step")),
         )
         weakref.finalize(self, _remove, self._hooks, self._steps_of_optimizer).atexit = False
         self._recomputed = (
@@ -274,6 +272,7 @@ class Attribution:
         no_gradients = (
             all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
         )
+        refuse_other_step(self._blocks, self._named)
         if no_gradients:  # their gradients are gone: those samples have no step
             self._forget()
         if not self._blocks and self._is_checked:
@@ -352,6 +351,7 @@ class Attribution:
             After a mistake of the loop that was refused: the scores are not complete.
         """
         self._refuse_broken()
+        refuse_other_step(self._blocks, self._named)
         backend = self._scorer.context.backend
         memory_of(self._device).wait(self._device)  # for steps on other streams than the present one
         with at_work(self._device):
@@ -418,6 +418,7 @@ class Attribution:
             A state of another attribution.
         """
         check_settings(state, self._settings)
+        self._forget()
         self._totals.load(state["totals"])
         if self._processes.rank > 0:  # the first one continues the sums
             self._totals.clear()
@@ -445,6 +446,7 @@ class Attribution:
     def detach(self) -> None:
         """Remove all hooks from the model and the optimiser; the scores stay."""
         _remove(self._hooks, self._steps_of_optimizer)
+        self._forget()
 
     # --- before and after optimizer.step() ---------------------------------------------------------------------------
 
@@ -529,13 +531,6 @@ class Attribution:
         except (ValueError, OtherProcessError) as error:
             self._broken = str(error)
             raise
-
-    def _after_any_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Refuse a step of another optimiser with the samples of a step of this one."""
-        if self._blocks and moves(optimizer, self._named.values()):
-            self._broken = "another optimizer took a step"
-            got = f"a step of another {type(optimizer).__name__} with parameters of the model"
-            refuse("optimizer.step", got, "steps of the optimiser that the Attribution has, which scores the samples")
 
     def _given(self, gradients: dict[str, Array], whole: WholeBatch) -> Given:
         """Return what the loop did, after the check of the gradients."""

@@ -63,7 +63,8 @@ FEW = (
 )
 MANY = (
     "a backward pass outside `samples`, zero_grad() in another place than right after step(), samples whose"
-    " passes were not in `samples`, clipping by value, clipping between accumulated parts or not the same for all"
+    " passes were not in `samples`, a term of the loss that is no sample's, such as a penalty on the parameters (use"
+    " the optimiser's weight_decay), clipping by value, clipping between accumulated parts or not the same for all"
 )
 
 
@@ -445,5 +446,5 @@ def check_finite(backend: Backend, gradients: Mapping[str, Any], step: int) -> N
     squares = _fetched(backend, [xp.vdot(array, array) for array in gradients.values()])
     for square, (name, array) in zip(squares, gradients.items(), strict=True):
         if not math.isfinite(square) and not xp.isfinite(array).all():
-            needs = "finite gradients: a smaller lr, or clipping, may help"
+            needs = "finite gradients: inputs and losses without NaN; a smaller lr, or clipping, may help"
             refuse(f"gradient of {name!r}", f"a number that is not finite at step {step}", needs, FloatingPointError)

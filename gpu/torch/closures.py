@@ -98,7 +98,7 @@ def refuse_interaction(losses: torch.Tensor, outputs: list[tuple[str, nn.Module,
 def _places_of(gradient: torch.Tensor, n: int, path: str, module: nn.Module, which: str) -> set[int]:
     """Return the sample of n, along any axis, in whose place the gradient of one loss is not 0; refuse several."""
     axes = [axis for axis, length in enumerate(gradient.shape) if length and length % n == 0]
-    parts = [_parts(gradient.movedim(axis, 0).flatten(1).any(1), n) for axis in axes]
+    parts = [_parts(gradient.movedim(axis, 0).reshape(gradient.shape[axis], -1).any(1), n) for axis in axes]
     fewest = min((one for some in parts for one in some), key=len)
     if len(fewest) > 1:
         got = f"{type(module).__name__} with an output of which the {which} sample's loss needs other samples' parts"

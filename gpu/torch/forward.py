@@ -68,7 +68,7 @@ def refuse_slope(estimator: Estimator) -> None:
     """Refuse a slope that needs Σ_i x_i², which no derivative of the losses gives."""
     if estimator.slope == "random_order" and estimator.contraction == "forward":
         got = f"{estimator.slope!r} with contraction 'forward', which needs Σ x_i² of parameters without captures"
-        refuse("slope", got, "'sgd', 'frozen', 'linearized', 'tangent' or 'secant'")
+        refuse("slope", got, "'secant', the nearest to it; or 'tangent', 'linearized', 'frozen', 'sgd'")
 
 
 @dataclass

@@ -387,9 +387,10 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoRetur
     refuse(
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
-        f"modules of {known} (for learned positions, also a parameter of shape (1, T, d)); a function for {kind}"
-        " registered by adamshap.torch.register; a frozen parameter (requires_grad_(False)), which is left out; or"
-        " contraction='forward', for any module",
+        f"contraction='forward', for any modules and parameters, with a slope such as 'secant' and the samples' losses"
+        f" in samples(index, losses=…); or a function for {kind} registered by adamshap.torch.register; or a frozen"
+        " parameter (requires_grad_(False)), which is left out; or, of exactly these classes, modules of"
+        f" {known} (for learned positions, also a parameter of shape (1, T, d))",
     )
 
 
@@ -399,7 +400,8 @@ def _refuse_training_mode(module: nn.Module, path: str) -> None:
         refuse(
             f"model module {path!r}",
             f"{type(module).__name__} {mode}, where samples of a batch interact",
-            "eval mode with running statistics (module.eval()), or GroupNorm or LayerNorm in its place",
+            "eval mode with running statistics: .eval() of each batch norm, after each model.train(), once these"
+            " are trained; or GroupNorm or LayerNorm in its place",
         )
 
 

@@ -10,7 +10,15 @@ from adamshap.reference.contract import Array, refuse, shown
 from adamshap.torch.hooks import Block
 from adamshap.torch.memory import array_of
 
-__all__ = ["checked_index", "gradients_of", "modes_of", "refuse_changes", "refuse_passes", "versions_of"]
+__all__ = [
+    "checked_index",
+    "gradients_of",
+    "modes_of",
+    "refuse_changes",
+    "refuse_other_step",
+    "refuse_passes",
+    "versions_of",
+]
 
 
 def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
@@ -22,7 +30,7 @@ def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
     if may_be_empty and array.shape == (0,):
         return np.zeros(0, np.int64)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
-        got = f"{array.dtype} of shape {array.shape}" if array.dtype != object else shown(index)
+        got = shown(index) if array.dtype == object else f"{array.dtype} of shape {array.shape}"
         refuse("index", got, "the numbers of the batch's samples, integers (n,)", TypeError)
     wrong = array[(array < 0) | (array >= count)]
     if len(wrong):
@@ -55,10 +63,20 @@ def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, ca
         if block.n and not (block.uses if captured else block.reached):
             got = f"samples {shown(block.index.tolist())} without a backward pass"
             needs = (
-                "forward and backward pass inside, without torch.func; of a compiled model, no call before the"
-                " Attribution began"
+                "forward and backward pass inside, without torch.func; a compiled model must not be called before the"
+                " Attribution begins"
             )
             refuse("attribution.samples", got, needs)
+
+
+def refuse_other_step(blocks: Collection[Block], named: Mapping[str, torch.Tensor]) -> None:
+    """Refuse samples whose step the attribution did not see, though their parameters have moved since."""
+    for block in blocks:
+        if moved := [name for name, version in block.versions.items() if named[name]._version != version]:
+            got = f"no step() after samples {shown(block.index.tolist())}, but {moved[0]!r} changed"
+            refuse(
+                "optimizer", got, "the optimiser whose step() the loop calls; no other edits of parameters before it"
+            )
 
 
 def refuse_changes(

@@ -16,7 +16,6 @@ __all__ = [
     "check_optimizer",
     "hyperparameters_of",
     "is_skipped",
-    "moves",
     "precision_of",
     "scale_of",
     "state_of",
@@ -75,7 +74,8 @@ def _check_tensor(name: str, p: torch.Tensor) -> None:
         needs = "float32 or float64: model.float(), and torch.autocast for passes in a low precision"
         refuse(f"model parameter {name!r}", got, needs)
     if p.ndim == 0:
-        refuse(f"model parameter {name!r}", "a number without axes", "a parameter of shape (1,)")
+        needs = "one of shape (1,), which broadcasts alike, or a frozen one (requires_grad_(False))"
+        refuse(f"model parameter {name!r}", "a parameter without axes, shape ()", needs)
 
 
 def adam_of(optimizer: Any, named: Mapping[str, torch.Tensor]) -> dict[str, Adam]:
@@ -158,12 +158,6 @@ def is_skipped(optimizer: Any) -> bool:
     """Whether a fused optimiser is about to leave everything as it is, as a `GradScaler` found no finite gradient."""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
-
-
-def moves(optimizer: Any, tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether an optimiser has a parameter with a gradient among the `tensors`."""
-    ids = {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
-    return any(p.grad is not None and id(p) in ids for p in tensors)
 
 
 def unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> int:

@@ -256,18 +256,6 @@ def test_a_validation_loss_that_is_no_real_number_is_refused(dtype: Any) -> None
 # --- changes on the way ----------------------------------------------------------------------------------------------
 
 
-def test_a_step_of_another_optimizer_is_refused() -> None:
-    """Else the samples would have no step, as those of a step that a scaler skips."""
-    loop = Loop()
-    loop.step(torch.arange(5))
-    other = torch.optim.AdamW(loop.model.parameters())
-    loop.passes(torch.arange(5))
-    with refuses("optimizer.step: got a step of another AdamW with parameters of the model"):
-        other.step()
-    with refuses("a loop that was refused before (another optimizer took a step)"):
-        loop.attribution.result()
-
-
 def test_steps_of_other_optimizers_are_none_of_its_business() -> None:
     loop, copied = Loop(), copy.deepcopy(Loop().model)
     others = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (loop.model, copied)]

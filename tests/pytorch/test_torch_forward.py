@@ -494,6 +494,36 @@ def test_a_loss_over_pairs_is_refused(options: dict[str, Any]) -> None:
         Loop(each=each, options=options).step(torch.arange(5))
 
 
+class OneLogit(nn.Module):  # type: ignore[name-defined,misc]
+    """A model whose output has no axis but that of the samples, and ends in a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.randn(4)), nn.Tanh()
+
+    def forward(self, x: Any) -> Any:
+        return self.last(x @ self.weight)
+
+
+def test_outputs_of_one_number_each() -> None:
+    torch.manual_seed(0)
+    model, x, y = OneLogit().double(), torch.randn(9, 4).double(), torch.rand(9).double()
+
+    def losses(rows: Any) -> Any:
+        return (model(x[rows]) - y[rows]).square()
+
+    adam, rows = torch.optim.AdamW(model.parameters(), lr=0.01), torch.arange(6)
+    attribution = Attribution(model, adam, validation=lambda: losses(slice(6, 9)).mean(), n_samples=6, **FORWARD)
+    theta, of_valid = model.weight.detach().clone(), losses(slice(6, 9)).mean()
+    with attribution.samples(rows, lambda: losses(rows)):
+        losses(rows).mean().backward()
+    x_i = torch.autograd.functional.jacobian(lambda w: ((x[:6] @ w).tanh() - y[:6]).square(), theta) / 6
+    gamma = torch.autograd.grad(of_valid, model.weight)[0]
+    adam.step()
+    assert not torch.equal(theta, model.weight)
+    np.testing.assert_allclose(attribution.result().sgd_scores, (0.01 * x_i @ gamma).numpy(), rtol=1e-12)
+
+
 def test_batch_statistics_are_refused() -> None:
     loop = Loop("image", options=FORWARD)
     loop.model.train()
@@ -531,7 +561,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "random_order": (
         {"contraction": "forward"},
         "slope: got 'random_order' with contraction 'forward', which needs Σ x_i² of parameters without captures; needs"
-        " 'sgd', 'frozen', 'linearized', 'tangent' or 'secant'",
+        " 'secant', the nearest to it; or 'tangent', 'linearized', 'frozen', 'sgd'",
     ),
     "two_term": ({"contraction": "forward", "slope": "two_term"}, "contraction: got 'forward' with slope 'two_term'"),
     "rank": (FORWARD | {"rank": 2}, "contraction: got 'forward' with rank=2; needs 'ghost', or rank=None"),
