@@ -12,12 +12,14 @@ from adamshap.torch.memory import array_of
 
 __all__ = [
     "checked_index",
+    "gradients_are_gone",
     "gradients_of",
     "modes_of",
     "refuse_changes",
     "refuse_other_step",
     "refuse_passes",
     "versions_of",
+    "versions_of_gradients",
 ]
 
 
