@@ -35,12 +35,14 @@ from adamshap.torch.hooks import Block, Hooks
 from adamshap.torch.memory import array_of, at_work, backend_of, memory_of, refuse_graph_capture
 from adamshap.torch.mistakes import (
     checked_index,
+    gradients_are_gone,
     gradients_of,
     modes_of,
     refuse_changes,
     refuse_other_step,
     refuse_passes,
     versions_of,
+    versions_of_gradients,
 )
 from adamshap.torch.optimizer import (
     adam_of,
@@ -60,7 +62,7 @@ from adamshap.torch.roundoff import joined
 from adamshap.torch.scoring import Given, Scorer, chunks_of, context_of
 from adamshap.torch.totals import Totals, check_settings
 from adamshap.torch.validation import ValidationStack
-from adamshap.torch.verification import refuse_unverifiable
+from adamshap.torch.verification import refuse_low_dtypes, refuse_unverifiable
 
 __all__ = ["Attribution"]
 
@@ -269,9 +271,8 @@ class Attribution:
         self._processes.refuse_uneven_inputs()
         check_losses(losses, needed=self._verified or not self._captured)
         self._refuse_late_edits()
-        no_gradients = (
-            all(p.grad is None or not p.grad.any() for p in self._named.values()) if self._doubtful else False
-        )
+        left = self._blocks[-1].left if self._blocks else None
+        no_gradients = self._doubtful and gradients_are_gone(self._named, left)
         refuse_other_step(self._blocks, self._named)
         if no_gradients:  # their gradients are gone: those samples have no step
             self._forget()
@@ -287,7 +288,7 @@ class Attribution:
         try:
             with self._processes.connected(), self._reduced(block, again), self._capturing(block):
                 yield
-            block.modes = modes_of(self._model)
+            block.modes, block.left = modes_of(self._model), versions_of_gradients(self._named)
         except BaseException:
             if block in self._blocks:
                 self._blocks.remove(block)
@@ -487,6 +488,7 @@ class Attribution:
         with self._scorer.context.at_work():
             result, new = self._scorer.score(given)
             if self._verified and self._is_checked:
+                refuse_low_dtypes(joined(block.roundoffs for block in self._blocks))
                 self._scorer.verify(given, self._forward_step(given.gradients))
         memory, backend = memory_of(self._device), self._scorer.context.backend
         if any(block.streams - {memory.stream(self._device)} for block in self._blocks):

@@ -31,13 +31,16 @@ def differentiated(
     Raises
     ------
     ValueError
-        A reentrant checkpoint.
+        A reentrant checkpoint; a compiled model in several losses of `validation`.
     """
     try:
         found = torch.autograd.grad(outputs, tensors, weights, allow_unused=True, **options)
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             _refuse_reentrant(function)
+        if function == "validation()" and "donated_buffer" in str(error):  # losses() are computed again instead
+            got = "losses of a compiled model, whose graph PyTorch goes through once, and not for each loss"
+            refuse(function, got, "the model that was compiled, called as it is: it has the same parameters")
         raise
     if any(one is None for one in found) and any(node.name() == REENTRANT for node in _nodes(outputs.grad_fn)):
         _refuse_reentrant(function)

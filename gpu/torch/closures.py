@@ -1,18 +1,18 @@
 """The losses of a block's samples, from the user's own function, with the random numbers of the block's own pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 
-from adamshap.reference.contract import check_callable, refuse
+from adamshap.reference.contract import check_callable, refuse, shown
 from adamshap.torch.backward import differentiated
 from adamshap.torch.hooks import BATCH_NORMS, Block
 from adamshap.torch.random_state import replayed
 from adamshap.torch.validation import undisturbed
 
-__all__ = ["check_losses", "losses_of", "refuse_interaction", "with_outputs"]
+__all__ = ["check_losses", "losses_of", "refuse_functions_of_blocks", "refuse_interaction", "with_outputs"]
 
 
 def check_losses(losses: object, *, needed: bool) -> None:
@@ -22,6 +22,14 @@ def check_losses(losses: object, *, needed: bool) -> None:
     elif needed:
         needs = "a function that returns the losses of the block's samples: samples(index, losses=lambda: …)"
         refuse("losses", None, f"{needs}, for contraction 'forward' and verify_ghost")
+
+
+def refuse_functions_of_blocks(options: Mapping[str, object]) -> None:
+    """Refuse, for a loop that is not the user's own, options for which each `samples` takes a function."""
+    for name, value in (("contraction", "forward"), ("verify_ghost", True), ("recompute", True)):
+        if options.get(name) == value:
+            needs = "an Attribution in a loop of your own, where samples(index, …) takes a function for each batch"
+            refuse(name, shown(value), needs)
 
 
 def losses_of(block: Block, model: nn.Module) -> torch.Tensor:

@@ -15,7 +15,7 @@ D, P    ``direction``    direction, by parameter
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,8 @@ class ForwardStep:
         Largest estimated error of a score so far, over the largest score of its direction.
     calls : int
         Number of forward passes before the step.
+    noise : dict of float
+        Norm of the rounding error of Σ_i ∇ℓ_i by parameter, where the step is checked.
     """
 
     derivatives: Derivatives
@@ -101,6 +103,7 @@ class ForwardStep:
     factor: float | None = None
     error: float = 0.0
     calls: int = 0
+    noise: dict[str, float] = field(default_factory=dict)
 
     @property
     def history(self) -> dict[str, float]:
@@ -208,6 +211,7 @@ def step_of(
             x, noise = part[name]
             total += x
             error += UNITS * noise + unit / 2 * float(xp.linalg.norm(x.ravel()))
+        step.noise[name] = error
         compared.append(Comparison.of(backend, name, gradient.astype(np.float64), total, error))
     step.factor = common_factor(compared, backend, modules, number, (FEW, MANY))
     return step

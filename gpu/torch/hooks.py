@@ -51,6 +51,8 @@ class Block:
         Whether an embedding had n sequences of n ids.
     modes : tuple of bool, or None
         Whether each module was in training mode at the end; None before it.
+    left : list of (int, int), or None
+        The identity and the number of edits of each p.grad at the end; None before it.
     outputs : list of (str, module, tensor, int)
         Outputs of uses, each with its axis of samples, which the test for samples that interact needs.
     roundoffs : dict of Roundoff
@@ -76,6 +78,7 @@ class Block:
     probed: bool = False
     squares: bool = False
     modes: tuple[bool, ...] | None = None
+    left: list[tuple[int, int] | None] | None = None
     outputs: list[tuple[str, nn.Module, torch.Tensor, int]] = field(default_factory=list)
     roundoffs: dict[str, Roundoff] = field(default_factory=dict)
     streams: set[int] = field(default_factory=set)

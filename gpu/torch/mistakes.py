@@ -12,12 +12,14 @@ from adamshap.torch.memory import array_of
 
 __all__ = [
     "checked_index",
+    "gradients_are_gone",
     "gradients_of",
     "modes_of",
     "refuse_changes",
     "refuse_other_step",
     "refuse_passes",
     "versions_of",
+    "versions_of_gradients",
 ]
 
 
@@ -44,6 +46,21 @@ def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
 def versions_of(named: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return the number of edits in place of each parameter, as PyTorch counts them."""
     return {name: p._version for name, p in named.items()}
+
+
+def versions_of_gradients(named: Mapping[str, torch.Tensor]) -> list[tuple[int, int] | None]:
+    """Return the identity of each gradient and the number of its edits in place."""
+    return [None if p.grad is None else (id(p.grad), p.grad._version) for p in named.values()]
+
+
+def gradients_are_gone(named: Mapping[str, torch.Tensor], left: list[tuple[int, int] | None] | None) -> bool:
+    """Return whether zero_grad() took the gradients away that the last block left, whose versions are `left`.
+
+    Gradients that were 0 then, such as those of samples whose labels are all ignored, have not been taken away.
+    """
+    if any(p.grad is not None and p.grad.any() for p in named.values()):
+        return False
+    return left is None or not any(left) or left != versions_of_gradients(named)
 
 
 def modes_of(model: torch.nn.Module) -> tuple[bool, ...]:

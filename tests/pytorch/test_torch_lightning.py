@@ -142,3 +142,9 @@ def test_an_index_that_repeats_is_refused(tmp_path: Path) -> None:
 def test_there_is_no_result_before_training() -> None:
     with pytest.raises(ValueError, match="got a call before training; needs Trainer"):
         attributed(Module()).result()
+
+
+@pytest.mark.parametrize("options", [{"contraction": "forward"}, {"verify_ghost": True}, {"recompute": True}])
+def test_options_with_a_function_for_each_batch_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: got .*; needs an Attribution in a loop of your own"):
+        AttributionCallback(index_of=lambda batch: batch[0], validation=Module().validation, n_samples=N, **options)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from torch_loops import Loop, Twice, labels, tokens
 
+from adamshap import reference
+
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
 from adamshap.torch import Attribution  # noqa: E402
@@ -300,6 +302,18 @@ def test_samples_of_a_step_that_was_skipped_have_no_step() -> None:
     loop.adam.zero_grad()
     loop.step(torch.arange(5, 9))
     assert loop.attribution.result().seen.tolist() == [0] * 5 + [1] * 4 + [0] * 3
+
+
+def test_a_first_part_without_gradients_belongs_to_the_step() -> None:
+    """σ² depends on n: samples whose labels are all ignored count, and are not taken for those of a skipped step."""
+    loop = Loop(count=12, parts=3)
+    loop.weights[:7] = 0  # of the first part of two
+    index = torch.arange(5, 9)
+    wanted = reference.scores(loop.oracle_step(index))
+    loop.step(index)
+    run = loop.attribution.result()
+    assert run.seen[index].tolist() == [1] * 4
+    np.testing.assert_allclose(run.scores[index], wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
 
 
 def test_a_pass_outside_is_no_mistake_once_its_gradient_is_gone() -> None:

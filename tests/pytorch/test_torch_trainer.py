@@ -215,6 +215,12 @@ def test_settings_that_need_a_card_are_refused(settings: dict[str, Any], message
         callback.on_train_begin(SimpleNamespace(**settings), SimpleNamespace(), None)
 
 
+@pytest.mark.parametrize("options", [{"contraction": "forward"}, {"verify_ghost": True}, {"recompute": True}])
+def test_options_with_a_function_for_each_batch_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: got .*; needs an Attribution in a loop of your own"):
+        AttributionCallback(validation=lambda: torch.zeros(()), n_samples=N, **options)
+
+
 def test_a_data_set_without_a_length_is_refused() -> None:
     with pytest.raises(TypeError, match="dataset: got generator; needs a data set with a length"):
         with_sample_index(one for one in rows(2))
