@@ -170,7 +170,7 @@ class ValidationStack:
                 refuse("validation()", "a tensor without a graph", "the loss as computed, without detach or no_grad")
             gradients = _gradients_of_each(losses, tensors)
             if all(one is None for one in gradients) and not reaches(losses, self.model.parameters()):
-                needs = "the loss of the model that is trained, not of a copy: it has to depend on its parameters"
+                needs = "the loss of this very model: of a copy, such as an average of weights, all scores would be 0"
                 refuse("validation()", "a loss that depends on no parameter of the model", needs)
         arrays = {}
         for (name, p), gradient in zip(self.named.items(), gradients, strict=True):

@@ -14,6 +14,7 @@ from adamshap.torch.memory import array_of
 __all__ = [
     "UsedGradient",
     "checked_index",
+    "gradients_are_gone",
     "gradients_of",
     "modes_of",
     "refuse_changes",
@@ -22,6 +23,7 @@ __all__ = [
     "refuse_passes",
     "refuse_repeats",
     "versions_of",
+    "versions_of_gradients",
 ]
 
 
