@@ -110,10 +110,10 @@ def _refuse_combinations(
 def _bench_of_gpt() -> Any:
     """Return the benchmark of PyTorch loops, which needs PyTorch."""
     try:
-        from adamshap.torch import bench
+        from adamshap.torch.bench import gpt
     except ImportError as error:
         raise typer.BadParameter(f"PyTorch is not installed ({error})", param_hint="--model") from error
-    return bench
+    return gpt
 
 
 def measure(

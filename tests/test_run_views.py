@@ -30,6 +30,14 @@ def run_of(trainer: Callable[..., Run] = attribute, **options: Any) -> Run:
 RUN, EACH = run_of(), run_of(per_validation=True)
 
 
+@pytest.mark.parametrize("run", [RUN, EACH], ids=["one score", "for each validation sample"])
+def test_a_run_prints_as_one_line(run: Run) -> None:
+    score = run.scores if run.scores.ndim == 1 else run.scores.mean(axis=1)
+    low, high = np.argsort(score)[[0, -1]]
+    ends = f"{score[low]:.3g} (sample {low}) to {score[high]:.3g} (sample {high})"
+    assert repr(run) == f"Run(10 samples, 6 steps, scores from {ends})"
+
+
 def test_the_frame_holds_the_scores() -> None:
     pytest.importorskip("pandas", reason="extra `tables`: pandas")
     table = RUN.to_frame()

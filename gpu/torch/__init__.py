@@ -6,9 +6,9 @@ which the extra ``torch`` installs.
 """
 
 from adamshap.torch.attribution import Attribution
-from adamshap.torch.comparison import Fidelity, fidelity
 from adamshap.torch.layers import Use, register
-from adamshap.torch.oracle import torch_step
+from adamshap.torch.oracle.comparison import Fidelity, fidelity
+from adamshap.torch.oracle.step import torch_step
 from adamshap.torch.processes import OtherProcessError
 
 __all__ = ["Attribution", "Fidelity", "OtherProcessError", "Use", "fidelity", "register", "torch_step"]

@@ -19,6 +19,7 @@ from transformers.training_args import ParallelMode
 
 from adamshap.reference.contract import Run, refuse
 from adamshap.torch.attribution import Attribution
+from adamshap.torch.forward_mode.closures import refuse_functions_of_blocks
 
 __all__ = ["AttributionCallback", "SampleIndexCollator", "with_sample_index"]
 
@@ -49,7 +50,8 @@ class AttributionCallback(TrainerCallback):  # type: ignore[misc]
     Raises
     ------
     ValueError, TypeError
-        When training begins: settings that are not supported, by their names. In a step: a mistake of the loop.
+        Options that need a function for each batch. When training begins: settings that are not supported, by their
+        names. In a step: a mistake of the loop.
 
     Examples
     --------
@@ -72,6 +74,7 @@ class AttributionCallback(TrainerCallback):  # type: ignore[misc]
         resume_from: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
+        refuse_functions_of_blocks(options)
         self._options = {"validation": validation, "n_samples": n_samples, **options}
         self._resume_from = resume_from
         self._attribution: Attribution | None = None

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 
 from adamshap.reference.contract import Run, refuse
 from adamshap.torch.attribution import Attribution
+from adamshap.torch.forward_mode.closures import refuse_functions_of_blocks
 
 __all__ = ["AttributionCallback"]
 
@@ -25,6 +26,7 @@ class AttributionCallback(Callback):  # type: ignore[misc]
     """
 
     def __init__(self, *, index_of: Callable[[Any], Any], **options: Any) -> None:
+        refuse_functions_of_blocks(options)
         self._index_of, self._options = index_of, options
         self._attribution: Any = None
         self._closures: Any = None

@@ -1,27 +1,34 @@
 """A PyTorch optimiser's settings and state, as the engine's: read anew before each step, as schedules change them."""
 
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.hyperparameters import Hyperparameters, held, scalars_of
 from adamshap.gpu.state import State
-from adamshap.reference.contract import Adam, StepNumber, refuse
+from adamshap.reference.contract import Adam, AdamState, Array, CompletedSteps, StepNumber, refuse
 from adamshap.torch.memory import array_of
 
 __all__ = [
     "adam_of",
     "check_optimizer",
+    "hook_steps",
     "hyperparameters_of",
     "is_skipped",
+    "on_host",
     "precision_of",
+    "refuse_unknown_gradients",
     "scale_of",
     "state_of",
     "trainable",
-    "unknown_gradients",
 ]
+
+Hook = Callable[[Any, Any, Any], None]
+"""Function of an optimiser and of the positional and keyword arguments of its step."""
 
 REFUSED = ("amsgrad", "maximize", "differentiable")
 """Settings of a group that change Adam's map, or keep its graph."""
@@ -65,12 +72,17 @@ def trainable(model: torch.nn.Module, optimizer: Any) -> dict[str, torch.nn.Para
 
 
 def _check_tensor(name: str, p: torch.Tensor) -> None:
+    if isinstance(p, torch.nn.parameter.UninitializedParameter):
+        refuse(
+            f"model parameter {name!r}", "one without a shape, of a lazy module", "a forward pass of the model before"
+        )
     if p.dtype not in (torch.float32, torch.float64):
         got = str(p.dtype).removeprefix("torch.")
         needs = "float32 or float64: model.float(), and torch.autocast for passes in a low precision"
         refuse(f"model parameter {name!r}", got, needs)
     if p.ndim == 0:
-        refuse(f"model parameter {name!r}", "a number without axes", "a parameter of shape (1,)")
+        needs = "one of shape (1,), which broadcasts alike, or a frozen one (requires_grad_(False))"
+        refuse(f"model parameter {name!r}", "a parameter without axes, shape ()", needs)
 
 
 def adam_of(optimizer: Any, named: Mapping[str, torch.Tensor]) -> dict[str, Adam]:
@@ -84,6 +96,9 @@ def adam_of(optimizer: Any, named: Mapping[str, torch.Tensor]) -> dict[str, Adam
         betas = (float(group["betas"][0]), float(group["betas"][1]))
         adam = Adam(float(group["lr"]), betas, float(group["eps"]), **decay)
         settings |= {id(p): adam for p in group["params"]}
+    if missing := [name for name, p in named.items() if id(p) not in settings]:
+        got = f"no parameter {missing[0]!r} any more, which it had when the attribution began"
+        refuse("optimizer", got, "a new Attribution after a change of the optimiser's parameters")
     return {name: settings[id(p)] for name, p in named.items()}
 
 
@@ -116,6 +131,16 @@ def state_of(backend: Backend, optimizer: Any, named: Mapping[str, torch.Tensor]
     theta = {name: backend.real(array_of(p)) for name, p in named.items()}
     m, v = (_moments(backend, optimizer, named, key) for key in ("exp_avg", "exp_avg_sq"))
     return State(theta, m, v, t)
+
+
+def on_host(backend: Backend, optimizer: Any, named: Mapping[str, torch.Tensor]) -> tuple[dict[str, Array], AdamState]:
+    """Return copies of the parameters and of the optimiser's state between two steps, on the host."""
+    _, t = hyperparameters_of(backend, optimizer, named)
+    state = state_of(backend, optimizer, named, t)
+    theta, m, v = (
+        {name: np.array(backend.host(array)) for name, array in one.items()} for one in (state.theta, state.m, state.v)
+    )
+    return theta, AdamState.unchecked(CompletedSteps(t - 1), m, v)
 
 
 def _moments(backend: Backend, optimizer: Any, named: Mapping[str, torch.Tensor], key: str) -> dict[str, Any]:
@@ -152,7 +177,38 @@ def is_skipped(optimizer: Any) -> bool:
     return found is not None and bool(found)
 
 
-def unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> int:
-    """Return the number of parameters with a gradient that are not among those `known`."""
+def refuse_unknown_gradients(optimizer: Any, known: Iterable[torch.Tensor]) -> None:
+    """Refuse gradients of parameters that are not among those `known`."""
     ids = {id(p) for p in known}
-    return sum(p.grad is not None and id(p) not in ids for group in optimizer.param_groups for p in group["params"])
+    if count := sum(p.grad is not None and id(p) not in ids for g in optimizer.param_groups for p in g["params"]):
+        got = f"{count} parameters with a gradient that were frozen, or not its own, when the attribution began"
+        refuse("optimizer", got, "a new Attribution after a change of requires_grad or of the parameters")
+
+
+def hook_steps(optimizer: Any, before: Hook, after: Hook) -> list[Any]:
+    """Call two methods before and after each step, without keeping their object alive.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    before, after : bound methods
+        Called with the optimiser and with the positional and keyword arguments of its step.
+
+    Returns
+    -------
+    list of handles
+        Each has ``remove``.
+    """
+    return [optimizer.register_step_pre_hook(_weak(before)), optimizer.register_step_post_hook(_weak(after))]
+
+
+def _weak(method: Hook) -> Hook:
+    held = weakref.WeakMethod(method)
+
+    @torch.compiler.disable  # optimizer.step may be compiled
+    def hook(optimizer: Any, args: Any, kwargs: Any) -> None:
+        living = held()
+        if living is not None:
+            living(optimizer, args, kwargs)
+
+    return hook

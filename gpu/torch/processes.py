@@ -23,8 +23,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from adamshap.reference.contract import Array, Estimator, refuse, shown
+from adamshap.torch.captures.roundoff import Roundoff
 from adamshap.torch.memory import tensor_of
-from adamshap.torch.roundoff import Roundoff
 
 __all__ = ["FEW", "OtherProcessError", "Processes", "WholeBatch", "unwrapped"]
 

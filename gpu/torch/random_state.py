@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["RandomState", "random_state", "replayed"]
+__all__ = ["RandomState", "put_back", "random_state", "replayed"]
 
 RandomState = tuple[torch.Tensor, list[torch.Tensor]]
 """The states of the CPU's generator and of each CUDA device's; none before CUDA is used."""
@@ -25,6 +25,13 @@ def replayed(state: RandomState) -> Iterator[None]:
         yield
     finally:
         _set(now)
+
+
+@contextmanager
+def put_back() -> Iterator[None]:
+    """Put the present states back afterwards."""
+    with replayed(random_state()):
+        yield
 
 
 def _set(state: RandomState) -> None:

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
+
 from adamshap.gpu.arrays import BatchGradient, like
 from adamshap.gpu.backend import Backend, Buffers
 from adamshap.gpu.captures import Captures, Dense
@@ -18,14 +21,14 @@ from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
-from adamshap.torch.forward import ForwardStep
-from adamshap.torch.hooks import Block
+from adamshap.torch.captures.block import Block
+from adamshap.torch.forward_mode.step import ForwardStep
+from adamshap.torch.forward_mode.verification import Verification
 from adamshap.torch.joint_norms import join_norms
 from adamshap.torch.processes import Processes
 from adamshap.torch.validation import ValidationStack
-from adamshap.torch.verification import Verification
 
-__all__ = ["Given", "Scorer", "chunks_of", "context_of"]
+__all__ = ["Given", "SampleGradients", "Scorer", "chunks_of", "context_of", "products_of"]
 
 
 def context_of(backend: Backend, stack: ValidationStack) -> EngineContext:
@@ -58,6 +61,43 @@ def chunks_of(
     return chunks
 
 
+def products_of(blocks: Iterable[Block]) -> dict[str, int]:
+    """Return the outer products of a sample, the most in any block, of each parameter that the samples have used."""
+    products: dict[str, int] = {}
+    for block in blocks:
+        captures = block.captures
+        for name in captures.by_name if block.uses else block.reached:
+            products[name] = max(products.get(name, 0), captures.products.get(name, 0))
+    return products
+
+
+@dataclass(frozen=True)
+class SampleGradients:
+    """The x_i of a step, as the engine contracts them with P.
+
+    Parameters
+    ----------
+    chunks : list of (slice, Captures or Rerun)
+        Samples and captures of each block.
+    factor : float
+        f: p.grad is f Σ x_i, or f times the mean of the processes' sums.
+    forward : ForwardStep, optional
+        The samples' losses, with contraction "forward", whose derivatives have f already: then `factor` is 1.
+    norms : Norms, optional
+        √Σ x² over the samples, if the captures were not kept.
+    """
+
+    chunks: list[tuple[slice, Any]]
+    factor: float
+    forward: ForwardStep | None = None
+    norms: Norms | None = None
+
+    @property
+    def history(self) -> dict[str, float]:
+        """What a run's history has of the step."""
+        return {"factor": self.factor} if self.forward is None else self.forward.history
+
+
 @dataclass(frozen=True)
 class Given:
     """What the loop did before ``optimizer.step()``.
@@ -68,34 +108,25 @@ class Given:
         The samples of all blocks, in this process.
     n : int
         Number of samples in all processes.
-    chunks : list of (slice, Captures)
-        Samples and captures of each block.
+    x : SampleGradients
+        x_i of the samples in this process.
     gradients : dict of arrays
         p.grad of every parameter that takes part.
-    factor : float
-        f, of these gradients over Σ_i x_i, or over the mean of the processes' sums.
     state : State
     hyperparameters : Hyperparameters
     stack : ValidationStack
-    forward : ForwardStep, optional
-        The samples' losses, with contraction "forward", whose derivatives have f already: then `factor` is 1.
     checked : bool
         Whether the state after the step is wanted too, for the self-check.
-    norms : Norms, optional
-        √Σ x² over the samples, if the captures were not kept.
     """
 
     index: Array
     n: int
-    chunks: list[tuple[slice, Any]]
+    x: SampleGradients
     gradients: Mapping[str, Array]
-    factor: float
     state: State
     hyperparameters: Hyperparameters
     stack: ValidationStack
-    forward: ForwardStep | None = None
     checked: bool = True
-    norms: Norms | None = None
 
 
 @dataclass
@@ -136,7 +167,7 @@ class Scorer:
         self._refuse_previous(given)
         g = BatchGradient({name: context.backend.real(gradient) for name, gradient in given.gradients.items()})
         start = given.stack.at_start(context) if plan.start_wanted else None
-        share = given.factor / self.processes.count  # of x_i in the gradient
+        share = given.x.factor / self.processes.count  # of x_i in the gradient
         factor = None if share == 1 else share
         norms, slope = self._norms(context, plan, given, factor), like(context, "slope")  # p.grad stays as it is
         forward = ForwardResult(None, start, g, norms, float("nan"), factor, slope)
@@ -145,7 +176,7 @@ class Scorer:
             theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
             new = State(theta, m, v, following(given.state.t))
         sketch, total_of = self._sketch(names), self.processes.sum_of
-        result = score_step(step, plan, forward, chunks or given.chunks, new, sketch, total_of=total_of)
+        result = score_step(step, plan, forward, chunks or given.x.chunks, new, sketch, total_of=total_of)
         return self._own(result, len(given.index)), new
 
     def _own(self, result: StepResult, n: int) -> StepResult:
@@ -158,15 +189,15 @@ class Scorer:
     def verify(self, given: Given, forward: ForwardStep) -> None:
         """Compare the samples' scores, without a sketch of P, with the derivatives of their losses."""
         estimator = replace(self.estimator, contraction="forward", rank=None, efficient=False)
-        both = Verification(forward, given.chunks, given.factor, given.index)
+        both = Verification(forward, given.x.chunks, given.x.factor, given.index)
         Scorer(self.context, estimator, False).score(given, [both.chunk])
 
     def _norms(self, context: EngineContext, plan: StepPlan, given: Given, factor: float | None) -> Norms | None:
         """Return √Σ x² over the samples of all blocks and processes."""
         if not plan.norms_wanted:
             return None
-        norms = Norms() if given.norms is None else given.norms
-        for _, captures in given.chunks if given.norms is None else ():
+        norms = Norms() if given.x.norms is None else given.x.norms
+        for _, captures in given.x.chunks if given.x.norms is None else ():
             add_norms(context, norms, captures, self.estimator.variance)
         join_norms(self.processes, norms)
         if factor is not None:
@@ -176,6 +207,14 @@ class Scorer:
     def _sketch(self, names: tuple[str, ...]) -> Sketch | None:
         rank = self.estimator.rank
         return None if rank is None else self.sketches.setdefault(names, Sketch(rank))
+
+    def saved_sketches(self) -> list[Any]:
+        """Return the bases of the sketches as tensors on the host, for a saved state."""
+        host = self.context.backend.host
+        return [
+            (list(names), [(*key, torch.from_numpy(np.array(host(basis)))) for key, basis in sketch.bases.items()])
+            for names, sketch in self.sketches.items()
+        ]
 
     def load_sketches(self, sketches: Iterable[Any]) -> None:
         """Continue from the bases of a saved state."""

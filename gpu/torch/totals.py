@@ -4,7 +4,7 @@ The results of a step on a card are fetched at the next step, or when they are a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,11 @@ class Totals:
             if valid_loss is not None:
                 self.history["valid_loss"].append(valid_loss)
 
+    def summed(self, sum_of: Callable[[Array], Array]) -> "Totals":
+        """Return the totals of all processes, whose arrays `sum_of` adds up."""
+        scores, sgd_scores = sum_of(self.scores), sum_of(self.sgd_scores)
+        return replace(self, scores=scores, sgd_scores=sgd_scores, seen=sum_of(self.seen))
+
     def clear(self) -> None:
         """Begin the sums anew; steps, history and first parameters stay."""
         for name in ("scores", "sgd_scores", "seen"):
@@ -118,7 +123,7 @@ class Totals:
 
 def check_settings(state: object, settings: str) -> None:
     """Refuse what is no state of an attribution with these settings."""
-    if not isinstance(state, Mapping) or "settings" not in state:
+    if not isinstance(state, Mapping) or not {"settings", "totals", "sketches"} <= set(state):
         refuse("state", shown(state), "the state_dict() of an Attribution", TypeError)
     if state["settings"] != settings:
         refuse("state", f"one of {state['settings']}", f"one of {settings}")

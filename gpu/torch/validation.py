@@ -18,12 +18,12 @@ from adamshap.gpu.arrays import like
 from adamshap.gpu.captures import Captures, Dense
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, refuse
-from adamshap.torch.backward import differentiated
+from adamshap.torch.backward import differentiated, reaches
 from adamshap.torch.memory import array_of, tensor_of
 from adamshap.torch.processes import Processes
-from adamshap.torch.random_state import random_state, replayed
+from adamshap.torch.undisturbed import undisturbed
 
-__all__ = ["ValidationStack", "refuse_not_finite", "undisturbed"]
+__all__ = ["ValidationStack", "refuse_not_finite"]
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,11 @@ class ValidationStack:
         tensors = list(self.named.values())
         with self.processes.without_wrapper(), undisturbed(self.model, "validation()"), torch.enable_grad():
             loss, size = _with_size(self.loss()) if self.n_val is None else (self.loss(), None)
-            if not isinstance(loss, torch.Tensor):
+            if not isinstance(loss, torch.Tensor) or not loss.is_floating_point():
                 self._refuse_shape(loss)
             if loss.numel() != 1 if self.n_val is None else loss.shape != (self.n_val,):
                 self._refuse_shape(loss)
+            torch.set_grad_enabled(True)  # which the function may have switched off
             losses = loss.reshape(-1)
             values = array_of(losses)
             if not context.backend.on_cuda:  # a device does not wait to know: its results are checked later
@@ -168,6 +169,9 @@ class ValidationStack:
             if not loss.requires_grad:
                 refuse("validation()", "a tensor without a graph", "the loss as computed, without detach or no_grad")
             gradients = _gradients_of_each(losses, tensors)
+            if all(one is None for one in gradients) and not reaches(losses, self.model.parameters()):
+                needs = "the loss of this very model: of a copy, such as an average of weights, all scores would be 0"
+                refuse("validation()", "a loss that depends on no parameter of the model", needs)
         arrays = {}
         for (name, p), gradient in zip(self.named.items(), gradients, strict=True):
             own = torch.zeros(len(values), *p.shape, dtype=p.dtype, device=p.device) if gradient is None else gradient
@@ -177,6 +181,8 @@ class ValidationStack:
 
     def _refuse_shape(self, loss: object) -> NoReturn:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+        if isinstance(loss, torch.Tensor) and not loss.is_floating_point():
+            got = f"{got} and {loss.dtype}"
         needs = "one number, the mean validation loss, as a tensor; or per_validation=True, for one of each sample"
         if self.n_val is not None:
             of_all = f"({self.n_val},), as before" if self.n_val else "(n_val,)"
@@ -213,28 +219,3 @@ def refuse_not_finite(losses: Any) -> None:
     wrong = [float(one) for one in losses if not math.isfinite(one)]
     if wrong:
         refuse("validation()", wrong[0], "a finite loss", FloatingPointError)
-
-
-@contextmanager
-def undisturbed(model: torch.nn.Module, function: str) -> Iterator[None]:
-    """Put PyTorch's random state and the modules' modes back; refuse changes of gradients and buffers by `function`."""
-    modes = [(module, module.training) for module in model.modules()]
-    gradients = {name: _version(p.grad) for name, p in model.named_parameters()}
-    buffers = {name: _version(buffer) for name, buffer in model.named_buffers()}
-    try:
-        with replayed(random_state()):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-    if changed := [name for name, p in model.named_parameters() if _version(p.grad) != gradients[name]]:
-        needs = "the loss alone, without backward() or zero_grad()"
-        refuse(function, f"a function that changed the gradient of {changed[0]!r}", needs)
-    if changed := [name for name, buffer in model.named_buffers() if _version(buffer) != buffers.get(name)]:
-        needs = "model.eval() inside: the training mode is put back afterwards"
-        refuse(function, f"a function that changed the buffer {changed[0]!r}", needs)
-
-
-def _version(tensor: torch.Tensor | None) -> tuple[int, int] | None:
-    """Return the identity of a tensor and the number of its edits in place."""
-    return None if tensor is None else (id(tensor), tensor._version)

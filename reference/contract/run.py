@@ -141,6 +141,13 @@ class Run:
     closed: Array | None = None
     truncated: Array | None = None
 
+    def __repr__(self) -> str:
+        """Return one line: the number of samples and steps, and the ends of the list of scores."""
+        scores = self.scores if self.scores.ndim == 1 else self.scores.mean(axis=1)
+        steps = len(next(iter(self.history.values()), ()))
+        ends = " to ".join(f"{scores[i]:.3g} (sample {i})" for i in (scores.argmin(), scores.argmax()))
+        return f"Run({len(scores)} samples, {steps} steps, scores from {ends})"
+
     def to_frame(self) -> Any:
         """Return the scores as a table.
 

@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="extra `peers`: torch")
 
-from adamshap.torch.bench_against import step_of_peer  # noqa: E402
-from adamshap.torch.bench_loop import Loop  # noqa: E402
-from adamshap.torch.bench_model import Sizes, build, loss_of  # noqa: E402
+from adamshap.torch.bench.against import step_of_peer  # noqa: E402
+from adamshap.torch.bench.loop import Loop  # noqa: E402
+from adamshap.torch.bench.model import Sizes, build, loss_of  # noqa: E402
 
 SIZES = Sizes(layers=1, heads=2, width=8, vocabulary=16, context=6, n=4, tied=False)
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # as tokens have no gradient

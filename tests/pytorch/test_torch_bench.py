@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from adamshap.gpu.bench import bench_command
 from adamshap.reference.command.main import GROUP, build
-from adamshap.torch import bench, bench_against
-from adamshap.torch.bench_loop import Loop
-from adamshap.torch.bench_memory import peak_mib
-from adamshap.torch.bench_model import Sizes
+from adamshap.torch.bench import against, gpt
+from adamshap.torch.bench.loop import Loop
+from adamshap.torch.bench.memory import peak_mib
+from adamshap.torch.bench.model import Sizes
 
 TINY = Sizes(layers=1, heads=2, width=8, vocabulary=16, context=6, n=4)
 app = typer.Typer()
@@ -25,8 +25,8 @@ app.command()(bench_command)
 
 @pytest.fixture(autouse=True)
 def small_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "CASES", (bench.GptCase(TINY, 2, 2), bench.GptCase(TINY, 1, 2)))
-    monkeypatch.setattr(bench, "peak_mib", lambda sizes, n_val, options, threads: 30.0 if options else 20.0)
+    monkeypatch.setattr(gpt, "CASES", (gpt.GptCase(TINY, 2, 2), gpt.GptCase(TINY, 1, 2)))
+    monkeypatch.setattr(gpt, "peak_mib", lambda sizes, n_val, options, threads: 30.0 if options else 20.0)
 
 
 def test_json_has_a_row_for_each_step(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_json_has_a_row_for_each_step(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
     assert json.loads(out.read_text()) == report
-    names = ["plain"] + [f"{name}, {kind}" for name in bench.ESTIMATORS for kind in ("exact", "rank 2")]
+    names = ["plain"] + [f"{name}, {kind}" for name in gpt.ESTIMATORS for kind in ("exact", "rank 2")]
     assert [(row["n_val"], row["variant"]) for row in report["rows"]] == [(v, name) for v in (2, 1) for name in names]
     for row in report["rows"]:
         parts = row["parts_ms"]
@@ -94,7 +94,7 @@ def test_another_attribution_is_timed_beside_ours_without_ties(monkeypatch: pyte
     assert [row["variant"] for row in rows] == 2 * names
     for row in rows:
         assert row["tied"] is False
-        assert row["computes"] == bench_against.QUANTITIES.get(row["variant"])
+        assert row["computes"] == against.QUANTITIES.get(row["variant"])
         assert (row["peak_mib"] is None) == (row["variant"] == "ghostsuite")
 
 

@@ -16,7 +16,7 @@ from adamshap.verify.tolerance import estimator_magnitude
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
 from adamshap.torch import fidelity, torch_step  # noqa: E402
-from adamshap.torch.comparison import correlation  # noqa: E402
+from adamshap.torch.oracle.comparison import correlation  # noqa: E402
 
 U = float(np.finfo(np.float64).eps) / 2
 

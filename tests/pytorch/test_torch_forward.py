@@ -8,7 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_loops import CLASSES, MODELS, VOCAB, WIDTH, Loop, T, assert_oracle_agrees, cross_entropy, labels, tokens
+from torch_loops import (
+    CLASSES,
+    MODELS,
+    VOCAB,
+    WIDTH,
+    Loop,
+    T,
+    assert_oracle_agrees,
+    cross_entropy,
+    freeze_some,
+    labels,
+    tokens,
+)
 
 from adamshap import reference
 from adamshap.gpu.captures import Dense, outer_products
@@ -16,7 +28,7 @@ from adamshap.gpu.captures import Dense, outer_products
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn = torch.nn
 from adamshap.torch import Attribution, register  # noqa: E402
-from adamshap.torch.forward import ForwardStep  # noqa: E402
+from adamshap.torch.forward_mode.step import ForwardStep  # noqa: E402
 from adamshap.torch.layers.registry import LAYERS  # noqa: E402
 from adamshap.torch.memory import array_of  # noqa: E402
 
@@ -116,11 +128,6 @@ def in_groups(model: Any) -> Any:
     return torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1, eps=1e-6)
 
 
-def freeze_some(model: Any) -> None:
-    for p in (*model[2].parameters(), model[4].weight, model[0].bias):
-        p.requires_grad_(False)
-
-
 LOOPS: dict[str, dict[str, Any]] = {
     "accumulated": {"parts": 3},
     "accumulated and clipped": {"parts": 2, "clip": 0.05, "name": "bare"},
@@ -181,7 +188,7 @@ def test_a_direction_in_which_the_samples_cancel_does_not_give_the_factor() -> N
     for name, g in gradients.items():
         direction[name] -= (1 - 1e-9) * along / square * g
     attribution = loop.attribution
-    step = ForwardStep(attribution._derivatives, attribution._blocks, loop.trained, gradients, 3)
+    step = ForwardStep(attribution._derivatives, attribution._pending.blocks, loop.trained, gradients, 3)
     step.add_dots(attribution._scorer.context, direction, np.zeros(5))
     assert step.factor == pytest.approx(0.5, rel=1e-12)
 
@@ -494,6 +501,36 @@ def test_a_loss_over_pairs_is_refused(options: dict[str, Any]) -> None:
         Loop(each=each, options=options).step(torch.arange(5))
 
 
+class OneLogit(nn.Module):  # type: ignore[name-defined,misc]
+    """A model whose output has no axis but that of the samples, and ends in a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.randn(4)), nn.Tanh()
+
+    def forward(self, x: Any) -> Any:
+        return self.last(x @ self.weight)
+
+
+def test_outputs_of_one_number_each() -> None:
+    torch.manual_seed(0)
+    model, x, y = OneLogit().double(), torch.randn(9, 4).double(), torch.rand(9).double()
+
+    def losses(rows: Any) -> Any:
+        return (model(x[rows]) - y[rows]).square()
+
+    adam, rows = torch.optim.AdamW(model.parameters(), lr=0.01), torch.arange(6)
+    attribution = Attribution(model, adam, validation=lambda: losses(slice(6, 9)).mean(), n_samples=6, **FORWARD)
+    theta, of_valid = model.weight.detach().clone(), losses(slice(6, 9)).mean()
+    with attribution.samples(rows, lambda: losses(rows)):
+        losses(rows).mean().backward()
+    x_i = torch.autograd.functional.jacobian(lambda w: ((x[:6] @ w).tanh() - y[:6]).square(), theta) / 6
+    gamma = torch.autograd.grad(of_valid, model.weight)[0]
+    adam.step()
+    assert not torch.equal(theta, model.weight)
+    np.testing.assert_allclose(attribution.result().sgd_scores, (0.01 * x_i @ gamma).numpy(), rtol=1e-12)
+
+
 def test_batch_statistics_are_refused() -> None:
     loop = Loop("image", options=FORWARD)
     loop.model.train()
@@ -531,7 +568,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "random_order": (
         {"contraction": "forward"},
         "slope: got 'random_order' with contraction 'forward', which needs Σ x_i² of parameters without captures; needs"
-        " 'sgd', 'frozen', 'linearized', 'tangent' or 'secant'",
+        " 'secant', the nearest to it; or 'tangent', 'linearized', 'frozen', 'sgd'",
     ),
     "two_term": ({"contraction": "forward", "slope": "two_term"}, "contraction: got 'forward' with slope 'two_term'"),
     "rank": (FORWARD | {"rank": 2}, "contraction: got 'forward' with rank=2; needs 'ghost', or rank=None"),

@@ -67,7 +67,7 @@ def test_gains_of_transformers_norms(path: str, dtype: Any) -> None:
     losses = (model(x).tanh() * weights).sum((1, 2))
     with attribution.samples(torch.arange(6)):
         (model(x).tanh() * weights).sum().backward()
-    captures: Captures = attribution._blocks[0].captures
+    captures: Captures = attribution._pending.blocks[0].captures
     (use,) = captures.by_name["1.weight"]
     got = array_of(torch.as_tensor(use.x)).reshape(6, 5)
     unit = torch.finfo(dtype).eps

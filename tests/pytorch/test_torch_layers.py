@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_around import POSITIONS, WIDTH, Call, check, freeze
 from torch_loops import MODELS, VOCAB, Loop, assert_oracle_agrees, labels, tokens
+from torch_one_layer import POSITIONS, WIDTH, Call, check, freeze
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
@@ -135,7 +135,7 @@ def test_an_instance_norm_in_training_mode_moves_its_statistics_and_does_not_use
     attribution = Attribution(model, adam, validation=lambda: None, n_samples=5)
     with attribution.samples(range(5)):
         F.cross_entropy(model(x), y, reduction="sum").backward()
-    captures = attribution._blocks[0].captures
+    captures = attribution._pending.blocks[0].captures
     for i in range(5):
         loss = F.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
         for (name, p), expected in zip(

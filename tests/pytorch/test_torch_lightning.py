@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torchvision_operators  # noqa: F401 - before Lightning's torchmetrics
+from torch_loops import assert_same_run
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 lightning = pytest.importorskip("lightning.pytorch", reason="extra `lightning`")
@@ -101,20 +102,12 @@ def by_hand() -> Any:
     return attribution.result()
 
 
-def assert_same(got: Any, expected: Any) -> None:
-    assert np.array_equal(got.scores, expected.scores)
-    assert np.array_equal(got.sgd_scores, expected.sgd_scores)
-    assert np.array_equal(got.seen, expected.seen)
-    assert np.array_equal(got.history["factor"], expected.history["factor"])
-    assert all(np.array_equal(p, expected.params[name]) for name, p in got.params.items())
-
-
 def test_a_trainer_is_scored_as_the_loop_by_hand_and_resumed(tmp_path: Path) -> None:
     module = Module()
     callback = attributed(module)
     fit(tmp_path, module, callback)
     expected = by_hand()
-    assert_same(callback.result(), expected)
+    assert_same_run(callback.result(), expected)
     assert np.all(expected.history["factor"] < 1)
     assert np.all(expected.seen == 2)
 
@@ -123,7 +116,7 @@ def test_a_trainer_is_scored_as_the_loop_by_hand_and_resumed(tmp_path: Path) -> 
     rest = Module()
     callback = attributed(rest)
     fit(tmp_path, rest, callback, ckpt_path=tmp_path / "half.ckpt")
-    assert_same(callback.result(), expected)
+    assert_same_run(callback.result(), expected)
 
 
 def test_manual_optimisation_is_refused(tmp_path: Path) -> None:
@@ -142,3 +135,9 @@ def test_an_index_that_repeats_is_refused(tmp_path: Path) -> None:
 def test_there_is_no_result_before_training() -> None:
     with pytest.raises(ValueError, match="got a call before training; needs Trainer"):
         attributed(Module()).result()
+
+
+@pytest.mark.parametrize("options", [{"contraction": "forward"}, {"verify_ghost": True}, {"recompute": True}])
+def test_options_with_a_function_for_each_batch_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: got .*; needs an Attribution in a loop of your own"):
+        AttributionCallback(index_of=lambda batch: batch[0], validation=Module().validation, n_samples=N, **options)

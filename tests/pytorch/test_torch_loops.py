@@ -327,7 +327,7 @@ def test_a_compiled_model_is_captured_or_refused() -> None:
             adam.zero_grad()
 
         if order == "called first":
-            with pytest.raises(ValueError, match="of a compiled model, no call before the Attribution began"):
+            with pytest.raises(ValueError, match="a compiled model must not be called before the Attribution"):
                 step()
         else:
             step()

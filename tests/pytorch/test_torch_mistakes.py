@@ -1,5 +1,6 @@
 """Mistakes of a loop, and models that are not supported: each gives a sentence, and none a number."""
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from torch_loops import Loop, Twice, labels, tokens
+
+from adamshap import reference
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
@@ -157,6 +160,20 @@ def gradients_of_nan(broken: Broken) -> None:
     broken.finish()
 
 
+def a_term_of_no_sample(broken: Broken) -> None:
+    with broken.loop.attribution.samples(broken.index):
+        penalty = sum(p.abs().sum() for p in broken.loop.model.parameters())
+        (broken.loop.loss(broken.index) + penalty).backward()
+    broken.finish()
+
+
+def a_step_of_another_optimizer(broken: Broken) -> None:
+    other = torch.optim.AdamW(broken.loop.model.parameters(), lr=0.01)
+    broken.loop.passes(broken.index)
+    other.step()
+    other.zero_grad()
+
+
 def unfrozen_later(broken: Broken) -> None:
     broken.loop.model[0].weight.requires_grad_(True)
     broken.right()
@@ -192,6 +209,7 @@ STEPS: dict[str, tuple[Callable[[Broken], None], str]] = {
     "a sample in two parts": (a_sample_in_two_parts, "index: got sample 0 again before the step"),
     "one inside another": (one_inside_another, "attribution.samples: got a call inside another"),
     "NaN": (gradients_of_nan, "gradient of '0.bias': got a number that is not finite at step 4"),
+    "a penalty": (a_term_of_no_sample, "a term of the loss that is no sample's"),
     "rows": (rows_of_another_number, "model module '0': got Linear with an input of shape (5, 4) for 4 samples; needs"),
 }
 
@@ -216,6 +234,40 @@ def test_a_mistake_in_the_loop_is_a_sentence_and_no_number(mistake: str, check_e
     if not message.startswith(("index", "model module '0': got Linear", "attribution.samples: got a call")):
         with pytest.raises(ValueError, match="got a loop that was refused before"):
             broken.loop.attribution.result()
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_step_of_an_optimizer_that_the_attribution_does_not_have_is_refused(steps: int) -> None:
+    """Else all these samples would have scores of 0."""
+    broken = Broken()
+    broken.right(steps)
+    a_step_of_another_optimizer(broken)
+    message = re.escape("optimizer: got no step() after samples [0, 1, 2, 3, 4], but '0.weight' changed")
+    with pytest.raises(ValueError, match=message):
+        broken.loop.attribution.result()
+    with pytest.raises(ValueError, match=message):
+        broken.loop.passes(broken.index)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_samples_whose_step_was_given_up_are_forgotten(detached: bool) -> None:
+    """As by a loop that goes back to its last checkpoint where a loss is not finite, or that ends its attribution."""
+    broken = Broken()
+    broken.right(steps=2)
+    attribution, model, adam = broken.loop.attribution, broken.loop.model, broken.loop.adam
+    states = [copy.deepcopy(one.state_dict()) for one in (model, adam, attribution)]
+    before = attribution.result().scores
+    broken.loop.passes(broken.index)
+    adam.zero_grad()
+    if detached:
+        attribution.detach()
+        adam.step()
+    for one, state in zip((model, adam, attribution)[: 2 if detached else 3], states, strict=False):
+        one.load_state_dict(state)
+    assert np.array_equal(attribution.result().scores, before)
+    if not detached:
+        broken.right()
+        assert attribution.result().seen[0] == 3
 
 
 def test_a_parameter_unfrozen_later_is_refused() -> None:
@@ -250,6 +302,18 @@ def test_samples_of_a_step_that_was_skipped_have_no_step() -> None:
     loop.adam.zero_grad()
     loop.step(torch.arange(5, 9))
     assert loop.attribution.result().seen.tolist() == [0] * 5 + [1] * 4 + [0] * 3
+
+
+def test_a_first_part_without_gradients_belongs_to_the_step() -> None:
+    """σ² depends on n: samples whose labels are all ignored count, and are not taken for those of a skipped step."""
+    loop = Loop(count=12, parts=3)
+    loop.weights[:7] = 0  # of the first part of two
+    index = torch.arange(5, 9)
+    wanted = reference.scores(loop.oracle_step(index))
+    loop.step(index)
+    run = loop.attribution.result()
+    assert run.seen[index].tolist() == [1] * 4
+    np.testing.assert_allclose(run.scores[index], wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
 
 
 def test_a_pass_outside_is_no_mistake_once_its_gradient_is_gone() -> None:
@@ -343,6 +407,10 @@ REFUSED_MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "bare": (BareParameter, "'positions': got a parameter of the model itself, a module of class BareParameter"),
     "subclass": (lambda: one_layer(type("Mine", (nn.Linear,), {})(4, 4)), "a module of class Mine, which has no"),
+    "no axes": (
+        lambda: nn.ParameterDict({"scale": torch.tensor(1.0)}),
+        "model parameter 'scale': got a parameter without axes, shape (); needs one of shape (1,)",
+    ),
     "weight norm": (lambda: one_layer(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))), "has no captures"),
     "max_norm": (lambda: one_layer(nn.Embedding(4, 4, max_norm=1.0)), "max_norm=1.0, which edits the weight"),
     "sparse": (lambda: one_layer(nn.Embedding(4, 4, sparse=True)), "Embedding with sparse=True; needs sparse=False"),
@@ -393,6 +461,7 @@ REFUSED_OPTIONS: dict[str, tuple[Callable[[Any], dict[str, Any]], str]] = {
         "optimizer: got 1 parameters that are not the model's",
     ),
     "validation": (lambda model: {"validation": None}, "validation: got None; needs a function that returns"),
+    "a loss": (lambda model: {"validation": 1.5}, "validation: got 1.5; needs a function that returns"),
     "slope": (lambda model: {"slope": "steep"}, "slope: got 'steep'; needs one of sgd"),
     "n_samples": (lambda model: {"n_samples": 0}, "n_samples: got 0; needs an integer of at least 1"),
     "check_every": (lambda model: {"check_every": 0}, "check_every: got 0; needs an integer of at least 1"),
@@ -447,6 +516,10 @@ VALIDATIONS: dict[str, tuple[Callable[[Loop], Any], str]] = {
     "a loss of each": (lambda loop: torch.ones(3), "validation(): got a tensor of shape (3,); needs one number"),
     "detached": (lambda loop: Loop.validation(loop).detach(), "validation(): got a tensor without a graph"),
     "infinite": (lambda loop: Loop.validation(loop) / 0, "validation(): got inf; needs a finite loss"),
+    "a copy": (
+        lambda loop: F.cross_entropy(copy.deepcopy(loop.model)(loop.valid_x), loop.valid_y),
+        "validation(): got a loss that depends on no parameter of the model",
+    ),
     "backward": (with_backward, "validation(): got a function that changed the gradient of '0.weight'"),
 }
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_loops import MODELS, Loop, assert_oracle_agrees
+from torch_loops import MODELS, Loop, assert_oracle_agrees, labels
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
-nn = torch.nn
+nn, F = torch.nn, torch.nn.functional
+from adamshap.torch import Attribution  # noqa: E402
 
 EACH = {"per_validation": True}
 
@@ -115,3 +116,35 @@ def test_another_number_of_validation_losses_is_refused() -> None:
     resumed.valid_x, resumed.valid_y = resumed.x[:4], resumed.y[:4]
     with pytest.raises(ValueError, match="got 4 losses; needs those of 3 validation samples, as before"):
         resumed.step(torch.arange(5))
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_model_in_the_validation_is_right_or_refused() -> None:
+    """The compiled model may be called in the loop; its backward pass runs once for each forward pass."""
+    x, y, scores = torch.randn(12, 6).double(), labels(12), {}
+    for where in ("nowhere", "in the loop", "in the validation"):
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        compiled = torch.compile(model, backend="aot_eager")
+        inside = model if where == "nowhere" else compiled
+        valid = compiled if where == "in the validation" else model
+        adam = torch.optim.AdamW(model.parameters(), lr=0.01)
+        attribution = Attribution(
+            model,
+            adam,
+            validation=lambda valid=valid: F.cross_entropy(valid(x[8:]), y[8:], reduction="none"),
+            n_samples=12,
+            per_validation=True,
+        )
+        with attribution.samples(range(8)):
+            F.cross_entropy(inside(x[:8]), y[:8]).backward()
+        if where == "in the validation":
+            with pytest.raises(
+                ValueError, match=r"validation\(\): got losses of a compiled model, whose graph PyTorch"
+            ):
+                adam.step()
+        else:
+            adam.step()
+            scores[where] = attribution.result().scores
+    np.testing.assert_allclose(scores["in the loop"], scores["nowhere"], rtol=1e-9)

@@ -12,7 +12,8 @@ from adamshap.reference import Run
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional
-from adamshap.torch import Attribution, recompute  # noqa: E402
+from adamshap.torch import Attribution  # noqa: E402
+from adamshap.torch.captures import recompute  # noqa: E402
 
 
 class Again(Loop):

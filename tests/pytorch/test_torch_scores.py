@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_loops import MODELS, Loop, T, assert_oracle_agrees, cross_entropy
+from torch_loops import MODELS, Loop, T, assert_oracle_agrees, cross_entropy, freeze_some
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn = torch.nn
@@ -48,12 +48,6 @@ def with_l2(model: Any) -> Any:
 
 def switched(**options: Any) -> Any:
     return lambda model: torch.optim.AdamW(model.parameters(), lr=0.01, **options)
-
-
-def freeze_some(model: Any) -> None:
-    """A whole layer, a weight without its bias, and a bias without its weight."""
-    for p in (*model[2].parameters(), model[4].weight, model[0].bias):
-        p.requires_grad_(False)
 
 
 LOOPS: dict[str, dict[str, Any]] = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_around import HEADS, POSITIONS, WIDTH, Call, check, freeze
 from torch_loops import MODELS, VOCAB, Loop, T, assert_oracle_agrees, labels, tokens
+from torch_one_layer import HEADS, POSITIONS, WIDTH, Call, check, freeze
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 nn, F = torch.nn, torch.nn.functional

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hugging_face_loops import PAD, gpt2, lora, padded_ids, transformers
+from torch_loops import assert_same_run
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
 from adamshap.torch import Attribution  # noqa: E402
@@ -94,14 +95,6 @@ def by_hand(training: Training, batches: list[dict[str, Any]], bf16: bool) -> An
     return attribution.result()
 
 
-def assert_same(got: Any, expected: Any) -> None:
-    assert np.array_equal(got.scores, expected.scores)
-    assert np.array_equal(got.sgd_scores, expected.sgd_scores)
-    assert np.array_equal(got.seen, expected.seen)
-    assert np.array_equal(got.history["factor"], expected.history["factor"])
-    assert all(np.array_equal(p, expected.params[name]) for name, p in got.params.items())
-
-
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "gpt2": (gpt2, {}),
     "evaluation in between": (gpt2, {"eval_strategy": "steps", "eval_steps": 2, "eval_dataset": rows(3)}),
@@ -124,7 +117,7 @@ def test_a_trainer_is_scored_as_the_loop_by_hand(case: str, tmp_path: Path) -> N
     batches = [one for one in training.collator.batches if "sample_index" in one]
     if "numbered" in case:  # those of evaluation came in between, and have three rows
         batches = [one for one in batches if len(one["labels"]) == 2]
-    assert_same(got, by_hand(Training(tmp_path, build), batches, settings.get("bf16", False)))
+    assert_same_run(got, by_hand(Training(tmp_path, build), batches, settings.get("bf16", False)))
     assert got.seen.sum() == 18
     assert case == "lora" or np.all(got.history["factor"] < 1)  # clipped in each step
 
@@ -135,7 +128,7 @@ def test_a_resumed_training_ends_with_the_same_scores(tmp_path: Path) -> None:
     whole = Training(tmp_path, build, **settings).run()
     checkpoint = tmp_path / "checkpoint-2"
     assert (checkpoint / "attribution.pt").is_file()
-    assert_same(Training(tmp_path, build).run(resume_from_checkpoint=str(checkpoint)), whole)
+    assert_same_run(Training(tmp_path, build).run(resume_from_checkpoint=str(checkpoint)), whole)
 
     checkpoint.rename(tmp_path / "kept")
     elsewhere = Training(tmp_path / "new", build)
@@ -143,7 +136,7 @@ def test_a_resumed_training_ends_with_the_same_scores(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         elsewhere.run(resume_from_checkpoint=str(tmp_path / "kept"))
     elsewhere.callback._resume_from = tmp_path / "kept"
-    assert_same(elsewhere.run(resume_from_checkpoint=str(tmp_path / "kept")), whole)
+    assert_same_run(elsewhere.run(resume_from_checkpoint=str(tmp_path / "kept")), whole)
 
 
 def test_a_trainer_is_left_as_it_was(tmp_path: Path) -> None:
@@ -213,6 +206,12 @@ def test_settings_that_need_a_card_are_refused(settings: dict[str, Any], message
     callback = AttributionCallback(validation=lambda: None, n_samples=N)  # type: ignore[arg-type,return-value]
     with pytest.raises(ValueError, match=message):
         callback.on_train_begin(SimpleNamespace(**settings), SimpleNamespace(), None)
+
+
+@pytest.mark.parametrize("options", [{"contraction": "forward"}, {"verify_ghost": True}, {"recompute": True}])
+def test_options_with_a_function_for_each_batch_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: got .*; needs an Attribution in a loop of your own"):
+        AttributionCallback(validation=lambda: torch.zeros(()), n_samples=N, **options)
 
 
 def test_a_data_set_without_a_length_is_refused() -> None:

@@ -349,3 +349,18 @@ def assert_oracle_agrees(loop: Loop, steps: int = 3, n: int = 5, scheduler: Any 
             assert np.all(np.abs((got - old)[index] - expected) <= CLOSE * size)
             assert np.all((got - old)[~seen] == 0)
         before = run.scores, run.sgd_scores
+
+
+def assert_same_run(got: Any, expected: Any) -> None:
+    """Assert that scores, counts, factors and parameters of two runs are the same, bit for bit."""
+    assert np.array_equal(got.scores, expected.scores)
+    assert np.array_equal(got.sgd_scores, expected.sgd_scores)
+    assert np.array_equal(got.seen, expected.seen)
+    assert np.array_equal(got.history["factor"], expected.history["factor"])
+    assert all(np.array_equal(p, expected.params[name]) for name, p in got.params.items())
+
+
+def freeze_some(model: Any) -> None:
+    """Freeze a whole layer of `perceptron`, a weight without its bias, and a bias without its weight."""
+    for p in (*model[2].parameters(), model[4].weight, model[0].bias):
+        p.requires_grad_(False)

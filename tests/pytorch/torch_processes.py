@@ -5,7 +5,7 @@ import pickle
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -328,7 +328,8 @@ def without_a_gradient(shard: Shard) -> None:
 
 
 def other_settings(shard: Shard) -> None:
-    shard.loop.attribution._check_every += shard.rank
+    attribution = shard.loop.attribution
+    attribution._settings = replace(attribution._settings, check_every=attribution._settings.check_every + shard.rank)
     shard.step(1)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adamshap.torch.bench_against import ghostsuite_step
-from adamshap.torch.bench_model import Sizes, build, loss_of, tokens_of
+from adamshap.torch.bench.against import ghostsuite_step
+from adamshap.torch.bench.model import Sizes, build, loss_of, tokens_of
 
 __all__ = ["SMALL", "TINY", "Sizes", "attach_ghostsuite", "build", "loss_of", "seconds_of", "step_of", "tokens_of"]
 

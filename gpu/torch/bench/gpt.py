@@ -15,10 +15,10 @@ import torch
 
 from adamshap.gpu.bench_timing import milliseconds, quartiles, timed_rounds
 from adamshap.gpu.threads import cpu_threads
-from adamshap.torch.bench_against import QUANTITIES, refuse_absent, step_of_peer
-from adamshap.torch.bench_loop import Loop
-from adamshap.torch.bench_memory import peak_mib
-from adamshap.torch.bench_model import Sizes, build
+from adamshap.torch.bench.against import QUANTITIES, refuse_absent, step_of_peer
+from adamshap.torch.bench.loop import Loop
+from adamshap.torch.bench.memory import peak_mib
+from adamshap.torch.bench.model import Sizes, build
 
 __all__ = ["CASES", "GptCase", "measure_gpt", "show_gpt"]
 
@@ -63,7 +63,7 @@ def measure_gpt(
     estimator : dict, optional
         Slope and gradient to time; None is those of `ESTIMATORS`.
     peer : str, optional
-        One of `bench_against.PEERS`, timed with our scores on a model without tied parameters.
+        One of `against.PEERS`, timed with our scores on a model without tied parameters.
     checkout : Path, optional
         GhostSuite's.
     threads : int, optional

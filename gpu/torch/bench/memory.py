@@ -1,4 +1,4 @@
-"""The peak memory of some training steps, in a process of its own: ``python -m adamshap.torch.bench_memory JSON``.
+"""The peak memory of some training steps, in a process of its own: ``python -m adamshap.torch.bench.memory JSON``.
 
 The largest resident set of a process only grows. It is read before the steps, when everything is imported and compiled,
 and after them.
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adamshap.torch.bench_loop import Loop
-from adamshap.torch.bench_model import Sizes
+from adamshap.torch.bench.loop import Loop
+from adamshap.torch.bench.model import Sizes
 
 __all__ = ["peak_mib"]
 
@@ -32,7 +32,7 @@ def peak_mib(sizes: Sizes, n_val: int, options: dict[str, Any] | None, threads: 
     threads : int
     """
     settings = {"sizes": dataclasses.asdict(sizes), "n_val": n_val, "options": options, "threads": threads}
-    command = [sys.executable, "-m", "adamshap.torch.bench_memory", json.dumps(settings)]
+    command = [sys.executable, "-m", "adamshap.torch.bench.memory", json.dumps(settings)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

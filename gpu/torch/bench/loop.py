@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adamshap.gpu.backend import Place
 from adamshap.torch.attribution import Attribution
-from adamshap.torch.bench_model import Model, Sizes, build, loss_of
+from adamshap.torch.bench.model import Model, Sizes, build, loss_of
 
 __all__ = ["Clock", "Loop"]
 

@@ -15,7 +15,7 @@ D, P    ``direction``    direction, by parameter
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,13 @@ from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, Estimator, refuse
 from adamshap.torch.backward import differentiated
-from adamshap.torch.check import LOOSE, UNITS, Comparison, common_factor
-from adamshap.torch.closures import losses_of, refuse_interaction, with_outputs
-from adamshap.torch.derivatives import Along, Derivatives
-from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.hooks import Hooks
+from adamshap.torch.checks.factor import LOOSE, UNITS, Comparison, common_factor
+from adamshap.torch.forward_mode.closures import losses_of, refuse_interaction, with_outputs
+from adamshap.torch.forward_mode.derivatives import Along, Derivatives
 from adamshap.torch.memory import array_of
+from adamshap.torch.passes import StepPasses
 
 __all__ = ["ForwardStep", "GradientHooks", "refuse_slope", "step_of"]
 
@@ -68,7 +70,7 @@ def refuse_slope(estimator: Estimator) -> None:
     """Refuse a slope that needs Σ_i x_i², which no derivative of the losses gives."""
     if estimator.slope == "random_order" and estimator.contraction == "forward":
         got = f"{estimator.slope!r} with contraction 'forward', which needs Σ x_i² of parameters without captures"
-        refuse("slope", got, "'sgd', 'frozen', 'linearized', 'tangent' or 'secant'")
+        refuse("slope", got, "'secant', the nearest to it; or 'tangent', 'linearized', 'frozen', 'sgd'")
 
 
 @dataclass
@@ -91,6 +93,8 @@ class ForwardStep:
         Largest estimated error of a score so far, over the largest score of its direction.
     calls : int
         Number of forward passes before the step.
+    noise : dict of float
+        Norm of the rounding error of Σ_i ∇ℓ_i by parameter, where the step is checked.
     """
 
     derivatives: Derivatives
@@ -101,6 +105,7 @@ class ForwardStep:
     factor: float | None = None
     error: float = 0.0
     calls: int = 0
+    noise: dict[str, float] = field(default_factory=dict)
 
     @property
     def history(self) -> dict[str, float]:
@@ -170,33 +175,21 @@ def _dot(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 
 
 def step_of(
-    backend: Backend,
-    derivatives: Derivatives,
-    blocks: Sequence[Block],
-    named: Mapping[str, torch.nn.Parameter],
-    gradients: Mapping[str, Array],
-    modules: Mapping[str, list[str]],
-    number: int,
-    *,
-    checked: bool,
+    backend: Backend, derivatives: Derivatives, passes: StepPasses, modules: Mapping[str, list[str]]
 ) -> ForwardStep:
-    """Return the step, after the check of its gradients if it is `checked`.
+    """Return the step, after the check of its gradients if it is due.
 
     Parameters
     ----------
     backend : Backend
     derivatives : Derivatives
-    blocks : sequence of Block
-    named : dict of parameters
-    gradients : dict of arrays
+    passes : StepPasses
     modules : dict
         Modules that have a parameter, by its name, for messages.
-    number : int
-        Of the step.
-    checked : bool
     """
-    step = ForwardStep(derivatives, tuple(blocks), named, gradients, number, calls=derivatives.calls)
-    if not checked:
+    named, gradients, number = passes.named, passes.gradients, passes.number
+    step = ForwardStep(derivatives, passes.blocks, named, gradients, number, calls=derivatives.calls)
+    if not passes.checked:
         return step
     derivatives.calls += 1
     parts = [_gradients(block, derivatives.model, named) for block in step.blocks]
@@ -208,6 +201,7 @@ def step_of(
             x, noise = part[name]
             total += x
             error += UNITS * noise + unit / 2 * float(xp.linalg.norm(x.ravel()))
+        step.noise[name] = error
         compared.append(Comparison.of(backend, name, gradient.astype(np.float64), total, error))
     step.factor = common_factor(compared, backend, modules, number, (FEW, MANY))
     return step

@@ -22,8 +22,10 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.scores import Rerun
 from adamshap.reference.contract import TWO_TERM, Estimator, refuse, shown
-from adamshap.torch.check import UNITS, size_of
-from adamshap.torch.hooks import Block, Hooks
+from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.hooks import Hooks
+from adamshap.torch.checks.factor import UNITS
+from adamshap.torch.checks.gradients import size_of
 from adamshap.torch.random_state import RandomState, random_state, replayed
 
 __all__ = ["Recomputation", "check_again"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adamshap.reference.contract import refuse
-from adamshap.torch.bench_model import Model, loss_of
+from adamshap.torch.bench.model import Model, loss_of
 
 __all__ = ["PEERS", "QUANTITIES", "ghostsuite_step", "refuse_absent", "step_of_peer"]
 

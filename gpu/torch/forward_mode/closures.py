@@ -1,18 +1,19 @@
 """The losses of a block's samples, from the user's own function, with the random numbers of the block's own pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 
-from adamshap.reference.contract import check_callable, refuse
+from adamshap.reference.contract import check_callable, refuse, shown
 from adamshap.torch.backward import differentiated
-from adamshap.torch.hooks import BATCH_NORMS, Block
+from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.hooks import BATCH_NORMS
 from adamshap.torch.random_state import replayed
-from adamshap.torch.validation import undisturbed
+from adamshap.torch.undisturbed import undisturbed
 
-__all__ = ["check_losses", "losses_of", "refuse_interaction", "with_outputs"]
+__all__ = ["check_losses", "losses_of", "refuse_functions_of_blocks", "refuse_interaction", "with_outputs"]
 
 
 def check_losses(losses: object, *, needed: bool) -> None:
@@ -22,6 +23,14 @@ def check_losses(losses: object, *, needed: bool) -> None:
     elif needed:
         needs = "a function that returns the losses of the block's samples: samples(index, losses=lambda: …)"
         refuse("losses", None, f"{needs}, for contraction 'forward' and verify_ghost")
+
+
+def refuse_functions_of_blocks(options: Mapping[str, object]) -> None:
+    """Refuse, for a loop that is not the user's own, options for which each `samples` takes a function."""
+    for name, value in (("contraction", "forward"), ("verify_ghost", True), ("recompute", True)):
+        if options.get(name) == value:
+            needs = "an Attribution in a loop of your own, where samples(index, …) takes a function for each batch"
+            refuse(name, shown(value), needs)
 
 
 def losses_of(block: Block, model: nn.Module) -> torch.Tensor:
@@ -75,33 +84,39 @@ def _is_count(args: object) -> bool:
 
 
 def refuse_interaction(losses: torch.Tensor, outputs: list[tuple[str, nn.Module, torch.Tensor]]) -> None:
-    """Refuse a first sample's loss that depends on the parts of several samples in a module's output, or of another.
+    """Refuse losses of the first and the last sample that depend on parts of other samples in a module's output.
 
     The samples may lie along any axis, of length n, or of a multiple of n where positions are flattened into it. Along
-    one of these axes, the derivative of the first sample's loss must be 0 in the places of all samples but one.
+    one of these axes, the derivative of a sample's loss must be 0 in the places of all samples but one. Two samples, as
+    a sample on which all others depend interacts with none in its own loss.
     """
     n = len(losses)
     if n == 1 or not outputs:
         return
-    gradients = differentiated("losses()", losses[0], [one for *_, one in outputs], retain_graph=True)
-    seen = set()
-    for (path, module, _), gradient in reversed(list(zip(outputs, gradients, strict=True))):
-        if gradient is None:
-            continue
-        axes = [axis for axis, length in enumerate(gradient.shape) if length and length % n == 0]
-        parts = [_parts(gradient.movedim(axis, 0).flatten(1).any(1), n) for axis in axes]
-        fewest = min((one for some in parts for one in some), key=len)
-        if len(fewest) > 1:
-            got = f"{type(module).__name__} with an output of which the first sample's loss needs other samples' parts"
-            needs = (
-                f"samples that do not interact; if the {n} entries of an axis are no samples, such as positions that"
-                " all samples share, a batch of another size"
-            )
-            refuse(f"model module {path!r}", got, needs)
-        seen |= {place for some in parts for one in some if len(one) == 1 for place in one}
-    if seen and 0 not in seen:
-        got = f"losses of which the first depends on row {min(seen)} of the model's layers alone"
-        refuse("losses()", got, "the losses in the order of `index`, of the same rows as the inputs")
+    for row, which in ((0, "first"), (n - 1, "last")):
+        gradients = differentiated("losses()", losses[row], [one for *_, one in outputs], retain_graph=True)
+        seen = set()
+        for (path, module, _), gradient in reversed(list(zip(outputs, gradients, strict=True))):
+            if gradient is not None:
+                seen |= _places_of(gradient, n, path, module, which)
+        if seen and row not in seen:
+            got = f"losses of which the {which} depends on row {min(seen)} of the model's layers alone"
+            refuse("losses()", got, "the losses in the order of `index`, of the same rows as the inputs")
+
+
+def _places_of(gradient: torch.Tensor, n: int, path: str, module: nn.Module, which: str) -> set[int]:
+    """Return the sample of n, along any axis, in whose place the gradient of one loss is not 0; refuse several."""
+    axes = [axis for axis, length in enumerate(gradient.shape) if length and length % n == 0]
+    parts = [_parts(gradient.movedim(axis, 0).reshape(gradient.shape[axis], -1).any(1), n) for axis in axes]
+    fewest = min((one for some in parts for one in some), key=len)
+    if len(fewest) > 1:
+        got = f"{type(module).__name__} with an output of which the {which} sample's loss needs other samples' parts"
+        needs = (
+            f"samples that do not interact; if the {n} entries of an axis are no samples, such as positions that"
+            " all samples share, a batch of another size"
+        )
+        refuse(f"model module {path!r}", got, needs)
+    return {place for some in parts for one in some if len(one) == 1 for place in one}
 
 
 def _parts(places: torch.Tensor, n: int) -> tuple[list[int], list[int]]:

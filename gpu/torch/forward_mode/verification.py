@@ -1,7 +1,9 @@
 """The second opinion of ``verify_ghost``: ⟨P, x_i⟩ of captures against the derivative of the samples' losses along P.
 
 Both are f x_i contracted with the same P, so that every sample is compared, which the sum Σ_i x_i of the self-check
-cannot do. They differ by rounding, of some u ‖P‖ ‖x_i‖ for each use of parameters, and by the error of differences.
+cannot do. They differ by the rounding of the contraction, of some u ‖P‖ ‖x_i‖ for each use of parameters; by that of
+the passes, which a deep model amplifies: ‖P‖ times what backward passes of other scales differ by; and by the error of
+differences.
 
 ======  ===============  ==================================================
 paper   name             meaning
@@ -21,10 +23,11 @@ from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.scores import contract
 from adamshap.reference.contract import TWO_TERM, Array, Estimator, refuse
-from adamshap.torch.check import UNITS
-from adamshap.torch.forward import ForwardStep
+from adamshap.torch.captures.roundoff import Roundoff
+from adamshap.torch.checks.factor import UNITS
+from adamshap.torch.forward_mode.step import ForwardStep
 
-__all__ = ["Verification", "refuse_unverifiable"]
+__all__ = ["Verification", "refuse_low_dtypes", "refuse_unverifiable"]
 
 
 def refuse_unverifiable(estimator: Estimator) -> None:
@@ -34,6 +37,14 @@ def refuse_unverifiable(estimator: Estimator) -> None:
     if estimator.slope == TWO_TERM:
         needs = "another slope: the second term, in sign(x) √|x|, is no derivative of the loss"
         refuse("verify_ghost", f"True with slope {estimator.slope!r}", needs)
+
+
+def refuse_low_dtypes(roundoffs: Mapping[str, Roundoff]) -> None:
+    """Refuse captures that autocast rounded to a low dtype, which would differ from the losses' derivatives by that."""
+    for name, roundoff in roundoffs.items():
+        if roundoff.result:
+            needs = "a loop without autocast for the comparison; with it, the self-check alone"
+            refuse("verify_ghost", f"a gradient of {name!r} in bfloat16 or float16, of autocast", needs)
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,8 @@ class Verification:
                 length = math.hypot(*(float(xp.linalg.norm(direction[name].reshape(-1))) for name in use.names))
                 sizes[rows] += length * use.row_norms(xp)
         ghost, forward, size = (backend.host(one).astype(np.float64) for one in (by_captures, by_losses, sizes))
-        allowed = unit * self.factor * size + 2 * self.forward.error * abs(forward).max()
+        passes = sum(error * float(xp.linalg.norm(direction[name])) for name, error in self.forward.noise.items())
+        allowed = self.factor * (unit * size + passes) + 2 * self.forward.error * abs(forward).max()
         self._compare(self.factor * ghost, forward, allowed)
         out += by_losses
 

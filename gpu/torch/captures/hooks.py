@@ -3,102 +3,31 @@
 A hook only hands arrays over: the input and the gradient of the output stay PyTorch's own memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import nn
 
-from adamshap.gpu.captures import Capture, Captures
-from adamshap.reference.contract import Array, refuse
-from adamshap.torch.axes import axes_of
-from adamshap.torch.forwards import replaced_forwards
+from adamshap.reference.contract import refuse
+from adamshap.torch.backward import is_accumulated, is_hidden
+from adamshap.torch.captures.axes import axes_of
+from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.copies import OfThisModule
+from adamshap.torch.captures.forwards import replaced_forwards
+from adamshap.torch.captures.roundoff import roundoff_of
+from adamshap.torch.captures.rows import attach_rows, first_tensor
 from adamshap.torch.layers.registry import LAYERS, Function, Layer, Use, layer_of, refuse_module
 from adamshap.torch.layers.rewrites import REWRITES
 from adamshap.torch.memory import HALVES, at_work, memory_of
-from adamshap.torch.random_state import RandomState
-from adamshap.torch.roundoff import Roundoff, roundoff_of
-from adamshap.torch.rows import attach_rows, first_tensor
 
-__all__ = ["Block", "Hooks"]
+__all__ = ["BATCH_NORMS", "Hooks"]
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
-
-
-@dataclass(eq=False)
-class Block:
-    """The captures between the beginning and the end of one ``with attribution.samples(index)``.
-
-    Parameters
-    ----------
-    index : int array (n,)
-        The samples.
-    versions : dict of int
-        The parameters' version counters at the beginning: PyTorch counts edits in place.
-    uses : list of Capture
-        The captures so far.
-    inputs : list of (str, tensor, int)
-        Each use's module and input, whose memory the captures share, and its version counter then.
-    probed : bool
-        Whether the pass is tested for samples that interact.
-    squares : bool
-        Whether an embedding had n sequences of n ids.
-    modes : tuple of bool, or None
-        Whether each module was in training mode at the end; None before it.
-    outputs : list of (str, module, tensor, int)
-        Outputs of uses, each with its axis of samples, which the test for samples that interact needs.
-    roundoffs : dict of Roundoff
-        Of each parameter's gradient.
-    streams : set of int
-        The streams of a card on which gradients came back.
-    losses : callable, optional
-        The user's function that returns the samples' losses.
-    random : RandomState, optional
-        PyTorch's random state at the beginning, with `losses`.
-    reached : set of str
-        The parameters that a backward pass gave a gradient.
-    reduce : callable, optional
-        Function that takes each capture as it comes, in place of `uses` and `inputs`.
-    calls : dict of int
-        Number of calls of modules with each parameter.
-    """
-
-    index: Array
-    versions: Mapping[str, int]
-    uses: list[Capture] = field(default_factory=list)
-    inputs: list[tuple[str, torch.Tensor, int]] = field(default_factory=list)
-    probed: bool = False
-    squares: bool = False
-    modes: tuple[bool, ...] | None = None
-    outputs: list[tuple[str, nn.Module, torch.Tensor, int]] = field(default_factory=list)
-    roundoffs: dict[str, Roundoff] = field(default_factory=dict)
-    streams: set[int] = field(default_factory=set)
-    losses: Callable[[], torch.Tensor] | None = None
-    random: RandomState | None = None
-    reached: set[str] = field(default_factory=set)
-    reduce: Callable[[Capture], None] | None = None
-    calls: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return len(self.index)
-
-    @property
-    def captures(self) -> Captures:
-        """The captures of its backward passes."""
-        return Captures(tuple(self.uses))
-
-    def add(self, uses: Iterable[Capture]) -> None:
-        """Add captures."""
-        if self.reduce is None:
-            self.uses += uses
-            return
-        for use in uses:
-            self.reduce(use)
 
 
 class Hooks:
@@ -143,7 +72,7 @@ class Hooks:
         except BaseException:
             self.remove()
             raise
-        self._handles.append(model.register_forward_hook(self._probe))
+        self._handles.append(model.register_forward_hook(OfThisModule(self._probe)))
         named = {id(p): p for p in model.parameters()}
         for key, name in names.items():
             self._handles.append(named[key].register_post_accumulate_grad_hook(partial(self._accumulated, name)))
@@ -178,8 +107,10 @@ class Hooks:
         if layer.channels and own and axis == 1:
             needs = f"samples_axis={{{path!r}: 0}}, if its input has the samples first, as channels come second"
             refuse_module(module, path, "samples along axis 1, as the module around it", needs)
-        before = module.register_forward_pre_hook(partial(self._before, path, own), with_kwargs=True)
-        after = module.register_forward_hook(partial(self._after, path, own, layer), with_kwargs=True)
+        before = module.register_forward_pre_hook(OfThisModule(partial(self._before, path, own)), with_kwargs=True)
+        after = module.register_forward_hook(  # before other hooks, which may return another output
+            OfThisModule(partial(self._after, path, own, layer)), with_kwargs=True, prepend=True
+        )
         self._handles += [before, after]
 
     def remove(self) -> None:
@@ -187,6 +118,11 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def refuse_detached(self) -> None:
+        """Refuse samples after `remove`, which nobody would score."""
+        if not self._handles:
+            refuse("attribution.samples", "a call after detach()", "a new Attribution")
 
     @contextmanager
     def open(self, block: Block) -> Iterator[None]:
@@ -256,14 +192,20 @@ class Hooks:
         for name in use.names.values():
             block.calls[name] = block.calls.get(name, 0) + 1
         use = replace(use, a=use.a.movedim(axis, 0))
-        output.register_hook(partial(self._received, block, captures, use, axis))
+        output.register_hook(partial(self._received, block, captures, use, axis, is_hidden(output)))
 
-    def _received(self, block: Block, captures: Function, use: Use, axis: int, b: torch.Tensor) -> None:
-        """Add the captures of one use to its block."""
+    def _received(self, block: Block, captures: Function, use: Use, axis: int, hidden: bool, b: torch.Tensor) -> None:
+        """Add the captures of one use to its block; the graph of one that is `hidden` does not have its parameters."""
         if Hooks.probing:
             return
         if self.block is not block:  # `_accumulated` notes it
             return
+        names = {
+            local: name for local, name in use.names.items() if hidden or is_accumulated(attrgetter(local)(use.module))
+        }
+        if not names:
+            return
+        use = replace(use, names=names)
         if block.reduce is None:
             block.inputs.append((use.path, use.a, use.a._version))
         block.streams.add(memory_of(b.device).stream(b.device))
@@ -274,10 +216,11 @@ class Hooks:
             block.add(captures(as_computed(use, b.detach().movedim(axis, 0))))
 
     def _probe(self, model: nn.Module, args: Any, output: Any) -> None:
-        """Refuse a model whose first sample's output depends on other rows of a module's output.
+        """Refuse a model in which a sample's output depends on other rows of a module's output.
 
-        One more backward pass, from a random direction of that output: its gradient is exactly 0 in all other rows,
-        unless samples interact, or the first axis is not theirs.
+        A backward pass from a random direction of the first sample's output, and one of the last's: each gradient is
+        exactly 0 in all other rows, unless samples interact, or the first axis is not theirs. Two, as an output that
+        depends on the first row in all samples does not show in the first one's.
         """
         block = self.block
         if block is None or not block.outputs:
@@ -287,20 +230,29 @@ class Hooks:
         found = first_tensor(output, block.n, axis)
         if found is None or block.n == 1:
             return
-        found = found.movedim(axis, 0)
+        for row in (0, block.n - 1):
+            self._probe_row(row, found.movedim(axis, 0), outputs)
+
+    def _probe_row(
+        self, row: int, found: torch.Tensor, outputs: list[tuple[str, nn.Module, torch.Tensor, int]]
+    ) -> None:
+        """Refuse a row of the model's output that depends on other rows of a module's output."""
         generator = torch.Generator().manual_seed(0)
-        first = found[0] * torch.randn(found[0].shape, generator=generator).to(found)
+        one = found[row] * torch.randn(found[row].shape, generator=generator).to(found)
         Hooks.probing = True
         try:
             with torch.enable_grad():
                 tensors = [tensor for _, _, tensor, _ in outputs]
-                gradients = torch.autograd.grad(first.sum(), tensors, retain_graph=True, allow_unused=True)
+                gradients = torch.autograd.grad(one.sum(), tensors, retain_graph=True, allow_unused=True)
         except RuntimeError:  # reentrant checkpointing has no autograd.grad
             return
         finally:
             Hooks.probing = False
         for (path, module, _, axis), gradient in reversed(list(zip(outputs, gradients, strict=True))):
-            if gradient is not None and gradient.movedim(axis, 0)[1:].any():
+            if gradient is None:
+                continue
+            rows = gradient.movedim(axis, 0)
+            if rows[:row].any() or rows[row + 1 :].any():
                 got = f"{type(module).__name__} with rows of which other samples' outputs depend"
                 along = "first" if axis == 0 else "second"
                 needs = f"samples along the {along} axis of its input, which do not interact, or another `samples_axis`"
@@ -361,8 +313,10 @@ def _refuse_uncovered(module: nn.Module, path: str, names: list[str]) -> NoRetur
     refuse(
         f"model parameter {names[0]!r}",
         f"a parameter of {where}, a module of class {kind}, which has no captures",
-        f"modules of {known} (for learned positions, also a parameter of shape (1, T, d)); a function for {kind}"
-        " registered by adamshap.torch.register; or a frozen parameter (requires_grad_(False)), which is left out",
+        f"contraction='forward', for any modules and parameters, with a slope such as 'secant' and the samples' losses"
+        f" in samples(index, losses=…); or a function for {kind} registered by adamshap.torch.register; or a frozen"
+        " parameter (requires_grad_(False)), which is left out; or, of exactly these classes, modules of"
+        f" {known} (for learned positions, also a parameter of shape (1, T, d))",
     )
 
 
@@ -372,7 +326,8 @@ def _refuse_training_mode(module: nn.Module, path: str) -> None:
         refuse(
             f"model module {path!r}",
             f"{type(module).__name__} {mode}, where samples of a batch interact",
-            "eval mode with running statistics (module.eval()), or GroupNorm or LayerNorm in its place",
+            "eval mode with running statistics: .eval() of each batch norm, after each model.train(), once these"
+            " are trained; or GroupNorm or LayerNorm in its place",
         )
 
 

@@ -5,31 +5,21 @@ that the module uses them so: its output is the same with the parameter itself (
 first sample's output depends on the first row alone (`Hooks`), unlike where rows meet another axis.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
-from adamshap.gpu.captures import Capture, Dense
+from adamshap.gpu.captures import Dense
 from adamshap.reference.contract import refuse
+from adamshap.torch.backward import is_accumulated
+from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.copies import OfThisModule
 from adamshap.torch.memory import array_of
 from adamshap.torch.random_state import RandomState, random_state, replayed
 
 __all__ = ["attach_rows", "first_tensor"]
-
-
-class Block(Protocol):
-    """The parts of a `hooks.Block` that are used here."""
-
-    probed: bool
-
-    def add(self, uses: Iterable[Capture]) -> None:
-        """Add captures."""
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
 
 
 class Hooks(Protocol):
@@ -51,15 +41,17 @@ def attach_rows(hooks: Hooks, module: nn.Module, path: str, own: Mapping[str, st
         begun[:] = [random_state()] if block.probed else []
         for local, name in own.items():
             p: Any = module._parameters[local]
+            if not p.requires_grad:  # frozen since the attribution began
+                continue
             kept[local] = p
             rows = p.expand(block.n, *p.shape[1:])
-            rows.register_hook(lambda b, name=name: received(block, name, b))
+            rows.register_hook(lambda b, name=name, p=p: received(block, name, p, b))
             if block.probed:
                 block.outputs.append((path, module, rows, 0))
             module._parameters[local] = rows
 
-    def received(block: Block, name: str, b: torch.Tensor) -> None:
-        if hooks.block is block and not hooks.probing:
+    def received(block: Block, name: str, p: torch.Tensor, b: torch.Tensor) -> None:
+        if hooks.block is block and not hooks.probing and is_accumulated(p):
             block.add((Dense(name, array_of(b[:, None])),))
 
     def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -71,8 +63,8 @@ def attach_rows(hooks: Hooks, module: nn.Module, path: str, own: Mapping[str, st
             _refuse_other_output(hooks, module, path, own, begun.pop(), (args, kwargs), output)
 
     return [
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(after, with_kwargs=True, always_call=True),
+        module.register_forward_pre_hook(OfThisModule(before), with_kwargs=True),
+        module.register_forward_hook(OfThisModule(after), with_kwargs=True, always_call=True),
     ]
 
 

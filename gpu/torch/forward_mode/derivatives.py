@@ -26,9 +26,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adamshap.gpu.forward_mode import best_move, central_difference
 from adamshap.reference.contract import Array, refuse
-from adamshap.torch.check import UNITS
-from adamshap.torch.closures import losses_of
-from adamshap.torch.hooks import Block
+from adamshap.torch.captures.block import Block
+from adamshap.torch.checks.factor import UNITS
+from adamshap.torch.forward_mode.closures import losses_of
 from adamshap.torch.memory import tensor_of
 
 __all__ = ["Along", "Derivatives"]

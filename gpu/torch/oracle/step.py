@@ -19,7 +19,7 @@ from adamshap.reference.contract import (
     shown,
 )
 from adamshap.torch.optimizer import adam_of, check_optimizer, trainable
-from adamshap.torch.own_model import Losses, OwnModel, numbers
+from adamshap.torch.oracle.own_model import Losses, OwnModel, numbers
 
 __all__ = ["torch_step"]
 

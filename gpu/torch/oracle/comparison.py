@@ -41,8 +41,8 @@ from adamshap.reference.game import exact_game, marginals, sampled_shapley_value
 from adamshap.reference.models import sample_gradients
 from adamshap.reference.scoring import dot_products, part_of, terms_of
 from adamshap.reference.validation import validation_gradients
-from adamshap.torch.oracle import torch_step
-from adamshap.torch.own_model import Losses
+from adamshap.torch.oracle.own_model import Losses
+from adamshap.torch.oracle.step import torch_step
 
 __all__ = ["Fidelity", "fidelity"]
 

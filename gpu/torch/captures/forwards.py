@@ -23,6 +23,10 @@ class Replaced:
         self.module = module
         self.listeners: list[Listener] = []
 
+    def __reduce__(self) -> tuple[Any, tuple[nn.Module]]:
+        """Copies of the module are not listened to."""
+        return Replaced, (self.module,)
+
     @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the module's output; compiled code would leave out the hooks of gradients that nothing else needs."""

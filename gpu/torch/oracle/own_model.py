@@ -12,8 +12,7 @@ n       ``Samples.count``   number of samples
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,6 +21,7 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 from adamshap.reference.contract import Array, Batch, Function, Params, refuse, shown
+from adamshap.torch.random_state import put_back
 
 __all__ = ["Losses", "OwnModel", "Samples", "in_double", "numbers"]
 
@@ -112,7 +112,7 @@ class OwnModel:
         """Return the gradient of each sample's loss, (n, …) by parameter."""
         samples, index = self._which(batch)
         tensors = self._tensors(params)
-        with _random_numbers_kept(self._device):
+        with put_back():
             found = self._each_gradient(tensors, samples, index)
             self._refuse_other_sum(tensors, samples, index, found)
         return found
@@ -190,7 +190,7 @@ class OwnModel:
     def _samples(self, name: str, params: Mapping[str, torch.Tensor], losses: Losses, data: Any) -> Samples:
         """Return the samples, whose losses must be the same from call to call, and in any part of the batch."""
         data = in_double(data)
-        with torch.no_grad(), _random_numbers_kept(self._device):
+        with torch.no_grad(), put_back():
             found = self._run(params, Samples(name, losses, data, 0), data)
         count = len(found) if isinstance(found, torch.Tensor) and found.ndim == 1 else 0
         samples = Samples(name, losses, data, count)
@@ -198,7 +198,7 @@ class OwnModel:
             refuse(name, "no sample", "at least one")
         if not np.isfinite(whole).all():
             refuse(f"losses of {name}", "a loss that is not finite", "finite losses", FloatingPointError)
-        with _random_numbers_kept(self._device):
+        with put_back():
             torch.manual_seed(int(torch.randint(2**31, ())))
             again = self._host_losses(params, samples)
         if (i := _first_off(whole, again)) is not None:
@@ -211,7 +211,7 @@ class OwnModel:
         return samples
 
     def _host_losses(self, params: Mapping[str, torch.Tensor], samples: Samples, index: Array | None = None) -> Array:
-        with torch.no_grad(), _random_numbers_kept(self._device):
+        with torch.no_grad(), put_back():
             return _on_host(self._losses(params, samples, index))
 
     def _refuse_interaction(self, name: str, i: int, whole: float, half: float) -> NoReturn:
@@ -228,7 +228,7 @@ class OwnModel:
 
     def _reached(self, params: Mapping[str, torch.Tensor]) -> set[str]:
         """Return the parameters that the losses of the batch depend on: PyTorch leaves the others where they are."""
-        with _random_numbers_kept(self._device):
+        with put_back():
             found = set(self._gradient(params, self.training))
         if not found:
             got = "a function whose losses depend on none of the model's trained parameters"
@@ -294,12 +294,6 @@ def _first_off(one: Array, other: Array, size: float | None = None) -> int | Non
 def _on_host(tensor: torch.Tensor) -> Array:
     array: Array = tensor.detach().cpu().numpy()
     return array
-
-
-@contextmanager
-def _random_numbers_kept(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
 
 
 def _copy_in_double(model: torch.nn.Module) -> Any:

@@ -1,25 +1,42 @@
 """Mistakes of a loop that show before its step is scored: each is refused, with what to do."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from adamshap.reference.contract import Array, refuse, shown
-from adamshap.torch.hooks import Block
+from adamshap.torch.captures.block import Block
 from adamshap.torch.memory import array_of
 
-__all__ = ["checked_index", "gradients_of", "modes_of", "refuse_changes", "refuse_passes", "versions_of"]
+__all__ = [
+    "UsedGradient",
+    "checked_index",
+    "gradients_are_gone",
+    "gradients_of",
+    "modes_of",
+    "refuse_changes",
+    "refuse_closure",
+    "refuse_other_step",
+    "refuse_passes",
+    "refuse_repeats",
+    "versions_of",
+    "versions_of_gradients",
+]
 
 
 def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
     """Return the numbers of samples, of which there are `count`, as integers (n,)."""
-    array = np.asarray(index.detach().cpu() if isinstance(index, torch.Tensor) else index)
+    try:
+        array = np.asarray(index.detach().cpu() if isinstance(index, torch.Tensor) else index)
+    except (ValueError, TypeError):  # of lists of different lengths, or tensors on a card
+        array = np.asarray(None)
     if may_be_empty and array.shape == (0,):
         return np.zeros(0, np.int64)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
-        got = f"{array.dtype} of shape {array.shape}"
+        got = f"{array.dtype} of shape {array.shape}" if array.dtype != object else shown(index)
         refuse("index", got, "the numbers of the batch's samples, integers (n,)", TypeError)
     wrong = array[(array < 0) | (array >= count)]
     if len(wrong):
@@ -30,14 +47,70 @@ def checked_index(index: Any, count: int, may_be_empty: bool = False) -> Array:
     return array.astype(np.int64)
 
 
+def refuse_repeats(index: Array, earlier: Collection[Block]) -> None:
+    """Refuse samples that an earlier block of the step has."""
+    for block in earlier:
+        if len(twice := np.intersect1d(index, block.index)):
+            refuse("index", f"sample {twice[0]} again before the step", "each sample once in a step")
+
+
 def versions_of(named: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return the number of edits in place of each parameter, as PyTorch counts them."""
     return {name: p._version for name, p in named.items()}
 
 
+def versions_of_gradients(named: Mapping[str, torch.Tensor]) -> list[tuple[int, int] | None]:
+    """Return the identity of each gradient and the number of its edits in place."""
+    return [None if p.grad is None else (id(p.grad), p.grad._version) for p in named.values()]
+
+
+def gradients_are_gone(named: Mapping[str, torch.Tensor], left: list[tuple[int, int] | None] | None) -> bool:
+    """Return whether zero_grad() took the gradients away that the last block left, whose versions are `left`.
+
+    Gradients that were 0 then, such as those of samples whose labels are all ignored, have not been taken away.
+    """
+    if any(p.grad is not None and p.grad.any() for p in named.values()):
+        return False
+    return left is None or not any(left) or left != versions_of_gradients(named)
+
+
 def modes_of(model: torch.nn.Module) -> tuple[bool, ...]:
     """Return whether each module is in training mode."""
     return tuple(module.training for module in model.modules())
+
+
+@dataclass(frozen=True)
+class UsedGradient:
+    """The smallest gradient that a step used: an edit of all gradients after the step shows in it.
+
+    Parameters
+    ----------
+    gradient : tensor, optional
+        None, if no parameter has one.
+    version : int
+        Its version counter after the step.
+    """
+
+    gradient: torch.Tensor | None = None
+    version: int = 0
+
+    @classmethod
+    def of(cls, named: Mapping[str, torch.Tensor]) -> "UsedGradient":
+        """Return that of a step which has just been taken."""
+        smallest = min(named.values(), key=lambda p: p.numel() if p.grad is not None else float("inf"))
+        return cls() if smallest.grad is None else cls(smallest.grad, smallest.grad._version)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether it was edited since, other than set to 0."""
+        gradient = self.gradient
+        return gradient is not None and gradient._version != self.version and bool(gradient.any())
+
+
+def refuse_closure(args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a closure, which the optimiser would call between the scores and the step."""
+    if any(one is not None for one in (*args[1:], *kwargs.values())):  # args[0] is the optimiser
+        refuse("optimizer.step", "a closure", "no argument: forward and backward pass before the step")
 
 
 def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, captured: bool) -> None:
@@ -51,8 +124,21 @@ def refuse_passes(blocks: Collection[Block], stray: str | None, step: int, *, ca
     for block in blocks:
         if block.n and not (block.uses if captured else block.reached):
             got = f"samples {shown(block.index.tolist())} without a backward pass"
-            needs = "forward and backward pass inside; of a compiled model, no call before the Attribution began"
+            needs = (
+                "forward and backward pass inside, without torch.func; a compiled model must not be called before the"
+                " Attribution begins"
+            )
             refuse("attribution.samples", got, needs)
+
+
+def refuse_other_step(blocks: Collection[Block], named: Mapping[str, torch.Tensor]) -> None:
+    """Refuse samples whose step the attribution did not see, though their parameters have moved since."""
+    for block in blocks:
+        if moved := [name for name, version in block.versions.items() if named[name]._version != version]:
+            got = f"no step() after samples {shown(block.index.tolist())}, but {moved[0]!r} changed"
+            refuse(
+                "optimizer", got, "the optimiser whose step() the loop calls; no other edits of parameters before it"
+            )
 
 
 def refuse_changes(

@@ -1,0 +1,1 @@
+"""Captures of a PyTorch model's passes: hooks on its modules, and passes that run again instead of keeping captures."""

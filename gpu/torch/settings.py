@@ -1,0 +1,90 @@
+"""The settings of an `Attribution`, checked when it is constructed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from adamshap.reference.contract import Estimator, positive_integer, refuse, shown, true_or_false
+from adamshap.torch.forward_mode.step import refuse_slope
+from adamshap.torch.forward_mode.verification import refuse_unverifiable
+
+__all__ = ["Settings", "check_validation"]
+
+FIRST_CHECKS = 2
+"""Steps at the beginning that are checked in full: a forgotten zero_grad() shows at the second."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of an `Attribution`, as its parameters of these names.
+
+    Parameters
+    ----------
+    estimator : Estimator
+    n_samples : int
+    with_sgd : bool
+    check_every : int
+    recompute : bool
+    verify_ghost : bool
+    """
+
+    estimator: Estimator
+    n_samples: int
+    with_sgd: bool
+    check_every: int
+    recompute: bool
+    verify_ghost: bool
+
+    @classmethod
+    def of(
+        cls,
+        estimator: Estimator,
+        *,
+        n_samples: int,
+        with_sgd: bool,
+        check_every: int,
+        recompute: bool,
+        micro_batch: int | None,
+        verify_ghost: bool,
+    ) -> "Settings":
+        """Return the settings; refuse those that are not supported, also together."""
+        if micro_batch is not None:
+            needs = "None: accumulate in the loop, `samples` around each backward pass, with recompute=True"
+            refuse("micro_batch", shown(micro_batch), needs)
+        refuse_slope(estimator)
+        if verify_ghost := true_or_false("verify_ghost", verify_ghost):
+            refuse_unverifiable(estimator)
+        forward = estimator.contraction == "forward"
+        if (recompute := true_or_false("recompute", recompute)) and (verify_ghost or forward):
+            which = "verify_ghost" if verify_ghost else "contraction 'forward'"
+            refuse("recompute", f"True with {which}", "False: no captures are compared, or there are none")
+        return cls(
+            estimator,
+            positive_integer("n_samples", n_samples),
+            true_or_false("with_sgd", with_sgd),
+            positive_integer("check_every", check_every),
+            recompute,
+            verify_ghost,
+        )
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether each block of samples needs the function of its losses."""
+        return self.verify_ghost or self.estimator.contraction == "forward"
+
+    def checks_after(self, steps: int) -> bool:
+        """Whether the step after so many is checked in full."""
+        return steps < FIRST_CHECKS or steps % self.check_every == 0
+
+    @property
+    def text(self) -> str:
+        """The settings on which the scores depend, which a saved state must share."""
+        return f"{self.estimator}, with_sgd={self.with_sgd}"
+
+
+def check_validation(validation: Callable[[], torch.Tensor]) -> None:
+    """Refuse a missing validation function, or one that is no function."""
+    if not callable(validation):
+        needs = "a function that returns the mean validation loss, called in each step"
+        refuse("validation", shown(validation), needs, TypeError)
