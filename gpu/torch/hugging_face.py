@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
-from transformers import TrainerCallback, default_data_collator
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.training_args import ParallelMode
+
+try:
+    from accelerate.optimizer import AcceleratedOptimizer
+    from transformers import TrainerCallback, default_data_collator
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+    from transformers.training_args import ParallelMode
+except ModuleNotFoundError as error:
+    needs = "transformers and accelerate"
+    raise ImportError(f"adamshap.torch.hugging_face needs {needs} ({error}): pip install 'adamshap[hf]'") from error
 
 from adamshap.reference.contract import Run, refuse
 from adamshap.torch.attribution import Attribution

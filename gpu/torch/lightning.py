@@ -5,7 +5,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+
+try:
+    from lightning.pytorch import Callback
+except ModuleNotFoundError as error:
+    needs = f"Lightning ({error}): pip install 'adamshap[lightning]'"
+    raise ImportError(f"adamshap.torch.lightning needs {needs}") from error
 
 from adamshap.reference.contract import Run, refuse
 from adamshap.torch.attribution import Attribution

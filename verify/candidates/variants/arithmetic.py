@@ -161,12 +161,12 @@ PRODUCTS: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-@numba.vectorize(fastmath={"contract"})  # type: ignore[untyped-decorator]
+@numba.vectorize(fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]
 def _one_minus_square(a: Any) -> Any:
     return type(a)(1) - a * a
 
 
-@numba.vectorize(fastmath={"contract"})  # type: ignore[untyped-decorator]
+@numba.vectorize(fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]
 def fused_root(kappa: Any, q: Any, g: Any) -> Any:
     """Return √(κ + q g²), with fused multiply-add."""
     return math.sqrt(kappa + q * g * g)
