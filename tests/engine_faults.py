@@ -220,14 +220,6 @@ _ADAM = (
     ),
     Fault("point-without-decay-numba", "w[POINT + e] = kept - (", "w[POINT + e] = theta_[e] - (", "scores", "numba"),
     Fault("point-without-decay-cuda", '"point = kept - (', '"point = theta - (', "kernels ops scores", "cuda", CUDA),
-    Fault(
-        "slope-written-before-the-state-is-read-cuda",
-        'WRITE_STATE + ("slope = s * gamma;" if with_gamma else "slope = s;")',
-        '("slope = s * gamma;" if with_gamma else "slope = s;") + WRITE_STATE',
-        "kernels ops",
-        "cuda",
-        CUDA,
-    ),
 )
 
 _SLOPES = (
@@ -1022,23 +1014,23 @@ _IMAGE_LAYERS = (
         "images",
         "convolution",
     ),
-    Fault("padding-on-one-side", "(size + 2 * p - k)", "(size + p - k)", "images", "windows"),
+    Fault("padding-on-one-side", "(size + 2 * p - d", "(size + p - d", "images", "windows"),
     Fault(
         "strides-swapped", "zip(pixel, self.stride, strict", "zip(pixel, self.stride[::-1], strict", "images", "windows"
     ),
     Fault(
         "stride-ignored-in-the-gradient",
-        "self.seen(padded, (i, j), places)",
-        "padded[..., i : i + places[0], j : j + places[1]]",
+        "self.seen(padded, offset, places)",
+        "padded[(..., *(slice(i, i + count) for i, count in zip(offset, places, strict=True)))]",
         "images",
     ),
     Fault(
         "overlapping-windows-overwrite",
-        "pixels += elements[:, i, j].swapaxes(0, 1)",
-        "pixels[...] = elements[:, i, j].swapaxes(0, 1)",
+        "pixels += elements[(slice(None), *offset)].swapaxes(0, 1)",
+        "pixels[...] = elements[(slice(None), *offset)].swapaxes(0, 1)",
         "images",
     ),
-    Fault("gradient-of-the-padding-kept", "down : down + h, across : across + w", ":h, :w", "images"),
+    Fault("gradient-of-the-padding-kept", "(slice(p, p + size) for", "(slice(0, size) for", "images"),
     Fault("gradients-of-images-added-to-the-last", "        padded[...] = 0\n", "", "images"),
     Fault(
         "last-block-of-images-left-out",

@@ -237,9 +237,8 @@ def _fused_step(kind: str, with_spread: bool, with_gamma: bool, with_point: bool
     outputs = ("T new_theta, T new_m, T new_v, " if with_new else "") + "T slope" + (", T point" if with_point else "")
     body = ADAM + (SPREAD if with_spread else "T spread = T(0);") + SLOPES[kind]
     body += "point = kept - ((T(1) - blend) * idle + blend * step);" if with_point else ""
-    body += (WRITE_STATE if with_new else "") + (
-        "slope = s * gamma;" if with_gamma else "slope = s;"
-    )  # last, as it may overwrite g
+    body += WRITE_STATE if with_new else ""
+    body += "slope = s * gamma;" if with_gamma else "slope = s;"
     return cupy.ElementwiseKernel(inputs, outputs, body, f"adamshap_fused_{kind}")
 
 
