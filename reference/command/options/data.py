@@ -1,0 +1,122 @@
+"""Data: which examples to train and validate on, and how to read them."""
+
+from typing import Annotated
+
+import typer
+
+from adamshap.reference.command import datasets, preparation
+from adamshap.reference.command.spelling import Decimal as DecimalMark
+from adamshap.reference.command.table import Missing as HowMissing
+
+PANEL = "Data"
+
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        show_default=False,
+        help="digits, breast_cancer, wine or diabetes; or a file: .npz with the arrays x and y (x may be images);"
+        " .csv or .tsv with a header, or .parquet, with a label column and numbers; or two, x.npy,y.npy.",
+    ),
+]
+
+FlipLabels = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="F",
+        help="Give this share of the training labels, 0 <= F < 1, another class; see if low scores find them.",
+    ),
+]
+
+Label = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="COLUMN",
+        show_default="label",
+        help="The label or target column of a .csv, .tsv or .parquet.",
+    ),
+]
+
+Task = Annotated[
+    datasets.TaskChoice,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="TASK",
+        help="What labels are: classification, regression or auto: then text is classes, fractions in a y (N, k)"
+        " are quantities, and numbers are classes, unless they look like quantities: then you are asked to say.",
+    ),
+]
+
+Valid = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="FILE",
+        show_default="held out from DATA",
+        help="Examples to validate on, in a form that DATA may have; all of DATA is trained on.",
+    ),
+]
+
+ValidFraction = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="F",
+        show_default=str(preparation.VALIDATION_SHARE),
+        help="Share of DATA, of each class, held out for validation, 0 < F < 1.",
+    ),
+]
+
+OneHot = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="COLUMN",
+        show_default="none",
+        help="A column of categories in a .csv, .tsv or .parquet: each becomes a feature COLUMN=CATEGORY of 0 and"
+        " 1. May be given more than once.",
+    ),
+]
+
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="COLUMN",
+        show_default="none",
+        help="A column of a .csv, .tsv or .parquet to leave out. May be given more than once.",
+    ),
+]
+
+Missing = Annotated[
+    HowMissing | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="HOW",
+        show_default="refused",
+        help="Missing values in a .csv, .tsv or .parquet: mean fills in the column's mean over the training"
+        " examples, drop leaves the row out.",
+    ),
+]
+
+Sep = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="CHARACTER",
+        show_default="recognised",
+        help="What separates the columns of a .csv or .tsv; tab for a tab.",
+    ),
+]
+
+Decimal = Annotated[
+    DecimalMark | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="MARK",
+        show_default="recognised",
+        help="The decimal mark of the numbers in a .csv or .tsv: . or ,",
+    ),
+]

@@ -1,0 +1,46 @@
+"""Results: the folder of the results, and how to go on with a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PANEL = "Results"
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="DIR",
+        show_default="adamshap-DATA, or the next free number",
+        help="Folder for the results; new or empty.",
+    ),
+]
+
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        rich_help_panel=PANEL,
+        help="Print one JSON object and nothing else: config, results, extreme examples.",
+    ),
+]
+
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="DIR",
+        help="Go on with the run in this folder, which was interrupted; no DATA.",
+    ),
+]
+
+CheckpointSeconds = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=PANEL,
+        min=0,
+        metavar="S",
+        help="Time between two checkpoints, from which a run can go on.",
+    ),
+]

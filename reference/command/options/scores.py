@@ -1,0 +1,51 @@
+"""Scores: the estimator of the scores."""
+
+from typing import Annotated
+
+import typer
+
+from adamshap.reference.contract import Credit as CreditKind
+from adamshap.reference.contract import Gradient as GradientPlace
+from adamshap.reference.contract import MarginalKind, ScoreSlope
+
+PANEL = "Scores"
+
+Slope = Annotated[
+    ScoreSlope,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="SLOPE",
+        help="How the score follows Adam's update: sgd, frozen, linearized, tangent, secant, random_order or"
+        " two_term. The last two are the closest to the Shapley value; two_term is closer in the first steps, and"
+        " more expensive.",
+    ),
+]
+
+Kind = Annotated[
+    MarginalKind,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="KIND",
+        help="What the slope two_term is made for: first, an example alone; last, leaving it out of its batch; or"
+        " shapley.",
+    ),
+]
+
+Gradient = Annotated[
+    GradientPlace,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="PLACE",
+        help="Where on the step the validation gradient is taken: start, midpoint or path.",
+    ),
+]
+
+Credit = Annotated[
+    CreditKind,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="CREDIT",
+        help="Who is credited with the part of a step that momentum takes: step, nobody; carry, the earlier"
+        " examples that the momentum comes from, so that scores add up to the whole change of the validation loss.",
+    ),
+]

@@ -1,0 +1,173 @@
+"""A run of ``adamshap attribute`` from its options to its results, and its resumption."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adamshap.reference.command import datasets, folder, preparation, report, results, training
+from adamshap.reference.command.checkpointing import Checkpointer
+from adamshap.reference.command.datasets import Dataset
+from adamshap.reference.command.errors import INTERRUPTED, TRACEBACKS, TRAINING_DIVERGED, CommandError, one_line
+from adamshap.reference.command.folder import RunFolder
+from adamshap.reference.command.job import Findings, Options
+from adamshap.reference.command.preparation import Prepared
+from adamshap.reference.command.sources import absolute
+from adamshap.reference.command.trainers import Trainer
+from adamshap.reference.contract import Diverged, Snapshot
+
+
+def start(console: Console, options: Options, trainer: Trainer, out: Path | None, checkpoint_seconds: float) -> None:
+    """Train and attribute by `options`, and write a new folder: `out`, or one named after the data.
+
+    Raises
+    ------
+    CommandError
+        Bad data, a folder that cannot be written, a run that diverged or was interrupted.
+    """
+    dataset, prepared, config = _prepared(options)
+    target = results.choose_folder(out, dataset.name)
+    path = results.create_folder(target, config, results.columns_of(prepared, None))
+    run_folder = folder.open_to_write(path, trainer.description)
+    checkpointer = Checkpointer(run_folder, prepared, checkpoint_seconds)
+    try:
+        with one_line(path):
+            _run(console, options, dataset, prepared, trainer, checkpointer, None)
+    except BaseException:
+        # It failed before the first step: nothing to keep.
+        if not (checkpointer.steps_completed or folder.results_of(path) is not None or (path / TRACEBACKS).exists()):
+            folder.discard(path)
+        raise
+    finally:
+        run_folder.close()
+
+
+def resume(console: Console, path: Path, trainer: Trainer, seconds: float) -> None:
+    """Continue the run in the folder `path` to its end.
+
+    Raises
+    ------
+    CommandError
+        It is not a run's folder, its data has changed, or as for `start`.
+    """
+    path = Path(os.path.abspath(path))
+    run_folder = folder.open_to_write(path, trainer.description)
+    try:
+        with one_line(path):
+            _resume_locked(run_folder, console, trainer, seconds)
+    finally:
+        run_folder.close()
+
+
+def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, seconds: float) -> None:
+    path = run_folder.path
+    if folder.results_of(path) is not None:
+        console.print(f"{path}: this run has ended; nothing to resume", markup=False, soft_wrap=True)
+        if console.quiet:
+            print(results.as_json(results.summary(folder.read(path), report.EXAMPLES) | {"notes": []}))
+        return
+    options = _options(path, run_folder.config)
+    dataset, prepared, config = _prepared(options)
+    changed = [name for name in config if run_folder.config.get(name) != config[name]]
+    if changed:
+        raise CommandError(
+            f"--resume: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same data"
+        )
+    snapshot, problems = run_folder.newest()
+    for problem in problems:
+        run_folder.note(problem)
+        print(f"adamshap: {problem}; using an older checkpoint", file=sys.stderr)
+    run_folder.note("resumed from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
+    _run(console, options, dataset, prepared, trainer, Checkpointer(run_folder, prepared, seconds), snapshot)
+
+
+def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
+    dataset = datasets.load(options.data, options.label, options.task, options.reading, held_out=options.valid is None)
+    if options.flip_labels and dataset.task == "regression":
+        raise CommandError(f"--flip-labels: got {options.flip_labels} for a regression; needs classes")
+    valid = None
+    if options.valid is not None:
+        valid = datasets.load_valid(options.valid, options.label, dataset, options.reading)
+    share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
+    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "valid": valid}
+    prepared = preparation.prepare(dataset, **asked)
+    if valid is None and options.missing == "mean":
+        dataset = datasets.refilled(dataset, prepared.train_index)
+        prepared = preparation.prepare(dataset, **asked)  # the same split
+    prepared = _numbered_as_in_files(prepared, dataset, valid)
+    if valid is not None:
+        dataset = replace(dataset, notes=(*dataset.notes, *valid.notes))
+    network, _ = training.plan(options, dataset)
+    placed = replace(options, data=absolute(options.data), valid=options.valid and absolute(options.valid))
+    return dataset, prepared, results.config_of(placed, dataset, prepared, network)
+
+
+def _numbered_as_in_files(prepared: Prepared, dataset: Dataset, valid: Dataset | None) -> Prepared:
+    """Return `prepared` with row numbers of the files, which count the rows that were left out."""
+    train_index, valid_index = (
+        index if part.rows is None else part.rows[index]
+        for part, index in ((dataset, prepared.train_index), (valid or dataset, prepared.valid_index))
+    )
+    return replace(prepared, train_index=train_index, valid_index=valid_index)
+
+
+def _run(
+    console: Console,
+    options: Options,
+    dataset: Dataset,
+    prepared: Prepared,
+    trainer: Trainer,
+    checkpointer: Checkpointer,
+    resume: Snapshot | None,
+) -> None:
+    run_folder = checkpointer.run_folder
+    report.announce(console, options, dataset, prepared, trainer.description)
+    try:
+        with report.progress_bar(console, options.length(prepared.train.n)[0]) as on_step:
+            findings = training.train(options, dataset, prepared, trainer, on_step, checkpointer, resume)
+        with _writing(run_folder):
+            results.write(run_folder, findings)
+    except Diverged as error:
+        run_folder.note(str(error))
+        with _writing(run_folder):
+            results.write_diverged(run_folder, dataset, prepared, error)
+        raise CommandError(
+            f"training diverged: {error}; the scores of the earlier steps are in {run_folder.path}", TRAINING_DIVERGED
+        ) from error
+    except KeyboardInterrupt:
+        if not checkpointer.steps_completed and resume is None:
+            raise
+        raise CommandError(f"interrupted; to resume: {folder.resume_hint(run_folder.path)}", INTERRUPTED) from None
+    run_folder.note("finished")
+    _show(console, run_folder, findings, results.write_picture(run_folder, findings))
+
+
+@contextmanager
+def _writing(run_folder: RunFolder) -> Iterator[None]:
+    """Turn a failure to write the results into one line; the newest checkpoint has all of them."""
+    try:
+        yield
+    except OSError as error:
+        hint = folder.resume_hint(run_folder.path)
+        raise CommandError(
+            f"cannot write to {str(run_folder.path)!r}: {error.strerror or error}; to resume: {hint}"
+        ) from error
+
+
+def _show(console: Console, run_folder: RunFolder, findings: Findings, notes: list[str]) -> None:
+    report.show(console, findings, run_folder.path, notes)
+    if console.quiet:
+        print(results.as_json(results.summary(folder.read(run_folder.path), report.EXAMPLES) | {"notes": notes}))
+
+
+def _options(path: Path, config: Mapping[str, Any]) -> Options:
+    try:
+        given = config["options"]
+        return Options(**given | {name: tuple(given[name]) for name in ("hidden", "one_hot", "drop")})
+    except (KeyError, TypeError) as error:
+        raise CommandError(f"--resume: {str(path / folder.CONFIG)!r} lacks the options of this version") from error
