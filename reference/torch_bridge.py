@@ -36,6 +36,7 @@ from adamshap.reference.contract import (
     Params,
     Reduction,
     Step,
+    needed,
     one_of,
     refuse,
 )
@@ -130,10 +131,8 @@ def from_torch(model: "nn.Module", optimizer: "torch.optim.Optimizer", *, loss: 
     >>> snapshot = from_torch(model, optimizer, loss="cross_entropy")  # doctest: +SKIP
     >>> scores(snapshot.step(Batch(x, y), Batch(valid_x, valid_y)))  # doctest: +SKIP
     """
-    try:
+    with needed("PyTorch", by="from_torch", extra="torch"):
         import torch
-    except ImportError as error:
-        raise ImportError(f"from_torch needs PyTorch ({error}): pip install torch") from error
 
     one_of("loss", loss, LOSSES)
     linears, activation = _layers(model)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.contract import needed
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.models.sequential import LAYERS
 from adamshap.verify.optimisers import FEATURES
@@ -132,10 +133,8 @@ def verify_command(
             " --command"
         )
     tried = str(command if target is None else target)
-    try:
+    with needed("Hypothesis", by="verify", extra="verify", error=CommandError):
         importlib.import_module("hypothesis")
-    except ImportError as error:
-        raise CommandError(f'verify needs Hypothesis ({error}): pip install "adamshap[verify]"') from error
     from rich.console import Console
 
     from adamshap.verify import report
@@ -151,8 +150,8 @@ def verify_command(
     unknown = [name for name in only or () if name not in known and name not in groups]
     if unknown:
         names = f"{', '.join(sorted(groups))}, or one of their properties" if edges else ", ".join(known)
-        needed = "--edges beside it" if not edges and unknown[0].startswith("edge-") else f"one of {names}"
-        raise CommandError(f"--only: got {unknown[0]!r}; needs {needed}")
+        choice = "--edges beside it" if not edges and unknown[0].startswith("edge-") else f"one of {names}"
+        raise CommandError(f"--only: got {unknown[0]!r}; needs {choice}")
     for file in (json_file, html_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise CommandError(f"cannot write to {str(file)!r}: its folder does not exist")

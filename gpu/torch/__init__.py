@@ -5,10 +5,10 @@ marginals, for which `torch_step` gives the oracle a step of the model. This is 
 which the extra ``torch`` installs.
 """
 
-try:
+from adamshap.reference.contract import needed
+
+with needed("PyTorch", by="adamshap.torch", extra="torch"):
     import torch as _torch  # noqa: F401
-except ModuleNotFoundError as error:
-    raise ImportError(f"adamshap.torch needs PyTorch ({error}): pip install 'adamshap[torch]'") from error
 
 from adamshap.torch.attribution import Attribution
 from adamshap.torch.layers import Use, register

@@ -13,18 +13,15 @@ from typing import Any
 
 import torch
 
-try:
+from adamshap.reference.contract import Run, needed, refuse
+from adamshap.torch.attribution import Attribution
+from adamshap.torch.forward_mode.closures import refuse_functions_of_blocks
+
+with needed("transformers and accelerate", by="adamshap.torch.hugging_face", extra="hf"):
     from accelerate.optimizer import AcceleratedOptimizer
     from transformers import TrainerCallback, default_data_collator
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
     from transformers.training_args import ParallelMode
-except ModuleNotFoundError as error:
-    needs = "transformers and accelerate"
-    raise ImportError(f"adamshap.torch.hugging_face needs {needs} ({error}): pip install 'adamshap[hf]'") from error
-
-from adamshap.reference.contract import Run, refuse
-from adamshap.torch.attribution import Attribution
-from adamshap.torch.forward_mode.closures import refuse_functions_of_blocks
 
 __all__ = ["AttributionCallback", "SampleIndexCollator", "with_sample_index"]
 

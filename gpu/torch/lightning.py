@@ -4,17 +4,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-
-try:
-    from lightning.pytorch import Callback
-except ModuleNotFoundError as error:
-    needs = f"Lightning ({error}): pip install 'adamshap[lightning]'"
-    raise ImportError(f"adamshap.torch.lightning needs {needs}") from error
-
-from adamshap.reference.contract import Run, refuse
+from adamshap.reference.contract import Run, needed, refuse
 from adamshap.torch.attribution import Attribution
 from adamshap.torch.forward_mode.closures import refuse_functions_of_blocks
+from adamshap.torch.optimizer import run_closures
+
+with needed("Lightning", by="adamshap.torch.lightning", extra="lightning"):
+    from lightning.pytorch import Callback
 
 __all__ = ["AttributionCallback"]
 
@@ -50,7 +46,7 @@ class AttributionCallback(Callback):  # type: ignore[misc]
         if found != (True, 1, 1):
             got = "automatic_optimization={}, {} optimisers and {} processes".format(*found)
             refuse("Trainer", got, "automatic optimisation by one optimiser, in one process")
-        self._closures = trainer.optimizers[0].register_step_pre_hook(_run_closure)  # before the attribution's own hook
+        self._closures = run_closures(trainer.optimizers[0])  # before the attribution's own hook
         self._attribution = Attribution(pl_module, trainer.optimizers[0], **self._options)
         if self._loaded:
             self._attribution.load_state_dict(self._loaded)
@@ -75,12 +71,3 @@ class AttributionCallback(Callback):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from it, when training begins."""
         self._loaded = state_dict
-
-
-def _run_closure(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run the closure of ``step(closure)``, Lightning's forward and backward pass, before the step without one."""
-    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    if closure is not None:
-        with torch.enable_grad():
-            closure()
-    return args[:1], {}

@@ -22,6 +22,7 @@ __all__ = [
     "on_host",
     "precision_of",
     "refuse_unknown_gradients",
+    "run_closures",
     "scale_of",
     "state_of",
     "trainable",
@@ -200,6 +201,31 @@ def hook_steps(optimizer: Any, before: Hook, after: Hook) -> list[Any]:
         Each has ``remove``.
     """
     return [optimizer.register_step_pre_hook(_weak(before)), optimizer.register_step_post_hook(_weak(after))]
+
+
+def run_closures(optimizer: Any) -> Any:
+    """Run the closure of ``step(closure)`` before the step, which is then taken without one.
+
+    For a framework whose forward and backward pass are the closure; hooks that are registered later see its gradients.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+
+    Returns
+    -------
+    handle
+        It has ``remove``.
+    """
+
+    def run(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
+        return args[:1], {}
+
+    return optimizer.register_step_pre_hook(run)
 
 
 def _weak(method: Hook) -> Hook:

@@ -14,7 +14,7 @@ from adamshap.reference.command import columns
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import MISSING, Label, categories_or_nothing, quoted, some
 from adamshap.reference.command.table import EPS, Column, Reading, Sheet, eps_of, unreadable
-from adamshap.reference.contract import Array
+from adamshap.reference.contract import Array, needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +95,9 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
         It is not a .parquet file, or pandas and pyarrow are not installed.
     """
     source = repr(str(path))
-    try:
+    with needed("pandas and pyarrow", by=source, extra="tables", error=CommandError):
         pandas = importlib.import_module("pandas")
         importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise CommandError(f'{source} needs pandas and pyarrow ({error}): pip install "adamshap[tables]"') from error
     try:
         content = io.BytesIO(path.read_bytes())
     except OSError as error:

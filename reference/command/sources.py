@@ -7,6 +7,7 @@ from pathlib import Path
 from adamshap.reference.command import arrays, columns, parquet, text_table
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.table import TABLES, TEXT_TABLES, Fitted, Reading, Table
+from adamshap.reference.contract import needed
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 
@@ -104,10 +105,8 @@ def absolute(data: str) -> str:
 
 
 def _bundled(name: str) -> Table:
-    try:
+    with needed("scikit-learn", by=name, extra="demo", error=CommandError):
         sklearn_datasets = importlib.import_module("sklearn.datasets")
-    except ImportError as error:
-        raise CommandError(f'{name} needs scikit-learn ({error}): pip install "adamshap[demo]"') from error
     bunch = getattr(sklearn_datasets, f"load_{name}")()
     features = tuple(bunch.feature_names)
     if "target_names" not in bunch:

@@ -8,6 +8,7 @@ not copied, in their own dtype; inputs are never changed.
 module             holds
 =================  ===================================================================================================
 `refusal`          the common form of all refusals
+`extras`           packages that may be missing
 `checks`           checks of names, numbers, flags and functions
 `arrays`           input arrays, NumPy's or by DLPack
 `rows`             data larger than memory
@@ -64,6 +65,7 @@ from adamshap.reference.contract.estimator import (
     Variance,
     quadrature_nodes,
 )
+from adamshap.reference.contract.extras import needed
 from adamshap.reference.contract.finite import first_not_finite, refuse_overflow
 from adamshap.reference.contract.function import Function
 from adamshap.reference.contract.images import AvgPool2d, Conv2d, MaxPool2d
@@ -187,6 +189,7 @@ __all__ = [
     "logged",
     "model_of",
     "named_arrays",
+    "needed",
     "of_kind",
     "one_blas_thread",
     "one_of",

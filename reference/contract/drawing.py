@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from adamshap.reference.contract.extras import needed
+
 __all__ = ["import_matplotlib", "plain_style"]
 
 BACKEND = "MPLBACKEND"
@@ -26,9 +28,8 @@ def import_matplotlib() -> None:
     """
     wanted = None if "matplotlib" in sys.modules else os.environ.pop(BACKEND, None)
     try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError(f'a plot needs matplotlib ({error}): pip install "adamshap[demo]"') from error
+        with needed("matplotlib", by="a plot", extra="demo"):
+            import matplotlib.figure
     finally:
         if wanted is not None:
             os.environ[BACKEND] = wanted

@@ -7,6 +7,7 @@ import numpy as np
 
 from adamshap.reference.contract.arrays import Array
 from adamshap.reference.contract.drawing import import_matplotlib
+from adamshap.reference.contract.extras import needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,10 +36,8 @@ def frame(scores: Array, sgd_scores: Array, seen: Array) -> Any:
     ImportError
         Without pandas.
     """
-    try:
+    with needed("pandas", by="Run.to_frame", extra="tables"):
         import pandas
-    except ImportError as error:
-        raise ImportError(f'Run.to_frame needs pandas ({error}): pip install "adamshap[tables]"') from error
     columns: dict[str, Array] = {}
     for name, array in (("score", scores), ("sgd_score", sgd_scores)):
         each = {f"{name}[{k}]": column for k, column in enumerate(array.T)} if array.ndim == 2 else {name: array}
