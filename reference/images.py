@@ -7,7 +7,8 @@ import numpy as np
 from autograd.extend import defjvp
 
 from adamshap.reference import contract
-from adamshap.reference.contract import Params
+from adamshap.reference.contract import Array, Params
+from adamshap.reference.elementary import elementary
 from adamshap.reference.losses import constant
 from adamshap.reference.perceptron import product
 
@@ -49,5 +50,11 @@ def max_pool2d(layer: contract.MaxPool2d, params: Params, name: str, x: Any) -> 
     """Return the largest of each window; of equal ones the first counts, as in PyTorch."""
     each = windows(x, layer.kernel, layer.steps)
     each = each.reshape(*each.shape[:4], -1)
-    first = np.argmax(constant(each), axis=-1)[..., None]
-    return anp.sum(each * (np.arange(each.shape[-1]) == first), axis=-1)
+    chosen = place_of_largest(constant(each))[..., None]
+    return anp.sum(each * (np.arange(each.shape[-1]) == chosen), axis=-1)
+
+
+@elementary
+def place_of_largest(each: Array) -> Array:
+    """Return the place of the largest number along the last axis; of equal ones the first."""
+    return np.argmax(each, axis=-1)  # type: ignore[no-any-return]

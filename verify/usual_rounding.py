@@ -11,6 +11,11 @@ A layer's product is a sum, with an error of about u times the sum of its terms'
 backwards, independent for each sample. Perturbed weights, which all samples share, do not show that: if first a unit's
 terms cancel and then the batch's, a common factor does not disturb the second cancellation.
 
+A max pool compares results that are rounded: where two of a window differ by less than that, the maximum is the same
+but another place has its gradient. The bias added to both, far larger than their difference, is rounded in the sums,
+and perturbing it moves both alike. So each number compared has an error of its own, and equal numbers the same one:
+which of them counts is the method's choice, not rounding.
+
 A norm's backward pass subtracts two means over the axis from each gradient, that of a softmax one: at a width of two,
 or where a softmax saturates, almost nothing remains of terms with an error of u each. Some libraries (Flax) compute the
 variance as the mean square minus the squared mean; PyTorch subtracts mean/σ from x/σ, which leaves an error of u even
@@ -72,7 +77,8 @@ def usual_rounding(size: float, generator: Normal, by_hand: bool = False) -> Ite
 
     The errors are absolute in derivatives of losses and activations, bias corrections, and positions of arrival by a
     Gauss rule; relative to the sum of the terms' absolute values in a layer's products and in the backward passes of
-    norms and softmax, to Σ x² in variances over a batch, and to its argument in a GELU.
+    norms and softmax, to Σ x² in variances over a batch, to its argument in a GELU, and to the numbers that a max pool
+    compares.
 
     Parameters
     ----------
@@ -109,6 +115,7 @@ class _Rounded:
             "over_root_mean_square": lambda x, eps: _rounded_norm(x, eps, self.errors, False),
             "products": lambda a, b: _rounded_products(a, b, self.errors),
             "causal_softmax": lambda scores: _rounded_softmax(scores, self.errors),
+            "place_of_largest": self.place_of_largest,
             "bias_correction": self.bias_correction,
             "partial_sum_deviation": self.partial_sum_deviation,
             "own_spread": self.own_spread,
@@ -167,6 +174,13 @@ class _Rounded:
         exponentials = np.exp(fixed - top)
         softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
         return result + anp.sum(self.errors(top.shape) * np.abs(top) * softmax * (logits - fixed), axis=1)
+
+    def place_of_largest(self, each: Array) -> Array:
+        # Equal numbers keep the same error: the choice among exact ties is part of the method.
+        values, which = np.unique(each, return_inverse=True)
+        moved = values + self.errors(values.shape) * np.abs(values)
+        place: Array = OPERATIONS["place_of_largest"](moved[which].reshape(each.shape))
+        return place
 
     def bias_correction(self, beta: float, t: int) -> float:
         # For β = 0 no rounding occurs; otherwise the error never removes more than half.

@@ -1,5 +1,6 @@
 """Rounding errors enter the oracle by all of its elementary operations, by each of them, and only temporarily."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,22 @@ import pytest
 from autograd import elementwise_grad
 
 from adamshap import reference
-from adamshap.reference import Adam, AdamState, Batch, Clipped, Network, Step, losses, perceptron, transformer
+from adamshap.reference import (
+    Adam,
+    AdamState,
+    Batch,
+    Clipped,
+    Conv2d,
+    Flatten,
+    MaxPool2d,
+    Network,
+    Sequential,
+    Step,
+    images,
+    losses,
+    perceptron,
+    transformer,
+)
 from adamshap.reference.contract import Array
 from adamshap.reference.elementary import OPERATIONS, computed_by
 from adamshap.verify.usual_rounding import _Rounded, usual_rounding
@@ -35,16 +51,30 @@ def test_every_elementary_operation_has_a_rounded_version() -> None:
     assert _Rounded(1e-8, np.random.default_rng(0)).operations().keys() == OPERATIONS.keys()
 
 
-def sequence_step(norm: Any) -> Step:
+def stack_step(net: Sequential, batch: Callable[[np.random.Generator, int], Batch]) -> Step:
     generator = np.random.default_rng(1)
-    net = transformer(vocab=5, context=3, width=4, depth=1, heads=2, norm=norm)
     params = {name: p + generator.standard_normal(p.shape) for name, p in net.init(0).items()}
     moments = [{name: 0.1 + generator.random(p.shape) for name, p in params.items()} for _ in range(2)]
-    train, valid = (Batch(*generator.integers(0, 5, (2, n, 3))) for n in (6, 2))
-    return Step(net, params, Adam(), AdamState(3, *moments), train, valid)
+    return Step(net, params, Adam(), AdamState(3, *moments), batch(generator, 6), batch(generator, 2))
+
+
+def sequence_step(norm: Any) -> Step:
+    net = transformer(vocab=5, context=3, width=4, depth=1, heads=2, norm=norm)
+    return stack_step(net, lambda generator, n: Batch(*generator.integers(0, 5, (2, n, 3))))
+
+
+def pool_step() -> Step:
+    """Return a step whose pool meets pairs of numbers that differ by a billionth."""
+
+    def batch(generator: np.random.Generator, n: int) -> Batch:
+        x = generator.standard_normal((n, 1, 4, 1)) * np.array([1.0, 1 + 1e-9])
+        return Batch(x, generator.standard_normal((n, 4)))
+
+    return stack_step(Sequential((Conv2d(1, 1, (1, 1)), MaxPool2d((1, 2)), Flatten()), loss="mse"), batch)
 
 
 STEPS = [
+    pool_step(),
     sequence_step("layer"),
     sequence_step("rms"),
     step("tanh", "cross_entropy"),
@@ -142,3 +172,17 @@ def test_a_softmax_by_the_logarithm_of_the_sum_is_off_by_the_largest_logit() -> 
     for by_hand, expected in ((False, size), (True, 50 * size)):
         with usual_rounding(size, np.random.default_rng(0), by_hand):
             assert np.std(slope(z) - right) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("apart", "other"),
+    [(1e-9, True), (1e-5, False), (0.0, False)],
+    ids=["within rounding", "beyond rounding", "equal"],
+)
+@pytest.mark.parametrize("size", [1.0, -1e6, 1e-6])
+def test_a_max_pool_may_choose_another_place_within_rounding(size: float, apart: float, other: bool) -> None:
+    """Equal numbers are equal in every implementation, and the first of them is right."""
+    numbers, right = size + np.array([0.0, 0.0, apart * abs(size)]), 2 if apart else 0
+    with usual_rounding(1e-8, np.random.default_rng(0)):
+        chosen = {int(images.place_of_largest(numbers)) for _ in range(1000)}
+    assert chosen == ({0, right} if other else {right})
