@@ -1,0 +1,48 @@
+"""Means and standard errors over runs, and the distributions that their intervals and marks need."""
+
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from adamshap.reference.command import distributions
+from adamshap.reference.command.spread import spread_of
+
+
+@pytest.mark.parametrize("degrees", [0.3, 1, 2, 4.7, 30, 5000, 3e7, np.inf])
+def test_students_tails_are_those_of_scipy(degrees: float) -> None:
+    t = np.concatenate([-np.geomspace(1e-3, 30, 40)[::-1], [0.0], np.geomspace(1e-3, 30, 40)])
+    expected = stats.norm.sf(t) if np.isinf(degrees) else stats.t.sf(t, degrees)
+    close = t < 8 if degrees == 3e7 else np.full(len(t), True)  # taken for normal there
+    np.testing.assert_allclose(
+        distributions.student_tails(t, degrees)[close], expected[close], rtol=1e-3 if degrees == 3e7 else 1e-9
+    )
+
+
+def test_quantiles_are_those_of_scipy() -> None:
+    for degrees in (1, 2, 3.5, 9, 100):
+        for p in (0.5, 0.6, 0.975, 0.9999):
+            assert distributions.student_quantile(p, degrees) == pytest.approx(stats.t.ppf(p, degrees), rel=1e-9)
+    p = np.linspace(0.001, 0.999, 50).reshape(2, 25)
+    np.testing.assert_allclose(distributions.normal_quantiles(p), stats.norm.ppf(p), rtol=1e-9, atol=1e-12)
+
+
+def test_trigamma_and_its_inverse() -> None:
+    for x in (0.01, 0.5, 1.0, 3.3, 12.0, 400.0):
+        assert distributions.trigamma(x) == pytest.approx(float(special.polygamma(1, x)), rel=1e-9)
+        assert distributions.trigamma_inverse(distributions.trigamma(x)) == pytest.approx(x, rel=1e-6)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """1,000 groups of three runs each: 95 % of the intervals hold the mean; those of ± 2 standard errors do not."""
+    truth = 3.0
+    values = np.random.default_rng(1).normal(truth, 2.0, size=(3, 1000))
+    spread = spread_of(values)
+    low, high = spread.interval()
+    assert 0.93 < np.mean((low < truth) & (truth < high)) < 0.97
+    assert np.mean(np.abs(spread.mean - truth) < 2 * spread.standard_error) < 0.85
+    np.testing.assert_allclose(spread.deviation, values.std(axis=0, ddof=1))
+
+
+def test_one_run_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="got 1 runs; needs at least two"):
+        spread_of(np.zeros((1, 4)))
