@@ -1,11 +1,12 @@
 """The content of ``adamshap show``: title, histogram and classes of a run, for the terminal or a page."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from adamshap.reference.command.datasets import label_names, load
+from adamshap.reference.command.datasets import load
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.contract import Array, LazyRows
@@ -97,6 +98,27 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
     return (title, heads, rows) if flips else (title, heads[:-1], [row[:-1] for row in rows])
 
 
+MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "loss": ("loss", "{:.4g}".format),
+    "accuracy": ("accuracy", "{:.1%}".format),
+    "roc_auc": ("ROC AUC", "{:.4f}".format),
+    "r_squared": ("R²", "{:.4f}".format),
+    "rmse": ("RMSE", "{:.4g}".format),
+}
+"""Label and format of what ``results.json`` says of the validation examples."""
+
+
+def quality_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
+    """Return title, header and cells of the table of validation results; no rows unless the run has finished."""
+    before, after = ((saved.results or {}).get(when, {}) for when in ("before", "after"))
+    rows = [
+        [label, *("" if part[name] is None else shown(part[name]) for part in (before, after))]
+        for name, (label, shown) in MEASURES.items()
+        if name in before
+    ]
+    return "Validation", ["", "before", "after"], rows
+
+
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """The examples' images (N, height · width) by row of the data set; or None, and the reason."""
@@ -133,8 +155,3 @@ def title_of(saved: SavedRun) -> str:
         f" {dataset['train_examples']} training examples{flips}; {dataset['validation_examples']} for validation;"
         f" {task}; network {sizes}; slope {options['slope']}, gradient {options['gradient']}{credit}"
     )
-
-
-def names_of(saved: SavedRun) -> list[str]:
-    """Return each training example's label as text."""
-    return label_names(saved.columns["label"], saved.config["dataset"]["classes"])

@@ -2,13 +2,13 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
-import numpy as np
-
-from adamshap.reference.command import overview, report, results
+from adamshap.reference.command import overview, results
+from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.errors import why_no_picture
+from adamshap.reference.command.examples import TOP, extremes_of, fields_of
 from adamshap.reference.command.folder import DIVERGED, SavedRun
 from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.drawing import plain_style
@@ -32,14 +32,11 @@ th:first-child, td:first-child, .word { text-align: left; }
 pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
 """
 
-WORDS = {"r_squared": "R²", "rmse": "RMSE"}
-"""Labels for names in results.json."""
-
 
 def page_of(saved: SavedRun) -> tuple[str, list[str]]:
     """Return the page of `saved`, and notes about missing plots or pictures, which the page contains too."""
     notes: list[str] = []
-    dataset, flips = saved.config["dataset"], bool(saved.config["flips"])
+    dataset = saved.config["dataset"]
     parts = [f"<h1>adamshap: {escape(str(dataset['name']))}</h1>", f"<p>{escape(overview.title_of(saved))}</p>"]
     if saved.status == DIVERGED and saved.results is not None:
         parts.append(f'<p class="harmful">{escape(saved.results["message"])}</p>')
@@ -48,16 +45,12 @@ def page_of(saved: SavedRun) -> tuple[str, list[str]]:
             parts.append(_plots(saved))
         except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
             notes.append(f"No plots: {why_no_picture(error)}")
-        parts.append(_extremes(saved, flips, notes))
-        title, heads, rows = overview.group_rows(saved)
-        if rows:
-            parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
+        parts.append(_extremes(saved, notes))
+        for title, heads, rows in (overview.group_rows(saved), overview.quality_rows(saved)):
+            if rows:
+                parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
     else:
         parts.append("<p>No scores yet: they come with the first checkpoint.</p>")
-    if saved.results is not None and "before" in saved.results:
-        before, after = saved.results["before"], saved.results["after"]
-        cells = [(WORDS.get(name, name), _number(before[name]), _number(after[name])) for name in before]
-        parts.append("<h2>Validation</h2>" + _table(("", "before", "after"), cells, words=(0,)))
     parts.append(
         "<p>A positive score means that the example lowered the loss on the validation examples.</p>"
         f"<details><summary>Configuration</summary><pre>{escape(results.as_json(saved.config))}</pre></details>"
@@ -82,19 +75,17 @@ def _plots(saved: SavedRun) -> str:
     return f'<div class="wide">{drawn}</div>'
 
 
-def _extremes(saved: SavedRun, flips: bool, notes: list[str]) -> str:
-    names, pictures = overview.names_of(saved), overview.pictures_of(saved)
+def _extremes(saved: SavedRun, notes: list[str]) -> str:
+    pictures = overview.pictures_of(saved)
     if pictures.missing:
         notes.append(pictures.missing)
-    order = np.argsort(saved.columns["score"], kind="stable")
-    count = min(report.EXAMPLES, len(order) // 2)
-    kinds = (("helpful", order[::-1][:count]), ("harmful", order[:count]))
-    heads = [f'<h2 class="{kind}">Most {kind} examples</h2>' for kind, _ in kinds]
-    drawn = None if pictures.images is None else _drawn(saved, pictures.images, [m for _, m in kinds], notes)
+    kinds = extremes_of(saved.columns["score"], TOP)
+    heads = [f'<h2 class="{kind}">Most {kind} examples</h2>' for kind in kinds]
+    drawn = None if pictures.images is None else _drawn(saved, pictures.images, list(kinds.values()), notes)
     if drawn is not None:
-        cards = zip(heads, (_cards(saved, members, names, drawn) for _, members in kinds), strict=True)
+        cards = zip(heads, (_cards(saved, members, drawn) for members in kinds.values()), strict=True)
         return "\n".join(head + part for head, part in cards)
-    tables = zip(heads, (_rows(saved, members, names, flips) for _, members in kinds), strict=True)
+    tables = zip(heads, (_rows(saved, members) for members in kinds.values()), strict=True)
     inner = "\n".join(f"<div>{head}{part}</div>" for head, part in tables)
     return f'<div class="two">{inner}</div>'
 
@@ -113,13 +104,14 @@ def _drawn(
         return None
 
 
-def _cards(saved: SavedRun, members: Array, names: Sequence[str], drawn: dict[int, str]) -> str:
+def _cards(saved: SavedRun, members: Array, drawn: dict[int, str]) -> str:
     columns, cards = saved.columns, []
+    names = label_names(columns["label"][members], saved.config["dataset"]["classes"])
     true = {flip["index"]: flip["from"] for flip in saved.config["flips"]}
-    for row in members:
+    for row, name in zip(members, names, strict=True):
         index = int(columns["index"][row])
         flip = f"<br>flipped from {escape(true[index])}" if index in true else ""
-        label = escape(names[row])
+        label = escape(name)
         cards.append(
             f'<li><img alt="row {index}, {label}" src="{drawn[index]}"><br><b>{label}</b><br>'
             f"row {index}<br>{columns['score'][row]:+.2e}{flip}</li>"
@@ -135,16 +127,14 @@ def _png(image: Array) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
-def _rows(saved: SavedRun, members: Array, names: Sequence[str], flips: bool) -> str:
-    targets = bool(saved.config["dataset"]["targets"])
-    return _table(*report.example_rows(saved.columns, names, members, targets, flips), words=(1,))
+def _rows(saved: SavedRun, members: Array) -> str:
+    fields = fields_of(saved, members)
+    rows = list(zip(*(field.cells for field in fields), strict=True))
+    words = [place for place, field in enumerate(fields) if field.text]
+    return _table([field.head for field in fields], rows, words)
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int]) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         marked = (' class="word"' if number in words else "" for number in range(len(cells)))
         return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marked, cells, strict=True))

@@ -1,8 +1,8 @@
 """The terminal output of ``adamshap attribute``: the progress bar while training, and the tables at the end."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -14,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from adamshap.reference.command.datasets import Dataset
-from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
+from adamshap.reference.command.examples import extremes_of, fields_of
+from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.job import Options
+from adamshap.reference.command.overview import quality_rows
 from adamshap.reference.command.preparation import Prepared
-from adamshap.reference.command.results import columns_of
 from adamshap.reference.command.spelling import some
-from adamshap.reference.contract import Array, Progress
+from adamshap.reference.contract import Progress
 
-# Examples in each of the two tables.
-EXAMPLES = 10
 # Most classes to list before training; config.json lists all.
 MOST_CLASSES = 20
 
@@ -75,79 +75,54 @@ def progress_bar(console: Console, epochs: int) -> Iterator[Callable[[Progress],
         yield on_step
 
 
-def show(console: Console, findings: Findings, folder: Path, notes: list[str]) -> None:
-    """Print the best and the worst examples, the validation results, and the folder of the files."""
-    columns = columns_of(findings.prepared, findings.run)
-    extremes(console, columns, findings.label_names, bool(findings.dataset.targets), findings.detection is not None)
-    console.print()
-    console.print(_summary(findings))
-    if findings.detection is not None:
+def show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:
+    """Print the best and the worst examples, the validation results, and the folder of the files, of a finished run."""
+    results: Any = saved.results
+    extremes(console, saved, top)
+    quality(console, saved)
+    if results["flip_detection_roc_auc"] is not None:
         console.print()
-        console.print(_detection(findings.options, findings.detection))
+        console.print(_detection(saved.config["options"], results["flip_detection_roc_auc"]))
     console.print()
-    for line in (*notes, f"{findings.seconds:.1f} s of training and attribution; files in {folder}"):
+    for line in (*notes, f"{results['seconds']:.1f} s of training and attribution; files in {saved.folder}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def extremes(console: Console, columns: dict[str, Array], names: Sequence[str], targets: bool, flips: bool) -> None:
-    """Print the best and the worst examples of the table `columns`, side by side if they fit.
-
-    `names` are the labels as text; `targets` says whether they are a regression's, `flips` whether some are flipped.
-    """
-    order = np.argsort(columns["score"], kind="stable")
-    count = min(EXAMPLES, len(order) // 2)
+def extremes(console: Console, saved: SavedRun, top: int) -> None:
+    """Print the `top` best and the `top` worst examples, side by side if they fit."""
     tables = []
-    for title, members in (("Most helpful examples", order[::-1][:count]), ("Most harmful examples", order[:count])):
-        heads, rows = example_rows(columns, names, members, targets, flips)
-        result = table(title, 1, *heads)
-        for row in rows:
+    for kind, members in extremes_of(saved.columns["score"], top).items():
+        fields = fields_of(saved, members)
+        text = [place for place, field in enumerate(fields) if field.text]
+        result = table(f"Most {kind} examples", text, *(field.head for field in fields))
+        for row in zip(*(field.cells for field in fields), strict=True):
             result.add_row(*map(Text, row))
         tables.append(result)
     console.print()
     console.print(Columns(tables, padding=(1, 4)))
 
 
-def example_rows(
-    columns: dict[str, Array], names: Sequence[str], members: Array, targets: bool, flips: bool
-) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells of a table of the examples `members`; the other arguments are those of `extremes`."""
-    heads = ["index", "target" if targets else "label", "score", "SGD score", "seen", "flipped"]
-    cells = [
-        [
-            str(columns["index"][row]),
-            names[row],
-            f"{columns['score'][row]:+.2e}",
-            f"{columns['sgd_score'][row]:+.2e}",
-            str(columns["seen"][row]),
-            "yes" if columns["flipped"][row] else "",
-        ]
-        for row in members
-    ]
-    return (heads, cells) if flips else (heads[:-1], [row[:-1] for row in cells])
+def quality(console: Console, saved: SavedRun) -> None:
+    """Print how good the network was before and after the training, if the run has ended."""
+    title, heads, rows = quality_rows(saved)
+    if rows:
+        result = table(title, (0,), *heads)
+        for row in rows:
+            result.add_row(*row)
+        console.print()
+        console.print(result)
 
 
-def table(title: str, text: int, *columns: str) -> Table:
-    """Return an empty table with text in column number `text` and numbers in all others."""
+def table(title: str, text: Collection[int], *columns: str) -> Table:
+    """Return an empty table with text in the columns numbered `text` and numbers in all others."""
     result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        result.add_column(column, justify="left" if number == text else "right", no_wrap=number != text)
+        result.add_column(column, justify="left" if number in text else "right", no_wrap=number not in text)
     return result
 
 
-def _summary(findings: Findings) -> Table:
-    before, after = findings.before, findings.after
-    result = table("Validation", 0, "", "before", "after")
-    result.add_row("loss", f"{before.loss:.4g}", f"{after.loss:.4g}")
-    if isinstance(before, Fit) and isinstance(after, Fit):
-        result.add_row("R²", *("" if fit.r_squared is None else f"{fit.r_squared:.4f}" for fit in (before, after)))
-        result.add_row("RMSE", f"{before.rmse:.4g}", f"{after.rmse:.4g}")
-    if isinstance(before, Quality) and isinstance(after, Quality):
-        result.add_row("accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
-    return result
-
-
-def _detection(options: Options, found: Detection) -> Table:
-    result = table("Low scores find flipped labels", 0, "score", "ROC AUC")
-    result.add_row(f"Adam-aware ({options.slope}, {options.gradient})", f"{found.adam:.4f}")
-    result.add_row("SGD", f"{found.sgd:.4f}")
+def _detection(options: Mapping[str, Any], found: Mapping[str, float]) -> Table:
+    result = table("Low scores find flipped labels", (0,), "score", "ROC AUC")
+    result.add_row(f"Adam-aware ({options['slope']}, {options['gradient']})", f"{found['adam']:.4f}")
+    result.add_row("SGD", f"{found['sgd']:.4f}")
     return result

@@ -14,8 +14,9 @@ from adamshap.reference.command import datasets, folder, preparation, report, re
 from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import INTERRUPTED, TRACEBACKS, TRAINING_DIVERGED, CommandError, one_line
+from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.folder import RunFolder
-from adamshap.reference.command.job import Findings, Options
+from adamshap.reference.command.job import Options
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
 from adamshap.reference.command.trainers import Trainer
@@ -69,7 +70,7 @@ def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, se
     if folder.results_of(path) is not None:
         console.print(f"{path}: this run has ended; nothing to resume", markup=False, soft_wrap=True)
         if console.quiet:
-            print(results.as_json(results.summary(folder.read(path), report.EXAMPLES) | {"notes": []}))
+            print(results.as_json(results.summary(folder.read(path), TOP) | {"notes": []}))
         return
     options = _options(path, run_folder.config)
     dataset, prepared, config = _prepared(options)
@@ -144,7 +145,7 @@ def _run(
             raise
         raise CommandError(f"interrupted; to resume: {folder.resume_hint(run_folder.path)}", INTERRUPTED) from None
     run_folder.note("finished")
-    _show(console, run_folder, findings, results.write_picture(run_folder, findings))
+    _show(console, run_folder, results.write_picture(run_folder, findings))
 
 
 @contextmanager
@@ -159,10 +160,11 @@ def _writing(run_folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _show(console: Console, run_folder: RunFolder, findings: Findings, notes: list[str]) -> None:
-    report.show(console, findings, run_folder.path, notes)
+def _show(console: Console, run_folder: RunFolder, notes: list[str]) -> None:
+    saved = folder.read(run_folder.path)
+    report.show(console, saved, TOP, notes)
     if console.quiet:
-        print(results.as_json(results.summary(folder.read(run_folder.path), report.EXAMPLES) | {"notes": notes}))
+        print(results.as_json(results.summary(saved, TOP) | {"notes": notes}))
 
 
 def _options(path: Path, config: Mapping[str, Any]) -> Options:

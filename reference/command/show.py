@@ -12,6 +12,7 @@ from rich.text import Text
 from adamshap.reference import checkpoint
 from adamshap.reference.command import folder, overview, page, report, results
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.folder import SavedRun
 
 # Length of the histogram's longest bar, in characters.
@@ -43,7 +44,7 @@ def show_command(
     if as_json:
         bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
         more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
-        print(results.as_json(results.summary(saved, report.EXAMPLES) | more))
+        print(results.as_json(results.summary(saved, TOP) | more))
     elif html is not None:
         text, notes = page.page_of(saved)
         try:
@@ -63,13 +64,13 @@ def _print(console: Console, saved: SavedRun) -> None:
     if not saved.step:
         console.print("No scores yet: they come with the first checkpoint.", markup=False, highlight=False)
         return
-    dataset, flips = saved.config["dataset"], bool(saved.config["flips"])
-    report.extremes(console, saved.columns, overview.names_of(saved), bool(dataset["targets"]), flips)
+    report.extremes(console, saved, TOP)
+    report.quality(console, saved)
     console.print()
     console.print(_histogram(saved, console.options.ascii_only))
     title, heads, rows = overview.group_rows(saved)
     if rows:
-        table = report.table(title, 0, *heads)
+        table = report.table(title, (0,), *heads)
         for row in rows:
             table.add_row(*map(Text, row))
         console.print()
@@ -77,7 +78,7 @@ def _print(console: Console, saved: SavedRun) -> None:
 
 
 def _histogram(saved: SavedRun, ascii_only: bool) -> Table:
-    table = report.table("Scores", 2, "from", "to", "", "examples")
+    table = report.table("Scores", (2,), "from", "to", "", "examples")
     bins = overview.bins_of(saved.columns["score"])
     most = max(bin_.count for bin_ in bins)
     for bin_ in bins:
