@@ -393,6 +393,8 @@ COMMANDS = (
     "adamshap attribute wine --task ranking",
     "adamshap attribute wine --valid-fraction 1",
     "adamshap attribute wine --valid nothing.csv",
+    "adamshap attribute wine --valid-limit 0",
+    "adamshap attribute wine --valid wine --valid-limit 50",
     "adamshap attribute wine --checkpoint-seconds -1",
     "adamshap attribute wine --checkpoint-seconds nan",
     "adamshap attribute wine --out full",

@@ -10,6 +10,7 @@ from adamshap.reference.command.options import data as of_data
 from adamshap.reference.command.options import output as of_output
 from adamshap.reference.command.options import scores as of_scores
 from adamshap.reference.command.options import training as of_training
+from adamshap.reference.command.preparation import VALIDATION_LIMIT
 
 ONLY_OF_THIS_PROCESS = ("resume", "checkpoint_seconds", "as_json")
 """Options that are not part of a run's config, and may be given with --resume."""
@@ -34,6 +35,7 @@ def attribute_command(
     task: of_data.Task = "auto",
     valid: of_data.Valid = None,
     valid_fraction: of_data.ValidFraction = None,
+    valid_limit: of_data.ValidLimit = None,
     one_hot: of_data.OneHot = None,
     drop: of_data.Drop = None,
     missing: of_data.Missing = None,
@@ -46,7 +48,8 @@ def attribute_command(
     """Train on DATA with Adam, and show which training examples helped and which hurt.
 
     A positive score means that the example lowered the loss on the validation examples: one fifth of each class, held
-    out, unless --valid or --valid-fraction says otherwise. Features, and the targets of a regression, are standardised.
+    out, but at most 500 in all, unless --valid or --valid-fraction says otherwise. Features, and the targets of a
+    regression, are standardised.
 
     Writes a folder with scores.csv, scores.npz, config.json, results.json, a log and checkpoints, and examples.png
     where examples are images. Ctrl-C saves the run; --resume continues it and gives the same numbers.
@@ -65,8 +68,11 @@ def attribute_command(
         raise CommandError(f"--steps: got {steps} with --epochs {epochs}; needs one of the two")
     if valid_fraction is not None and not 0 < valid_fraction < 1:
         raise CommandError(f"--valid-fraction: got {valid_fraction}; needs a share between 0 and 1")
-    if valid is not None and valid_fraction is not None:
-        raise CommandError("--valid-fraction: got it with --valid; needs one of the two")
+    for option, value in (("--valid-fraction", valid_fraction), ("--valid-limit", valid_limit)):
+        if valid is not None and value is not None:
+            raise CommandError(f"{option}: got {value} with --valid; needs one of the two")
+    if valid is None and valid_fraction is None and valid_limit is None:
+        valid_limit = VALIDATION_LIMIT
     options = Options(
         data=data,
         hidden=_widths(hidden),
@@ -89,6 +95,7 @@ def attribute_command(
         one_hot=tuple(one_hot or ()),
         drop=tuple(drop or ()),
         missing=missing,
+        valid_limit=valid_limit,
     )
     sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
     running.start(console, options, trainer, out, checkpoint_seconds)

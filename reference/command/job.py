@@ -37,6 +37,7 @@ class Options:
     one_hot: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     missing: Missing | None = None
+    valid_limit: int | None = None
 
     @property
     def reading(self) -> Reading:

@@ -12,6 +12,8 @@ from adamshap.reference.contract import Array, Batch, LazyRows, parts
 
 # Share of each class held out for validation by default.
 VALIDATION_SHARE = 0.2
+VALIDATION_LIMIT = 500
+"""Most examples held out by default: every step looks at all of them, so they set the cost of a run of much data."""
 
 TINIEST = float(np.finfo(np.float64).smallest_subnormal)
 ROUNDINGS = 4
@@ -57,7 +59,13 @@ class Prepared:
 
 
 def prepare(
-    dataset: Dataset, *, flip: float, seed: int, share: float = VALIDATION_SHARE, valid: Dataset | None = None
+    dataset: Dataset,
+    *,
+    flip: float,
+    seed: int,
+    share: float = VALIDATION_SHARE,
+    limit: int | None = None,
+    valid: Dataset | None = None,
 ) -> Prepared:
     """Return `dataset` split and standardised, with the share `flip` of its training labels flipped.
 
@@ -70,6 +78,8 @@ def prepare(
         Seed of the split and the flips.
     share : float
         Share of `dataset` held out for validation; not used with `valid`.
+    limit : int, optional
+        Most examples held out; the others are trained on. Not used with `valid`.
     valid : Dataset, optional
         Separate validation examples with the same features and labels; all of `dataset` is then trained on.
 
@@ -81,7 +91,7 @@ def prepare(
     # Separate streams, so that the split does not depend on the flips.
     split_seed, flip_seed = np.random.SeedSequence(seed).spawn(2)
     if valid is None:
-        held_out = hold_out(dataset.y, np.random.default_rng(split_seed), share)
+        held_out = hold_out(dataset.y, np.random.default_rng(split_seed), share, limit)
         train_index, valid_index, source = np.flatnonzero(~held_out), np.flatnonzero(held_out), dataset
     else:
         train_index, valid_index, source = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
@@ -115,17 +125,33 @@ def prepare(
     return Prepared(train_index, valid_index, train, valid_batch, labels, flipped, *fitted)
 
 
-def hold_out(y: Array, generator: np.random.Generator, share: float = VALIDATION_SHARE) -> Array:
+def hold_out(
+    y: Array, generator: np.random.Generator, share: float = VALIDATION_SHARE, limit: int | None = None
+) -> Array:
     """Return the mask (N,) of validation examples: the `share` of each class, but at least one and not all.
 
+    With a `limit`, at most so many in proportion, but still one of each class. They are among those without a limit.
     Real targets (N, k) are treated as one class.
     """
     held_out = np.zeros(len(y), bool)
     groups = [np.arange(len(y))] if y.ndim == 2 else [np.flatnonzero(y == label) for label in np.unique(y)]
-    for members in groups:
-        count = min(max(round(share * len(members)), 1), len(members) - 1)
+    counts = np.array([min(max(round(share * len(members)), 1), len(members) - 1) for members in groups])
+    if limit is not None and counts.sum() > limit:
+        counts = _in_proportion(counts, limit)
+    for members, count in zip(groups, counts, strict=True):
         held_out[generator.permutation(members)[:count]] = True
     return held_out
+
+
+def _in_proportion(counts: Array, total: int) -> Array:
+    """Return whole numbers of at least 1, in the proportions of `counts`, with the sum `total` if that is possible."""
+    exact = counts * (total / counts.sum())
+    found: Array = np.maximum(np.floor(exact).astype(int), 1)
+    for _ in range(total - int(found.sum())):
+        found[np.argmax(exact - found)] += 1
+    for _ in range(min(int(found.sum()) - total, int((found - 1).sum()))):
+        found[np.argmin(np.where(found > 1, exact - found, np.inf))] -= 1
+    return found
 
 
 def flip_labels(y: Array, classes: int, share: float, generator: np.random.Generator) -> tuple[Array, Array]:

@@ -18,12 +18,14 @@ from adamshap.reference.command.examples import extremes_of, fields_of
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.job import Options
 from adamshap.reference.command.overview import quality_rows
-from adamshap.reference.command.preparation import Prepared
+from adamshap.reference.command.preparation import VALIDATION_LIMIT, VALIDATION_SHARE, Prepared
 from adamshap.reference.command.spelling import some
 from adamshap.reference.contract import Progress
 
 # Most classes to list before training; config.json lists all.
 MOST_CLASSES = 20
+MANY_VALIDATION_EXAMPLES = 2000
+"""With more of them, the header says what they cost."""
 
 
 def announce(console: Console, options: Options, dataset: Dataset, prepared: Prepared, computed_by: str) -> None:
@@ -46,8 +48,26 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
     constant = [dataset.features[at] for at in np.flatnonzero(prepared.constant)]
     if constant:
         lines.append(f"Constant in the training examples, so of no use: {some(constant, MOST_CLASSES)}.")
+    lines += _about_validation(options, prepared)
     for line in (*lines, *dataset.notes):
         console.print(line, markup=False, highlight=False)
+
+
+def _about_validation(options: Options, prepared: Prepared) -> list[str]:
+    """Return a line on the number of validation examples, if it was limited or makes the run slow."""
+    count, limit = prepared.valid.n, options.valid_limit
+    share = VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
+    if limit is not None and limit <= count < share * (prepared.train.n + count):
+        return [
+            f"At most {limit} examples are held out, as every step looks at all of them; the others are trained on."
+            " --valid-limit sets this limit."
+        ]
+    if count > MANY_VALIDATION_EXAMPLES:
+        return [
+            f"Every step looks at all {count} validation examples, and takes longer the more they are;"
+            f" {VALIDATION_LIMIT} often suffice."
+        ]
+    return []
 
 
 @contextmanager

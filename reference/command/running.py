@@ -74,7 +74,8 @@ def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, se
         return
     options = _options(path, run_folder.config)
     dataset, prepared, config = _prepared(options)
-    changed = [name for name in config if run_folder.config.get(name) != config[name]]
+    # The options are the run's own; a newer version may have more of them, at their defaults.
+    changed = [name for name in config if name != "options" and run_folder.config.get(name) != config[name]]
     if changed:
         raise CommandError(
             f"--resume: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same data"
@@ -95,7 +96,8 @@ def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
     if options.valid is not None:
         valid = datasets.load_valid(options.valid, options.label, dataset, options.reading)
     share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
-    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "valid": valid}
+    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "limit": options.valid_limit}
+    asked["valid"] = valid
     prepared = preparation.prepare(dataset, **asked)
     if valid is None and options.missing == "mean":
         dataset = datasets.refilled(dataset, prepared.train_index)

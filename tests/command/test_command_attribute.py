@@ -108,6 +108,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "one_hot": [],
         "drop": [],
         "missing": None,
+        "valid_limit": 500,
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))

@@ -97,6 +97,7 @@ def test_every_option_has_help_and_default(command: Command) -> None:
         "--task": "auto",
         "--valid": "(held out from DATA)",
         "--valid-fraction": "(0.2)",
+        "--valid-limit": "(500, or none where the share is given)",
         "--checkpoint-seconds": "60.0",
     }.items():
         described = text.split(f" {option} ")[-1]  # the first may be a mention

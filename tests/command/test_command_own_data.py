@@ -286,6 +286,8 @@ def test_a_validation_file_of_other_targets(here: Path, refused: Refused) -> Non
         (("--valid-fraction", "1"), ["--valid-fraction", "1.0"]),
         (("--valid-fraction", "nan"), ["--valid-fraction", "nan"]),
         (("--valid-fraction", "0.5", "--valid", "v.csv"), ["--valid-fraction", "--valid"]),
+        (("--valid-limit", "50", "--valid", "v.csv"), ["--valid-limit", "--valid"]),
+        (("--valid-limit", "0"), ["--valid-limit", "1"]),
         (("--steps", "3", "--epochs", "1"), ["--steps", "--epochs"]),
         (("--steps", "0"), ["--steps", "1"]),
         (("--valid", "v.txt"), ["--valid", "'v.txt'"]),

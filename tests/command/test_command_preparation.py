@@ -57,6 +57,21 @@ def test_every_example_can_be_held_out() -> None:
     assert np.any([hold_out(y, np.random.default_rng(seed)) for seed in range(200)], axis=0).all()
 
 
+@given(st.lists(st.integers(2, 400), min_size=2, max_size=6), st.integers(1, 90), st.integers(0, 2**32))
+def test_a_limit_holds_out_fewer_of_each_class_in_proportion(sizes: list[int], limit: int, seed: int) -> None:
+    y = _labels(sizes, seed)
+    whole, held_out = (hold_out(y, np.random.default_rng(seed), limit=most) for most in (None, limit))
+    assert not (held_out & ~whole).any()
+    assert held_out.sum() == min(max(limit, len(sizes)), whole.sum())
+    if whole.sum() > limit:
+        for label in range(len(sizes)):
+            count, all_of_them = int(held_out[y == label].sum()), int(whole[y == label].sum())
+            exact = limit * all_of_them / whole.sum()
+            assert count >= 1
+            # One example of each small class comes from the shares of the others.
+            assert exact - len(sizes) < count < exact + 1 or count == 1
+
+
 @given(SIZES, st.floats(0, 0.99), st.integers(0, 2**32))
 def test_flipped_labels_are_other_classes(sizes: list[int], share: float, seed: int) -> None:
     y = _labels(sizes, seed)

@@ -69,6 +69,18 @@ ValidFraction = Annotated[
     ),
 ]
 
+ValidLimit = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="N",
+        min=1,
+        show_default=f"{preparation.VALIDATION_LIMIT}, or none where the share is given",
+        help="Hold out at most N examples: the time of each step grows with their number. At least one of each class is"
+        " held out; the others are trained on.",
+    ),
+]
+
 OneHot = Annotated[
     list[str] | None,
     typer.Option(
