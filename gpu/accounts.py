@@ -29,6 +29,8 @@ class Credited:
     decay: Array | None = None
     closed: Array | None = None
     truncated: Array | None = None
+    step_scores: Array | None = None
+    step_sgd_scores: Array | None = None
 
 
 class Account(Protocol):

@@ -46,6 +46,7 @@ from adamshap.reference.contract import (
     Variance,
     check_callable,
     coalition_mask,
+    keeps_step_scores,
     logged,
     of_kind,
     one_of,
@@ -363,6 +364,7 @@ def attribute(
     carry_window: int | None = None,
     score_dtype: ScoreDtype | None = None,
     contraction: Contraction = "ghost",
+    keep_step_scores: bool = False,
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
     on_step: Callable[[Progress], None] | None = None,
@@ -418,6 +420,9 @@ def attribute(
         As for `scores`.
     contraction : {"ghost", "forward"}
         As for `scores`, also of SGD's; "forward" not with "carry".
+    keep_step_scores : bool
+        Keep each step's scores, as ``Run.step_scores`` and ``Run.step_sgd_scores``; not with "carry", where a sample is
+        credited by later steps as well.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -447,6 +452,7 @@ def attribute(
     """
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
+    keep = keeps_step_scores(keep_step_scores, credit)
     if credit == "step" and carry_window is not None:
         refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
@@ -464,7 +470,7 @@ def attribute(
         open_account = partial(CarryAccount.of, window=window)
     else:
         size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-        open_account = partial(StepAccount.of, micro_batch=size)
+        open_account = partial(StepAccount.of, micro_batch=size, keep_step_scores=keep)
     where = "CUDA" if backend.on_cuda else "the CPU"
     about = f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where}, {dtype}"
     setup = RunSetup.of(config, estimator, held, backend, logged(on_step, about), on_checkpoint, resume)

@@ -16,7 +16,7 @@ from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.sketch import Sketch, matrices
 from adamshap.gpu.state import State
 from adamshap.gpu.step import StepResult, attribute_step
-from adamshap.reference.contract import Array, CompletedSteps, Credit, Snapshot, first_not_finite
+from adamshap.reference.contract import Array, CompletedSteps, Credit, Snapshot, StepScores, first_not_finite
 
 __all__ = ["StepAccount"]
 
@@ -50,6 +50,8 @@ class StepAccount:
     seen : int array (N,)
     losses : array (steps, 2)
         Both losses before each step.
+    step_scores : StepScores or None
+        Each step's scores, if they are kept.
     unchecked : list of (sample indices, `StepResult`)
         Completed steps that are not fetched yet.
     completed : int
@@ -68,19 +70,23 @@ class StepAccount:
     sgd_scores: Array
     seen: Array
     losses: Array
+    step_scores: StepScores | None
     unchecked: list[tuple[Array, StepResult]] = field(default_factory=list)
     completed: CompletedSteps = NO_STEPS
     last_fetch: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, setup: RunSetup, *, check_every_step: bool, micro_batch: int | None) -> "StepAccount":
+    def of(
+        cls, setup: RunSetup, *, check_every_step: bool, micro_batch: int | None, keep_step_scores: bool
+    ) -> "StepAccount":
         """Return an empty account; it always finds the step that diverged."""
         del check_every_step
         config, estimator = setup.config, setup.estimator
         sketch = None if estimator.rank is None else Sketch(estimator.rank, config.seed)
         shape = (config.train.n, config.valid.n) if estimator.per_validation else (config.train.n,)
         seen, losses = np.zeros(config.train.n, np.int64), np.zeros((config.length, len(LOSSES)))
-        return cls(setup, micro_batch, sketch, np.zeros(shape), np.zeros(shape), seen, losses)
+        kept = StepScores.empty(config, per_validation=estimator.per_validation) if keep_step_scores else None
+        return cls(setup, micro_batch, sketch, np.zeros(shape), np.zeros(shape), seen, losses, kept)
 
     @property
     def keeps_old_state(self) -> bool:
@@ -153,6 +159,8 @@ class StepAccount:
         self.scores[step.index] += step.scores
         self.sgd_scores[step.index] += step.sgd_scores
         self.seen[step.index] += 1
+        if self.step_scores is not None:
+            self.step_scores.record(self.completed, step.scores, step.sgd_scores)
         self.losses[self.completed] = step.losses
         self.completed = completed_after(next_step(self.completed))
         self.setup.report(self.completed, *step.losses)
@@ -164,7 +172,9 @@ class StepAccount:
     def credited(self) -> Credited:
         """Return the scores so far."""
         epochs = np.arange(self.completed) // self.setup.config.per_epoch
-        return Credited(self.scores, self.sgd_scores, self.seen, {"epoch": epochs} | self._losses_by_name())
+        steps, sgd_steps = (None, None) if self.step_scores is None else self.step_scores.of_run(self.completed)
+        history = {"epoch": epochs} | self._losses_by_name()
+        return Credited(self.scores, self.sgd_scores, self.seen, history, step_scores=steps, step_sgd_scores=sgd_steps)
 
     def _losses_by_name(self) -> dict[str, Array]:
         columns = self.losses[: self.completed].T
@@ -179,6 +189,7 @@ class StepAccount:
         host, bases = self.setup.context.backend.host, {} if self.sketch is None else self.sketch.bases
         arrays = {"scores": self.scores.copy(), "sgd_scores": self.sgd_scores.copy(), "seen": self.seen.copy()}
         arrays |= {f"history/{name}": column for name, column in self._losses_by_name().items()}
+        arrays |= {} if self.step_scores is None else self.step_scores.arrays(self.completed)
         return arrays | {f"basis/{number}/{group}": np.array(host(basis)) for (number, group), basis in bases.items()}
 
     def optional_arrays(self) -> Arrays:
@@ -200,6 +211,8 @@ class StepAccount:
             array[...] = kept[name]
         for column, name in enumerate(LOSSES):
             self.losses[: self.completed, column] = kept[f"history/{name}"]
+        if self.step_scores is not None:
+            self.step_scores.restore(kept)
         if self.sketch is not None:
             for name in (name for name in kept if name.startswith("basis/")):
                 number, group = map(int, name.split("/")[1:])

@@ -29,8 +29,10 @@ from adamshap.reference.contract import (
     RunConfig,
     ScoreSlope,
     Step,
+    StepScores,
     check_callable,
     first_not_finite,
+    keeps_step_scores,
     logged,
     one_blas_thread,
     one_of,
@@ -68,6 +70,7 @@ def attribute(
     carry_window: None = None,
     score_dtype: None = None,
     contraction: Contraction = "ghost",
+    keep_step_scores: bool = False,
     device: Literal["auto", "cpu"] = "auto",
     dtype: Literal["float64"] = "float64",
     on_step: Callable[[Progress], None] | None = None,
@@ -121,6 +124,9 @@ def attribute(
         Products are computed in float64.
     contraction : {"ghost", "forward"}
         As for `scores`; "forward" not with "carry".
+    keep_step_scores : bool
+        Keep each step's scores, as ``Run.step_scores`` and ``Run.step_sgd_scores``; not with "carry", where a sample is
+        credited by later steps as well.
     device : {"auto", "cpu"}
         The CPU.
     dtype : {"float64"}
@@ -156,10 +162,12 @@ def attribute(
         positive_integer("micro_batch", micro_batch)
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
+    keep = keeps_step_scores(keep_step_scores, credit)
     estimator = Estimator(
         slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind, contraction=contraction
     )
-    state = RunState.fresh(config, credit, account_of(config, credit, estimator), zero_scores(config, estimator))
+    kept = StepScores.empty(config, per_validation=estimator.per_validation) if keep else None
+    state = RunState.fresh(config, credit, account_of(config, credit, estimator), zero_scores(config, estimator), kept)
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")

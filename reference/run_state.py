@@ -16,6 +16,7 @@ from adamshap.reference.contract import (
     Run,
     RunConfig,
     Snapshot,
+    StepScores,
 )
 
 
@@ -39,7 +40,10 @@ class StepResult:
 
 @dataclass(eq=False)
 class RunState:
-    """A run after ``adam.step`` steps. `train_loss` and `valid_loss` (steps,) are 0 for later steps."""
+    """A run after ``adam.step`` steps. `train_loss` and `valid_loss` (steps,) are 0 for later steps.
+
+    `step_scores` is None if they are not kept.
+    """
 
     config: RunConfig
     credit: Credit
@@ -51,18 +55,23 @@ class RunState:
     seen: Array
     train_loss: Array
     valid_loss: Array
+    step_scores: StepScores | None
 
     @classmethod
-    def fresh(cls, config: RunConfig, credit: Credit, account: Account[Any], zero_scores: Array) -> "RunState":
+    def fresh(
+        cls, config: RunConfig, credit: Credit, account: Account[Any], zero_scores: Array, kept: StepScores | None
+    ) -> "RunState":
         """Return the state before the first step, with an empty `account`."""
         params, length = config.network.init(config.seed), config.length
         seen, logs = np.zeros(config.train.n, np.int64), (np.zeros(length), np.zeros(length))
-        return cls(config, credit, account, params, params, AdamState.zeros(params), zero_scores, seen, *logs)
+        return cls(config, credit, account, params, params, AdamState.zeros(params), zero_scores, seen, *logs, kept)
 
     def record(self, result: StepResult) -> None:
         """Advance by one step."""
         row, index = self.adam.step, result.index
         self.account.record(result.entry)
+        if self.step_scores is not None:
+            self.step_scores.record(row, result.entry.scores, result.sgd_scores)
         self.sgd_scores[index] += result.sgd_scores
         self.seen[index] += 1
         self.train_loss[row], self.valid_loss[row] = result.train_loss, result.valid_loss
@@ -82,7 +91,18 @@ class RunState:
         history |= {"train_loss": self.train_loss[:done], "valid_loss": self.valid_loss[:done]}
         scores = (settled.scores, self.sgd_scores, self.seen)
         accounts = (self.credit, settled.decay, settled.closed)
-        return Run(self.initial_params, params, adam, *scores, history, config, *accounts)
+        steps, sgd_steps = (None, None) if self.step_scores is None else self.step_scores.of_run(done)
+        return Run(
+            self.initial_params,
+            params,
+            adam,
+            *scores,
+            history,
+            config,
+            *accounts,
+            step_scores=steps,
+            step_sgd_scores=sgd_steps,
+        )
 
     def snapshot(self, settings: str) -> Snapshot:
         """Return a copy of the state for resuming a run of `settings`."""
@@ -97,6 +117,7 @@ class RunState:
         for group, named in (("params", self.params), ("m", self.adam.m), ("v", self.adam.v)):
             arrays |= {f"{group}/{name}": array for name, array in named.items()}
         arrays |= {f"history/{name}": array for name, array in self.account.kept().items()}
+        arrays |= {} if self.step_scores is None else self.step_scores.arrays(done)
         return {"step": np.array(done), "settings": np.array(settings)} | {k: a.copy() for k, a in arrays.items()}
 
     def restore(self, kept: Mapping[str, Array]) -> None:
@@ -104,6 +125,8 @@ class RunState:
         done, names = int(kept["step"]), list(self.params)
         rows = {name.removeprefix("history/"): kept[name] for name in kept if name.startswith("history/")}
         self.account.restore(kept["scores"], rows)
+        if self.step_scores is not None:
+            self.step_scores.restore(kept)
         for array, name in ((self.sgd_scores, "sgd_scores"), (self.seen, "seen")):
             array[...] = kept[name]
         self.train_loss[:done], self.valid_loss[:done] = kept["history/train_loss"], kept["history/valid_loss"]

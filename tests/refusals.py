@@ -250,6 +250,11 @@ REFUSALS = (
     Refusal(
         "slope", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='two_term')", ValueError
     ),
+    Refusal(
+        "keep_step_scores",
+        "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', keep_step_scores=True)",
+        ValueError,
+    ),
     Refusal("kind", "reference.attribute(NET, Adam(), batch(), batch(), kind='last')", ValueError),
     Refusal("resume", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', resume={})", ValueError),
     Refusal("slope", "gpu.scores(step(), 'adam')", ValueError),
@@ -306,6 +311,12 @@ REFUSALS = (
     Refusal("credit", "gpu.attribute(NET, Adam(), batch(), batch(), credit='loan')", ValueError),
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='sgd')", ValueError),
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='two_term')", ValueError),
+    Refusal("keep_step_scores", "gpu.attribute(NET, Adam(), batch(), batch(), keep_step_scores=1)", TypeError),
+    Refusal(
+        "keep_step_scores",
+        "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', keep_step_scores=True)",
+        ValueError,
+    ),
     Refusal("kind", "gpu.attribute(NET, Adam(), batch(), batch(), kind='last')", ValueError),
     Refusal("rank", "gpu.attribute(NET, Adam(), batch(), batch(), slope='two_term', rank=4)", ValueError),
     Refusal("resume", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', resume={})", ValueError),

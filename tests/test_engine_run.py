@@ -60,7 +60,8 @@ def problem(sizes: tuple[int, ...] = (8, 16, 12, 4), n: int = 50, n_val: int = 6
     return Network(sizes, "tanh"), batch(n), batch(n_val)
 
 
-RUN: dict[str, Any] = {"epochs": 4, "batch_size": 16, "seed": 3}  # 50 samples: the last batch holds 2
+# 50 samples: the last batch holds 2.
+RUN: dict[str, Any] = {"epochs": 4, "batch_size": 16, "seed": 3, "keep_step_scores": True}
 
 
 @cache  # many tests compare with one run
@@ -85,7 +86,7 @@ def of_run(run: Run) -> list[Array]:
     arrays = [run.scores, run.sgd_scores, run.history["train_loss"], run.history["valid_loss"]]
     for group in (run.params, run.state.m, run.state.v):
         arrays += list(group.values())
-    return arrays
+    return arrays + [np.nan_to_num(steps) for steps in (run.step_scores, run.step_sgd_scores) if steps is not None]
 
 
 @pytest.fixture(params=["one thread", "three threads"])
@@ -143,6 +144,9 @@ def test_a_run_is_the_oracles(device: Any, dtype: Any, micro_batch: Any, options
         # Besides the change with the inputs: each step rounds, and scores of both signs are added up.
         steps_ = rounding(np.abs(exact).max(), len(expected.history["epoch"]), dtype)
         assert_within(ours, exact, close + steps_, f"part {i} of the run")
+    assert got.step_scores is not None
+    assert expected.step_scores is not None
+    np.testing.assert_array_equal(np.isnan(got.step_scores), np.isnan(expected.step_scores))
     np.testing.assert_array_equal(got.seen, expected.seen)
     np.testing.assert_array_equal(got.history["epoch"], expected.history["epoch"])
     assert got.state.step == expected.state.step == len(theirs)

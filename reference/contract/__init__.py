@@ -111,6 +111,7 @@ from adamshap.reference.contract.sequences import Attention, Embedding, MeanOver
 from adamshap.reference.contract.sequential import NOT_COUNTED, Sequential
 from adamshap.reference.contract.snapshot import Checkpointer, Snapshot, recorded_arithmetic, resumed, run_settings
 from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float64_step
+from adamshap.reference.contract.step_scores import StepScores, keeps_step_scores
 
 __all__ = [
     "ACTIVATIONS",
@@ -177,6 +178,7 @@ __all__ = [
     "Snapshot",
     "Step",
     "StepNumber",
+    "StepScores",
     "TiedLinear",
     "Variance",
     "adam_in",
@@ -186,6 +188,7 @@ __all__ = [
     "convnet",
     "first_not_finite",
     "float64_step",
+    "keeps_step_scores",
     "logged",
     "model_of",
     "named_arrays",

@@ -92,6 +92,20 @@ class RunConfig:
         order = batch_order(self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed)
         return islice(order, self.steps)
 
+    def step_index(self) -> Array:
+        """Return the samples of each step, as one array.
+
+        Returns
+        -------
+        int array (steps, batch)
+            Rows of `train`, in the order of the batch; −1 where a short batch has no sample. ``batch`` is the smaller
+            of `batch_size` and N.
+        """
+        index = np.full((self.length, min(self.batch_size, self.train.n)), -1)
+        for row, (_, samples) in zip(index, self.order(), strict=True):
+            row[: len(samples)] = samples
+        return index
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -126,6 +140,9 @@ class Run:
         batch include it in equal parts.
     truncated : array (N,); the engine's "carry" only
         Bound on each score's error from steps taken after its batches had left the window.
+    step_scores, step_sgd_scores : arrays (steps, batch), or (steps, batch, n_val); ``keep_step_scores`` only
+        The scores that each step adds to `scores` and `sgd_scores`, of the samples in `step_index`; NaN where a short
+        batch has no sample.
     """
 
     initial_params: Params
@@ -140,6 +157,16 @@ class Run:
     decay: Array | None = None
     closed: Array | None = None
     truncated: Array | None = None
+    step_scores: Array | None = None
+    step_sgd_scores: Array | None = None
+
+    @property
+    def step_index(self) -> Array:
+        """The samples of each step that `step_scores` covers: int array (steps, batch), −1 where there is none."""
+        if self.config is None:
+            refuse("config", "None", "the run's settings, which determine the samples of each step")
+        index: Array = self.config.step_index()[: len(self.history["epoch"])]
+        return index
 
     def __repr__(self) -> str:
         """Return one line: the number of samples and steps, and the ends of the list of scores."""

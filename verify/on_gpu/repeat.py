@@ -26,6 +26,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "two_term": {"slope": "two_term"},
     "rank": {"rank": 16},
     "each validation sample": {"per_validation": True},
+    "each step's scores": {"keep_step_scores": True},
     "micro-batches": {"micro_batch": 50},
     "momentum's credit": {"credit": "carry"},
     "clipped groups with L2 decay": {"adam": CLIPPED},
@@ -89,5 +90,6 @@ def _run(setting: Setting, name: str, dtype: Any) -> Run:
 def _digests(run: Run) -> dict[str, str]:
     """Return a hash of each array of a run."""
     arrays: dict[str, Array] = {"scores": run.scores, "SGD's scores": run.sgd_scores}
+    arrays |= {} if run.step_scores is None else {"step scores": run.step_scores}
     arrays |= {f"params {name}": p for name, p in run.params.items()}
     return {name: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for name, array in arrays.items()}
