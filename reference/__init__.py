@@ -2,8 +2,8 @@
 
 It is slow and obviously correct: per-sample gradients are materialised, network gradients are computed by autograd, and
 each equation of the method is one function. `contract` describes steps, runs and models; `perceptron`, `layers`,
-`images`, `function`, `losses`, `models`, `adam`, `game`, `slopes`, `validation`, `scoring`, `carry`, `run` and
-`retraining` follow the derivation from the forward pass to the scores of a training run.
+`images`, `function`, `losses`, `models`, `adam`, `game`, `slopes`, `validation`, `scoring`, `carry`, `run`,
+`weighting` and `retraining` follow the derivation from the forward pass to the scores of a training run.
 """
 
 from adamshap.reference.adam import update
@@ -46,6 +46,7 @@ from adamshap.reference.retraining import metagradient, retrained
 from adamshap.reference.run import attribute
 from adamshap.reference.scoring import influence, scores
 from adamshap.reference.torch_bridge import from_torch
+from adamshap.reference.weighting import weighted
 
 Rows = LazyRows  # its former name
 
@@ -92,4 +93,5 @@ __all__ = [
     "transformer",
     "update",
     "utility",
+    "weighted",
 ]
