@@ -23,10 +23,12 @@ VARIANTS = {
     "plain": None,
     "secant": {"slope": "secant", "with_sgd": False},
     "secant, recompute": {"slope": "secant", "with_sgd": False, "recompute": True},
+    "secant, recompute, micro_batch 2": {"slope": "secant", "with_sgd": False, "recompute": True, "micro_batch": 2},
     "random_order": {"with_sgd": False},
     "random_order, recompute": {"with_sgd": False, "recompute": True},
     "default": {},
     "default, recompute": {"recompute": True},
+    "default, recompute, micro_batch 2": {"recompute": True, "micro_batch": 2},
 }
 VOCAB, WIDTH, DEPTH, HEADS, T, N_VAL = 256, 256, 4, 4, 128, 4
 
@@ -90,12 +92,17 @@ def steps(model: nn.Module, options: Any, data: Any, n: int, parts: int) -> None
             Path("/proc/self/clear_refs").write_text("5")
         for index in torch.arange(n).split(n // parts):
 
-            def passes(index: Any = index) -> None:
-                (loss(index) / parts).backward()
+            def passes(rows: Any, index: Any = index) -> None:
+                (loss(index[rows]) * len(index[rows]) / n).backward()
 
-            again = passes if options and options.get("recompute") else None
+            def all_passes(passes: Any = passes) -> None:
+                passes(slice(None))
+
+            again = None
+            if options and options.get("recompute"):
+                again = passes if options.get("micro_batch") else all_passes
             with attribution.samples(index, again=again) if attribution else nullcontext():
-                passes()
+                all_passes()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -120,7 +127,7 @@ def main() -> None:
     if given.only is not None:
         print(measured(given.only, given.n, given.parts))
         return
-    print(f"{'peak of a step, MiB':26}" + "".join(f"{parts} passes".rjust(14) for parts in (1, 4)))
+    print(f"{'peak of a step, MiB':34}" + "".join(f"{parts} passes".rjust(14) for parts in (1, 4)))
     plain: dict[int, int] = {}
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     for variant in VARIANTS:
@@ -129,7 +136,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--only", variant, "--parts", str(parts), "--n", str(given.n)]
             found = int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
             cells.append(f"{found / 2**20:6.0f} ({found / plain.setdefault(parts, found):4.2f})")
-        print(f"{variant:26}" + "".join(cell.rjust(14) for cell in cells), flush=True)
+        print(f"{variant:34}" + "".join(cell.rjust(14) for cell in cells), flush=True)
 
 
 if __name__ == "__main__":

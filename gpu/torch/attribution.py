@@ -123,7 +123,8 @@ class Attribution:
     recompute : bool
         Keep no captures: ``samples(index, again=…)`` takes a function that runs the passes again, for the scores.
     micro_batch : int, optional
-        Not supported: backward passes are the loop's own, as many in a step as you like.
+        With `recompute`, number of samples that go through the model again at a time; `again` then takes a slice of the
+        block's rows. The loop's own passes have as many samples as the loop gives them.
     samples_axis : mapping of str to int, optional
         Axis of the samples, 0 or 1, in inputs and outputs of some modules and of the modules inside them, by their
         names in the model ("" is the model). By default it is 0, and 1 in PyTorch's attention and recurrent layers
@@ -217,7 +218,7 @@ class Attribution:
         index: Any,
         losses: Callable[[], torch.Tensor] | None = None,
         *,
-        again: Callable[[], Any] | None = None,
+        again: Callable[..., Any] | None = None,
     ) -> Iterator[None]:
         """Capture the forward and backward passes inside: those of some samples, one row each, in this order.
 
@@ -235,7 +236,8 @@ class Attribution:
             it has to be given.
         again : callable, optional
             With ``recompute=True``, function without arguments that runs the forward and backward pass inside again. It
-            is called in ``optimizer.step()``, with the same random numbers; p.grad stays as it is.
+            is called in ``optimizer.step()``, with the same random numbers; p.grad stays as it is. With `micro_batch`,
+            function of a slice: it runs these rows of the block, with the weights in the loss that they have in it.
 
         Yields
         ------
@@ -250,7 +252,7 @@ class Attribution:
         self._refuse_broken()
         self._hooks.refuse_detached()
         refuse_graph_capture(self._device)
-        check_again(again, self._settings.recompute)
+        check_again(again, self._settings.recompute, self._settings.micro_batch)
         if self._hooks.block is not None:
             refuse("attribution.samples", "a call inside another", "one after the other, for accumulation")
         checked = checked_index(index, len(self._totals.seen), may_be_empty=self._processes.several)

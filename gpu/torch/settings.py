@@ -26,6 +26,7 @@ class Settings:
     with_sgd : bool
     check_every : int
     recompute : bool
+    micro_batch : int or None
     verify_ghost : bool
     """
 
@@ -34,6 +35,7 @@ class Settings:
     with_sgd: bool
     check_every: int
     recompute: bool
+    micro_batch: int | None
     verify_ghost: bool
 
     @classmethod
@@ -49,9 +51,6 @@ class Settings:
         verify_ghost: bool,
     ) -> "Settings":
         """Return the settings; refuse those that are not supported, also together."""
-        if micro_batch is not None:
-            needs = "None: accumulate in the loop, `samples` around each backward pass, with recompute=True"
-            refuse("micro_batch", shown(micro_batch), needs)
         refuse_slope(estimator)
         if verify_ghost := true_or_false("verify_ghost", verify_ghost):
             refuse_unverifiable(estimator)
@@ -59,12 +58,16 @@ class Settings:
         if (recompute := true_or_false("recompute", recompute)) and (verify_ghost or forward):
             which = "verify_ghost" if verify_ghost else "contraction 'forward'"
             refuse("recompute", f"True with {which}", "False: no captures are compared, or there are none")
+        if micro_batch is not None and not recompute:
+            needs = "recompute=True beside it, whose second pass it divides; for the first, accumulate in the loop"
+            refuse("micro_batch", shown(micro_batch), needs)
         return cls(
             estimator,
             positive_integer("n_samples", n_samples),
             true_or_false("with_sgd", with_sgd),
             positive_integer("check_every", check_every),
             recompute,
+            None if micro_batch is None else positive_integer("micro_batch", micro_batch),
             verify_ghost,
         )
 

@@ -37,7 +37,7 @@ class Source(Protocol):
     def hooks(self) -> Hooks:
         """The hooks on the model."""
 
-    def open(self, block: Block, again: Callable[[], Any] | None, *, checked: bool) -> AbstractContextManager[None]:
+    def open(self, block: Block, again: Callable[..., Any] | None, *, checked: bool) -> AbstractContextManager[None]:
         """Return a context manager for the forward and backward pass of a block."""
 
     def of(self, passes: StepPasses) -> SampleGradients:
@@ -67,7 +67,7 @@ class FromCaptures:
     cheapest: list[str]
     processes: Processes
 
-    def open(self, block: Block, again: Callable[[], Any] | None, *, checked: bool) -> AbstractContextManager[None]:
+    def open(self, block: Block, again: Callable[..., Any] | None, *, checked: bool) -> AbstractContextManager[None]:
         """Return a context manager that captures into the block."""
         return _opened(self.hooks, block)
 
@@ -109,7 +109,7 @@ class FromSecondPass:
         return self.first.hooks
 
     @contextmanager
-    def open(self, block: Block, again: Callable[[], Any] | None, *, checked: bool) -> Iterator[None]:
+    def open(self, block: Block, again: Callable[..., Any] | None, *, checked: bool) -> Iterator[None]:
         """Return a context manager in which the captures of a block are reduced as they come."""
         if again is None:
             raise AssertionError("no function for a second pass")
@@ -119,7 +119,8 @@ class FromSecondPass:
     def of(self, passes: StepPasses) -> SampleGradients:
         """Return functions that repeat the passes of each block."""
         kept = self.first.of(passes)
-        return SampleGradients(self.recomputation.chunks(kept.chunks), kept.factor, norms=self.recomputation.norms)
+        chunks = self.recomputation.chunks([rows for rows, _ in kept.chunks])
+        return SampleGradients(chunks, kept.factor, norms=self.recomputation.norms)
 
     def forget(self) -> None:
         """Forget the functions and the sums."""
@@ -143,7 +144,7 @@ class FromLosses:
     backend: Backend
     derivatives: Derivatives
 
-    def open(self, block: Block, again: Callable[[], Any] | None, *, checked: bool) -> AbstractContextManager[None]:
+    def open(self, block: Block, again: Callable[..., Any] | None, *, checked: bool) -> AbstractContextManager[None]:
         """Return a context manager that notes the parameters that the backward pass reaches."""
         return _opened(self.hooks, block)
 
@@ -197,4 +198,5 @@ def source_of(
     source = FromCaptures(hooks, context.backend, always, processes)
     if not settings.recompute:
         return source
-    return FromSecondPass(source, Recomputation(model, hooks, context, always, settings.estimator))
+    again = Recomputation(model, hooks, context, always, settings.estimator, settings.micro_batch)
+    return FromSecondPass(source, again)

@@ -19,8 +19,6 @@ from adamshap.torch.captures import recompute  # noqa: E402
 class Again(Loop):
     """A loop whose passes run again."""
 
-    recomputed = True
-
     def passes(self, index: Any, captured: bool = True) -> None:
         for part in index.tensor_split(self.parts):
 
@@ -31,16 +29,31 @@ class Again(Loop):
                 again()
 
 
+class AgainInParts(Loop):
+    """A loop whose passes run again, a few rows at a time."""
+
+    def passes(self, index: Any, captured: bool = True) -> None:
+        for part in index.tensor_split(self.parts):
+
+            def again(rows: Any, part: Any = part) -> None:
+                self.loss(part[rows]).backward()
+
+            with self.attribution.samples(part, again=again):
+                again(slice(None))
+
+
 def results(loop: Loop, steps: int = 4, n: int = 5) -> Run:
     for index in loop.batches(steps, n):
         loop.step(index)
     return loop.attribution.result()
 
 
-def both(name: str = "perceptron", steps: int = 4, **settings: Any) -> tuple[Run, Run]:
+def both(name: str = "perceptron", steps: int = 4, micro_batch: int | None = None, **settings: Any) -> tuple[Run, Run]:
     options = settings.pop("options", {})
     kept = results(Loop(name, options=options, **settings), steps)
-    return kept, results(Again(name, options={**options, "recompute": True}, **settings), steps)
+    kind: type[Loop] = Again if micro_batch is None else AgainInParts
+    again = {**options, "recompute": True, "micro_batch": micro_batch}
+    return kept, results(kind(name, options=again, **settings), steps)
 
 
 def assert_same(one: Run, other: Run, *, bits: bool = True) -> None:
@@ -72,6 +85,17 @@ def test_scores_are_those_of_the_kept_captures_bit_for_bit(name: str, options: s
 def test_so_are_those_of_accumulated_and_clipped_steps(name: str) -> None:
     """Up to rounding: f is found from sums over a block in place of each use."""
     assert_same(*both(name, parts=3, clip=0.05), bits=False)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 9])
+@pytest.mark.parametrize("name", MODELS)
+def test_so_are_those_of_passes_of_a_few_samples(name: str, micro_batch: int) -> None:
+    """Up to rounding; the last of them, and the only one, may have fewer samples."""
+    assert_same(*both(name, micro_batch=micro_batch), bits=False)
+
+
+def test_a_few_samples_at_a_time_accumulate_and_are_clipped() -> None:
+    assert_same(*both("gpt", parts=2, clip=0.05, micro_batch=2, options={"rank": 2}), bits=False)
 
 
 def test_two_terms_of_uses_at_one_position() -> None:
@@ -168,6 +192,14 @@ def test_no_more_than_one_use_is_kept_at_a_time(options: Any, monkeypatch: pytes
     assert not loop.attribution._scorer.context.buffers.kept
 
 
+def test_no_more_than_a_micro_batch_goes_through_the_model_again() -> None:
+    loop = AgainInParts(options={"recompute": True, "micro_batch": 2})
+    rows: list[int] = []
+    loop.loss = lambda index: (rows.append(len(index)), loop.losses(index).sum())[1]  # type: ignore[method-assign]
+    loop.step(next(loop.batches(1, n=5)))
+    assert rows == [5, 2, 2, 1]
+
+
 # --- the self-check --------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +251,7 @@ def test_a_use_that_no_hook_sees_is_refused() -> None:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def stepped(loop: Loop, again: Callable[[], Any], inside: Callable[[], Any] | None = None) -> None:
+def stepped(loop: Loop, again: Callable[..., Any], inside: Callable[[], Any] | None = None) -> None:
     index = torch.arange(5)
     with loop.attribution.samples(index, again=again):
         (inside or (lambda: loop.loss(index).backward()))()
@@ -284,11 +316,43 @@ def test_a_function_is_needed_where_passes_run_again_and_only_there() -> None:
         fresh(recompute=1)
 
 
-def test_a_micro_batch_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="micro_batch: got 4; needs None: accumulate in the loop, `samples` around each"
-    ):
-        Loop(options={"micro_batch": 4})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"micro_batch": 4}, "micro_batch: got 4; needs recompute=True beside it"),
+        ({"recompute": True, "micro_batch": 0}, "micro_batch: got 0; needs"),
+    ],
+)
+def test_a_micro_batch_is_of_a_second_pass(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Loop(options=options)
+
+
+def test_a_function_takes_the_rows_of_a_micro_batch_and_no_others() -> None:
+    message = "again: got a function of 0 arguments without a default; needs one argument without a default, a slice"
+    for again in (lambda: None, lambda x=None: None):
+        with pytest.raises(TypeError, match=message):
+            stepped(fresh(micro_batch=2), again)
+    with pytest.raises(TypeError, match="got a function of 1 arguments without a default; needs no argument"):
+        stepped(fresh(), lambda rows: None)
+
+
+def test_a_mean_over_the_rows_of_a_micro_batch_is_refused() -> None:
+    loop = fresh(micro_batch=2)
+    index = torch.arange(5)
+    message = "a gradient of '.*' that is off by .* in parts: a sum over the rows of a part, divided by what the whole"
+    with pytest.raises(ValueError, match=message):
+        stepped(
+            loop,
+            lambda rows: loop.losses(index[rows]).mean().backward(),
+            lambda: loop.losses(index).mean().backward(),
+        )
+
+
+def test_dropout_in_a_micro_batch_is_refused() -> None:
+    options = {"slope": "sgd", "gradient": "start", "recompute": True, "micro_batch": 2}
+    with pytest.raises(ValueError, match=r"a gradient of '.*' that is off by .*; without dropout"):
+        results(AgainInParts(change=with_dropout, options=options))
 
 
 def test_two_backward_passes_in_one_block_are_refused_where_squares_need_their_sum() -> None:

@@ -4,14 +4,16 @@ A capture holds the input and the output gradient of a layer, which autograd wou
 the first pass keeps only what is needed of it before P is known: Σ_i x_i of the parameters that the self-check
 compares, and √Σ_i x_i² for σ. In ``optimizer.step()`` the function `again` of each block repeats its passes, and each
 use is contracted with P as it comes. So no more than one layer's arrays are kept at a time, beside what the pass itself
-needs.
+needs. With `micro_batch` the second pass runs a few samples at a time, and then even that is small.
 
 √Σ_i x_i² of a parameter that is used twice needs the sum of its uses, which are kept until the block ends.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,111 +26,39 @@ from adamshap.gpu.scores import Rerun
 from adamshap.reference.contract import TWO_TERM, Estimator, refuse, shown
 from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.hooks import Hooks
+from adamshap.torch.captures.reduction import Reduced, Reduction
 from adamshap.torch.checks.factor import UNITS
-from adamshap.torch.checks.gradients import size_of
 from adamshap.torch.random_state import RandomState, random_state, replayed
 
 __all__ = ["Recomputation", "check_again"]
 
 
-def check_again(again: object, recompute: bool) -> None:
+def check_again(again: Any, recompute: bool, micro_batch: int | None) -> None:
     """Refuse a function for a second pass that nobody calls, and a second pass without a function."""
-    if recompute and not callable(again):
+    if not recompute:
+        if again is not None:
+            refuse("again", shown(again), "None, or an Attribution with recompute=True")
+        return
+    if not callable(again):
         needs = "a function that runs the forward and backward pass of these samples again, for recompute=True"
         refuse("again", shown(again), needs, TypeError)
-    if not recompute and again is not None:
-        refuse("again", shown(again), "None, or an Attribution with recompute=True")
+    taken = _arguments_without_default(again)
+    if taken is not None and taken != (0 if micro_batch is None else 1):
+        needs = "no argument, which micro_batch alone would give"
+        if micro_batch is not None:
+            needs = "one argument without a default, a slice of the rows to run: lambda rows, x=x, y=y: …"
+        refuse("again", f"a function of {taken} arguments without a default", needs, TypeError)
 
 
-@dataclass
-class Reduced:
-    """What is left of the uses of one parameter in a block: Σ_i x_i if it is compared, and a bound on Σ_i ‖x_i‖.
-
-    Parameters
-    ----------
-    name : str
-    n : int
-        Number of rows.
-    total : array, optional
-        Σ_i x_i.
-    size : array (1, 1)
-        Bound on Σ_i ‖x_i‖, if it is compared.
-    count : int
-        Number of outer products per row.
-    sums : callable, optional
-        Function that returns Σ_i x_i of every parameter from another pass, if it is needed after all.
-    """
-
-    name: str
-    n: int
-    total: Any = None
-    size: Any = 0.0
-    count: int = 0
-    sums: Callable[[], Mapping[str, "Reduced"]] | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parameter used."""
-        return (self.name,)
-
-    @property
-    def products(self) -> dict[str, int]:
-        """Number of outer products per row, if the parameter is contracted by them."""
-        return {self.name: self.count} if self.count else {}
-
-    def sum_of(self, xp: Any, name: str, units: slice) -> Any:
-        """Return Σ_i x_i of some units."""
-        self._complete()
-        return self.total[units]
-
-    def kept(self) -> dict[str, Any]:
-        """Return an array whose norm is the bound on Σ_i ‖x_i‖."""
-        self._complete()
-        return {"x": self.size}
-
-    def _complete(self) -> None:
-        if self.total is None and self.sums is not None:
-            found = self.sums()[self.name]
-            self.total, self.size = found.total, found.size
-
-    def add(self, xp: Any, use: Capture, shape: tuple[int, ...], summed: bool) -> None:
-        """Add a use."""
-        self.count += use.products.get(self.name, 0)
-        if not summed:
-            return
-        part = use.sum_of(xp, self.name, slice(0, shape[0])).reshape(shape)
-        self.total = part if self.total is None else self.total + part
-        self.size = self.size + size_of(xp, use, len(shape)).reshape(1, 1)
-
-
-@dataclass(eq=False)
-class Reduction:
-    """The captures of one pass, reduced as they come.
-
-    Parameters
-    ----------
-    xp : module
-        NumPy or CuPy.
-    n : int
-        Number of samples.
-    shapes : dict
-        Shapes of the parameters.
-    summed : collection of str
-        The parameters whose Σ_i x_i is wanted.
-    found : dict of Reduced
-    """
-
-    xp: Any
-    n: int
-    shapes: Mapping[str, tuple[int, ...]]
-    summed: Collection[str]
-    found: dict[str, Reduced] = field(default_factory=dict)
-
-    def add(self, use: Capture) -> None:
-        """Add a capture."""
-        for name in use.names:
-            one = self.found.setdefault(name, Reduced(name, self.n))
-            one.add(self.xp, use, self.shapes[name], name in self.summed)
+def _arguments_without_default(function: Callable[..., Any]) -> int | None:
+    """Return the number of arguments that a call must give; None if Python does not know it, or any number will do."""
+    try:
+        arguments = inspect.signature(function).parameters.values()
+    except ValueError:
+        return None
+    if any(one.kind is one.VAR_POSITIONAL for one in arguments):
+        return None
+    return sum(one.default is one.empty and one.kind is not one.VAR_KEYWORD for one in arguments)
 
 
 @dataclass(eq=False)
@@ -138,13 +68,14 @@ class Pass:
     Parameters
     ----------
     again : callable
+        Without arguments, or of a slice of rows.
     random : RandomState
         PyTorch's random state at their beginning.
     first : Reduction
         What is left of their captures.
     """
 
-    again: Callable[[], Any]
+    again: Callable[..., Any]
     random: RandomState
     first: Reduction
 
@@ -160,6 +91,8 @@ class Recomputation:
     cheapest : collection of str
         The parameters that are compared in every step.
     estimator : Estimator
+    micro_batch : int, optional
+        Number of samples of a second pass; None: those of the block.
     """
 
     def __init__(
@@ -169,11 +102,13 @@ class Recomputation:
         context: EngineContext,
         cheapest: Collection[str],
         estimator: Estimator,
+        micro_batch: int | None = None,
     ) -> None:
         self._model, self._hooks, self._context = model, hooks, context
         self._xp = context.backend.xp
         self._cheapest, self._signed = frozenset(cheapest), estimator.slope == TWO_TERM
         self._variance = estimator.variance if estimator.slope in ("random_order", TWO_TERM) else None
+        self._micro_batch = micro_batch
         self._passes: dict[Block, Pass] = {}
         self.norms = Norms()
 
@@ -186,7 +121,7 @@ class Recomputation:
         self._context.buffers.release()
 
     @contextmanager
-    def reducing(self, block: Block, again: Callable[[], Any], *, checked: bool) -> Iterator[None]:
+    def reducing(self, block: Block, again: Callable[..., Any], *, checked: bool) -> Iterator[None]:
         """Return a context manager in which the captures of a block are reduced as they come."""
         shapes = self._context.shapes
         first = Reduction(self._xp, block.n, shapes, shapes if checked else self._cheapest)
@@ -228,49 +163,52 @@ class Recomputation:
         with self._context.at_work():
             add_norms(self._context, self.norms, Captures(tuple(uses)), str(self._variance))
 
-    def chunks(self, kept: list[tuple[slice, Captures]]) -> list[tuple[slice, Rerun]]:
-        """Return the samples of each block with the function that repeats its passes.
+    def chunks(self, rows: list[slice]) -> list[tuple[slice, Rerun]]:
+        """Return the samples of each pass with the function that repeats it; `rows` are those of the blocks."""
+        return [one for which, block in zip(rows, self._passes, strict=True) for one in self._reruns(block, which)]
 
-        `kept` has what is left of the captures, and captures of parameters without a use.
-        """
-        return [
-            (rows, self._rerun(block, [use for use in captures.uses if not isinstance(use, Reduced)]))
-            for (rows, captures), block in zip(kept, self._passes, strict=True)
-        ]
+    def _reruns(self, block: Block, rows: slice) -> list[tuple[slice, Rerun]]:
+        """Return the second passes of a block; the last compares their gradients with the first pass's."""
+        second = Reduction(self._xp, block.n, self._context.shapes, self._cheapest)
+        parts = self._parts(block)
 
-    def _rerun(self, block: Block, idle: list[Capture]) -> Rerun:
-        def rerun(contracted: Callable[[Captures], None]) -> None:
+        def rerun(contracted: Callable[[Captures], None], part: slice) -> None:
             self._context.buffers.release()
-            for use in idle:
-                contracted(Captures((use,)))
-            second = Reduction(self._xp, block.n, self._context.shapes, self._cheapest)
 
             def received(use: Capture) -> None:
                 second.add(use)
                 contracted(Captures((use,)))
 
-            self._repeat(block, received)
-            _refuse_other_pass(block, self._passes[block].first, second)
+            self._repeat(block, part, received)
+            if part is parts[-1]:
+                _refuse_other_pass(block, self._passes[block].first, second, self._micro_batch)
 
-        return rerun
+        start = rows.start
+        return [(slice(start + part.start, start + part.stop), partial(rerun, part=part)) for part in parts]
+
+    def _parts(self, block: Block) -> list[slice]:
+        """Return the rows of each second pass of a block."""
+        size = self._micro_batch or block.n
+        return [slice(first, min(first + size, block.n)) for first in range(0, block.n, size)]
 
     def _all_sums(self, block: Block) -> Callable[[], Mapping[str, Reduced]]:
-        """Return a function that finds Σ_i x_i of all parameters by one more pass."""
+        """Return a function that finds Σ_i x_i of all parameters by one more pass of the block."""
         found: dict[str, Reduced] = {}
 
         def sums() -> Mapping[str, Reduced]:
             if not found:
                 every = Reduction(self._xp, block.n, self._context.shapes, self._context.shapes)
-                self._repeat(block, every.add)
+                for part in self._parts(block):
+                    self._repeat(block, part, every.add)
                 found.update(every.found)
             return found
 
         return sums
 
-    def _repeat(self, block: Block, received: Callable[[Capture], None]) -> None:
-        """Repeat the passes of a block, with the random numbers that they had; the gradients stay as they are."""
+    def _repeat(self, block: Block, part: slice, received: Callable[[Capture], None]) -> None:
+        """Repeat a block's passes of some rows, with the block's random numbers; the gradients stay as they are."""
         again = self._passes[block]
-        repeated = Block(block.index, {}, reduce=received)
+        repeated = Block(block.index[part], {}, reduce=received)
         buffers = {name: buffer._version for name, buffer in self._model.named_buffers()}
         with (
             replayed(again.random),
@@ -279,7 +217,7 @@ class Recomputation:
             self._hooks.repeating(),
             self._hooks.open(repeated),
         ):
-            again.again()
+            again.again(*([] if self._micro_batch is None else [part]))
         for name, buffer in self._model.named_buffers():
             if buffers.get(name) != buffer._version:
                 got = f"a pass that edits the buffer {name!r}"
@@ -298,9 +236,11 @@ def _gradients_put_back(model: torch.nn.Module) -> Iterator[None]:
             p.grad = gradient
 
 
-def _refuse_other_pass(block: Block, first: Reduction, second: Reduction) -> None:
+def _refuse_other_pass(block: Block, first: Reduction, second: Reduction, micro_batch: int | None) -> None:
     """Refuse a second pass whose gradients are not those of the first."""
     needs = "the forward and backward pass that was inside `samples`: the same samples, loss and scale"
+    if micro_batch is not None:
+        needs += ", in parts: a sum over the rows of a part, divided by what the whole batch's was; without dropout"
     used = {name for use in block.uses for name in use.names}
     if missing := used.symmetric_difference(second.found):
         name = sorted(missing)[0]
