@@ -1,13 +1,12 @@
-"""Tails and quantiles of the normal and of Student's t distribution, and the trigamma function, without SciPy."""
+"""Tails of the normal and of Student's t distribution, and quantiles of the latter, without SciPy."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 
 from adamshap.reference.contract import Array
 
-__all__ = ["normal_quantiles", "normal_tails", "student_quantile", "student_tails", "trigamma", "trigamma_inverse"]
+__all__ = ["normal_tails", "student_quantile", "student_tails"]
 
 AS_GOOD_AS_NORMAL = 1e6
 """Degrees of freedom from which on Student's t is taken for normal: at |t| = 6 the tail is off by 0.03 %."""
@@ -20,12 +19,6 @@ def normal_tails(z: Array) -> Array:
     """Return P(Z > z) for each element of `z`, with Z ~ N(0, 1)."""
     flat = [math.erfc(value / math.sqrt(2)) / 2 for value in np.ravel(z).tolist()]
     return np.reshape(np.array(flat, float), np.shape(z))
-
-
-def normal_quantiles(p: Array) -> Array:
-    """Return z with P(Z ≤ z) = p for each element of `p`, 0 < p < 1."""
-    quantile = NormalDist().inv_cdf
-    return np.reshape(np.array([quantile(value) for value in np.ravel(p).tolist()], float), np.shape(p))
 
 
 def student_tails(t: Array, degrees: float) -> Array:
@@ -50,26 +43,6 @@ def student_quantile(p: float, degrees: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if student_tails(np.array(middle), degrees) > 1 - p else (low, middle)
     return (low + high) / 2
-
-
-def trigamma(x: float) -> float:
-    """Return ψ′(x), x > 0: the recurrence ψ′(x) = ψ′(x + 1) + 1/x² up to x ≥ 10, then the asymptotic series."""
-    total = 0.0
-    while x < 10:
-        total += 1 / (x * x)
-        x += 1
-    square = 1 / (x * x)
-    series = square * (1 / 6 - square * (1 / 30 - square * (1 / 42 - square / 30)))
-    return total + (1 + series + 0.5 / x) / x
-
-
-def trigamma_inverse(value: float) -> float:
-    """Return x > 0 with ψ′(x) = `value` > 0, by bisection of log x: ψ′ falls from ∞ to 0."""
-    low, high = math.log(1e-12), math.log(1e12)
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if trigamma(math.exp(middle)) > value else (low, middle)
-    return math.exp((low + high) / 2)
 
 
 def _incomplete_beta(a: float, b: float, x: Array, rest: Array) -> Array:
