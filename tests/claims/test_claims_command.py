@@ -13,7 +13,17 @@ from adamshap.gpu.bench import Case
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.main import build
 from adamshap.reference.contract import Adam
-from adamshap.verify.claims import cost, downstream, estimators, fidelity, optimisers, page, retraining, suite
+from adamshap.verify.claims import (
+    cost,
+    downstream,
+    estimators,
+    fidelity,
+    optimisers,
+    page,
+    retraining,
+    stability,
+    suite,
+)
 
 TINY = {
     fidelity.NAME: fidelity.Settings(2, (1, 2), (4,), (0.999,), (), scan=False, train=40, valid=10),
@@ -25,6 +35,17 @@ TINY = {
         2, ("wine",), "wine", ("wine",), 40, 10, 2, 10, (3,), cuts=(1, 2), sources=1, shares=(0.5,), retrain_epochs=1
     ),
     estimators.NAME: estimators.Settings(2, ("wine",), (4,), (1, 2), (1e-3,), 20, 10),
+    stability.NAME: stability.Settings(
+        2,
+        (
+            stability.Case(
+                "wine", "wine", epochs=1, runs=6, one_varies=2, halves=8, retrainings=2, variants=True, carry=True
+            ),
+        ),
+        hidden=(3,),
+        variant_halves=8,
+        projections=4,
+    ),
     cost.NAME: cost.Settings(1, (Case((4, 8, 3), 8, 4, 3),)),
 }
 

@@ -39,13 +39,14 @@ def claims_command(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["MPLBACKEND"] = "agg"  # the worker processes import matplotlib too, and need no display
     try:
-        importlib.import_module("sklearn")
+        for package in ("sklearn", "statsmodels"):
+            importlib.import_module(package)
         with plain_style():
             plots = importlib.import_module("adamshap.verify.claims.plots")
             plots.svg(plots.blank(1, 1)[0])  # so that problems of matplotlib show now, not after half an hour
     except ImportError as error:
         raise CommandError(
-            f'claims needs scikit-learn and matplotlib ({error}): pip install "adamshap[demo]"'
+            f'claims needs scikit-learn, statsmodels and matplotlib ({error}): pip install "adamshap[claims]"'
         ) from error
     except Exception as error:
         raise CommandError(f"claims cannot draw figures: {why_no_picture(error)}") from error

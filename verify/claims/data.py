@@ -1,4 +1,4 @@
-"""The data for testing the claims: scikit-learn's data sets, and the text that is part of every Python.
+"""The data for testing the claims: scikit-learn's data sets, a table of statsmodels, and the text of every Python.
 
 Each task is split anew for each seed into training samples, validation samples (L is their mean loss), and test samples
 that neither training nor scoring uses.
@@ -16,7 +16,7 @@ import sklearn.datasets
 
 from adamshap.reference.contract import Array, Batch, Network, one_of
 
-TASKS = ("digits", "breast_cancer", "wine", "diabetes", "topics", "characters")
+TASKS = ("digits", "breast_cancer", "wine", "diabetes", "visits", "topics", "characters")
 TOPICS = 8  # the longest topics of pydoc_data
 WORDS, CHUNK = 1024, 30  # size of the hashed vocabulary; words in a sample
 CONTEXT = 6  # characters before the predicted one
@@ -50,7 +50,7 @@ def load(name: str, seed: int, *, train: int, valid: int = 100, test: int = 300)
     valid = min(valid, len(x) // 4)
     test = min(test, len(x) // 4)
     at_valid, at_test, at_train = np.split(order[: valid + test + train], [valid, valid + test])
-    if name in ("breast_cancer", "wine", "diabetes"):
+    if name in ("breast_cancer", "wine", "diabetes", "visits"):
         x = (x - x[at_train].mean(axis=0)) / x[at_train].std(axis=0)
     if name == "diabetes":
         y = (y - y[at_train].mean(axis=0)) / y[at_train].std(axis=0)
@@ -60,6 +60,11 @@ def load(name: str, seed: int, *, train: int, valid: int = 100, test: int = 300)
     return Task(name, train_batch, valid_batch, test_batch, source[at_train], source[at_valid], outputs, loss)
 
 
+def count(name: str) -> int:
+    """Return the number of all samples of the task `name`."""
+    return len(_whole(one_of("name", name, TASKS))[0])
+
+
 @cache
 def _whole(name: str) -> tuple[Array, Array, Array]:
     """Return inputs, labels or targets, and sources of all samples."""
@@ -67,10 +72,21 @@ def _whole(name: str) -> tuple[Array, Array, Array]:
         return _topics()
     if name == "characters":
         return _characters()
+    if name == "visits":
+        return _visits()
     x, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
     if name == "diabetes":
         return x, y[:, None], (y > np.median(y)).astype(np.int64)
     return x / 16 if name == "digits" else x, y, y
+
+
+def _visits() -> tuple[Array, Array, Array]:
+    """Return RAND's health insurance experiment; the label is whether a person saw a doctor in a year."""
+    from statsmodels.datasets import randhie  # only this task needs it, and it imports pandas
+
+    table = randhie.load_pandas().data
+    y = (table["mdvis"].to_numpy() > 0).astype(np.int64)
+    return table.drop(columns="mdvis").to_numpy(float), y, y
 
 
 def _longest_topics() -> list[str]:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from adamshap.verify.claims import cost, downstream, estimators, fidelity, optimisers, retraining
+from adamshap.verify.claims import cost, downstream, estimators, fidelity, optimisers, retraining, stability
 from adamshap.verify.claims.section import Section
 from adamshap.verify.claims.statistics import Record
 
-CLAIMS: tuple[ModuleType, ...] = (fidelity, optimisers, retraining, downstream, estimators, cost)
+CLAIMS: tuple[ModuleType, ...] = (fidelity, optimisers, retraining, downstream, estimators, stability, cost)
 """Each has NAME, TITLE, CLAIM, FULL, QUICK, ``measure(settings, seed)`` and ``section(settings, records)``."""
 ALONE = (cost.NAME,)
 """Claims that measure time, and so run last and alone."""

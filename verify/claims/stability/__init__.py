@@ -1,0 +1,16 @@
+"""How far rankings by the scores hold: over seeds, against retraining, and against cheap baselines.
+
+Each split of each data set is trained with the defaults of `adamshap attribute`, many times with other initialisations
+and orders. Every weighting of the steps gives totals. The study compares their rankings between runs, and with
+retraining on random halves and without one sample, and tests how well they find flipped labels.
+"""
+
+from adamshap.verify.claims.stability.experiment import measure
+from adamshap.verify.claims.stability.presentation import section
+from adamshap.verify.claims.stability.settings import FULL, QUICK, Case, Settings
+
+NAME = "stability"
+TITLE = "Stability: rankings over seeds, against retraining and baselines"
+CLAIM = "Not a claim of the paper: which totals rank the samples alike in another run, and as retraining does."
+
+__all__ = ["CLAIM", "FULL", "NAME", "QUICK", "TITLE", "Case", "Settings", "measure", "section"]
