@@ -39,7 +39,7 @@ TINY = {
         2,
         (
             stability.Case(
-                "wine", "wine", epochs=1, runs=6, one_varies=2, halves=8, retrainings=2, variants=True, carry=True
+                "wine", "wine", epochs=2, runs=6, one_varies=2, halves=8, retrainings=2, variants=True, carry=True
             ),
         ),
         hidden=(3,),
