@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from adamshap import reference
+from adamshap import gpu, reference
 from adamshap.reference.contract import Adam, Array, Batch, Network
 from adamshap.reference.models import mean_loss
 from adamshap.reference.retraining import final_loss
@@ -84,10 +84,10 @@ def test_unit_steps_have_the_same_size_and_a_large_first_step_counts_no_more() -
     scores = np.random.default_rng(0).normal(size=(200, 4))
     scores[0] *= 1000
     run = a_run(scores)
-    plain, unit = (weightings.totals(run, "Adam", name) for name in (weightings.TOTAL, weightings.UNIT))
+    plain, unit = (weightings.totals(run, "Adam", name) for name in (weightings.SUM, weightings.UNIT))
     first = np.abs(plain[run.first_batch()])
     assert first.min() > np.delete(np.abs(plain), run.first_batch()).max()
-    assert experiment.first_step_share(run, "Adam", weightings.TOTAL) > 0.99
+    assert experiment.first_step_share(run, "Adam", weightings.SUM) > 0.99
     assert close(experiment.first_step_share(run, "Adam", weightings.UNIT), 1 / 200)
     assert experiment.first_batch_in_top(run, plain) >= 1
     assert close(weightings.sizes(run.steps["Adam"] * weightings.WEIGHTINGS[weightings.UNIT](run, "Adam")[:, None]), 1)
@@ -99,7 +99,7 @@ def test_steps_without_a_score_keep_it_and_short_batches_are_read_right() -> Non
     assert_array_equal(weightings.sizes(scores), [1.0, 2.0])
     index = np.array([[0, 1, 2, 3], [3, 0, -1, -1]])
     run = Kept(index, {"Adam": scores, "SGD": scores}, np.zeros(2), np.ones(2), np.ones(2), {}, 4)
-    assert_array_equal(weightings.totals(run, "Adam", weightings.TOTAL), [-2, 0, 0, 2])
+    assert_array_equal(weightings.totals(run, "Adam", weightings.SUM), [-2, 0, 0, 2])
     assert_array_equal(weightings.totals(run, "Adam", weightings.UNIT), [-1, 0, 0, 1])
 
 
@@ -111,7 +111,7 @@ def test_weights_of_the_steps() -> None:
     def weights(name: str) -> list[float]:
         return list(weightings.WEIGHTINGS[name](run, "Adam"))
 
-    assert weights("total") == [1] * 6
+    assert weights("sum") == [1] * 6
     assert weights("without step 1") == [0, 1, 1, 1, 1, 1]
     assert weights("without the first epoch") == [0, 0, 0, 1, 1, 1]
     assert close(weights("first epoch rising"), [1 / 3, 2 / 3, 1, 1, 1, 1])
@@ -309,6 +309,19 @@ def test_initialisation_and_order_have_seeds_of_their_own() -> None:
     assert_array_equal(runs.started(net, 3).init(0)["0.weight"], net.init(3)["0.weight"])
 
 
+def test_unit_steps_are_the_weighting_of_the_command() -> None:
+    task = load(TINY.cases[0], 0)
+    net, training = task.network((4,)), Training(epochs=2, batch_size=16)
+    kept = runs.train(net, task.train, task.valid, training, start=5, order=5)
+    usual = {"epochs": 2, "batch_size": 16, "seed": 5, "keep_step_scores": True}
+    run = gpu.attribute(net, Adam(), task.train, task.valid, **usual)  # type: ignore[arg-type]
+    for weighting, divisor in ((weightings.UNIT, run.seen), (weightings.SUM, 1)):
+        mine = weightings.totals(kept, "Adam", weighting) / divisor
+        assert close(mine, reference.weighted(run, weighting))  # type: ignore[arg-type]
+        mine = weightings.totals(kept, "SGD", weighting) / divisor
+        assert close(mine, reference.weighted(run, weighting, sgd=True))  # type: ignore[arg-type]
+
+
 def test_data_are_split_and_standardised_as_by_the_command() -> None:
     task = load(Case("digits", "digits"), 0)
     assert task.valid.n == round(0.2 * 1797)
@@ -334,7 +347,7 @@ def test_records_hold_every_part_and_the_page_shows_them(records: list[dict[str,
     assert any("linear datamodeling score" in line for line in section.findings)
 
 
-def test_on_wine_unit_steps_agree_better_than_plain_totals_and_predict_halves_better(
+def test_on_wine_unit_steps_agree_better_than_plain_sums_and_predict_halves_better(
     records: list[dict[str, Any]],
 ) -> None:
     unit, plain = (
@@ -342,7 +355,7 @@ def test_on_wine_unit_steps_agree_better_than_plain_totals_and_predict_halves_be
             np.mean([r["spearman"] for r in select(records, part=part, score="Adam", weighting=weighting, runs=1)])
             for part in ("seeds", "halves")
         ]
-        for weighting in ("unit", "total")
+        for weighting in ("unit", "sum")
     )
     assert unit[0] > plain[0]
     assert unit[1] > plain[1]

@@ -172,7 +172,7 @@ def _candidates(study: Study, kept: Sequence[Kept]) -> Iterator[tuple[tuple[str,
             yield (name, "", averaged), agreement.means(each, averaged)
     if study.case.carry:
         carried = [_carried(study, seed) for seed in range(study.settings.carry_runs)]
-        yield (CARRY, weightings.TOTAL, 1), carried
+        yield (CARRY, weightings.SUM, 1), carried
 
 
 def _of_networks(study: Study, kept: Sequence[Kept]) -> Mapping[str, list[Array]]:
@@ -260,7 +260,7 @@ def _variants(study: Study, kept: Sequence[Kept], halves: tuple[Array, Array]) -
         else:
             masks, losses = study.halves(settings.variant_halves, settings.variant_retrainings, training)
         for score in SCORES:
-            for weighting in (weightings.TOTAL, weightings.RATE, weightings.UNIT):
+            for weighting in (weightings.SUM, weightings.RATE, weightings.UNIT):
                 if weighting == weightings.RATE and not training.scheduled:
                     continue
                 totals = [weightings.totals(run, score, weighting) for run in its_runs]

@@ -8,14 +8,14 @@ from adamshap.verify.claims.section import Section, Table
 from adamshap.verify.claims.stability.experiment import AVERAGED, CARRY, GROUPS, TOP
 from adamshap.verify.claims.stability.runs import SCORES
 from adamshap.verify.claims.stability.settings import Settings
-from adamshap.verify.claims.stability.weightings import TOTAL, UNIT
+from adamshap.verify.claims.stability.weightings import SUM, UNIT
 from adamshap.verify.claims.statistics import Record, Spread, distinct, select, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ADAM, SGD = SCORES
-MAIN = ((ADAM, TOTAL), (ADAM, UNIT), (SGD, TOTAL), (SGD, UNIT))
+MAIN = ((ADAM, SUM), (ADAM, UNIT), (SGD, SUM), (SGD, UNIT))
 
 
 def section(settings: Settings, records: Sequence[Record]) -> Section:
@@ -50,7 +50,7 @@ def _name(score: str, weighting: str, runs: int | None = None) -> str:
     """Return the name of a score in tables."""
     name = f"{score}, {weighting}" if weighting else score
     if score == CARRY:
-        name = "`carry`, total"
+        name = "`carry`"
     return name if not runs or runs == 1 else f"{name}, mean of {runs}"
 
 
@@ -214,7 +214,7 @@ def _variant_table(variants: Sequence[Record], task: str) -> Table:
 def _truth_plot(halves: Sequence[Record]) -> "Figure":
     tasks = distinct(halves, "task")
     figure, axes = plots.blank(6.5, 0.9 * len(tasks) + 1)
-    shown = [(ADAM, TOTAL, 1), (ADAM, UNIT, 1), (ADAM, UNIT, AVERAGED), (SGD, UNIT, AVERAGED)]
+    shown = [(ADAM, SUM, 1), (ADAM, UNIT, 1), (ADAM, UNIT, AVERAGED), (SGD, UNIT, AVERAGED)]
     groups = {
         task: {
             _name(*one): _mean(halves, "spearman", task=task, score=one[0], weighting=one[1], runs=one[2])
@@ -263,12 +263,12 @@ def _findings(
 
         groups = [runs for runs in (1, 3, AVERAGED) if select(chosen, runs=runs)]
         agreements = "; ".join(
-            f"{'one run' if runs == 1 else f'means of {runs}'}: Spearman {of('spearman', UNIT, runs)} (plain totals"
-            f" {of('spearman', TOTAL, runs)}), highest {of('top', UNIT, runs)} ({of('top', TOTAL, runs)}), lowest"
-            f" {of('bottom', UNIT, runs)} ({of('bottom', TOTAL, runs)})"
+            f"{'one run' if runs == 1 else f'means of {runs}'}: Spearman {of('spearman', UNIT, runs)} (plain sums"
+            f" {of('spearman', SUM, runs)}), highest {of('top', UNIT, runs)} ({of('top', SUM, runs)}), lowest"
+            f" {of('bottom', UNIT, runs)} ({of('bottom', SUM, runs)})"
             for runs in groups
         )
-        in_top = [str(_mean(first, "in_top", task=task, score=ADAM, weighting=w)) for w in (UNIT, TOTAL)]
+        in_top = [str(_mean(first, "in_top", task=task, score=ADAM, weighting=w)) for w in (UNIT, SUM)]
         chance = _mean(first, "chance", task=task, score=ADAM, weighting=UNIT)
         lines.append(
             f"{task}, steps at unit size: {agreements}. Of the highest {TOP}, {in_top[0]} are from the first batch"
@@ -288,10 +288,10 @@ def _findings(
         )
     for task in distinct(flips, "task"):
         chosen = select(flips, task=task)
-        own = [str(_mean(chosen, "auc", score=ADAM, weighting=w, runs=AVERAGED)) for w in (UNIT, TOTAL)]
+        own = [str(_mean(chosen, "auc", score=ADAM, weighting=w, runs=AVERAGED)) for w in (UNIT, SUM)]
         best = _best_baseline(chosen, "auc", task)
         lines.append(
-            f"{task}, flipped labels: AUC {own[0]} with steps at unit size ({own[1]} for plain totals), means of"
+            f"{task}, flipped labels: AUC {own[0]} with steps at unit size ({own[1]} for plain sums), means of"
             f" {AVERAGED} runs; best baseline: {best[0]} {best[1]}."
         )
     return lines

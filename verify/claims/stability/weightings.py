@@ -11,9 +11,10 @@ import numpy as np
 from adamshap.reference.contract import Array
 from adamshap.verify.claims.stability.runs import Kept
 
-TOTAL, UNIT = "total", "unit"
+SUM, UNIT = "sum", "unit"
+"""Those of `reference.weighted`, up to the number of steps of a sample."""
 RATE = "divided by η"
-"""The totals of steps without their learning rates; with a constant one, those of `TOTAL`."""
+"""The totals of steps without their learning rates; with a constant one, those of `SUM`."""
 WITHIN = "unit, within classes"
 """The totals of `UNIT` less the mean of the sample's class."""
 
@@ -43,7 +44,7 @@ def _falls(run: Kept) -> Array:
 
 
 WEIGHTINGS: Mapping[str, Callable[[Kept, str], Array]] = {
-    TOTAL: lambda run, score: np.ones(len(run.epoch)),
+    SUM: lambda run, score: np.ones(len(run.epoch)),
     "without step 1": lambda run, score: _from_step(run, 1),
     "without 10 steps": lambda run, score: _from_step(run, 10),
     "without the first epoch": lambda run, score: (run.epoch > 0).astype(float),
