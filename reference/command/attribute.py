@@ -5,6 +5,7 @@ from rich.console import Console
 
 from adamshap.reference.command import running, sources, trainers
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.job import Options
 from adamshap.reference.command.options import data as of_data
 from adamshap.reference.command.options import output as of_output
@@ -12,7 +13,7 @@ from adamshap.reference.command.options import scores as of_scores
 from adamshap.reference.command.options import training as of_training
 from adamshap.reference.command.preparation import VALIDATION_LIMIT
 
-ONLY_OF_THIS_PROCESS = ("resume", "checkpoint_seconds", "as_json")
+ONLY_OF_THIS_PROCESS = ("resume", "checkpoint_seconds", "top", "as_json")
 """Options that are not part of a run's config, and may be given with --resume."""
 
 
@@ -37,10 +38,12 @@ def attribute_command(
     valid_fraction: of_data.ValidFraction = None,
     valid_limit: of_data.ValidLimit = None,
     one_hot: of_data.OneHot = None,
+    id_column: of_data.Id = None,
     drop: of_data.Drop = None,
     missing: of_data.Missing = None,
     sep: of_data.Sep = None,
     decimal: of_data.Decimal = None,
+    top: of_output.Top = TOP,
     as_json: of_output.AsJson = False,
     resume: of_output.Resume = None,
     checkpoint_seconds: of_output.CheckpointSeconds = 60.0,
@@ -58,7 +61,7 @@ def attribute_command(
     trainer = trainers.installed_trainer()
     if resume is not None:
         _refuse_other_options(context)
-        running.resume(console, resume, trainer, checkpoint_seconds)
+        running.resume(console, resume, trainer, checkpoint_seconds, top)
         return
     if data is None:
         raise CommandError(f"DATA: got nothing; needs a data set (see '{context.command_path} --help')")
@@ -96,17 +99,19 @@ def attribute_command(
         drop=tuple(drop or ()),
         missing=missing,
         valid_limit=valid_limit,
+        id=id_column,
     )
     sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
-    running.start(console, options, trainer, out, checkpoint_seconds)
+    running.start(console, options, trainer, out, checkpoint_seconds, top)
 
 
 def _refuse_other_options(context: typer.Context) -> None:
     """Refuse options that the run's config already holds."""
-    for name in context.params:
+    for parameter in context.command.params:
+        name = parameter.name or ""
         source = context.get_parameter_source(name)
         if name not in ONLY_OF_THIS_PROCESS and source is not None and source.name == "COMMANDLINE":
-            what = "DATA" if name == "data" else "--" + name.replace("_", "-")
+            what = "DATA" if name == "data" else parameter.opts[0]
             raise CommandError(f"{what}: got a value with --resume; needs none, as the run has its own")
 
 

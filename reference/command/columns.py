@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.spelling import (
     Label,
     class_name,
@@ -21,6 +22,8 @@ from adamshap.reference.contract import Array
 
 # A column with more categories than this identifies examples (names, ids) rather than groups of them.
 MOST_CATEGORIES = 1000
+NAMELESS = ("", "Unnamed: 0")
+"""Names of a column that has none: as it is written, and as pandas reads it."""
 
 
 def check_label(source: str, columns: Sequence[str], label: str, hint: str = "") -> None:
@@ -33,9 +36,9 @@ def check_label(source: str, columns: Sequence[str], label: str, hint: str = "")
 
 def check_names(source: str, columns: Sequence[str], label: str, reading: Reading) -> None:
     """Refuse unnamed columns, columns of the same name, and a table without features."""
-    kept = [column for column in columns if column not in reading.drop]
+    kept = [column for column in columns if column not in reading.drop and column != reading.id]
     for number, column in enumerate(columns, start=1):
-        if column in kept and (not column or column == "Unnamed: 0"):
+        if column in kept and column in NAMELESS:
             what = "has no name; needs names for all" if not column else f"is {column!r}, pandas' row numbers"
             raise CommandError(
                 f"{source}: column {number} {what} (from pandas: save with index=False; --drop {quoted(column)} leaves"
@@ -80,7 +83,7 @@ def table_of(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
             f"{sheet.where(row)}, column {label!r}: got {sheet.columns[label].shown(row)}, no label; needs one, or"
             " --missing drop, which leaves such rows out (a class of this name needs another name)"
         )
-    rows, means, gaps = None, {}, None
+    rows, means, gaps, in_file = None, {}, None, _in_file(sheet, label, reading)
     if reading.missing == "drop":
         kept = ~(lacks | np.isnan(x).any(axis=1))
         if not kept.any():
@@ -88,11 +91,14 @@ def table_of(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
         if not kept.all():
             notes.append(f"{(~kept).sum()} of {len(kept)} rows have missing values and are left out")
             rows, x = np.flatnonzero(kept), x[kept]
+            in_file = in_file.take(rows)
             labels = [labels[row] for row in rows]
     elif reading.missing == "mean":
         means = _means(sheet, features, x) if fitted is None else fitted.means
         gaps = np.isnan(x)
         _fill(features, x, gaps, means, notes)
+    if fitted is None:
+        notes += _about_ids(reading.id, in_file.ids)
     found: list[Label] = [value for value in labels if value is not None]
     return Table(
         sheet.name,
@@ -109,7 +115,20 @@ def table_of(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
         # A gap is filled with a mean, which is rounded to float64 whatever the column's dtype.
         np.array(eps) if gaps is None else np.where(gaps.any(axis=0), np.maximum(eps, EPS), eps),
         sheet.columns[label].eps,
+        in_file,
     )
+
+
+def _in_file(sheet: Sheet, label: str, reading: Reading) -> FileRows:
+    shown = [name for name in sheet.columns if name not in (label, reading.id, *NAMELESS)]
+    ids = None if reading.id not in sheet.columns else sheet.columns[reading.id].texts()
+    return FileRows({name: sheet.columns[name].texts() for name in shown}, sheet.lines, ids)
+
+
+def _about_ids(column: str | None, ids: list[str] | None) -> list[str]:
+    """Return a note if an id names several rows, which the results then cannot tell apart by it."""
+    name, count = Counter(filter(None, ids or ())).most_common(1)[0] if any(ids or ()) else ("", 1)
+    return [f"the ids of {column!r} are not unique: {name!r} is on {count} rows"] if count > 1 else []
 
 
 def _features(
@@ -121,7 +140,7 @@ def _features(
     eps: list[float] = []
     categories: dict[str, tuple[str, ...]] = {}
     for name, column in sheet.columns.items():
-        if name == label or name in reading.drop:
+        if name in (label, reading.id, *reading.drop):
             continue
         if name in reading.one_hot:
             known = None if fitted is None else fitted.categories.get(name)
@@ -142,7 +161,8 @@ def _features(
 
 
 def _check_options(sheet: Sheet, label: str, reading: Reading) -> None:
-    for option, names in (("--drop", reading.drop), ("--one-hot", reading.one_hot)):
+    ids = () if reading.id is None else (reading.id,)
+    for option, names in (("--drop", reading.drop), ("--one-hot", reading.one_hot), ("--id", ids)):
         unknown = [name for name in names if name not in sheet.columns]
         if unknown:
             raise CommandError(
@@ -150,6 +170,10 @@ def _check_options(sheet: Sheet, label: str, reading: Reading) -> None:
             )
     if label in reading.one_hot:
         raise CommandError(f"--one-hot: got {label!r}, the label column; needs a column of features")
+    if reading.id == label:
+        raise CommandError(f"--id: got {label!r}, the label column; needs a column that names the rows")
+    if reading.id in reading.one_hot:
+        raise CommandError(f"--one-hot: got {reading.id!r} with --id; needs one of the two")
     both = [name for name in reading.one_hot if name in reading.drop]
     if both:
         raise CommandError(f"--one-hot: got {some(both)} with --drop; needs one of the two")

@@ -11,6 +11,7 @@ import numpy as np
 
 from adamshap.reference.command.columns import column_means
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.sources import read
 from adamshap.reference.command.spelling import (
     are_codes,
@@ -61,6 +62,7 @@ class Dataset:
     gaps : bool array (N, d), or None
         Values that were missing and are filled with the mean of the others.
     x_eps, y_eps : float, or array (d,) or (k,)
+    in_file : FileRows of N rows, or None
         As in `table.Table`.
     """
 
@@ -78,6 +80,7 @@ class Dataset:
     gaps: Array | None = None
     x_eps: Array | float = EPS
     y_eps: Array | float = EPS
+    in_file: FileRows | None = None
 
     @property
     def task(self) -> Task:
@@ -152,7 +155,8 @@ def load_valid(valid: str, label: str | None, dataset: Dataset, reading: Reading
             )
     else:
         y = _known_classes(table, dataset.classes, notes)
-    return replace(dataset, name=table.name, x=x, y=y, rows=table.rows, notes=_of_file(valid, notes), y_eps=table.y_eps)
+    dataset = replace(dataset, name=table.name, rows=table.rows, y_eps=table.y_eps, in_file=table.in_file)
+    return replace(dataset, x=x, y=y, notes=_of_file(valid, notes))
 
 
 def refilled(dataset: Dataset, rows: Array) -> Dataset:
@@ -222,7 +226,7 @@ def _dataset(table: Table, asked: TaskChoice, held_out: bool) -> Dataset:
         pair = twice(kinds)
         if pair:
             notes = (*notes, f"{pair[0]!r} and {pair[1]!r} are two classes, as they are spelled")
-    read = (table.rows, notes, table.fitted, table.gaps, table.x_eps, table.y_eps)
+    read = (table.rows, notes, table.fitted, table.gaps, table.x_eps, table.y_eps, table.in_file)
     return Dataset(table.name, table.x, y, tuple(kinds), table.features, table.image_shape, names, why, *read)
 
 

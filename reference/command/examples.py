@@ -7,6 +7,7 @@ import numpy as np
 
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.spelling import number_or_none
 from adamshap.reference.contract import Array
 
 TOP = 10
@@ -24,11 +25,17 @@ class Field:
         One for each example of the table.
     text : bool
         Whether the cells are words, which begin at the left and may be wrapped.
+    own : bool
+        Whether the cells are the values of a column of the user's file.
+    minor : bool
+        Whether the user's own values come first where not all fields fit.
     """
 
     head: str
     cells: Sequence[str]
     text: bool = False
+    own: bool = False
+    minor: bool = False
 
 
 def extremes_of(scores: Array, count: int) -> dict[str, Array]:
@@ -46,13 +53,40 @@ def fields_of(saved: SavedRun, members: Array) -> list[Field]:
     columns, dataset = saved.columns, saved.config["dataset"]
     names = label_names(columns["label"][members], dataset["classes"])
     fields = [
-        Field("index", [str(index) for index in columns["index"][members]]),
+        *_places(saved, members),
         Field("target" if dataset["targets"] else "label", names, text=True),
         Field("score", [f"{score:+.2e}" for score in columns["score"][members]]),
-        Field("SGD score", [f"{score:+.2e}" for score in columns["sgd_score"][members]]),
-        Field("seen", [str(count) for count in columns["seen"][members]]),
+        Field("SGD score", [f"{score:+.2e}" for score in columns["sgd_score"][members]], minor=True),
+        Field("seen", [str(count) for count in columns["seen"][members]], minor=True),
     ]
     if saved.config["flips"]:
         flipped = columns["flipped"][members]
         fields.append(Field("flipped", ["yes" if is_flipped else "" for is_flipped in flipped], text=True))
-    return fields
+    return fields + _own_values(saved, members)
+
+
+def _places(saved: SavedRun, members: Array) -> list[Field]:
+    """Return where the examples are in the data: the line or the index, and the id."""
+    in_file = saved.in_file
+    if in_file is None or in_file.lines is None:
+        found = [Field("index", [str(index) for index in saved.columns["index"][members]])]
+    else:
+        found = [Field("line", [str(line) for line in in_file.lines[members]])]
+    if in_file is not None and in_file.ids is not None:
+        name = saved.config["options"]["id"]
+        found.append(Field(_in_one_line(name), [_in_one_line(in_file.ids[place]) for place in members], text=True))
+    return found
+
+
+def _own_values(saved: SavedRun, members: Array) -> list[Field]:
+    found = []
+    for name, cells in (saved.in_file.columns if saved.in_file is not None else {}).items():
+        shown = [_in_one_line(cells[place]) for place in members]
+        text = any(cell and number_or_none(cell) is None for cell in shown)
+        found.append(Field(_in_one_line(name), shown, text, own=True))
+    return found
+
+
+def _in_one_line(cell: str) -> str:
+    """Return a cell of the user's file without line breaks and codes that would move the cursor."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in cell).split())

@@ -11,7 +11,8 @@ history/N.npz       sealed: the history (``train_loss``, ``valid_loss`` and othe
                     the next file's N
 scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,) and ``step``, at
                     the newest checkpoint or at the end
-scores.csv          at the end: the same as a table
+rows.npz            sealed: the training examples as their file has them, where that has columns (`file_rows`)
+scores.csv          at the end: scores and rows as a table
 results.json        at the end, after the scores: ``status`` "finished" or "diverged", the step, and the results
 examples.png        at the end, for images: after the results, which must not depend on a picture
 traceback.txt       after an internal error: its traceback; later ones are appended
@@ -38,11 +39,14 @@ import numpy as np
 
 from adamshap.reference import checkpoint
 from adamshap.reference.checkpoint import CheckpointError
+from adamshap.reference.command import file_rows
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.contract import Array, Snapshot
 
 FORMAT, VERSION = "adamshap-run", 1
 CONFIG, ENVIRONMENT, LOG, RESULTS, SCORES = "config.json", "environment.json", "log.txt", "results.json", "scores.npz"
+ROWS = "rows.npz"
 CHECKPOINTS, HISTORY = "checkpoints", "history"
 ENDS = FINISHED, DIVERGED = "finished", "diverged"
 KEPT = 2
@@ -74,6 +78,8 @@ class SavedRun:
         ``epoch``, ``train_loss``, ``valid_loss`` of each step so far; may extend a little beyond `step`.
     results : dict or None
         ``results.json``.
+    in_file : FileRows of n rows, or None
+        ``rows.npz``, if there is one.
     """
 
     folder: Path
@@ -85,6 +91,7 @@ class SavedRun:
     columns: dict[str, Array]
     history: dict[str, Array]
     results: dict[str, Any] | None
+    in_file: FileRows | None = None
 
 
 def read(folder: Path) -> SavedRun:
@@ -101,6 +108,7 @@ def read(folder: Path) -> SavedRun:
     try:
         columns = checkpoint.read(folder / SCORES, owner)
         history = _chunks(folder, owner, names=LOSSES)
+        in_file = _in_file(folder, owner)
     except CheckpointError as error:
         raise CommandError(f"{error}; the run can still be resumed: {resume_hint(folder)}") from error
     step = int(columns.pop("step"))
@@ -116,6 +124,7 @@ def read(folder: Path) -> SavedRun:
         columns,
         {"epoch": epoch, **history},
         results,
+        in_file,
     )
 
 
@@ -198,6 +207,15 @@ class RunFolder:
         """Write ``scores.npz`` with the scores after `step`."""
         checkpoint.write(self.path / SCORES, {**columns, "step": np.array(step)}, self.owner)
 
+    def in_file(self) -> FileRows | None:
+        """Return the training examples as their file has them, if that has columns and the copy is intact."""
+        try:
+            return _in_file(self.path, self.owner)
+        except CheckpointError as error:  # results without them are better than none
+            self.note(str(error))
+            print(f"adamshap: {error}; scores.csv lacks the values of the rows", file=sys.stderr)
+            return None
+
     def newest(self) -> tuple[Snapshot | None, list[str]]:
         """Return the newest valid checkpoint (None without any) and the problems of newer ones.
 
@@ -231,7 +249,7 @@ class RunFolder:
         self.log.close()
 
 
-def create(empty: Path, config: dict[str, Any], columns: Mapping[str, Array]) -> None:
+def create(empty: Path, config: dict[str, Any], columns: Mapping[str, Array], in_file: FileRows | None = None) -> None:
     """Fill an `empty` folder with the files of a run before its first step."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **config}, indent=2, ensure_ascii=False, allow_nan=False)
     content = (text + "\n").encode()
@@ -239,6 +257,8 @@ def create(empty: Path, config: dict[str, Any], columns: Mapping[str, Array]) ->
         (empty / name).mkdir()
     checkpoint.write_whole(empty / CONFIG, content)
     checkpoint.write(empty / SCORES, {**columns, "step": np.array(0)}, checkpoint.digest(content))
+    if in_file is not None:
+        checkpoint.write(empty / ROWS, file_rows.to_arrays(in_file), checkpoint.digest(content))
     (empty / LOG).touch()
 
 
@@ -358,6 +378,11 @@ def _chunks(folder: Path, owner: str, most: int | None = None, names: Sequence[s
             found.setdefault(name, []).append(chunk[name])
         rows += len(chunk[LOSSES[0]])
     return {name: np.concatenate(parts)[:most] for name, parts in found.items()}
+
+
+def _in_file(folder: Path, owner: str) -> FileRows | None:
+    path = folder / ROWS
+    return file_rows.from_arrays(checkpoint.read(path, owner)) if path.exists() else None
 
 
 def discard(path: Path) -> None:

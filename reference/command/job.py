@@ -38,11 +38,12 @@ class Options:
     drop: tuple[str, ...] = ()
     missing: Missing | None = None
     valid_limit: int | None = None
+    id: str | None = None
 
     @property
     def reading(self) -> Reading:
         """The options for reading a table."""
-        return Reading(self.sep, self.decimal, self.one_hot, self.drop, self.missing)
+        return Reading(self.sep, self.decimal, self.one_hot, self.drop, self.missing, self.id)
 
     @property
     def estimator(self) -> Estimator:
@@ -58,10 +59,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Quality:
-    """Loss (nats) and accuracy on the validation examples."""
+    """Loss (nats), accuracy and ROC AUC on the validation examples.
+
+    Of several classes, the mean of the ROC AUC of each class against all others. It is None where no class has
+    validation examples both in it and outside.
+    """
 
     loss: float
     accuracy: float
+    roc_auc: float | None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ BINS = 16
 GROUPS = 4
 
 
+MEANING = "A positive score means that the example lowered the loss on the validation examples."
+
+
 @dataclass(frozen=True)
 class Group:
     """The training examples of one class, or of one range of a regression's target.

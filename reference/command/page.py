@@ -8,7 +8,7 @@ from html import escape
 from adamshap.reference.command import overview, results
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.errors import why_no_picture
-from adamshap.reference.command.examples import TOP, extremes_of, fields_of
+from adamshap.reference.command.examples import extremes_of, fields_of
 from adamshap.reference.command.folder import DIVERGED, SavedRun
 from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.drawing import plain_style
@@ -33,11 +33,19 @@ pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
 """
 
 
-def page_of(saved: SavedRun) -> tuple[str, list[str]]:
-    """Return the page of `saved`, and notes about missing plots or pictures, which the page contains too."""
+LONGEST = 60
+"""Characters of a cell of a table of examples."""
+
+
+def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
+    """Return the page of `saved` with its `top` best and worst examples, and notes that it contains.
+
+    The notes are about missing plots or pictures.
+    """
     notes: list[str] = []
     dataset = saved.config["dataset"]
     parts = [f"<h1>adamshap: {escape(str(dataset['name']))}</h1>", f"<p>{escape(overview.title_of(saved))}</p>"]
+    parts.append(f"<p>{escape(overview.MEANING)}</p>")
     if saved.status == DIVERGED and saved.results is not None:
         parts.append(f'<p class="harmful">{escape(saved.results["message"])}</p>')
     if saved.step:
@@ -45,17 +53,16 @@ def page_of(saved: SavedRun) -> tuple[str, list[str]]:
             parts.append(_plots(saved))
         except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
             notes.append(f"No plots: {why_no_picture(error)}")
-        parts.append(_extremes(saved, notes))
+        parts.append(_extremes(saved, top, notes))
         for title, heads, rows in (overview.group_rows(saved), overview.quality_rows(saved)):
             if rows:
                 parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
     else:
         parts.append("<p>No scores yet: they come with the first checkpoint.</p>")
     parts.append(
-        "<p>A positive score means that the example lowered the loss on the validation examples.</p>"
         f"<details><summary>Configuration</summary><pre>{escape(results.as_json(saved.config))}</pre></details>"
     )
-    parts[2:2] = [f"<p>{escape(note)}</p>" for note in notes]
+    parts[3:3] = [f"<p>{escape(note)}</p>" for note in notes]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>adamshap: {escape(str(dataset['name']))}</title>"
@@ -75,11 +82,11 @@ def _plots(saved: SavedRun) -> str:
     return f'<div class="wide">{drawn}</div>'
 
 
-def _extremes(saved: SavedRun, notes: list[str]) -> str:
+def _extremes(saved: SavedRun, top: int, notes: list[str]) -> str:
     pictures = overview.pictures_of(saved)
     if pictures.missing:
         notes.append(pictures.missing)
-    kinds = extremes_of(saved.columns["score"], TOP)
+    kinds = extremes_of(saved.columns["score"], top)
     heads = [f'<h2 class="{kind}">Most {kind} examples</h2>' for kind in kinds]
     drawn = None if pictures.images is None else _drawn(saved, pictures.images, list(kinds.values()), notes)
     if drawn is not None:
@@ -129,9 +136,13 @@ def _png(image: Array) -> str:
 
 def _rows(saved: SavedRun, members: Array) -> str:
     fields = fields_of(saved, members)
-    rows = list(zip(*(field.cells for field in fields), strict=True))
+    rows = [list(map(_shortened, row)) for row in zip(*(field.cells for field in fields), strict=True)]
     words = [place for place, field in enumerate(fields) if field.text]
     return _table([field.head for field in fields], rows, words)
+
+
+def _shortened(cell: str) -> str:
+    return cell if len(cell) <= LONGEST else cell[: LONGEST - 1] + "…"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int]) -> str:

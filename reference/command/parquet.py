@@ -52,6 +52,10 @@ class Series:
             raise CommandError(f"{got}; needs numbers; {categories_or_nothing(self.name)}")
         raise CommandError(f"{got}; needs numbers; --drop {quoted(self.name)} leaves the column out")
 
+    def texts(self) -> list[str]:
+        """Return the values as text, empty for missing ones."""
+        return ["" if value is None else str(value) for value in _without_missing(self.values)]
+
     def shown(self, row: int) -> str:
         """Return a value as error messages show it."""
         return repr(_without_missing(self.values.iloc[row : row + 1])[0])

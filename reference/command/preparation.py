@@ -7,6 +7,7 @@ import numpy as np
 
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.table import EPS
 from adamshap.reference.contract import Array, Batch, LazyRows, parts
 
@@ -42,6 +43,8 @@ class Prepared:
         The same for a regression's targets.
     valid_constant : bool
         Whether a regression's validation targets are all equal up to rounding, so that R² is undefined.
+    in_file : FileRows of n rows, or None
+        The training examples as a file with columns has them.
     """
 
     train_index: Array
@@ -56,6 +59,7 @@ class Prepared:
     target_mean: Array | None = None
     target_scale: Array | None = None
     valid_constant: bool = False
+    in_file: FileRows | None = None
 
 
 def prepare(
@@ -121,7 +125,8 @@ def prepare(
     else:
         flipped, trained_on = flip_labels(labels, len(dataset.classes), flip, np.random.default_rng(flip_seed))
     train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, valid_y)
-    fitted = (mean, scale, constant, target_mean, target_scale, valid_constant)
+    in_file = None if dataset.in_file is None else dataset.in_file.take(train_index)
+    fitted = (mean, scale, constant, target_mean, target_scale, valid_constant, in_file)
     return Prepared(train_index, valid_index, train, valid_batch, labels, flipped, *fitted)
 
 

@@ -1,11 +1,12 @@
 """The terminal output of ``adamshap attribute``: the progress bar while training, and the tables at the end."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.columns import Columns
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -14,16 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 from adamshap.reference.command.datasets import Dataset
-from adamshap.reference.command.examples import extremes_of, fields_of
+from adamshap.reference.command.examples import Field, extremes_of, fields_of
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.job import Options
-from adamshap.reference.command.overview import quality_rows
+from adamshap.reference.command.overview import MEANING, quality_rows
 from adamshap.reference.command.preparation import VALIDATION_LIMIT, VALIDATION_SHARE, Prepared
 from adamshap.reference.command.spelling import some
 from adamshap.reference.contract import Progress
 
 # Most classes to list before training; config.json lists all.
 MOST_CLASSES = 20
+WIDEST_VALUE = 16
+"""Characters of a value of the user's file that a table in the terminal shows."""
+GAP = 3
+"""Characters between two columns of a table."""
 MANY_VALIDATION_EXAMPLES = 2000
 """With more of them, the header says what they cost."""
 
@@ -109,17 +114,42 @@ def show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:
 
 
 def extremes(console: Console, saved: SavedRun, top: int) -> None:
-    """Print the `top` best and the `top` worst examples, side by side if they fit."""
-    tables = []
-    for kind, members in extremes_of(saved.columns["score"], top).items():
-        fields = fields_of(saved, members)
-        text = [place for place, field in enumerate(fields) if field.text]
-        result = table(f"Most {kind} examples", text, *(field.head for field in fields))
-        for row in zip(*(field.cells for field in fields), strict=True):
+    """Print what a score means, and the `top` best and the `top` worst examples, side by side if they fit."""
+    places = extremes_of(saved.columns["score"], top)
+    fields = fields_of(saved, np.concatenate(list(places.values())))
+    kept = fitting(fields, console.width) if any(field.own for field in fields) else fields
+    tables, start = [], 0
+    for kind, members in places.items():
+        result = table(f"Most {kind} examples", ())
+        for field in kept:
+            narrow: Any = {"no_wrap": True, "max_width": WIDEST_VALUE} if field.own else {"no_wrap": not field.text}
+            result.add_column(Text(field.head), justify="left" if field.text else "right", **narrow)
+        for row in zip(*(field.cells[start : start + len(members)] for field in kept), strict=True):
             result.add_row(*map(Text, row))
         tables.append(result)
+        start += len(members)
+    console.print()
+    console.print(MEANING, markup=False, highlight=False)
     console.print()
     console.print(Columns(tables, padding=(1, 4)))
+    hidden = [field.head for field in fields if field not in kept]
+    if hidden:
+        console.print(f"Not shown, for want of width: {some(hidden, MOST_CLASSES)}", markup=False, highlight=False)
+
+
+def fitting(fields: Sequence[Field], width: int) -> list[Field]:
+    """Return the fields of a table of `width` characters: all but values of the user's file and minor fields.
+
+    Of those, as many as fit: first the user's own values, then the minor fields.
+    """
+    used, kept = 0, set()
+    for place, field in sorted(enumerate(fields), key=lambda numbered: (numbered[1].minor, numbered[1].own)):
+        widest = max(map(cell_len, (field.head, *field.cells)))
+        needs = GAP + (min(widest, WIDEST_VALUE) if field.own else widest)
+        if not (field.own or field.minor) or used + needs <= width:
+            used += needs
+            kept.add(place)
+    return [field for place, field in enumerate(fields) if place in kept]
 
 
 def quality(console: Console, saved: SavedRun) -> None:

@@ -18,6 +18,7 @@ from adamshap.reference import checkpoint
 from adamshap.reference.command import folder, pictures
 from adamshap.reference.command.datasets import Dataset, label_names
 from adamshap.reference.command.errors import CommandError, why_no_picture
+from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFolder, SavedRun
 from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
@@ -60,12 +61,14 @@ def choose_folder(out: Path | None, name: str) -> Path:
     return target
 
 
-def create_folder(target: Path, config: dict[str, Any], columns: dict[str, Array]) -> Path:
+def create_folder(
+    target: Path, config: dict[str, Any], columns: dict[str, Array], in_file: FileRows | None = None
+) -> Path:
     """Create the folder of a new run, completely or not at all, and return it.
 
     It is `target`, or a new name beside it if `target` has been taken meanwhile.
     """
-    return write_folder(target, lambda temporary: folder.create(temporary, config, columns))[0]
+    return write_folder(target, lambda temporary: folder.create(temporary, config, columns, in_file))[0]
 
 
 def write_folder(target: Path, fill: Callable[[Path], T]) -> tuple[Path, T]:
@@ -131,7 +134,7 @@ def write_diverged(run_folder: RunFolder, dataset: Dataset, prepared: Prepared, 
 def _write_scores(run_folder: RunFolder, dataset: Dataset, columns: dict[str, Array], step: int) -> None:
     run_folder.write_scores(columns, step)
     names = label_names(columns["label"], dataset.classes)
-    checkpoint.write_whole(run_folder.path / "scores.csv", _csv(columns, names).encode())
+    checkpoint.write_whole(run_folder.path / "scores.csv", _csv(columns, names, run_folder.in_file()).encode())
 
 
 def _write_end(run_folder: RunFolder, results: dict[str, Any]) -> None:
@@ -183,17 +186,30 @@ def columns_of(prepared: Prepared, run: Run | Snapshot | None) -> dict[str, Arra
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _csv(columns: dict[str, Array], label_names: list[str]) -> str:
-    values = {name: column.tolist() for name, column in columns.items()}
+def _csv(columns: dict[str, Array], label_names: list[str], in_file: FileRows | None) -> str:
+    values = _numbered_and_named(columns, in_file)
     values["label"] = label_names  # one cell each, even for several targets
     values["flipped"] = ["true" if flipped else "false" for flipped in values["flipped"]]
+    own = {} if in_file is None else in_file.columns
+    values |= {f"{name} (DATA)" if name in values else name: cells for name, cells in own.items()}
     # The csv module writes a float's repr, which reads back exactly. With "\n" it does not quote a lone "\r".
-    bare_return = any("\r" in name for name in label_names)
+    bare_return = any("\r" in text for texts in (label_names, own, *own.values()) for text in texts)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if bare_return else csv.QUOTE_MINIMAL)
     writer.writerow(values)
     writer.writerows(zip(*values.values(), strict=True))
     return text.getvalue()
+
+
+def _numbered_and_named(columns: dict[str, Array], in_file: FileRows | None) -> dict[str, list[Any]]:
+    """Return `columns` as lists, with the line and the id, where there are any, after the index."""
+    first, *others = ((name, column.tolist()) for name, column in columns.items())
+    found = [first]
+    if in_file is not None and in_file.lines is not None:
+        found.append(("line", in_file.lines.tolist()))
+    if in_file is not None and in_file.ids is not None:
+        found.append(("id", in_file.ids))
+    return dict([*found, *others])
 
 
 def as_json(value: Any) -> str:
@@ -203,7 +219,7 @@ def as_json(value: Any) -> str:
 
 def summary(saved: SavedRun, count: int) -> dict[str, Any]:
     """Return a run's JSON summary, with its `count` best and `count` worst examples as in scores.csv."""
-    columns = {name: column.tolist() for name, column in saved.columns.items()}
+    columns = _numbered_and_named(saved.columns, saved.in_file)
     columns["label"] = label_names(saved.columns["label"], saved.config["dataset"]["classes"])
     order = np.argsort(saved.columns["score"], kind="stable").tolist()
     rows = {"helpful": order[::-1][:count], "harmful": order[:count]}
@@ -214,8 +230,13 @@ def summary(saved: SavedRun, count: int) -> dict[str, Any]:
         "steps": saved.steps,
         "config": saved.config,
         "results": saved.results,
-        **{name: [{key: column[row] for key, column in columns.items()} for row in at] for name, at in rows.items()},
+        **{name: [_row(columns, saved.in_file, row) for row in at] for name, at in rows.items()},
     }
+
+
+def _row(columns: dict[str, list[Any]], in_file: FileRows | None, row: int) -> dict[str, Any]:
+    found = {key: column[row] for key, column in columns.items()}
+    return found if in_file is None else found | {"values": in_file.row(row)}
 
 
 def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: Network) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from adamshap.reference.command import datasets, folder, preparation, report, re
 from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import INTERRUPTED, TRACEBACKS, TRAINING_DIVERGED, CommandError, one_line
-from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.folder import RunFolder
 from adamshap.reference.command.job import Options
 from adamshap.reference.command.preparation import Prepared
@@ -23,8 +22,10 @@ from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.contract import Diverged, Snapshot
 
 
-def start(console: Console, options: Options, trainer: Trainer, out: Path | None, checkpoint_seconds: float) -> None:
+def start(console: Console, options: Options, trainer: Trainer, out: Path | None, seconds: float, top: int) -> None:
     """Train and attribute by `options`, and write a new folder: `out`, or one named after the data.
+
+    The time between checkpoints is `seconds`; `top` examples are shown in each list.
 
     Raises
     ------
@@ -33,12 +34,13 @@ def start(console: Console, options: Options, trainer: Trainer, out: Path | None
     """
     dataset, prepared, config = _prepared(options)
     target = results.choose_folder(out, dataset.name)
-    path = results.create_folder(target, config, results.columns_of(prepared, None))
+    path = results.create_folder(target, config, results.columns_of(prepared, None), prepared.in_file)
+    prepared = replace(prepared, in_file=None)  # it is in the folder now
     run_folder = folder.open_to_write(path, trainer.description)
-    checkpointer = Checkpointer(run_folder, prepared, checkpoint_seconds)
+    checkpointer = Checkpointer(run_folder, prepared, seconds)
     try:
         with one_line(path):
-            _run(console, options, dataset, prepared, trainer, checkpointer, None)
+            _run(console, options, dataset, prepared, trainer, checkpointer, None, top)
     except BaseException:
         # It failed before the first step: nothing to keep.
         if not (checkpointer.steps_completed or folder.results_of(path) is not None or (path / TRACEBACKS).exists()):
@@ -48,7 +50,7 @@ def start(console: Console, options: Options, trainer: Trainer, out: Path | None
         run_folder.close()
 
 
-def resume(console: Console, path: Path, trainer: Trainer, seconds: float) -> None:
+def resume(console: Console, path: Path, trainer: Trainer, seconds: float, top: int) -> None:
     """Continue the run in the folder `path` to its end.
 
     Raises
@@ -60,17 +62,17 @@ def resume(console: Console, path: Path, trainer: Trainer, seconds: float) -> No
     run_folder = folder.open_to_write(path, trainer.description)
     try:
         with one_line(path):
-            _resume_locked(run_folder, console, trainer, seconds)
+            _resume_locked(run_folder, console, trainer, seconds, top)
     finally:
         run_folder.close()
 
 
-def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, seconds: float) -> None:
+def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, seconds: float, top: int) -> None:
     path = run_folder.path
     if folder.results_of(path) is not None:
         console.print(f"{path}: this run has ended; nothing to resume", markup=False, soft_wrap=True)
         if console.quiet:
-            print(results.as_json(results.summary(folder.read(path), TOP) | {"notes": []}))
+            print(results.as_json(results.summary(folder.read(path), top) | {"notes": []}))
         return
     options = _options(path, run_folder.config)
     dataset, prepared, config = _prepared(options)
@@ -85,7 +87,7 @@ def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, se
         run_folder.note(problem)
         print(f"adamshap: {problem}; using an older checkpoint", file=sys.stderr)
     run_folder.note("resumed from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
-    _run(console, options, dataset, prepared, trainer, Checkpointer(run_folder, prepared, seconds), snapshot)
+    _run(console, options, dataset, prepared, trainer, Checkpointer(run_folder, prepared, seconds), snapshot, top)
 
 
 def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
@@ -103,6 +105,7 @@ def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
         dataset = datasets.refilled(dataset, prepared.train_index)
         prepared = preparation.prepare(dataset, **asked)  # the same split
     prepared = _numbered_as_in_files(prepared, dataset, valid)
+    dataset = replace(dataset, in_file=None)  # `prepared` has the rows that are trained on
     if valid is not None:
         dataset = replace(dataset, notes=(*dataset.notes, *valid.notes))
     network, _ = training.plan(options, dataset)
@@ -127,6 +130,7 @@ def _run(
     trainer: Trainer,
     checkpointer: Checkpointer,
     resume: Snapshot | None,
+    top: int,
 ) -> None:
     run_folder = checkpointer.run_folder
     report.announce(console, options, dataset, prepared, trainer.description)
@@ -147,7 +151,7 @@ def _run(
             raise
         raise CommandError(f"interrupted; to resume: {folder.resume_hint(run_folder.path)}", INTERRUPTED) from None
     run_folder.note("finished")
-    _show(console, run_folder, results.write_picture(run_folder, findings))
+    _show(console, run_folder, top, results.write_picture(run_folder, findings))
 
 
 @contextmanager
@@ -162,11 +166,11 @@ def _writing(run_folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _show(console: Console, run_folder: RunFolder, notes: list[str]) -> None:
+def _show(console: Console, run_folder: RunFolder, top: int, notes: list[str]) -> None:
     saved = folder.read(run_folder.path)
-    report.show(console, saved, TOP, notes)
+    report.show(console, saved, top, notes)
     if console.quiet:
-        print(results.as_json(results.summary(saved, TOP) | {"notes": notes}))
+        print(results.as_json(results.summary(saved, top) | {"notes": notes}))
 
 
 def _options(path: Path, config: Mapping[str, Any]) -> Options:

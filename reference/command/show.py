@@ -14,6 +14,7 @@ from adamshap.reference.command import folder, overview, page, report, results
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.options.output import Top as TopOption
 
 # Length of the histogram's longest bar, in characters.
 LONGEST = 40
@@ -31,6 +32,7 @@ def show_command(
             help="Write a self-contained page instead, with plots and, for images, pictures.",
         ),
     ] = None,
+    top: TopOption = TOP,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show a run, finished or in progress: best and worst examples, a histogram of the scores, and the classes.
@@ -44,9 +46,9 @@ def show_command(
     if as_json:
         bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
         more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
-        print(results.as_json(results.summary(saved, TOP) | more))
+        print(results.as_json(results.summary(saved, top) | more))
     elif html is not None:
-        text, notes = page.page_of(saved)
+        text, notes = page.page_of(saved, top)
         try:
             checkpoint.write_whole(html, text.encode())
         except OSError as error:
@@ -54,17 +56,17 @@ def show_command(
         for line in (*notes, f"Written: {html}"):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
-        _print(console, saved)
+        _print(console, saved, top)
 
 
-def _print(console: Console, saved: SavedRun) -> None:
+def _print(console: Console, saved: SavedRun, top: int) -> None:
     console.print(overview.title_of(saved), markup=False, highlight=False)
     if saved.status == folder.DIVERGED and saved.results is not None:
         console.print(saved.results["message"], markup=False, highlight=False)
     if not saved.step:
         console.print("No scores yet: they come with the first checkpoint.", markup=False, highlight=False)
         return
-    report.extremes(console, saved, TOP)
+    report.extremes(console, saved, top)
     report.quality(console, saved)
     console.print()
     console.print(_histogram(saved, console.options.ascii_only))

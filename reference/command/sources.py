@@ -87,6 +87,7 @@ def check_options(files: list[str], label: str | None, reading: Reading) -> None
         ("--sep", reading.sep, TEXT_TABLES),
         ("--decimal", reading.decimal, TEXT_TABLES),
         ("--missing", reading.missing, TABLES),
+        ("--id", reading.id, TABLES),
         *(("--one-hot", column, TABLES) for column in reading.one_hot),
         *(("--drop", column, TABLES) for column in reading.drop),
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.spelling import Decimal, Label
 from adamshap.reference.contract import Array, LazyRows
 
@@ -32,6 +33,8 @@ class Reading:
         Columns of categories, and columns to leave out.
     missing : {"mean", "drop"}, optional
         Fill a missing value with the column's mean, or leave its row out; by default, refuse it.
+    id : str, optional
+        A column that names the rows, and is no feature.
     """
 
     sep: str | None = None
@@ -39,6 +42,7 @@ class Reading:
     one_hot: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     missing: Missing | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Table:
         Values that were missing and are filled with the mean of the others.
     x_eps, y_eps : float, or array (d,) or (k,)
         `eps_of` the file's dtype of the columns, or of the targets.
+    in_file : FileRows of N rows, or None
+        The rows as a file with columns has them.
     """
 
     name: str
@@ -87,6 +93,7 @@ class Table:
     gaps: Array | None = None
     x_eps: Array | float = EPS
     y_eps: Array | float = EPS
+    in_file: FileRows | None = None
 
 
 def eps_of(dtype: np.dtype[Any]) -> float:
@@ -102,6 +109,9 @@ class Column(Protocol):
 
     def numbers(self) -> Array:
         """Return the values as float64, NaN for missing ones."""
+
+    def texts(self) -> list[str]:
+        """Return the values as text, empty for missing ones."""
 
     def shown(self, row: int) -> str:
         """Return a value as error messages show it."""
@@ -123,6 +133,8 @@ class Sheet:
     where : callable
         ``where(row)`` names the row's position in the file, for error messages.
     notes : tuple of str
+    lines : int array (N,), or None
+        The line on which each row starts, in a file of lines.
     """
 
     name: str
@@ -130,6 +142,7 @@ class Sheet:
     columns: dict[str, Column]
     where: Callable[[int], str]
     notes: tuple[str, ...] = ()
+    lines: Array | None = None
 
 
 def unreadable(source: str, error: OSError) -> CommandError:

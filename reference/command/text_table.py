@@ -2,11 +2,11 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from adamshap.reference.command.spelling import (
 )
 from adamshap.reference.command.table import EPS, Column, Reading, Sheet, unreadable
 from adamshap.reference.contract import Array, shown
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 SEPARATORS = (",", ";", "\t", "|")
 # Number of rows from which the separator is recognised.
@@ -68,6 +71,10 @@ class Cells:
         truth = bool(kinds & TRUTH.keys()) and kinds <= TRUTH.keys() | {"0", "1"}
         return np.array([self._number(row, cell, truth) for row, cell in enumerate(self.cells)], np.float64)
 
+    def texts(self) -> list[str]:
+        """Return the cells."""
+        return self.cells
+
     def shown(self, row: int) -> str:
         """Return a value as error messages show it."""
         return shown(self.cells[row])
@@ -90,7 +97,7 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """The line number of each row in its file."""
+    """The number of the line on which each row of a file starts."""
 
     source: str
     numbers: list[int]
@@ -149,7 +156,7 @@ def read(path: Path, label: str, reading: Reading) -> Sheet:
     sheet: dict[str, Column] = {
         name: Cells(name, column, decimal, where) for name, column in zip(names, cells, strict=True)
     }
-    return Sheet(path.stem, source, sheet, where, _notes(path, layout, decimal))
+    return Sheet(path.stem, source, sheet, where, _notes(path, layout, decimal), np.array(numbers))
 
 
 # --- separator and rows ----------------------------------------------------------------------------------------------
@@ -208,13 +215,12 @@ def _head(file: TextIO, separator: str) -> list[list[str]]:
 
 
 def _rows(file: TextIO, source: str, layout: Layout) -> tuple[list[str], list[int], list[list[str]]]:
-    """Return the header, the line where each row ends, and the rows."""
+    """Return the header, the line on which each row starts, and the rows."""
     for _ in range(layout.first):
         file.readline()
     reader = csv.reader(file, delimiter=layout.separator, strict=True, skipinitialspace=layout.separator != " ")
     try:
-        # A blank line is not a row; line_num counts all lines of the file, including the header's.
-        found = ((reader.line_num + layout.first, [cell.strip() for cell in row]) for row in reader if row)
+        found = _numbered(reader, layout.first)
         names = next((row for _, row in found if any(row)), [])
         numbers, rows = [], []
         for line, row in found:
@@ -226,6 +232,18 @@ def _rows(file: TextIO, source: str, layout: Layout) -> tuple[list[str], list[in
         rows.pop()
         numbers.pop()
     return names, numbers, rows
+
+
+def _numbered(reader: "Reader", before: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line on which each row starts, and its cells; `before` lines of the file were not given to `reader`.
+
+    A blank line is not a row. A cell in quotes may have several lines.
+    """
+    line = before + 1
+    for row in reader:
+        if row:
+            yield line, [cell.strip() for cell in row]
+        line = before + reader.line_num + 1
 
 
 def _check_lengths(source: str, names: list[str], numbers: list[int], rows: list[list[str]]) -> None:
@@ -269,7 +287,7 @@ def _decimal(
     """Return the decimal mark that fits every number with a mark."""
     if reading.decimal is not None:
         return reading.decimal
-    left_out = {*reading.drop, *reading.one_hot}
+    left_out = {*reading.drop, *reading.one_hot, reading.id}
     certain: dict[str, str] = {}
     doubtful: dict[str, str] = {}
     for name, column in zip(names, cells, strict=True):

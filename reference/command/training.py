@@ -10,7 +10,7 @@ from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
 from adamshap.reference.command.preparation import Prepared
-from adamshap.reference.command.roc import roc_auc
+from adamshap.reference.command.roc import log_odds, mean_roc_auc, roc_auc
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.contract import Adam, Diverged, Loss, Network, Params, Progress, Run, Snapshot, first_not_finite
 from adamshap.reference.models import mean_loss, outputs
@@ -91,7 +91,8 @@ def measure(network: Network, params: Params, prepared: Prepared) -> Quality | F
     valid = prepared.valid
     loss, answers = float(mean_loss(network, params, valid)), outputs(network, params, valid.x)
     if prepared.target_scale is None:
-        return Quality(loss, float((np.argmax(answers, axis=1) == valid.y).mean()))
+        right = float((np.argmax(answers, axis=1) == valid.y).mean())
+        return Quality(loss, right, mean_roc_auc(log_odds(answers), valid.y))
     wrong, spread = answers - valid.y, valid.y - valid.y.mean(axis=0)
     explained = None if prepared.valid_constant else float(1 - np.sum(wrong**2) / np.sum(spread**2))
     return Fit(loss, explained, float(np.sqrt(np.mean((wrong * prepared.target_scale) ** 2))))

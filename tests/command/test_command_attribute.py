@@ -20,6 +20,7 @@ from adamshap.reference.command.datasets import load
 from adamshap.reference.command.preparation import prepare
 from adamshap.reference.contract import refuse
 from adamshap.reference.models import mean_loss, outputs
+from adamshap.verify.tolerance import assert_within, rounding
 
 Refused = Callable[..., None]
 
@@ -109,6 +110,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "drop": [],
         "missing": None,
         "valid_limit": 500,
+        "id": None,
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))
@@ -116,8 +118,16 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
     valid = prepared.valid
     for when, params in (("before", run.initial_params), ("after", run.params)):
         right = outputs(network, params, valid.x).argmax(axis=1) == valid.y
-        assert config["results"][when] == {"loss": float(mean_loss(network, params, valid)), "accuracy": right.mean()}
+        found = config["results"][when]
+        assert found | {"roc_auc": 0} == {
+            "loss": float(mean_loss(network, params, valid)),
+            "accuracy": right.mean(),
+            "roc_auc": 0,
+        }
+        probability = np.diff(outputs(network, params, valid.x), axis=1)[:, 0]
+        assert_within(found["roc_auc"], roc_auc_score(valid.y, probability), rounding(1.0, valid.n), "ROC AUC")
         assert f"{right.mean():.1%}" in result.stdout
+        assert f"{found['roc_auc']:.4f}" in result.stdout
     assert (here / "o" / "examples.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -154,7 +164,7 @@ def test_flipped_labels_are_found(here: Path, command: Command) -> None:
 def test_without_flips_nothing_is_said_of_them(here: Path, command: Command) -> None:
     result = command("attribute", "wine", *TINY)
     assert "flipped" not in result.stdout
-    assert "ROC" not in result.stdout
+    assert "Low scores find" not in result.stdout
     rows, _, config = _files(here / "adamshap-wine")
     assert {row["flipped"] for row in rows} == {"false"}
     assert config["flips"] == []

@@ -92,6 +92,18 @@ OneHot = Annotated[
     ),
 ]
 
+Id = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        rich_help_panel=PANEL,
+        metavar="COLUMN",
+        show_default="none",
+        help="A column of a .csv, .tsv or .parquet that names the rows, such as a customer number. It is shown with the"
+        " results and not trained on.",
+    ),
+]
+
 Drop = Annotated[
     list[str] | None,
     typer.Option(

@@ -17,6 +17,10 @@ Out = Annotated[
     ),
 ]
 
+Top = Annotated[
+    int, typer.Option(rich_help_panel=PANEL, metavar="N", min=1, help="Examples in each list, best and worst.")
+]
+
 AsJson = Annotated[
     bool,
     typer.Option(
