@@ -286,7 +286,7 @@ def test_influence_on_a_linear_regression_is_that_of_leaving_a_sample_out() -> N
     params = fitted(everyone)
     wanted = [mean_loss(net, fitted(np.arange(300) != i), valid) - mean_loss(net, params, valid) for i in range(60)]
     found = baselines.of_network(net, params, train, valid, 4, 0)
-    assert pearson(found["influence, last layer"][:60], np.array(wanted)) > 0.99
+    assert pearson(found["last-layer influence"][:60], np.array(wanted)) > 0.99
     assert pearson(found["TRAK"][:60], np.array(wanted)) > 0.95  # four projections of four parameters lose nothing
 
 

@@ -11,6 +11,10 @@ from adamshap.verify.claims.stability.settings import FULL, QUICK, Case, Setting
 
 NAME = "stability"
 TITLE = "Stability: rankings over seeds, against retraining and baselines"
-CLAIM = "Not a claim of the paper: which totals rank the samples alike in another run, and as retraining does."
+CLAIM = (
+    "Not a claim of the paper: which weighting of the steps ranks the samples alike in another run, and as retraining"
+    " does. Adam stands for `random_order`, SGD for SGD's formula in the same runs; sum and unit are the weightings of"
+    " `reference.weighted`."
+)
 
 __all__ = ["CLAIM", "FULL", "NAME", "QUICK", "TITLE", "Case", "Settings", "measure", "section"]

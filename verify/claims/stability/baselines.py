@@ -129,7 +129,7 @@ def of_network(
     return found | {
         "EL2N": -np.linalg.norm(errors, axis=1),
         "GraNd": -np.sqrt(squares),
-        "influence, last layer": last_layer_influence(passes, validation),
+        "last-layer influence": last_layer_influence(passes, validation),
         "TRAK": trak(params, passes, validation, projections, seed),
     }
 

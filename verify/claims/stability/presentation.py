@@ -42,16 +42,14 @@ def section(settings: Settings, records: Sequence[Record]) -> Section:
         ("truth", "Linear datamodeling score, one run and means of five, and the best baseline.", _truth_plot(halves)),
         ("runs", "Overlap of the lists of highest values by the number of runs averaged.", _runs_plot(seeds)),
     ]
-    found = _findings(seeds, first, halves, flips, noise)
+    found = _findings(settings, seeds, first, halves, flips, noise)
     return Section(stability.NAME, stability.TITLE, stability.CLAIM, found, tables, figures)
 
 
 def _name(score: str, weighting: str, runs: int | None = None) -> str:
     """Return the name of a score in tables."""
-    name = f"{score}, {weighting}" if weighting else score
-    if score == CARRY:
-        name = "`carry`"
-    return name if not runs or runs == 1 else f"{name}, mean of {runs}"
+    name = "`carry`" if score == CARRY else f"{score} {weighting}".rstrip()
+    return name if not runs or runs == 1 else f"{name} (mean of {runs})"
 
 
 def _mean(records: Sequence[Record], key: str, **wanted: object) -> Spread:
@@ -247,6 +245,7 @@ def _runs_plot(seeds: Sequence[Record]) -> "Figure":
 
 
 def _findings(
+    settings: Settings,
     seeds: Sequence[Record],
     first: Sequence[Record],
     halves: Sequence[Record],
@@ -257,41 +256,34 @@ def _findings(
     both = select(seeds, varies="both", score=ADAM)
     for task in distinct(both, "task"):
         chosen = select(both, task=task)
-
-        def of(key: str, weighting: str, runs: int, rows: Sequence[Record] = chosen) -> str:
-            return str(_mean(rows, key, weighting=weighting, runs=runs))
-
-        groups = [runs for runs in (1, 3, AVERAGED) if select(chosen, runs=runs)]
-        agreements = "; ".join(
-            f"{'one run' if runs == 1 else f'means of {runs}'}: Spearman {of('spearman', UNIT, runs)} (plain sums"
-            f" {of('spearman', SUM, runs)}), highest {of('top', UNIT, runs)} ({of('top', SUM, runs)}), lowest"
-            f" {of('bottom', UNIT, runs)} ({of('bottom', SUM, runs)})"
-            for runs in groups
-        )
-        in_top = [str(_mean(first, "in_top", task=task, score=ADAM, weighting=w)) for w in (UNIT, SUM)]
-        chance = _mean(first, "chance", task=task, score=ADAM, weighting=UNIT)
+        parts = [
+            f"{'one run' if runs == 1 else f'means of {runs}'} {_triple(select(chosen, weighting=UNIT, runs=runs))}"
+            f" ({_triple(select(chosen, weighting=SUM, runs=runs))})"
+            for runs in (1, 3, AVERAGED)
+            if select(chosen, runs=runs)
+        ]
+        in_top, of_sum = (_mean(first, "in_top", task=task, score=ADAM, weighting=w).mean for w in (UNIT, SUM))
+        chance = _mean(first, "chance", task=task, score=ADAM, weighting=UNIT).mean
         lines.append(
-            f"{task}, steps at unit size: {agreements}. Of the highest {TOP}, {in_top[0]} are from the first batch"
-            f" ({in_top[1]}; by chance {chance.mean:.1f})."
+            f"{task}: Spearman / overlap of the highest / of the lowest {settings.top} with steps at unit size (in"
+            f" brackets with plain sums): {', '.join(parts)}. Of the highest {TOP}, {in_top:.1f} ({of_sum:.1f}) are"
+            f" from the first batch; chance would put {chance:.1f}."
         )
     for task in distinct(halves, "task"):
-        chosen = select(halves, task=task)
-        cells = [
-            f"{_name(*one)} {_mean(chosen, 'spearman', score=one[0], weighting=one[1], runs=one[2])}"
-            for one in _shown(chosen)
-            if one[:2] in MAIN and one[2] == AVERAGED
-        ]
-        best = _best_baseline(chosen, "spearman", task)
+        chosen = select(halves, task=task, runs=AVERAGED)
+        cells = [f"{_name(*pair)} {_mean(chosen, 'spearman', score=pair[0], weighting=pair[1])}" for pair in MAIN]
+        best = _best_baseline(halves, "spearman", task)
         top = _mean(noise, "ceiling", truth="halves", task=task)
         lines.append(
-            f"{task}, linear datamodeling score: {', '.join(cells)}; best baseline: {best[0]} {best[1]}; ceiling {top}."
+            f"{task}, linear datamodeling score of means of {AVERAGED} runs: {', '.join(cells)}; best baseline:"
+            f" {best[0]} {best[1]}; ceiling {top}."
         )
     for task in distinct(flips, "task"):
         chosen = select(flips, task=task)
         own = [str(_mean(chosen, "auc", score=ADAM, weighting=w, runs=AVERAGED)) for w in (UNIT, SUM)]
-        best = _best_baseline(chosen, "auc", task)
+        best = _best_baseline(flips, "auc", task)
         lines.append(
-            f"{task}, flipped labels: AUC {own[0]} with steps at unit size ({own[1]} for plain sums), means of"
+            f"{task}, flipped labels: AUC {own[0]} with steps at unit size ({own[1]} with plain sums), means of"
             f" {AVERAGED} runs; best baseline: {best[0]} {best[1]}."
         )
     return lines
