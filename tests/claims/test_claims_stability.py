@@ -48,9 +48,9 @@ def test_agreement_is_one_for_equal_rankings_and_near_chance_for_unrelated_ones(
 
 
 def test_overlap_counts_the_shared_members_of_both_ends() -> None:
-    a, b = np.array([5.0, 4, 3, 2, 1, 0]), np.array([5.0, 0, 3, 2, 1, 4])
+    a, b = np.array([5.0, 4, 3, 2, 1, 0]), np.array([5.0, 4, 3, 0, 1, 2])
     found = agreement.agreement([a, b], 2)
-    assert (found["top"], found["bottom"]) == (0.5, 0.5)
+    assert (found["top"], found["bottom"]) == (1.0, 0.5)
     assert np.isnan(list(agreement.agreement([a], 2).values())).all()
     assert agreement.list_length(1000, 50) == 50
     assert agreement.list_length(142, 50) == 14

@@ -46,7 +46,8 @@ def margins(values: Array, labels: Array) -> Array:
     own = np.arange(len(values)), labels
     others = values.copy()
     others[own] = -np.inf
-    return values[own] - others.max(axis=1)
+    found: Array = values[own] - others.max(axis=1)
+    return found
 
 
 def neighbour_shapley(train: Batch, valid: Batch, neighbours: int = NEIGHBOURS) -> Array:
@@ -89,22 +90,27 @@ class Passes:
 
     def probabilities(self) -> Array:
         """Return the softmax of the outputs."""
-        p = np.exp(self.outputs - self.outputs.max(axis=1, keepdims=True))
-        return p / p.sum(axis=1, keepdims=True)
+        p: Array = np.exp(self.outputs - self.outputs.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return p
 
     def errors(self) -> Array:
         """Return the derivatives (n, k) of each sample's loss by the outputs."""
         if self.regression:
-            return 2 * (self.outputs - self.labels) / self.outputs.shape[1]
+            residuals: Array = self.outputs - self.labels
+            return residuals * (2 / residuals.shape[1])
         wrong = self.probabilities()
         wrong[np.arange(len(wrong)), self.labels] -= 1
         return wrong
 
     def losses(self) -> Array:
         """Return each sample's loss."""
+        found: Array
         if self.regression:
-            return ((self.outputs - self.labels) ** 2).mean(axis=1)
-        return -np.log(np.maximum(self.probabilities()[np.arange(len(self.labels)), self.labels], 1e-300))
+            found = ((self.outputs - self.labels) ** 2).mean(axis=1)
+        else:
+            found = -np.log(np.maximum(self.probabilities()[np.arange(len(self.labels)), self.labels], 1e-300))
+        return found
 
     def deltas(self, params: Params, by_outputs: Array) -> list[Array]:
         """Return the derivatives (n, d) by each layer's output before its activation."""
@@ -147,16 +153,16 @@ def last_layer_influence(train: Passes, valid: Passes) -> Array:
     for a in range(outputs):
         for b in range(outputs):
             hessian[a, :, b] = (h * curvature[:, a, b, None]).T @ h / len(h)
-    hessian = hessian.reshape(outputs * width, -1)
     wanted = (valid.errors().T @ h_valid / len(h_valid)).ravel()
-    solved = np.linalg.solve(damped(hessian), wanted).reshape(outputs, width)
+    solved = np.linalg.solve(damped(hessian.reshape(outputs * width, -1)), wanted).reshape(outputs, width)
     influence: Array = np.einsum("nk,kw,nw->n", train.errors(), solved, h)
     return influence
 
 
 def damped(matrix: Array) -> Array:
     """Return `matrix` with `DAMPING` times the mean of its diagonal added to the diagonal."""
-    return matrix + np.eye(len(matrix)) * (DAMPING * np.trace(matrix) / len(matrix))
+    found: Array = matrix + np.eye(len(matrix)) * (DAMPING * np.trace(matrix) / len(matrix))
+    return found
 
 
 def trak(params: Params, train: Passes, valid: Passes, projections: int, seed: int) -> Array:
@@ -177,7 +183,8 @@ def trak(params: Params, train: Passes, valid: Passes, projections: int, seed: i
         features = own / np.maximum(wrong, LEAST)[:, None]
     wanted = _projected(params, valid, valid.errors(), bases).mean(axis=0)
     kernel = damped(features.T @ features / len(features))
-    return own @ np.linalg.solve(kernel, wanted)
+    found: Array = own @ np.linalg.solve(kernel, wanted)
+    return found
 
 
 def _projected(params: Params, passes: Passes, by_outputs: Array, bases: list[Array]) -> Array:

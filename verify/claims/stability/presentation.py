@@ -161,7 +161,9 @@ def _caption_of_left_out(settings: Settings, key: str) -> str:
 
 def _ranked(records: Sequence[Record], noise: Sequence[Record], key: str, caption: str) -> Table:
     """Return the table of the main scores, `carry` and the baselines, and the ceiling."""
-    rows = [(_name(*one), select(records, score=one[0], weighting=one[1], runs=one[2]), key) for one in _shown(records)]
+    rows: list[Row] = [
+        (_name(*one), select(records, score=one[0], weighting=one[1], runs=one[2]), key) for one in _shown(records)
+    ]
     if noise:
         rows.append(("ceiling", noise, "ceiling"))
     return _by_task(caption, rows, distinct(records, "task"))

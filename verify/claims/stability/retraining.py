@@ -188,7 +188,8 @@ def leave_one_out(
         start, optimiser = network.init(seed), training.optimiser(train.n)
         losses.append(final_losses(network, optimiser, train, valid, everyone, weights, start, dtype))
     found = np.concatenate(losses)
-    return found[:-1] - found[-1]
+    effects: Array = found[:-1] - found[-1]
+    return effects
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------

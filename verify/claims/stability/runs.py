@@ -81,7 +81,8 @@ class Kept:
 
     def first_batch(self) -> Array:
         """Return the samples of the first step."""
-        return self.index[0][self.index[0] >= 0]
+        first: Array = self.index[0]
+        return first[first >= 0]
 
 
 def train(network: Network, train: Batch, valid: Batch, training: Training, *, start: int, order: int) -> Kept:

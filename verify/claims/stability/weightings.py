@@ -35,7 +35,8 @@ def _from_step(run: Kept, first: int) -> Array:
 
 def _ramp(run: Kept) -> Array:
     """Return weights that rise over the first epoch, and are 1 from its last step on."""
-    return np.minimum(1.0, np.arange(1, len(run.epoch) + 1) / np.sum(run.epoch == 0))
+    weights: Array = np.minimum(1.0, np.arange(1, len(run.epoch) + 1) / np.sum(run.epoch == 0))
+    return weights
 
 
 def _falls(run: Kept) -> Array:
