@@ -185,6 +185,10 @@ def test_a_half_is_an_ordinary_run_on_its_samples(problem: tuple[Network, Batch,
     mine = retraining.final_losses(net, optimiser, half, valid, index, weight, net.init(1), "float64")
     oracle = final_loss(run.config, np.ones(half.n))  # type: ignore[arg-type]
     assert abs(mine[0] - oracle) <= rounding(np.array(oracle), 10_000)
+    theta = retraining.trained(net, optimiser, half, index, weight, net.init(1), "float64")
+    params = retraining.params_of(net, theta, 0)
+    assert {name: p.shape for name, p in params.items()} == {name: p.shape for name, p in run.params.items()}
+    assert abs(mean_loss(net, params, valid) - oracle) <= rounding(np.array(oracle), 10_000)
 
 
 def test_the_datamodeling_score_finds_the_values_that_made_the_losses() -> None:

@@ -26,7 +26,21 @@ def final_losses(
     params: Params,
     dtype: str = "float32",
 ) -> Array:
-    """Return each network's mean validation loss (M,) after training.
+    """Return each network's mean validation loss (M,) after training; the parameters are those of `trained`."""
+    theta = trained(network, optimiser, train, index, weight, params, dtype)
+    return np.array([_loss(network, [p[k] for p in theta], valid) for k in range(index.shape[1])])
+
+
+def trained(
+    network: Network,
+    optimiser: Adam | Schedule,
+    train: Batch,
+    index: Array,
+    weight: Array,
+    params: Params,
+    dtype: str = "float32",
+) -> list[Array]:
+    """Return all networks' parameters after training: of each layer the weights (M, d_in, d_out), biases (M, 1, d_out).
 
     Parameters
     ----------
@@ -34,7 +48,7 @@ def final_losses(
         With tanh units.
     optimiser : Adam or Schedule
         Without weight decay.
-    train, valid : Batch
+    train : Batch
     index : int array (steps, M, batch)
         Samples of each step of each of M networks.
     weight : array (steps, M, batch)
@@ -54,7 +68,15 @@ def final_losses(
             first += (1 - beta1) * (g - first)
             second += (1 - beta2) * (g * g - second)
             p -= adam.lr / (1 - beta1**t) * first / (np.sqrt(second / (1 - beta2**t)) + adam.eps)
-    return np.array([_loss(network, [p[k] for p in theta], valid) for k in range(index.shape[1])])
+    return theta
+
+
+def params_of(network: Network, theta: list[Array], k: int) -> Params:
+    """Return the parameters of the k-th network of `trained`, as `network` names and lays them out."""
+    return {
+        f"{layer}.{name}": theta[at][k].T if name == "weight" else theta[at][k, 0]
+        for at, (layer, name) in enumerate(_names(network))
+    }
 
 
 def _names(network: Network) -> list[tuple[int, str]]:
