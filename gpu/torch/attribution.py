@@ -119,7 +119,7 @@ class Attribution:
         Whether SGD's scores are computed too, which costs a validation pass at θ and a contraction; else they are NaN.
     check_every : int
         Number of steps from one full self-check to the next; the first two steps are always checked. Every step
-        compares the gradients of the vectors (biases, gains).
+        compares the gradients of the vectors (biases, gains), and the sum of SGD's scores with that of the gradients.
     recompute : bool
         Keep no captures: ``samples(index, again=…)`` takes a function that runs the passes again, for the scores.
     micro_batch : int, optional

@@ -1,6 +1,6 @@
 """One step of a PyTorch optimiser with its attribution: the engine's step, from gradients and captures that exist."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
 from adamshap.reference.contract import Array, Estimator, refuse
 from adamshap.torch.captures.block import Block
+from adamshap.torch.captures.roundoff import Roundoff
+from adamshap.torch.checks.sums import adds_up
 from adamshap.torch.forward_mode.step import ForwardStep
 from adamshap.torch.forward_mode.verification import Verification
 from adamshap.torch.joint_norms import join_norms
@@ -85,12 +87,19 @@ class SampleGradients:
         The samples' losses, with contraction "forward", whose derivatives have f already: then `factor` is 1.
     norms : Norms, optional
         √Σ x² over the samples, if the captures were not kept.
+    compare : callable, optional
+        Function that compares Σ_i x_i of all parameters with their gradients, and refuses what differs; None if that is
+        done, or nothing is compared.
+    roundoffs : dict of Roundoff
+        Of the parameters whose gradient was computed in lower precision than their dtype.
     """
 
     chunks: list[tuple[slice, Any]]
     factor: float
     forward: ForwardStep | None = None
     norms: Norms | None = None
+    compare: Callable[[], Any] | None = None
+    roundoffs: Mapping[str, Roundoff] = field(default_factory=dict)
 
     @property
     def history(self) -> dict[str, float]:
@@ -177,7 +186,13 @@ class Scorer:
             new = State(theta, m, v, following(given.state.t))
         sketch, total_of = self._sketch(names), self.processes.sum_of
         result = score_step(step, plan, forward, chunks or given.x.chunks, new, sketch, total_of=total_of)
-        return self._own(result, len(given.index)), new
+        result = self._own(result, len(given.index))
+        if given.x.compare is not None and result.sgd_scores is not None and start is not None:
+            gamma = {use.name: use.x for use in start.uses if isinstance(use, Dense)}
+            lrs, roundoffs = given.hyperparameters.lrs, given.x.roundoffs.values()
+            if not adds_up(context.backend, result.sgd_scores, gamma, given.gradients, lrs, roundoffs, self.processes):
+                given.x.compare()
+        return result, new
 
     def _own(self, result: StepResult, n: int) -> StepResult:
         """Return the scores of this process's `n` samples, which come first."""

@@ -6,7 +6,8 @@ before ``optimizer.step()``.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from adamshap.gpu.backend import Backend
@@ -81,7 +82,8 @@ class FromCaptures:
         roundoffs = self.processes.largest_roundoffs(joined(block.roundoffs for block in passes.blocks))
         captures, modules = [one for _, one in chunks], self.hooks.modules
         found = Passes(backend, gradients, captures, roundoffs, modules, passes.number, self.processes)
-        return SampleGradients(chunks, factor_of(found, compared))
+        compare = None if len(compared) == len(gradients) else partial(factor_of, found, list(gradients))
+        return SampleGradients(chunks, factor_of(found, compared), compare=compare, roundoffs=roundoffs)
 
     def forget(self) -> None:
         """Do nothing: the blocks have the captures."""
@@ -120,7 +122,7 @@ class FromSecondPass:
         """Return functions that repeat the passes of each block."""
         kept = self.first.of(passes)
         chunks = self.recomputation.chunks([rows for rows, _ in kept.chunks])
-        return SampleGradients(chunks, kept.factor, norms=self.recomputation.norms)
+        return replace(kept, chunks=chunks, norms=self.recomputation.norms)
 
     def forget(self) -> None:
         """Forget the functions and the sums."""

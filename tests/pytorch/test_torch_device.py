@@ -93,7 +93,7 @@ def test_a_step_waits_for_the_card_as_often_whatever_the_model(
                 adam.step()
             adam.zero_grad()
         assert adam.state[model.norm.weight]["step"] == 4
-    assert fetched[3] == fetched[7] == 7  # scores, SGD's, loss; finite gradients, sums, distances from two f
+    assert fetched[3] == fetched[7] == 8  # scores, SGD's, loss; finite gradients, sums, distances from two f; SGD's sum
 
 
 def test_numbers_that_are_not_finite_are_refused_a_step_later(card: Card) -> None:
