@@ -358,6 +358,7 @@ class TimeFirst(Twice):
         (HandTied, "use of the parameter that no hook sees"),
         (Functional, "gradient of 'mix.weight': got one at step 1 that no capture explains, in mix (Linear)"),
         (TimeFirst, "model module 'embedding': got Embedding with an input of shape (4, 6) for 6 samples"),
+        (TimeFirst, "such as relative positions, contraction='forward' or a frozen weight (requires_grad_(False))"),
     ],
 )
 def test_a_use_that_no_hook_sees_is_refused(model: Any, message: str) -> None:

@@ -181,7 +181,11 @@ class Hooks:
             if tensor.ndim < least or tensor.shape[axis] != block.n:
                 got = f"{type(module).__name__} with {what} of shape {tuple(tensor.shape)} for {block.n} samples"
                 along = "first" if axis == 0 else "second"
-                needs = f"the samples of `index` along the {along} axis, one row each, or another `samples_axis`"
+                needs = (
+                    f"the samples of `index` along the {along} axis, one row each, or another `samples_axis`; for a"
+                    " table that all samples share, such as relative positions, contraction='forward' or a frozen"
+                    " weight (requires_grad_(False))"
+                )
                 refuse(f"model module {path!r}", got, needs)
         self._await(block, Use(module, path, own, given.detach(), given.detach()), layer.captures, output, axis)
 

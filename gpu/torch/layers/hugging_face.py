@@ -92,7 +92,8 @@ def _check_gain(module: Any, path: str) -> None:
     allowed = UNITS * float(torch.finfo(weight.dtype).eps) * terms.abs().sum(0)
     if bool(((gradient - terms.sum(0)).abs() > allowed).any()):
         got_dtype = str(weight.dtype).removeprefix("torch.")
-        refuse_module(module, path, f"{got_dtype} parameters, and their gradient in less", "a float32 model")
+        needs = "a float32 model (model.float()), or a frozen weight (requires_grad_(False))"
+        refuse_module(module, path, f"{got_dtype} parameters, and their gradient in less", needs)
 
 
 def _scaled_embedding(use: Use) -> Iterable[Capture]:
