@@ -68,16 +68,26 @@ def device_name() -> str:
     return "" if name.startswith(EMULATED) else name
 
 
-def describe() -> str:
-    """Return a phrase for what the engine runs on with its default arguments.
+def describe(device: DeviceName = "auto") -> str:
+    """Return a phrase for what the engine runs on, in float32.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+        As for `attribute`.
 
     Returns
     -------
     str
         Such as "the engine on the CPU (Numba), float32".
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        An unknown device; no CUDA device for "cuda".
     """
-    if device_name():
-        return f"the engine on {device_name()}, float32"
+    if pick_backend(device, "float32").on_cuda:
+        return f"the engine on {device_name() or EMULATED}, float32"
     loops = "Numba" if find_spec("numba") else "NumPy; the extra `cpu` makes it faster"
     return f"the engine on the CPU ({loops}), float32"
 

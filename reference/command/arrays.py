@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adamshap.reference.command import images
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.spelling import MISSING, some
 from adamshap.reference.command.table import Table, eps_of, unreadable
@@ -29,7 +30,8 @@ def _table(path: Path, x: Array, y: Array) -> Table:
         raise CommandError(f"{source}: x: got dtype {x.dtype}; needs numbers")
     if x.ndim < 2 or 0 in x.shape:
         raise CommandError(
-            f"{source}: x: got shape {x.shape}; needs (N, features), or (N, height, width) for images, not empty"
+            f"{source}: x: got shape {x.shape}; needs (N, features), or (N, height, width) or (N, channels, height,"
+            " width) for images, not empty"
         )
     if y.dtype.kind not in "biufU":
         text = ": y.astype(str)" if y.dtype.kind == "S" else ""
@@ -55,25 +57,24 @@ def _table(path: Path, x: Array, y: Array) -> Table:
                 f"{source}: y, row {row}: got {str(y[row])!r}, no label; needs one (a class of this name needs"
                 " another name)"
             )
-    image, notes = _image(x.shape[1:])
+    layout, notes = _image(x.shape[1:])
     features = tuple("x[" + ",".join(map(str, place)) + "]" for place in np.ndindex(x.shape[1:]))
     rows = LazyRows(x)
     table_x = rows if isinstance(x, np.memmap) else rows[:]
     labels = y.tolist() if y.ndim == 1 else y
-    return Table(path.stem, source, table_x, labels, features, image, notes=notes, x_eps=eps[0], y_eps=eps[1])
+    return Table(path.stem, source, table_x, labels, features, layout, notes=notes, x_eps=eps[0], y_eps=eps[1])
 
 
-def _image(shape: tuple[int, ...]) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
-    """Return height and width of single-channel images, or None; and a note for arrays of any other shape."""
-    if len(shape) == 1:
-        return None, ()
-    if len(shape) == 3 and 1 in (shape[0], shape[2]):
-        shape = shape[1:] if shape[0] == 1 else shape[:2]
-    if len(shape) == 2:
-        return (shape[0], shape[1]), ()
-    return None, (
-        f"each example is {shape}, taken as {np.prod(shape)} features; pictures are drawn of (height, width)",
-    )
+def _image(shape: tuple[int, ...]) -> tuple[images.Layout | None, tuple[str, ...]]:
+    """Return the layout of images, or None; and a note on arrays of another shape."""
+    layout = images.layout_of(shape)
+    if layout is None:
+        return None, (f"each example is {shape}, taken as {np.prod(shape)} features",) if len(shape) > 1 else ()
+    if len(layout) == 2:
+        return layout, ()
+    channels, height, width = images.size_of(layout)
+    pictures = "" if images.is_drawable(layout) else "; pictures are drawn of 1 or 3"
+    return layout, (f"each example is an image of {height} by {width} with {channels} channels{pictures}",)
 
 
 def _mapped(path: Path) -> Array:

@@ -3,28 +3,39 @@
 import typer
 from rich.console import Console
 
-from adamshap.reference.command import running, sources, trainers
+from adamshap.reference.command import networks, running, sources, trainers
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.job import Options
+from adamshap.reference.command.optimisers import betas_of
 from adamshap.reference.command.options import data as of_data
 from adamshap.reference.command.options import output as of_output
 from adamshap.reference.command.options import scores as of_scores
 from adamshap.reference.command.options import training as of_training
 from adamshap.reference.command.preparation import VALIDATION_LIMIT
 
-ONLY_OF_THIS_PROCESS = ("resume", "checkpoint_seconds", "top", "as_json")
-"""Options that are not part of a run's config, and may be given with --resume."""
+WITH_RESUME = ("resume", "checkpoint_seconds", "top", "as_json", "device")
+"""Options that may be given with --resume: they change no number, except for the last digits on another device."""
 
 
 def attribute_command(
     context: typer.Context,
     data: of_data.Data = None,
-    hidden: of_training.Hidden = "64,64",
+    model: of_training.Model = "mlp",
+    hidden: of_training.Hidden = None,
+    width: of_training.Width = None,
+    depth: of_training.Depth = None,
+    activation: of_training.Activation = None,
     epochs: of_training.Epochs = None,
     steps: of_training.Steps = None,
     batch_size: of_training.BatchSize = 32,
     lr: of_training.Lr = 0.001,
+    betas: of_training.Betas = "0.9,0.999",
+    eps: of_training.Eps = 1e-8,
+    weight_decay: of_training.WeightDecay = 0.0,
+    schedule: of_training.Schedule = "constant",
+    warmup: of_training.Warmup = 0,
+    device: of_training.Device = "auto",
     slope: of_scores.Slope = "random_order",
     kind: of_scores.Kind = "shapley",
     gradient: of_scores.Gradient = "midpoint",
@@ -61,7 +72,8 @@ def attribute_command(
     trainer = trainers.installed_trainer()
     if resume is not None:
         _refuse_other_options(context)
-        running.resume(console, resume, trainer, checkpoint_seconds, top)
+        other = device if _is_given(context, "device") else None
+        running.resume(console, resume, trainer, checkpoint_seconds, top, other)
         return
     if data is None:
         raise CommandError(f"DATA: got nothing; needs a data set (see '{context.command_path} --help')")
@@ -76,9 +88,10 @@ def attribute_command(
             raise CommandError(f"{option}: got {value} with --valid; needs one of the two")
     if valid is None and valid_fraction is None and valid_limit is None:
         valid_limit = VALIDATION_LIMIT
+    sizes = {"hidden": _widths(hidden), "width": width, "depth": depth, "activation": activation}
     options = Options(
         data=data,
-        hidden=_widths(hidden),
+        **{"hidden": (), "model": model} | networks.options_of(model, sizes),
         epochs=of_training.EPOCHS if epochs is None and steps is None else epochs,
         steps=steps,
         batch_size=batch_size,
@@ -100,6 +113,12 @@ def attribute_command(
         missing=missing,
         valid_limit=valid_limit,
         id=id_column,
+        betas=betas_of(betas),
+        eps=eps,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        warmup=warmup,
+        device=device,
     )
     sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
     running.start(console, options, trainer, out, checkpoint_seconds, top)
@@ -109,13 +128,19 @@ def _refuse_other_options(context: typer.Context) -> None:
     """Refuse options that the run's config already holds."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        if name not in ONLY_OF_THIS_PROCESS and source is not None and source.name == "COMMANDLINE":
+        if name not in WITH_RESUME and _is_given(context, name):
             what = "DATA" if name == "data" else parameter.opts[0]
             raise CommandError(f"{what}: got a value with --resume; needs none, as the run has its own")
 
 
-def _widths(hidden: str) -> tuple[int, ...]:
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _widths(hidden: str | None) -> tuple[int, ...] | None:
+    if hidden is None:
+        return None
     try:
         widths = tuple(int(width) for width in hidden.split(",")) if hidden.strip() else ()
     except ValueError:

@@ -47,8 +47,8 @@ class Dataset:
     classes : tuple of str
         At least two, each with at least two examples if some are held out; empty for a regression.
     features : tuple of d str
-    image_shape : tuple (height, width), or None
-        Shape of the image that an example's features form, row by row.
+    image_shape : tuple (height, width), (channels, height, width) or (height, width, channels), or None
+        Layout of the image that an example's features form: `images`.
     targets : tuple of k str
         Names of a regression's targets; empty for a classification.
     why : str
@@ -71,7 +71,7 @@ class Dataset:
     y: Array
     classes: tuple[str, ...]
     features: tuple[str, ...]
-    image_shape: tuple[int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
     targets: tuple[str, ...] = ()
     why: str = ""
     rows: Array | None = None

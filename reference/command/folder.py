@@ -128,6 +128,17 @@ def read(folder: Path) -> SavedRun:
     )
 
 
+def config_of(folder: Path) -> dict[str, Any]:
+    """Return ``config.json``.
+
+    Raises
+    ------
+    CommandError
+        It is not a run folder, or damaged.
+    """
+    return _config(folder)[0]
+
+
 def results_of(folder: Path) -> dict[str, Any] | None:
     """Return ``results.json``, or None if the run has not ended."""
     path = folder / RESULTS

@@ -1,19 +1,36 @@
 """The options of one call of ``adamshap attribute``, and its results."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.spelling import Decimal
 from adamshap.reference.command.table import Missing, Reading
-from adamshap.reference.contract import Credit, Estimator, Gradient, MarginalKind, Network, Run, ScoreSlope
+from adamshap.reference.contract import (
+    ActivationName,
+    Credit,
+    Estimator,
+    Gradient,
+    MarginalKind,
+    Network,
+    Run,
+    ScoreSlope,
+    Sequential,
+)
+from adamshap.reference.contract.schedule import Shape as ScheduleShape
+
+Device = Literal["auto", "cpu", "cuda"]
+ModelName = Literal["mlp", "convnet"]
 
 
 @dataclass(frozen=True)
 class Options:
     """The command's options after parsing; `label` is None for data that is not a table.
 
-    Exactly one of `epochs` and `steps` is given.
+    Exactly one of `epochs` and `steps` is given. Options with a default here are younger than the folders of some runs,
+    which were computed with it. Sizes that `model` does not have are 0 or empty.
     """
 
     data: str
@@ -39,6 +56,28 @@ class Options:
     missing: Missing | None = None
     valid_limit: int | None = None
     id: str | None = None
+    activation: ActivationName = "tanh"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: ScheduleShape = "constant"
+    warmup: int = 0
+    device: Device = "auto"
+    model: ModelName = "mlp"
+    width: int = 0
+    depth: int = 0
+
+    @classmethod
+    def from_config(cls, given: Mapping[str, Any]) -> "Options":
+        """Return the options that a run's ``config.json`` holds.
+
+        Raises
+        ------
+        TypeError
+            One is unknown, or one without a default is missing.
+        """
+        options: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in given.items()}
+        return cls(**options)
 
     @property
     def reading(self) -> Reading:
@@ -97,7 +136,7 @@ class Findings:
     options: Options
     dataset: Dataset
     prepared: Prepared
-    network: Network
+    network: Network | Sequential
     computed_by: str
     run: Run
     before: Quality | Fit

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adamshap.reference.command import images, networks
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.folder import SavedRun
@@ -133,7 +134,7 @@ class Pictures:
 def pictures_of(saved: SavedRun) -> Pictures:
     """Return the images of the data set of `saved`, read again if it has images and has not changed."""
     shape, options = saved.config["dataset"]["image_shape"], saved.config["options"]
-    if shape is None:
+    if shape is None or not images.is_drawable(tuple(shape)):
         return Pictures(None)
     try:
         # Pictures never come from a table, whose columns have options.
@@ -151,10 +152,9 @@ def title_of(saved: SavedRun) -> str:
     options = saved.config["options"]
     flips = f", {len(saved.config['flips'])} with flipped labels" if saved.config["flips"] else ""
     task = f"{len(dataset['classes'])} classes" if dataset["classes"] else "regression"
-    sizes = "-".join(map(str, network["sizes"]))
     credit = "" if options.get("credit", "step") == "step" else f", credit {options['credit']}"
     return (
         f"{dataset['name']}: {saved.status}, {saved.step} of {saved.steps} steps;"
         f" {dataset['train_examples']} training examples{flips}; {dataset['validation_examples']} for validation;"
-        f" {task}; network {sizes}; slope {options['slope']}, gradient {options['gradient']}{credit}"
+        f" {task}; {networks.shown(options, network)}; slope {options['slope']}, gradient {options['gradient']}{credit}"
     )

@@ -5,7 +5,7 @@ import io
 from collections.abc import Collection, Sequence
 from html import escape
 
-from adamshap.reference.command import overview, results
+from adamshap.reference.command import images, overview, results
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.examples import extremes_of, fields_of
@@ -97,12 +97,11 @@ def _extremes(saved: SavedRun, top: int, notes: list[str]) -> str:
     return f'<div class="two">{inner}</div>'
 
 
-def _drawn(
-    saved: SavedRun, images: Array | LazyRows, groups: Sequence[Array], notes: list[str]
-) -> dict[int, str] | None:
+def _drawn(saved: SavedRun, rows: Array | LazyRows, groups: Sequence[Array], notes: list[str]) -> dict[int, str] | None:
     """Return the examples' pictures by row of the data set; or None, with a note, if they cannot be drawn."""
     wanted = [int(saved.columns["index"][row]) for members in groups for row in members]
-    arrays = {index: images[index].reshape(saved.config["dataset"]["image_shape"]) for index in wanted}
+    layout = tuple(saved.config["dataset"]["image_shape"])
+    arrays = {index: images.picture_of(rows[index], layout) for index in wanted}
     try:
         with plain_style():
             return {index: _png(image) for index, image in arrays.items()}

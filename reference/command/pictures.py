@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adamshap.reference.command import images
 from adamshap.reference.command.job import Findings
 from adamshap.reference.contract.drawing import plain_style
 
@@ -51,7 +52,7 @@ def _drawn(findings: Findings) -> bytes:
 def _draw_example(axes: "Axes", findings: Findings, member: int) -> None:
     dataset, prepared = findings.dataset, findings.prepared
     index = prepared.train_index[member]
-    axes.imshow(dataset.x[index].reshape(dataset.image_shape), cmap="gray_r")
+    axes.imshow(images.picture_of(dataset.x[index], dataset.image_shape or ()), cmap="gray_r")
     axes.set(xticks=[], yticks=[])
     axes.set_title(_short(findings.label_names[member]), fontsize=9, parse_math=False)
     note = f"row {index}\n{findings.run.scores[member]:+.1e}"

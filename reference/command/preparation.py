@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from adamshap.reference.command import images
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.file_rows import FileRows
@@ -30,7 +31,8 @@ class Prepared:
     train_index, valid_index : int arrays (n,), (n_val,)
         Rows of the data set, ascending; `valid_index` refers to the validation file if there is one.
     train, valid : Batch
-        Standardised features with the training labels after flipping, or a regression's standardised targets.
+        Standardised features, or images, with the training labels after flipping, or a regression's standardised
+        targets.
     labels : int array (n,), or float64 array (n, k)
         The training labels before flipping, or a regression's original targets.
     flipped : bool array (n,)
@@ -70,6 +72,7 @@ def prepare(
     share: float = VALIDATION_SHARE,
     limit: int | None = None,
     valid: Dataset | None = None,
+    as_images: bool = False,
 ) -> Prepared:
     """Return `dataset` split and standardised, with the share `flip` of its training labels flipped.
 
@@ -86,6 +89,8 @@ def prepare(
         Most examples held out; the others are trained on. Not used with `valid`.
     valid : Dataset, optional
         Separate validation examples with the same features and labels; all of `dataset` is then trained on.
+    as_images : bool
+        Whether inputs are images (n, channels, height, width), standardised by channel, in place of rows of features.
 
     Raises
     ------
@@ -100,12 +105,18 @@ def prepare(
     else:
         train_index, valid_index, source = np.arange(len(dataset.x)), np.arange(len(valid.x)), valid
     raw_train, raw_valid = LazyRows(dataset.x, train_index), LazyRows(source.x, valid_index)
-    mean, scale, constant = _standard(dataset.name, "feature", dataset.features, raw_train, dataset.x_eps)
+    layout = dataset.image_shape if as_images else None
+    if layout is None:
+        mean, scale, constant = _standard(dataset.name, "feature", dataset.features, raw_train, dataset.x_eps)
+    else:
+        mean, scale, constant = _standard_of_channels(dataset, raw_train, layout)
     rows = _standardised(dataset.name, "feature", dataset.features, raw_train, mean, scale)
     train_x: Any = rows if isinstance(dataset.x, LazyRows) else rows[:]
     valid_x = _standardised(source.name, "feature", source.features, raw_valid, mean, scale)[:]
     # Training leaves their weights at their initial values, so any other input here would add noise to the outputs.
     valid_x[:, constant] = 0
+    if layout is not None:
+        train_x, valid_x = (images.channels_first(part[:], layout) for part in (train_x, valid_x))
     labels, valid_y = dataset.y[train_index], source.y[valid_index]
     target_mean = target_scale = None
     valid_constant = False
@@ -214,6 +225,15 @@ def _standard(
     mean[constant], scale[constant] = low[constant], np.where(low == high, 1.0, np.maximum(size, 1.0))[constant]
     bad: Array = (scale == 0) | ~np.isfinite(scale) | ~np.isfinite(mean)
     _refuse_spread(source, kind, names, low, high, bad)
+    return mean, scale, constant
+
+
+def _standard_of_channels(dataset: Dataset, rows: LazyRows, layout: images.Layout) -> tuple[Array, Array, Array]:
+    """Return `_standard` of each channel, as one value for each of an image's numbers."""
+    pixels = images.pixels_of(rows[:], layout)
+    names = tuple(f"channel {number}" for number in range(pixels.shape[1]))
+    found = _standard(dataset.name, "the images'", names, pixels, dataset.x_eps)
+    mean, scale, constant = (images.for_each_number(part, layout) for part in found)
     return mean, scale, constant
 
 

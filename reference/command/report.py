@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from adamshap.reference.command import networks, optimisers
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.examples import Field, extremes_of, fields_of
 from adamshap.reference.command.folder import SavedRun
@@ -37,19 +39,25 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
     """Print the data set, the network and the trainer before training, and how the files were read."""
     regression = dataset.task == "regression"
     kinds = len(dataset.targets) if regression else len(dataset.classes)
-    sizes = "-".join(map(str, (dataset.x.shape[1], *options.hidden, kinds)))
     flips = f", {int(prepared.flipped.sum())} with flipped labels" if options.flip_labels else ""
     task = "regression" if regression else f"{kinds} classes"
+    network = networks.shown(asdict(options), asdict(networks.network(options, dataset)))
     lines = [
         f"{dataset.name}: {prepared.train.n} training examples{flips}; {prepared.valid.n} for validation;"
-        f" {task} ({dataset.why}); network {sizes}; computed by {computed_by}"
+        f" {task} ({dataset.why}); {network}; computed by {computed_by}"
     ]
     if dataset.classes != tuple(map(str, range(len(dataset.classes)))):
         named = [f"{number} = {name}" for number, name in enumerate(dataset.classes[:MOST_CLASSES])]
         more = ", ..." if len(dataset.classes) > MOST_CLASSES else ""
         lines.append(f"Classes: {', '.join(named)}{more}")
-    what = "Features and targets are" if regression else "Features are"
-    lines.append(f"{what} standardised by mean and deviation of the training examples, which config.json holds.")
+    what, unit = ("Pixels", "of each channel in") if options.model == "convnet" else ("Features", "of")
+    what += " and targets" if regression else ""
+    lines.append(
+        f"{what} are standardised by mean and deviation {unit} the training examples, which config.json holds."
+    )
+    settings = optimisers.shown(options)
+    if settings:
+        lines.append(f"Adam with {settings}.")
     constant = [dataset.features[at] for at in np.flatnonzero(prepared.constant)]
     if constant:
         lines.append(f"Constant in the training examples, so of no use: {some(constant, MOST_CLASSES)}.")

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from adamshap.reference import checkpoint
-from adamshap.reference.command import folder, pictures
+from adamshap.reference.command import folder, images, pictures
 from adamshap.reference.command.datasets import Dataset, label_names
 from adamshap.reference.command.errors import CommandError, why_no_picture
 from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFolder, SavedRun
 from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
-from adamshap.reference.contract import Array, Diverged, Network, Run, Snapshot
+from adamshap.reference.contract import Array, Diverged, Network, Run, Sequential, Snapshot
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ def write_picture(run_folder: RunFolder, findings: Findings) -> list[str]:
 
     The results are already written, so a picture that cannot be drawn only costs a message.
     """
-    if findings.dataset.image_shape is None:
+    if not images.is_drawable(findings.dataset.image_shape):
         return []
     try:
         picture = pictures.draw(findings)
@@ -239,7 +239,7 @@ def _row(columns: dict[str, list[Any]], in_file: FileRows | None, row: int) -> d
     return found if in_file is None else found | {"values": in_file.row(row)}
 
 
-def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: Network) -> dict[str, Any]:
+def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: Network | Sequential) -> dict[str, Any]:
     """Return ``config.json``: the options and the data set. The same call gives the same content."""
     flips = np.flatnonzero(prepared.flipped)
     constant = [dataset.features[feature] for feature in np.flatnonzero(prepared.constant)]

@@ -15,7 +15,7 @@ from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import INTERRUPTED, TRACEBACKS, TRAINING_DIVERGED, CommandError, one_line
 from adamshap.reference.command.folder import RunFolder
-from adamshap.reference.command.job import Options
+from adamshap.reference.command.job import Device, Options
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
 from adamshap.reference.command.trainers import Trainer
@@ -32,6 +32,7 @@ def start(console: Console, options: Options, trainer: Trainer, out: Path | None
     CommandError
         Bad data, a folder that cannot be written, a run that diverged or was interrupted.
     """
+    trainer = trainer.on(options.device)
     dataset, prepared, config = _prepared(options)
     target = results.choose_folder(out, dataset.name)
     path = results.create_folder(target, config, results.columns_of(prepared, None), prepared.in_file)
@@ -50,8 +51,10 @@ def start(console: Console, options: Options, trainer: Trainer, out: Path | None
         run_folder.close()
 
 
-def resume(console: Console, path: Path, trainer: Trainer, seconds: float, top: int) -> None:
-    """Continue the run in the folder `path` to its end.
+def resume(
+    console: Console, path: Path, trainer: Trainer, seconds: float, top: int, device: Device | None = None
+) -> None:
+    """Continue the run in the folder `path` to its end, on `device` or on the one that its options name.
 
     Raises
     ------
@@ -59,6 +62,7 @@ def resume(console: Console, path: Path, trainer: Trainer, seconds: float, top: 
         It is not a run's folder, its data has changed, or as for `start`.
     """
     path = Path(os.path.abspath(path))
+    trainer = trainer.on(_options(path, folder.config_of(path)).device if device is None else device)
     run_folder = folder.open_to_write(path, trainer.description)
     try:
         with one_line(path):
@@ -99,7 +103,7 @@ def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
         valid = datasets.load_valid(options.valid, options.label, dataset, options.reading)
     share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
     asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "limit": options.valid_limit}
-    asked["valid"] = valid
+    asked |= {"valid": valid, "as_images": options.model == "convnet" and dataset.image_shape is not None}
     prepared = preparation.prepare(dataset, **asked)
     if valid is None and options.missing == "mean":
         dataset = datasets.refilled(dataset, prepared.train_index)
@@ -108,7 +112,7 @@ def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
     dataset = replace(dataset, in_file=None)  # `prepared` has the rows that are trained on
     if valid is not None:
         dataset = replace(dataset, notes=(*dataset.notes, *valid.notes))
-    network, _ = training.plan(options, dataset)
+    network, _ = training.plan(options, dataset, prepared.train.n)
     placed = replace(options, data=absolute(options.data), valid=options.valid and absolute(options.valid))
     return dataset, prepared, results.config_of(placed, dataset, prepared, network)
 
@@ -175,7 +179,6 @@ def _show(console: Console, run_folder: RunFolder, top: int, notes: list[str]) -
 
 def _options(path: Path, config: Mapping[str, Any]) -> Options:
     try:
-        given = config["options"]
-        return Options(**given | {name: tuple(given[name]) for name in ("hidden", "one_hot", "drop")})
-    except (KeyError, TypeError) as error:
+        return Options.from_config(config["options"])
+    except (KeyError, TypeError, AttributeError) as error:
         raise CommandError(f"--resume: {str(path / folder.CONFIG)!r} lacks the options of this version") from error

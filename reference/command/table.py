@@ -64,7 +64,8 @@ class Table:
     x : float64 array or `LazyRows` (N, d)
     labels : sequence of N labels (all numbers, or all text), or real array (N, k)
     features : tuple of d str
-    image_shape : tuple (height, width), or None
+    image_shape : tuple of two or three int, or None
+        As in `datasets.Dataset`.
     task : {"classification", "regression"}, or None
         The data set's task, if known.
     rows : int array (N,), or None
@@ -85,7 +86,7 @@ class Table:
     x: Array | LazyRows
     labels: Sequence[Label] | Array
     features: tuple[str, ...]
-    image_shape: tuple[int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
     task: Task | None = None
     rows: Array | None = None
     notes: tuple[str, ...] = ()

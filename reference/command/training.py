@@ -6,21 +6,32 @@ from collections.abc import Callable
 
 import numpy as np
 
+from adamshap.reference.command import networks
 from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
+from adamshap.reference.command.optimisers import optimiser
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import log_odds, mean_roc_auc, roc_auc
 from adamshap.reference.command.trainers import Trainer
-from adamshap.reference.contract import Adam, Diverged, Loss, Network, Params, Progress, Run, Snapshot, first_not_finite
+from adamshap.reference.contract import (
+    Diverged,
+    Model,
+    Network,
+    Optimiser,
+    Params,
+    Progress,
+    Run,
+    Sequential,
+    Snapshot,
+    first_not_finite,
+)
 from adamshap.reference.models import mean_loss, outputs
 
 
-def plan(options: Options, dataset: Dataset) -> tuple[Network, Adam]:
-    """Return the network and the optimiser for `options`."""
-    width = len(dataset.classes) or len(dataset.targets)
-    loss: Loss = "mse" if dataset.task == "regression" else "cross_entropy"
-    return Network((dataset.x.shape[1], *options.hidden, width), "tanh", loss), Adam(lr=options.lr)
+def plan(options: Options, dataset: Dataset, count: int) -> tuple[Network | Sequential, Optimiser]:
+    """Return the network and the optimiser for `options` and `count` training examples."""
+    return networks.network(options, dataset), optimiser(options, options.length(count)[1])
 
 
 def train(
@@ -42,7 +53,7 @@ def train(
         Training diverged (non-finite values).
     """
     started = time.perf_counter()
-    network, adam = plan(options, dataset)
+    network, adam = plan(options, dataset, prepared.train.n)
     epochs, steps = options.length(prepared.train.n)
     estimator = options.estimator
     # Overflow is reported as `Diverged`, not as NumPy warnings.
@@ -86,7 +97,7 @@ def _diverged(options: Options, step: int, steps: int, tensor: str, value: float
     return Diverged(step, steps, tensor, value, run, f"a smaller --lr than {options.lr}")
 
 
-def measure(network: Network, params: Params, prepared: Prepared) -> Quality | Fit:
+def measure(network: Model, params: Params, prepared: Prepared) -> Quality | Fit:
     """Return the network's loss and accuracy, or R² and RMSE, on the validation examples."""
     valid = prepared.valid
     loss, answers = float(mean_loss(network, params, valid)), outputs(network, params, valid.x)

@@ -111,6 +111,16 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "missing": None,
         "valid_limit": 500,
         "id": None,
+        "activation": "tanh",
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup": 0,
+        "device": "auto",
+        "model": "mlp",
+        "width": 0,
+        "depth": 0,
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))

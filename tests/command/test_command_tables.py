@@ -556,7 +556,7 @@ def test_arrays_that_are_refused(here: Path, refused: Refused, arrays: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("shape", "image"), [((8, 8, 3), None), ((8, 6, 1), (8, 6)), ((1, 8, 6), (8, 6)), ((2, 2, 2, 2), None)]
+    ("shape", "image"), [((8, 8, 3), (8, 8, 3)), ((8, 6, 1), (8, 6)), ((1, 8, 6), (8, 6)), ((2, 2, 2, 2), None)]
 )
 @pytest.mark.usefixtures("here")
 def test_images_with_channels(
@@ -564,7 +564,7 @@ def test_images_with_channels(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     shape: tuple[int, ...],
-    image: tuple[int, int] | None,
+    image: tuple[int, ...] | None,
 ) -> None:
     x = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
     np.save("x.npy", x)
@@ -573,7 +573,7 @@ def test_images_with_channels(
     assert np.array_equal(dataset.x[:], x.reshape(20, -1))
     assert dataset.image_shape == image
     assert dataset.features[1] == "x[" + ",".join(map(str, np.unravel_index(1, shape))) + "]"
-    assert bool(dataset.notes) == (image is None)
+    assert bool(dataset.notes) == (image is None or len(image) == 3)
     assert command("attribute", "x.npy,y.npy", *TINY, "--out", "o").exit_code == 0
     assert Path("o/examples.png").exists() == (image is not None)
     folder = Path("o").absolute()

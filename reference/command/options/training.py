@@ -4,17 +4,33 @@ from typing import Annotated
 
 import typer
 
+from adamshap.reference.command.job import Device as DeviceKind
+from adamshap.reference.command.job import ModelName
+from adamshap.reference.command.networks import DEFAULTS
+from adamshap.reference.contract import ACTIVATIONS, ActivationName
+from adamshap.reference.contract.schedule import Shape
+
 PANEL = "Training"
 
 EPOCHS = 5
 """The default where neither --epochs nor --steps is given."""
 
+Model = Annotated[
+    ModelName,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="MODEL",
+        help="The network: mlp, a multilayer perceptron; or convnet, a convolutional network, for images.",
+    ),
+]
+
 Hidden = Annotated[
-    str,
+    str | None,
     typer.Option(
         rich_help_panel=PANEL,
         metavar="WIDTHS",
-        help="Widths of the hidden layers (tanh), separated by commas; empty for none.",
+        show_default="64,64",
+        help="Widths of the hidden layers of an mlp, separated by commas; empty for none.",
     ),
 ]
 
@@ -42,7 +58,84 @@ Steps = Annotated[
 
 BatchSize = Annotated[int, typer.Option(rich_help_panel=PANEL, metavar="N", min=1, help="Examples in a training step.")]
 
+Width = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="N",
+        min=1,
+        show_default=str(DEFAULTS["convnet"]["width"]),
+        help="Channels of a convnet's first convolution; each further one has twice as many.",
+    ),
+]
+
+Depth = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="N",
+        min=1,
+        show_default=str(DEFAULTS["convnet"]["depth"]),
+        help="Convolutions of a convnet.",
+    ),
+]
+
+Activation = Annotated[
+    ActivationName | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="NAME",
+        show_default="tanh; relu for a convnet",
+        help="Between the layers: " + ", ".join(ACTIVATIONS) + ".",
+    ),
+]
+
 Lr = Annotated[float, typer.Option(rich_help_panel=PANEL, metavar="RATE", help="Adam's learning rate.")]
+
+Betas = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=PANEL, metavar="B1,B2", help="Adam's decay rates of the two moments, separated by a comma."
+    ),
+]
+
+Eps = Annotated[float, typer.Option(rich_help_panel=PANEL, metavar="E", min=0, help="Adam's epsilon.")]
+
+WeightDecay = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=PANEL, metavar="RATE", min=0, help="Decoupled weight decay, as in AdamW, of all parameters."
+    ),
+]
+
+Schedule = Annotated[
+    Shape,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="SHAPE",
+        help="How the learning rate goes on after the warm-up: constant, or falling to 0 at the run's end along half a"
+        " cosine or a line: cosine, linear.",
+    ),
+]
+
+Warmup = Annotated[
+    int,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="STEPS",
+        min=0,
+        help="Steps over which the learning rate first rises from 0 to --lr, along a line.",
+    ),
+]
+
+Device = Annotated[
+    DeviceKind,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="DEVICE",
+        help="What computes: cpu, cuda (a GPU, with CuPy) or auto: a GPU if there is one. May be given with --resume.",
+    ),
+]
 
 Seed = Annotated[
     int,
