@@ -196,7 +196,7 @@ BAD_OPTIONS = {
     "--checkpoint-seconds": st.floats(max_value=-1e-9).map(str) | st.just("nan"),
     "--out": st.sampled_from([".", "/", "/dev/null", "/proc/1/x", "a/b/c", "x" * 300, "\0", "/dev/full"]),
     "--resume": WORDS | st.sampled_from(["/", "/dev/null", "x" * 300, "\0"]),
-    **dict.fromkeys(("--label", "--sep", "--decimal", "--one-hot", "--drop", "--missing"), WORDS),
+    **dict.fromkeys(("--label", "--sep", "--decimal", "--one-hot", "--drop", "--missing", "--group"), WORDS),
     "DATA": WORDS.filter(lambda word: not word.startswith("-"))
     | st.sampled_from(["/", "/dev/null", "\0", "x" * 300 + ".npz"]),
 }

@@ -1,19 +1,23 @@
 """Reads .npz and .npy files: inputs and labels as NumPy arrays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from adamshap.reference.command import images
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.grouping import check_group, group_names
 from adamshap.reference.command.spelling import MISSING, some
 from adamshap.reference.command.table import Table, eps_of, unreadable
 from adamshap.reference.contract import Array, LazyRows
 
 
-def read_archive(path: Path) -> Table:
-    """Return the arrays x and y of a .npz file as a table."""
-    return _table(path, *_archived(path))
+def read_archive(path: Path, group: str | None = None) -> Table:
+    """Return the arrays x and y of a .npz file as a table, with the array `group` as the groups of its rows."""
+    x, y, groups = _archived(path, group)
+    table = _table(path, x, y)
+    return table if group is None else replace(table, groups=_groups(table, group, groups))
 
 
 def read_pair(argument: str, data: str) -> Table:
@@ -65,6 +69,18 @@ def _table(path: Path, x: Array, y: Array) -> Table:
     return Table(path.stem, source, table_x, labels, features, layout, notes=notes, x_eps=eps[0], y_eps=eps[1])
 
 
+def _groups(table: Table, name: str, values: Array) -> Array:
+    if values.shape != (len(table.x),) or values.dtype.kind not in "biufU":
+        raise CommandError(
+            f"--group: the array {name!r} of {table.source} has shape {values.shape} of dtype {values.dtype}; needs"
+            f" ({len(table.x)},), text or numbers, one for each row of x"
+        )
+    # A number that is not finite is no value: NaN is how NumPy spells a missing one.
+    lacks = ~np.isfinite(values) if values.dtype.kind == "f" else np.isin(values.astype(str), sorted(MISSING))
+    kept = [None if bad else value for value, bad in zip(values.tolist(), lacks, strict=True)]
+    return group_names(table.source, name, kept)
+
+
 def _image(shape: tuple[int, ...]) -> tuple[images.Layout | None, tuple[str, ...]]:
     """Return the layout of images, or None; and a note on arrays of another shape."""
     layout = images.layout_of(shape)
@@ -92,7 +108,8 @@ def _mapped(path: Path) -> Array:
     return array
 
 
-def _archived(path: Path) -> tuple[Array, Array]:
+def _archived(path: Path, group: str | None) -> tuple[Array, Array, Array]:
+    """Return x, y and the array `group`, or an empty one without a group."""
     source = repr(str(path))
     needs = "needs a .npz file with the arrays x and y, as numpy.savez writes it"
     try:
@@ -101,7 +118,9 @@ def _archived(path: Path) -> tuple[Array, Array]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise CommandError(f"{source}: got a single array; {needs}")
             x, y = (_name_of(source, archive.files, name, needs) for name in "xy")
-            return archive[x], archive[y]
+            if group is not None:
+                check_group(source, archive.files, y, group)
+            return archive[x], archive[y], np.empty(0) if group is None else archive[group]
     except OSError as error:
         raise unreadable(source, error) from error
     except CommandError:

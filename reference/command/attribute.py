@@ -52,6 +52,7 @@ def attribute_command(
     id_column: of_data.Id = None,
     drop: of_data.Drop = None,
     missing: of_data.Missing = None,
+    group: of_data.Group = None,
     sep: of_data.Sep = None,
     decimal: of_data.Decimal = None,
     top: of_output.Top = TOP,
@@ -119,6 +120,7 @@ def attribute_command(
         schedule=schedule,
         warmup=warmup,
         device=device,
+        group=group,
     )
     sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
     running.start(console, options, trainer, out, checkpoint_seconds, top)

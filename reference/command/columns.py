@@ -7,6 +7,7 @@ import numpy as np
 
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.file_rows import FileRows
+from adamshap.reference.command.grouping import check_group, group_names
 from adamshap.reference.command.spelling import (
     Label,
     class_name,
@@ -49,8 +50,9 @@ def check_names(source: str, columns: Sequence[str], label: str, reading: Readin
         raise CommandError(f"{source}: got {some(doubles)} more than once; needs column names that differ")
     if label in reading.drop:
         raise CommandError(f"--drop: got {label!r}, the label column; needs a column of features")
-    if len(kept) == 1:
-        raise CommandError(f"{source}: got only the label column; needs at least one column of numbers")
+    if not any(reading.is_feature(column, label) for column in columns):
+        only = "the label column" if reading.group not in columns else "columns of labels and groups"
+        raise CommandError(f"{source}: got only {only}; needs at least one column of numbers")
 
 
 def table_of(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None = None) -> Table:
@@ -100,6 +102,11 @@ def table_of(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
     if fitted is None:
         notes += _about_ids(reading.id, in_file.ids)
     found: list[Label] = [value for value in labels if value is not None]
+    groups = None
+    if fitted is None and reading.group is not None:
+        values = sheet.columns[reading.group].labels()
+        kept_values = values if rows is None else [values[row] for row in rows]
+        groups = group_names(sheet.source, reading.group, kept_values)
     return Table(
         sheet.name,
         sheet.source,
@@ -116,6 +123,7 @@ def table_of(sheet: Sheet, label: str, reading: Reading, fitted: Fitted | None =
         np.array(eps) if gaps is None else np.where(gaps.any(axis=0), np.maximum(eps, EPS), eps),
         sheet.columns[label].eps,
         in_file,
+        groups,
     )
 
 
@@ -140,7 +148,7 @@ def _features(
     eps: list[float] = []
     categories: dict[str, tuple[str, ...]] = {}
     for name, column in sheet.columns.items():
-        if name in (label, reading.id, *reading.drop):
+        if not reading.is_feature(name, label):
             continue
         if name in reading.one_hot:
             known = None if fitted is None else fitted.categories.get(name)
@@ -161,6 +169,8 @@ def _features(
 
 
 def _check_options(sheet: Sheet, label: str, reading: Reading) -> None:
+    if reading.group is not None:
+        check_group(sheet.source, list(sheet.columns), label, reading.group)
     ids = () if reading.id is None else (reading.id,)
     for option, names in (("--drop", reading.drop), ("--one-hot", reading.one_hot), ("--id", ids)):
         unknown = [name for name in names if name not in sheet.columns]

@@ -64,6 +64,8 @@ class Dataset:
     x_eps, y_eps : float, or array (d,) or (k,)
     in_file : FileRows of N rows, or None
         As in `table.Table`.
+    groups : array of str (N,), or None
+        The name of each example's group.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Dataset:
     x_eps: Array | float = EPS
     y_eps: Array | float = EPS
     in_file: FileRows | None = None
+    groups: Array | None = None
 
     @property
     def task(self) -> Task:
@@ -156,7 +159,7 @@ def load_valid(valid: str, label: str | None, dataset: Dataset, reading: Reading
     else:
         y = _known_classes(table, dataset.classes, notes)
     dataset = replace(dataset, name=table.name, rows=table.rows, y_eps=table.y_eps, in_file=table.in_file)
-    return replace(dataset, x=x, y=y, notes=_of_file(valid, notes))
+    return replace(dataset, x=x, y=y, notes=_of_file(valid, notes), groups=None)
 
 
 def refilled(dataset: Dataset, rows: Array) -> Dataset:
@@ -226,7 +229,7 @@ def _dataset(table: Table, asked: TaskChoice, held_out: bool) -> Dataset:
         pair = twice(kinds)
         if pair:
             notes = (*notes, f"{pair[0]!r} and {pair[1]!r} are two classes, as they are spelled")
-    read = (table.rows, notes, table.fitted, table.gaps, table.x_eps, table.y_eps, table.in_file)
+    read = (table.rows, notes, table.fitted, table.gaps, table.x_eps, table.y_eps, table.in_file, table.groups)
     return Dataset(table.name, table.x, y, tuple(kinds), table.features, table.image_shape, names, why, *read)
 
 

@@ -9,8 +9,8 @@ log.txt             events, with the time in UTC
 checkpoints/N.npz   sealed: the `Snapshot` after step N (twelve digits), without its history; the newest two
 history/N.npz       sealed: the history (``train_loss``, ``valid_loss`` and others) of the steps after step N, up to
                     the next file's N
-scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,) and ``step``, at
-                    the newest checkpoint or at the end
+scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,), with --group
+                    ``group``, and ``step``, at the newest checkpoint or at the end
 rows.npz            sealed: the training examples as their file has them, where that has columns (`file_rows`)
 scores.csv          at the end: scores and rows as a table
 results.json        at the end, after the scores: ``status`` "finished" or "diverged", the step, and the results

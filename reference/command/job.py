@@ -66,6 +66,7 @@ class Options:
     model: ModelName = "mlp"
     width: int = 0
     depth: int = 0
+    group: str | None = None
 
     @classmethod
     def from_config(cls, given: Mapping[str, Any]) -> "Options":
@@ -82,7 +83,7 @@ class Options:
     @property
     def reading(self) -> Reading:
         """The options for reading a table."""
-        return Reading(self.sep, self.decimal, self.one_hot, self.drop, self.missing, self.id)
+        return Reading(self.sep, self.decimal, self.one_hot, self.drop, self.missing, self.id, self.group)
 
     @property
     def estimator(self) -> Estimator:

@@ -5,11 +5,12 @@ import io
 from collections.abc import Collection, Sequence
 from html import escape
 
-from adamshap.reference.command import images, overview, results
+from adamshap.reference.command import group_chart, images, overview, results
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.examples import extremes_of, fields_of
 from adamshap.reference.command.folder import DIVERGED, SavedRun
+from adamshap.reference.command.groups import GroupScores, group_rows, scores_of_groups
 from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.drawing import plain_style
 from adamshap.reference.contract.views import figure
@@ -54,6 +55,9 @@ def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
         except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
             notes.append(f"No plots: {why_no_picture(error)}")
         parts.append(_extremes(saved, top, notes))
+        by_group = scores_of_groups(saved)
+        if by_group is not None:
+            parts.append(_groups(by_group, notes))
         for title, heads, rows in (overview.group_rows(saved), overview.quality_rows(saved)):
             if rows:
                 parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
@@ -80,6 +84,17 @@ def _plots(saved: SavedRun) -> str:
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace("<svg", '<svg role="img" aria-label="Scores and losses"', 1)
     return f'<div class="wide">{drawn}</div>'
+
+
+def _groups(scores: GroupScores, notes: list[str]) -> str:
+    title, heads, rows, reading = group_rows(scores)
+    try:
+        drawn = f'<div class="wide">{group_chart.draw(scores)}</div>'
+    except Exception as error:  # as for the plots
+        notes.append(f"No picture of the groups: {why_no_picture(error)}")
+        drawn = ""
+    lines = "<br>".join(map(escape, reading))
+    return f"<h2>{escape(title)}</h2>{drawn}" + _table(heads, rows, words=(0,)) + f"<p>{lines}</p>"
 
 
 def _extremes(saved: SavedRun, top: int, notes: list[str]) -> str:

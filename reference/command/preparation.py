@@ -47,6 +47,8 @@ class Prepared:
         Whether a regression's validation targets are all equal up to rounding, so that R² is undefined.
     in_file : FileRows of n rows, or None
         The training examples as a file with columns has them.
+    groups : array of str (n,), or None
+        The group of each training example.
     """
 
     train_index: Array
@@ -62,6 +64,7 @@ class Prepared:
     target_scale: Array | None = None
     valid_constant: bool = False
     in_file: FileRows | None = None
+    groups: Array | None = None
 
 
 def prepare(
@@ -137,7 +140,8 @@ def prepare(
         flipped, trained_on = flip_labels(labels, len(dataset.classes), flip, np.random.default_rng(flip_seed))
     train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, valid_y)
     in_file = None if dataset.in_file is None else dataset.in_file.take(train_index)
-    fitted = (mean, scale, constant, target_mean, target_scale, valid_constant, in_file)
+    groups = None if dataset.groups is None else dataset.groups[train_index]
+    fitted = (mean, scale, constant, target_mean, target_scale, valid_constant, in_file, groups)
     return Prepared(train_index, valid_index, train, valid_batch, labels, flipped, *fitted)
 
 

@@ -19,6 +19,7 @@ from adamshap.reference.command import networks, optimisers
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.examples import Field, extremes_of, fields_of
 from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.groups import GroupScores, group_rows, scores_of_groups
 from adamshap.reference.command.job import Options
 from adamshap.reference.command.overview import MEANING, quality_rows
 from adamshap.reference.command.preparation import VALIDATION_LIMIT, VALIDATION_SHARE, Prepared
@@ -58,6 +59,9 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
     settings = optimisers.shown(options)
     if settings:
         lines.append(f"Adam with {settings}.")
+    if dataset.groups is not None:
+        feature = "also a feature" if options.group in options.one_hot else "no feature"
+        lines.append(f"Groups by {options.group}: {len(np.unique(dataset.groups))}; it is {feature}.")
     constant = [dataset.features[at] for at in np.flatnonzero(prepared.constant)]
     if constant:
         lines.append(f"Constant in the training examples, so of no use: {some(constant, MOST_CLASSES)}.")
@@ -112,6 +116,7 @@ def show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:
     """Print the best and the worst examples, the validation results, and the folder of the files, of a finished run."""
     results: Any = saved.results
     extremes(console, saved, top)
+    groups(console, scores_of_groups(saved))
     quality(console, saved)
     if results["flip_detection_roc_auc"] is not None:
         console.print()
@@ -169,6 +174,20 @@ def quality(console: Console, saved: SavedRun) -> None:
             result.add_row(*row)
         console.print()
         console.print(result)
+
+
+def groups(console: Console, scores: GroupScores | None) -> None:
+    """Print the table of groups and how to read it, if there are groups."""
+    if scores is None:
+        return
+    title, heads, rows, reading = group_rows(scores)
+    result = table(title, (0,), *heads)
+    for row in rows:
+        result.add_row(*map(Text, row))
+    console.print()
+    console.print(result)
+    for line in reading:
+        console.print(line, markup=False, highlight=False)
 
 
 def table(title: str, text: Collection[int], *columns: str) -> Table:

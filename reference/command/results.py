@@ -20,6 +20,7 @@ from adamshap.reference.command.datasets import Dataset, label_names
 from adamshap.reference.command.errors import CommandError, why_no_picture
 from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFolder, SavedRun
+from adamshap.reference.command.groups import scores_of_groups
 from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
 from adamshap.reference.contract import Array, Diverged, Network, Run, Sequential, Snapshot
@@ -183,7 +184,8 @@ def columns_of(prepared: Prepared, run: Run | Snapshot | None) -> dict[str, Arra
     if prepared.target_scale is not None:
         labels = prepared.labels[:, 0] if prepared.labels.shape[1] == 1 else prepared.labels
     values = (prepared.train_index, labels, prepared.flipped, *scores)
-    return dict(zip(COLUMNS, values, strict=True))
+    columns = dict(zip(COLUMNS, values, strict=True))
+    return columns if prepared.groups is None else columns | {"group": prepared.groups}
 
 
 def _csv(columns: dict[str, Array], label_names: list[str], in_file: FileRows | None) -> str:
@@ -222,6 +224,7 @@ def summary(saved: SavedRun, count: int) -> dict[str, Any]:
     columns = _numbered_and_named(saved.columns, saved.in_file)
     columns["label"] = label_names(saved.columns["label"], saved.config["dataset"]["classes"])
     order = np.argsort(saved.columns["score"], kind="stable").tolist()
+    by_group = scores_of_groups(saved)
     rows = {"helpful": order[::-1][:count], "harmful": order[:count]}
     return {
         "folder": str(saved.folder),
@@ -230,6 +233,7 @@ def summary(saved: SavedRun, count: int) -> dict[str, Any]:
         "steps": saved.steps,
         "config": saved.config,
         "results": saved.results,
+        "by_group": None if by_group is None else by_group.as_json(),
         **{name: [_row(columns, saved.in_file, row) for row in at] for name, at in rows.items()},
     }
 
@@ -259,6 +263,7 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
             "classes": list(dataset.classes),
             "targets": list(dataset.targets),
             "image_shape": dataset.image_shape,
+            "groups": [] if dataset.groups is None else np.unique(dataset.groups).tolist(),
             "train_examples": prepared.train.n,
             "validation_examples": prepared.valid.n,
             "validation_file": options.valid,

@@ -80,8 +80,8 @@ def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, se
         return
     options = _options(path, run_folder.config)
     dataset, prepared, config = _prepared(options)
-    # The options are the run's own; a newer version may have more of them, at their defaults.
-    changed = [name for name in config if name != "options" and run_folder.config.get(name) != config[name]]
+    # The options are the run's own, and a newer version may have more of them, at their defaults.
+    changed = [name for name in config if not _agrees(run_folder.config.get(name), config[name])]
     if changed:
         raise CommandError(
             f"--resume: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same data"
@@ -92,6 +92,13 @@ def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, se
         print(f"adamshap: {problem}; using an older checkpoint", file=sys.stderr)
     run_folder.note("resumed from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
     _run(console, options, dataset, prepared, trainer, Checkpointer(run_folder, prepared, seconds), snapshot, top)
+
+
+def _agrees(recorded: Any, now: Any) -> bool:
+    """Return whether a part of a run's config is as it was, apart from keys that an older version did not record."""
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        return all(name in now and _agrees(value, now[name]) for name, value in recorded.items())
+    return bool(recorded == now)
 
 
 def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:

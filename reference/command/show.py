@@ -14,6 +14,7 @@ from adamshap.reference.command import folder, overview, page, report, results
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.groups import scores_of_groups
 from adamshap.reference.command.options.output import Top as TopOption
 
 # Length of the histogram's longest bar, in characters.
@@ -70,6 +71,7 @@ def _print(console: Console, saved: SavedRun, top: int) -> None:
     report.quality(console, saved)
     console.print()
     console.print(_histogram(saved, console.options.ascii_only))
+    report.groups(console, scores_of_groups(saved))
     title, heads, rows = overview.group_rows(saved)
     if rows:
         table = report.table(title, (0,), *heads)

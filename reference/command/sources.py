@@ -65,7 +65,8 @@ def read(
         sheet = (text_table if suffix in TEXT_TABLES else parquet).read(path, column, reading)
         return columns.table_of(sheet, column, reading, fitted)
     if suffix == ".npz":
-        return arrays.read_archive(path)
+        # A validation file has no groups: they are of training examples.
+        return arrays.read_archive(path, reading.group if fitted is None else None)
     if suffix == ".npy":
         return arrays.read_pair(argument, data)
     kind = ", which is a folder" if path.is_dir() else ""
@@ -82,6 +83,11 @@ def check_options(files: list[str], label: str | None, reading: Reading) -> None
     ------
     CommandError
     """
+    if reading.group is not None and not files[0].lower().endswith((*TABLES, ".npz")):
+        raise CommandError(
+            f"--group: got {reading.group!r} with {files[0]!r}; needs a file with columns or named arrays:"
+            f" {', '.join((*TABLES, '.npz'))}"
+        )
     given = (
         ("--label", label, TABLES),
         ("--sep", reading.sep, TEXT_TABLES),

@@ -35,6 +35,8 @@ class Reading:
         Fill a missing value with the column's mean, or leave its row out; by default, refuse it.
     id : str, optional
         A column that names the rows, and is no feature.
+    group : str, optional
+        The column of the examples' groups, which is no feature unless `one_hot` names it too; of an .npz, an array.
     """
 
     sep: str | None = None
@@ -43,6 +45,11 @@ class Reading:
     drop: tuple[str, ...] = ()
     missing: Missing | None = None
     id: str | None = None
+    group: str | None = None
+
+    def is_feature(self, column: str, label: str) -> bool:
+        """Return whether `column` of a table becomes features."""
+        return column not in (label, self.id, *self.drop) and (column != self.group or column in self.one_hot)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class Table:
         `eps_of` the file's dtype of the columns, or of the targets.
     in_file : FileRows of N rows, or None
         The rows as a file with columns has them.
+    groups : array of str (N,), or None
+        The name of each row's group.
     """
 
     name: str
@@ -95,6 +104,7 @@ class Table:
     x_eps: Array | float = EPS
     y_eps: Array | float = EPS
     in_file: FileRows | None = None
+    groups: Array | None = None
 
 
 def eps_of(dtype: np.dtype[Any]) -> float:

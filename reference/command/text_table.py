@@ -287,7 +287,7 @@ def _decimal(
     """Return the decimal mark that fits every number with a mark."""
     if reading.decimal is not None:
         return reading.decimal
-    left_out = {*reading.drop, *reading.one_hot, reading.id}
+    left_out = {*reading.drop, *reading.one_hot, reading.id, reading.group}
     certain: dict[str, str] = {}
     doubtful: dict[str, str] = {}
     for name, column in zip(names, cells, strict=True):

@@ -125,6 +125,17 @@ Missing = Annotated[
     ),
 ]
 
+Group = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="COLUMN",
+        show_default="none",
+        help="Score groups of examples by this column of a .csv, .tsv or .parquet, or array of an .npz: source,"
+        " annotator, month. It is no feature, unless --one-hot names it too.",
+    ),
+]
+
 Sep = Annotated[
     str | None,
     typer.Option(
