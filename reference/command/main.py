@@ -34,6 +34,7 @@ class _OneLineErrors(TyperGroup):
     def main(self, args: Sequence[str] | None = None, **settings: Any) -> NoReturn:  # type: ignore[override]
         settings["standalone_mode"] = False  # so that errors propagate and are shown here
         given = list(sys.argv[1:] if args is None else args)
+        _leave_out_types_of_flags(self)
         try:
             code = super().main(given or ["--help"], **settings)
         except (CommandError, typer.TyperException) as error:
@@ -46,6 +47,15 @@ class _OneLineErrors(TyperGroup):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             raise CommandError("interrupted", INTERRUPTED) from None
+
+
+def _leave_out_types_of_flags(command: Any) -> None:
+    """Leave the type out of the help of flags, --help included, in `command` and all its subcommands: <bool>."""
+    for parameter in command.get_params(typer.Context(command)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    for part in getattr(command, "commands", {}).values():
+        _leave_out_types_of_flags(part)
 
 
 def _fail(error: CommandError | typer.TyperException) -> NoReturn:

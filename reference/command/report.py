@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from adamshap.reference.contract import Progress
 
 # Most classes to list before training; config.json lists all.
 MOST_CLASSES = 20
+PATIENCE = 2.0
+"""Seconds of silence before the first step, after which the reason is printed."""
 WIDEST_VALUE = 16
 """Characters of a value of the user's file that a table in the terminal shows."""
 GAP = 3
@@ -88,8 +91,11 @@ def _about_validation(options: Options, prepared: Prepared) -> list[str]:
 
 
 @contextmanager
-def progress_bar(console: Console, epochs: int) -> Iterator[Callable[[Progress], None]]:
-    """Show a progress bar (on a terminal only), and yield the function that advances it after a step."""
+def progress_bar(console: Console, epochs: int, slow_start: str = "") -> Iterator[Callable[[Progress], None]]:
+    """Show a progress bar (on a terminal only), and yield the function that advances it after a step.
+
+    If the first step takes longer than `PATIENCE`, print the reason, `slow_start`, above the bar.
+    """
     columns = (
         TextColumn("Epoch {task.fields[epoch]}"),
         BarColumn(),
@@ -99,8 +105,11 @@ def progress_bar(console: Console, epochs: int) -> Iterator[Callable[[Progress],
     )
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, epoch=f"1/{epochs}", loss="")
+        waiting = Timer(PATIENCE, console.print, (slow_start,), {"markup": False, "highlight": False})
+        waiting.daemon = True
 
         def on_step(progress: Progress) -> None:
+            waiting.cancel()
             bar.update(
                 task,
                 completed=progress.step,
@@ -109,7 +118,12 @@ def progress_bar(console: Console, epochs: int) -> Iterator[Callable[[Progress],
                 loss=f"loss {progress.train_loss:.3f}, validation {progress.valid_loss:.3f}",
             )
 
-        yield on_step
+        if console.is_terminal and slow_start:
+            waiting.start()
+        try:
+            yield on_step
+        finally:
+            waiting.cancel()
 
 
 def show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:

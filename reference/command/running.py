@@ -146,7 +146,7 @@ def _run(
     run_folder = checkpointer.run_folder
     report.announce(console, options, dataset, prepared, trainer.description)
     try:
-        with report.progress_bar(console, options.length(prepared.train.n)[0]) as on_step:
+        with report.progress_bar(console, options.length(prepared.train.n)[0], trainer.slow_start) as on_step:
             findings = training.train(options, dataset, prepared, trainer, on_step, checkpointer, resume)
         with _writing(run_folder):
             results.write(run_folder, findings)

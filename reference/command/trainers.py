@@ -30,11 +30,14 @@ class Trainer:
         With the signature of `reference.attribute`.
     describe : callable, optional
         Returns the phrase for a device, or raises RuntimeError if it cannot be used; without it, only the CPU can.
+    slow_start : str
+        Why the first step may take long, for a user who waits for it; empty if there is no reason.
     """
 
     description: str
     attribute: Callable[..., Run]
     describe: Callable[[str], str] | None = None
+    slow_start: str = ""
 
     def on(self, device: Device) -> "Trainer":
         """Return this trainer on `device`; "auto" leaves the choice to it.
@@ -52,9 +55,10 @@ class Trainer:
             description = self.description if self.describe is None else self.describe(device)
         except RuntimeError as error:
             raise CommandError(f"--{error}") from error
-        return Trainer(description, partial(self.attribute, device=device), self.describe)
+        return Trainer(description, partial(self.attribute, device=device), self.describe, self.slow_start)
 
 
+COMPILING = "On its first run on a machine, the engine compiles its code; this takes about 20 s, once."
 ORACLE = Trainer("the oracle on the CPU, float64", attribute)
 
 
@@ -65,5 +69,5 @@ def installed_trainer() -> Trainer:
             engine = point.load()
         except ImportError:
             continue
-        return Trainer(engine.describe(), engine.attribute, engine.describe)
+        return Trainer(engine.describe(), engine.attribute, engine.describe, COMPILING)
     return ORACLE

@@ -104,6 +104,13 @@ def test_every_option_has_help_and_default(command: Command) -> None:
         assert f"[default: {default}]" in described.split(" --")[0]
 
 
+@pytest.mark.parametrize("command_line", [(), ("attribute",), ("show",), ("bench",), ("vectors", "export")])
+def test_flags_have_no_type(command: Command, command_line: tuple[str, ...]) -> None:
+    text = command(*command_line, "--help").stdout
+    assert "--help" in text
+    assert "bool" not in text
+
+
 # --- subcommands of other folders ------------------------------------------------------------------------------------
 
 

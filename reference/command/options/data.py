@@ -25,7 +25,7 @@ FlipLabels = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="F",
-        help="Give this share of the training labels, 0 <= F < 1, another class; see if low scores find them.",
+        help="Give this share of the training labels, 0 <= F < 1, a wrong class, to see whether low scores find them.",
     ),
 ]
 
@@ -44,8 +44,8 @@ Task = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="TASK",
-        help="What labels are: classification, regression or auto: then text is classes, fractions in a y (N, k)"
-        " are quantities, and numbers are classes, unless they look like quantities: then you are asked to say.",
+        help="What to predict: classification, regression, or auto. With auto, text is classes and fractions in a y of"
+        " shape (N, k) are quantities; numbers are classes, and where they look like quantities you are asked to say.",
     ),
 ]
 
@@ -87,8 +87,8 @@ OneHot = Annotated[
         rich_help_panel=PANEL,
         metavar="COLUMN",
         show_default="none",
-        help="A column of categories in a .csv, .tsv or .parquet: each becomes a feature COLUMN=CATEGORY of 0 and"
-        " 1. May be given more than once.",
+        help="A column of categories in a .csv, .tsv or .parquet: each category becomes a feature COLUMN=CATEGORY of 0"
+        " and 1. May be given more than once.",
     ),
 ]
 
@@ -110,7 +110,7 @@ Drop = Annotated[
         rich_help_panel=PANEL,
         metavar="COLUMN",
         show_default="none",
-        help="A column of a .csv, .tsv or .parquet to leave out. May be given more than once.",
+        help="A column of a .csv, .tsv or .parquet not to train on. May be given more than once.",
     ),
 ]
 
@@ -142,7 +142,7 @@ Sep = Annotated[
         rich_help_panel=PANEL,
         metavar="CHARACTER",
         show_default="recognised",
-        help="What separates the columns of a .csv or .tsv; tab for a tab.",
+        help="The character that separates the columns of a .csv or .tsv; tab for a tab.",
     ),
 ]
 

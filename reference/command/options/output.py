@@ -26,7 +26,7 @@ AsJson = Annotated[
     typer.Option(
         "--json",
         rich_help_panel=PANEL,
-        help="Print one JSON object and nothing else: config, results, extreme examples.",
+        help="Print one JSON object and nothing else: configuration, results, best and worst examples.",
     ),
 ]
 
@@ -35,7 +35,7 @@ Resume = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="DIR",
-        help="Go on with the run in this folder, which was interrupted; no DATA.",
+        help="Continue the interrupted run in this folder, with its own data and options.",
     ),
 ]
 
@@ -45,6 +45,6 @@ CheckpointSeconds = Annotated[
         rich_help_panel=PANEL,
         min=0,
         metavar="S",
-        help="Time between two checkpoints, from which a run can go on.",
+        help="Seconds between two checkpoints, from which an interrupted run can go on.",
     ),
 ]

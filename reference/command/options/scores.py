@@ -26,8 +26,8 @@ Kind = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="KIND",
-        help="What the slope two_term is made for: first, an example alone; last, leaving it out of its batch; or"
-        " shapley.",
+        help="What the slope two_term measures: first, the effect of the example alone; last, that of leaving it out of"
+        " its batch; shapley, its mean effect over all orders of the batch.",
     ),
 ]
 
@@ -36,7 +36,7 @@ Gradient = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="PLACE",
-        help="Where on the step the validation gradient is taken: start, midpoint or path.",
+        help="Where the validation gradient is taken: at the start of the step, at its midpoint, or along its path.",
     ),
 ]
 
@@ -45,7 +45,7 @@ Credit = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="CREDIT",
-        help="Who is credited with the part of a step that momentum takes: step, nobody; carry, the earlier"
-        " examples that the momentum comes from, so that scores add up to the whole change of the validation loss.",
+        help="Who is credited with the part of a step that comes from momentum. With step, nobody; with carry, the"
+        " earlier examples that caused it, so that the scores add up to the whole change of the validation loss.",
     ),
 ]
