@@ -1,15 +1,16 @@
 """The fields of a table of examples, for the terminal and for the page: what each row says, and in what order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.folder import SavedRun
-from adamshap.reference.command.spelling import number_or_none
+from adamshap.reference.command.spelling import Decimal, number_or_none
 from adamshap.reference.contract import Array
 
+DECIMAL_MARKS: tuple[Decimal, ...] = (".", ",")
 TOP = 10
 """Examples in each of the two lists, unless --top says otherwise."""
 
@@ -74,17 +75,20 @@ def _places(saved: SavedRun, members: Array) -> list[Field]:
         found = [Field("line", [str(line) for line in in_file.lines[members]])]
     if in_file is not None and in_file.ids is not None:
         name = saved.config["options"]["id"]
-        found.append(Field(_in_one_line(name), [_in_one_line(in_file.ids[place]) for place in members], text=True))
+        found.append(_values(name, in_file.ids, members))
     return found
 
 
 def _own_values(saved: SavedRun, members: Array) -> list[Field]:
-    found = []
-    for name, cells in (saved.in_file.columns if saved.in_file is not None else {}).items():
-        shown = [_in_one_line(cells[place]) for place in members]
-        text = any(cell and number_or_none(cell) is None for cell in shown)
-        found.append(Field(_in_one_line(name), shown, text, own=True))
-    return found
+    columns = {} if saved.in_file is None else saved.in_file.columns
+    return [replace(_values(name, cells, members), own=True) for name, cells in columns.items()]
+
+
+def _values(name: str, cells: Sequence[str], members: Array) -> Field:
+    """Return a field of the file's `cells`: at the right if all are numbers, with either decimal mark."""
+    shown = [_in_one_line(cells[place]) for place in members]
+    numbers = any(all(not cell or number_or_none(cell, mark) is not None for cell in shown) for mark in DECIMAL_MARKS)
+    return Field(_in_one_line(name), shown, text=not numbers)
 
 
 def _in_one_line(cell: str) -> str:
