@@ -20,10 +20,10 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 72rem; margin: 2rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child, .word { text-align: left; }
-.word { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
+.word { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; } .short { white-space: nowrap; }
 .wide { overflow-x: auto; } .wide svg { width: 100%; min-width: 40rem; height: auto; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; padding: 0; list-style: none; }
 .cards img { width: 5.7rem; height: 5.7rem; object-fit: contain; image-rendering: pixelated; border: 1px solid #ddd; }
@@ -36,6 +36,10 @@ pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
 
 LONGEST = 60
 """Characters of a cell of a table of examples."""
+
+
+UNBROKEN = 24
+"""Characters of a text that stay on one line in a table."""
 
 
 def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
@@ -161,7 +165,8 @@ def _shortened(cell: str) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
-        marked = (' class="word"' if number in words else "" for number in range(len(cells)))
+        kinds = ("word" if len(cell) > UNBROKEN else "word short" for cell in cells)
+        marked = (f' class="{kind}"' if number in words else "" for number, kind in enumerate(kinds))
         return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marked, cells, strict=True))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)

@@ -293,7 +293,7 @@ def test_the_lists_are_as_long_as_asked(here: Path, command: Command) -> None:
         assert (len(told["helpful"]), len(told["harmful"])) == (4, 4)
     assert command("show", "o", "--html", "o.html", "--top", "5").exit_code == 0
     page = (here / "o.html").read_text()
-    assert len(re.findall(r'<tr><td>\d+</td><td class="word">class_', page)) == 10
+    assert len(re.findall(r'<tr><td>\d+</td><td class="word short">class_', page)) == 10
 
 
 def test_what_a_score_means_comes_first(here: Path, command: Command) -> None:
