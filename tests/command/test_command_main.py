@@ -82,7 +82,7 @@ def test_exit_codes_are_told(command: Command) -> None:
 def test_every_option_has_help_and_default(command: Command) -> None:
     text = " ".join(command("attribute", "--help").stdout.replace("│", " ").split())
     for option, default in {
-        "--hidden": "64,64",
+        "--hidden": "(64,64)",
         "--epochs": "(5)",
         "--steps": "(of all epochs)",
         "--batch-size": "32",
