@@ -12,7 +12,7 @@ from adamshap.verify.claims.statistics import Record, distinct, select, spread
 
 NAME = "cost"
 TITLE = "Throughput and memory"
-CLAIM = "Attribution keeps about 95 % of the throughput of plain training (of large models, on GPUs)."
+CLAIM = "Attribution keeps about 95% of the throughput of plain training (of large models, on GPUs)."
 RANK = 16
 
 

@@ -313,7 +313,7 @@ def _flip_table(flips: Sequence[Record]) -> Table:
             ]
             rows.append([choice, estimator, *cells])
     return Table(
-        "AUC of a low total for a flipped label (10 % flipped). 'Mixed' combines one score's pattern in each step with"
+        "AUC of a low total for a flipped label (10% flipped). 'Mixed' combines one score's pattern in each step with"
         " the other's size.",
         ["steps", "score", *map(_title, tasks)],
         rows,
@@ -358,7 +358,7 @@ def _prune_table(pruning: Sequence[Record]) -> Table:
     return _by_share(
         pruning,
         "accuracy",
-        "Test accuracy after retraining without the lowest-scored share, of all samples or within each class (10 %"
+        "Test accuracy after retraining without the lowest-scored share, of all samples or within each class (10%"
         " of the labels are flipped).",
     )
 

@@ -61,11 +61,11 @@ class Settings:
 
 
 CASES = (
-    Case("digits, 10 % flipped, Adam η = 1e-3", "digits", Adam(), 0.1),
-    Case("digits, 10 % flipped, Adam η = 1e-2", "digits", Adam(lr=1e-2), 0.1),
+    Case("digits, 10% flipped, Adam η = 1e-3", "digits", Adam(), 0.1),
+    Case("digits, 10% flipped, Adam η = 1e-2", "digits", Adam(lr=1e-2), 0.1),
     Case("breast cancer, Adam η = 1e-3", "breast_cancer", Adam()),
     Case("diabetes, Adam η = 1e-2", "diabetes", Adam(lr=1e-2)),
-    Case("digits, 10 % flipped, SGD η = 0.2", "digits", sgd(0.2), 0.1),
+    Case("digits, 10% flipped, SGD η = 0.2", "digits", sgd(0.2), 0.1),
 )
 FULL = Settings(5, CASES)
 QUICK = Settings(5, CASES[:1], train=40, epochs=3)
