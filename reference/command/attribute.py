@@ -3,7 +3,7 @@
 import typer
 from rich.console import Console
 
-from adamshap.reference.command import networks, running, sources, trainers
+from adamshap.reference.command import networks, running, sources, trainers, weightings
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.job import Options
@@ -40,6 +40,7 @@ def attribute_command(
     kind: of_scores.Kind = "shapley",
     gradient: of_scores.Gradient = "midpoint",
     credit: of_scores.Credit = "step",
+    weighting: of_scores.Weighting = None,
     flip_labels: of_data.FlipLabels = 0.0,
     seed: of_training.Seed = 0,
     out: of_output.Out = None,
@@ -106,6 +107,7 @@ def attribute_command(
         valid=valid,
         valid_fraction=valid_fraction,
         credit=credit,
+        weighting=weightings.chosen(weighting, credit),
         kind=kind,
         sep=_separator(sep),
         decimal=decimal,

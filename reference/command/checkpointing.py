@@ -61,7 +61,7 @@ class Checkpointer:
             return
         snapshot = take()
         try:
-            self.run_folder.save(snapshot, columns_of(self.prepared, snapshot))
+            self.run_folder.save(snapshot, columns_of(self.prepared, snapshot, self.run_folder.config))
         except OSError as error:
             self._cannot_save(step, error)
         else:

@@ -9,6 +9,7 @@ from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.spelling import Decimal, number_or_none
 from adamshap.reference.contract import Array
+from adamshap.reference.weighting import Weighting
 
 DECIMAL_MARKS: tuple[Decimal, ...] = (".", ",")
 TOP = 10
@@ -49,6 +50,11 @@ def extremes_of(scores: Array, count: int) -> dict[str, Array]:
     return {"helpful": order[::-1][:count], "harmful": order[:count]}
 
 
+def score_text(weighting: Weighting, score: float) -> str:
+    """Return a score as text: a share of the loss with an exponent, otherwise a plain number."""
+    return f"{score:+.2e}" if weighting == "sum" else f"{score:+.3f}"
+
+
 def fields_of(saved: SavedRun, members: Array) -> list[Field]:
     """Return the fields of a table of the examples `members`, which are places in ``saved.columns``."""
     columns, dataset = saved.columns, saved.config["dataset"]
@@ -56,8 +62,8 @@ def fields_of(saved: SavedRun, members: Array) -> list[Field]:
     fields = [
         *_places(saved, members),
         Field("target" if dataset["targets"] else "label", names, text=True),
-        Field("score", [f"{score:+.2e}" for score in columns["score"][members]]),
-        Field("SGD score", [f"{score:+.2e}" for score in columns["sgd_score"][members]], minor=True),
+        Field("score", [score_text(saved.weighting, score) for score in columns["score"][members]]),
+        Field("SGD score", [score_text(saved.weighting, score) for score in columns["sgd_score"][members]], minor=True),
         Field("seen", [str(count) for count in columns["seen"][members]], minor=True),
     ]
     if saved.config["flips"]:

@@ -8,9 +8,9 @@ environment.json    a list with one entry for each start or resumption: time, ve
 log.txt             events, with the time in UTC
 checkpoints/N.npz   sealed: the `Snapshot` after step N (twelve digits), without its history; the newest two
 history/N.npz       sealed: the history (``train_loss``, ``valid_loss`` and others) of the steps after step N, up to
-                    the next file's N
-scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen`` (n,), with --group
-                    ``group``, and ``step``, at the newest checkpoint or at the end
+                    the next file's N; with --credit step, ``step_scores`` and ``step_sgd_scores`` (steps, batch)
+scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen``, ``total`` (n,), with
+                    --group ``group``, and ``step``, at the newest checkpoint or at the end
 rows.npz            sealed: the training examples as their file has them, where that has columns (`file_rows`)
 scores.csv          at the end: scores and rows as a table
 results.json        at the end, after the scores: ``status`` "finished" or "diverged", the step, and the results
@@ -43,6 +43,7 @@ from adamshap.reference.command import file_rows
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.contract import Array, Snapshot
+from adamshap.reference.weighting import Weighting
 
 FORMAT, VERSION = "adamshap-run", 1
 CONFIG, ENVIRONMENT, LOG, RESULTS, SCORES = "config.json", "environment.json", "log.txt", "results.json", "scores.npz"
@@ -54,6 +55,7 @@ KEPT = 2
 
 PACKAGES = ("adamshap", "numpy", "autograd", "numba", "threadpoolctl", "cupy-cuda13x", "cupy-cuda12x")
 LOSSES = ("train_loss", "valid_loss")
+STEP_SCORES = ("step_scores", "step_sgd_scores")
 IN_HISTORY = "history/"
 """Prefix of the names of a `Snapshot`'s history."""
 
@@ -80,6 +82,8 @@ class SavedRun:
         ``results.json``.
     in_file : FileRows of n rows, or None
         ``rows.npz``, if there is one.
+    weighting : {"sum", "unit"}
+        The weighting of the steps in the columns ``score`` and ``sgd_score``.
     """
 
     folder: Path
@@ -92,6 +96,7 @@ class SavedRun:
     history: dict[str, Array]
     results: dict[str, Any] | None
     in_file: FileRows | None = None
+    weighting: Weighting = "sum"
 
 
 def read(folder: Path) -> SavedRun:
@@ -112,6 +117,7 @@ def read(folder: Path) -> SavedRun:
     except CheckpointError as error:
         raise CommandError(f"{error}; the run can still be resumed: {resume_hint(folder)}") from error
     step = int(columns.pop("step"))
+    columns.setdefault("total", columns["score"])  # runs of earlier versions have the sum alone
     epoch = np.arange(len(history["train_loss"])) // config["steps"]["per_epoch"]
     status = "unfinished" if results is None else results["status"]
     return SavedRun(
@@ -125,6 +131,7 @@ def read(folder: Path) -> SavedRun:
         {"epoch": epoch, **history},
         results,
         in_file,
+        weighting_of(config),
     )
 
 
@@ -137,6 +144,23 @@ def config_of(folder: Path) -> dict[str, Any]:
         It is not a run folder, or damaged.
     """
     return _config(folder)[0]
+
+
+def weighting_of(config: Mapping[str, Any]) -> Weighting:
+    """Return the weighting of the steps that the run of ``config.json`` was started with."""
+    weighting: Weighting = config["options"].get("weighting", "sum")
+    return weighting
+
+
+def step_scores(saved: SavedRun) -> dict[str, Array] | None:
+    """Return the arrays `STEP_SCORES` up to the step of `saved`, 0 where there is no example; None if not kept."""
+    if saved.config["options"].get("credit", "step") != "step":
+        return None
+    try:
+        history = _chunks(saved.folder, _config(saved.folder)[1], saved.step)
+    except CheckpointError as error:
+        raise CommandError(str(error)) from error
+    return {name: history[name] for name in STEP_SCORES} if STEP_SCORES[0] in history else None
 
 
 def results_of(folder: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from adamshap.reference.command.spelling import Decimal
 from adamshap.reference.command.table import Missing, Reading
 from adamshap.reference.contract import (
     ActivationName,
+    Array,
     Credit,
     Estimator,
     Gradient,
@@ -20,6 +21,7 @@ from adamshap.reference.contract import (
     Sequential,
 )
 from adamshap.reference.contract.schedule import Shape as ScheduleShape
+from adamshap.reference.weighting import Weighting, weighted
 
 Device = Literal["auto", "cpu", "cuda"]
 ModelName = Literal["mlp", "convnet"]
@@ -67,6 +69,7 @@ class Options:
     width: int = 0
     depth: int = 0
     group: str | None = None
+    weighting: Weighting = "sum"  # runs of earlier versions have no other
 
     @classmethod
     def from_config(cls, given: Mapping[str, Any]) -> "Options":
@@ -142,8 +145,12 @@ class Findings:
     run: Run
     before: Quality | Fit
     after: Quality | Fit
-    detection: Detection | None
     seconds: float
+
+    @property
+    def scores(self) -> Array:
+        """Each training example's score under the weighting of the options."""
+        return weighted(self.run, self.options.weighting)
 
     @property
     def label_names(self) -> list[str]:

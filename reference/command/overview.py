@@ -9,6 +9,7 @@ import numpy as np
 from adamshap.reference.command import images, networks
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.errors import CommandError
+from adamshap.reference.command.examples import score_text
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.views import histogram
@@ -92,8 +93,8 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
             group.name,
             str(group.count),
             f"{group.harmful / group.count:.0%}",
-            f"{group.mean:+.2e}",
-            f"{group.total:+.2e}",
+            score_text(saved.weighting, group.mean),
+            score_text(saved.weighting, group.total),
             str(group.flipped),
         ]
         for group in groups_of(saved)

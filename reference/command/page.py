@@ -8,9 +8,10 @@ from html import escape
 from adamshap.reference.command import group_chart, images, overview, results
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.errors import why_no_picture
-from adamshap.reference.command.examples import extremes_of, fields_of
+from adamshap.reference.command.examples import extremes_of, fields_of, score_text
 from adamshap.reference.command.folder import DIVERGED, SavedRun
 from adamshap.reference.command.groups import GroupScores, group_rows, scores_of_groups
+from adamshap.reference.command.weightings import lines_of
 from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.drawing import plain_style
 from adamshap.reference.contract.views import figure
@@ -54,6 +55,7 @@ def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
     if saved.status == DIVERGED and saved.results is not None:
         parts.append(f'<p class="harmful">{escape(saved.results["message"])}</p>')
     if saved.step:
+        parts += [f"<p>{escape(line)}</p>" for line in lines_of(saved)]
         try:
             parts.append(_plots(saved))
         except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
@@ -139,7 +141,7 @@ def _cards(saved: SavedRun, members: Array, drawn: dict[int, str]) -> str:
         label = escape(name)
         cards.append(
             f'<li><img alt="row {index}, {label}" src="{drawn[index]}"><br><b>{label}</b><br>'
-            f"row {index}<br>{columns['score'][row]:+.2e}{flip}</li>"
+            f"row {index}<br>{score_text(saved.weighting, columns['score'][row])}{flip}</li>"
         )
     return f'<ul class="cards">{"".join(cards)}</ul>'
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamshap.reference.command import images
+from adamshap.reference.command.examples import score_text
 from adamshap.reference.command.job import Findings
 from adamshap.reference.contract.drawing import plain_style
 
@@ -34,7 +35,7 @@ def _drawn(findings: Findings) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    order = np.argsort(findings.run.scores, kind="stable")
+    order = np.argsort(findings.scores, kind="stable")
     count = min(COLUMNS, len(order) // 2)
     figure = Figure(figsize=(1.2 * count + 0.4, 4.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -55,7 +56,7 @@ def _draw_example(axes: "Axes", findings: Findings, member: int) -> None:
     axes.imshow(images.picture_of(dataset.x[index], dataset.image_shape or ()), cmap="gray_r")
     axes.set(xticks=[], yticks=[])
     axes.set_title(_short(findings.label_names[member]), fontsize=9, parse_math=False)
-    note = f"row {index}\n{findings.run.scores[member]:+.1e}"
+    note = f"row {index}\n{score_text(findings.options.weighting, findings.scores[member])}"
     if prepared.flipped[member]:
         note += f"\nflipped from {_short(dataset.classes[prepared.labels[member]])}"
     axes.set_xlabel(note, fontsize=7, parse_math=False)

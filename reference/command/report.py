@@ -25,6 +25,7 @@ from adamshap.reference.command.job import Options
 from adamshap.reference.command.overview import MEANING, quality_rows
 from adamshap.reference.command.preparation import VALIDATION_LIMIT, VALIDATION_SHARE, Prepared
 from adamshap.reference.command.spelling import some
+from adamshap.reference.command.weightings import lines_of
 from adamshap.reference.contract import Progress
 
 # Most classes to list before training; config.json lists all.
@@ -156,7 +157,8 @@ def extremes(console: Console, saved: SavedRun, top: int) -> None:
         tables.append(result)
         start += len(members)
     console.print()
-    console.print(MEANING, markup=False, highlight=False)
+    for line in (MEANING, *lines_of(saved)):
+        console.print(line, markup=False, highlight=False)
     console.print()
     console.print(Columns(tables, padding=(1, 4)))
     hidden = [field.head for field in fields if field not in kept]

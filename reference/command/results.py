@@ -23,12 +23,14 @@ from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFo
 from adamshap.reference.command.groups import scores_of_groups
 from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
+from adamshap.reference.command.roc import detection_of
+from adamshap.reference.command.weightings import scores_of
 from adamshap.reference.contract import Array, Diverged, Network, Run, Sequential, Snapshot
 
 T = TypeVar("T")
 
 PICTURE = "examples.png"
-COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen")
+COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen", "total")
 
 
 def choose_folder(out: Path | None, name: str) -> Path:
@@ -92,8 +94,9 @@ def write_folder(target: Path, fill: Callable[[Path], T]) -> tuple[Path, T]:
 def write(run_folder: RunFolder, findings: Findings) -> None:
     """Write the results of `findings` to the run's folder, except the picture."""
     run = findings.run
-    _write_scores(run_folder, findings.dataset, columns_of(findings.prepared, run), run.state.step)
-    detection = findings.detection
+    columns = columns_of(findings.prepared, run, run_folder.config)
+    _write_scores(run_folder, findings.dataset, columns, run.state.step)
+    detection = detection_of(columns)
     _write_end(
         run_folder,
         {
@@ -128,7 +131,9 @@ def write_picture(run_folder: RunFolder, findings: Findings) -> list[str]:
 def write_diverged(run_folder: RunFolder, dataset: Dataset, prepared: Prepared, error: Diverged) -> None:
     """Write the results of a run up to the step at which it diverged."""
     done = error.step - 1
-    _write_scores(run_folder, dataset, columns_of(prepared, error.run), len(error.run.history["epoch"]))
+    _write_scores(
+        run_folder, dataset, columns_of(prepared, error.run, run_folder.config), len(error.run.history["epoch"])
+    )
     _write_end(run_folder, {"status": DIVERGED, "step": done, "tensor": error.tensor, "message": str(error)})
 
 
@@ -171,15 +176,14 @@ def _unwritable(target: Path, error: OSError) -> CommandError:
     return CommandError(f"cannot write to {str(target)!r}: {error.strerror or error}")
 
 
-def columns_of(prepared: Prepared, run: Run | Snapshot | None) -> dict[str, Array]:
+def columns_of(prepared: Prepared, run: Run | Snapshot | None, config: dict[str, Any]) -> dict[str, Array]:
     """Return the columns of the score table: for a run, a checkpoint, or (None) before the first step."""
     if run is None:
         zeros = np.zeros(prepared.train.n)
-        scores = zeros, zeros, zeros.astype(np.int64)
-    elif isinstance(run, Run):
-        scores = run.scores, run.sgd_scores, run.seen
+        scores = zeros, zeros, zeros.astype(np.int64), zeros
     else:
-        scores = run["scores"], run["sgd_scores"], run["seen"]
+        seen, totals = (run.seen, run.scores) if isinstance(run, Run) else (run["seen"], run["scores"])
+        scores = *scores_of(run, config), seen, totals
     labels = prepared.train.y
     if prepared.target_scale is not None:
         labels = prepared.labels[:, 0] if prepared.labels.shape[1] == 1 else prepared.labels
@@ -231,6 +235,7 @@ def summary(saved: SavedRun, count: int) -> dict[str, Any]:
         "status": saved.status,
         "step": saved.step,
         "steps": saved.steps,
+        "weighting": saved.weighting,
         "config": saved.config,
         "results": saved.results,
         "by_group": None if by_group is None else by_group.as_json(),

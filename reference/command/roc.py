@@ -1,9 +1,11 @@
 """ROC AUC by ranks: how well a score separates two groups, or the classes of a network."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
+from adamshap.reference.command.job import Detection
 from adamshap.reference.contract import Array
 
 
@@ -59,3 +61,11 @@ def mean_roc_auc(scores: Array, labels: Array) -> float | None:
         if 0 < np.count_nonzero(labels == label) < len(labels)
     ]
     return math.fsum(found) / len(found) if found else None
+
+
+def detection_of(columns: Mapping[str, Array]) -> Detection | None:
+    """Return how well low scores find the flipped labels of a score table; None without any."""
+    flipped = columns["flipped"]
+    if not flipped.any():
+        return None
+    return Detection(*(roc_auc(-columns[name], flipped) for name in ("score", "sgd_score")))

@@ -35,7 +35,7 @@ def start(console: Console, options: Options, trainer: Trainer, out: Path | None
     trainer = trainer.on(options.device)
     dataset, prepared, config = _prepared(options)
     target = results.choose_folder(out, dataset.name)
-    path = results.create_folder(target, config, results.columns_of(prepared, None), prepared.in_file)
+    path = results.create_folder(target, config, results.columns_of(prepared, None, config), prepared.in_file)
     prepared = replace(prepared, in_file=None)  # it is in the folder now
     run_folder = folder.open_to_write(path, trainer.description)
     checkpointer = Checkpointer(run_folder, prepared, seconds)

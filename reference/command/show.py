@@ -12,10 +12,12 @@ from rich.text import Text
 from adamshap.reference import checkpoint
 from adamshap.reference.command import folder, overview, page, report, results
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.command.examples import TOP
+from adamshap.reference.command.examples import TOP, score_text
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.groups import scores_of_groups
 from adamshap.reference.command.options.output import Top as TopOption
+from adamshap.reference.command.weightings import reweighted
+from adamshap.reference.weighting import Weighting
 
 # Length of the histogram's longest bar, in characters.
 LONGEST = 40
@@ -34,6 +36,14 @@ def show_command(
         ),
     ] = None,
     top: TopOption = TOP,
+    weighting: Annotated[
+        Weighting | None,
+        typer.Option(
+            metavar="WEIGHTING",
+            show_default="that of the run",
+            help="Weigh the steps in another way, without a new run: unit or sum, as for adamshap attribute.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show a run, finished or in progress: best and worst examples, a histogram of the scores, and the classes.
@@ -42,7 +52,7 @@ def show_command(
     """
     if html is not None and (html.suffix.lower() != ".html" or as_json):
         raise CommandError(f"--html: got {str(html)!r}{' with --json' * as_json}; needs a FILE.html, and no --json")
-    saved = folder.read(directory)
+    saved = reweighted(folder.read(directory), weighting)
     console = Console()
     if as_json:
         bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
@@ -88,5 +98,5 @@ def _histogram(saved: SavedRun, ascii_only: bool) -> Table:
     for bin_ in bins:
         length = -(-LONGEST * bin_.count // most)  # rounded up, so that a single example shows
         bar = Text(("#" if ascii_only else "█") * length, style="red" if bin_.low < 0 else "blue")
-        table.add_row(f"{bin_.low:+.2e}", f"{bin_.high:+.2e}", bar, str(bin_.count))
+        table.add_row(*(score_text(saved.weighting, edge) for edge in (bin_.low, bin_.high)), bar, str(bin_.count))
     return table

@@ -9,10 +9,11 @@ import numpy as np
 from adamshap.reference.command import networks
 from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
-from adamshap.reference.command.job import Detection, Findings, Fit, Options, Quality
+from adamshap.reference.command.folder import IN_HISTORY, STEP_SCORES
+from adamshap.reference.command.job import Findings, Fit, Options, Quality
 from adamshap.reference.command.optimisers import optimiser
 from adamshap.reference.command.preparation import Prepared
-from adamshap.reference.command.roc import log_odds, mean_roc_auc, roc_auc
+from adamshap.reference.command.roc import log_odds, mean_roc_auc
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.contract import (
     Diverged,
@@ -56,6 +57,8 @@ def train(
     network, adam = plan(options, dataset, prepared.train.n)
     epochs, steps = options.length(prepared.train.n)
     estimator = options.estimator
+    # A run of an earlier version goes on without them.
+    keep = options.credit == "step" and (resume is None or IN_HISTORY + STEP_SCORES[0] in resume)
     # Overflow is reported as `Diverged`, not as NumPy warnings.
     with np.errstate(all="ignore"), checkpointer.handle_signals(), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: checkpointer.warn(str(message))
@@ -73,6 +76,7 @@ def train(
                 gradient=estimator.gradient,
                 credit=options.credit,
                 kind=estimator.kind,
+                keep_step_scores=keep,
                 on_step=on_step,
                 on_checkpoint=checkpointer.on_checkpoint,
                 resume=resume,
@@ -85,11 +89,8 @@ def train(
     bad = first_not_finite({"scores": run.scores, "sgd_scores": run.sgd_scores, "the final loss": after.loss})
     if bad is not None:
         raise _diverged(options, run.state.step + 1, run.state.step, *bad, run)
-    detection = None
-    if prepared.flipped.any():
-        detection = Detection(*(roc_auc(-scores, prepared.flipped) for scores in (run.scores, run.sgd_scores)))
     seconds = time.perf_counter() - started
-    return Findings(options, dataset, prepared, network, trainer.description, run, before, after, detection, seconds)
+    return Findings(options, dataset, prepared, network, trainer.description, run, before, after, seconds)
 
 
 def _diverged(options: Options, step: int, steps: int, tensor: str, value: float, run: Run) -> Diverged:

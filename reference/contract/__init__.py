@@ -105,7 +105,7 @@ from adamshap.reference.contract.optimiser import (
 from adamshap.reference.contract.progress import Progress, logged
 from adamshap.reference.contract.refusal import refuse, refused_field
 from adamshap.reference.contract.rows import LazyRows, parts
-from adamshap.reference.contract.run import CREDITS, Credit, Diverged, Run, RunConfig, batch_order
+from adamshap.reference.contract.run import CREDITS, Credit, Diverged, Run, RunConfig, batch_order, step_index
 from adamshap.reference.contract.schedule import AdamGroups, Schedule
 from adamshap.reference.contract.sequences import Attention, Embedding, MeanOverPositions, Positions
 from adamshap.reference.contract.sequential import NOT_COUNTED, Sequential
@@ -212,6 +212,7 @@ __all__ = [
     "run_settings",
     "seed_of",
     "shown",
+    "step_index",
     "transformer",
     "true_or_false",
 ]

@@ -16,7 +16,7 @@ from adamshap.reference.contract.refusal import refuse
 from adamshap.reference.contract.step import REDUCTIONS, Reduction
 from adamshap.reference.contract.views import figure, frame
 
-__all__ = ["CREDITS", "Credit", "Diverged", "Run", "RunConfig", "batch_order"]
+__all__ = ["CREDITS", "Credit", "Diverged", "Run", "RunConfig", "batch_order", "step_index"]
 
 Credit = Literal["step", "carry"]
 CREDITS: tuple[str, ...] = get_args(Credit)
@@ -101,10 +101,9 @@ class RunConfig:
             Rows of `train`, in the order of the batch; −1 where a short batch has no sample. ``batch`` is the smaller
             of `batch_size` and N.
         """
-        index = np.full((self.length, min(self.batch_size, self.train.n)), -1)
-        for row, (_, samples) in zip(index, self.order(), strict=True):
-            row[: len(samples)] = samples
-        return index
+        return step_index(
+            self.train.n, batch_size=self.batch_size, epochs=self.epochs, seed=self.seed, steps=self.length
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +218,15 @@ def batch_order(count: int, *, batch_size: int, epochs: int, seed: int) -> Itera
         order = generator.permutation(count)
         for start in range(0, count, batch_size):
             yield epoch, order[start : start + batch_size]
+
+
+def step_index(count: int, *, batch_size: int, epochs: int, seed: int, steps: int) -> Array:
+    """Return the samples of the first `steps` steps of a run, as `RunConfig.step_index` does."""
+    index = np.full((steps, min(batch_size, count)), -1)
+    order = batch_order(count, batch_size=batch_size, epochs=epochs, seed=seed)
+    for row, (_, samples) in zip(index, islice(order, steps), strict=True):
+        row[: len(samples)] = samples
+    return index
 
 
 class Diverged(FloatingPointError):

@@ -72,8 +72,16 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         gradient="path",
         credit="carry",
     )
-    assert list(rows[0]) == list(arrays) == ["index", "label", "flipped", "score", "sgd_score", "seen"]
-    expected = (prepared.train_index, prepared.train.y, prepared.flipped, run.scores, run.sgd_scores, run.seen)
+    assert list(rows[0]) == list(arrays) == [*("index", "label", "flipped", "score", "sgd_score", "seen", "total")]
+    expected = (
+        prepared.train_index,
+        prepared.train.y,
+        prepared.flipped,
+        run.scores,
+        run.sgd_scores,
+        run.seen,
+        run.scores,
+    )
     for array, wanted in zip(arrays.values(), expected, strict=True):
         assert np.array_equal(array, wanted)
     assert [int(row["index"]) for row in rows] == arrays["index"].tolist()
@@ -121,6 +129,8 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "model": "mlp",
         "width": 0,
         "depth": 0,
+        "group": None,
+        "weighting": "sum",
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))
@@ -423,5 +433,5 @@ def test_scores_of_two_terms_are_made_for_the_kind_asked_for(here: Path, command
     network = Network((6, 3, 2), "tanh", "cross_entropy")
     asked: Any = {"epochs": 1, "batch_size": 32, "slope": "two_term", "kind": "last"}
     run = gpu.attribute(network, Adam(lr=0.001), prepared.train, prepared.valid, **asked)
-    assert np.array_equal(arrays["score"], run.scores)
+    assert np.array_equal(arrays["total"], run.scores)
     assert config["options"]["kind"] == "last"

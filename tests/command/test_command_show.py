@@ -27,12 +27,14 @@ COLUMNS = {
     "score": np.array([0.5, -0.25, 1.0, 0.0, -2.0, 0.25]),
     "sgd_score": np.arange(6.0),
     "seen": np.full(6, 3),
+    "total": np.array([0.5, -0.25, 1.0, 0.0, -2.0, 0.25]),
 }
 
 
 def saved(classes: tuple[str, ...] = ("a", "<b>"), **columns: Any) -> SavedRun:
     config = {
-        "options": {"data": "nowhere.npz", "label": None, "task": "auto", "slope": "sgd", "gradient": "start"},
+        "options": {"data": "nowhere.npz", "label": None, "task": "auto", "slope": "sgd", "gradient": "start"}
+        | {"batch_size": 2, "seed": 0},
         "dataset": {
             "name": "<i>",
             "examples": 20,
@@ -123,10 +125,10 @@ def test_the_terminal_the_json_and_the_page_say_the_same(here: Path, command: Co
         assert [row["score"] for row in told[name]] == read.columns["score"][members].tolist()
         part = shown.stdout.split(f"Most {name}")[1].split("\n\n\n")[0]
         for row in members:
-            assert f"{read.columns['score'][row]:+.2e}" in part
-            assert f"{read.columns['score'][row]:+.2e}" in page.words
+            assert f"{read.columns['score'][row]:+.3f}" in part
+            assert f"{read.columns['score'][row]:+.3f}" in page.words
     for group in told["groups"]:
-        for said in (group["name"], str(group["count"]), f"{group['total']:+.2e}"):
+        for said in (group["name"], str(group["count"]), f"{group['total']:+.3f}"):
             assert said in shown.stdout.split("Classes")[1]
             assert said in page.words
     assert sum(group["flipped"] for group in told["groups"]) == 8
@@ -219,4 +221,4 @@ def test_a_page_without_matplotlib_has_a_sentence_and_all_tables(
     assert result.stdout.endswith("Written: p.html\n")
     assert page.links == []
     for example in json.loads(command("show", run, "--json").stdout)["harmful"]:
-        assert f"{example['score']:+.2e}" in page.words
+        assert f"{example['score']:+.3f}" in page.words

@@ -22,7 +22,7 @@ from adamshap.verify.faults import LOOP_FAULTS
 from adamshap.verify.implementation import Implementation, Query, implementation
 from adamshap.verify.optimisers import FEATURES, features_of, members_of, parts_of, rescaled, settings_by_name
 from adamshap.verify.optimisers.as_json import optimiser_to_json
-from adamshap.verify.optimisers.draws import factors, steps_with
+from adamshap.verify.optimisers.draws import steps_with
 from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
 from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.process import check_command
@@ -54,11 +54,6 @@ def test_every_feature_is_drawn_alone_and_with_the_others() -> None:
     together = [features_of(step.adam) for step in drawn("together-update")]
     assert frozenset(FEATURES) in together
     assert len(set(together)) > 6
-
-
-@given(factors)
-def test_scheduled_learning_rates_are_zero_or_normal_numbers_of_float32(factor: float) -> None:
-    assert factor == 0 or factor * 1e-5 >= np.finfo(np.float32).smallest_normal  # the smallest η of `adams`
 
 
 def test_clipping_is_drawn_below_at_and_beyond_the_norm() -> None:

@@ -7,6 +7,7 @@ import typer
 from adamshap.reference.contract import Credit as CreditKind
 from adamshap.reference.contract import Gradient as GradientPlace
 from adamshap.reference.contract import MarginalKind, ScoreSlope
+from adamshap.reference.weighting import Weighting as WeightingKind
 
 PANEL = "Scores"
 
@@ -47,5 +48,17 @@ Credit = Annotated[
         metavar="CREDIT",
         help="Who is credited with the part of a step that comes from momentum. With step, nobody; with carry, the"
         " earlier examples that caused it, so that the scores add up to the whole change of the validation loss.",
+    ),
+]
+
+Weighting = Annotated[
+    WeightingKind | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="WEIGHTING",
+        show_default="unit; sum with --credit carry",
+        help="How much each step counts in a score: unit, all alike, so that the order of the examples matters less;"
+        " sum, as much as the validation loss fell, so that scores add up to that fall and the first batches come out"
+        " on top. adamshap show has the same option, for other weightings of the same run.",
     ),
 ]
