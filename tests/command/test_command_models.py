@@ -65,7 +65,7 @@ def test_the_options_are_those_of_the_optimiser(
         epochs=1,
         batch_size=8,
     )
-    assert np.array_equal(_scores(here / "o")["score"], run.scores)
+    assert np.array_equal(_scores(here / "o")["total"], run.scores)
 
 
 def test_the_defaults_are_not_mentioned(command: Command, blobs: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_convnet_sees_images(here: Path, command: Command, photos: Path) -> No
     assert np.allclose(prepared.valid.x, (valid - mean) / scale, rtol=1e-12, atol=1e-12)
     network = convnet(image=(3, 6, 4), channels=(2, 4), outputs=2)
     run = gpu.attribute(network, Adam(), prepared.train, prepared.valid, epochs=2, batch_size=8)
-    assert np.array_equal(_scores(here / "o")["score"], run.scores)
+    assert np.array_equal(_scores(here / "o")["total"], run.scores)
     assert (here / "o" / "examples.png").read_bytes().startswith(b"\x89PNG")
     page = command("show", "o", "--html", "p.html")
     assert page.exit_code == 0
