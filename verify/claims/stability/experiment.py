@@ -259,7 +259,7 @@ def _variants(study: Study, kept: Sequence[Kept], halves: tuple[Array, Array]) -
             masks, losses = halves
         else:
             masks, losses = study.halves(settings.variant_halves, settings.variant_retrainings, training)
-        for score in SCORES:
+        for score in SCORES if training.slope == usual.slope else SCORES[:1]:  # SGD's formula has no other slope
             for weighting in (weightings.SUM, weightings.RATE, weightings.UNIT):
                 if weighting == weightings.RATE and not training.scheduled:
                     continue

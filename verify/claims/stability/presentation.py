@@ -29,10 +29,9 @@ def section(settings: Settings, records: Sequence[Record]) -> Section:
     tables = [*_weighting_tables(seeds, first, halves), *_agreement_tables(seeds)]
     tables.append(_ranked(halves, select(noise, truth="halves"), "spearman", _caption_of_halves(settings)))
     if left_out:
-        tables += [
-            _ranked(left_out, select(noise, truth="one left out"), key, _caption_of_left_out(settings, key))
-            for key in ("spearman", "pearson")
-        ]
+        tables.append(
+            _ranked(left_out, select(noise, truth="one left out"), "spearman", _caption_of_left_out(settings))
+        )
     if flips:
         caption = f"ROC AUC of a low value for a flipped label ({settings.flipped:.0%} flipped)."
         tables.append(_ranked(flips, [], "auc", caption))
@@ -77,10 +76,7 @@ def _weighting_tables(seeds: Sequence[Record], first: Sequence[Record], halves: 
     five = f"means of {AVERAGED} runs"
     wanted = [
         ("Spearman of two runs that differ in initialisation and order.", both, "spearman", {"runs": 1}),
-        (f"Spearman of two {five}.", both, "spearman", {"runs": AVERAGED}),
-        ("Overlap of the highest 50 (at most a tenth of the samples) of two runs.", both, "top", {"runs": 1}),
-        (f"Overlap of the highest 50 of two {five}.", both, "top", {"runs": AVERAGED}),
-        (f"Overlap of the lowest 50 of two {five}.", both, "bottom", {"runs": AVERAGED}),
+        (f"Overlap of the highest 50 (at most a tenth of the samples) of two {five}.", both, "top", {"runs": AVERAGED}),
         (f"How many of the highest {TOP} of a run are from its first batch.", first, "in_top", {}),
         ("Linear datamodeling score of one run.", halves, "spearman", {"runs": 1}),
         (f"Linear datamodeling score of {five}.", halves, "spearman", {"runs": AVERAGED}),
@@ -151,10 +147,10 @@ def _caption_of_halves(settings: Settings) -> str:
     )
 
 
-def _caption_of_left_out(settings: Settings, key: str) -> str:
+def _caption_of_left_out(settings: Settings) -> str:
     most = max(case.left_out for case in settings.cases)
     return (
-        f"{key.capitalize()} with leaving one sample out, for at most {most} samples; each is the mean over several"
+        f"Spearman with leaving one sample out, for at most {most} samples; each is the mean over several"
         " initialisations and orders, the same with and without the sample."
     )
 
