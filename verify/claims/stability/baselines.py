@@ -97,8 +97,8 @@ class Passes:
     def errors(self) -> Array:
         """Return the derivatives (n, k) of each sample's loss by the outputs."""
         if self.regression:
-            residuals: Array = self.outputs - self.labels
-            return residuals * (2 / residuals.shape[1])
+            derivatives: Array = 2 * (self.outputs - self.labels) / self.outputs.shape[1]
+            return derivatives
         wrong = self.probabilities()
         wrong[np.arange(len(wrong)), self.labels] -= 1
         return wrong

@@ -236,6 +236,7 @@ def _runs_plot(seeds: Sequence[Record]) -> "Figure":
             series[_name(score, weighting)] = {k: _mean(chosen, "top", runs=k) for k in distinct(chosen, "runs")}
         plots.lines(axis, series)
         axis.set_title(task, fontsize=9)
+        axis.set_xticks(GROUPS)
         axis.set_xlabel("runs averaged")
     axes[0, 0].set_ylabel("overlap of the highest 50")
     plots.legend(figure, axes[0, 0])
