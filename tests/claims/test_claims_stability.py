@@ -14,7 +14,15 @@ from adamshap.reference.contract import Adam, Array, Batch, Network
 from adamshap.reference.models import mean_loss
 from adamshap.reference.retraining import final_loss
 from adamshap.verify.claims import stability
-from adamshap.verify.claims.stability import agreement, baselines, experiment, retraining, runs, weightings
+from adamshap.verify.claims.stability import (
+    agreement,
+    baselines,
+    experiment,
+    presentation,
+    retraining,
+    runs,
+    weightings,
+)
 from adamshap.verify.claims.stability.runs import Kept, Training
 from adamshap.verify.claims.stability.settings import Case, Settings
 from adamshap.verify.claims.stability.tasks import load
@@ -162,6 +170,12 @@ def test_halves_are_trained_on_their_samples_alone(problem: tuple[Network, Batch
     net, train, valid = problem
     masks = retraining.half_masks(train.n, 40, np.random.default_rng(0))
     assert_array_equal(masks.sum(axis=1), 11)
+    batches = list(retraining._batches(masks, Training(epochs=2, batch_size=4), np.random.default_rng(0)))
+    assert len(batches) == 6
+    for number, mask in enumerate(masks):
+        taken = np.concatenate([index[number][weight[number] > 0] for index, weight in batches[:3]])
+        assert_array_equal(np.sort(taken), np.flatnonzero(mask))  # an epoch has each sample of its half once
+    assert all(close(weight.sum(axis=1), 1) for _, weight in batches)
     training = Training(epochs=2, batch_size=4, scheduled=True)
     losses = retraining.losses_of_halves(net, train, valid, masks, training, retrainings=2, first_seed=3)
     assert losses.shape == (2, 40)
@@ -277,7 +291,7 @@ def test_gradients_of_a_network_are_the_oracles(problem: tuple[Network, Batch, B
 
 def test_influence_on_a_linear_regression_is_that_of_leaving_a_sample_out() -> None:
     generator = np.random.default_rng(0)
-    x = generator.normal(size=(400, 3))
+    x = generator.normal(size=(400, 3)) * [1.0, 3.0, 0.5]
     y = x @ np.array([[1.0], [2], [-1]]) + generator.normal(size=(400, 1))
     train, valid = Batch(x[:300], y[:300]), Batch(x[300:], y[300:])
     net = Network((3, 1), "tanh", "mse")
@@ -363,3 +377,19 @@ def test_on_wine_unit_steps_agree_better_than_plain_sums_and_predict_halves_bett
     )
     assert unit[0] > plain[0]
     assert unit[1] > plain[1]
+
+
+def test_splits_are_counted_on_which_adam_agrees_better() -> None:
+    def record(seed: int, score: str, weighting: str, value: float) -> dict[str, Any]:
+        runs = 5 if weighting else 0
+        return {"task": "t", "seed": seed, "score": score, "weighting": weighting, "runs": runs, "spearman": value}
+
+    planted = [
+        record(seed, *of)
+        for seed, values in enumerate([(0.9, 0.5, 0.6, 0.4, 0.8), (0.5, 0.3, 0.6, 0.4, 0.4), (0.7, 0.5, 0.6, 0.4, 0.9)])
+        for of in zip(("Adam", "Adam", "SGD", "SGD", "loss"), ("unit", "sum", "unit", "sum", ""), values, strict=True)
+    ]
+    found = presentation._wins(planted)
+    assert "better than SGD on 2 of 3 splits" in found
+    assert "best baseline on 2;" in found
+    assert found.endswith("with plain sums better than SGD on 2")
