@@ -393,6 +393,7 @@ COMMANDS = (
     "adamshap attribute wine --epochs 2 --steps 9",
     "adamshap attribute wine --batch-size -1",
     "adamshap attribute wine --seed -1",
+    "adamshap attribute wine --seeds 0",
     "adamshap attribute wine --lr fast",
     "adamshap attribute wine --lr -1",
     "adamshap attribute wine --lr nan",

@@ -1,6 +1,6 @@
 """How well K further runs would agree with these K: rank correlation, and overlap of the ends of the list.
 
-docs/method.md 12 derives it. The rank correlation of means over K runs is extrapolated from that of single runs, and of
+docs/method.md 13 derives it. The rank correlation of means over K runs is extrapolated from that of single runs, and of
 single runs with the means of all others. For the ends of the list, means over m = ⌊K/2⌋ runs are compared with means
 over m others, and Spearman's and Brown's formula takes the result from m runs to K.
 

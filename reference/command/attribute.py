@@ -3,7 +3,7 @@
 import typer
 from rich.console import Console
 
-from adamshap.reference.command import networks, running, sources, trainers, weightings
+from adamshap.reference.command import networks, running, seed_runs, sources, trainers, weightings
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.job import Options
@@ -13,6 +13,7 @@ from adamshap.reference.command.options import output as of_output
 from adamshap.reference.command.options import scores as of_scores
 from adamshap.reference.command.options import training as of_training
 from adamshap.reference.command.preparation import VALIDATION_LIMIT
+from adamshap.reference.command.seeds import are_in as are_seeds_in
 
 WITH_RESUME = ("resume", "checkpoint_seconds", "top", "as_json", "device")
 """Options that may be given with --resume: they change no number, except for the last digits on another device."""
@@ -43,6 +44,7 @@ def attribute_command(
     weighting: of_scores.Weighting = None,
     flip_labels: of_data.FlipLabels = 0.0,
     seed: of_training.Seed = 0,
+    seeds: of_training.Seeds = 1,
     out: of_output.Out = None,
     label: of_data.Label = None,
     task: of_data.Task = "auto",
@@ -75,7 +77,10 @@ def attribute_command(
     if resume is not None:
         _refuse_other_options(context)
         other = device if _is_given(context, "device") else None
-        running.resume(console, resume, trainer, checkpoint_seconds, top, other)
+        if are_seeds_in(resume):
+            seed_runs.resume(console, resume, checkpoint_seconds, top, other)
+        else:
+            running.resume(console, resume, trainer, checkpoint_seconds, top, other)
         return
     if data is None:
         raise CommandError(f"DATA: got nothing; needs a data set (see '{context.command_path} --help')")
@@ -125,7 +130,10 @@ def attribute_command(
         group=group,
     )
     sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
-    running.start(console, options, trainer, out, checkpoint_seconds, top)
+    if seeds > 1:
+        seed_runs.start(console, options, seeds, trainer, out, checkpoint_seconds, top)
+    else:
+        running.start(console, options, trainer, out, checkpoint_seconds, top)
 
 
 def _refuse_other_options(context: typer.Context) -> None:

@@ -1,6 +1,6 @@
 """Which examples differ from the rest over several runs: ranks, and signs flipped for comparison.
 
-docs/method.md 12 derives it. In each run the examples are ranked, and rank r of N becomes the normal score
+docs/method.md 13 derives it. In each run the examples are ranked, and rank r of N becomes the normal score
 z = Φ⁻¹((r - 1/2)/N): 0 for the example in the middle. An example that is no different from the rest is above the middle
 as often as below, so to change the sign of z in some of its runs changes nothing about its distribution. The test
 compares an example with itself: T of its K normal scores, with T after each of B other choices of signs.

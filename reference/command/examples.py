@@ -63,8 +63,9 @@ def fields_of(saved: SavedRun, members: Array) -> list[Field]:
         *_places(saved, members),
         Field("target" if dataset["targets"] else "label", names, text=True),
         Field("score", [score_text(saved.weighting, score) for score in columns["score"][members]]),
+        *_spread(saved, members),
         Field("SGD score", [score_text(saved.weighting, score) for score in columns["sgd_score"][members]], minor=True),
-        Field("seen", [str(count) for count in columns["seen"][members]], minor=True),
+        Field("seen", [f"{count:g}" for count in columns["seen"][members]], minor=True),
     ]
     if saved.config["flips"]:
         flipped = columns["flipped"][members]
@@ -100,3 +101,12 @@ def _values(name: str, cells: Sequence[str], members: Array) -> Field:
 def _in_one_line(cell: str) -> str:
     """Return a cell of the user's file without line breaks and codes that would move the cursor."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in cell).split())
+
+
+def _spread(saved: SavedRun, members: Array) -> list[Field]:
+    """Return the standard errors of the mean scores over several runs, and which examples differ from the rest."""
+    if "score_se" not in saved.columns:
+        return []
+    marks = [("", "higher", "lower")[side] for side in saved.columns["distinct"][members]]
+    errors = [score_text(saved.weighting, error).lstrip("+") for error in saved.columns["score_se"][members]]
+    return [Field("±", errors), Field("distinct", marks, text=True)]

@@ -98,6 +98,16 @@ class SavedRun:
     in_file: FileRows | None = None
     weighting: Weighting = "sum"
 
+    @property
+    def progress(self) -> str:
+        """How far the run is."""
+        return f"{self.status}, {self.step} of {self.steps} steps"
+
+    @property
+    def columns_of_runs(self) -> list[dict[str, Array]]:
+        """The columns of each run: of this one, unless the folder has several."""
+        return [self.columns]
+
 
 def read(folder: Path) -> SavedRun:
     """Return the content of a run's folder.
@@ -144,6 +154,12 @@ def config_of(folder: Path) -> dict[str, Any]:
         It is not a run folder, or damaged.
     """
     return _config(folder)[0]
+
+
+def seed_of_run(config: Mapping[str, Any]) -> int:
+    """Return the seed of a run's initialisation and batch order: one of several runs on the same data has its own."""
+    own = config["options"].get("run_seed")
+    return int(config["options"]["seed"] if own is None else own)
 
 
 def weighting_of(config: Mapping[str, Any]) -> Weighting:

@@ -108,7 +108,8 @@ def scores_of_groups(saved: SavedRun) -> GroupScores | None:
     column = saved.config["options"].get("group")
     if column is None or "group" not in saved.columns or not saved.step:
         return None
-    return over_examples(column, saved.columns)
+    each = saved.columns_of_runs
+    return over_examples(column, saved.columns) if len(each) < 2 else over_seeds(column, each)
 
 
 def over_examples(column: str, columns: dict[str, Array]) -> GroupScores:

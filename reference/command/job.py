@@ -70,6 +70,7 @@ class Options:
     depth: int = 0
     group: str | None = None
     weighting: Weighting = "sum"  # runs of earlier versions have no other
+    run_seed: int | None = None
 
     @classmethod
     def from_config(cls, given: Mapping[str, Any]) -> "Options":
@@ -82,6 +83,11 @@ class Options:
         """
         options: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in given.items()}
         return cls(**options)
+
+    @property
+    def seed_of_run(self) -> int:
+        """The seed of initialisation and batch order: `seed`, which the data are split by, unless `run_seed` is set."""
+        return self.seed if self.run_seed is None else self.run_seed
 
     @property
     def reading(self) -> Reading:

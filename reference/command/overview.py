@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from adamshap.reference.command.datasets import load
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import score_text
 from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.seeds import SavedSeeds
+from adamshap.reference.command.spread import spread_of
 from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.views import histogram
 
@@ -33,6 +36,8 @@ class Group:
         Number of examples, of those with a negative score, and of those with a flipped label.
     total, mean : float
         Sum and mean of their scores.
+    total_se, mean_se : float or None
+        Their standard errors over several runs.
     """
 
     name: str
@@ -41,6 +46,8 @@ class Group:
     flipped: int
     total: float
     mean: float
+    total_se: float | None = None
+    mean_se: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,21 @@ def groups_of(saved: SavedRun) -> list[Group]:
             int(columns["flipped"][mask].sum()),
             math.fsum(scores[mask]),
             math.fsum(scores[mask]) / int(mask.sum()),
+            *_standard_errors(saved, mask),
         )
         for name, mask in members.items()
         if mask.any()
     ]
+
+
+def _standard_errors(saved: SavedRun, mask: Array) -> tuple[float | None, float | None]:
+    """Return the standard errors of sum and mean of the scores of the examples `mask`, over several runs."""
+    if not isinstance(saved, SavedSeeds) or len(saved.runs) < 2:
+        return None, None
+    error = float(
+        spread_of(np.array([math.fsum(run.columns["score"][mask]) for run in saved.runs.values()])).standard_error
+    )
+    return error, error / int(mask.sum())
 
 
 def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
@@ -93,8 +111,8 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
             group.name,
             str(group.count),
             f"{group.harmful / group.count:.0%}",
-            score_text(saved.weighting, group.mean),
-            score_text(saved.weighting, group.total),
+            with_deviation(partial(score_text, saved.weighting), group.mean, group.mean_se),
+            with_deviation(partial(score_text, saved.weighting), group.total, group.total_se),
             str(group.flipped),
         ]
         for group in groups_of(saved)
@@ -113,13 +131,24 @@ MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
 """Label and format of what ``results.json`` says of the validation examples."""
 
 
+WHEN = ("before", "after")
+
+
+def with_deviation(shown: Callable[[float], str], value: float | None, deviation: float | None) -> str:
+    """Return a result as text, with its deviation or standard error over several runs where there is one."""
+    if value is None:
+        return ""
+    return shown(value) if deviation is None else f"{shown(value)} ± {shown(deviation).lstrip('+')}"
+
+
 def quality_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
     """Return title, header and cells of the table of validation results; no rows unless the run has finished."""
-    before, after = ((saved.results or {}).get(when, {}) for when in ("before", "after"))
+    results = saved.results or {}
+    deviations = results.get("deviation") or {}
     rows = [
-        [label, *("" if part[name] is None else shown(part[name]) for part in (before, after))]
+        [label, *(with_deviation(shown, results[when][name], deviations.get(when, {}).get(name)) for when in WHEN)]
         for name, (label, shown) in MEASURES.items()
-        if name in before
+        if name in results.get(WHEN[0], {})
     ]
     return "Validation", ["", "before", "after"], rows
 
@@ -147,6 +176,13 @@ def pictures_of(saved: SavedRun) -> Pictures:
     return Pictures(dataset.x)
 
 
+def no_scores(saved: SavedRun) -> str:
+    """Return why a folder has no scores yet."""
+    if isinstance(saved, SavedSeeds):
+        return "No scores yet: they come with the first run that finishes."
+    return "No scores yet: they come with the first checkpoint."
+
+
 def title_of(saved: SavedRun) -> str:
     """Return one line on the data, the network and the progress of the run."""
     dataset, network = saved.config["dataset"], saved.config["network"]
@@ -155,7 +191,7 @@ def title_of(saved: SavedRun) -> str:
     task = f"{len(dataset['classes'])} classes" if dataset["classes"] else "regression"
     credit = "" if options.get("credit", "step") == "step" else f", credit {options['credit']}"
     return (
-        f"{dataset['name']}: {saved.status}, {saved.step} of {saved.steps} steps;"
+        f"{dataset['name']}: {saved.progress};"
         f" {dataset['train_examples']} training examples{flips}; {dataset['validation_examples']} for validation;"
         f" {task}; {networks.shown(options, network)}; slope {options['slope']}, gradient {options['gradient']}{credit}"
     )

@@ -11,6 +11,7 @@ from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.examples import extremes_of, fields_of, score_text
 from adamshap.reference.command.folder import DIVERGED, SavedRun
 from adamshap.reference.command.groups import GroupScores, group_rows, scores_of_groups
+from adamshap.reference.command.seeds import spread_lines
 from adamshap.reference.command.weightings import lines_of
 from adamshap.reference.contract import Array, LazyRows
 from adamshap.reference.contract.drawing import plain_style
@@ -61,6 +62,7 @@ def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
         except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
             notes.append(f"No plots: {why_no_picture(error)}")
         parts.append(_extremes(saved, top, notes))
+        parts += [f"<p>{escape(line)}</p>" for line in spread_lines(saved)]
         by_group = scores_of_groups(saved)
         if by_group is not None:
             parts.append(_groups(by_group, notes))
@@ -68,7 +70,7 @@ def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
             if rows:
                 parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
     else:
-        parts.append("<p>No scores yet: they come with the first checkpoint.</p>")
+        parts.append(f"<p>{overview.no_scores(saved)}</p>")
     parts.append(
         f"<details><summary>Configuration</summary><pre>{escape(results.as_json(saved.config))}</pre></details>"
     )
@@ -141,9 +143,18 @@ def _cards(saved: SavedRun, members: Array, drawn: dict[int, str]) -> str:
         label = escape(name)
         cards.append(
             f'<li><img alt="row {index}, {label}" src="{drawn[index]}"><br><b>{label}</b><br>'
-            f"row {index}<br>{score_text(saved.weighting, columns['score'][row])}{flip}</li>"
+            f"row {index}<br>{score_text(saved.weighting, columns['score'][row])}{_spread(saved, row)}{flip}</li>"
         )
     return f'<ul class="cards">{"".join(cards)}</ul>'
+
+
+def _spread(saved: SavedRun, row: int) -> str:
+    """Return the standard error of a mean score over several runs, and whether the example differs from the rest."""
+    columns = saved.columns
+    if "score_se" not in columns:
+        return ""
+    error = score_text(saved.weighting, columns["score_se"][row]).lstrip("+")
+    return f"<br>± {error}{'<br>distinct' * bool(columns['distinct'][row])}"
 
 
 def _png(image: Array) -> str:

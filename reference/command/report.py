@@ -1,6 +1,6 @@
 """The terminal output of ``adamshap attribute``: the progress bar while training, and the tables at the end."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from threading import Timer
@@ -22,8 +22,9 @@ from adamshap.reference.command.examples import Field, extremes_of, fields_of
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.groups import GroupScores, group_rows, scores_of_groups
 from adamshap.reference.command.job import Options
-from adamshap.reference.command.overview import MEANING, quality_rows
+from adamshap.reference.command.overview import MEANING, quality_rows, with_deviation
 from adamshap.reference.command.preparation import VALIDATION_LIMIT, VALIDATION_SHARE, Prepared
+from adamshap.reference.command.seeds import spread_lines
 from adamshap.reference.command.spelling import some
 from adamshap.reference.command.weightings import lines_of
 from adamshap.reference.contract import Progress
@@ -135,9 +136,10 @@ def show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:
     quality(console, saved)
     if results["flip_detection_roc_auc"] is not None:
         console.print()
-        console.print(_detection(saved.config["options"], results["flip_detection_roc_auc"]))
+        console.print(_detection(saved))
     console.print()
-    for line in (*notes, f"{results['seconds']:.1f} s of training and attribution; files in {saved.folder}"):
+    seconds = f"{results['seconds']:.1f} s of training and attribution; files in {saved.folder}"
+    for line in (*spread_lines(saved), *notes, seconds):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -214,8 +216,11 @@ def table(title: str, text: Collection[int], *columns: str) -> Table:
     return result
 
 
-def _detection(options: Mapping[str, Any], found: Mapping[str, float]) -> Table:
+def _detection(saved: SavedRun) -> Table:
+    options, results = saved.config["options"], saved.results or {}
+    found, deviation = results["flip_detection_roc_auc"], results.get("deviation", {}).get("flip_detection_roc_auc")
     result = table("Low scores find flipped labels", (0,), "score", "ROC AUC")
-    result.add_row(f"Adam-aware ({options['slope']}, {options['gradient']})", f"{found['adam']:.4f}")
-    result.add_row("SGD", f"{found['sgd']:.4f}")
+    names = {"adam": f"Adam-aware ({options['slope']}, {options['gradient']})", "sgd": "SGD"}
+    for key, name in names.items():
+        result.add_row(name, with_deviation("{:.4f}".format, found[key], (deviation or {}).get(key)))
     return result

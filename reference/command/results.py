@@ -140,7 +140,7 @@ def write_diverged(run_folder: RunFolder, dataset: Dataset, prepared: Prepared, 
 def _write_scores(run_folder: RunFolder, dataset: Dataset, columns: dict[str, Array], step: int) -> None:
     run_folder.write_scores(columns, step)
     names = label_names(columns["label"], dataset.classes)
-    checkpoint.write_whole(run_folder.path / "scores.csv", _csv(columns, names, run_folder.in_file()).encode())
+    checkpoint.write_whole(run_folder.path / "scores.csv", csv_of(columns, names, run_folder.in_file()).encode())
 
 
 def _write_end(run_folder: RunFolder, results: dict[str, Any]) -> None:
@@ -192,7 +192,8 @@ def columns_of(prepared: Prepared, run: Run | Snapshot | None, config: dict[str,
     return columns if prepared.groups is None else columns | {"group": prepared.groups}
 
 
-def _csv(columns: dict[str, Array], label_names: list[str], in_file: FileRows | None) -> str:
+def csv_of(columns: dict[str, Array], label_names: list[str], in_file: FileRows | None) -> str:
+    """Return a table of scores as CSV, with `label_names` in place of the column ``label``."""
     values = _numbered_and_named(columns, in_file)
     values["label"] = label_names  # one cell each, even for several targets
     values["flipped"] = ["true" if flipped else "false" for flipped in values["flipped"]]

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from adamshap.reference.command.job import Device, Options
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
 from adamshap.reference.command.trainers import Trainer
-from adamshap.reference.contract import Diverged, Snapshot
+from adamshap.reference.contract import Diverged, Progress, Snapshot
 
 
 def start(console: Console, options: Options, trainer: Trainer, out: Path | None, seconds: float, top: int) -> None:
@@ -33,7 +33,7 @@ def start(console: Console, options: Options, trainer: Trainer, out: Path | None
         Bad data, a folder that cannot be written, a run that diverged or was interrupted.
     """
     trainer = trainer.on(options.device)
-    dataset, prepared, config = _prepared(options)
+    dataset, prepared, config = prepared_run(options)
     target = results.choose_folder(out, dataset.name)
     path = results.create_folder(target, config, results.columns_of(prepared, None, config), prepared.in_file)
     prepared = replace(prepared, in_file=None)  # it is in the folder now
@@ -52,9 +52,17 @@ def start(console: Console, options: Options, trainer: Trainer, out: Path | None
 
 
 def resume(
-    console: Console, path: Path, trainer: Trainer, seconds: float, top: int, device: Device | None = None
+    console: Console,
+    path: Path,
+    trainer: Trainer,
+    seconds: float,
+    top: int,
+    device: Device | None = None,
+    on_step: Callable[[Progress], None] | None = None,
 ) -> None:
     """Continue the run in the folder `path` to its end, on `device` or on the one that its options name.
+
+    It is silent if `on_step`, called after each step, is given.
 
     Raises
     ------
@@ -62,26 +70,33 @@ def resume(
         It is not a run's folder, its data has changed, or as for `start`.
     """
     path = Path(os.path.abspath(path))
-    trainer = trainer.on(_options(path, folder.config_of(path)).device if device is None else device)
+    trainer = trainer.on(options_of(path, folder.config_of(path)).device if device is None else device)
     run_folder = folder.open_to_write(path, trainer.description)
     try:
         with one_line(path):
-            _resume_locked(run_folder, console, trainer, seconds, top)
+            _resume_locked(run_folder, console, trainer, seconds, top, on_step)
     finally:
         run_folder.close()
 
 
-def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, seconds: float, top: int) -> None:
+def _resume_locked(
+    run_folder: RunFolder,
+    console: Console,
+    trainer: Trainer,
+    seconds: float,
+    top: int,
+    on_step: Callable[[Progress], None] | None,
+) -> None:
     path = run_folder.path
     if folder.results_of(path) is not None:
         console.print(f"{path}: this run has ended; nothing to resume", markup=False, soft_wrap=True)
-        if console.quiet:
+        if console.quiet and on_step is None:
             print(results.as_json(results.summary(folder.read(path), top) | {"notes": []}))
         return
-    options = _options(path, run_folder.config)
-    dataset, prepared, config = _prepared(options)
+    options = options_of(path, run_folder.config)
+    dataset, prepared, config = prepared_run(options)
     # The options are the run's own, and a newer version may have more of them, at their defaults.
-    changed = [name for name in config if not _agrees(run_folder.config.get(name), config[name])]
+    changed = [name for name in config if not agrees(run_folder.config.get(name), config[name])]
     if changed:
         raise CommandError(
             f"--resume: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same data"
@@ -91,17 +106,19 @@ def _resume_locked(run_folder: RunFolder, console: Console, trainer: Trainer, se
         run_folder.note(problem)
         print(f"adamshap: {problem}; using an older checkpoint", file=sys.stderr)
     run_folder.note("resumed from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
-    _run(console, options, dataset, prepared, trainer, Checkpointer(run_folder, prepared, seconds), snapshot, top)
+    checkpointer = Checkpointer(run_folder, prepared, seconds)
+    _run(console, options, dataset, prepared, trainer, checkpointer, snapshot, top, on_step)
 
 
-def _agrees(recorded: Any, now: Any) -> bool:
+def agrees(recorded: Any, now: Any) -> bool:
     """Return whether a part of a run's config is as it was, apart from keys that an older version did not record."""
     if isinstance(recorded, dict) and isinstance(now, dict):
-        return all(name in now and _agrees(value, now[name]) for name, value in recorded.items())
+        return all(name in now and agrees(value, now[name]) for name, value in recorded.items())
     return bool(recorded == now)
 
 
-def _prepared(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
+def prepared_run(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
+    """Return the data of a run, read and prepared, and the content of its ``config.json``."""
     dataset = datasets.load(options.data, options.label, options.task, options.reading, held_out=options.valid is None)
     if options.flip_labels and dataset.task == "regression":
         raise CommandError(f"--flip-labels: got {options.flip_labels} for a regression; needs classes")
@@ -142,11 +159,14 @@ def _run(
     checkpointer: Checkpointer,
     resume: Snapshot | None,
     top: int,
+    silent_step: Callable[[Progress], None] | None = None,
 ) -> None:
     run_folder = checkpointer.run_folder
-    report.announce(console, options, dataset, prepared, trainer.description)
+    if silent_step is None:
+        report.announce(console, options, dataset, prepared, trainer.description)
+    shown = report.progress_bar(console, options.length(prepared.train.n)[0], trainer.slow_start)
     try:
-        with report.progress_bar(console, options.length(prepared.train.n)[0], trainer.slow_start) as on_step:
+        with shown if silent_step is None else nullcontext(silent_step) as on_step:
             findings = training.train(options, dataset, prepared, trainer, on_step, checkpointer, resume)
         with _writing(run_folder):
             results.write(run_folder, findings)
@@ -162,7 +182,9 @@ def _run(
             raise
         raise CommandError(f"interrupted; to resume: {folder.resume_hint(run_folder.path)}", INTERRUPTED) from None
     run_folder.note("finished")
-    _show(console, run_folder, top, results.write_picture(run_folder, findings))
+    notes = results.write_picture(run_folder, findings)
+    if silent_step is None:
+        _show(console, run_folder, top, notes)
 
 
 @contextmanager
@@ -184,7 +206,14 @@ def _show(console: Console, run_folder: RunFolder, top: int, notes: list[str]) -
         print(results.as_json(results.summary(saved, top) | {"notes": notes}))
 
 
-def _options(path: Path, config: Mapping[str, Any]) -> Options:
+def options_of(path: Path, config: Mapping[str, Any]) -> Options:
+    """Return the options in the config of a run; `path` is its folder, for the error.
+
+    Raises
+    ------
+    CommandError
+        An option is missing or unknown.
+    """
     try:
         return Options.from_config(config["options"])
     except (KeyError, TypeError, AttributeError) as error:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adamshap.reference import checkpoint
-from adamshap.reference.command import folder, overview, page, report, results
+from adamshap.reference.command import folder, overview, page, report, results, seeds
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP, score_text
 from adamshap.reference.command.folder import SavedRun
@@ -52,7 +52,10 @@ def show_command(
     """
     if html is not None and (html.suffix.lower() != ".html" or as_json):
         raise CommandError(f"--html: got {str(html)!r}{' with --json' * as_json}; needs a FILE.html, and no --json")
-    saved = reweighted(folder.read(directory), weighting)
+    if seeds.are_in(directory):
+        saved: SavedRun = seeds.read(directory, lambda run: reweighted(run, weighting))
+    else:
+        saved = reweighted(folder.read(directory), weighting)
     console = Console()
     if as_json:
         bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
@@ -75,7 +78,7 @@ def _print(console: Console, saved: SavedRun, top: int) -> None:
     if saved.status == folder.DIVERGED and saved.results is not None:
         console.print(saved.results["message"], markup=False, highlight=False)
     if not saved.step:
-        console.print("No scores yet: they come with the first checkpoint.", markup=False, highlight=False)
+        console.print(overview.no_scores(saved), markup=False, highlight=False)
         return
     report.extremes(console, saved, top)
     report.quality(console, saved)
@@ -89,6 +92,9 @@ def _print(console: Console, saved: SavedRun, top: int) -> None:
             table.add_row(*map(Text, row))
         console.print()
         console.print(table)
+    console.print()
+    for line in seeds.spread_lines(saved):
+        console.print(line, markup=False, highlight=False)
 
 
 def _histogram(saved: SavedRun, ascii_only: bool) -> Table:

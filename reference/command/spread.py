@@ -54,4 +54,8 @@ def spread_of(values: Array) -> Spread:
     values = np.asarray(values, float)
     if len(values) < 2:
         raise ValueError(f"values: got {len(values)} runs; needs at least two for a standard error")
-    return Spread(len(values), values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(values)))
+    size = np.abs(values).max(axis=0)
+    size = np.where(size > 0, size, 1.0)
+    units = values / size  # squares of the scores of a run that almost diverged are beyond float64
+    error = units.std(axis=0, ddof=1) / math.sqrt(len(values))
+    return Spread(len(values), units.mean(axis=0) * size, error * size)

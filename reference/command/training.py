@@ -71,7 +71,7 @@ def train(
                 epochs=epochs,
                 steps=steps,
                 batch_size=options.batch_size,
-                seed=options.seed,
+                seed=options.seed_of_run,
                 slope=estimator.slope,
                 gradient=estimator.gradient,
                 credit=options.credit,

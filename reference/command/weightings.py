@@ -76,7 +76,7 @@ def _weighted(config: dict[str, Any], steps: dict[str, Array], weighting: Weight
         count,
         batch_size=options["batch_size"],
         epochs=-(-config["steps"]["total"] // config["steps"]["per_epoch"]),
-        seed=options["seed"],
+        seed=folder.seed_of_run(config),
         steps=config["steps"]["total"],
     )
     score, sgd_score = (weighted_steps(index[: len(steps[n])], steps[n], count, weighting) for n in STEP_SCORES)
@@ -96,7 +96,7 @@ SUMS: dict[Weighting, str] = {"sum": "Scores", "unit": "The plain sums (total in
 def lines_of(saved: SavedRun) -> list[str]:
     """Return sentences on what the scores of `saved` are, what their totals add up to, and on the first batch."""
     lines = [f"{MEANINGS[saved.weighting]} {_about_totals(saved)}"]
-    return lines + _about_first_batch(saved)
+    return lines + (_about_first_batch(saved) if len(saved.columns_of_runs) == 1 else [])
 
 
 def _about_totals(saved: SavedRun) -> str:
@@ -117,7 +117,9 @@ def _about_first_batch(saved: SavedRun) -> list[str]:
     The first steps are the largest, as Adam's moments are near 0.
     """
     options, count = saved.config["options"], saved.config["dataset"]["train_examples"]
-    _, first = next(batch_order(count, batch_size=options["batch_size"], epochs=1, seed=options["seed"]))
+    _, first = next(
+        batch_order(count, batch_size=options["batch_size"], epochs=1, seed=folder.seed_of_run(saved.config))
+    )
     helpful = extremes_of(saved.columns["score"], TOP)["helpful"]
     found, by_chance = int(np.isin(helpful, first).sum()), len(helpful) * len(first) / count
     if found <= max(MANY * len(helpful), 2 * by_chance):

@@ -38,3 +38,10 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_one_run_has_no_spread() -> None:
     with pytest.raises(ValueError, match="got 1 runs; needs at least two"):
         spread_of(np.zeros((1, 4)))
+
+
+def test_values_whose_squares_are_beyond_float64() -> None:
+    """A run that almost diverged has such scores, while others' are ordinary, in the same table."""
+    spread = spread_of(np.array([[1e200, 1.0, 0.0], [3e200, 3.0, 0.0]]))
+    np.testing.assert_allclose(spread.mean, [2e200, 2.0, 0.0])
+    np.testing.assert_allclose(spread.standard_error, [1e200, 1.0, 0.0])

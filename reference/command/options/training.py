@@ -146,3 +146,15 @@ Seed = Annotated[
         help="Seed for the split, the label flips, the initialisation and the batch order.",
     ),
 ]
+
+Seeds = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        rich_help_panel=PANEL,
+        metavar="K",
+        min=1,
+        help="Number of runs, one after another seed, on the same data and split: their mean scores with standard"
+        " errors, and which examples stand out in all. 3 to look, 5 to act.",
+    ),
+]
