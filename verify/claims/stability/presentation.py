@@ -177,7 +177,9 @@ def _baselines(records: Sequence[Record]) -> list[tuple[str, str, int]]:
 
 def _wins(records: Sequence[Record]) -> str:
     """Return on how many splits of all data sets Adam's scores agree better with a truth than SGD's and baselines."""
-    unit, plain, best = [], [], []
+    unit: list[bool] = []
+    plain: list[bool] = []
+    best: list[bool] = []
     for task in distinct(records, "task"):
         for seed in distinct(select(records, task=task), "seed"):
             here = select(records, task=task, seed=seed)
