@@ -1,9 +1,12 @@
 """``adamshap attribute``: train on labelled data with Adam, and show which training examples helped and which hurt."""
 
+from dataclasses import replace
+from typing import Any
+
 import typer
 from rich.console import Console
 
-from adamshap.reference.command import networks, running, seed_runs, sources, trainers, weightings
+from adamshap.reference.command import networks, running, seed_runs, sources, texts, trainers, weightings
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP
 from adamshap.reference.command.job import Options
@@ -22,10 +25,14 @@ WITH_RESUME = ("resume", "checkpoint_seconds", "top", "as_json", "device")
 def attribute_command(
     context: typer.Context,
     data: of_data.Data = None,
-    model: of_training.Model = "mlp",
+    model: of_training.Model = None,
     hidden: of_training.Hidden = None,
     width: of_training.Width = None,
     depth: of_training.Depth = None,
+    heads: of_training.Heads = None,
+    context_length: of_training.Context = None,
+    examples: of_data.Examples = None,
+    tokens: of_data.Tokens = None,
     activation: of_training.Activation = None,
     epochs: of_training.Epochs = None,
     steps: of_training.Steps = None,
@@ -82,8 +89,11 @@ def attribute_command(
         else:
             running.resume(console, resume, trainer, checkpoint_seconds, top, other)
         return
-    if data is None:
+    if not data:
         raise CommandError(f"DATA: got nothing; needs a data set (see '{context.command_path} --help')")
+    if model is None:
+        model = "transformer" if texts.is_text(data) else "mlp"
+    texts.check(data, model)
     if not 0 <= flip_labels < 1:
         raise CommandError(f"--flip-labels: got {flip_labels}; needs a share of at least 0 and less than 1")
     if epochs is not None and steps is not None:
@@ -95,10 +105,20 @@ def attribute_command(
             raise CommandError(f"{option}: got {value} with --valid; needs one of the two")
     if valid is None and valid_fraction is None and valid_limit is None:
         valid_limit = VALIDATION_LIMIT
-    sizes = {"hidden": _widths(hidden), "width": width, "depth": depth, "activation": activation}
+    given: dict[str, Any] = {
+        "hidden": _widths(hidden),
+        "width": width,
+        "depth": depth,
+        "activation": activation,
+        "heads": heads,
+    }
+    given |= {"context": context_length, "examples": examples, "tokens": tokens}
+    if model == "transformer" and group is None:
+        group = "folder" if examples == "document" else "file"
     options = Options(
-        data=data,
-        **{"hidden": (), "model": model} | networks.options_of(model, sizes),
+        data=data[0],
+        more=tuple(data[1:]),
+        **{"hidden": (), "model": model} | networks.options_of(model, given),
         epochs=of_training.EPOCHS if epochs is None and steps is None else epochs,
         steps=steps,
         batch_size=batch_size,
@@ -129,7 +149,9 @@ def attribute_command(
         device=device,
         group=group,
     )
-    sources.check_options([file for file in (data, valid) if file is not None], label, options.reading)
+    # The groups of a text are its files.
+    reading = replace(options.reading, group=None) if model == "transformer" else options.reading
+    sources.check_options([file for file in (*data, valid) if file is not None], label, reading)
     if seeds > 1:
         seed_runs.start(console, options, seeds, trainer, out, checkpoint_seconds, top)
     else:

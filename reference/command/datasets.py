@@ -26,6 +26,7 @@ from adamshap.reference.command.spelling import (
     twice,
 )
 from adamshap.reference.command.table import EPS, TABLES, Fitted, Reading, Table, Task
+from adamshap.reference.command.texts import TextExamples
 from adamshap.reference.contract import Array, LazyRows, parts
 
 TaskChoice = Literal["auto", "classification", "regression"]
@@ -66,6 +67,8 @@ class Dataset:
         As in `table.Table`.
     groups : array of str (N,), or None
         The name of each example's group.
+    text : TextExamples, or None
+        The examples of a text, whose `x` are tokens; it has neither classes nor features.
     """
 
     name: str
@@ -84,10 +87,13 @@ class Dataset:
     y_eps: Array | float = EPS
     in_file: FileRows | None = None
     groups: Array | None = None
+    text: TextExamples | None = None
 
     @property
     def task(self) -> Task:
         """The network's task."""
+        if self.text is not None:
+            return "text"
         return "regression" if self.targets else "classification"
 
 

@@ -57,11 +57,10 @@ def score_text(weighting: Weighting, score: float) -> str:
 
 def fields_of(saved: SavedRun, members: Array) -> list[Field]:
     """Return the fields of a table of the examples `members`, which are places in ``saved.columns``."""
-    columns, dataset = saved.columns, saved.config["dataset"]
-    names = label_names(columns["label"][members], dataset["classes"])
+    columns = saved.columns
     fields = [
         *_places(saved, members),
-        Field("target" if dataset["targets"] else "label", names, text=True),
+        _about_label(saved, members),
         Field("score", [score_text(saved.weighting, score) for score in columns["score"][members]]),
         *_spread(saved, members),
         Field("SGD score", [score_text(saved.weighting, score) for score in columns["sgd_score"][members]], minor=True),
@@ -71,6 +70,15 @@ def fields_of(saved: SavedRun, members: Array) -> list[Field]:
         flipped = columns["flipped"][members]
         fields.append(Field("flipped", ["yes" if is_flipped else "" for is_flipped in flipped], text=True))
     return fields + _own_values(saved, members)
+
+
+def _about_label(saved: SavedRun, members: Array) -> Field:
+    """Return what the examples are trained on; of a text, the file or folder that they come from."""
+    dataset = saved.config["dataset"]
+    if dataset.get("task") == "text":
+        return Field(saved.config["options"]["group"], saved.columns["group"][members].tolist(), text=True)
+    names = label_names(saved.columns["label"][members], dataset["classes"])
+    return Field("target" if dataset["targets"] else "label", names, text=True)
 
 
 def _places(saved: SavedRun, members: Array) -> list[Field]:

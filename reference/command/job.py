@@ -8,6 +8,7 @@ from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.spelling import Decimal
 from adamshap.reference.command.table import Missing, Reading
+from adamshap.reference.command.texts import ExampleKind, TokenKind
 from adamshap.reference.contract import (
     ActivationName,
     Array,
@@ -24,7 +25,7 @@ from adamshap.reference.contract.schedule import Shape as ScheduleShape
 from adamshap.reference.weighting import Weighting, weighted
 
 Device = Literal["auto", "cpu", "cuda"]
-ModelName = Literal["mlp", "convnet"]
+ModelName = Literal["mlp", "convnet", "transformer"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Options:
     """The command's options after parsing; `label` is None for data that is not a table.
 
     Exactly one of `epochs` and `steps` is given. Options with a default here are younger than the folders of some runs,
-    which were computed with it. Sizes that `model` does not have are 0 or empty.
+    which were computed with it. Sizes that `model` does not have are 0 or empty. `more` has the text files
+    after `data`.
     """
 
     data: str
@@ -71,6 +73,11 @@ class Options:
     group: str | None = None
     weighting: Weighting = "sum"  # runs of earlier versions have no other
     run_seed: int | None = None
+    heads: int = 0
+    context: int = 0
+    more: tuple[str, ...] = ()
+    examples: ExampleKind = "passage"
+    tokens: TokenKind = "characters"
 
     @classmethod
     def from_config(cls, given: Mapping[str, Any]) -> "Options":
@@ -120,6 +127,15 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """Mean loss (nats per token) on the validation examples, the same in bits, and its exponential, the perplexity."""
+
+    loss: float
+    bits: float
+    perplexity: float
+
+
+@dataclass(frozen=True)
 class Fit:
     """A regression's loss and R² on the standardised validation targets, and its RMSE in their own units.
 
@@ -149,8 +165,8 @@ class Findings:
     network: Network | Sequential
     computed_by: str
     run: Run
-    before: Quality | Fit
-    after: Quality | Fit
+    before: Quality | Fit | Likelihood
+    after: Quality | Fit | Likelihood
     seconds: float
 
     @property

@@ -7,11 +7,20 @@ from adamshap.reference.command import images
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.job import ModelName, Options
-from adamshap.reference.contract import Loss, Network, Sequential, convnet
+from adamshap.reference.contract import Loss, Network, Sequential, convnet, transformer
 
 DEFAULTS: dict[ModelName, dict[str, Any]] = {
     "mlp": {"hidden": (64, 64), "activation": "tanh"},
     "convnet": {"width": 8, "depth": 2, "activation": "relu"},
+    "transformer": {
+        "width": 32,
+        "depth": 2,
+        "heads": 2,
+        "context": 64,
+        "activation": "gelu",
+        "examples": "passage",
+        "tokens": "characters",
+    },
 }
 """The options of each model, at their defaults."""
 
@@ -42,6 +51,17 @@ def network(options: Options, dataset: Dataset) -> Network | Sequential:
     """
     outputs = len(dataset.classes) or len(dataset.targets)
     loss: Loss = "mse" if dataset.task == "regression" else "cross_entropy"
+    if dataset.text is not None:
+        if options.width % options.heads:
+            raise CommandError(f"--heads: got {options.heads}; needs a divisor of the width, {options.width}")
+        return transformer(
+            vocab=1 + len(dataset.text.vocabulary),
+            context=dataset.x.shape[1],
+            width=options.width,
+            depth=options.depth,
+            heads=options.heads,
+            activation=options.activation,
+        )
     if options.model == "mlp":
         return Network((dataset.x.shape[1], *options.hidden, outputs), options.activation, loss)
     if dataset.image_shape is None:
@@ -62,6 +82,9 @@ def shown(options: Mapping[str, Any], described: Mapping[str, Any]) -> str:
     """Return a phrase on the network, from the ``options`` and the ``network`` of a run's config."""
     if "sizes" in described:
         return "network " + "-".join(map(str, described["sizes"]))
+    if options["model"] == "transformer":
+        sizes = f"width {options['width']}, {options['heads']} heads, context {options['context']}"
+        return f"transformer of {options['depth']} blocks, {sizes}"
     channels = "-".join(map(str, _channels(options["width"], options["depth"])))
     return f"convolutional network of {channels} channels"
 

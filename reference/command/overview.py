@@ -106,6 +106,8 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
     """Return title, header and cells of the table of `groups_of`; no rows if there are no groups."""
     classes, flips = bool(saved.config["dataset"]["classes"]), bool(saved.config["flips"])
     heads = ["class" if classes else "target", "examples", "harmful", "mean score", "sum of scores", "flipped"]
+    if saved.config["dataset"]["task"] == "text":
+        return "", [], []
     rows = [
         [
             group.name,
@@ -123,6 +125,8 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
 
 MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "loss": ("loss", "{:.4g}".format),
+    "bits": ("bits per token", "{:.4g}".format),
+    "perplexity": ("perplexity", "{:.4g}".format),
     "accuracy": ("accuracy", "{:.1%}".format),
     "roc_auc": ("ROC AUC", "{:.4f}".format),
     "r_squared": ("R²", "{:.4f}".format),
@@ -188,7 +192,7 @@ def title_of(saved: SavedRun) -> str:
     dataset, network = saved.config["dataset"], saved.config["network"]
     options = saved.config["options"]
     flips = f", {len(saved.config['flips'])} with flipped labels" if saved.config["flips"] else ""
-    task = f"{len(dataset['classes'])} classes" if dataset["classes"] else "regression"
+    task = f"{len(dataset['classes'])} classes" if dataset["classes"] else dataset.get("task", "regression")
     credit = "" if options.get("credit", "step") == "step" else f", credit {options['credit']}"
     return (
         f"{dataset['name']}: {saved.progress};"

@@ -66,6 +66,11 @@ class Prepared:
     in_file: FileRows | None = None
     groups: Array | None = None
 
+    @property
+    def of_text(self) -> bool:
+        """Whether labels are the tokens of a text, and not classes or targets."""
+        return self.train.y.ndim > 1 and self.target_scale is None
+
 
 def prepare(
     dataset: Dataset,

@@ -47,24 +47,32 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
     kinds = len(dataset.targets) if regression else len(dataset.classes)
     flips = f", {int(prepared.flipped.sum())} with flipped labels" if options.flip_labels else ""
     task = "regression" if regression else f"{kinds} classes"
+    if dataset.text is not None:
+        task = f"{len(dataset.text.vocabulary)} different {options.tokens}"
     network = networks.shown(asdict(options), asdict(networks.network(options, dataset)))
     lines = [
         f"{dataset.name}: {prepared.train.n} training examples{flips}; {prepared.valid.n} for validation;"
-        f" {task} ({dataset.why}); {network}; computed by {computed_by}"
+        f" {task}{f' ({dataset.why})' if dataset.why else ''}; {network}; computed by {computed_by}"
     ]
-    if dataset.classes != tuple(map(str, range(len(dataset.classes)))):
+    if dataset.classes and dataset.classes != tuple(map(str, range(len(dataset.classes)))):
         named = [f"{number} = {name}" for number, name in enumerate(dataset.classes[:MOST_CLASSES])]
         more = ", ..." if len(dataset.classes) > MOST_CLASSES else ""
         lines.append(f"Classes: {', '.join(named)}{more}")
-    what, unit = ("Pixels", "of each channel in") if options.model == "convnet" else ("Features", "of")
-    what += " and targets" if regression else ""
-    lines.append(
-        f"{what} are standardised by mean and deviation {unit} the training examples, which config.json holds."
-    )
+    if dataset.text is None:
+        what, unit = ("Pixels", "of each channel in") if options.model == "convnet" else ("Features", "of")
+        what += " and targets" if regression else ""
+        lines.append(
+            f"{what} are standardised by mean and deviation {unit} the training examples, which config.json holds."
+        )
+    else:
+        lines.append(
+            f"Examples are {options.examples}s of at most {options.context} {options.tokens}, from"
+            f" {some(dataset.text.names, MOST_CLASSES)}. Losses are in nats per token, the mean over each example's."
+        )
     settings = optimisers.shown(options)
     if settings:
         lines.append(f"Adam with {settings}.")
-    if dataset.groups is not None:
+    if dataset.groups is not None and dataset.text is None:
         feature = "also a feature" if options.group in options.one_hot else "no feature"
         lines.append(f"Groups by {options.group}: {len(np.unique(dataset.groups))}; it is {feature}.")
     constant = [dataset.features[at] for at in np.flatnonzero(prepared.constant)]

@@ -184,7 +184,7 @@ def columns_of(prepared: Prepared, run: Run | Snapshot | None, config: dict[str,
     else:
         seen, totals = (run.seen, run.scores) if isinstance(run, Run) else (run["seen"], run["scores"])
         scores = *scores_of(run, config), seen, totals
-    labels = prepared.train.y
+    labels = prepared.labels if prepared.of_text else prepared.train.y
     if prepared.target_scale is not None:
         labels = prepared.labels[:, 0] if prepared.labels.shape[1] == 1 else prepared.labels
     values = (prepared.train_index, labels, prepared.flipped, *scores)
@@ -269,6 +269,7 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
             "classes": list(dataset.classes),
             "targets": list(dataset.targets),
             "image_shape": dataset.image_shape,
+            "text": None if dataset.text is None else dataset.text.as_json(),
             "groups": [] if dataset.groups is None else np.unique(dataset.groups).tolist(),
             "train_examples": prepared.train.n,
             "validation_examples": prepared.valid.n,

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from adamshap.reference.command import datasets, folder, preparation, report, results, training
+from adamshap.reference.command import datasets, folder, preparation, report, results, text_data, training
 from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import INTERRUPTED, TRACEBACKS, TRAINING_DIVERGED, CommandError, one_line
@@ -119,14 +119,42 @@ def agrees(recorded: Any, now: Any) -> bool:
 
 def prepared_run(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
     """Return the data of a run, read and prepared, and the content of its ``config.json``."""
+    dataset, prepared = _of_text(options) if options.model == "transformer" else _of_table(options)
+    network, _ = training.plan(options, dataset, prepared.train.n)
+    placed = replace(
+        options,
+        data=absolute(options.data),
+        more=tuple(map(absolute, options.more)),
+        valid=options.valid and absolute(options.valid),
+    )
+    return dataset, prepared, results.config_of(placed, dataset, prepared, network)
+
+
+def _of_text(options: Options) -> tuple[Dataset, Prepared]:
+    dataset, valid = text_data.load(options)
+    asked: Any = {"seed": options.seed, "share": _share(options), "limit": options.valid_limit}
+    prepared = text_data.prepare(dataset, **asked, valid=valid)
+    notes = (*dataset.notes, *(() if valid is None else valid.notes))
+    return replace(dataset, in_file=None, notes=notes), prepared
+
+
+def _share(options: Options) -> float:
+    return preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
+
+
+def _of_table(options: Options) -> tuple[Dataset, Prepared]:
     dataset = datasets.load(options.data, options.label, options.task, options.reading, held_out=options.valid is None)
     if options.flip_labels and dataset.task == "regression":
         raise CommandError(f"--flip-labels: got {options.flip_labels} for a regression; needs classes")
     valid = None
     if options.valid is not None:
         valid = datasets.load_valid(options.valid, options.label, dataset, options.reading)
-    share = preparation.VALIDATION_SHARE if options.valid_fraction is None else options.valid_fraction
-    asked: Any = {"flip": options.flip_labels, "seed": options.seed, "share": share, "limit": options.valid_limit}
+    asked: Any = {
+        "flip": options.flip_labels,
+        "seed": options.seed,
+        "share": _share(options),
+        "limit": options.valid_limit,
+    }
     asked |= {"valid": valid, "as_images": options.model == "convnet" and dataset.image_shape is not None}
     prepared = preparation.prepare(dataset, **asked)
     if valid is None and options.missing == "mean":
@@ -136,9 +164,7 @@ def prepared_run(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
     dataset = replace(dataset, in_file=None)  # `prepared` has the rows that are trained on
     if valid is not None:
         dataset = replace(dataset, notes=(*dataset.notes, *valid.notes))
-    network, _ = training.plan(options, dataset, prepared.train.n)
-    placed = replace(options, data=absolute(options.data), valid=options.valid and absolute(options.valid))
-    return dataset, prepared, results.config_of(placed, dataset, prepared, network)
+    return dataset, prepared
 
 
 def _numbered_as_in_files(prepared: Prepared, dataset: Dataset, valid: Dataset | None) -> Prepared:

@@ -11,7 +11,7 @@ from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.spelling import Decimal, Label
 from adamshap.reference.contract import Array, LazyRows
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "text"]
 Missing = Literal["mean", "drop"]
 
 TEXT_TABLES = (".csv", ".tsv")

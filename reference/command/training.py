@@ -1,8 +1,9 @@
 """Builds the network, has it trained and attributed, and measures the result."""
 
+import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -10,12 +11,13 @@ from adamshap.reference.command import networks
 from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.folder import IN_HISTORY, STEP_SCORES
-from adamshap.reference.command.job import Findings, Fit, Options, Quality
+from adamshap.reference.command.job import Findings, Fit, Likelihood, Options, Quality
 from adamshap.reference.command.optimisers import optimiser
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import log_odds, mean_roc_auc
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.contract import (
+    Batch,
     Diverged,
     Model,
     Network,
@@ -27,7 +29,9 @@ from adamshap.reference.contract import (
     Snapshot,
     first_not_finite,
 )
-from adamshap.reference.models import mean_loss, outputs
+from adamshap.reference.models import mean_loss, outputs, sample_losses
+
+FEW = 32
 
 
 def plan(options: Options, dataset: Dataset, count: int) -> tuple[Network | Sequential, Optimiser]:
@@ -98,9 +102,12 @@ def _diverged(options: Options, step: int, steps: int, tensor: str, value: float
     return Diverged(step, steps, tensor, value, run, f"a smaller --lr than {options.lr}")
 
 
-def measure(network: Model, params: Params, prepared: Prepared) -> Quality | Fit:
-    """Return the network's loss and accuracy, or R² and RMSE, on the validation examples."""
+def measure(network: Model, params: Params, prepared: Prepared) -> Quality | Fit | Likelihood:
+    """Return the network's loss and accuracy, R² and RMSE, or perplexity, on the validation examples."""
     valid = prepared.valid
+    if prepared.of_text:
+        loss = float(np.concatenate([sample_losses(network, params, part) for part in _parts(valid)]).mean())
+        return Likelihood(loss, loss / math.log(2), math.exp(loss))
     loss, answers = float(mean_loss(network, params, valid)), outputs(network, params, valid.x)
     if prepared.target_scale is None:
         right = float((np.argmax(answers, axis=1) == valid.y).mean())
@@ -108,3 +115,9 @@ def measure(network: Model, params: Params, prepared: Prepared) -> Quality | Fit
     wrong, spread = answers - valid.y, valid.y - valid.y.mean(axis=0)
     explained = None if prepared.valid_constant else float(1 - np.sum(wrong**2) / np.sum(spread**2))
     return Fit(loss, explained, float(np.sqrt(np.mean((wrong * prepared.target_scale) ** 2))))
+
+
+def _parts(batch: Batch) -> Iterator[Batch]:
+    """Yield the samples a few at a time: the oracle's outputs of text, a number for each token, take much memory."""
+    for start in range(0, batch.n, FEW):
+        yield batch.take(np.arange(start, min(start + FEW, batch.n)))

@@ -131,6 +131,12 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "depth": 0,
         "group": None,
         "weighting": "sum",
+        "run_seed": None,
+        "heads": 0,
+        "context": 0,
+        "more": [],
+        "examples": "passage",
+        "tokens": "characters",
     }
     assert config["dataset"]["classes"] == ["cat", "dog"]
     assert sorted(config["dataset"]["validation_index"] + arrays["index"].tolist()) == list(range(40))

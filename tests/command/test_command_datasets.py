@@ -316,9 +316,9 @@ def test_a_single_array_named_npz(here: Path, refused: Refused) -> None:
     ("data", "words"),
     [
         ("iris", ["'iris'", *BUNDLED, ".npz", ".csv"]),
-        ("data.txt", ["'data.txt'", *BUNDLED]),
+        ("data.txt", ["cannot read 'data.txt'", "No such file"]),
         ("", ["''", *BUNDLED]),
-        (".", ["'.', which is a folder"]),
+        (".", ["'.', a folder without text"]),
         ("missing.csv", ["cannot read 'missing.csv'", "No such file"]),
         ("missing.npz", ["cannot read 'missing.npz'", "No such file"]),
         ("x" * 5000 + ".csv", ["cannot read", "name too long"]),

@@ -89,7 +89,21 @@ def test_the_folder_of_an_older_version_goes_on(
     here: Path, command: Command, blobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config_of = results.config_of
-    younger = ("activation", "betas", "eps", "weight_decay", "schedule", "warmup", "device", "model", "width", "depth")
+    younger = (
+        "activation",
+        "betas",
+        "eps",
+        "weight_decay",
+        "schedule",
+        "warmup",
+        "device",
+        "model",
+        "width",
+        "depth",
+        "heads",
+        "context",
+        "more",
+    )
 
     def older(*arguments: Any) -> dict[str, Any]:
         config = config_of(*arguments)

@@ -7,16 +7,35 @@ import typer
 from adamshap.reference.command import datasets, preparation
 from adamshap.reference.command.spelling import Decimal as DecimalMark
 from adamshap.reference.command.table import Missing as HowMissing
+from adamshap.reference.command.texts import ExampleKind, TokenKind
 
 PANEL = "Data"
 
 Data = Annotated[
-    str | None,
+    list[str] | None,
     typer.Argument(
         metavar="DATA",
         show_default=False,
         help="digits, breast_cancer, wine or diabetes; or a file: .npz with the arrays x and y (x may be images);"
-        " .csv or .tsv with a header, or .parquet, with a label column and numbers; or two, x.npy,y.npy.",
+        " .csv or .tsv with a header, or .parquet, with a label column and numbers; or two, x.npy,y.npy; or text: .txt,"
+        " .md or .rst files, or a folder of them.",
+    ),
+]
+
+Examples = Annotated[
+    ExampleKind | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="KIND",
+        show_default="passage",
+        help="What an example of a text is: a passage, a line or a document, which is a whole file.",
+    ),
+]
+
+Tokens = Annotated[
+    TokenKind | None,
+    typer.Option(
+        rich_help_panel=PANEL, metavar="KIND", show_default="characters", help="Tokens of a text: characters or bytes."
     ),
 ]
 

@@ -6,7 +6,6 @@ import typer
 
 from adamshap.reference.command.job import Device as DeviceKind
 from adamshap.reference.command.job import ModelName
-from adamshap.reference.command.networks import DEFAULTS
 from adamshap.reference.contract import ACTIVATIONS, ActivationName
 from adamshap.reference.contract.schedule import Shape
 
@@ -16,11 +15,13 @@ EPOCHS = 5
 """The default where neither --epochs nor --steps is given."""
 
 Model = Annotated[
-    ModelName,
+    ModelName | None,
     typer.Option(
         rich_help_panel=PANEL,
         metavar="MODEL",
-        help="The network: mlp, a multilayer perceptron; or convnet, a convolutional network, for images.",
+        show_default="transformer for text, otherwise mlp",
+        help="The network: mlp, a multilayer perceptron; convnet, a convolutional network, for images; or transformer,"
+        " a causal language model, for text.",
     ),
 ]
 
@@ -64,8 +65,9 @@ Width = Annotated[
         rich_help_panel=PANEL,
         metavar="N",
         min=1,
-        show_default=str(DEFAULTS["convnet"]["width"]),
-        help="Channels of a convnet's first convolution; each further one has twice as many.",
+        show_default="8; 32 for a transformer",
+        help="Channels of a convnet's first convolution, each further one having twice as many; or numbers for each"
+        " position of a transformer.",
     ),
 ]
 
@@ -75,8 +77,25 @@ Depth = Annotated[
         rich_help_panel=PANEL,
         metavar="N",
         min=1,
-        show_default=str(DEFAULTS["convnet"]["depth"]),
-        help="Convolutions of a convnet.",
+        show_default="2",
+        help="Convolutions of a convnet, or blocks of a transformer.",
+    ),
+]
+
+Heads = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=PANEL, metavar="N", min=1, show_default="2", help="Attention heads of a transformer."),
+]
+
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        rich_help_panel=PANEL,
+        metavar="N",
+        min=2,
+        show_default="64",
+        help="Most tokens of an example of a text.",
     ),
 ]
 
@@ -85,7 +104,7 @@ Activation = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="NAME",
-        show_default="tanh; relu for a convnet",
+        show_default="tanh; relu for a convnet, gelu for a transformer",
         help="Between the layers: " + ", ".join(ACTIVATIONS) + ".",
     ),
 ]
