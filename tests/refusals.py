@@ -441,6 +441,8 @@ COMMANDS = (
     "adamshap attribute --resume run --epochs 3",
     "adamshap attribute nothing.csv",
     "adamshap attribute notes.npz",
+    "adamshap attribute simulated_sources --group scanner",
+    "adamshap attribute trusted_digits --group source",
     "adamshap attribute notes.txt",
     "adamshap attribute full",
     "adamshap attribute empty.csv",

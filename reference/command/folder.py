@@ -15,6 +15,7 @@ rows.npz            sealed: the training examples as their file has them, where 
 scores.csv          at the end: scores and rows as a table
 results.json        at the end, after the scores: ``status`` "finished" or "diverged", the step, and the results
 examples.png        at the end, for images: after the results, which must not depend on a picture
+groups.png          the same, with --group
 traceback.txt       after an internal error: its traceback; later ones are appended
 ==================  ==================================================================================================
 

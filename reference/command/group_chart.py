@@ -2,12 +2,16 @@
 
 import io
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adamshap.reference.command.groups import GroupScores, shown_groups
 from adamshap.reference.contract.drawing import plain_style
 from adamshap.reference.contract.views import HARMFUL, HELPFUL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {"helps": HELPFUL, "hurts": HARMFUL, "unclear": "#999999"}
 MOST_LETTERS = 24
@@ -30,10 +34,19 @@ def _drawn(scores: GroupScores) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    groups = shown_groups(scores)
-    figure = Figure(figsize=(8.0, 0.32 * len(groups) + 0.9), layout="constrained")
+    figure = Figure(figsize=(8.0, 0.32 * len(shown_groups(scores)) + 0.9), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    bars(figure.add_subplot(), scores)
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    drawn = text.getvalue()
+    said = escape(f"Mean scores of the groups by {scores.column}", quote=True)
+    return drawn[drawn.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{said}"', 1)
+
+
+def bars(axes: "Axes", scores: GroupScores) -> None:
+    """Draw a bar for each group with its interval, the worst at the top, at 0, 1, … of the vertical axis."""
+    groups = shown_groups(scores)
     places = np.arange(len(groups))
     means = [group.mean for group in groups]
     colours = [COLOURS[group.effect] for group in groups]
@@ -46,11 +59,6 @@ def _drawn(scores: GroupScores) -> str:
     axes.invert_yaxis()
     axes.ticklabel_format(axis="x", scilimits=(-2, 3))
     axes.set_xlabel(f"mean score, with the interval over {scores.over}")
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    drawn = text.getvalue()
-    said = escape(f"Mean scores of the groups by {scores.column}", quote=True)
-    return drawn[drawn.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{said}"', 1)
 
 
 def _short(name: str) -> str:

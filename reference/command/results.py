@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from adamshap.reference import checkpoint
-from adamshap.reference.command import folder, images, pictures
+from adamshap.reference.command import folder, group_pictures, images, pictures
 from adamshap.reference.command.datasets import Dataset, label_names
 from adamshap.reference.command.errors import CommandError, why_no_picture
 from adamshap.reference.command.file_rows import FileRows
@@ -30,6 +30,7 @@ from adamshap.reference.contract import Array, Diverged, Network, Run, Sequentia
 T = TypeVar("T")
 
 PICTURE = "examples.png"
+PICTURE_OF_GROUPS = "groups.png"
 COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen", "total")
 
 
@@ -110,21 +111,29 @@ def write(run_folder: RunFolder, findings: Findings) -> None:
     )
 
 
-def write_picture(run_folder: RunFolder, findings: Findings) -> list[str]:
-    """Write a picture of the examples if they are images, and return messages for the user.
+def write_pictures(run_folder: RunFolder, findings: Findings) -> list[str]:
+    """Write pictures of the examples and of their groups if they are images, and return messages for the user.
 
     The results are already written, so a picture that cannot be drawn only costs a message.
     """
     if not images.is_drawable(findings.dataset.image_shape):
         return []
+    notes = _write_picture(run_folder, PICTURE, lambda: pictures.draw(findings))
+    by_group = scores_of_groups(folder.read(run_folder.path))
+    if by_group is not None:
+        notes += _write_picture(run_folder, PICTURE_OF_GROUPS, lambda: group_pictures.draw(findings, by_group))
+    return notes
+
+
+def _write_picture(run_folder: RunFolder, name: str, draw: Callable[[], bytes]) -> list[str]:
     try:
-        picture = pictures.draw(findings)
+        picture = draw()
     except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
-        return [f"No {PICTURE}: {why_no_picture(error, run_folder.path)}"]
+        return [f"No {name}: {why_no_picture(error, run_folder.path)}"]
     try:
-        checkpoint.write_whole(run_folder.path / PICTURE, picture)
+        checkpoint.write_whole(run_folder.path / name, picture)
     except OSError as error:
-        return [f"No {PICTURE}: cannot write it ({error.strerror or error})"]
+        return [f"No {name}: cannot write it ({error.strerror or error})"]
     return []
 
 

@@ -208,7 +208,7 @@ def _run(
             raise
         raise CommandError(f"interrupted; to resume: {folder.resume_hint(run_folder.path)}", INTERRUPTED) from None
     run_folder.note("finished")
-    notes = results.write_picture(run_folder, findings)
+    notes = results.write_pictures(run_folder, findings)
     if silent_step is None:
         _show(console, run_folder, top, notes)
 

@@ -4,12 +4,12 @@ import importlib
 import os
 from pathlib import Path
 
-from adamshap.reference.command import arrays, columns, parquet, text_table
+from adamshap.reference.command import arrays, columns, parquet, simulated_sources, text_table
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.table import TABLES, TEXT_TABLES, Fitted, Reading, Table
 from adamshap.reference.contract import needed
 
-BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
+BUNDLED = ("digits", "breast_cancer", "wine", "diabetes", *simulated_sources.NAMES)
 
 # Advice for files that cannot be read.
 OTHER_FILES = {
@@ -56,17 +56,17 @@ def read(
     reading = Reading() if reading is None else reading
     if "\0" in data:
         raise CommandError(f"{argument}: got {data!r}; needs a name without the character 0")
+    group = reading.group if fitted is None else None  # a validation file has none: they are of training examples
     path = Path(data)
     suffix = path.suffix.lower()
     if data in BUNDLED:
-        return _bundled(data)
+        return _bundled(data, group)
     if suffix in TABLES:
         column = "label" if label is None else label
         sheet = (text_table if suffix in TEXT_TABLES else parquet).read(path, column, reading)
         return columns.table_of(sheet, column, reading, fitted)
     if suffix == ".npz":
-        # A validation file has no groups: they are of training examples.
-        return arrays.read_archive(path, reading.group if fitted is None else None)
+        return arrays.read_archive(path, group)
     if suffix == ".npy":
         return arrays.read_pair(argument, data)
     kind = ", which is a folder" if path.is_dir() else ""
@@ -83,7 +83,8 @@ def check_options(files: list[str], label: str | None, reading: Reading) -> None
     ------
     CommandError
     """
-    if reading.group is not None and not files[0].lower().endswith((*TABLES, ".npz")):
+    grouped = files[0] in simulated_sources.NAMES or files[0].lower().endswith((*TABLES, ".npz"))
+    if reading.group is not None and not grouped:
         raise CommandError(
             f"--group: got {reading.group!r} with {files[0]!r}; needs a file with columns or named arrays:"
             f" {', '.join((*TABLES, '.npz'))}"
@@ -111,7 +112,9 @@ def absolute(data: str) -> str:
     return ",".join(map(os.path.abspath, data.split(","))) if data.lower().endswith(".npy") else os.path.abspath(data)
 
 
-def _bundled(name: str) -> Table:
+def _bundled(name: str, group: str | None) -> Table:
+    if name in simulated_sources.NAMES:
+        return simulated_sources.table(name, group)
     with needed("scikit-learn", by=name, extra="demo", error=CommandError):
         sklearn_datasets = importlib.import_module("sklearn.datasets")
     bunch = getattr(sklearn_datasets, f"load_{name}")()

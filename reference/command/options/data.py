@@ -16,7 +16,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="digits, breast_cancer, wine or diabetes; or a file: .npz with the arrays x and y (x may be images);"
+        help="digits, breast_cancer, wine, diabetes or simulated_sources; or a file: .npz with the arrays x and y (x"
+        " may be images);"
         " .csv or .tsv with a header, or .parquet, with a label column and numbers; or two, x.npy,y.npy; or text: .txt,"
         " .md or .rst files, or a folder of them.",
     ),
