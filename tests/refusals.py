@@ -469,6 +469,7 @@ COMMANDS = (
     "adamshap attribute wine --missing mean",
     "adamshap attribute table.xlsx",
     "adamshap show nowhere",
+    "adamshap show nowhere --explain 3 --html page.html",
     "adamshap show run",
     "adamshap verify nothing.mine",
     "adamshap verify --command ./mine --in-process",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adamshap.reference.command.datasets import label_names
+from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.spelling import Decimal, number_or_none
 from adamshap.reference.contract import Array
@@ -55,14 +56,19 @@ def score_text(weighting: Weighting, score: float) -> str:
     return f"{score:+.2e}" if weighting == "sum" else f"{score:+.3f}"
 
 
-def fields_of(saved: SavedRun, members: Array) -> list[Field]:
-    """Return the fields of a table of the examples `members`, which are places in ``saved.columns``."""
+def fields_of(saved: SavedRun, members: Array, *, total: bool = False) -> list[Field]:
+    """Return the fields of a table of the examples `members`, which are places in ``saved.columns``.
+
+    With `total` the plain sum is beside a score that differs from it.
+    """
     columns = saved.columns
+    with_total = total and saved.weighting != "sum"
     fields = [
         *_places(saved, members),
         _about_label(saved, members),
         Field("score", [score_text(saved.weighting, score) for score in columns["score"][members]]),
         *_spread(saved, members),
+        *([Field("total", [score_text("sum", total) for total in columns["total"][members]])] * with_total),
         Field("SGD score", [score_text(saved.weighting, score) for score in columns["sgd_score"][members]], minor=True),
         Field("seen", [f"{count:g}" for count in columns["seen"][members]], minor=True),
     ]
@@ -76,9 +82,17 @@ def _about_label(saved: SavedRun, members: Array) -> Field:
     """Return what the examples are trained on; of a text, the file or folder that they come from."""
     dataset = saved.config["dataset"]
     if dataset.get("task") == "text":
-        return Field(saved.config["options"]["group"], saved.columns["group"][members].tolist(), text=True)
+        return Field(about_label(saved), saved.columns["group"][members].tolist(), text=True)
     names = label_names(saved.columns["label"][members], dataset["classes"])
-    return Field("target" if dataset["targets"] else "label", names, text=True)
+    return Field(about_label(saved), names, text=True)
+
+
+def about_label(saved: SavedRun) -> str:
+    """Return what an example's label is called; of a text, what it comes from."""
+    dataset = saved.config["dataset"]
+    if dataset.get("task") == "text":
+        return str(saved.config["options"]["group"])
+    return "target" if dataset["targets"] else "label"
 
 
 def _places(saved: SavedRun, members: Array) -> list[Field]:
@@ -92,6 +106,11 @@ def _places(saved: SavedRun, members: Array) -> list[Field]:
         name = saved.config["options"]["id"]
         found.append(_values(name, in_file.ids, members))
     return found
+
+
+def values_in_words(in_file: FileRows, place: int) -> str:
+    """Return the file's cells of the example number `place`, with their names."""
+    return ", ".join(f"{_in_one_line(name)} = {_in_one_line(cell)}" for name, cell in in_file.row(place).items())
 
 
 def _own_values(saved: SavedRun, members: Array) -> list[Field]:

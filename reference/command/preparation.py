@@ -47,6 +47,8 @@ class Prepared:
         Whether a regression's validation targets are all equal up to rounding, so that R² is undefined.
     in_file : FileRows of n rows, or None
         The training examples as a file with columns has them.
+    valid_in_file : FileRows of n_val rows, or None
+        The same for the validation examples.
     groups : array of str (n,), or None
         The group of each training example.
     """
@@ -65,6 +67,7 @@ class Prepared:
     valid_constant: bool = False
     in_file: FileRows | None = None
     groups: Array | None = None
+    valid_in_file: FileRows | None = None
 
     @property
     def of_text(self) -> bool:
@@ -145,8 +148,9 @@ def prepare(
         flipped, trained_on = flip_labels(labels, len(dataset.classes), flip, np.random.default_rng(flip_seed))
     train, valid_batch = Batch(train_x, trained_on), Batch(valid_x, valid_y)
     in_file = None if dataset.in_file is None else dataset.in_file.take(train_index)
+    valid_in_file = None if source.in_file is None else source.in_file.take(valid_index)
     groups = None if dataset.groups is None else dataset.groups[train_index]
-    fitted = (mean, scale, constant, target_mean, target_scale, valid_constant, in_file, groups)
+    fitted = (mean, scale, constant, target_mean, target_scale, valid_constant, in_file, groups, valid_in_file)
     return Prepared(train_index, valid_index, train, valid_batch, labels, flipped, *fitted)
 
 

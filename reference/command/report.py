@@ -151,10 +151,13 @@ def show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def extremes(console: Console, saved: SavedRun, top: int) -> None:
-    """Print what a score means, and the `top` best and the `top` worst examples, side by side if they fit."""
+def extremes(console: Console, saved: SavedRun, top: int, meaning: Sequence[str] = (), *, total: bool = False) -> None:
+    """Print what a score means, and the `top` best and the `top` worst examples, side by side if they fit.
+
+    `meaning` is what a score means, where that is not as in other runs; `total` is as for `fields_of`.
+    """
     places = extremes_of(saved.columns["score"], top)
-    fields = fields_of(saved, np.concatenate(list(places.values())))
+    fields = fields_of(saved, np.concatenate(list(places.values())), total=total)
     kept = fitting(fields, console.width) if any(field.own for field in fields) else fields
     tables, start = [], 0
     for kind, members in places.items():
@@ -167,7 +170,7 @@ def extremes(console: Console, saved: SavedRun, top: int) -> None:
         tables.append(result)
         start += len(members)
     console.print()
-    for line in (MEANING, *lines_of(saved)):
+    for line in meaning or (MEANING, *lines_of(saved)):
         console.print(line, markup=False, highlight=False)
     console.print()
     console.print(Columns(tables, padding=(1, 4)))

@@ -36,7 +36,7 @@ def start(console: Console, options: Options, trainer: Trainer, out: Path | None
     dataset, prepared, config = prepared_run(options)
     target = results.choose_folder(out, dataset.name)
     path = results.create_folder(target, config, results.columns_of(prepared, None, config), prepared.in_file)
-    prepared = replace(prepared, in_file=None)  # it is in the folder now
+    prepared = replace(prepared, in_file=None, valid_in_file=None)  # the former is in the folder now
     run_folder = folder.open_to_write(path, trainer.description)
     checkpointer = Checkpointer(run_folder, prepared, seconds)
     try:
@@ -94,13 +94,7 @@ def _resume_locked(
             print(results.as_json(results.summary(folder.read(path), top) | {"notes": []}))
         return
     options = options_of(path, run_folder.config)
-    dataset, prepared, config = prepared_run(options)
-    # The options are the run's own, and a newer version may have more of them, at their defaults.
-    changed = [name for name in config if not agrees(run_folder.config.get(name), config[name])]
-    if changed:
-        raise CommandError(
-            f"--resume: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same data"
-        )
+    dataset, prepared = prepared_again(options, run_folder.config, "--resume")
     snapshot, problems = run_folder.newest()
     for problem in problems:
         run_folder.note(problem)
@@ -108,6 +102,25 @@ def _resume_locked(
     run_folder.note("resumed from " + ("the beginning" if snapshot is None else f"step {int(snapshot['step'])}"))
     checkpointer = Checkpointer(run_folder, prepared, seconds)
     _run(console, options, dataset, prepared, trainer, checkpointer, snapshot, top, on_step)
+
+
+def prepared_again(options: Options, recorded: Mapping[str, Any], argument: str) -> tuple[Dataset, Prepared]:
+    """Return the data of a run again, prepared as it was; `recorded` is the run's config.
+
+    Raises
+    ------
+    CommandError
+        The data has changed; the message begins with `argument`.
+    """
+    dataset, prepared, config = prepared_run(options)
+    # The options are the run's own, and a newer version may have more of them, at their defaults.
+    changed = [name for name in config if not agrees(recorded.get(name), config[name])]
+    if changed:
+        raise CommandError(
+            f"{argument}: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same"
+            " data"
+        )
+    return dataset, prepared
 
 
 def agrees(recorded: Any, now: Any) -> bool:

@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from adamshap.reference import checkpoint
-from adamshap.reference.command import folder, overview, page, report, results, seeds
+from adamshap.reference.command import explain as explanations
+from adamshap.reference.command import folder, overview, page, report, results, seeds, trainers
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP, score_text
+from adamshap.reference.command.explain import Explanation
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.groups import scores_of_groups
 from adamshap.reference.command.options.output import Top as TopOption
@@ -44,6 +46,16 @@ def show_command(
             help="Weigh the steps in another way, without a new run: unit or sum, as for adamshap attribute.",
         ),
     ] = None,
+    explain: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="K",
+            min=0,
+            show_default=False,
+            help="Show instead which training examples moved the loss of the validation example in row K of its data;"
+            " trains once more. May be given more than once.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show a run, finished or in progress: best and worst examples, a histogram of the scores, and the classes.
@@ -52,11 +64,16 @@ def show_command(
     """
     if html is not None and (html.suffix.lower() != ".html" or as_json):
         raise CommandError(f"--html: got {str(html)!r}{' with --json' * as_json}; needs a FILE.html, and no --json")
+    if html is not None and explain:
+        raise CommandError("--explain: got it with --html; needs the terminal, or --json")
     if seeds.are_in(directory):
         saved: SavedRun = seeds.read(directory, lambda run: reweighted(run, weighting))
     else:
         saved = reweighted(folder.read(directory), weighting)
     console = Console()
+    if explain:
+        _explain(console, explanations.explain(saved, explain, trainers.installed_trainer()), top, as_json)
+        return
     if as_json:
         bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
         more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
@@ -71,6 +88,21 @@ def show_command(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
         _print(console, saved, top)
+
+
+def _explain(console: Console, found: list[Explanation], top: int, as_json: bool) -> None:
+    if as_json:
+        said = []
+        for one in found:
+            lists = results.summary(one.saved, top)
+            said.append(one.as_json() | {name: lists[name] for name in ("weighting", "helpful", "harmful")})
+        print(results.as_json({"explanations": said}))
+        return
+    for one in found:
+        for line in one.lines():
+            console.print(line, markup=False, highlight=False)
+        report.extremes(console, one.saved, top, one.meaning(), total=True)
+        console.print()
 
 
 def _print(console: Console, saved: SavedRun, top: int) -> None:

@@ -78,6 +78,7 @@ def prepare(
         constant=none.astype(bool),
         in_file=None if dataset.in_file is None else dataset.in_file.take(train_index),
         groups=None if dataset.groups is None else dataset.groups[train_index],
+        valid_in_file=None if source.in_file is None else source.in_file.take(valid_index),
     )
 
 

@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -59,27 +60,19 @@ def train(
     """
     started = time.perf_counter()
     network, adam = plan(options, dataset, prepared.train.n)
-    epochs, steps = options.length(prepared.train.n)
-    estimator = options.estimator
     # A run of an earlier version goes on without them.
     keep = options.credit == "step" and (resume is None or IN_HISTORY + STEP_SCORES[0] in resume)
     # Overflow is reported as `Diverged`, not as NumPy warnings.
     with np.errstate(all="ignore"), checkpointer.handle_signals(), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: checkpointer.warn(str(message))
         try:
-            run = trainer.attribute(
+            run = attributed(
+                options,
+                trainer,
                 network,
                 adam,
                 prepared.train,
                 prepared.valid,
-                epochs=epochs,
-                steps=steps,
-                batch_size=options.batch_size,
-                seed=options.seed_of_run,
-                slope=estimator.slope,
-                gradient=estimator.gradient,
-                credit=options.credit,
-                kind=estimator.kind,
                 keep_step_scores=keep,
                 on_step=on_step,
                 on_checkpoint=checkpointer.on_checkpoint,
@@ -95,6 +88,29 @@ def train(
         raise _diverged(options, run.state.step + 1, run.state.step, *bad, run)
     seconds = time.perf_counter() - started
     return Findings(options, dataset, prepared, network, trainer.description, run, before, after, seconds)
+
+
+def attributed(
+    options: Options, trainer: Trainer, network: Model, adam: Optimiser, train: Batch, valid: Batch, **more: Any
+) -> Run:
+    """Return the run that `options` describe, by `trainer`; `more` are further arguments of its `attribute`."""
+    epochs, steps = options.length(train.n)
+    estimator = options.estimator
+    return trainer.attribute(
+        network,
+        adam,
+        train,
+        valid,
+        epochs=epochs,
+        steps=steps,
+        batch_size=options.batch_size,
+        seed=options.seed_of_run,
+        slope=estimator.slope,
+        gradient=estimator.gradient,
+        credit=options.credit,
+        kind=estimator.kind,
+        **more,
+    )
 
 
 def _diverged(options: Options, step: int, steps: int, tensor: str, value: float, run: Run) -> Diverged:

@@ -86,26 +86,29 @@ def _weighted(config: dict[str, Any], steps: dict[str, Array], weighting: Weight
 # --- what the output says --------------------------------------------------------------------------------------------
 
 MEANINGS: dict[Weighting, str] = {
-    "sum": "A score is the sum of the example's shares of each step's fall of the validation loss (weighting sum).",
+    "sum": "A score is the sum of the example's shares of each step's fall of {loss} (weighting sum).",
     "unit": "Every step counts alike (weighting unit): a score is the mean, over the example's steps, of its share of"
-    " the step's fall of the validation loss divided by the typical share in its batch.",
+    " the step's fall of {loss} divided by the typical share in its batch.",
 }
-SUMS: dict[Weighting, str] = {"sum": "Scores", "unit": "The plain sums (total in scores.csv)"}
+SUMS: dict[Weighting, str] = {"sum": "Scores", "unit": "The plain sums ({total})"}
 
 
-def lines_of(saved: SavedRun) -> list[str]:
-    """Return sentences on what the scores of `saved` are, what their totals add up to, and on the first batch."""
-    lines = [f"{MEANINGS[saved.weighting]} {_about_totals(saved)}"]
+def lines_of(saved: SavedRun, loss: str = "the validation loss", total: str = "total in scores.csv") -> list[str]:
+    """Return sentences on what the scores of `saved` are, what their totals add up to, and on the first batch.
+
+    `loss` and `total` are what to call the loss that the scores belong to, and the column of the plain sums.
+    """
+    lines = [f"{MEANINGS[saved.weighting].format(loss=loss)} {_about_totals(saved, loss, total)}"]
     return lines + (_about_first_batch(saved) if len(saved.columns_of_runs) == 1 else [])
 
 
-def _about_totals(saved: SavedRun) -> str:
-    added = f"{SUMS[saved.weighting]} add up to {saved.columns['total'].sum():.3g}"
+def _about_totals(saved: SavedRun, loss: str, total: str) -> str:
+    added = f"{SUMS[saved.weighting].format(total=total)} add up to {saved.columns['total'].sum():.3g}"
     results = saved.results or {}
     if "before" not in results:
         return f"{added}."
     fall = results["before"]["loss"] - results["after"]["loss"]
-    text = f"{added}; the validation loss {'fell' if fall >= 0 else 'rose'} by {abs(fall):.3g}."
+    text = f"{added}; {loss} {'fell' if fall >= 0 else 'rose'} by {abs(fall):.3g}."
     if _credit(saved) == "step":
         text += " The rest is mostly momentum's, which --credit carry gives to examples, too."
     return text
