@@ -469,7 +469,6 @@ COMMANDS = (
     "adamshap attribute wine --missing mean",
     "adamshap attribute table.xlsx",
     "adamshap show nowhere",
-    "adamshap show nowhere --explain 3 --html page.html",
     "adamshap show run",
     "adamshap verify nothing.mine",
     "adamshap verify --command ./mine --in-process",

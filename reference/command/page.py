@@ -9,6 +9,7 @@ from adamshap.reference.command import group_chart, images, overview, results
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.examples import extremes_of, fields_of, score_text
+from adamshap.reference.command.explain import Explanation
 from adamshap.reference.command.folder import DIVERGED, SavedRun
 from adamshap.reference.command.groups import GroupScores, group_rows, scores_of_groups
 from adamshap.reference.command.seeds import spread_lines
@@ -75,13 +76,49 @@ def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
         f"<details><summary>Configuration</summary><pre>{escape(results.as_json(saved.config))}</pre></details>"
     )
     parts[3:3] = [f"<p>{escape(note)}</p>" for note in notes]
-    page = (
+    return _whole(saved, parts), notes
+
+
+def page_of_explanations(found: Sequence[Explanation], top: int) -> tuple[str, list[str]]:
+    """Return the page of validation examples with the training examples that moved their losses, and its notes."""
+    notes: list[str] = []
+    run = found[0].saved
+    parts = [
+        f"<h1>adamshap: {escape(str(run.config['dataset']['name']))}</h1>",
+        f"<p>{escape(overview.title_of(run))}</p>",
+    ]
+    for one in found:
+        head, *about = one.lines()
+        parts.append(f"<h2>{escape(head)}</h2>{_explained_picture(one, notes)}")
+        parts += [f"<p>{escape(line)}</p>" for line in (*about, *one.meaning())]
+        parts.append(_extremes(one.saved, top, notes, total=True))
+    notes = list(dict.fromkeys(notes))  # the same for each example
+    parts[2:2] = [f"<p>{escape(note)}</p>" for note in notes]
+    return _whole(run, parts), notes
+
+
+def _explained_picture(one: Explanation, notes: list[str]) -> str:
+    """Return the picture of a validation example that comes from the data set itself."""
+    images_of = overview.pictures_of(one.saved).images
+    if images_of is None or one.saved.config["dataset"]["validation_file"] is not None:
+        return ""
+    drawn = _pictures(one.saved, images_of, [one.index], notes)
+    if drawn is None:
+        return ""
+    label = escape(one.label)
+    image = f'<img alt="row {one.index}, {label}" src="{drawn[one.index]}">'
+    return f'<ul class="cards"><li>{image}<br><b>{label}</b></li></ul>'
+
+
+def _whole(saved: SavedRun, parts: Sequence[str]) -> str:
+    """Return the page with the content `parts`."""
+    name = escape(str(saved.config["dataset"]["name"]))
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>adamshap: {escape(str(dataset['name']))}</title>"
+        f"<title>adamshap: {name}</title>"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-    return page, notes
 
 
 def _plots(saved: SavedRun) -> str:
@@ -105,7 +142,7 @@ def _groups(scores: GroupScores, notes: list[str]) -> str:
     return f"<h2>{escape(title)}</h2>{drawn}" + _table(heads, rows, words=(0,)) + f"<p>{lines}</p>"
 
 
-def _extremes(saved: SavedRun, top: int, notes: list[str]) -> str:
+def _extremes(saved: SavedRun, top: int, notes: list[str], *, total: bool = False) -> str:
     pictures = overview.pictures_of(saved)
     if pictures.missing:
         notes.append(pictures.missing)
@@ -115,7 +152,7 @@ def _extremes(saved: SavedRun, top: int, notes: list[str]) -> str:
     if drawn is not None:
         cards = zip(heads, (_cards(saved, members, drawn) for members in kinds.values()), strict=True)
         return "\n".join(head + part for head, part in cards)
-    tables = zip(heads, (_rows(saved, members) for members in kinds.values()), strict=True)
+    tables = zip(heads, (_rows(saved, members, total) for members in kinds.values()), strict=True)
     inner = "\n".join(f"<div>{head}{part}</div>" for head, part in tables)
     return f'<div class="two">{inner}</div>'
 
@@ -123,6 +160,13 @@ def _extremes(saved: SavedRun, top: int, notes: list[str]) -> str:
 def _drawn(saved: SavedRun, rows: Array | LazyRows, groups: Sequence[Array], notes: list[str]) -> dict[int, str] | None:
     """Return the examples' pictures by row of the data set; or None, with a note, if they cannot be drawn."""
     wanted = [int(saved.columns["index"][row]) for members in groups for row in members]
+    return _pictures(saved, rows, wanted, notes)
+
+
+def _pictures(
+    saved: SavedRun, rows: Array | LazyRows, wanted: Sequence[int], notes: list[str]
+) -> dict[int, str] | None:
+    """Return the pictures of the rows `wanted` of the data set; or None, with a note, if they cannot be drawn."""
     layout = tuple(saved.config["dataset"]["image_shape"])
     arrays = {index: images.picture_of(rows[index], layout) for index in wanted}
     try:
@@ -165,8 +209,8 @@ def _png(image: Array) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
-def _rows(saved: SavedRun, members: Array) -> str:
-    fields = fields_of(saved, members)
+def _rows(saved: SavedRun, members: Array, total: bool) -> str:
+    fields = fields_of(saved, members, total=total)
     rows = [list(map(_shortened, row)) for row in zip(*(field.cells for field in fields), strict=True)]
     words = [place for place, field in enumerate(fields) if field.text]
     return _table([field.head for field in fields], rows, words)

@@ -64,30 +64,35 @@ def show_command(
     """
     if html is not None and (html.suffix.lower() != ".html" or as_json):
         raise CommandError(f"--html: got {str(html)!r}{' with --json' * as_json}; needs a FILE.html, and no --json")
-    if html is not None and explain:
-        raise CommandError("--explain: got it with --html; needs the terminal, or --json")
     if seeds.are_in(directory):
         saved: SavedRun = seeds.read(directory, lambda run: reweighted(run, weighting))
     else:
         saved = reweighted(folder.read(directory), weighting)
     console = Console()
     if explain:
-        _explain(console, explanations.explain(saved, explain, trainers.installed_trainer()), top, as_json)
+        found = explanations.explain(saved, explain, trainers.installed_trainer())
+        if html is not None:
+            _write_page(console, html, *page.page_of_explanations(found, top))
+        else:
+            _explain(console, found, top, as_json)
         return
     if as_json:
         bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
         more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
         print(results.as_json(results.summary(saved, top) | more))
     elif html is not None:
-        text, notes = page.page_of(saved, top)
-        try:
-            checkpoint.write_whole(html, text.encode())
-        except OSError as error:
-            raise CommandError(f"--html: cannot write to {str(html)!r}: {error.strerror or error}") from error
-        for line in (*notes, f"Written: {html}"):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _write_page(console, html, *page.page_of(saved, top))
     else:
         _print(console, saved, top)
+
+
+def _write_page(console: Console, html: Path, text: str, notes: list[str]) -> None:
+    try:
+        checkpoint.write_whole(html, text.encode())
+    except OSError as error:
+        raise CommandError(f"--html: cannot write to {str(html)!r}: {error.strerror or error}") from error
+    for line in (*notes, f"Written: {html}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _explain(console: Console, found: list[Explanation], top: int, as_json: bool) -> None:

@@ -129,6 +129,21 @@ def test_of_a_text_the_passage_and_its_file_are_shown(command: Command, here: Pa
     assert f"{head}\ntext = {found['values']['text'].strip()}\n" in command("show", "run", "--explain", row).stdout
 
 
+def test_the_page_has_the_example_and_its_pictures(command: Command, here: Path) -> None:
+    command("attribute", "digits", *TINY, "--out", "run")
+    row, other = folder.read(here / "run").config["dataset"]["validation_index"][:2]
+    arguments = ("show", "run", "--explain", row, "--explain", other, "--top", 3, "--html", "page.html")
+    assert "Written: page.html" in command(*arguments).stdout
+    text = (here / "page.html").read_text(encoding="utf-8")
+    (found,) = explained(command, "run", "--explain", row, "--top", 3)
+    assert f"<h2>Validation example in row {row}: label {found['label']}</h2>" in text
+    for index in (row, other, *(example["index"] for kind in ("helpful", "harmful") for example in found[kind])):
+        assert f'<img alt="row {index}, ' in text
+    assert text.count("<img ") == 2 * (1 + 2 * 3)
+    assert f"Its loss was {found['loss_before']:.4g}" in text
+    assert text.count("<h2>Validation example") == 2
+
+
 def test_what_cannot_be_explained(command: Command, here: Path, blobs: Path, refused: Refused) -> None:
     command("attribute", blobs, *TINY, "--seeds", 2, "--out", "several")
     refused(("show", "several", "--explain", 0), "--explain", "several runs", "seed-")
@@ -136,7 +151,6 @@ def test_what_cannot_be_explained(command: Command, here: Path, blobs: Path, ref
     train = int(folder.read(here / "run").columns["index"][0])
     refused(("show", "run", "--explain", train), f"--explain: got {train}; needs rows of validation examples")
     refused(("show", "run", "--explain", 10**6), "--explain: got 1000000")
-    refused(("show", "run", "--explain", train, "--html", "p.html"), "--explain", "--html")
     with np.load(blobs) as archive:
         changed = dict(archive)
     np.savez(blobs, x=changed["x"] + 1, y=changed["y"])
