@@ -106,7 +106,7 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
     """Return title, header and cells of the table of `groups_of`; no rows if there are no groups."""
     classes, flips = bool(saved.config["dataset"]["classes"]), bool(saved.config["flips"])
     heads = ["class" if classes else "target", "examples", "harmful", "mean score", "sum of scores", "flipped"]
-    if saved.config["dataset"]["task"] == "text":
+    if saved.config["dataset"].get("task") == "text":  # folders of earlier versions do not say
         return "", [], []
     rows = [
         [
