@@ -147,7 +147,9 @@ def show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:
         console.print(_detection(saved))
     console.print()
     seconds = f"{results['seconds']:.1f} s of training and attribution; files in {saved.folder}"
-    for line in (*spread_lines(saved), *notes, seconds):
+    for line in spread_lines(saved):
+        console.print(line, markup=False, highlight=False)
+    for line in (*notes, seconds):  # with paths, to be copied whole
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

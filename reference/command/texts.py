@@ -98,7 +98,11 @@ class TextExamples:
 
 def is_text(names: Sequence[str]) -> bool:
     """Return whether DATA is text without being told so: folders, and files with an ending of text."""
-    return all(name.lower().endswith(ENDINGS) or (name not in ("", *BUNDLED) and os.path.isdir(name)) for name in names)
+    return all(name.lower().endswith(ENDINGS) or _is_folder(name) for name in names)
+
+
+def _is_folder(name: str) -> bool:
+    return name not in ("", *BUNDLED) and not name.lower().endswith(NOT_TEXT) and os.path.isdir(name)
 
 
 def check(names: Sequence[str], model: str) -> None:

@@ -57,7 +57,7 @@ def failing(error: Exception) -> Callable[..., Any]:
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(datasets, "read"), (running, "_prepared"), (training, "plan"), (trainers, "installed_trainer")],
+    [(datasets, "read"), (running, "prepared_run"), (training, "plan"), (trainers, "installed_trainer")],
     ids=["reading", "preparation", "plan", "trainer"],
 )
 def test_before_the_run_has_a_folder(
@@ -123,7 +123,7 @@ def test_where_a_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", failing(error))
         internal(command("attribute", blobs, *TINY, "--out", "o"))
-    monkeypatch.setattr(running, "_prepared", failing(error))
+    monkeypatch.setattr(running, "prepared_run", failing(error))
     assert internal(command("attribute", "--resume", "o")) == here / "o" / TRACEBACKS
 
 

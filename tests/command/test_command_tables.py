@@ -136,7 +136,7 @@ def test_tables_that_are_refused(here: Path, refused: Refused, content: str | by
     [
         ("d.csv.gz", [".csv", "gunzip"]),
         ("d.xlsx", ["export the sheet as .csv"]),
-        ("d.txt", [".csv or .tsv"]),
+        ("d.dat", [".csv or .tsv"]),
     ],
 )
 def test_files_of_other_kinds(refused: Refused, data: str, words: list[str]) -> None:

@@ -51,7 +51,8 @@ def load(name: str, seed: int, *, train: int, valid: int = 100, test: int = 300)
     test = min(test, len(x) // 4)
     at_valid, at_test, at_train = np.split(order[: valid + test + train], [valid, valid + test])
     if name in ("breast_cancer", "wine", "diabetes", "visits"):
-        x = (x - x[at_train].mean(axis=0)) / x[at_train].std(axis=0)
+        scale = x[at_train].std(axis=0)
+        x = (x - x[at_train].mean(axis=0)) / np.where(scale > 0, scale, 1)  # a rare category may be in no sample
     if name == "diabetes":
         y = (y - y[at_train].mean(axis=0)) / y[at_train].std(axis=0)
     train_batch, valid_batch, test_batch = (Batch(x[part], y[part]) for part in (at_train, at_valid, at_test))
