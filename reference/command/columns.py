@@ -13,6 +13,7 @@ from adamshap.reference.command.spelling import (
     class_name,
     in_order,
     matched,
+    name_or_nothing,
     quoted,
     respelled,
     some,
@@ -208,7 +209,7 @@ def _one_hot(
         if len(names) > MOST_CATEGORIES:
             raise CommandError(
                 f"--one-hot: column {name!r} of {sheet.source} has {len(names)} categories; needs at most"
-                f" {MOST_CATEGORIES}; --drop {quoted(name)} leaves it out"
+                f" {MOST_CATEGORIES}; {name_or_nothing(name, distinct=len(names) == len(values))}"
             )
         if not names:
             raise CommandError(

@@ -66,6 +66,7 @@ def fields_of(saved: SavedRun, members: Array, *, total: bool = False) -> list[F
     fields = [
         *_places(saved, members),
         _about_label(saved, members),
+        *_group(saved, members),
         Field("score", [score_text(saved.weighting, score) for score in columns["score"][members]]),
         *_spread(saved, members),
         *([Field("total", [score_text("sum", total) for total in columns["total"][members]])] * with_total),
@@ -95,6 +96,14 @@ def about_label(saved: SavedRun) -> str:
     return "target" if dataset["targets"] else "label"
 
 
+def _group(saved: SavedRun, members: Array) -> list[Field]:
+    """Return the examples' group; of a text, that is in place of the label."""
+    if "group" not in saved.columns or saved.config["dataset"].get("task") == "text":
+        return []
+    names = saved.columns["group"][members].tolist()
+    return [Field(_in_one_line(saved.config["options"]["group"]), [_in_one_line(name) for name in names], text=True)]
+
+
 def _places(saved: SavedRun, members: Array) -> list[Field]:
     """Return where the examples are in the data: the line or the index, and the id."""
     in_file = saved.in_file
@@ -114,8 +123,10 @@ def values_in_words(in_file: FileRows, place: int) -> str:
 
 
 def _own_values(saved: SavedRun, members: Array) -> list[Field]:
+    """Return the values of the file's other columns."""
     columns = {} if saved.in_file is None else saved.in_file.columns
-    return [replace(_values(name, cells, members), own=True) for name, cells in columns.items()]
+    group = saved.config["options"].get("group")
+    return [replace(_values(name, cells, members), own=True) for name, cells in columns.items() if name != group]
 
 
 def _values(name: str, cells: Sequence[str], members: Array) -> Field:

@@ -49,7 +49,8 @@ class Series:
                 " column out"
             )
         if any(isinstance(value, str | bool | int | float) for value in values):
-            raise CommandError(f"{got}; needs numbers; {categories_or_nothing(self.name)}")
+            distinct = len(set(self.texts())) == len(self.values)
+            raise CommandError(f"{got}; needs numbers; {categories_or_nothing(self.name, distinct=distinct)}")
         raise CommandError(f"{got}; needs numbers; --drop {quoted(self.name)} leaves the column out")
 
     def texts(self) -> list[str]:

@@ -68,8 +68,8 @@ def marks(cells: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     return certain, doubtful
 
 
-def advice(cell: str, column: str, decimal: Decimal) -> str:
-    """Return advice for a cell that is not a number."""
+def advice(cell: str, column: str, decimal: Decimal, *, distinct: bool) -> str:
+    """Return advice for a cell that is not a number; `distinct` is whether no two cells of its column are alike."""
     other: Decimal = "," if decimal == "." else "."
     if number_or_none(cell, other) is not None and not _THOUSANDS[other].fullmatch(cell):
         return f"needs a number with the decimal mark {decimal!r}, or --decimal {other}"
@@ -84,19 +84,25 @@ def advice(cell: str, column: str, decimal: Decimal) -> str:
         return "needs the number alone, without currency, percent sign or unit"
     if _DATE.fullmatch(cell):
         return f"needs a number, such as the days since a certain date; --drop {quoted(column)} leaves the column out"
-    return f"needs a number; {categories_or_nothing(column)}"
+    return f"needs a number; {categories_or_nothing(column, distinct=distinct)}"
 
 
 def _digits(text: str) -> str:
     return re.sub(r"[^\d+-]", "", text)
 
 
-def categories_or_nothing(column: str) -> str:
-    """Return advice for a column of text."""
+def categories_or_nothing(column: str, *, distinct: bool) -> str:
+    """Return advice for a column of text; `distinct` is whether no two of its values are alike."""
     return (
         f"--one-hot {quoted(column)} makes a feature of 0 and 1 for each category of the column,"
-        f" --drop {quoted(column)} leaves it out"
+        f" {name_or_nothing(column, distinct=distinct)}"
     )
+
+
+def name_or_nothing(column: str, *, distinct: bool) -> str:
+    """Return advice for a column that is no feature: if its values are `distinct`, they may name the rows."""
+    names = f"--id {quoted(column)} names the rows by it, " if distinct else ""
+    return f"{names}--drop {quoted(column)} leaves it out"
 
 
 # --- names of classes and categories ---------------------------------------------------------------------------------

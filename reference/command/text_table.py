@@ -90,7 +90,7 @@ class Cells:
         value = TRUTH.get(cell.casefold()) if truth else None
         value = number_or_none(cell, self.decimal) if value is None else value
         if value is None:
-            needs = advice(cell, self.name, self.decimal)
+            needs = advice(cell, self.name, self.decimal, distinct=len(set(self.cells)) == len(self.cells))
             raise CommandError(f"{self.where(row)}, column {self.name!r}: got {shown(cell)}; {needs}")
         return value
 

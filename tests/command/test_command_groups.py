@@ -281,6 +281,42 @@ def test_terminal_json_and_page_agree(command: Command, here: Path) -> None:
     assert [row[2] in page for row in rows] == [True] * 3
 
 
+@pytest.mark.parametrize("data", ["t.csv", "t.npz"])
+def test_examples_have_their_group_beside_their_label(command: Command, here: Path, data: str) -> None:
+    names = np.array(["app", "web"])[np.arange(60) // 7 % 2]
+    table("t.csv", names.tolist())
+    np.savez("t.npz", x=np.arange(120.0).reshape(60, 2), y=[0, 1] * 30, source=names)
+    command("attribute", data, "--group", "source", *TINY, "--out", "run")
+    place = "line" if data == "t.csv" else "index"
+    for row in json.loads(command("show", "run", "--json").stdout)["helpful"]:
+        assert row["group"] == names[row["index"]]
+    lines = [line.split() for line in command("show", "run").stdout.splitlines()]
+    heads = [line for line in lines if line[:1] == [place]]
+    assert [line[:4] for line in heads] == [[place, "label", "source", "score"]] * 2
+    assert [line.count("source") for line in heads] == [1, 1]
+    shown = [line for line in lines if len(line) > 5 and line[0].isdigit()]
+    assert len(shown) == 20
+    assert [line[2] for line in shown] == [names[int(line[0]) - 2 * (place == "line")] for line in shown]
+    command("show", "run", "--html", "page.html")
+    assert (here / "page.html").read_text().count(">source</th>") == 2
+
+
+def test_over_seeds_the_intervals_are_those_of_the_runs(command: Command, here: Path) -> None:
+    """Of three runs, as the terminal of ``--seeds 3`` and ``show`` of its folder have them."""
+    table("t.csv", ["app", "web", "shop"] * 15)
+    ran = command("attribute", "t.csv", "--group", "source", *TINY, "--seeds", 3, "--out", "all", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    runs = [folder.read(here / "all" / f"seed-{seed}").columns for seed in range(3)]
+    expected = over_seeds("source", runs).as_json()
+    assert (expected["interval_over"], expected["runs"], len(expected["groups"])) == ("seeds", 3, 3)
+    assert json.loads(ran.stdout)["by_group"] == expected
+    assert by_group(command, "show", "all") == expected
+    assert "over the 3 runs" in " ".join(command("show", "all").stdout.split())
+    for group in expected["groups"]:
+        means = [run["score"][run["group"] == group["name"]].mean() for run in runs]
+        assert group["low"] < np.mean(means) < group["high"]
+
+
 def test_a_run_without_groups_has_none(command: Command) -> None:
     table("t.csv", ["0", "1"] * 10)
     run = command("attribute", "t.csv", *TINY, "--out", "run")

@@ -101,7 +101,7 @@ def test_a_table_in_many_forms(name: str, content: str | bytes, first: float | N
         (PLAIN.replace("1", "\u22121"), ["plain minus sign"]),
         (PLAIN.replace("1", "2024-01-31"), ["line 2, column 'a'", "days since", "--drop a"]),
         (PLAIN.replace("1", "31.01.2024"), ["days since", "--drop a"]),
-        (PLAIN.replace("1", "red"), ["'red'", "--one-hot a", "--drop a"]),
+        (PLAIN.replace("1", "red"), ["'red'", "--one-hot a", "--id a", "--drop a"]),
         (PLAIN.replace("a", "my colour", 1).replace("1", "red"), ["--one-hot 'my colour'"]),
         (PLAIN.replace("1", "yes"), ["'yes'", "--one-hot a"]),
         (PLAIN.replace("1", "0x1F"), ["'0x1F'", "needs a number"]),
@@ -129,6 +129,21 @@ def test_a_table_in_many_forms(name: str, content: str | bytes, first: float | N
 def test_tables_that_are_refused(here: Path, refused: Refused, content: str | bytes, words: list[str]) -> None:
     write(str(here / "d.csv"), content)
     refused(("attribute", "d.csv"), "'d.csv'", *words)
+
+
+def test_only_a_column_of_distinct_values_is_advised_as_an_id(here: Path, command: Command) -> None:
+    many = "name,label\n" + "".join(f"u{k},{k % 2}\n" for k in range(1200))
+    for content, options, advised in (
+        (PLAIN.replace("1", "red"), (), True),
+        (PLAIN.replace("1", "red").replace("3", "red"), (), False),
+        (many, (), True),
+        (many, ("--one-hot", "name"), True),
+        (many + "u0,1\n", ("--one-hot", "name"), False),
+    ):
+        write(str(here / "d.csv"), content)
+        error = command("attribute", "d.csv", *options).stderr
+        assert "leaves it out" in error
+        assert ("names the rows by it" in error) == advised
 
 
 @pytest.mark.parametrize(
