@@ -463,6 +463,7 @@ COMMANDS = (
     "adamshap attribute numbers.csv --drop b",
     "adamshap attribute numbers.csv --one-hot label",
     "adamshap attribute numbers.csv --group town",
+    "adamshap attribute wine --per-validation --credit carry",
     "adamshap attribute numbers.csv --group label",
     "adamshap attribute wine --group origin",
     "adamshap attribute numbers.csv --sep ;;",

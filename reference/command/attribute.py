@@ -49,6 +49,7 @@ def attribute_command(
     gradient: of_scores.Gradient = "midpoint",
     credit: of_scores.Credit = "step",
     weighting: of_scores.Weighting = None,
+    per_validation: of_scores.PerValidation = False,
     flip_labels: of_data.FlipLabels = 0.0,
     seed: of_training.Seed = 0,
     seeds: of_training.Seeds = 1,
@@ -105,6 +106,11 @@ def attribute_command(
             raise CommandError(f"{option}: got {value} with --valid; needs one of the two")
     if valid is None and valid_fraction is None and valid_limit is None:
         valid_limit = VALIDATION_LIMIT
+    if per_validation and credit != "step":
+        raise CommandError(
+            f"--per-validation: got it with --credit {credit}; needs --credit step, or instead adamshap show DIR"
+            " --explain K: each validation example needs a training of its own"
+        )
     given: dict[str, Any] = {
         "hidden": _widths(hidden),
         "width": width,
@@ -148,6 +154,7 @@ def attribute_command(
         warmup=warmup,
         device=device,
         group=group,
+        per_validation=per_validation,
     )
     # The groups of a text are its files.
     reading = replace(options.reading, group=None) if model == "transformer" else options.reading

@@ -2,7 +2,8 @@
 
 A score belongs to one validation loss, and the training does not depend on the validation examples. So the scores for
 the example K are those of the same run with K as the only validation example: it is trained once more, and scored
-against the examples that are asked about. That costs less than the run did, where the run had many more of them.
+against the examples that are asked about. That costs less than the run did, where the run had many more of them. A run
+with --per-validation has kept these scores, so nothing is trained.
 
 The weighting of the steps is the run's. Under "unit" the scores for K are divided by their own root mean square in each
 step, not by that of the mean over the validation examples: they do not depend on what else is asked.
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.command import running, training
+from adamshap.reference.command import folder, running, training, weightings
 from adamshap.reference.command.datasets import Dataset, label_names
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import about_label, values_in_words
@@ -27,7 +28,7 @@ from adamshap.reference.command.seeds import SavedSeeds, folder_of
 from adamshap.reference.command.spelling import some
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.command.weightings import lines_of
-from adamshap.reference.contract import Array, Run
+from adamshap.reference.contract import Array, Batch, Run
 from adamshap.reference.models import sample_losses
 from adamshap.reference.weighting import Weighting, weighted_steps
 
@@ -90,7 +91,7 @@ class Explanation:
 
 
 def explain(saved: SavedRun, asked: Sequence[int], trainer: Trainer) -> list[Explanation]:
-    """Return the explanations of the validation examples in the rows `asked`, by training once more.
+    """Return the explanations of the validation examples in the rows `asked`, by training once more if need be.
 
     Raises
     ------
@@ -110,8 +111,57 @@ def explain(saved: SavedRun, asked: Sequence[int], trainer: Trainer) -> list[Exp
         )
     options = Options.from_config(saved.config["options"])
     dataset, prepared = running.prepared_again(options, saved.config, "--explain")
+    places = [known.index(row) for row in asked]
+    valid = prepared.valid.take(np.array(places))
+    found = _kept(saved, places) or _trained(saved, options, dataset, prepared, valid, trainer)
+    labels = _labels(options, dataset, prepared, asked, valid.y)
+    return [
+        Explanation(
+            row,
+            label,
+            None if prepared.valid_in_file is None else prepared.valid_in_file.take(np.array([place])),
+            one.loss_before,
+            one.loss_after,
+            replace(
+                saved,
+                columns=saved.columns | one.columns,
+                results={"before": {"loss": one.loss_before}, "after": {"loss": one.loss_after}},
+            ),
+        )
+        for row, place, label, one in zip(asked, places, labels, found, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """Losses of a validation example, and the columns ``score``, ``sgd_score`` and ``total`` for it, (n,) each."""
+
+    loss_before: float
+    loss_after: float
+    columns: dict[str, Array]
+
+
+def _kept(saved: SavedRun, places: Sequence[int]) -> list[_Scores] | None:
+    """Return the scores for the validation examples numbered `places` that the folder has, or None if it has none."""
+    kept = folder.per_validation_of(saved)
+    steps = None if kept is None else folder.step_scores(saved)
+    if kept is None or steps is None:
+        return None
+    return [
+        _Scores(
+            float(kept["loss_before"][place]),
+            float(kept["loss_after"][place]),
+            weightings.of_example(saved, steps, place),
+        )
+        for place in places
+    ]
+
+
+def _trained(
+    saved: SavedRun, options: Options, dataset: Dataset, prepared: Prepared, valid: Batch, trainer: Trainer
+) -> list[_Scores]:
+    """Return the scores for the examples `valid`, by training once more."""
     network, adam = training.plan(options, dataset, prepared.train.n)
-    valid = prepared.valid.take(np.array([known.index(row) for row in asked]))
     trainer = trainer.on(options.device)
     # With credit "carry" the engine keeps one window, that of a single loss: an example a run.
     together = options.credit != "carry"
@@ -125,22 +175,13 @@ def explain(saved: SavedRun, asked: Sequence[int], trainer: Trainer) -> list[Exp
     run = runs[0]
     _refuse_another_training(saved, run.history["train_loss"])
     before, after = (sample_losses(network, params, valid) for params in (run.initial_params, run.params))
-    labels = _labels(options, dataset, prepared, asked, valid.y)
     return [
-        Explanation(
-            row,
-            labels[place],
-            None if prepared.valid_in_file is None else prepared.valid_in_file.take(np.array([known.index(row)])),
+        _Scores(
             float(before[place]),
             float(after[place]),
-            replace(
-                saved,
-                columns=saved.columns
-                | (_columns(run, place, saved.weighting) if together else _columns(runs[place], None, saved.weighting)),
-                results={"before": {"loss": float(before[place])}, "after": {"loss": float(after[place])}},
-            ),
+            _columns(run, place, saved.weighting) if together else _columns(runs[place], None, saved.weighting),
         )
-        for place, row in enumerate(asked)
+        for place in range(valid.n)
     ]
 
 

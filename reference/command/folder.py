@@ -8,11 +8,14 @@ environment.json    a list with one entry for each start or resumption: time, ve
 log.txt             events, with the time in UTC
 checkpoints/N.npz   sealed: the `Snapshot` after step N (twelve digits), without its history; the newest two
 history/N.npz       sealed: the history (``train_loss``, ``valid_loss`` and others) of the steps after step N, up to
-                    the next file's N; with --credit step, ``step_scores`` and ``step_sgd_scores`` (steps, batch)
+                    the next file's N; with --credit step, ``step_scores`` and ``step_sgd_scores`` (steps, batch), or
+                    with --per-validation (steps, batch, n_val)
 scores.npz          sealed: ``index``, ``label``, ``flipped``, ``score``, ``sgd_score``, ``seen``, ``total`` (n,), with
                     --group ``group``, and ``step``, at the newest checkpoint or at the end
 rows.npz            sealed: the training examples as their file has them, where that has columns (`file_rows`)
 scores.csv          at the end: scores and rows as a table
+per_validation.npz  sealed, at the end, with --per-validation: the scores for every validation example
+                    (`per_validation`)
 results.json        at the end, after the scores: ``status`` "finished" or "diverged", the step, and the results
 examples.png        at the end, for images: after the results, which must not depend on a picture
 groups.png          the same, with --group
@@ -40,7 +43,7 @@ import numpy as np
 
 from adamshap.reference import checkpoint
 from adamshap.reference.checkpoint import CheckpointError
-from adamshap.reference.command import file_rows
+from adamshap.reference.command import file_rows, per_validation
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.contract import Array, Snapshot
@@ -178,6 +181,11 @@ def step_scores(saved: SavedRun) -> dict[str, Array] | None:
     except CheckpointError as error:
         raise CommandError(str(error)) from error
     return {name: history[name] for name in STEP_SCORES} if STEP_SCORES[0] in history else None
+
+
+def per_validation_of(saved: SavedRun) -> dict[str, Array] | None:
+    """Return the arrays of `per_validation`, or None without --per-validation."""
+    return per_validation.read(saved.folder, _config(saved.folder)[1])
 
 
 def results_of(folder: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from adamshap.reference.command.datasets import Dataset, TaskChoice, label_names
+from adamshap.reference.command.per_validation import mean_over
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.spelling import Decimal
 from adamshap.reference.command.table import Missing, Reading
@@ -78,6 +79,7 @@ class Options:
     more: tuple[str, ...] = ()
     examples: ExampleKind = "passage"
     tokens: TokenKind = "characters"
+    per_validation: bool = False
 
     @classmethod
     def from_config(cls, given: Mapping[str, Any]) -> "Options":
@@ -172,7 +174,7 @@ class Findings:
     @property
     def scores(self) -> Array:
         """Each training example's score under the weighting of the options."""
-        return weighted(self.run, self.options.weighting)
+        return mean_over(weighted(self.run, self.options.weighting))
 
     @property
     def label_names(self) -> list[str]:

@@ -22,6 +22,8 @@ from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFolder, SavedRun
 from adamshap.reference.command.groups import scores_of_groups
 from adamshap.reference.command.job import Findings, Options
+from adamshap.reference.command.per_validation import FILE as PER_VALIDATION
+from adamshap.reference.command.per_validation import losses_of, mean_over
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
 from adamshap.reference.command.roc import detection_of
 from adamshap.reference.command.weightings import scores_of
@@ -97,6 +99,8 @@ def write(run_folder: RunFolder, findings: Findings) -> None:
     run = findings.run
     columns = columns_of(findings.prepared, run, run_folder.config)
     _write_scores(run_folder, findings.dataset, columns, run.state.step)
+    if findings.options.per_validation:
+        _write_per_validation(run_folder, findings)
     detection = detection_of(columns)
     _write_end(
         run_folder,
@@ -109,6 +113,16 @@ def write(run_folder: RunFolder, findings: Findings) -> None:
             "seconds": findings.seconds,
         },
     )
+
+
+def _write_per_validation(run_folder: RunFolder, findings: Findings) -> None:
+    run, prepared = findings.run, findings.prepared
+    score, sgd_score = scores_of(run, run_folder.config)
+    arrays = {"score": score, "sgd_score": sgd_score, "total": run.scores}
+    arrays |= {"index": prepared.train_index, "validation_index": prepared.valid_index}
+    for name, params in (("loss_before", run.initial_params), ("loss_after", run.params)):
+        arrays[name] = losses_of(findings.network, params, prepared.valid)
+    checkpoint.write(run_folder.path / PER_VALIDATION, arrays, run_folder.owner)
 
 
 def write_pictures(run_folder: RunFolder, findings: Findings) -> list[str]:
@@ -187,12 +201,13 @@ def _unwritable(target: Path, error: OSError) -> CommandError:
 
 def columns_of(prepared: Prepared, run: Run | Snapshot | None, config: dict[str, Any]) -> dict[str, Array]:
     """Return the columns of the score table: for a run, a checkpoint, or (None) before the first step."""
+    scores: tuple[Array, ...]
     if run is None:
         zeros = np.zeros(prepared.train.n)
         scores = zeros, zeros, zeros.astype(np.int64), zeros
     else:
         seen, totals = (run.seen, run.scores) if isinstance(run, Run) else (run["seen"], run["scores"])
-        scores = *scores_of(run, config), seen, totals
+        scores = *map(mean_over, scores_of(run, config)), seen, mean_over(totals)
     labels = prepared.labels if prepared.of_text else prepared.train.y
     if prepared.target_scale is not None:
         labels = prepared.labels[:, 0] if prepared.labels.shape[1] == 1 else prepared.labels

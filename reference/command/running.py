@@ -10,7 +10,16 @@ from typing import Any
 
 from rich.console import Console
 
-from adamshap.reference.command import datasets, folder, preparation, report, results, text_data, training
+from adamshap.reference.command import (
+    datasets,
+    folder,
+    per_validation,
+    preparation,
+    report,
+    results,
+    text_data,
+    training,
+)
 from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import INTERRUPTED, TRACEBACKS, TRAINING_DIVERGED, CommandError, one_line
@@ -133,6 +142,11 @@ def agrees(recorded: Any, now: Any) -> bool:
 def prepared_run(options: Options) -> tuple[Dataset, Prepared, dict[str, Any]]:
     """Return the data of a run, read and prepared, and the content of its ``config.json``."""
     dataset, prepared = _of_text(options) if options.model == "transformer" else _of_table(options)
+    if options.per_validation:
+        steps = options.length(prepared.train.n)[1]
+        per_validation.check_size(
+            prepared.train.n, prepared.valid.n, steps, options.batch_size, from_file=options.valid is not None
+        )
     network, _ = training.plan(options, dataset, prepared.train.n)
     placed = replace(
         options,

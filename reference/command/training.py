@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.folder import IN_HISTORY, STEP_SCORES
 from adamshap.reference.command.job import Findings, Fit, Likelihood, Options, Quality
 from adamshap.reference.command.optimisers import optimiser
+from adamshap.reference.command.per_validation import losses_of
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.roc import log_odds, mean_roc_auc
 from adamshap.reference.command.trainers import Trainer
@@ -30,9 +31,7 @@ from adamshap.reference.contract import (
     Snapshot,
     first_not_finite,
 )
-from adamshap.reference.models import mean_loss, outputs, sample_losses
-
-FEW = 32
+from adamshap.reference.models import mean_loss, outputs
 
 
 def plan(options: Options, dataset: Dataset, count: int) -> tuple[Network | Sequential, Optimiser]:
@@ -73,6 +72,7 @@ def train(
                 adam,
                 prepared.train,
                 prepared.valid,
+                per_validation=options.per_validation,
                 keep_step_scores=keep,
                 on_step=on_step,
                 on_checkpoint=checkpointer.on_checkpoint,
@@ -122,7 +122,7 @@ def measure(network: Model, params: Params, prepared: Prepared) -> Quality | Fit
     """Return the network's loss and accuracy, R² and RMSE, or perplexity, on the validation examples."""
     valid = prepared.valid
     if prepared.of_text:
-        loss = float(np.concatenate([sample_losses(network, params, part) for part in _parts(valid)]).mean())
+        loss = float(losses_of(network, params, valid).mean())
         return Likelihood(loss, loss / math.log(2), math.exp(loss))
     loss, answers = float(mean_loss(network, params, valid)), outputs(network, params, valid.x)
     if prepared.target_scale is None:
@@ -131,9 +131,3 @@ def measure(network: Model, params: Params, prepared: Prepared) -> Quality | Fit
     wrong, spread = answers - valid.y, valid.y - valid.y.mean(axis=0)
     explained = None if prepared.valid_constant else float(1 - np.sum(wrong**2) / np.sum(spread**2))
     return Fit(loss, explained, float(np.sqrt(np.mean((wrong * prepared.target_scale) ** 2))))
-
-
-def _parts(batch: Batch) -> Iterator[Batch]:
-    """Yield the samples a few at a time: the oracle's outputs of text, a number for each token, take much memory."""
-    for start in range(0, batch.n, FEW):
-        yield batch.take(np.arange(start, min(start + FEW, batch.n)))

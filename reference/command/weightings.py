@@ -9,6 +9,7 @@ from adamshap.reference.command import folder
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import TOP, extremes_of
 from adamshap.reference.command.folder import IN_HISTORY, STEP_SCORES, SavedRun
+from adamshap.reference.command.per_validation import mean_over
 from adamshap.reference.command.roc import detection_of
 from adamshap.reference.contract import Array, Credit, Run, Snapshot, batch_order, step_index
 from adamshap.reference.weighting import Weighting, weighted, weighted_steps
@@ -37,7 +38,10 @@ def chosen(weighting: Weighting | None, credit: Credit) -> Weighting:
 
 
 def scores_of(run: Run | Snapshot, config: dict[str, Any]) -> tuple[Array, Array]:
-    """Return scores and SGD's scores, (n,) each, of a run or a checkpoint, under the weighting of `config`."""
+    """Return scores and SGD's scores, (n,) each, of a run or a checkpoint, under the weighting of `config`.
+
+    With --per-validation they are (n, n_val).
+    """
     weighting = folder.weighting_of(config)
     if isinstance(run, Run):
         return weighted(run, weighting), weighted(run, weighting, sgd=True)
@@ -62,12 +66,27 @@ def reweighted(saved: SavedRun, weighting: Weighting | None) -> SavedRun:
             f"--weighting: got {weighting!r}, but {str(saved.folder)!r} has no scores of single steps, which runs with"
             " --credit carry and runs of earlier versions do not keep; needs sum, or a new run"
         )
-    score, sgd_score = _weighted(saved.config, steps, weighting)
+    score, sgd_score = map(mean_over, _weighted(saved.config, steps, weighting))
     columns, results = saved.columns | {"score": score, "sgd_score": sgd_score}, saved.results
     if results is not None and results.get("flip_detection_roc_auc") is not None:
         found = detection_of(columns)
         results = results | {"flip_detection_roc_auc": None if found is None else asdict(found)}
     return replace(saved, columns=columns, results=results, weighting=weighting)
+
+
+def of_example(saved: SavedRun, steps: dict[str, Array], place: int) -> dict[str, Array]:
+    """Return the columns with the scores for the validation example number `place` alone, under saved's weighting.
+
+    Parameters
+    ----------
+    saved : SavedRun
+    steps : dict of arrays (steps, batch, n_val)
+        `folder.step_scores` of a run with --per-validation.
+    place : int
+    """
+    own = {name: scores[:, :, place] for name, scores in steps.items()}
+    score, sgd_score = _weighted(saved.config, own, saved.weighting)
+    return {"score": score, "sgd_score": sgd_score, "total": _weighted(saved.config, own, "sum")[0]}
 
 
 def _weighted(config: dict[str, Any], steps: dict[str, Array], weighting: Weighting) -> tuple[Array, Array]:

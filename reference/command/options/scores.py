@@ -51,6 +51,16 @@ Credit = Annotated[
     ),
 ]
 
+PerValidation = Annotated[
+    bool,
+    typer.Option(
+        "--per-validation",
+        rich_help_panel=PANEL,
+        help="Also keep the scores for the loss of every validation example, in per_validation.npz, within 1 GiB: a"
+        " number for each step of each training example and each validation example.",
+    ),
+]
+
 Weighting = Annotated[
     WeightingKind | None,
     typer.Option(
