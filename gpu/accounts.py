@@ -31,6 +31,7 @@ class Credited:
     truncated: Array | None = None
     step_scores: Array | None = None
     step_sgd_scores: Array | None = None
+    step_index: Array | None = None
 
 
 class Account(Protocol):

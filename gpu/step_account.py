@@ -172,9 +172,9 @@ class StepAccount:
     def credited(self) -> Credited:
         """Return the scores so far."""
         epochs = np.arange(self.completed) // self.setup.config.per_epoch
-        steps, sgd_steps = (None, None) if self.step_scores is None else self.step_scores.of_run(self.completed)
+        of_steps = {} if self.step_scores is None else self.step_scores.of_run(self.completed)
         history = {"epoch": epochs} | self._losses_by_name()
-        return Credited(self.scores, self.sgd_scores, self.seen, history, step_scores=steps, step_sgd_scores=sgd_steps)
+        return Credited(self.scores, self.sgd_scores, self.seen, history, **of_steps)
 
     def _losses_by_name(self) -> dict[str, Array]:
         columns = self.losses[: self.completed].T

@@ -91,7 +91,7 @@ class RunState:
         history |= {"train_loss": self.train_loss[:done], "valid_loss": self.valid_loss[:done]}
         scores = (settled.scores, self.sgd_scores, self.seen)
         accounts = (self.credit, settled.decay, settled.closed)
-        steps, sgd_steps = (None, None) if self.step_scores is None else self.step_scores.of_run(done)
+        of_steps = {} if self.step_scores is None else self.step_scores.of_run(done)
         return Run(
             self.initial_params,
             params,
@@ -100,8 +100,7 @@ class RunState:
             history,
             config,
             *accounts,
-            step_scores=steps,
-            step_sgd_scores=sgd_steps,
+            **of_steps,
         )
 
     def snapshot(self, settings: str) -> Snapshot:

@@ -24,7 +24,7 @@ def weighted(run: Run, weighting: Weighting = "unit", *, sgd: bool = False) -> A
     Parameters
     ----------
     run : Run
-        Of oracle or engine, with ``keep_step_scores=True``; "sum" needs no step scores.
+        Of oracle, engine or `adamshap.torch`, with ``keep_step_scores=True``; "sum" needs no step scores.
     weighting : {"sum", "unit"}
         "sum": the sum over the sample's steps, which is ``run.scores``. "unit": the mean over the sample's steps of its
         score divided by the root mean square of the batch's scores.
@@ -46,12 +46,13 @@ def weighted(run: Run, weighting: Weighting = "unit", *, sgd: bool = False) -> A
     one_of("weighting", weighting, WEIGHTINGS)
     sgd = true_or_false("sgd", sgd)
     totals, steps = (run.sgd_scores, run.step_sgd_scores) if sgd else (run.scores, run.step_scores)
+    index = run.step_index
     if weighting == "sum":
         return totals.copy()
-    if steps is None:
-        needs = "attribute(..., keep_step_scores=True), or weighting 'sum'"
+    if steps is None or index is None:
+        needs = "one with keep_step_scores=True, or weighting 'sum'"
         refuse("run", "a run without step scores", needs)
-    return weighted_steps(run.step_index, steps, len(totals), weighting)
+    return weighted_steps(index, steps, len(totals), weighting)
 
 
 def weighted_steps(index: Array, steps: Array, count: int, weighting: Weighting) -> Array:
@@ -95,7 +96,8 @@ def _root_mean_squares(known: Array, taken: Array) -> Array:
     is the weighted mean.
     """
     scores = known if known.ndim == 2 else known.mean(axis=2)
-    largest = np.abs(scores).max(axis=1, keepdims=True)  # taken out first, as squares may be beyond the range
+    # The largest is taken out first, as squares may be beyond the range.
+    largest = np.abs(scores).max(axis=1, keepdims=True, initial=0.0)
     shares = np.divide(scores, largest, out=np.zeros_like(scores), where=largest > 0)
     count = np.maximum(taken.sum(axis=1, keepdims=True), 1)
     sizes: Array = largest * np.sqrt((shares**2).sum(axis=1, keepdims=True) / count)

@@ -91,5 +91,5 @@ def test_a_run_of_no_steps_has_no_scores() -> None:
 def test_a_run_without_step_scores_is_refused() -> None:
     run = run_of(keep_step_scores=False)
     np.testing.assert_array_equal(weighted(run, "sum"), run.scores)
-    with pytest.raises(ValueError, match=r"run: got a run without step scores; needs attribute\(\.\.\., keep_step"):
+    with pytest.raises(ValueError, match=r"run: got a run without step scores; needs one with keep_step"):
         weighted(run)

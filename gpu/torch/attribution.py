@@ -132,6 +132,9 @@ class Attribution:
     verify_ghost : bool
         Whether the full self-check also compares each sample's score by captures with that of "forward". It needs
         `losses`, and takes the validation passes of the step again and what such a check of "forward" takes.
+    keep_step_scores : bool
+        Keep each step's scores, as ``Run.step_scores``, ``step_sgd_scores`` and ``step_index``, for
+        `adamshap.reference.weighted`; memory for all scores of all steps.
     process_group : torch.distributed.ProcessGroup, optional
         Processes whose gradients are averaged or added, where `model` is not the DistributedDataParallel that does it.
 
@@ -170,6 +173,7 @@ class Attribution:
         micro_batch: int | None = None,
         samples_axis: Mapping[str, int] | None = None,
         verify_ghost: bool = False,
+        keep_step_scores: bool = False,
         process_group: Any = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
@@ -187,9 +191,12 @@ class Attribution:
             recompute=recompute,
             micro_batch=micro_batch,
             verify_ghost=verify_ghost,
+            keep_step_scores=keep_step_scores,
         )
         self._processes.refuse_parts(estimator, settings.verify_ghost, settings.recompute)
-        self._totals = Totals.of(settings.n_samples, settings.with_sgd)
+        self._totals = Totals.of(
+            settings.n_samples, with_sgd=settings.with_sgd, keep_step_scores=settings.keep_step_scores
+        )
         self._named = trainable(model, optimizer)
         adam_of(optimizer, self._named)  # refuses settings that are not Adam's
         self._model, self._optimizer = model, optimizer
@@ -309,6 +316,7 @@ class Attribution:
             sgd_scores=totals.sgd_scores.copy(),
             seen=totals.seen.copy(),
             history=totals.complete_history(),
+            **({} if totals.record is None else totals.record.arrays()),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -363,8 +371,9 @@ class Attribution:
         """Return the totals of all processes."""
         with self._processes.together(), at_work(self._device):
             self._settle()
-            self._processes.agree()
-        return self._totals.summed(self._processes.sum_on_host)
+            widths, _ = self._processes.agree((self._totals.width,))
+        processes = self._processes
+        return self._totals.summed(processes.rank, processes.count, int(widths[:, 0].max()), processes.sum_on_host)
 
     @property
     def differences(self) -> str | None:

@@ -28,6 +28,7 @@ class Settings:
     recompute : bool
     micro_batch : int or None
     verify_ghost : bool
+    keep_step_scores : bool
     """
 
     estimator: Estimator
@@ -37,6 +38,7 @@ class Settings:
     recompute: bool
     micro_batch: int | None
     verify_ghost: bool
+    keep_step_scores: bool
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class Settings:
         recompute: bool,
         micro_batch: int | None,
         verify_ghost: bool,
+        keep_step_scores: bool,
     ) -> "Settings":
         """Return the settings; refuse those that are not supported, also together."""
         refuse_slope(estimator)
@@ -69,6 +72,7 @@ class Settings:
             recompute,
             None if micro_batch is None else positive_integer("micro_batch", micro_batch),
             verify_ghost,
+            true_or_false("keep_step_scores", keep_step_scores),
         )
 
     @property
@@ -83,7 +87,8 @@ class Settings:
     @property
     def text(self) -> str:
         """The settings on which the scores depend, which a saved state must share."""
-        return f"{self.estimator}, with_sgd={self.with_sgd}"
+        kept = ", keep_step_scores=True" * self.keep_step_scores  # states of earlier versions do not say False
+        return f"{self.estimator}, with_sgd={self.with_sgd}{kept}"
 
 
 def check_validation(validation: Callable[[], torch.Tensor]) -> None:

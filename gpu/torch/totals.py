@@ -12,6 +12,7 @@ import torch
 
 from adamshap.gpu.step import StepResult
 from adamshap.reference.contract import Array, refuse, shown
+from adamshap.torch.step_record import StepRecord
 from adamshap.torch.validation import refuse_not_finite
 
 __all__ = ["Totals", "check_settings"]
@@ -31,6 +32,8 @@ class Totals:
     history : dict of list of float
     initial : dict of arrays
         The parameters before the first step; empty until then.
+    record : StepRecord or None
+        Each step's scores, if they are kept.
     waiting : list
         Results of steps that are still on a device.
     """
@@ -41,12 +44,15 @@ class Totals:
     steps: int = 0
     history: dict[str, list[float]] = field(default_factory=lambda: {"valid_loss": [], "factor": []})
     initial: dict[str, Array] = field(default_factory=dict)
+    record: StepRecord | None = None
     waiting: list[Any] = field(default_factory=list)
 
     @classmethod
-    def of(cls, count: int, with_sgd: bool) -> "Totals":
+    def of(cls, count: int, *, with_sgd: bool, keep_step_scores: bool) -> "Totals":
         """Return the totals before the first step."""
-        return cls(np.zeros(count), np.zeros(count) if with_sgd else np.full(count, np.nan), np.zeros(count, np.int64))
+        sgd_scores = np.zeros(count) if with_sgd else np.full(count, np.nan)
+        record = StepRecord() if keep_step_scores else None
+        return cls(np.zeros(count), sgd_scores, np.zeros(count, np.int64), record=record)
 
     def counted(self, n_val: int) -> int:
         """Return the number of validation samples, and give each a column of scores before the first step."""
@@ -83,21 +89,31 @@ class Totals:
             if found["sgd_scores"] is not None:
                 np.add.at(self.sgd_scores, index, found["sgd_scores"])
             np.add.at(self.seen, index, 1)
+            if self.record is not None:
+                self.record.add(index, found["scores"], found["sgd_scores"])
             for name, value in history.items():
                 self.history.setdefault(name, []).append(value)
             if valid_loss is not None:
                 self.history["valid_loss"].append(valid_loss)
 
-    def summed(self, sum_of: Callable[[Array], Array]) -> "Totals":
-        """Return the totals of all processes, whose arrays `sum_of` adds up."""
+    @property
+    def width(self) -> int:
+        """The largest number of samples of a step in the record; 0 without one."""
+        return 0 if self.record is None else self.record.width
+
+    def summed(self, place: int, places: int, width: int, sum_of: Callable[[Array], Array]) -> "Totals":
+        """Return the totals of all processes, whose arrays `sum_of` adds up; the other arguments are `joined`'s."""
         scores, sgd_scores = sum_of(self.scores), sum_of(self.sgd_scores)
-        return replace(self, scores=scores, sgd_scores=sgd_scores, seen=sum_of(self.seen))
+        record = None if self.record is None else self.record.joined(place, places, width, sum_of)
+        return replace(self, scores=scores, sgd_scores=sgd_scores, seen=sum_of(self.seen), record=record)
 
     def clear(self) -> None:
         """Begin the sums anew; steps, history and first parameters stay."""
         for name in ("scores", "sgd_scores", "seen"):
             array = getattr(self, name)
             array[...] = array * 0  # NaN stays
+        if self.record is not None:
+            self.record = self.record.emptied()
 
     def complete_history(self) -> dict[str, Array]:
         """Return what is known of every step."""
@@ -108,7 +124,8 @@ class Totals:
         arrays = {name: torch.from_numpy(getattr(self, name).copy()) for name in ("scores", "sgd_scores", "seen")}
         initial = {name: torch.from_numpy(array.copy()) for name, array in self.initial.items()}
         history = {name: list(values) for name, values in self.history.items()}
-        return arrays | {"steps": self.steps, "history": history, "initial": initial}
+        record = {} if self.record is None else {"record": self.record.state()}
+        return arrays | {"steps": self.steps, "history": history, "initial": initial} | record
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a copy."""
@@ -119,6 +136,8 @@ class Totals:
         self.steps, self.waiting = state["steps"], []
         self.history = {name: list(values) for name, values in state["history"].items()}
         self.initial = {name: tensor.numpy().copy() for name, tensor in state["initial"].items()}
+        if self.record is not None:
+            self.record = StepRecord.from_state(state["record"])
 
 
 def check_settings(state: object, settings: str) -> None:

@@ -189,9 +189,9 @@ def _columns(run: Run, place: int | None, weighting: Weighting) -> dict[str, Arr
     """Return the scores of `run` for its validation example number `place`, or for its only one if that is None."""
     at = () if place is None else (..., place)
     totals = {"score": run.scores[at], "sgd_score": run.sgd_scores[at]}
-    steps = {"score": run.step_scores, "sgd_score": run.step_sgd_scores}
+    steps, index = {"score": run.step_scores, "sgd_score": run.step_sgd_scores}, run.step_index
     found = {
-        name: total if of_steps is None else weighted_steps(run.step_index, of_steps[at], len(total), weighting)
+        name: total if of_steps is None or index is None else weighted_steps(index, of_steps[at], len(total), weighting)
         for (name, total), of_steps in zip(totals.items(), steps.values(), strict=True)
     }
     return found | {"total": totals["score"]}

@@ -140,8 +140,9 @@ class Run:
     truncated : array (N,); the engine's "carry" only
         Bound on each score's error from steps taken after its batches had left the window.
     step_scores, step_sgd_scores : arrays (steps, batch), or (steps, batch, n_val); ``keep_step_scores`` only
-        The scores that each step adds to `scores` and `sgd_scores`, of the samples in `step_index`; NaN where a short
-        batch has no sample.
+        The scores that each step adds to `scores` and `sgd_scores`; NaN where a short batch has no sample.
+    step_index : int array (steps, batch); ``keep_step_scores`` only
+        The sample of each of these scores; −1 where there is none.
     """
 
     initial_params: Params
@@ -158,14 +159,7 @@ class Run:
     truncated: Array | None = None
     step_scores: Array | None = None
     step_sgd_scores: Array | None = None
-
-    @property
-    def step_index(self) -> Array:
-        """The samples of each step that `step_scores` covers: int array (steps, batch), −1 where there is none."""
-        if self.config is None:
-            refuse("config", "None", "the run's settings, which determine the samples of each step")
-        index: Array = self.config.step_index()[: len(self.history["epoch"])]
-        return index
+    step_index: Array | None = None
 
     def __repr__(self) -> str:
         """Return one line: the number of samples and steps, and the ends of the list of scores."""

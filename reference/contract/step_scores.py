@@ -53,12 +53,13 @@ class StepScores:
         self.scores[step, : len(scores)] = scores
         self.sgd_scores[step, : len(sgd_scores)] = sgd_scores
 
-    def of_run(self, steps: int) -> tuple[Array, Array]:
-        """Return both fields of `Run` after `steps` steps: NaN where a short batch has no sample."""
-        missing = self.index[:steps] < 0
-        scores, sgd_scores = self.scores[:steps].copy(), self.sgd_scores[:steps].copy()
-        scores[missing] = sgd_scores[missing] = np.nan
-        return scores, sgd_scores
+    def of_run(self, steps: int) -> dict[str, Array]:
+        """Return the fields of `Run` after `steps` steps: NaN where a short batch has no sample."""
+        index = self.index[:steps].copy()
+        arrays = {name: array[:steps].copy() for name, array in self._named().items()}
+        for array in arrays.values():
+            array[index < 0] = np.nan
+        return arrays | {"step_index": index}
 
     def arrays(self, steps: int) -> dict[str, Array]:
         """Return copies of the first `steps` rows under their names in a snapshot, which holds finite numbers only."""

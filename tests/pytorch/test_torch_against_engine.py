@@ -105,12 +105,15 @@ LOW_RANK = {"slope": "secant", "gradient": "start", "rank": 2}
 def test_a_run_in_pytorch_is_the_engine_s(name: str, options: dict[str, Any]) -> None:
     model, build, name_of, data = MODELS[name]
     train, valid = data(N), data(3)
+    options = options | {"keep_step_scores": True}
     own = engine.attribute(
         model, ADAM, train, valid, epochs=3, steps=STEPS, batch_size=BATCH, dtype="float64", device="cpu", **options
     )
     other = run_in_pytorch(model, build(), name_of, train, valid, options)
-    for got, wanted in ((other.scores, own.scores), (other.sgd_scores, own.sgd_scores)):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max())
+    for field in ("scores", "sgd_scores", "step_scores", "step_sgd_scores"):
+        wanted = getattr(own, field)
+        np.testing.assert_allclose(getattr(other, field), wanted, rtol=0, atol=1e-9 * np.nanmax(np.abs(wanted)))
+    np.testing.assert_array_equal(other.step_index, own.step_index)
     np.testing.assert_array_equal(other.seen, own.seen)
     np.testing.assert_allclose(other.history["valid_loss"], own.history["valid_loss"], rtol=1e-12)
     for name_here, wanted in own.params.items():

@@ -168,10 +168,27 @@ def test_all_processes_have_the_whole_run_of_which_each_has_a_part(processes: Pr
             assert all(0 < part.seen.sum() < run.seen.sum() for part in parts)
 
 
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_the_scores_of_a_step_are_those_of_the_samples_of_all_processes(name: str, processes: Processes) -> None:
+    results = [result[name] for result in processes.results("runs")]
+    found, run, _ = results[0]
+    before = np.zeros(COUNT)
+    for step, (scores, *_) in enumerate(found):
+        index, added = run.step_index[step], np.zeros(COUNT)
+        expected = SCENARIOS[name].shards(processes.world, step)
+        assert index[index >= 0].tolist() == [sample for shard in expected for sample in shard]
+        np.add.at(added, index[index >= 0], run.step_scores[step][index >= 0])
+        np.testing.assert_allclose(added, scores - before, rtol=0, atol=1e-14 * np.abs(scores).max())
+        before = scores
+    for _, other, _ in results:
+        np.testing.assert_array_equal(other.step_scores, run.step_scores)
+
+
 @pytest.mark.parametrize("processes", [2], indirect=True)
 def test_a_resumed_loop_ends_with_the_same_scores(processes: Processes) -> None:
-    for whole, resumed_scores, state in (results := processes.results("resumed")):
-        np.testing.assert_array_equal(resumed_scores, whole)
+    for whole, run, state in (results := processes.results("resumed")):
+        for field in ("scores", "step_index", "step_scores", "step_sgd_scores"):
+            np.testing.assert_array_equal(getattr(run, field), getattr(whole, field))
         assert state == results[0][2]
     in_one, _ = processes.expected["default"]
     np.testing.assert_allclose(state, in_one[1][0], rtol=1e-9)

@@ -149,7 +149,13 @@ class Shard:
         self.ddp = DistributedDataParallel(loop.model, find_unused_parameters=scenario.alone)
         model, group = (self.ddp, None) if scenario.wrapped else (loop.model, distributed.group.WORLD)
         loop.attribution = Attribution(
-            model, loop.adam, validation=self.validation, n_samples=COUNT, process_group=group, **scenario.options
+            model,
+            loop.adam,
+            validation=self.validation,
+            n_samples=COUNT,
+            keep_step_scores=True,
+            process_group=group,
+            **scenario.options,
         )
 
     def validation(self) -> Any:
@@ -245,8 +251,8 @@ def all_runs(rank: int, world: int, scenarios: dict[str, Scenario]) -> dict[str,
 
 
 def resumed(rank: int, world: int, scenario: Scenario) -> list[Any]:
-    """Return the scores of a loop, those of one that was stopped and resumed, and the state between."""
-    whole = Shard(scenario, rank, world).run()[1].scores
+    """Return the run of a loop, that of one that was stopped and resumed, and the scores of the state between."""
+    whole = Shard(scenario, rank, world).run()[1]
     first, second = (Shard(scenario, rank, world) for _ in range(2))
     first.step(0)
     first.step(1)
@@ -255,7 +261,7 @@ def resumed(rank: int, world: int, scenario: Scenario) -> list[Any]:
     second.loop.adam.load_state_dict(first.loop.adam.state_dict())
     second.loop.attribution.load_state_dict(state)
     second.step(2)
-    return [whole, second.loop.attribution.result().scores, state["totals"]["scores"].tolist()]
+    return [whole, second.loop.attribution.result(), state["totals"]["scores"].tolist()]
 
 
 def alone(rank: int, world: int) -> Any:

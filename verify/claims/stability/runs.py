@@ -103,7 +103,7 @@ def train(network: Network, train: Batch, valid: Batch, training: Training, *, s
     steps = dict(zip(SCORES, (np.asarray(run.step_scores), np.asarray(run.step_sgd_scores)), strict=True))
     epoch, valid_loss = run.history["epoch"], run.history["valid_loss"]
     rates = np.array([optimiser.at(StepNumber(t), "0.weight").lr for t in range(1, len(epoch) + 1)])
-    return Kept(run.step_index, steps, epoch, valid_loss, rates, run.params, train.n)
+    return Kept(np.asarray(run.step_index), steps, epoch, valid_loss, rates, run.params, train.n)
 
 
 def started(network: Network, start: int) -> Started:
