@@ -38,7 +38,7 @@ class StepRecord:
         self.scores.append(np.array(scores, float))
         self.sgd_scores.append(np.full(scores.shape, np.nan) if sgd_scores is None else np.array(sgd_scores, float))
 
-    def arrays(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Any]:
         """Return the fields of `Run`: arrays (steps, batch, ...), -1 and NaN where a step has no further sample."""
         return {
             "step_index": _padded(self.index, self.width, -1),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class StepScores:
         self.scores[step, : len(scores)] = scores
         self.sgd_scores[step, : len(sgd_scores)] = sgd_scores
 
-    def of_run(self, steps: int) -> dict[str, Array]:
+    def of_run(self, steps: int) -> dict[str, Any]:
         """Return the fields of `Run` after `steps` steps: NaN where a short batch has no sample."""
         index = self.index[:steps].copy()
         arrays = {name: array[:steps].copy() for name, array in self._named().items()}
