@@ -132,6 +132,7 @@ def test_the_files_agree_with_each_other_and_with_the_run(here: Path, command: C
         "group": None,
         "weighting": "sum",
         "run_seed": None,
+        "per_validation": False,
         "heads": 0,
         "context": 0,
         "more": [],
