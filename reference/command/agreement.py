@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.command.distinction import mean_ranks
-from adamshap.reference.command.distributions import normal_tails
 from adamshap.reference.contract import Array
 
 __all__ = ["Agreement", "agreement_of"]
@@ -145,11 +144,13 @@ def _more_overlap(shared: float, length: int, count: int, factor: float) -> floa
 
 def _overlap(correlation: float, length: int, count: int) -> float:
     """Return N P(X > t, Y > t) for normal X and Y with this correlation, with t such that N P(X > t) = `length`."""
+    from scipy.special import ndtr  # slow to import
+
     # Given X > t, Y is normal around ρ X.
     threshold = -NormalDist().inv_cdf(length / count)
     rest = math.sqrt(max(1 - correlation**2, 1e-12))
     x = _beyond(length, count)
-    return length * float(normal_tails((threshold - correlation * x) / rest).mean())
+    return length * float(ndtr((correlation * x - threshold) / rest).mean())
 
 
 @cache

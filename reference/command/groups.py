@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adamshap.reference.command.distributions import student_quantile
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.spread import CONFIDENCE
 from adamshap.reference.contract import Array
@@ -164,14 +163,14 @@ def over_seeds(column: str, runs: Sequence[dict[str, Array]]) -> GroupScores:
 def group_rows(scores: GroupScores) -> tuple[str, list[str], list[list[str]], list[str]]:
     """Return title, header and cells of the table for people, and the lines below it that say how to read it."""
     groups = shown_groups(scores)
-    mean_unit, sum_unit = (_unit(values) for values in ([g.mean for g in groups], [g.total for g in groups]))
-    heads = ["group", "examples", f"mean ({mean_unit:.0e})", f"sum ({sum_unit:.0e})", "harmful", "effect", "others"]
+    mean, total = _Unit.of([group.mean for group in groups]), _Unit.of([group.total for group in groups])
+    heads = ["group", "examples", f"mean{mean.name}", f"sum{total.name}", "harmful", "effect", "others"]
     rows = [
         [
             group.name,
             str(group.examples),
-            _with_spread(group, mean_unit),
-            f"{group.total / sum_unit:+.1f}",
+            _with_spread(group, mean),
+            total.shown(group.total, "+"),
             f"{group.harmful / group.examples:.0%}",
             group.effect,
             group.against_others,
@@ -235,8 +234,10 @@ class _Sample:
 
 def _intervals(samples: Sequence[_Sample]) -> list[tuple[float, float] | tuple[None, None]]:
     """Return the intervals of all means, which hold together with `CONFIDENCE` (Bonferroni)."""
+    from scipy.special import stdtrit  # slow to import
+
     confidence = 1 - (1 - CONFIDENCE) / len(samples)
-    reach = student_quantile((1 + confidence) / 2, np.array([max(sample.freedom, 1.0) for sample in samples]))
+    reach = stdtrit([max(sample.freedom, 1.0) for sample in samples], (1 + confidence) / 2)
     widths = [t * sample.error for t, sample in zip(reach.tolist(), samples, strict=True)]
     return [
         (None, None) if math.isnan(width) else (sample.mean - width, sample.mean + width)
@@ -278,12 +279,31 @@ def _sign(low: float | None, high: float | None, positive: str, negative: str) -
     return positive if low > 0 else negative
 
 
-def _with_spread(group: GroupScore, unit: float) -> str:
-    spread = "?" if group.low is None or group.high is None else f"{(group.high - group.low) / 2 / unit:.1f}"
-    return f"{group.mean / unit:+.1f} ± {spread}"
+@dataclass(frozen=True)
+class _Unit:
+    """The unit of a column, 1 or a power of 1000, and the digits after its point."""
+
+    size: float
+    digits: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "_Unit":
+        """Return 1 for `values` of up to 0.01 to 10; else a power of 1000, for one to three digits before the point."""
+        most = max(map(abs, values))
+        if most == 0 or 0.01 <= most < 10:
+            return cls(1.0, 3)
+        return cls(1000.0 ** math.floor(math.log10(most) / 3), 1)
+
+    @property
+    def name(self) -> str:
+        """The unit in the head of the column."""
+        return "" if self.size == 1 else f" ({self.size:.0e})"
+
+    def shown(self, value: float, sign: str = "") -> str:
+        """Return `value` as text."""
+        return f"{value / self.size:{sign}.{self.digits}f}"
 
 
-def _unit(values: Sequence[float]) -> float:
-    """Return the power of 1000 in which the largest of `values` has one to three digits before the point."""
-    most = max(map(abs, values))
-    return 1000.0 ** math.floor(math.log10(most) / 3) if most > 0 else 1.0
+def _with_spread(group: GroupScore, unit: _Unit) -> str:
+    spread = "?" if group.low is None or group.high is None else unit.shown((group.high - group.low) / 2)
+    return f"{unit.shown(group.mean, '+')} ± {spread}"

@@ -123,7 +123,7 @@ def prepared_again(options: Options, recorded: Mapping[str, Any], argument: str)
     """
     dataset, prepared, config = prepared_run(options)
     # The options are the run's own, and a newer version may have more of them, at their defaults.
-    changed = [name for name in config if not agrees(recorded.get(name), config[name])]
+    changed = [name for name in config if not _agrees(recorded.get(name), config[name])]
     if changed:
         raise CommandError(
             f"{argument}: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same"
@@ -132,10 +132,10 @@ def prepared_again(options: Options, recorded: Mapping[str, Any], argument: str)
     return dataset, prepared
 
 
-def agrees(recorded: Any, now: Any) -> bool:
+def _agrees(recorded: Any, now: Any) -> bool:
     """Return whether a part of a run's config is as it was, apart from keys that an older version did not record."""
     if isinstance(recorded, dict) and isinstance(now, dict):
-        return all(name in now and agrees(value, now[name]) for name, value in recorded.items())
+        return all(name in now and _agrees(value, now[name]) for name, value in recorded.items())
     return bool(recorded == now)
 
 

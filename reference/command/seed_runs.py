@@ -128,13 +128,7 @@ def resume(console: Console, path: Path, seconds: float, top: int, device: Devic
         _finish(console, path, top, show=console.quiet)
         return
     config = seeds.config_in(path)
-    dataset, prepared, now = running.prepared_run(running.options_of(path, config))
-    changed = [name for name in now if not running.agrees(config.get(name), now[name])]
-    if changed:
-        raise CommandError(
-            f"--resume: {config['options']['data']!r} has changed since the runs started ({', '.join(changed)});"
-            " needs the same data"
-        )
+    dataset, prepared = running.prepared_again(running.options_of(path, config), config, "--resume")
     for seed in config["seeds"]:
         if not seeds.folder_of(path, seed).exists():
             own = seeds.config_of_run(config, seed)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adamshap.reference.command.distributions import student_quantile
 from adamshap.reference.contract import Array
 
 CONFIDENCE = 0.95
@@ -39,7 +38,9 @@ class Spread:
         It is m ± t s/√K with Student's t of K - 1 degrees of freedom, for values whose distribution is near to normal:
         sums over many examples, or validation results. At 95 % t is 12.7 for two runs, 4.3 for three, 2.8 for five.
         """
-        reach = student_quantile((1 + confidence) / 2, self.count - 1) * self.standard_error
+        from scipy.special import stdtrit  # slow to import
+
+        reach = stdtrit(self.count - 1, (1 + confidence) / 2) * self.standard_error
         return self.mean - reach, self.mean + reach
 
 

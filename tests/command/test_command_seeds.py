@@ -236,7 +236,7 @@ def test_refusals(refused: Refused, command: Command, here: Path, blobs: Path) -
     with np.load(blobs) as arrays:
         changed = {"x": arrays["x"] + np.arange(40)[:, None, None], "y": arrays["y"]}
     np.savez(blobs, **changed)
-    refused(("attribute", "--resume", "all"), "has changed since the runs started")
+    refused(("attribute", "--resume", "all"), "has changed since the run started")
     config = json.loads((here / "all" / "config.json").read_text())
     (here / "all" / "config.json").write_text(json.dumps(config | {"version": 9}))
     refused(("show", "all"), "has version 9")

@@ -2,26 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from adamshap.reference.command import distributions
 from adamshap.reference.command.spread import spread_of
-
-
-@pytest.mark.parametrize("degrees", [0.3, 1, 2, 4.7, 30, 5000, 3e7, np.inf])
-def test_students_tails_are_those_of_scipy(degrees: float) -> None:
-    t = np.concatenate([-np.geomspace(1e-3, 30, 40)[::-1], [0.0], np.geomspace(1e-3, 30, 40)])
-    expected = stats.norm.sf(t) if np.isinf(degrees) else stats.t.sf(t, degrees)
-    close = t < 8 if degrees == 3e7 else np.full(len(t), True)  # taken for normal there
-    np.testing.assert_allclose(
-        distributions.student_tails(t, degrees)[close], expected[close], rtol=1e-3 if degrees == 3e7 else 1e-9
-    )
-
-
-def test_quantiles_are_those_of_scipy() -> None:
-    for degrees in (1, 2, 3.5, 9, 100):
-        for p in (0.5, 0.6, 0.975, 0.9999):
-            assert distributions.student_quantile(p, degrees) == pytest.approx(stats.t.ppf(p, degrees), rel=1e-9)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
