@@ -1,0 +1,1 @@
+"""Language models: the origin of the contrast between SGD's formula and the linearised one."""
