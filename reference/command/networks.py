@@ -83,8 +83,10 @@ def shown(options: Mapping[str, Any], described: Mapping[str, Any]) -> str:
     if "sizes" in described:
         return "network " + "-".join(map(str, described["sizes"]))
     if options["model"] == "transformer":
-        sizes = f"width {options['width']}, {options['heads']} heads, context {options['context']}"
-        return f"transformer of {options['depth']} blocks, {sizes}"
+        blocks, heads = (
+            f"{options[n]} {what}{'s' * (options[n] > 1)}" for n, what in (("depth", "block"), ("heads", "head"))
+        )
+        return f"transformer of {blocks}, width {options['width']}, {heads}, context {options['context']}"
     channels = "-".join(map(str, _channels(options["width"], options["depth"])))
     return f"convolutional network of {channels} channels"
 

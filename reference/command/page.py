@@ -27,6 +27,7 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child, .word { text-align: left; }
 .word { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; } .short { white-space: nowrap; }
+.long { min-width: 24rem; }
 .wide { overflow-x: auto; } .wide svg { width: 100%; min-width: 40rem; height: auto; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; padding: 0; list-style: none; }
 .cards img { width: 5.7rem; height: 5.7rem; object-fit: contain; image-rendering: pixelated; border: 1px solid #ddd; }
@@ -37,12 +38,12 @@ pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
 """
 
 
-LONGEST = 60
-"""Characters of a cell of a table of examples."""
+LONGEST = 400
+"""Characters of a cell of a table of examples: of longer documents the beginning."""
 
 
-UNBROKEN = 24
-"""Characters of a text that stay on one line in a table."""
+UNBROKEN, LONG = 24, 80
+"""Characters of a text that stay on one line in a table, and of one that needs a wide column."""
 
 
 def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
@@ -222,7 +223,7 @@ def _shortened(cell: str) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[int]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
-        kinds = ("word" if len(cell) > UNBROKEN else "word short" for cell in cells)
+        kinds = ("word" + " short" * (len(cell) <= UNBROKEN) + " long" * (len(cell) > LONG) for cell in cells)
         marked = (f' class="{kind}"' if number in words else "" for number, kind in enumerate(kinds))
         return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marked, cells, strict=True))
 

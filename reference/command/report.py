@@ -34,7 +34,7 @@ MOST_CLASSES = 20
 PATIENCE = 2.0
 """Seconds of silence before the first step, after which the reason is printed."""
 WIDEST_VALUE = 16
-"""Characters of a value of the user's file that a table in the terminal shows."""
+"""Characters of a value of the user's file that a table in the terminal shows, or more where the terminal has room."""
 GAP = 3
 """Characters between two columns of a table."""
 MANY_VALIDATION_EXAMPLES = 2000
@@ -160,13 +160,22 @@ def extremes(console: Console, saved: SavedRun, top: int, meaning: Sequence[str]
     """
     places = extremes_of(saved.columns["score"], top)
     fields = fields_of(saved, np.concatenate(list(places.values())), total=total)
-    kept = fitting(fields, console.width) if any(field.own for field in fields) else fields
+    widths: dict[int, int | None] = dict.fromkeys(range(len(fields)))
+    if any(field.own for field in fields):
+        widths = fitting(fields, console.width)
+    kept = [field for at, field in enumerate(fields) if at in widths]
     tables, start = [], 0
     for kind, members in places.items():
         result = table(f"Most {kind} examples", ())
-        for field in kept:
-            narrow: Any = {"no_wrap": True, "max_width": WIDEST_VALUE} if field.own else {"no_wrap": not field.text}
-            result.add_column(Text(field.head), justify="left" if field.text else "right", **narrow)
+        for at, field in enumerate(fields):
+            if at not in widths:
+                continue
+            result.add_column(
+                Text(field.head),
+                justify="left" if field.text else "right",
+                no_wrap=field.own or not field.text,
+                max_width=widths[at],
+            )
         for row in zip(*(field.cells[start : start + len(members)] for field in kept), strict=True):
             result.add_row(*map(Text, row))
         tables.append(result)
@@ -181,19 +190,30 @@ def extremes(console: Console, saved: SavedRun, top: int, meaning: Sequence[str]
         console.print(f"Not shown, for want of width: {some(hidden, MOST_CLASSES)}", markup=False, highlight=False)
 
 
-def fitting(fields: Sequence[Field], width: int) -> list[Field]:
-    """Return the fields of a table of `width` characters: all but values of the user's file and minor fields.
+def fitting(fields: Sequence[Field], width: int) -> dict[int, int | None]:
+    """Return which fields a table of `width` characters has, by place, with the most characters of each (None: all).
 
-    Of those, as many as fit: first the user's own values, then the minor fields.
+    All fields are in it but values of the user's file and minor fields. Of those, as many as fit: first the user's own
+    values, then what longer ones lack of their full length, then the minor fields.
     """
-    used, kept = 0, set()
-    for place, field in sorted(enumerate(fields), key=lambda numbered: (numbered[1].minor, numbered[1].own)):
-        widest = max(map(cell_len, (field.head, *field.cells)))
-        needs = GAP + (min(widest, WIDEST_VALUE) if field.own else widest)
-        if not (field.own or field.minor) or used + needs <= width:
-            used += needs
-            kept.add(place)
-    return [field for place, field in enumerate(fields) if place in kept]
+    widest = [max(map(cell_len, (field.head, *field.cells))) for field in fields]
+    always = [at for at, field in enumerate(fields) if not (field.own or field.minor)]
+    room = width - sum(GAP + widest[at] for at in always)
+    own: dict[int, int] = {}
+    for at, needs in ((at, min(widest[at], WIDEST_VALUE)) for at, field in enumerate(fields) if field.own):
+        if GAP + needs <= room:
+            own[at] = needs
+            room -= GAP + needs
+    for after, at in enumerate(sorted(own, key=widest.__getitem__)):  # what a shorter one does not need is for others
+        more = min(widest[at] - own[at], max(room, 0) // (len(own) - after))
+        own[at] += more
+        room -= more
+    minor = []
+    for at in (at for at, field in enumerate(fields) if field.minor):
+        if GAP + widest[at] <= room:
+            minor.append(at)
+            room -= GAP + widest[at]
+    return dict.fromkeys((*always, *minor)) | own
 
 
 def quality(console: Console, saved: SavedRun) -> None:

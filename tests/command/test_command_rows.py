@@ -14,7 +14,9 @@ from command_helpers import TINY, Command
 from adamshap.reference import checkpoint
 from adamshap.reference.command import folder
 from adamshap.reference.command.datasets import load, load_valid
+from adamshap.reference.command.examples import Field
 from adamshap.reference.command.file_rows import FileRows, from_arrays, to_arrays
+from adamshap.reference.command.report import fitting
 from adamshap.reference.command.table import Reading
 
 Refused = Callable[..., None]
@@ -169,6 +171,15 @@ def test_as_many_columns_are_shown_as_fit(command: Command, monkeypatch: pytest.
     )
     assert heads[0][4 : 4 + len(shown)] == shown
     assert ("for want of width" in tables) == (width < 120)
+
+
+def test_room_that_is_left_goes_to_the_longest_values_first() -> None:
+    own = [Field("a", ["1"], own=True), Field("b", ["x" * 30], own=True), Field("c", ["x" * 99], own=True)]
+    fields = [Field("index", ["0"]), *own, Field("minor", ["0"], minor=True)]
+    assert fitting(fields, 50) == {0: None, 1: 1, 2: 16, 3: 16}
+    assert fitting(fields, 81) == {0: None, 1: 1, 2: 30, 3: 33}
+    assert fitting(fields, 146) == {0: None, 1: 1, 2: 30, 3: 98}
+    assert fitting(fields, 155) == {0: None, 1: 1, 2: 30, 3: 99, 4: None}
 
 
 @pytest.mark.usefixtures("here")

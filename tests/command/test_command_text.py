@@ -126,7 +126,7 @@ def test_the_files_of_a_run(here: Path, command: Command, book: Path) -> None:
     assert [row["text"] for row in rows] == [found.passages[row].text for row in train]
     assert [row["group"] for row in rows] == columns["group"].tolist()
     said = " ".join(result.stdout.split())
-    assert "transformer of 1 blocks, width 4, 1 heads, context 8" in said
+    assert "transformer of 1 block, width 4, 1 head, context 8" in said
     assert "Groups by file" in said
     assert "bits per token" in said
     assert "\x1b[31m" not in result.stdout
@@ -141,8 +141,23 @@ def test_the_page_shows_passages_as_text(here: Path, command: Command, book: Pat
     assert "\x1b" not in page
     assert "Groups by file" in page
     shown = " ".join(command("show", "o").stdout.split())
-    assert "transformer of 1 blocks" in shown
+    assert "transformer of 1 block" in shown
     assert "perplexity" in shown
+
+
+def test_a_passage_has_the_room_that_there_is(
+    here: Path, command: Command, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("attribute", book / "a.txt", *TINY, "--context", "60", "--out", "o").exit_code == 0
+    with (here / "o" / "scores.csv").open(newline="", encoding="utf-8") as file:
+        passage = " ".join(next(csv.DictReader(file))["text"].split())
+    assert passage[:40] in command("show", "o", "--top", "20").stdout
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = command("show", "o", "--top", "20").stdout
+    assert passage in shown
+    assert "SGD score" in shown
+    assert command("show", "o", "--top", "20", "--html", "p.html").exit_code == 0
+    assert passage in (here / "p.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("options", [("--examples", "line"), ("--tokens", "bytes"), ("--valid",)])
