@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adamshap.reference.command.groups import GroupScores, shown_groups
+from adamshap.reference.command.pictures import short
 from adamshap.reference.contract.drawing import plain_style
 from adamshap.reference.contract.views import HARMFUL, HELPFUL
 
@@ -55,11 +56,7 @@ def bars(axes: "Axes", scores: GroupScores) -> None:
         if group.low is not None and group.high is not None:
             axes.errorbar(group.mean, place, xerr=(group.high - group.low) / 2, color="#222222", capsize=3, linewidth=1)
     axes.axvline(0, color="#222222", linewidth=0.8)
-    axes.set_yticks(places, [_short(group.name) for group in groups], parse_math=False)
+    axes.set_yticks(places, [short(group.name, MOST_LETTERS) for group in groups], parse_math=False)
     axes.invert_yaxis()
     axes.ticklabel_format(axis="x", scilimits=(-2, 3))
     axes.set_xlabel(f"mean score, with the interval over {scores.over}")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "…"

@@ -1,29 +1,28 @@
 """A picture of a run's groups: some of each group's images with their labels, and its mean score with its interval."""
 
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adamshap.reference.command import group_chart, images
+from adamshap.reference.command import group_chart
+from adamshap.reference.command.datasets import label_names
+from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.groups import GroupScores, shown_groups
-from adamshap.reference.command.job import Findings
+from adamshap.reference.command.images import Images
+from adamshap.reference.command.pictures import short
 from adamshap.reference.contract.drawing import plain_style
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-IMAGES = 5
+SHOWN = 5
 """Images of each group: its first ones."""
-SIDE, GAP = 0.42, 0.22
-"""Side of an image, and the space for its label beside it, in inches."""
+SIDE, LETTER = 0.42, 0.085
+"""Inches: side of an image, and width of a letter of the label beside it."""
 ROW = SIDE + 0.08
-MOST_LETTERS = 3
+MOST_LETTERS = 10
 """Longest label beside an image."""
 
 
-def draw(findings: Findings, scores: GroupScores) -> bytes:
-    """Return a PNG of the groups of `findings`, which must be images, the worst group at the top.
+def draw(saved: SavedRun, images: Images, scores: GroupScores) -> bytes:
+    """Return a PNG of the groups of `saved`, whose examples are in `images`, the worst group at the top.
 
     Raises
     ------
@@ -31,45 +30,43 @@ def draw(findings: Findings, scores: GroupScores) -> bytes:
         Matplotlib is not installed.
     """
     with plain_style():
-        return _drawn(findings, scores)
+        return _drawn(saved, images, scores)
 
 
-def _drawn(findings: Findings, scores: GroupScores) -> bytes:
+def _drawn(saved: SavedRun, images: Images, scores: GroupScores) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count, names, left, bars = len(shown_groups(scores)), 1.5, IMAGES * (SIDE + GAP), 4.2
-    width, height, below = names + left + bars + 0.5, ROW * count + 0.7, 0.6
+    shown = {group.name: np.flatnonzero(saved.columns["group"] == group.name)[:SHOWN] for group in shown_groups(scores)}
+    every = np.concatenate(list(shown.values()))
+    names = label_names(saved.columns["label"][every], saved.config["dataset"]["classes"])
+    labels = {int(member): short(name, MOST_LETTERS) for member, name in zip(every, names, strict=True)}
+    gap = 0.1 + LETTER * max(map(len, labels.values()))
+    count, beside, left, bars = len(shown), 1.5, SHOWN * (SIDE + gap), 4.2
+    width, height, below = beside + left + bars + 0.5, ROW * count + 0.7, 0.6
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     rows = below / height, ROW * count / height
-    chart = figure.add_axes(((names + left + 0.2) / width, rows[0], bars / width, rows[1]))
+    chart = figure.add_axes(((beside + left + 0.2) / width, rows[0], bars / width, rows[1]))
     group_chart.bars(chart, scores)
-    examples = figure.add_axes((names / width, rows[0], left / width, rows[1]))
-    _draw_images(examples, findings, scores)
+    examples = figure.add_axes((beside / width, rows[0], left / width, rows[1]))
+    for row, members in enumerate(shown.values()):
+        for column, member in enumerate(map(int, members)):
+            picture = images.picture(int(saved.columns["index"][member]))
+            high, wide = (side / max(picture.shape[:2]) for side in picture.shape[:2])
+            right = column + wide * SIDE / (SIDE + gap)
+            half = high * SIDE / ROW / 2
+            place = (column, right, row + half, row - half)
+            examples.imshow(picture, cmap=images.greys, extent=place, aspect="auto")
+            examples.text(right + 0.04, row, labels[member], va="center", fontsize=9, color="#555555", parse_math=False)
+    examples.set(xlim=(0, SHOWN), xticks=[])
+    examples.spines[:].set_visible(False)
+    examples.tick_params(left=False)
+    examples.set_xlabel("first examples, with their labels")
     examples.set_yticks(chart.get_yticks(), [label.get_text() for label in chart.get_yticklabels()], parse_math=False)
     for axes in (chart, examples):
         axes.set_ylim(count - 0.5, -0.5)
     chart.set_yticks([])
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
-
-
-def _draw_images(axes: "Axes", findings: Findings, scores: GroupScores) -> None:
-    """Draw the first images of each group in a row of their own, with their labels; x and y count images and groups."""
-    prepared, shape, labels = findings.prepared, findings.dataset.image_shape, findings.label_names
-    assert prepared.groups is not None
-    assert shape is not None
-    wide, high = SIDE / (SIDE + GAP), SIDE / ROW
-    for row, group in enumerate(shown_groups(scores)):
-        for column, member in enumerate(np.flatnonzero(prepared.groups == group.name)[:IMAGES]):
-            image = images.picture_of(findings.dataset.x[prepared.train_index[member]], shape)
-            place = (column, column + wide, row + high / 2, row - high / 2)
-            axes.imshow(image, cmap="gray_r", extent=place, aspect="auto")
-            label = labels[member] if len(labels[member]) <= MOST_LETTERS else ""
-            axes.text(column + wide + 0.04, row, label, va="center", fontsize=9, color="#555555", parse_math=False)
-    axes.set(xlim=(0, IMAGES), xticks=[])
-    axes.spines[:].set_visible(False)
-    axes.tick_params(left=False)
-    axes.set_xlabel("first examples, with their labels")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return drawn.getvalue()

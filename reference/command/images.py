@@ -1,11 +1,35 @@
 """Images of any layout: (height, width), (channels, height, width) or (height, width, channels)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from adamshap.reference.contract import Array
+from adamshap.reference.contract import Array, LazyRows
 
 Layout = tuple[int, ...]
 """Shape of an image as it is stored: two numbers, or three with the channels first or last."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a data set.
+
+    Parameters
+    ----------
+    rows : array (N, d), or LazyRows
+        The numbers of each image as they are stored.
+    layout : tuple of int
+    greys : str
+        Matplotlib's name for the colours of a single channel.
+    """
+
+    rows: Array | LazyRows
+    layout: Layout
+    greys: str = "gray"
+
+    def picture(self, index: int) -> Array:
+        """Return what matplotlib draws of the image in row `index`."""
+        return picture_of(self.rows[index], self.layout)
 
 
 def layout_of(shape: tuple[int, ...]) -> Layout | None:

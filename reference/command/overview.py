@@ -7,14 +7,16 @@ from functools import partial
 
 import numpy as np
 
-from adamshap.reference.command import images, networks
+from adamshap.reference.command import networks
 from adamshap.reference.command.datasets import load
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.examples import score_text
 from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.images import Images, is_drawable
 from adamshap.reference.command.seeds import SavedSeeds
+from adamshap.reference.command.sources import greys_of
 from adamshap.reference.command.spread import spread_of
-from adamshap.reference.contract import Array, LazyRows
+from adamshap.reference.contract import Array
 from adamshap.reference.contract.views import histogram
 
 # Approximate number of histogram bins; number of groups of a regression's targets.
@@ -159,16 +161,16 @@ def quality_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The examples' images (N, height · width) by row of the data set; or None, and the reason."""
+    """The images of a run's data; or None, and the reason if they could not be had."""
 
-    images: Array | LazyRows | None
+    images: Images | None
     missing: str = ""
 
 
 def pictures_of(saved: SavedRun) -> Pictures:
     """Return the images of the data set of `saved`, read again if it has images and has not changed."""
     shape, options = saved.config["dataset"]["image_shape"], saved.config["options"]
-    if shape is None or not images.is_drawable(tuple(shape)):
+    if shape is None or not is_drawable(tuple(shape)):
         return Pictures(None)
     try:
         # Pictures never come from a table, whose columns have options.
@@ -177,7 +179,7 @@ def pictures_of(saved: SavedRun) -> Pictures:
         return Pictures(None, f"No pictures: {error}")
     if dataset.image_shape != tuple(shape) or len(dataset.x) != saved.config["dataset"]["examples"]:
         return Pictures(None, f"No pictures: {options['data']!r} has changed since the run started")
-    return Pictures(dataset.x)
+    return Pictures(Images(dataset.x, tuple(shape), greys_of(options["data"])))
 
 
 def no_scores(saved: SavedRun) -> str:

@@ -5,16 +5,17 @@ import io
 from collections.abc import Collection, Sequence
 from html import escape
 
-from adamshap.reference.command import group_chart, images, overview, results
+from adamshap.reference.command import group_chart, overview, results
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.errors import why_no_picture
 from adamshap.reference.command.examples import extremes_of, fields_of, score_text
 from adamshap.reference.command.explain import Explanation
 from adamshap.reference.command.folder import DIVERGED, SavedRun
 from adamshap.reference.command.groups import GroupScores, group_rows, scores_of_groups
+from adamshap.reference.command.images import Images
 from adamshap.reference.command.seeds import spread_lines
 from adamshap.reference.command.weightings import lines_of
-from adamshap.reference.contract import Array, LazyRows
+from adamshap.reference.contract import Array
 from adamshap.reference.contract.drawing import plain_style
 from adamshap.reference.contract.views import figure
 
@@ -103,7 +104,7 @@ def _explained_picture(one: Explanation, notes: list[str]) -> str:
     images_of = overview.pictures_of(one.saved).images
     if images_of is None or one.saved.config["dataset"]["validation_file"] is not None:
         return ""
-    drawn = _pictures(one.saved, images_of, [one.index], notes)
+    drawn = _pictures(images_of, [one.index], notes)
     if drawn is None:
         return ""
     label = escape(one.label)
@@ -158,21 +159,18 @@ def _extremes(saved: SavedRun, top: int, notes: list[str], *, total: bool = Fals
     return f'<div class="two">{inner}</div>'
 
 
-def _drawn(saved: SavedRun, rows: Array | LazyRows, groups: Sequence[Array], notes: list[str]) -> dict[int, str] | None:
+def _drawn(saved: SavedRun, images_of: Images, groups: Sequence[Array], notes: list[str]) -> dict[int, str] | None:
     """Return the examples' pictures by row of the data set; or None, with a note, if they cannot be drawn."""
     wanted = [int(saved.columns["index"][row]) for members in groups for row in members]
-    return _pictures(saved, rows, wanted, notes)
+    return _pictures(images_of, wanted, notes)
 
 
-def _pictures(
-    saved: SavedRun, rows: Array | LazyRows, wanted: Sequence[int], notes: list[str]
-) -> dict[int, str] | None:
+def _pictures(images_of: Images, wanted: Sequence[int], notes: list[str]) -> dict[int, str] | None:
     """Return the pictures of the rows `wanted` of the data set; or None, with a note, if they cannot be drawn."""
-    layout = tuple(saved.config["dataset"]["image_shape"])
-    arrays = {index: images.picture_of(rows[index], layout) for index in wanted}
+    arrays = {index: images_of.picture(index) for index in wanted}
     try:
         with plain_style():
-            return {index: _png(image) for index, image in arrays.items()}
+            return {index: _png(image, images_of.greys) for index, image in arrays.items()}
     except Exception as error:  # as for the plots
         notes.append(f"No pictures: {why_no_picture(error)}")
         return None
@@ -186,9 +184,11 @@ def _cards(saved: SavedRun, members: Array, drawn: dict[int, str]) -> str:
         index = int(columns["index"][row])
         flip = f"<br>flipped from {escape(true[index])}" if index in true else ""
         label = escape(name)
+        group = f"<br>{escape(_shortened(columns['group'][row]))}" if "group" in columns else ""
         cards.append(
             f'<li><img alt="row {index}, {label}" src="{drawn[index]}"><br><b>{label}</b><br>'
-            f"row {index}<br>{score_text(saved.weighting, columns['score'][row])}{_spread(saved, row)}{flip}</li>"
+            f"row {index}<br>{score_text(saved.weighting, columns['score'][row])}{_spread(saved, row)}"
+            f"{group}{flip}</li>"
         )
     return f'<ul class="cards">{"".join(cards)}</ul>'
 
@@ -202,11 +202,11 @@ def _spread(saved: SavedRun, row: int) -> str:
     return f"<br>± {error}{'<br>distinct' * bool(columns['distinct'][row])}"
 
 
-def _png(image: Array) -> str:
+def _png(image: Array, greys: str) -> str:
     from matplotlib.image import imsave
 
     content = io.BytesIO()
-    imsave(content, image, cmap="gray_r", format="png")
+    imsave(content, image, cmap=greys, format="png")
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 

@@ -3,24 +3,25 @@
 import io
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from adamshap.reference.command import images
-from adamshap.reference.command.examples import score_text
-from adamshap.reference.command.job import Findings
+from adamshap.reference.command.datasets import label_names
+from adamshap.reference.command.examples import extremes_of, score_text
+from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.images import Images
 from adamshap.reference.contract.drawing import plain_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Images in each of the two rows.
-COLUMNS = 10
+COLUMNS, MOST_ROWS = 10, 5
+"""Images side by side, and rows of them in each of the two lists: of longer lists the picture has the first ones."""
 # Longest class name that fits above its image.
 MOST_LETTERS = 12
+SIDE, TITLE, LINE = 1.2, 0.35, 0.13
+"""Inches: an image with the gap beside it, the title of a list, and a line of a note."""
 
 
-def draw(findings: Findings) -> bytes:
-    """Return a PNG of the best and the worst examples of `findings`, which must be images.
+def draw(saved: SavedRun, images: Images, top: int) -> bytes:
+    """Return a PNG of the `top` best and worst examples of `saved`, which are in `images`.
 
     Raises
     ------
@@ -28,39 +29,47 @@ def draw(findings: Findings) -> bytes:
         Matplotlib is not installed.
     """
     with plain_style():
-        return _drawn(findings)
+        return _drawn(saved, images, top)
 
 
-def _drawn(findings: Findings) -> bytes:
+def _drawn(saved: SavedRun, images: Images, top: int) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    order = np.argsort(findings.scores, kind="stable")
-    count = min(COLUMNS, len(order) // 2)
-    figure = Figure(figsize=(1.2 * count + 0.4, 4.4), dpi=120, layout="constrained")
+    lists = extremes_of(saved.columns["score"], min(top, COLUMNS * MOST_ROWS))
+    count = len(lists["helpful"])
+    columns, rows = min(COLUMNS, count), -(-count // COLUMNS)
+    lines = 3 + ("group" in saved.columns) + bool(saved.config["flips"])
+    height = 2 * (TITLE + rows * (SIDE + lines * LINE))
+    figure = Figure(figsize=(max(SIDE * columns, 2.4) + 0.4, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 1)
-    for row, title, members in ((0, "Most helpful", order[::-1][:count]), (1, "Most harmful", order[:count])):
-        part = figure.add_subfigure(grid[row])
-        part.suptitle(title, fontsize=10, fontweight="bold")
+    for part, (kind, members) in enumerate(lists.items()):
+        half = figure.add_subfigure(grid[part])
+        half.suptitle(f"Most {kind}", fontsize=10, fontweight="bold")
         for place, member in enumerate(members, start=1):
-            _draw_example(part.add_subplot(1, count, place), findings, member)
+            _draw_example(half.add_subplot(rows, columns, place), saved, images, int(member))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
 
 
-def _draw_example(axes: "Axes", findings: Findings, member: int) -> None:
-    dataset, prepared = findings.dataset, findings.prepared
-    index = prepared.train_index[member]
-    axes.imshow(images.picture_of(dataset.x[index], dataset.image_shape or ()), cmap="gray_r")
+def _draw_example(axes: "Axes", saved: SavedRun, images: Images, member: int) -> None:
+    columns = saved.columns
+    index = int(columns["index"][member])
+    axes.imshow(images.picture(index), cmap=images.greys)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(_short(findings.label_names[member]), fontsize=9, parse_math=False)
-    note = f"row {index}\n{score_text(findings.options.weighting, findings.scores[member])}"
-    if prepared.flipped[member]:
-        note += f"\nflipped from {_short(dataset.classes[prepared.labels[member]])}"
-    axes.set_xlabel(note, fontsize=7, parse_math=False)
+    (name,) = label_names(columns["label"][[member]], saved.config["dataset"]["classes"])
+    axes.set_title(short(name, MOST_LETTERS), fontsize=9, parse_math=False)
+    notes = [f"row {index}", score_text(saved.weighting, columns["score"][member])]
+    if "group" in columns:
+        notes.append(short(str(columns["group"][member]), MOST_LETTERS))
+    notes += [
+        f"flipped from {short(flip['from'], MOST_LETTERS)}" for flip in saved.config["flips"] if flip["index"] == index
+    ]
+    axes.set_xlabel("\n".join(notes), fontsize=7, parse_math=False)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "…"
+def short(name: str, most: int) -> str:
+    """Return the beginning of a name of more than `most` letters."""
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from adamshap.reference import checkpoint
-from adamshap.reference.command import folder, group_pictures, images, pictures
+from adamshap.reference.command import folder, group_pictures, pictures
 from adamshap.reference.command.datasets import Dataset, label_names
 from adamshap.reference.command.errors import CommandError, why_no_picture
 from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.folder import DIVERGED, FINISHED, RESULTS, RunFolder, SavedRun
 from adamshap.reference.command.groups import scores_of_groups
+from adamshap.reference.command.images import Images
 from adamshap.reference.command.job import Findings, Options
 from adamshap.reference.command.per_validation import FILE as PER_VALIDATION
 from adamshap.reference.command.per_validation import losses_of, mean_over
@@ -125,27 +126,25 @@ def _write_per_validation(run_folder: RunFolder, findings: Findings) -> None:
     checkpoint.write(run_folder.path / PER_VALIDATION, arrays, run_folder.owner)
 
 
-def write_pictures(run_folder: RunFolder, findings: Findings) -> list[str]:
-    """Write pictures of the examples and of their groups if they are images, and return messages for the user.
+def write_pictures(saved: SavedRun, shown: Images, top: int) -> list[str]:
+    """Write pictures of the `top` examples of each list and of their groups, and return messages for the user.
 
     The results are already written, so a picture that cannot be drawn only costs a message.
     """
-    if not images.is_drawable(findings.dataset.image_shape):
-        return []
-    notes = _write_picture(run_folder, PICTURE, lambda: pictures.draw(findings))
-    by_group = scores_of_groups(folder.read(run_folder.path))
+    notes = _write_picture(saved.folder, PICTURE, lambda: pictures.draw(saved, shown, top))
+    by_group = scores_of_groups(saved)
     if by_group is not None:
-        notes += _write_picture(run_folder, PICTURE_OF_GROUPS, lambda: group_pictures.draw(findings, by_group))
+        notes += _write_picture(saved.folder, PICTURE_OF_GROUPS, lambda: group_pictures.draw(saved, shown, by_group))
     return notes
 
 
-def _write_picture(run_folder: RunFolder, name: str, draw: Callable[[], bytes]) -> list[str]:
+def _write_picture(path: Path, name: str, draw: Callable[[], bytes]) -> list[str]:
     try:
         picture = draw()
     except Exception as error:  # matplotlib's settings, fonts and cache are beyond our control
-        return [f"No {name}: {why_no_picture(error, run_folder.path)}"]
+        return [f"No {name}: {why_no_picture(error, path)}"]
     try:
-        checkpoint.write_whole(run_folder.path / name, picture)
+        checkpoint.write_whole(path / name, picture)
     except OSError as error:
         return [f"No {name}: cannot write it ({error.strerror or error})"]
     return []

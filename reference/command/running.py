@@ -13,17 +13,19 @@ from rich.console import Console
 from adamshap.reference.command import (
     datasets,
     folder,
+    images,
     per_validation,
     preparation,
     report,
     results,
+    sources,
     text_data,
     training,
 )
 from adamshap.reference.command.checkpointing import Checkpointer
 from adamshap.reference.command.datasets import Dataset
 from adamshap.reference.command.errors import INTERRUPTED, TRACEBACKS, TRAINING_DIVERGED, CommandError, one_line
-from adamshap.reference.command.folder import RunFolder
+from adamshap.reference.command.folder import RunFolder, SavedRun
 from adamshap.reference.command.job import Device, Options
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.sources import absolute
@@ -235,9 +237,13 @@ def _run(
             raise
         raise CommandError(f"interrupted; to resume: {folder.resume_hint(run_folder.path)}", INTERRUPTED) from None
     run_folder.note("finished")
-    notes = results.write_pictures(run_folder, findings)
+    saved = folder.read(run_folder.path)
+    notes: list[str] = []
+    if dataset.image_shape is not None and images.is_drawable(dataset.image_shape):
+        drawn = images.Images(dataset.x, dataset.image_shape, sources.greys_of(options.data))
+        notes = results.write_pictures(saved, drawn, top)
     if silent_step is None:
-        _show(console, run_folder, top, notes)
+        _show(console, saved, top, notes)
 
 
 @contextmanager
@@ -252,8 +258,7 @@ def _writing(run_folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _show(console: Console, run_folder: RunFolder, top: int, notes: list[str]) -> None:
-    saved = folder.read(run_folder.path)
+def _show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:
     report.show(console, saved, top, notes)
     if console.quiet:
         print(results.as_json(results.summary(saved, top) | {"notes": notes}))

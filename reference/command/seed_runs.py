@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from adamshap.reference.command import folder, report, results, running, seeds
+from adamshap.reference.command import folder, overview, report, results, running, seeds
 from adamshap.reference.command.checkpointing import EXIT_CODES
 from adamshap.reference.command.errors import INTERNAL, TRAINING_DIVERGED, CommandError
 from adamshap.reference.command.job import Device, Options
@@ -205,12 +205,18 @@ def _finish(console: Console, path: Path, top: int, *, show: bool) -> None:
         raise CommandError(
             f"cannot write to {str(path)!r}: {error.strerror or error}; to resume: {folder.resume_hint(path)}"
         ) from error
+    notes: list[str] = []
+    if saved.results is not None:
+        pictures = overview.pictures_of(saved)
+        notes = [pictures.missing] if pictures.missing else []
+        if pictures.images is not None:
+            notes += results.write_pictures(saved, pictures.images, top)
     if not show:
         return
     if saved.results is not None:
-        report.show(console, saved, top, [])
+        report.show(console, saved, top, notes)
     if console.quiet:
-        print(results.as_json(results.summary(saved, top) | {"notes": []}))
+        print(results.as_json(results.summary(saved, top) | {"notes": notes}))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ scores.npz     at the end: the columns of the runs; ``score`` and other results 
                one below, and 0 where that cannot be told; ``q`` is the false-discovery rate at which it could be
 scores.csv     at the end: the same as a table
 results.json   at the end: ``status``, seeds, means and deviations of the runs' results, and the `Agreement`
+*.png          at the end, for images: ``examples.png`` and ``groups.png``, as in the folder of a run, of the means
 =============  =========================================================================================================
 
 `read` puts the runs together again from their own folders, so it shows those that have finished while others go on.

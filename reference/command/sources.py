@@ -11,6 +11,9 @@ from adamshap.reference.contract import needed
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes", *simulated_sources.NAMES)
 
+INK, LIGHT = "gray_r", "gray"
+"""Matplotlib's colours for images of one channel: high numbers are dark in the bundled data sets, bright in files."""
+
 # Advice for files that cannot be read.
 OTHER_FILES = {
     ".gz": "; unpack it: gunzip",
@@ -110,6 +113,11 @@ def absolute(data: str) -> str:
     if data in BUNDLED:
         return data
     return ",".join(map(os.path.abspath, data.split(","))) if data.lower().endswith(".npy") else os.path.abspath(data)
+
+
+def greys_of(data: str) -> str:
+    """Return the colours for images of one channel of the data set `data`."""
+    return INK if data in BUNDLED else LIGHT
 
 
 def _bundled(name: str, group: str | None) -> Table:

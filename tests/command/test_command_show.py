@@ -134,14 +134,14 @@ def test_the_terminal_the_json_and_the_page_say_the_same(here: Path, command: Co
     assert sum(group["flipped"] for group in told["groups"]) == 8
     assert sum(bin_["count"] for bin_ in told["histogram"]) == 32
     assert told["results"] == json.loads((run / "results.json").read_text())
-    # Each example has its own picture, dark where the numbers are large.
+    # Each example has its own picture, bright where the numbers are large.
     pictures = [link for link in page.links if link.startswith("data:")]
     with np.load(blobs) as archive:
         images = archive["x"]
     for link, row in zip(pictures, [*order[::-1][:10], *order[:10]], strict=True):
         drawn = imread(io.BytesIO(base64.b64decode(link.split(",")[1])), format="png")[:, :, 0]
         own = images[read.columns["index"][row]]
-        assert np.array_equal(drawn, np.sort(drawn, axis=None)[np.argsort(np.argsort(-own, axis=None))].reshape(2, 3))
+        assert np.array_equal(drawn, np.sort(drawn, axis=None)[np.argsort(np.argsort(own, axis=None))].reshape(2, 3))
 
 
 def test_the_page_of_a_regression_measures_it_as_the_terminal_does(here: Path, command: Command) -> None:
