@@ -126,11 +126,11 @@ def read(folder: Path) -> SavedRun:
     results = results_of(folder)
     try:
         columns = checkpoint.read(folder / SCORES, owner)
-        history = _chunks(folder, owner, names=LOSSES)
+        step = int(columns.pop("step"))
+        history = _history(folder, owner, step, names=LOSSES)
         in_file = _in_file(folder, owner)
     except CheckpointError as error:
         raise CommandError(f"{error}; the run can still be resumed: {resume_hint(folder)}") from error
-    step = int(columns.pop("step"))
     columns.setdefault("total", columns["score"])  # runs of earlier versions have the sum alone
     epoch = np.arange(len(history["train_loss"])) // config["steps"]["per_epoch"]
     status = "unfinished" if results is None else results["status"]
@@ -177,7 +177,7 @@ def step_scores(saved: SavedRun) -> dict[str, Array] | None:
     if saved.config["options"].get("credit", "step") != "step":
         return None
     try:
-        history = _chunks(saved.folder, _config(saved.folder)[1], saved.step)
+        history = _history(saved.folder, _config(saved.folder)[1], saved.step, most=saved.step)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
     return {name: history[name] for name in STEP_SCORES} if STEP_SCORES[0] in history else None
@@ -197,6 +197,15 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     if not isinstance(results, dict) or results.get("status") not in ENDS:
         raise CommandError(f"{str(path)!r} is damaged: it does not say how the run ended")
     return results
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether `read` can read the run's folder."""
+    try:
+        read(folder)
+    except CommandError:
+        return False
+    return True
 
 
 def resume_hint(folder: Path) -> str:
@@ -267,6 +276,12 @@ class RunFolder:
         """Write ``scores.npz`` with the scores after `step`."""
         checkpoint.write(self.path / SCORES, {**columns, "step": np.array(step)}, self.owner)
 
+    def mend_rows(self, in_file: FileRows | None) -> None:
+        """Write ``rows.npz`` again if it is damaged; `in_file` is what it held."""
+        path = self.path / ROWS
+        if in_file is not None and path.exists() and not _is_good(path, self.owner):
+            checkpoint.write(path, file_rows.to_arrays(in_file), self.owner)
+
     def in_file(self) -> FileRows | None:
         """Return the training examples as their file has them, if that has columns and the copy is intact."""
         try:
@@ -290,9 +305,7 @@ class RunFolder:
             try:
                 snapshot = checkpoint.read(path, self.owner)
                 step = int(snapshot["step"])
-                history = _chunks(self.path, self.owner, step)
-                if len(history["train_loss"]) < step:
-                    raise CheckpointError(f"the history in {str(self.path)!r} ends before step {step}")
+                history = _history(self.path, self.owner, step, most=step)
             except CheckpointError as error:
                 problems.append(str(error))
                 continue
@@ -301,7 +314,7 @@ class RunFolder:
             self.rows, self.kept = step, paths[: place + 1]
             return snapshot | {IN_HISTORY + name: array for name, array in history.items()}, problems
         if paths:
-            raise CommandError(f"--resume: no valid checkpoint: {problems[0]}")
+            raise CommandError(f"--resume: no valid checkpoint: {problems[0]}; needs one, or a new run")
         return None, problems
 
     def close(self) -> None:
@@ -428,8 +441,16 @@ def _is_good(path: Path, owner: str) -> bool:
     return True
 
 
-def _chunks(folder: Path, owner: str, most: int | None = None, names: Sequence[str] | None = None) -> dict[str, Array]:
-    """Return the arrays in ``history/`` by name: those in `names`, or all; of the first `most` steps, or of all."""
+def _history(
+    folder: Path, owner: str, step: int, *, most: int | None = None, names: Sequence[str] | None = None
+) -> dict[str, Array]:
+    """Return the arrays in ``history/`` by name: those in `names`, or all; of the first `most` steps, or of all.
+
+    Raises
+    ------
+    CheckpointError
+        They are damaged, or end before `step`.
+    """
     found: dict[str, list[Array]] = {name: [np.empty(0)] for name in LOSSES}
     rows = 0
     while (most is None or rows < most) and (path := folder / HISTORY / _file(rows)).exists():
@@ -437,6 +458,8 @@ def _chunks(folder: Path, owner: str, most: int | None = None, names: Sequence[s
         for name in chunk if names is None else names:
             found.setdefault(name, []).append(chunk[name])
         rows += len(chunk[LOSSES[0]])
+    if rows < step:
+        raise CheckpointError(f"the history in {str(folder)!r} ends before step {step}")
     return {name: np.concatenate(parts)[:most] for name, parts in found.items()}
 
 

@@ -28,7 +28,7 @@ from adamshap.reference.command.per_validation import losses_of, mean_over
 from adamshap.reference.command.preparation import VALIDATION_SHARE, Prepared
 from adamshap.reference.command.roc import detection_of
 from adamshap.reference.command.weightings import scores_of
-from adamshap.reference.contract import Array, Diverged, Network, Run, Sequential, Snapshot
+from adamshap.reference.contract import Array, Diverged, Network, Run, Sequential, Snapshot, checksum
 
 T = TypeVar("T")
 
@@ -248,10 +248,16 @@ def as_json(value: Any) -> str:
 
 
 def summary(saved: SavedRun, count: int) -> dict[str, Any]:
-    """Return a run's JSON summary, with its `count` best and `count` worst examples as in scores.csv."""
-    columns = _numbered_and_named(saved.columns, saved.in_file)
-    columns["label"] = label_names(saved.columns["label"], saved.config["dataset"]["classes"])
-    order = np.argsort(saved.columns["score"], kind="stable").tolist()
+    """Return a run's JSON summary, with its `count` best and `count` worst examples as in scores.csv.
+
+    The lists are empty for several runs of which none has finished.
+    """
+    columns: dict[str, list[Any]] = {}
+    order: list[int] = []
+    if saved.columns:
+        columns = _numbered_and_named(saved.columns, saved.in_file)
+        columns["label"] = label_names(saved.columns["label"], saved.config["dataset"]["classes"])
+        order = np.argsort(saved.columns["score"], kind="stable").tolist()
     by_group = scores_of_groups(saved)
     rows = {"helpful": order[::-1][:count], "harmful": order[:count]}
     return {
@@ -299,6 +305,7 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
             "validation_file": options.valid,
             "validation_share": None if options.valid is not None else options.valid_fraction or VALIDATION_SHARE,
             "validation_index": prepared.valid_index.tolist(),
+            "checksums": _checksums(prepared),
         },
         "flips": [
             {
@@ -322,3 +329,16 @@ def config_of(options: Options, dataset: Dataset, prepared: Prepared, network: N
     }
     plain: dict[str, Any] = json.loads(json.dumps(config))  # as it will be read back
     return plain
+
+
+def _checksums(prepared: Prepared) -> dict[str, str]:
+    """Return checksums of what the runs of several seeds, a resumption and an explanation must find unchanged."""
+    arrays = {
+        "x": prepared.train.x,
+        "y": prepared.train.y,
+        "validation_x": prepared.valid.x,
+        "validation_y": prepared.valid.y,
+    }
+    if prepared.groups is not None:
+        arrays["groups"] = prepared.groups
+    return {name: checksum(array) for name, array in arrays.items()}

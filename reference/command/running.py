@@ -99,13 +99,15 @@ def _resume_locked(
     on_step: Callable[[Progress], None] | None,
 ) -> None:
     path = run_folder.path
-    if folder.results_of(path) is not None:
+    if folder.results_of(path) is not None and folder.is_whole(path):
         console.print(f"{path}: this run has ended; nothing to resume", markup=False, soft_wrap=True)
         if console.quiet and on_step is None:
             print(results.as_json(results.summary(folder.read(path), top) | {"notes": []}))
         return
     options = options_of(path, run_folder.config)
     dataset, prepared = prepared_again(options, run_folder.config, "--resume")
+    with _writing(run_folder):
+        run_folder.mend_rows(prepared.in_file)
     snapshot, problems = run_folder.newest()
     for problem in problems:
         run_folder.note(problem)
@@ -127,9 +129,9 @@ def prepared_again(options: Options, recorded: Mapping[str, Any], argument: str)
     # The options are the run's own, and a newer version may have more of them, at their defaults.
     changed = [name for name in config if not _agrees(recorded.get(name), config[name])]
     if changed:
+        files = " or ".join(repr(file) for file in (options.data, *options.more, options.valid) if file is not None)
         raise CommandError(
-            f"{argument}: {options.data!r} has changed since the run started ({', '.join(changed)}); needs the same"
-            " data"
+            f"{argument}: {files} has changed since the run started ({', '.join(changed)}); needs the same data"
         )
     return dataset, prepared
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -77,8 +77,10 @@ def show_command(
             _explain(console, found, top, as_json)
         return
     if as_json:
-        bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
-        more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
+        more: dict[str, list[Any]] = {"histogram": [], "groups": []}
+        if saved.columns:
+            bins, groups = overview.bins_of(saved.columns["score"]), overview.groups_of(saved)
+            more = {"histogram": list(map(asdict, bins)), "groups": list(map(asdict, groups))}
         print(results.as_json(results.summary(saved, top) | more))
     elif html is not None:
         _write_page(console, html, *page.page_of(saved, top))

@@ -109,7 +109,14 @@ from adamshap.reference.contract.run import CREDITS, Credit, Diverged, Run, RunC
 from adamshap.reference.contract.schedule import AdamGroups, Schedule
 from adamshap.reference.contract.sequences import Attention, Embedding, MeanOverPositions, Positions
 from adamshap.reference.contract.sequential import NOT_COUNTED, Sequential
-from adamshap.reference.contract.snapshot import Checkpointer, Snapshot, recorded_arithmetic, resumed, run_settings
+from adamshap.reference.contract.snapshot import (
+    Checkpointer,
+    Snapshot,
+    checksum,
+    recorded_arithmetic,
+    resumed,
+    run_settings,
+)
 from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float64_step
 from adamshap.reference.contract.step_scores import StepScores, keeps_step_scores
 
@@ -184,6 +191,7 @@ __all__ = [
     "adam_in",
     "batch_order",
     "check_callable",
+    "checksum",
     "coalition_mask",
     "convnet",
     "first_not_finite",

@@ -17,7 +17,16 @@ from adamshap.reference.contract.optimiser import CompletedSteps
 from adamshap.reference.contract.refusal import refuse, refuse_masked
 from adamshap.reference.contract.rows import parts
 
-__all__ = ["ARITHMETIC", "NO_SETTINGS", "Checkpointer", "Snapshot", "recorded_arithmetic", "resumed", "run_settings"]
+__all__ = [
+    "ARITHMETIC",
+    "NO_SETTINGS",
+    "Checkpointer",
+    "Snapshot",
+    "checksum",
+    "recorded_arithmetic",
+    "resumed",
+    "run_settings",
+]
 
 Snapshot = dict[str, Array]
 """The complete state for resuming a run, as named NumPy arrays: ``step``, ``settings`` (`run_settings`),
@@ -49,7 +58,7 @@ def run_settings(train: Batch, valid: Batch, own_arithmetic: Mapping[str, Any] |
     settings[ARITHMETIC] = arithmetic() | dict(own_arithmetic or {})
     plain = {name: _plain(value) for name, value in settings.items()}
     for name, batch in (("train", train), ("valid", valid)):
-        plain[name] = {part: _checksum(getattr(batch, part)) for part in ("x", "y")}
+        plain[name] = {part: checksum(getattr(batch, part)) for part in ("x", "y")}
     return json.dumps(plain, sort_keys=True, default=str)
 
 
@@ -60,7 +69,8 @@ def _plain(value: Any) -> Any:
     return asdict(value, dict_factory=lambda pairs: dict(pair for pair in pairs if pair != ("l2", 0.0)))  # type: ignore[arg-type]
 
 
-def _checksum(array: Any) -> str:
+def checksum(array: Any) -> str:
+    """Return dtype, shape and CRC-32 of an array or `LazyRows`, which is read in parts."""
     value = 0
     for part in parts(array):
         value = zlib.crc32(on_host(part).tobytes(), value)

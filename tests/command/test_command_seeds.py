@@ -200,6 +200,16 @@ def test_a_run_that_diverges_is_named_and_the_others_count(
 
 
 @pytest.mark.usefixtures("in_process")
+def test_json_of_runs_of_which_none_has_finished(command: Command, blobs: Path) -> None:
+    result = command("attribute", blobs, *TINY, "--seeds", 2, "--lr", "1e308", "--out", "all", "--json")
+    assert result.exit_code == 3, result.stderr
+    for text in (result.stdout, command("show", "all", "--json").stdout):
+        said = json.loads(text)
+        assert (said["status"], said["results"], said["helpful"], said["harmful"]) == ("diverged", None, [], [])
+    assert said["histogram"] == said["groups"] == []
+
+
+@pytest.mark.usefixtures("in_process")
 def test_one_seed_says_so(command: Command, blobs: Path) -> None:
     plain = command("attribute", blobs, *TINY, "--out", "plain").output
     assert "This is one seed" in plain
@@ -242,6 +252,31 @@ def test_refusals(refused: Refused, command: Command, here: Path, blobs: Path) -
     refused(("show", "all"), "has version 9")
     (here / "all" / "config.json").write_text(json.dumps(config | {"seeds": "many"}))
     refused(("show", "all"), "does not say which seeds there are")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("changed", ["train", "valid", "groups"])
+def test_all_seeds_have_the_same_data(command: Command, here: Path, refused: Refused, changed: str) -> None:
+    """A run that starts later must not have other values, even those with the same mean and deviation."""
+    generator = np.random.default_rng(3)
+    data = {
+        "x": generator.permutation(np.arange(40.0))[:, None],
+        "y": np.arange(40) % 2,
+        "source": np.repeat(["u", "v"], 20),
+    }
+    np.savez("train.npz", **data)
+    np.savez("valid.npz", x=np.arange(8.0)[:, None], y=data["y"][:8])
+    options = ("--group", "source", "--valid", "valid.npz", "--seeds", 2, "--out", "all")
+    assert command("attribute", "train.npz", *TINY, *options).exit_code == 0
+    shutil.rmtree(here / "all" / "seed-1")
+    if changed == "train":
+        np.savez("train.npz", **data | {"x": data["x"][::-1]})
+    elif changed == "groups":
+        np.savez("train.npz", **data | {"source": data["source"][::-1]})
+    else:
+        np.savez("valid.npz", x=np.arange(8.0)[:, None] / 2, y=data["y"][:8])
+    says = f"{str(here / 'train.npz')!r} or {str(here / 'valid.npz')!r} has changed since the run started (dataset)"
+    refused(("attribute", "--resume", "all"), says)
 
 
 @pytest.mark.usefixtures("in_process")

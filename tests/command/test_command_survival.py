@@ -234,6 +234,30 @@ def test_a_gap_in_the_history_is_one_line(stopped: Path, refused: Refused) -> No
     refused(("attribute", "--resume", stopped), "no valid checkpoint", "ends before step 20")
 
 
+@pytest.mark.parametrize("name", ["scores.npz", "rows.npz"])
+def test_a_damaged_file_of_a_finished_run_is_mended(
+    here: Path, command: Command, refused: Refused, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As the error says: what it advises must help."""
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.ORACLE)
+    (here / "t.csv").write_text("a,label\n" + "\n".join(f"{n},{'yn'[n % 2]}" for n in range(40)))
+    assert command("attribute", "t.csv", *TINY, "--out", "o").exit_code == 0
+    before = (here / "o" / name).read_bytes(), (here / "o" / "scores.csv").read_bytes()
+    cut(here / "o" / name)
+    refused(("show", "o"), name, "is damaged", "can still be resumed: adamshap attribute --resume o")
+    assert command("attribute", "--resume", "o").exit_code == 0
+    assert ((here / "o" / name).read_bytes(), (here / "o" / "scores.csv").read_bytes()) == before
+    assert "nothing to resume" in command("attribute", "--resume", "o").output
+
+
+def test_no_scores_are_shown_of_a_part_of_the_steps(stopped: Path, command: Command, refused: Refused) -> None:
+    assert command("attribute", "--resume", stopped).exit_code == 0
+    assert command("show", stopped, "--weighting", "sum").exit_code == 0
+    (stopped / "history" / "000000000004.npz").unlink()
+    for options in ((), ("--weighting", "sum")):
+        refused(("show", stopped, *options), "the history in", "ends before step 24")
+
+
 def test_what_is_no_folder_of_a_run(stopped: Path, here: Path, refused: Refused) -> None:
     (here / "mine").mkdir()
     refused(("attribute", "--resume", "mine"), "is not a run folder: it has no config.json")
@@ -265,9 +289,9 @@ def test_data_that_changed_are_refused(
     with np.load(blobs) as archive:
         x, y = archive["x"], archive["y"]
     np.savez(blobs, x=x + 1, y=y)
-    refused(("attribute", "--resume", "o"), "has changed since the run started (standardisation); needs")
+    refused(("attribute", "--resume", "o"), "has changed since the run started (dataset, standardisation); needs")
     np.savez(blobs, x=np.where(x == x[3, 1, 1], x[4, 1, 1], np.where(x == x[4, 1, 1], x[3, 1, 1], x)), y=y)
-    refused(("attribute", "--resume", "o"), "the state of another run, which differs in", "train")
+    refused(("attribute", "--resume", "o"), "has changed since the run started (dataset); needs the same data")
     blobs.unlink()
     refused(("attribute", "--resume", "o"), "cannot read", str(blobs))
 
