@@ -30,6 +30,13 @@ def claims_command(
     workers: Annotated[
         int | None, typer.Option(min=1, show_default="one per core", help="Number of parallel processes.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder that keeps each part as it is done; after an interruption the same command continues there.",
+        ),
+    ] = None,
 ) -> None:
     """Test the claims about attribution under Adam on real data.
 
@@ -55,6 +62,7 @@ def claims_command(
 
     from adamshap.gpu.threads import cpu_threads
     from adamshap.verify.claims import page, suite
+    from adamshap.verify.claims.parts import Parts
 
     console = Console()
     settings = suite.profile(quick)
@@ -64,13 +72,16 @@ def claims_command(
     if only:
         settings = {name: settings[name] for name in settings if name in only}
     target = results.choose_folder(out, "claims")
+    if resume is not None and resume.exists() and not resume.is_dir():
+        raise CommandError(f"--resume: got {str(resume)!r}, a file; needs a folder, new or of an interrupted command")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        rows = {name: bar.add_task(name, total=settings[name].seeds) for name in settings}
+        rows = {name: bar.add_task(name, total=suite.count(name, settings[name])) for name in settings}
         records = suite.measure(
             settings,
             workers=workers or cpu_threads(),
             on_done=lambda name, _: bar.advance(rows[name]),
+            parts=Parts(resume),
         )
     command = "adamshap claims" + (" --quick" if quick else "") + "".join(f" --only {name}" for name in only or ())
     with plain_style():

@@ -24,6 +24,8 @@ from adamshap.reference.contract import Array, Batch, one_of, refuse
 TokenKind = Literal["characters", "pairs"]
 GIBBERISH = "gibberish"
 CHARACTERS = "".join(character for character in string.printable if character not in "\t\r\v\f")
+LONGEST = 400_000
+"""Characters of a source that are used."""
 MODULES = (
     "argparse", "ast", "asyncio.streams", "asyncio.tasks", "calendar", "cmd", "collections", "configparser",
     "contextlib", "csv", "datetime", "difflib", "dis", "doctest", "email.message", "enum", "fractions", "functools",
@@ -156,7 +158,7 @@ def _passages(tokens: Array, length: int, generator: np.random.Generator) -> Arr
 @cache
 def _tokens(names: tuple[str, ...], kind: str, vocab: int) -> tuple[dict[str, Array], tuple[str, ...]]:
     """Return the tokens of each source, and the text of every token."""
-    texts = {name: source(name) for name in names}
+    texts = {name: source(name)[:LONGEST] for name in names}
     if kind == "characters":
         number = {character: place for place, character in enumerate(CHARACTERS)}
         return {name: np.array([number[c] for c in text]) for name, text in texts.items()}, tuple(CHARACTERS)

