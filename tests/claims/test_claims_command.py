@@ -18,12 +18,17 @@ from adamshap.verify.claims import (
     downstream,
     estimators,
     fidelity,
+    language,
     optimisers,
     page,
     retraining,
     stability,
     suite,
 )
+from adamshap.verify.claims.language.corpora import Mixture
+from adamshap.verify.claims.language.models import Shape
+from adamshap.verify.claims.language.settings import Marginals, Run
+from adamshap.verify.claims.parts import Parts
 
 TINY = {
     fidelity.NAME: fidelity.Settings(2, (1, 2), (4,), (0.999,), (), scan=False, train=40, valid=10),
@@ -45,6 +50,20 @@ TINY = {
         hidden=(3,),
         variant_halves=8,
         projections=4,
+    ),
+    language.NAME: language.Settings(
+        2,
+        (
+            Marginals(
+                Run(
+                    Mixture("help", ("help",), length=8, train=8, valid=3, test=3),
+                    Shape(8, 1, 2, tied=False),
+                    n=4,
+                    examined=(1, 2, 3),
+                    thorough=(2,),
+                )
+            ),
+        ),
     ),
     cost.NAME: cost.Settings(1, (Case((4, 8, 3), 8, 4, 3),)),
 }
@@ -137,3 +156,39 @@ def test_the_command_writes_all_or_nothing(tmp_path: Path, monkeypatch: pytest.M
     refused = runner.invoke(app, ["claims", "--out", "mine"])
     assert refused.exit_code == 2
     assert isinstance(refused.exception, CommandError | SystemExit)
+
+
+def test_an_interrupted_command_goes_on_where_it_stopped(
+    measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = {name: TINY[name] for name in (fidelity.NAME, language.NAME)}
+    parts, calls = Parts(tmp_path / "parts"), []
+    one = suite.one
+
+    def stops(name: str, piece: Any, seed: int) -> Any:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append((name, seed))
+        return one(name, piece, seed)
+
+    monkeypatch.setattr(suite, "one", stops)
+    with pytest.raises(KeyboardInterrupt):
+        suite.measure(some, workers=1, parts=parts)
+    assert len(list((tmp_path / "parts").iterdir())) == 3
+    so_far = suite.measure(some, workers=1, parts=parts, finished=True)
+    assert {r["seed"] for r in so_far[language.NAME]} == {0}
+    calls[1:] = []  # so that one more may be measured
+    found = suite.measure(some, workers=1, parts=parts)
+    assert calls[1:] == [(language.NAME, 1)]
+    for name in some:
+        assert page._columns(found[name]) == page._columns(measured[name])
+
+
+def test_parts_of_other_settings_are_not_taken(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    parts.keep("fidelity", TINY["fidelity"], 0, [{"r": 1.0, "nan": float("nan")}])
+    assert str(parts.find("fidelity", TINY["fidelity"], 0)) == "[{'r': 1.0, 'nan': nan}]"
+    assert parts.find("fidelity", TINY["fidelity"], 1) is None
+    assert parts.find("fidelity", fidelity.QUICK, 0) is None
+    next(tmp_path.iterdir()).write_text('{"records": [', encoding="utf-8")  # cut off by a full disk
+    assert parts.find("fidelity", TINY["fidelity"], 0) is None

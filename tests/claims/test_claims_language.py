@@ -167,3 +167,15 @@ def test_blind_rows_are_in_every_pooled_table(records: list[dict[str, object]]) 
             assert {"history alone", "[mean of each step]", "sgd + start", "linearized + start + history"} <= set(names)
     within = select(records, part="protocols", protocol="within", target="first")
     assert not any("history" in r["estimator"] for r in within)
+
+
+def test_the_page_shows_every_part(records: list[dict[str, object]]) -> None:
+    settings = language.Settings(1, (Marginals(RUN),))
+    found = language.section(settings, records)
+    captions = " ".join(table.caption for table in found.tables)
+    for part in ("The runs", "History is", "by step", "Kinds of layers", "gradient before", "Slopes and places"):
+        assert part in captions + " ".join(str(table.header) for table in found.tables)
+    for table in found.tables:
+        assert table.rows, table.caption
+        assert all(len(row) == len(table.header) for row in table.rows), table.caption
+    assert any("history alone" in line for line in found.findings)

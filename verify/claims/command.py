@@ -37,6 +37,9 @@ def claims_command(
             help="Folder that keeps each part as it is done; after an interruption the same command continues there.",
         ),
     ] = None,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Measure nothing: show the parts that --resume DIR has.")
+    ] = False,
 ) -> None:
     """Test the claims about attribution under Adam on real data.
 
@@ -74,6 +77,8 @@ def claims_command(
     target = results.choose_folder(out, "claims")
     if resume is not None and resume.exists() and not resume.is_dir():
         raise CommandError(f"--resume: got {str(resume)!r}, a file; needs a folder, new or of an interrupted command")
+    if finished and resume is None:
+        raise CommandError("--finished: needs --resume DIR, the folder of the finished parts")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         rows = {name: bar.add_task(name, total=suite.count(name, settings[name])) for name in settings}
@@ -82,8 +87,13 @@ def claims_command(
             workers=workers or cpu_threads(),
             on_done=lambda name, _: bar.advance(rows[name]),
             parts=Parts(resume),
+            finished=finished,
         )
+    settings = {name: its for name, its in settings.items() if records[name]}
+    if not settings:
+        raise CommandError(f"--finished: {str(resume)!r} has no part of this command; leave out --finished to measure")
     command = "adamshap claims" + (" --quick" if quick else "") + "".join(f" --only {name}" for name in only or ())
+    command += " --finished" if finished else ""
     with plain_style():
         found = suite.sections(settings, records)
         report = page.to_json(command, settings, records, found)

@@ -53,6 +53,7 @@ def measure(
     workers: int,
     on_done: Callable[[str, int], None] = lambda name, seed: None,
     parts: Parts | None = None,
+    finished: bool = False,
 ) -> dict[str, list[Record]]:
     """Return each claim's records in order of seeds, independent of the number of processes.
 
@@ -66,6 +67,8 @@ def measure(
         Called with a claim's name and a seed when a part is done.
     parts : Parts, optional
         Keeps each part as it is done; those that it has already are taken from it.
+    finished : bool
+        Take these alone, and measure nothing.
     """
     parts = parts or Parts()
     named = {
@@ -83,7 +86,7 @@ def measure(
         found[key] = records
         on_done(*key[:2])
 
-    missing = {key: part for key, part in named.items() if key not in found}
+    missing = {key: part for key, part in named.items() if key not in found and not finished}
     alone = {key: part for key, part in missing.items() if key[0] in ALONE}
     if workers == 1:
         for key in missing:
@@ -96,7 +99,7 @@ def measure(
                 done(waiting[future], future.result())
     for key, part in alone.items():
         done(key, one(*part))
-    return {name: [record for key in named if key[0] == name for record in found[key]] for name in settings}
+    return {name: [record for key in named if key[0] == name for record in found.get(key, ())] for name in settings}
 
 
 def one(name: str, piece: Any, seed: int) -> list[Record]:

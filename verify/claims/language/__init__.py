@@ -4,19 +4,16 @@ Small transformers are trained on text, and their steps are examined with exact 
 with every target by several protocols: within a step, pooled over steps, and by totals over the run.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from adamshap.verify.claims.language import experiment
-from adamshap.verify.claims.language.presentation import section
+from adamshap.verify.claims.language import experiment, presentation
+from adamshap.verify.claims.language.presentation import CLAIM, TITLE
 from adamshap.verify.claims.language.settings import FULL, QUICK, Settings
+from adamshap.verify.claims.section import Section
 from adamshap.verify.claims.statistics import Record
 
 NAME = "language"
-TITLE = "Language models: where the contrast comes from"
-CLAIM = (
-    "The linearised ghost approximation reaches Pearson R > 0.99 with the exact fixed-state marginals, SGD's formula"
-    " about 0.11: by which protocol?"
-)
 
 __all__ = ["CLAIM", "FULL", "NAME", "QUICK", "TITLE", "Settings", "measure", "pieces", "section"]
 
@@ -29,3 +26,8 @@ def pieces(settings: Settings) -> tuple[Any, ...]:
 def measure(piece: Any, seed: int) -> list[Record]:
     """Return the records of a piece with `seed`."""
     return list(experiment.measure(piece.exact, piece.run, seed))
+
+
+def section(settings: Settings, records: Sequence[Record]) -> Section:
+    """Return the claim's section of the page."""
+    return presentation.section(NAME, settings, records)

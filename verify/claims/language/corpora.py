@@ -145,8 +145,9 @@ def load(mixture: Mixture, seed: int) -> Corpus:
     order = generator.permutation(len(whole))
     place_of = np.argsort(order)
     original = np.concatenate([np.full(len(own), -1), place_of[of]])[order]
-    split = [Batch(rows[:, :-1], rows[:, 1:]) for rows in (whole[order], valid, test)]
-    return Corpus(mixture, *split, np.concatenate([source, source[of]])[order], original, pieces)
+    train, valid_batch, test_batch = (Batch(rows[:, :-1], rows[:, 1:]) for rows in (whole[order], valid, test))
+    places = np.concatenate([source, source[of]])[order]
+    return Corpus(mixture, train, valid_batch, test_batch, places, original, pieces)
 
 
 def _passages(tokens: Array, length: int, generator: np.random.Generator) -> Array:

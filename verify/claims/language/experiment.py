@@ -265,7 +265,7 @@ def one_slope(truth: MarginalKind, c: Coefficients, x: Array, nodes: tuple[int, 
     """Return the slope of the least squares without a second term: S = Σ ω s (docs/method.md 4)."""
     mean, deviation = x.mean(axis=0), own_spread(x)
     size = np.hypot(mean, deviation)
-    slope = np.zeros_like(mean)
+    slope: Array = np.zeros_like(mean)
     for h, a in zip(*normal_rule(OWN_NODES), strict=True):
         own = mean + h * deviation
         z = np.abs(own) / np.where(size > 0, size, 1.0)

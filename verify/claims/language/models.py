@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from adamshap.reference.contract import Sequential, transformer
+from adamshap.reference.contract import Model, Sequential, transformer
 from adamshap.verify.claims.language.corpora import Corpus
 
 Kind = Literal["embedding", "attention", "MLP", "norms", "head"]
@@ -50,7 +50,7 @@ def kind_of(name: str) -> Kind:
     return "head" if name.startswith("head") else "embedding"
 
 
-def count(network: Sequential) -> int:
+def count(network: Model) -> int:
     """Return the number of parameters."""
     total = 0
     for shape in network.shapes.values():

@@ -1,12 +1,340 @@
-"""The study's section of the page."""
+"""The study's section of the page: the protocols side by side, where estimators break, and the slopes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from adamshap.verify.claims import plots
+from adamshap.verify.claims.language.exact import (
+    FIRST,
+    LAST,
+    OWN,
+    OWN_DATA,
+    PAPER,
+    PAPER_1,
+    SHAPLEY,
+    SHAPLEY_HISTORY,
+)
+from adamshap.verify.claims.language.experiment import (
+    BLIND,
+    CHANGE,
+    HISTORY,
+    LATER,
+    ONE_TERM,
+    SEEN,
+    SHOWN,
+    SLOPES,
+    STEP_MEAN,
+    TWO_TERM,
+    with_history,
+)
+from adamshap.verify.claims.language.models import KINDS
+from adamshap.verify.claims.language.protocols import POOLED, TOTALS, WITHIN
 from adamshap.verify.claims.language.settings import Settings
-from adamshap.verify.claims.section import Section
-from adamshap.verify.claims.statistics import Record
+from adamshap.verify.claims.section import Section, Table
+from adamshap.verify.claims.statistics import Record, Spread, distinct, select, spread
+from adamshap.verify.claims.stepping import LINEARIZED, RANDOM_ORDER, SGD, label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Language models: where the contrast comes from"
+CLAIM = (
+    "The linearised ghost approximation reaches Pearson R > 0.99 with the exact fixed-state marginals, SGD's formula"
+    " about 0.11: by which protocol?"
+)
+SGD_, LINEAR, ORDER = label(SGD), label(LINEARIZED), label(RANDOM_ORDER)
+TRUTHS = (FIRST, LAST, SHAPLEY)
+SINCE, ALL = f"t ≥ {LATER}", "t ≥ 1"
+KEY = (
+    (WITHIN, FIRST, SGD_),
+    (WITHIN, FIRST, LINEAR),
+    (WITHIN, FIRST, ORDER),
+    (POOLED, PAPER, SGD_),
+    (POOLED, PAPER, with_history(LINEAR)),
+    (POOLED, PAPER, with_history(SGD_)),
+    (POOLED, PAPER, HISTORY),
+    (POOLED, FIRST, SGD_),
+    (POOLED, FIRST, LINEAR),
+)
+"""Protocol, target and estimator of the columns that explain the contrast."""
+COLUMNS = (
+    (WITHIN, FIRST),
+    (WITHIN, LAST),
+    (WITHIN, SHAPLEY),
+    (WITHIN, OWN),
+    (POOLED, FIRST),
+    (POOLED, PAPER),
+    (POOLED, PAPER_1),
+    (POOLED, OWN_DATA),
+    (POOLED, OWN),
+    (POOLED, LAST),
+    (POOLED, SHAPLEY),
+    (POOLED, SHAPLEY_HISTORY),
+    (TOTALS, FIRST),
+    (TOTALS, PAPER),
+    (TOTALS, LAST),
+)
 
 
-def section(settings: Settings, records: Sequence[Record]) -> Section:
+def section(name: str, settings: Settings, records: Sequence[Record]) -> Section:
     """Return the claim's section of the page."""
-    raise NotImplementedError
+    del settings  # the tables show what was measured
+    rows, core = select(records, part="protocols"), select(records, part="protocols", change="")
+    tables = [_models(records), _key(rows)]
+    tables += [
+        _protocols(core, place, key) for place, key in ((SINCE, "pearson"), (SINCE, "spearman"), (ALL, "pearson"))
+    ]
+    tables += [_steps(core, truth) for truth in TRUTHS]
+    tables += [_steps_of_runs(rows), *_kinds(records), *_seen(records), *_slopes(records)]
+    figures = [("protocols", _CAPTION, _plot(core))]
+    return Section(name, TITLE, CLAIM, _findings(rows, core), [table for table in tables if table.rows], figures)
+
+
+def _mean(records: Sequence[Record], key: str = "pearson", **wanted: object) -> Spread:
+    return spread(record[key] for record in select(records, **wanted))
+
+
+def _models(records: Sequence[Record]) -> Table:
+    rows = []
+    for run in distinct(select(records, part="model"), "run"):
+        model, losses = select(records, part="model", run=run), select(records, part="loss", run=run)
+        first, last = min(r["t"] for r in losses), max(r["t"] for r in losses)
+        rows.append(
+            [
+                run,
+                f"{model[0]['parameters']:,}",
+                str(model[0]["n"]),
+                str(model[0]["T"]),
+                str(len(model)),
+                str(len(distinct(losses, "t"))),
+                f"{_mean(losses, 'loss', t=first).mean:.2f} at t = {first}",
+                f"{_mean(losses, 'loss', t=last).mean:.2f} at t = {last}",
+            ]
+        )
+    header = ["corpus, depth × width", "parameters", "n", "T", "seeds", "steps examined", "validation loss", "later"]
+    return Table("The runs.", header, rows)
+
+
+def _key(rows: Sequence[Record]) -> Table:
+    def cell(run: str, protocol: str, target: str, estimator: str) -> str:
+        place = SINCE if select(rows, run=run, place=SINCE, protocol=protocol) else ALL
+        return _short(_mean(rows, run=run, protocol=protocol, target=target, estimator=estimator, place=place))
+
+    return Table(
+        f"Pearson R from t = {LATER} on, by protocol, target and estimator: within steps with `first`, then pooled over"
+        " steps with the paper's marginal U({i}), then pooled with `first`. History is ⟨Γ, A(0)⟩, a constant in each"
+        " step.",
+        ["run", *(f"{protocol}, {target}: {estimator}" for protocol, target, estimator in KEY)],
+        [[run, *(cell(run, *key) for key in KEY)] for run in distinct(rows, "run")],
+    )
+
+
+def _short(found: Spread) -> str:
+    """Return a mean, with its deviation only where several seeds gave it."""
+    return str(found).split(" ± ")[0] if found.count == 1 else str(found)
+
+
+def _shown(rows: Sequence[Record]) -> list[str]:
+    """Return estimators in the order of the tables: blind ones first."""
+    return [*BLIND, *(name for name in distinct(rows, "estimator") if name not in BLIND)]
+
+
+def _protocols(core: Sequence[Record], place: str, key: str) -> Table:
+    chosen = select(core, place=place)
+    columns = [c for c in COLUMNS if select(chosen, protocol=c[0], target=c[1])]
+
+    def cell(estimator: str, protocol: str, target: str) -> str:
+        return str(_mean(chosen, key, protocol=protocol, target=target, estimator=estimator))
+
+    name = {"pearson": "Pearson's R", "spearman": "Spearman's correlation"}[key]
+    since = place.removeprefix("t ≥ ")
+    return Table(
+        f"{name} from t = {since} on, mean ± sd over models, corpora and seeds: within steps (– : constant there, or as"
+        " without history), pooled over steps, and of each sample's total.",
+        ["estimator", *(f"{protocol}, {target}" for protocol, target in columns)],
+        [[f"`{estimator}`", *(cell(estimator, *column) for column in columns)] for estimator in _shown(chosen)],
+    )
+
+
+def _ranges(rows: Sequence[Record]) -> list[str]:
+    return [place for place in distinct(rows, "place") if place != ALL and place != SINCE]
+
+
+def _steps(core: Sequence[Record], truth: str) -> Table:
+    chosen = select(core, protocol=WITHIN, target=truth)
+    places = _ranges(chosen)
+
+    def cell(estimator: str, place: str) -> str:
+        rows = select(chosen, estimator=estimator, place=place)
+        return f"{_mean(rows)} ({_mean(rows, 'lowest').least:.2f})"
+
+    return Table(
+        f"Pearson R with `{truth}` within steps, by step: mean ± sd over models, corpora and seeds (lowest step).",
+        ["estimator", *places],
+        [[f"`{name}`", *(cell(name, place) for place in places)] for name in distinct(chosen, "estimator")],
+    )
+
+
+def _steps_of_runs(rows: Sequence[Record]) -> Table:
+    chosen = select(rows, protocol=WITHIN, target=FIRST)
+    places = _ranges(chosen)
+    names = (SGD_, LINEAR, ORDER)
+    return Table(
+        "Pearson R with `first` within steps, by run.",
+        ["run", *(f"`{name}`, {place}" for name in names for place in places)],
+        [
+            [run, *(_short(_mean(chosen, run=run, estimator=name, place=place)) for name in names for place in places)]
+            for run in distinct(chosen, "run")
+        ],
+    )
+
+
+def _kinds(records: Sequence[Record]) -> list[Table]:
+    chosen = select(records, part="kinds", change="")
+    names = ["exact", *map(label, SHOWN)]
+    tables = []
+    for t in distinct(chosen, "t"):
+        rows = select(chosen, t=t)
+        tables.append(
+            Table(
+                f"Kinds of layers at t = {t}: share of the variance of `first` and of scores, and R of a kind's scores"
+                " with `first` of the step that this kind alone takes.",
+                ["kind", *(f"share of {name}" for name in names), *(f"R of {name}" for name in names[1:])],
+                [
+                    [
+                        kind,
+                        *(str(_mean(rows, "share", kind=kind, estimator=name)) for name in names),
+                        *(str(_mean(rows, kind=kind, estimator=name)) for name in names[1:]),
+                    ]
+                    for kind in KINDS
+                    if select(rows, kind=kind)
+                ],
+            )
+        )
+    return tables
+
+
+def _seen(records: Sequence[Record]) -> list[Table]:
+    chosen = [r for r in select(records, part="seen") if "untied" in r["model"]]
+    names = (*map(label, SHOWN), CHANGE)
+    tables = []
+    for run in distinct(chosen, "run"):
+        rows = []
+        for t in distinct(select(chosen, run=run), "t"):
+            for group in SEEN:
+                here = select(chosen, run=run, t=t, group=group)
+                rows.append(
+                    [
+                        str(t),
+                        group,
+                        f"{100 * _mean(here, 'coordinates').mean:.1f} %",
+                        f"{100 * _mean(here, 'touched').mean:.1f} %",
+                        *(_short(_mean(here, "share", estimator=name)) for name in names),
+                        *(_short(_mean(here, "without", estimator=name)) for name in names[1:2]),
+                    ]
+                )
+        tables.append(
+            Table(
+                f"{run}: coordinates by how often they have had a gradient, their share of all, those of them with a"
+                " gradient in this step, their share of the variance of scores, and R with `first` without them.",
+                ["t", "gradient before", "coordinates", "with one now", *names, f"R of {names[1]} without"],
+                rows,
+            )
+        )
+    return tables
+
+
+def _slopes(records: Sequence[Record]) -> list[Table]:
+    chosen = select(records, part="slopes", change="")
+    tables = []
+    for t in distinct(chosen, "t"):
+        rows = select(chosen, t=t)
+        names = [*(f"{slope} + {place}" for slope in SLOPES for place in ("start", "midpoint", "path")), ONE_TERM]
+        names += [name for name in distinct(rows, "estimator") if name not in names]
+        tables.append(
+            Table(
+                f"Slopes and places of Γ at t = {t}: Pearson R, mean ± sd over models, corpora and seeds (lowest). In"
+                f" brackets: they need every contribution. `{ONE_TERM}` is {TWO_TERM} without its second term.",
+                ["estimator", *TRUTHS],
+                [
+                    [
+                        f"`{name}`",
+                        *(_with_lowest(rows, target=truth, estimator=name) for truth in TRUTHS),
+                    ]
+                    for name in names
+                ],
+            )
+        )
+    return tables
+
+
+def _with_lowest(rows: Sequence[Record], target: str, estimator: str) -> str:
+    found = _mean(rows, target=target, estimator=estimator)
+    return f"{found} ({found.least:.2f})" if found.count else "–"
+
+
+# --- figure and sentences --------------------------------------------------------------------------------------------
+
+_CAPTION = f"Pearson R by protocol from t = {LATER} on; mean ± sd over models, corpora and seeds."
+
+
+def _plot(core: Sequence[Record]) -> "Figure":
+    figure, axes = plots.blank(6.5, 3.2)
+    groups: dict[str, Mapping[str, Spread]] = {}
+    for name, protocol, target, history in (
+        ("within steps, `first`", WITHIN, FIRST, False),
+        ("pooled, `first`", POOLED, FIRST, False),
+        ("pooled, U({i})", POOLED, PAPER, True),
+        ("pooled, own step", POOLED, OWN, True),
+        ("totals, `first`", TOTALS, FIRST, False),
+    ):
+        rows = select(core, protocol=protocol, target=target, place=SINCE)
+        groups[name.replace("`", "")] = {
+            "SGD": _mean(rows, estimator=SGD_),
+            "linearized": _mean(rows, estimator=with_history(LINEAR) if history else LINEAR),
+            "history alone": _mean(rows, estimator=HISTORY),
+        }
+    plots.bars(axes[0, 0], groups)
+    axes[0, 0].set_xlabel("Pearson R (linearized: plus history where the target has it)")
+    plots.legend(figure, axes[0, 0], 3)
+    return figure
+
+
+def _findings(rows: Sequence[Record], core: Sequence[Record]) -> list[str]:
+    def over(protocol: str, target: str, estimator: str, place: str = SINCE) -> str:
+        found = _mean(core, protocol=protocol, target=target, estimator=estimator, place=place)
+        return f"{found.mean:.3f} ({found.least:.3f} to {found.greatest:.3f})"
+
+    runs = distinct(core, "run")
+    models, corpora = distinct(core, "model"), distinct(core, "corpus")
+    lines = [
+        f"{len(models)} models on {len(corpora)} corpora ({len(runs)} runs), Pearson R from t = {LATER} on, mean (least"
+        " to greatest):",
+        f"within steps with `first`: `{SGD_}` {over(WITHIN, FIRST, SGD_)}, `{LINEAR}` {over(WITHIN, FIRST, LINEAR)},"
+        f" `{ORDER}` {over(WITHIN, FIRST, ORDER)};",
+        f"pooled with U({{i}}), history inside: `{SGD_}` {over(POOLED, PAPER, SGD_)}, `{with_history(LINEAR)}`"
+        f" {over(POOLED, PAPER, with_history(LINEAR))}, `{with_history(SGD_)}`"
+        f" {over(POOLED, PAPER, with_history(SGD_))}, `{HISTORY}` {over(POOLED, PAPER, HISTORY)};",
+        f"pooled with `first`, no history: `{SGD_}` {over(POOLED, FIRST, SGD_)}, `{LINEAR}`"
+        f" {over(POOLED, FIRST, LINEAR)}, `{STEP_MEAN}` {over(POOLED, FIRST, STEP_MEAN)};",
+        f"pooled with each sample's own step, history inside: `{SGD_}` {over(POOLED, OWN, SGD_)}, `{HISTORY}`"
+        f" {over(POOLED, OWN, HISTORY)};",
+    ]
+    if select(core, protocol=TOTALS):
+        lines.append(
+            f"totals with those of `first` from t = 1 on: `{SGD_}` {over(TOTALS, FIRST, SGD_, ALL)}, `{LINEAR}`"
+            f" {over(TOTALS, FIRST, LINEAR, ALL)}, `{ORDER}` {over(TOTALS, FIRST, ORDER, ALL)}."
+        )
+    pooled = select(rows, place=SINCE, protocol=POOLED, target=PAPER)
+    pairs = [
+        tuple(
+            _mean(pooled, run=run, estimator=name).mean for name in (HISTORY, with_history(SGD_), with_history(LINEAR))
+        )
+        for run in distinct(pooled, "run")
+    ]
+    lines.append(
+        f"Of all {len(pairs)} runs, pooled with U({{i}}) R is above 0.95 in"
+        f" {sum(r[0] > 0.95 for r in pairs)} for `{HISTORY}`, in {sum(r[1] > 0.95 for r in pairs)} for"
+        f" `{with_history(SGD_)}` and in {sum(r[2] > 0.95 for r in pairs)} for `{with_history(LINEAR)}`."
+    )
+    return lines

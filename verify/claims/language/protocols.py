@@ -12,7 +12,8 @@ WITHIN, POOLED, TOTALS = "within", "pooled", "totals"
 def within(values: Array, wanted: Array) -> Array:
     """Return Pearson's R in each step (steps,); NaN where one of the two is constant."""
     a, b = (_units(rows) for rows in (values, wanted))
-    return (a * b).sum(axis=1)
+    found: Array = (a * b).sum(axis=1)
+    return found
 
 
 def within_ranks(values: Array, wanted: Array) -> Array:
@@ -24,7 +25,8 @@ def _units(rows: Array) -> Array:
     """Return each row less its mean, at length 1; NaN for a constant row."""
     centred = rows - rows.mean(axis=1, keepdims=True)
     length = np.sqrt((centred**2).sum(axis=1, keepdims=True))
-    return centred / np.where(_constant(rows), np.nan, length)
+    units: Array = centred / np.where(_constant(rows), np.nan, length)
+    return units
 
 
 def _constant(rows: Array) -> Array:
