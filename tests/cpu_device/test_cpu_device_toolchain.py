@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,44 @@ def test_options_keep_their_meaning_or_are_refused() -> None:
     assert kernels._compiler_options(()) == ("-std=c++17",)
     with pytest.raises(NotCoveredError, match="-ftz=true"):
         kernels._compiler_options(("-ftz=true",))
+
+
+HEADERS = "#include <cupy/complex.cuh>\n#include <cupy/carray.cuh>\n"
+KERNEL = 'extern "C" __global__ void k(complex<double>* x) { x[0] = 1; }'
+
+
+def built(source: str, *options: str) -> Path:
+    """Return the shared object of `source`."""
+    cupy = find_spec("cupy")
+    if cupy is None or cupy.origin is None:
+        pytest.skip("needs CuPy")
+    include = Path(cupy.origin).parent / "_core" / "include"
+    file, _ = kernels.build(source, options, None, cupy_include=include, foreign_include=(), sanitize=False)
+    return file
+
+
+def test_the_headers_of_many_kernels_are_parsed_once(cache: Path) -> None:
+    built(HEADERS + KERNEL)
+    (header,) = cache.glob("*.h")
+    assert header.with_suffix(".h.gch").exists()
+    header.write_text("#error not parsed")
+    built(HEADERS + KERNEL.replace("= 1", "= 2"))
+    assert len(list(cache.iterdir())) == 4  # these two files, and one for each kernel
+    header.with_suffix(".h.gch").write_text("no parsed headers")
+    with pytest.raises(kernels.CompilationError, match="not parsed"):
+        built(HEADERS + KERNEL.replace("= 1", "= 3"))
+
+
+def test_a_kernel_sees_the_headers_that_it_includes_and_no_others(cache: Path) -> None:
+    built(HEADERS + KERNEL)
+    with pytest.raises(kernels.CompilationError, match="complex"):
+        built(KERNEL)
+
+
+@pytest.mark.parametrize("option", ["-DN=4", "-UN"])
+def test_headers_are_read_anew_where_a_macro_may_change_them(cache: Path, option: str) -> None:
+    built(HEADERS + KERNEL, option)
+    assert not list(cache.glob("*.gch"))
 
 
 def test_nvrtc_is_not_asked_for_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

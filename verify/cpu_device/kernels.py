@@ -24,6 +24,8 @@ DYNAMIC_SHARED = re.compile(
 KERNEL = re.compile(r"\b__global__\b(?P<rest>[^;{}]*)")
 KERNEL_NAME = re.compile(r"(\w+)\s*\($")
 LINKAGE_BLOCK = re.compile(r"extern\s*\"C\"\s*$")
+# What CuPy puts at the beginning of the sources that it generates.
+LEADING_HEADERS = re.compile(r"(?:\s*#include <cupy/[\w./]+>[ \t]*\n)*")
 
 
 class CompilationError(Exception):
@@ -137,6 +139,32 @@ def _shim_text() -> str:
     return "\0".join(file.read_text() for file in files)
 
 
+def _precompiled_headers(source: str, flags: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return g++'s flags for reading the headers at the beginning of a translated `source` from the cache, parsed.
+
+    Parsing them takes most of a kernel's compilation. They include themselves only once, so that the translation stays
+    as it is, and means the same without the flags.
+    """
+    leading = LEADING_HEADERS.match(without_comments(source))
+    assert leading is not None
+    names = re.findall("<(.+)>", leading[0])
+    text = "".join(f"#include <{name}>\n" for name in ("cuda_shim.h", *names))
+    name = toolchain.fingerprint("headers", text, _shim_text(), flags) + ".h"
+
+    def write_header(target: Path) -> None:
+        target.write_text(text)
+
+    header = toolchain.cached(name, write_header)
+
+    def compile_headers(target: Path) -> None:
+        message = toolchain.compile_headers(header, target, flags, folders)
+        if message:
+            raise CompilationError(message)
+
+    toolchain.cached(f"{name}.gch", compile_headers)
+    return ("-include", str(header))
+
+
 def build(
     source: str,
     options: Sequence[str],
@@ -179,7 +207,11 @@ def build(
     def compile_kernel(target: Path) -> None:
         file = target.with_suffix(".cpp")
         file.write_text(translation.text)
-        message = toolchain.compile_shared_object(file, target, flags, (toolchain.HERE / "include", cupy_include))
+        folders = (toolchain.HERE / "include", cupy_include)
+        # Macros may change what headers mean, and AddressSanitizer's flags are for few kernels of few processes.
+        parsed = not sanitize and not any(option.startswith(("-D", "-U")) for option in own)
+        headers = _precompiled_headers(source, flags, folders) if parsed else ()
+        message = toolchain.compile_shared_object(file, target, (*flags, *headers), folders)
         if message:
             raise CompilationError(message.replace(os.fspath(file), "kernel.cu"))
 

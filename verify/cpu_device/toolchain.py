@@ -25,6 +25,7 @@ __all__ = [
     "HERE",
     "cache_folder",
     "cached",
+    "compile_headers",
     "compile_shared_object",
     "compiler",
     "cupy_version",
@@ -169,6 +170,19 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
 
 def compile_shared_object(source: Path, target: Path, flags: tuple[str, ...], include: tuple[Path, ...]) -> str:
     """Compile `source` to `target`; return the compiler's message, empty on success."""
+    return _message_of_compiler(source, target, flags, include)
+
+
+def compile_headers(header: Path, target: Path, flags: tuple[str, ...], include: tuple[Path, ...]) -> str:
+    """Parse `header` for kernels with the same `flags`; return the compiler's message, empty on success.
+
+    With `target` next to it, named ``HEADER.gch``, g++ reads that instead of `header`.
+    """
+    without_linking = tuple(flag for flag in flags if flag != "-shared" and not flag.startswith("-Wl,"))
+    return _message_of_compiler(header, target, ("-x", "c++-header", *without_linking), include)
+
+
+def _message_of_compiler(source: Path, target: Path, flags: tuple[str, ...], include: tuple[Path, ...]) -> str:
     folders = [f"-I{folder}" for folder in include]
     command = [compiler(), *folders, *flags, str(source), "-o", str(target)]
     # The compiler itself need not run under AddressSanitizer.
