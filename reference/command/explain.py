@@ -109,7 +109,7 @@ def explain(saved: SavedRun, asked: Sequence[int], trainer: Trainer) -> list[Exp
         raise CommandError(
             f"--explain: got {', '.join(unknown)}; needs rows of validation examples: {some(list(map(str, known)), 10)}"
         )
-    options = Options.from_config(saved.config["options"])
+    options = running.options_of(saved.folder, saved.config, "--explain")
     dataset, prepared = running.prepared_again(options, saved.config, "--explain")
     places = [known.index(row) for row in asked]
     valid = prepared.valid.take(np.array(places))

@@ -122,7 +122,7 @@ def read(folder: Path) -> SavedRun:
         It is not a run folder, or damaged.
     """
     config, owner = _config(folder)
-    environment = _json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else []
+    environment = _sessions(folder)
     results = results_of(folder)
     try:
         columns = checkpoint.read(folder / SCORES, owner)
@@ -193,9 +193,10 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     path = folder / RESULTS
     if not path.exists():
         return None
-    results = _json(path)
+    mend = f"; without this file, the run can be resumed: {resume_hint(folder)}"
+    results = _json(path, mend)
     if not isinstance(results, dict) or results.get("status") not in ENDS:
-        raise CommandError(f"{str(path)!r} is damaged: it does not say how the run ended")
+        raise CommandError(f"{str(path)!r} is damaged: it does not say how the run ended{mend}")
     return results
 
 
@@ -352,7 +353,7 @@ def open_to_write(path: Path, computed_by: str) -> RunFolder:
         raise CommandError(f"cannot write to {str(path)!r}: {error.strerror or error}") from error
     try:
         _lock(log, path)
-        sessions = _json(path / ENVIRONMENT) if (path / ENVIRONMENT).exists() else []
+        sessions = _sessions(path)
         text = json.dumps([*sessions, environment(computed_by)], indent=2)
         checkpoint.write_whole(path / ENVIRONMENT, (text + "\n").encode())
     except OSError as error:
@@ -419,18 +420,28 @@ def _config(folder: Path) -> tuple[dict[str, Any], str]:
     return config, checkpoint.digest(content)
 
 
-def _json(path: Path) -> Any:
+def _sessions(folder: Path) -> list[Any]:
+    """Return the entries of ``environment.json``."""
+    path, mend = folder / ENVIRONMENT, "; a run needs no such file: delete it"
+    sessions = _json(path, mend) if path.exists() else []
+    if not isinstance(sessions, list):
+        raise CommandError(f"{str(path)!r} is damaged: it is no list of starts{mend}")
+    return sessions
+
+
+def _json(path: Path, mend: str) -> Any:
+    """Return the content of a file; an error that it is damaged ends with `mend`."""
     try:
-        return _parsed(path, path.read_bytes())
+        return _parsed(path, path.read_bytes(), mend)
     except OSError as error:
         raise CommandError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
 
 
-def _parsed(path: Path, content: bytes) -> Any:
+def _parsed(path: Path, content: bytes, mend: str = "") -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"{str(path)!r} is damaged: it is not JSON ({error})") from error
+        raise CommandError(f"{str(path)!r} is damaged: it is not JSON ({error}){mend}") from error
 
 
 def _is_good(path: Path, owner: str) -> bool:

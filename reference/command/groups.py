@@ -22,6 +22,9 @@ from adamshap.reference.contract import Array
 # Groups in a table for people: half of them the worst, half the best. JSON has all.
 MOST_SHOWN = 20
 
+FAR = 100.0
+"""Spreads from here on, in the unit of the means, are shown as whole numbers."""
+
 Over = Literal["examples", "seeds"]
 UNCLEAR = "unclear"
 
@@ -305,5 +308,12 @@ class _Unit:
 
 
 def _with_spread(group: GroupScore, unit: _Unit) -> str:
-    spread = "?" if group.low is None or group.high is None else unit.shown((group.high - group.low) / 2)
-    return f"{unit.shown(group.mean, '+')} ± {spread}"
+    """Return mean and half the interval as text; one far beyond the means, of two or three examples, is rounded."""
+    spread = None if group.low is None or group.high is None else (group.high - group.low) / 2
+    if spread is None:
+        shown = "?"
+    elif spread >= FAR * unit.size:
+        shown = f"{spread / unit.size:.0f}"
+    else:
+        shown = unit.shown(spread)
+    return f"{unit.shown(group.mean, '+')} ± {shown}"

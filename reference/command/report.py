@@ -232,11 +232,17 @@ def groups(console: Console, scores: GroupScores | None) -> None:
     if scores is None:
         return
     title, heads, rows, reading = group_rows(scores)
-    result = table(title, (0,), *heads)
+    widest = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
+    minor = heads.index("harmful")
+    kept = [at for at in range(len(heads)) if at != minor or sum(widest) + GAP * len(heads) <= console.width]
+    result = table(title, (0,), *(heads[at] for at in kept))
+    result.columns[0].overflow = "fold"  # a name must be whole, as people act on it
     for row in rows:
-        result.add_row(*map(Text, row))
+        result.add_row(*(Text(row[at]) for at in kept))
     console.print()
     console.print(result)
+    if minor not in kept:
+        console.print(f"Not shown, for want of width: {heads[minor]!r}", markup=False, highlight=False)
     for line in reading:
         console.print(line, markup=False, highlight=False)
 

@@ -266,8 +266,8 @@ def _show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None
         print(results.as_json(results.summary(saved, top) | {"notes": notes}))
 
 
-def options_of(path: Path, config: Mapping[str, Any]) -> Options:
-    """Return the options in the config of a run; `path` is its folder, for the error.
+def options_of(path: Path, config: Mapping[str, Any], argument: str = "--resume") -> Options:
+    """Return the options in the config of a run; the error names its folder, `path`, and begins with `argument`.
 
     Raises
     ------
@@ -277,4 +277,7 @@ def options_of(path: Path, config: Mapping[str, Any]) -> Options:
     try:
         return Options.from_config(config["options"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise CommandError(f"--resume: {str(path / folder.CONFIG)!r} lacks the options of this version") from error
+        raise CommandError(
+            f"{argument}: {str(path / folder.CONFIG)!r} has other options than this version; needs the version of"
+            f" adamshap that {folder.ENVIRONMENT} names"
+        ) from error

@@ -169,6 +169,8 @@ def _run(console: Console, path: Path, most: int, seconds: float, top: int, devi
         while active or (waiting and not received):
             while waiting and not received and len(active) < most:
                 active.append(_Process.started(path, waiting.pop(0), seconds, device))
+                for process in active[-1:] if received else ():  # a signal came before it was in the list
+                    process.popen.send_signal(_to_pass_on(received))
             time.sleep(PAUSE)
             for process in [process for process in active if process.popen.poll() is not None]:
                 active.remove(process)
@@ -234,6 +236,10 @@ def _bar(console: Console, runs: int, steps: int) -> Iterator[Callable[[int, int
         yield lambda done, step: bar.update(task, completed=step, done=done)
 
 
+def _to_pass_on(received: list[signal.Signals]) -> signal.Signals:
+    return signal.SIGTERM if len(received) == 1 else signal.SIGKILL
+
+
 @contextmanager
 def _signals(active: list[_Process]) -> Iterator[list[signal.Signals]]:
     """Pass the first Ctrl-C or SIGTERM on, so that the runs are saved; a second one kills them. Yield what came."""
@@ -243,7 +249,7 @@ def _signals(active: list[_Process]) -> Iterator[list[signal.Signals]]:
         received.append(signal.Signals(number))
         for process in active:
             if process.popen.poll() is None:
-                process.popen.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+                process.popen.send_signal(_to_pass_on(received))
 
     if threading.current_thread() is not threading.main_thread():
         yield received

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from command_helpers import TINY, Command
 
 from adamshap.reference import weighted
 from adamshap.reference.command import folder, running, training
+from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.explain import explain
 from adamshap.reference.command.job import Options
 from adamshap.reference.command.trainers import ORACLE, installed_trainer
@@ -158,3 +160,11 @@ def test_what_cannot_be_explained(command: Command, here: Path, blobs: Path, ref
     refused(("show", "run", "--explain", valid), "--explain", "has changed since the run started")
     (here / "run" / "results.json").unlink()
     refused(("show", "run", "--explain", valid), "is unfinished; needs a finished one")
+
+
+def test_a_run_of_a_later_version_is_refused(command: Command, here: Path, blobs: Path) -> None:
+    command("attribute", blobs, *TINY, "--out", "run")
+    saved = folder.read(here / "run")
+    config = saved.config | {"options": saved.config["options"] | {"later": 1}}
+    with pytest.raises(CommandError, match=r"--explain: .* has other options than this version; needs the version of"):
+        explain(replace(saved, config=config), saved.config["dataset"]["validation_index"][:1], ORACLE)

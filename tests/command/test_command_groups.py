@@ -1,6 +1,7 @@
 """``--group COLUMN``: groups are read as they are meant, scored with intervals that hold, and shown alike."""
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from command_helpers import TINY, Command
+from rich.console import Console
 from scipy import stats
 
-from adamshap.reference.command import folder
+from adamshap.reference.command import folder, report
 from adamshap.reference.command.groups import GroupScore, group_rows, over_examples, over_seeds
 from adamshap.reference.contract import Array
 
@@ -109,6 +111,24 @@ def test_of_many_groups_the_table_has_the_worst_and_the_best() -> None:
     title, _, rows, _ = group_rows(over_examples("month", columns))
     assert "20 of 50" in title
     assert [row[0] for row in rows] == [f"g{number:02}" for number in (*range(10), *range(40, 50))]
+
+
+@pytest.mark.parametrize("name", ["grp{:03}", "annotator-{:03}@example.com"])
+def test_names_of_groups_are_whole_whatever_the_intervals(name: str) -> None:
+    """Of 200 groups of two examples, whose intervals are hundreds of times the means, in 80 columns."""
+    names = np.repeat([name.format(number) for number in range(200)], 2)
+    score = np.random.default_rng(0).normal(size=400)
+    scores = over_examples("annotator", {"group": names, "score": score, "total": score / 1e5})
+    output = io.StringIO()
+    report.groups(Console(file=output, width=80), scores)
+    text = output.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    first = text.splitlines()[5:]
+    shown = "".join(line.split()[0] for line in first[:2]) if "@" in name else first[0].split()[0]
+    assert shown.startswith(scores.groups[0].name)
+    assert "Not shown, for want of width: 'harmful'" in text
+    assert re.search(r"± \d{3,}  ", text)  # no decimals
 
 
 # --- the decision ----------------------------------------------------------------------------------------------------

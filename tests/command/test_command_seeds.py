@@ -199,6 +199,34 @@ def test_a_run_that_diverges_is_named_and_the_others_count(
     assert "diverged: seed 1" in " ".join(command("show", "all").output.split())
 
 
+def test_a_process_that_starts_as_a_signal_comes_is_stopped_too(
+    command: Command, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the start of a process and its place in the list of those to stop."""
+    sent: list[int] = []
+
+    class Starting(InThisProcess):
+        polls = 0
+
+        @classmethod
+        def started(cls, path: Path, seed: int, seconds: float, device: Any) -> "Starting":
+            del path, seconds, device
+            signal.raise_signal(signal.SIGINT)
+            return cls(seed, -signal.SIGTERM, ["ended"])
+
+        def send_signal(self, number: int) -> None:
+            sent.append(number)
+
+        def poll(self) -> Any:
+            self.polls += 1
+            return self.code if sent or self.polls > 20 else None
+
+    monkeypatch.setattr(seed_runs, "_Process", Starting)
+    result = command("attribute", blobs, *TINY, "--seeds", 2, "--out", "all")
+    assert (result.exit_code, sent) == (130, [signal.SIGTERM])
+    assert "interrupted; 0 of 2 runs have ended" in result.stderr
+
+
 @pytest.mark.usefixtures("in_process")
 def test_json_of_runs_of_which_none_has_finished(command: Command, blobs: Path) -> None:
     result = command("attribute", blobs, *TINY, "--seeds", 2, "--lr", "1e308", "--out", "all", "--json")
@@ -239,7 +267,8 @@ def test_nothing_is_said_of_single_examples_where_nothing_can_be(
 
 @pytest.mark.usefixtures("in_process")
 def test_refusals(refused: Refused, command: Command, here: Path, blobs: Path) -> None:
-    refused(("attribute", blobs, "--seeds", 0), "--seeds")
+    for count in (0, 20261128):
+        refused(("attribute", blobs, "--seeds", count), "--seeds")
     assert command("attribute", blobs, *TINY, "--seeds", 2, "--out", "all").exit_code == 0
     refused(("attribute", "--resume", "all", "--seeds", 3), "--seeds: got a value with --resume")
     shutil.rmtree(here / "all" / "seed-1")

@@ -278,7 +278,15 @@ def test_what_is_no_folder_of_a_run(stopped: Path, here: Path, refused: Refused)
 
 def test_results_that_do_not_say_how_it_ended(stopped: Path, refused: Refused) -> None:
     (stopped / "results.json").write_text("[]")
-    refused(("attribute", "--resume", stopped), "results.json' is damaged")
+    says = "results.json' is damaged: it does not say how the run ended; without this file, the run can be resumed: "
+    refused(("attribute", "--resume", stopped), f"{says}adamshap attribute --resume {stopped}")
+
+
+@pytest.mark.parametrize("content", ["{", "3"])
+def test_a_damaged_list_of_starts_says_what_to_do(stopped: Path, refused: Refused, content: str) -> None:
+    (stopped / "environment.json").write_text(content)
+    for arguments in (("show", stopped), ("attribute", "--resume", stopped)):
+        refused(arguments, "environment.json' is damaged: it is no", "a run needs no such file: delete it")
 
 
 def test_data_that_changed_are_refused(

@@ -11,6 +11,9 @@ from adamshap.reference.contract.schedule import Shape
 
 PANEL = "Training"
 
+MOST_SEEDS = 1000
+"""More are a --seed with a letter too many; each run has a folder."""
+
 EPOCHS = 5
 """The default where neither --epochs nor --steps is given."""
 
@@ -173,6 +176,7 @@ Seeds = Annotated[
         rich_help_panel=PANEL,
         metavar="K",
         min=1,
+        max=MOST_SEEDS,
         help="Number of runs, one after another seed, on the same data and split: their mean scores with standard"
         " errors, and which examples stand out in all. 3 to look, 5 to act.",
     ),
