@@ -15,6 +15,7 @@ from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.images import Images, is_drawable
 from adamshap.reference.command.seeds import SavedSeeds
 from adamshap.reference.command.sources import greys_of
+from adamshap.reference.command.spelling import quoted
 from adamshap.reference.command.spread import spread_of
 from adamshap.reference.contract import Array
 from adamshap.reference.contract.views import histogram
@@ -125,14 +126,17 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
     return (title, heads, rows) if flips else (title, heads[:-1], [row[:-1] for row in rows])
 
 
+NUMBER, DEVIATION = "{:.4g}".format, "{:.2g}".format
+"""Formats of a number of any size, and of its deviation, which has fewer digits that mean something."""
+
 MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "loss": ("loss", "{:.4g}".format),
-    "bits": ("bits per token", "{:.4g}".format),
-    "perplexity": ("perplexity", "{:.4g}".format),
+    "loss": ("loss", NUMBER),
+    "bits": ("bits per token", NUMBER),
+    "perplexity": ("perplexity", NUMBER),
     "accuracy": ("accuracy", "{:.1%}".format),
     "roc_auc": ("ROC AUC", "{:.4f}".format),
     "r_squared": ("R²", "{:.4f}".format),
-    "rmse": ("RMSE", "{:.4g}".format),
+    "rmse": ("RMSE", NUMBER),
 }
 """Label and format of what ``results.json`` says of the validation examples."""
 
@@ -144,7 +148,9 @@ def with_deviation(shown: Callable[[float], str], value: float | None, deviation
     """Return a result as text, with its deviation or standard error over several runs where there is one."""
     if value is None:
         return ""
-    return shown(value) if deviation is None else f"{shown(value)} ± {shown(deviation).lstrip('+')}"
+    if deviation is None:
+        return shown(value)
+    return f"{shown(value)} ± {(DEVIATION if shown is NUMBER else shown)(deviation).lstrip('+')}"
 
 
 def quality_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
@@ -157,6 +163,18 @@ def quality_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
         if name in results.get(WHEN[0], {})
     ]
     return "Validation", ["", "before", "after"], rows
+
+
+def hardest_lines(saved: SavedRun) -> list[str]:
+    """Return lines on the validation examples with the highest loss, which one may want to have explained."""
+    found = (saved.results or {}).get("hardest")
+    if not found:
+        return []
+    rows = ", ".join(f"{one['index']} ({NUMBER(one['loss'])})" for one in found)
+    return [
+        f"Validation examples with the highest loss after training, by row: {rows}",
+        f"Training examples behind the first: adamshap show {quoted(str(saved.folder))} --explain {found[0]['index']}",
+    ]
 
 
 @dataclass(frozen=True, eq=False)

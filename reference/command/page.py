@@ -72,6 +72,7 @@ def page_of(saved: SavedRun, top: int) -> tuple[str, list[str]]:
         for title, heads, rows in (overview.group_rows(saved), overview.quality_rows(saved)):
             if rows:
                 parts.append(f"<h2>{title}</h2>" + _table(heads, rows, words=(0,)))
+        parts += [f"<p>{escape(line)}</p>" for line in overview.hardest_lines(saved)]
     else:
         parts.append(f"<p>{overview.no_scores(saved)}</p>")
     parts.append(

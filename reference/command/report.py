@@ -22,10 +22,10 @@ from adamshap.reference.command.examples import Field, extremes_of, fields_of
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.groups import GroupScores, group_rows, scores_of_groups
 from adamshap.reference.command.job import Options
-from adamshap.reference.command.overview import MEANING, quality_rows, with_deviation
+from adamshap.reference.command.overview import MEANING, hardest_lines, quality_rows, with_deviation
 from adamshap.reference.command.preparation import VALIDATION_LIMIT, VALIDATION_SHARE, Prepared
 from adamshap.reference.command.seeds import spread_lines
-from adamshap.reference.command.spelling import some
+from adamshap.reference.command.spelling import quoted, some
 from adamshap.reference.command.weightings import lines_of
 from adamshap.reference.contract import Progress
 
@@ -147,9 +147,10 @@ def show(console: Console, saved: SavedRun, top: int, notes: list[str]) -> None:
         console.print(_detection(saved))
     console.print()
     seconds = f"{results['seconds']:.1f} s of training and attribution; files in {saved.folder}"
+    page = f"A page to look at: adamshap show {quoted(str(saved.folder))} --html {saved.folder.name}.html"
     for line in spread_lines(saved):
         console.print(line, markup=False, highlight=False)
-    for line in (*notes, seconds):  # with paths, to be copied whole
+    for line in (*notes, seconds, page):  # with paths, to be copied whole
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -225,6 +226,8 @@ def quality(console: Console, saved: SavedRun) -> None:
             result.add_row(*row)
         console.print()
         console.print(result)
+    for line in hardest_lines(saved):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def groups(console: Console, scores: GroupScores | None) -> None:

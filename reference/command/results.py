@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 PICTURE = "examples.png"
 PICTURE_OF_GROUPS = "groups.png"
+HARDEST = 5
+"""Validation examples that the results name: those with the highest loss."""
 COLUMNS = ("index", "label", "flipped", "score", "sgd_score", "seen", "total")
 
 
@@ -100,8 +102,9 @@ def write(run_folder: RunFolder, findings: Findings) -> None:
     run = findings.run
     columns = columns_of(findings.prepared, run, run_folder.config)
     _write_scores(run_folder, findings.dataset, columns, run.state.step)
+    losses = losses_of(findings.network, run.params, findings.prepared.valid)
     if findings.options.per_validation:
-        _write_per_validation(run_folder, findings)
+        _write_per_validation(run_folder, findings, losses)
     detection = detection_of(columns)
     _write_end(
         run_folder,
@@ -110,19 +113,22 @@ def write(run_folder: RunFolder, findings: Findings) -> None:
             "step": run.state.step,
             "before": asdict(findings.before),
             "after": asdict(findings.after),
+            "hardest": [
+                {"index": int(findings.prepared.valid_index[place]), "loss": float(losses[place])}
+                for place in np.argsort(-losses, kind="stable")[:HARDEST]
+            ],
             "flip_detection_roc_auc": None if detection is None else asdict(detection),
             "seconds": findings.seconds,
         },
     )
 
 
-def _write_per_validation(run_folder: RunFolder, findings: Findings) -> None:
+def _write_per_validation(run_folder: RunFolder, findings: Findings, losses: Array) -> None:
     run, prepared = findings.run, findings.prepared
     score, sgd_score = scores_of(run, run_folder.config)
     arrays = {"score": score, "sgd_score": sgd_score, "total": run.scores}
     arrays |= {"index": prepared.train_index, "validation_index": prepared.valid_index}
-    for name, params in (("loss_before", run.initial_params), ("loss_after", run.params)):
-        arrays[name] = losses_of(findings.network, params, prepared.valid)
+    arrays |= {"loss_before": losses_of(findings.network, run.initial_params, prepared.valid), "loss_after": losses}
     checkpoint.write(run_folder.path / PER_VALIDATION, arrays, run_folder.owner)
 
 

@@ -184,9 +184,11 @@ def write(saved: SavedSeeds) -> None:
 def spread_lines(saved: SavedRun) -> list[str]:
     """Return sentences on the spread of the scores: what the marks mean, and what more runs would agree on."""
     if not isinstance(saved, SavedSeeds):
-        return [
-            ONE_SEED if saved.config["options"].get("run_seed") is None else ONE_OF_SEVERAL.format(saved.folder.parent)
-        ]
+        if saved.config["options"].get("run_seed") is not None:
+            return [ONE_OF_SEVERAL.format(saved.folder.parent)]
+        seconds = (saved.results or {}).get("seconds")
+        each = "" if seconds is None else f", of {seconds:.1f} s each"
+        return [ONE_SEED.format(each)]
     count = len(saved.runs)
     if count < 2:
         return [f"One run has finished ({named(tuple(saved.runs))}): nothing on the spread of the scores yet."]
@@ -194,8 +196,9 @@ def spread_lines(saved: SavedRun) -> list[str]:
     lines = [f"Mean over {count} runs ± its standard error; validation results ± the deviation of a run."]
     if marked:
         lines.append(
-            f"distinct: higher or lower than the rest in the runs' order of the examples. {marked} of all"
-            f" {len(saved.columns['score'])} are; of such marks at most {FALSE_SHARE:.0%} are expected to be wrong."
+            "distinct: ranks higher or lower than the rest, beyond what another seed would change."
+            f" {marked} of all {len(saved.columns['score'])} do; at most {FALSE_SHARE:.0%} of such marks are expected"
+            " to be wrong."
         )
     else:
         least = fewest_marked(count)
@@ -204,7 +207,7 @@ def spread_lines(saved: SavedRun) -> list[str]:
             f"Nothing can be said about single examples from these runs{why}. More seeds may; groups may, too."
         )
     agreement = agreement_of(np.stack([run.columns["score"] for run in saved.runs.values()]), _length(saved.columns))
-    of = f"of these {agreement.length}"
+    of = f"of the first {agreement.length}"
     lines.append(
         f"Another {count} seeds would agree on about {agreement.helpful:.0f} {of} helpful and"
         f" {agreement.harmful:.0f} {of} harmful examples; rank correlation of all scores: about"
@@ -214,7 +217,10 @@ def spread_lines(saved: SavedRun) -> list[str]:
 
 
 ONE_OF_SEVERAL = "This is one of several seeds: adamshap show {} shows what they have in common."
-ONE_SEED = "This is one seed, and another one orders the examples differently: --seeds 3 shows what stays."
+ONE_SEED = (
+    "This is one seed: another one orders the examples differently, and has only some of them in its lists. --seeds 3"
+    " shows what stays, for the cost of three such runs{}."
+)
 
 
 def _length(columns: Mapping[str, Array]) -> int:

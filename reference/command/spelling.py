@@ -100,9 +100,9 @@ def categories_or_nothing(column: str, *, distinct: bool) -> str:
 
 
 def name_or_nothing(column: str, *, distinct: bool) -> str:
-    """Return advice for a column that is no feature: if its values are `distinct`, they may name the rows."""
-    names = f"--id {quoted(column)} names the rows by it, " if distinct else ""
-    return f"{names}--drop {quoted(column)} leaves it out"
+    """Return advice for a column that is no feature: `distinct` values may name the rows, and others groups of them."""
+    uses = f"--id {quoted(column)} names the rows by it" if distinct else f"--group {quoted(column)} scores its groups"
+    return f"{uses}, --drop {quoted(column)} leaves it out"
 
 
 # --- names of classes and categories ---------------------------------------------------------------------------------

@@ -50,6 +50,22 @@ def test_an_example_is_explained_by_its_duplicates(command: Command, here: Path)
     assert "Most helpful examples" in text
 
 
+def test_the_examples_to_ask_for_are_those_with_the_highest_loss(command: Command, here: Path, blobs: Path) -> None:
+    output = command("attribute", blobs, *TINY, "--per-validation", "--out", "run").stdout
+    results = json.loads((here / "run" / "results.json").read_text(encoding="utf-8"))
+    kept = folder.per_validation_of(folder.read(here / "run"))
+    assert kept is not None
+    highest = np.argsort(-kept["loss_after"])[:5]
+    assert [one["index"] for one in results["hardest"]] == kept["validation_index"][highest].tolist()
+    assert [one["loss"] for one in results["hardest"]] == kept["loss_after"][highest].tolist()
+    row, loss = results["hardest"][0].values()
+    assert command("show", "run", "--html", "p.html").exit_code == 0
+    for said in (output, command("show", "run").stdout, (here / "p.html").read_text(encoding="utf-8")):
+        assert f"by row: {row} ({loss:.4g}), " in said
+        assert f"adamshap show {here / 'run'} --explain {row}" in said or "show run --explain" in said
+    assert explained(command, "run", "--explain", row)[0]["loss_after"] == loss
+
+
 @pytest.mark.parametrize(
     ("trainer", "credit"),
     [(ORACLE, "step"), (installed_trainer(), "step"), (ORACLE, "carry")],

@@ -22,6 +22,7 @@ from killing import outcome
 
 from adamshap.reference.command import folder, seed_process, seed_runs, seeds, trainers
 from adamshap.reference.command.distinction import fewest_marked
+from adamshap.reference.command.overview import MEASURES, with_deviation
 from adamshap.reference.command.trainers import Trainer
 
 Refused = Callable[..., None]
@@ -240,11 +241,20 @@ def test_json_of_runs_of_which_none_has_finished(command: Command, blobs: Path) 
 @pytest.mark.usefixtures("in_process")
 def test_one_seed_says_so(command: Command, blobs: Path) -> None:
     plain = command("attribute", blobs, *TINY, "--out", "plain").output
-    assert "This is one seed" in plain
-    assert "This is one seed" in command("show", "plain").output
+    seconds = json.loads(Path("plain/results.json").read_text())["seconds"]
+    for said in (plain, command("show", "plain").output):
+        assert "This is one seed" in said
+        assert f"--seeds 3 shows what stays, for the cost of three such runs, of {seconds:.1f} s each." in " ".join(
+            said.split()
+        )
     several = command("attribute", blobs, *TINY, "--seeds", 2, "--out", "all").output
     assert "This is one seed" not in several
     assert "adamshap show" in command("show", "all/seed-0").output
+
+
+def test_a_deviation_has_two_digits() -> None:
+    assert with_deviation(MEASURES["loss"][1], 3.33519, 0.0023054) == "3.335 ± 0.0023"
+    assert with_deviation(MEASURES["accuracy"][1], 0.43333, 0.18856) == "43.3% ± 18.9%"
 
 
 @pytest.mark.usefixtures("in_process")

@@ -144,6 +144,7 @@ def test_only_a_column_of_distinct_values_is_advised_as_an_id(here: Path, comman
         error = command("attribute", "d.csv", *options).stderr
         assert "leaves it out" in error
         assert ("names the rows by it" in error) == advised
+        assert ("scores its groups" in error) == (not advised)
 
 
 @pytest.mark.parametrize(
