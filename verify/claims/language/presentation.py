@@ -48,11 +48,11 @@ SINCE, ALL = f"t ≥ {LATER}", "t ≥ 1"
 KEY = (
     (WITHIN, FIRST, SGD_),
     (WITHIN, FIRST, LINEAR),
-    (WITHIN, FIRST, ORDER),
     (POOLED, PAPER, SGD_),
-    (POOLED, PAPER, with_history(LINEAR)),
-    (POOLED, PAPER, with_history(SGD_)),
+    (POOLED, PAPER, LINEAR),
     (POOLED, PAPER, HISTORY),
+    (POOLED, PAPER, with_history(SGD_)),
+    (POOLED, PAPER, with_history(LINEAR)),
     (POOLED, FIRST, SGD_),
     (POOLED, FIRST, LINEAR),
 )
@@ -312,9 +312,10 @@ def _findings(rows: Sequence[Record], core: Sequence[Record]) -> list[str]:
         " to greatest):",
         f"within steps with `first`: `{SGD_}` {over(WITHIN, FIRST, SGD_)}, `{LINEAR}` {over(WITHIN, FIRST, LINEAR)},"
         f" `{ORDER}` {over(WITHIN, FIRST, ORDER)};",
-        f"pooled with U({{i}}), history inside: `{SGD_}` {over(POOLED, PAPER, SGD_)}, `{with_history(LINEAR)}`"
-        f" {over(POOLED, PAPER, with_history(LINEAR))}, `{with_history(SGD_)}`"
-        f" {over(POOLED, PAPER, with_history(SGD_))}, `{HISTORY}` {over(POOLED, PAPER, HISTORY)};",
+        f"pooled with U({{i}}), history inside: `{SGD_}` {over(POOLED, PAPER, SGD_)}, `{LINEAR}`"
+        f" {over(POOLED, PAPER, LINEAR)}, `{HISTORY}` {over(POOLED, PAPER, HISTORY)}, `{with_history(SGD_)}`"
+        f" {over(POOLED, PAPER, with_history(SGD_))}, `{with_history(LINEAR)}`"
+        f" {over(POOLED, PAPER, with_history(LINEAR))};",
         f"pooled with `first`, no history: `{SGD_}` {over(POOLED, FIRST, SGD_)}, `{LINEAR}`"
         f" {over(POOLED, FIRST, LINEAR)}, `{STEP_MEAN}` {over(POOLED, FIRST, STEP_MEAN)};",
         f"pooled with each sample's own step, history inside: `{SGD_}` {over(POOLED, OWN, SGD_)}, `{HISTORY}`"

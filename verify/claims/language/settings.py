@@ -130,7 +130,7 @@ BOTH = (HELP, MIXTURE)
 MODELS = (BASE, ROOT, DEEP)
 CORE = tuple(Run(BOTH[(place + other) % 2], shape) for other in (0, 1) for place, shape in enumerate(MODELS))
 """Every model on both corpora; each of the first three has another model."""
-FULL = Settings(2, tuple(map(Marginals, (*CORE, *variants()))))
+FULL = Settings(2, tuple(map(Marginals, (*CORE, *variants(), Run(PLAYS, BASE)))))
 QUICK = Settings(
     1,
     tuple(
