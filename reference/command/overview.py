@@ -14,7 +14,7 @@ from adamshap.reference.command.examples import score_text
 from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.images import Images, is_drawable
 from adamshap.reference.command.seeds import SavedSeeds
-from adamshap.reference.command.sources import greys_of
+from adamshap.reference.command.sources import greys_of, read
 from adamshap.reference.command.spelling import quoted
 from adamshap.reference.command.spread import spread_of
 from adamshap.reference.contract import Array
@@ -198,6 +198,20 @@ def pictures_of(saved: SavedRun) -> Pictures:
     if dataset.image_shape != tuple(shape) or len(dataset.x) != saved.config["dataset"]["examples"]:
         return Pictures(None, f"No pictures: {options['data']!r} has changed since the run started")
     return Pictures(Images(dataset.x, tuple(shape), greys_of(options["data"])))
+
+
+def pictures_of_validation(saved: SavedRun) -> Pictures:
+    """Return the images that the validation examples of `saved` are rows of."""
+    shape, valid = saved.config["dataset"]["image_shape"], saved.config["options"]["valid"]
+    if valid is None or shape is None or not is_drawable(tuple(shape)):
+        return pictures_of(saved)
+    try:
+        table = read("--valid", valid)
+    except CommandError as error:
+        return Pictures(None, f"No pictures of validation examples: {error}")
+    if table.image_shape != tuple(shape) or len(table.x) != saved.config["dataset"]["validation_examples"]:
+        return Pictures(None, f"No pictures of validation examples: {valid!r} has changed since the run started")
+    return Pictures(Images(table.x, tuple(shape), greys_of(valid)))
 
 
 def no_scores(saved: SavedRun) -> str:

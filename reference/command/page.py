@@ -101,11 +101,11 @@ def page_of_explanations(found: Sequence[Explanation], top: int) -> tuple[str, l
 
 
 def _explained_picture(one: Explanation, notes: list[str]) -> str:
-    """Return the picture of a validation example that comes from the data set itself."""
-    images_of = overview.pictures_of(one.saved).images
-    if images_of is None or one.saved.config["dataset"]["validation_file"] is not None:
-        return ""
-    drawn = _pictures(images_of, [one.index], notes)
+    """Return the picture of a validation example."""
+    pictures = overview.pictures_of_validation(one.saved)
+    if pictures.missing:
+        notes.append(pictures.missing)
+    drawn = None if pictures.images is None else _pictures(pictures.images, [one.index], notes)
     if drawn is None:
         return ""
     label = escape(one.label)

@@ -1,5 +1,7 @@
 """``adamshap show --explain K``: the scores of the run for one validation example, and no other."""
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from command_helpers import TINY, Command
+from matplotlib.image import imread
 
 from adamshap.reference import weighted
-from adamshap.reference.command import folder, running, training
+from adamshap.reference.command import folder, overview, running, training
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.explain import explain
 from adamshap.reference.command.job import Options
@@ -160,6 +163,23 @@ def test_the_page_has_the_example_and_its_pictures(command: Command, here: Path)
     assert text.count("<img ") == 2 * (1 + 2 * 3)
     assert f"Its loss was {found['loss_before']:.4g}" in text
     assert text.count("<h2>Validation example") == 2
+
+
+def test_an_image_of_the_validation_file_is_its_own(command: Command, here: Path) -> None:
+    generator = np.random.default_rng(3)
+    y = np.arange(40) % 2
+    x = generator.uniform(0, 255, (40, 3, 3))
+    np.savez("t.npz", x=x, y=y)
+    np.savez("v.npz", x=x[::-1], y=y[::-1])
+    command("attribute", "t.npz", "--valid", "v.npz", *TINY, "--out", "run")
+    assert command("show", "run", "--explain", 2, "--html", "page.html").exit_code == 0
+    link = (
+        (here / "page.html").read_text(encoding="utf-8").split('<img alt="row 2, ')[1].split('src="')[1].split('"')[0]
+    )
+    drawn = imread(io.BytesIO(base64.b64decode(link.split(",")[1])), format="png")[:, :, 0]
+    assert np.array_equal(np.argsort(drawn, axis=None), np.argsort(x[37], axis=None))
+    Path("v.npz").unlink()
+    assert overview.pictures_of_validation(folder.read(here / "run")).missing.startswith("No pictures of validation")
 
 
 def test_what_cannot_be_explained(command: Command, here: Path, blobs: Path, refused: Refused) -> None:
