@@ -172,7 +172,7 @@ def hardest_lines(saved: SavedRun) -> list[str]:
         return []
     rows = ", ".join(f"{one['index']} ({NUMBER(one['loss'])})" for one in found)
     return [
-        f"Validation examples with the highest loss after training, by row: {rows}",
+        f"Validation examples with the highest loss after training, by row (from 0): {rows}",
         f"Training examples behind the first: adamshap show {quoted(str(saved.folder))} --explain {found[0]['index']}",
     ]
 

@@ -64,7 +64,7 @@ def test_the_examples_to_ask_for_are_those_with_the_highest_loss(command: Comman
     row, loss = results["hardest"][0].values()
     assert command("show", "run", "--html", "p.html").exit_code == 0
     for said in (output, command("show", "run").stdout, (here / "p.html").read_text(encoding="utf-8")):
-        assert f"by row: {row} ({loss:.4g}), " in said
+        assert f"by row (from 0): {row} ({loss:.4g}), " in said
         assert f"adamshap show {here / 'run'} --explain {row}" in said or "show run --explain" in said
     assert explained(command, "run", "--explain", row)[0]["loss_after"] == loss
 
@@ -136,6 +136,19 @@ def test_the_example_is_shown_as_its_file_has_it(command: Command, here: Path) -
     fall = found["loss_before"] - found["loss_after"]
     assert f"this loss {'fell' if fall > 0 else 'rose'} by {abs(fall):.3g}" in " ".join(text.split())
     assert "total" in text[text.index("Most helpful") :]
+
+
+def test_lines_and_ids_are_those_of_the_validation_file(command: Command, here: Path) -> None:
+    rows = [f"u{row},{row * 7 % 11},{'yes' if row % 3 else 'no'}" for row in range(40)]
+    head = "user,age,left"
+    (here / "t.csv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    (here / "v.csv").write_text("\n".join([head, "v0,,yes", "", "v1,3,yes", "v2,9,no"]) + "\n", encoding="utf-8")
+    options = ("--label", "left", "--id", "user", "--missing", "drop", *TINY)
+    command("attribute", "t.csv", "--valid", "v.csv", *options, "--out", "run")
+    (found,) = explained(command, "run", "--explain", 2)
+    assert (found["index"], found["line"], found["id"], found["label"]) == (2, 5, "v2", "no")
+    assert found["values"] == {"age": "9"}
+    assert {row["id"][0] for row in found["helpful"]} == {"u"}
 
 
 def test_of_a_text_the_passage_and_its_file_are_shown(command: Command, here: Path) -> None:
