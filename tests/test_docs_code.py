@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from adamshap.reference.command.main import GROUP, build
 from adamshap.verify import cpu_device
@@ -55,6 +56,9 @@ NOT_RUN = {
     "torchrun --standalone": "two processes; tests/pytorch/test_torch_processes.py runs its script in two",
     "adamshap vectors check DIR": "answers all vectors anew, half a minute: CI runs it",
 }
+# Run in this process: a new one would take a second or two for its imports. tests/command/test_command_main.py starts
+# the command as a process.
+HERE = ("adamshap attribute", "adamshap show", "adamshap vectors")
 PROGRAMS = {
     "adamshap": [sys.executable, "-P", "-c", "from adamshap.reference.command.main import main; main()"],
     # Shrinking a failing case has no time limit, so that its result does not depend on the machine's speed.
@@ -155,15 +159,24 @@ def run(command: str, shown: str | None, where: str) -> None:
         return
     words = shlex.split(command)
     assert words[0] in PROGRAMS, f"{where}: {command!r} is neither run nor in NOT_RUN"
+    status, printed, error = ran(words)
+    if shown is None:
+        assert status == 0, f"{where}: {command}\n{printed}\n{error}"
+        return
+    # A verdict may be negative, but the command itself must not fail.
+    assert status in (0, 1), f"{where}: {command}\n{error}"
+    assert is_shown(shown, printed), f"{where}: {command}\n{printed}"
+
+
+def ran(words: list[str]) -> tuple[int, str, str]:
+    """Run a program and return its exit status and what it printed."""
+    if " ".join(words[:2]) in HERE:
+        ended = CliRunner().invoke(build(entry_points(group=GROUP)), words[1:], catch_exceptions=False)
+        return ended.exit_code, ended.stdout, ended.stderr
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     program = PROGRAMS.get(" ".join(words[:2]), PROGRAMS[words[0]])
     result = subprocess.run([*program, *words[1:]], capture_output=True, text=True, check=False, env=environment)
-    if shown is None:
-        assert result.returncode == 0, f"{where}: {command}\n{result.stdout}\n{result.stderr}"
-        return
-    # A verdict may be negative, but the command itself must not fail.
-    assert result.returncode in (0, 1), f"{where}: {command}\n{result.stderr}"
-    assert is_shown(shown, result.stdout), f"{where}: {command}\n{result.stdout}"
+    return result.returncode, result.stdout, result.stderr
 
 
 NUMBER = r"(?<![\w.-])[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?"
