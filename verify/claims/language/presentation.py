@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from adamshap.verify.claims import plots
 from adamshap.verify.claims.language.exact import (
     FIRST,
+    FIRST_1,
     LAST,
     OWN,
     OWN_DATA,
@@ -57,23 +58,21 @@ KEY = (
     (POOLED, FIRST, LINEAR),
 )
 """Protocol, target and estimator of the columns that explain the contrast."""
-COLUMNS = (
-    (WITHIN, FIRST),
-    (WITHIN, LAST),
-    (WITHIN, SHAPLEY),
-    (WITHIN, OWN),
-    (POOLED, FIRST),
-    (POOLED, PAPER),
-    (POOLED, PAPER_1),
-    (POOLED, OWN_DATA),
-    (POOLED, OWN),
-    (POOLED, LAST),
-    (POOLED, SHAPLEY),
-    (POOLED, SHAPLEY_HISTORY),
-    (TOTALS, FIRST),
-    (TOTALS, PAPER),
-    (TOTALS, LAST),
+TARGETS = (FIRST, PAPER, PAPER_1, OWN_DATA, OWN, LAST, SHAPLEY, SHAPLEY_HISTORY)
+"""The columns of the tables of protocols."""
+TARGETS_WITHIN = (FIRST, FIRST_1, OWN_DATA, LAST, SHAPLEY)
+"""Their columns within steps, where history is a constant."""
+SHOWN_PROTOCOLS = (
+    (POOLED, SINCE, "pearson"),
+    (POOLED, SINCE, "spearman"),
+    (POOLED, ALL, "pearson"),
+    (WITHIN, SINCE, "pearson"),
+    (TOTALS, SINCE, "pearson"),
+    (TOTALS, ALL, "pearson"),
 )
+"""Protocol, steps and correlation of these tables."""
+FEWEST = 5
+"""Number of steps below which pooling them is not shown."""
 
 
 def section(name: str, settings: Settings, records: Sequence[Record]) -> Section:
@@ -81,9 +80,7 @@ def section(name: str, settings: Settings, records: Sequence[Record]) -> Section
     del settings  # the tables show what was measured
     rows, core = select(records, part="protocols"), select(records, part="protocols", change="")
     tables = [_models(records), _key(rows)]
-    tables += [
-        _protocols(core, place, key) for place, key in ((SINCE, "pearson"), (SINCE, "spearman"), (ALL, "pearson"))
-    ]
+    tables += [_protocols(core, *shown) for shown in SHOWN_PROTOCOLS]
     tables += [_steps(core, truth) for truth in TRUTHS]
     tables += [_steps_of_runs(rows), *_kinds(records), *_seen(records), *_slopes(records)]
     figures = [("protocols", _CAPTION, _plot(core))]
@@ -135,24 +132,28 @@ def _short(found: Spread) -> str:
 
 
 def _shown(rows: Sequence[Record]) -> list[str]:
-    """Return estimators in the order of the tables: blind ones first."""
-    return [*BLIND, *(name for name in distinct(rows, "estimator") if name not in BLIND)]
+    """Return the estimators of the tables: blind ones first, and few of those whose Γ is at another place."""
+    hidden = ("sgd + midpoint", "random_order + start", "linearized + midpoint, ", "linearized + midpoint + ")
+    names = [name for name in distinct(rows, "estimator") if name not in BLIND and not name.startswith(hidden)]
+    return [*(name for name in BLIND if select(rows, estimator=name)), *names]
 
 
-def _protocols(core: Sequence[Record], place: str, key: str) -> Table:
-    chosen = select(core, place=place)
-    columns = [c for c in COLUMNS if select(chosen, protocol=c[0], target=c[1])]
+def _protocols(core: Sequence[Record], protocol: str, place: str, key: str) -> Table:
+    chosen = [r for r in select(core, place=place, protocol=protocol) if protocol == WITHIN or r["steps"] >= FEWEST]
+    wanted = TARGETS_WITHIN if protocol == WITHIN else TARGETS
+    columns = [target for target in wanted if select(chosen, target=target)]
 
-    def cell(estimator: str, protocol: str, target: str) -> str:
-        return str(_mean(chosen, key, protocol=protocol, target=target, estimator=estimator))
+    def cell(estimator: str, target: str) -> str:
+        mean = _mean(chosen, key, target=target, estimator=estimator)
+        return f"{mean} ({mean.least:.2f} to {mean.greatest:.2f})" if mean.count else "–"
 
     name = {"pearson": "Pearson's R", "spearman": "Spearman's correlation"}[key]
-    since = place.removeprefix("t ≥ ")
+    how = {WITHIN: "within steps", POOLED: "pooled over steps", TOTALS: "of each sample's total over the steps"}
     return Table(
-        f"{name} from t = {since} on, mean ± sd over models, corpora and seeds: within steps (– : constant there, or as"
-        " without history), pooled over steps, and of each sample's total.",
-        ["estimator", *(f"{protocol}, {target}" for protocol, target in columns)],
-        [[f"`{estimator}`", *(cell(estimator, *column) for column in columns)] for estimator in _shown(chosen)],
+        f"{name} {how[protocol]} from t = {place.removeprefix('t ≥ ')} on, by target: mean ± sd over models, corpora"
+        " and seeds (least to greatest).",
+        ["estimator", *columns],
+        [[f"`{estimator}`", *(cell(estimator, target) for target in columns)] for estimator in _shown(chosen)],
     )
 
 
