@@ -59,7 +59,7 @@ TINY = {
                     Mixture("help", ("help",), length=8, train=8, valid=3, test=3),
                     Shape(8, 1, 2, tied=False),
                     n=4,
-                    examined=(1, 2, 3),
+                    examined=tuple(range(1, 17)),
                     thorough=(2,),
                 )
             ),

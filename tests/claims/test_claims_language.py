@@ -17,7 +17,7 @@ from adamshap.verify.claims.language.settings import Marginals, Run
 from adamshap.verify.claims.statistics import distinct, pearson, select, spearman
 
 TEXT = Mixture("help", ("help",), length=8, train=8, valid=3, test=3)
-RUN = Run(TEXT, Shape(8, 1, 2, "rms", tied=False), n=4, examined=(1, 2, 3, 4), thorough=(3,))
+RUN = Run(TEXT, Shape(8, 1, 2, "rms", tied=False), n=4, examined=tuple(range(1, 19)), thorough=(3,))
 
 
 def step_of(run: Run, t: int) -> tuple[Step, Array, Params]:

@@ -72,13 +72,14 @@ SHOWN_PROTOCOLS = (
 )
 """Protocol, steps and correlation of these tables."""
 FEWEST = 5
-"""Number of steps below which pooling them is not shown."""
+"""Number of steps below which pooling them or adding them up is not shown."""
 
 
 def section(name: str, settings: Settings, records: Sequence[Record]) -> Section:
     """Return the claim's section of the page."""
     del settings  # the tables show what was measured
-    rows, core = select(records, part="protocols"), select(records, part="protocols", change="")
+    rows = [r for r in select(records, part="protocols") if r["protocol"] == WITHIN or r["steps"] >= FEWEST]
+    core = select(rows, change="")
     tables = [_models(records), _key(rows)]
     tables += [_protocols(core, *shown) for shown in SHOWN_PROTOCOLS]
     tables += [_steps(core, truth) for truth in TRUTHS]
@@ -139,7 +140,7 @@ def _shown(rows: Sequence[Record]) -> list[str]:
 
 
 def _protocols(core: Sequence[Record], protocol: str, place: str, key: str) -> Table:
-    chosen = [r for r in select(core, place=place, protocol=protocol) if protocol == WITHIN or r["steps"] >= FEWEST]
+    chosen = select(core, place=place, protocol=protocol)
     wanted = TARGETS_WITHIN if protocol == WITHIN else TARGETS
     columns = [target for target in wanted if select(chosen, target=target)]
 
