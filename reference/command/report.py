@@ -236,16 +236,20 @@ def groups(console: Console, scores: GroupScores | None) -> None:
         return
     title, heads, rows, reading = group_rows(scores)
     widest = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
-    minor = heads.index("harmful")
-    kept = [at for at in range(len(heads)) if at != minor or sum(widest) + GAP * len(heads) <= console.width]
+    kept = list(range(len(heads)))
+    for head, name in (("harmful", widest[0]), ("others", WIDEST_VALUE), ("sum", WIDEST_VALUE)):
+        # The first is left out for the sake of a whole name, the others only if a name had next to no room.
+        if min(widest[0], name) + sum(widest[at] for at in kept[1:]) + GAP * len(kept) > console.width:
+            kept = [at for at in kept if not heads[at].startswith(head)]
     result = table(title, (0,), *(heads[at] for at in kept))
     result.columns[0].overflow = "fold"  # a name must be whole, as people act on it
     for row in rows:
         result.add_row(*(Text(row[at]) for at in kept))
     console.print()
     console.print(result)
-    if minor not in kept:
-        console.print(f"Not shown, for want of width: {heads[minor]!r}", markup=False, highlight=False)
+    hidden = [head for at, head in enumerate(heads) if at not in kept]
+    if hidden:
+        console.print(f"Not shown, for want of width: {some(hidden)}", markup=False, highlight=False)
     for line in reading:
         console.print(line, markup=False, highlight=False)
 

@@ -23,6 +23,8 @@ from adamshap.reference.weighting import Weighting
 
 # Length of the histogram's longest bar, in characters.
 LONGEST = 40
+# Characters beside a bar: its edges and its number of examples.
+BESIDE = 38
 
 
 def show_command(
@@ -122,7 +124,7 @@ def _print(console: Console, saved: SavedRun, top: int) -> None:
     report.extremes(console, saved, top)
     report.quality(console, saved)
     console.print()
-    console.print(_histogram(saved, console.options.ascii_only))
+    console.print(_histogram(saved, console))
     report.groups(console, scores_of_groups(saved))
     title, heads, rows = overview.group_rows(saved)
     if rows:
@@ -136,12 +138,13 @@ def _print(console: Console, saved: SavedRun, top: int) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def _histogram(saved: SavedRun, ascii_only: bool) -> Table:
+def _histogram(saved: SavedRun, console: Console) -> Table:
     table = report.table("Scores", (2,), "from", "to", "", "examples")
     bins = overview.bins_of(saved.columns["score"])
     most = max(bin_.count for bin_ in bins)
+    longest = max(1, min(LONGEST, console.width - BESIDE))
     for bin_ in bins:
-        length = -(-LONGEST * bin_.count // most)  # rounded up, so that a single example shows
-        bar = Text(("#" if ascii_only else "█") * length, style="red" if bin_.low < 0 else "blue")
+        length = -(-longest * bin_.count // most)  # rounded up, so that a single example shows
+        bar = Text(("#" if console.options.ascii_only else "█") * length, style="red" if bin_.low < 0 else "blue")
         table.add_row(*(score_text(saved.weighting, edge) for edge in (bin_.low, bin_.high)), bar, str(bin_.count))
     return table

@@ -131,6 +131,17 @@ def test_names_of_groups_are_whole_whatever_the_intervals(name: str) -> None:
     assert re.search(r"± \d{3,}  ", text)  # no decimals
 
 
+def test_a_narrow_terminal_leaves_columns_out_before_it_breaks_short_names() -> None:
+    scores = over_examples("site", {"group": np.repeat(["northern", "southern"], 9), "score": np.arange(18.0) / 9})
+    for width, hidden in ((80, ""), (65, "'harmful'"), (60, "'harmful', 'others'"), (50, "'sum', 'harmful', 'others'")):
+        output = io.StringIO()
+        report.groups(Console(file=output, width=width), scores)
+        text = output.getvalue()
+        assert re.search("^ northern .* ± ", text, re.M)
+        assert max(map(len, text.splitlines())) <= width
+        assert (f"Not shown, for want of width: {hidden} mean: " in " ".join(text.split())) == bool(hidden)
+
+
 # --- the decision ----------------------------------------------------------------------------------------------------
 
 

@@ -222,3 +222,18 @@ def test_a_page_without_matplotlib_has_a_sentence_and_all_tables(
     assert page.links == []
     for example in json.loads(command("show", run, "--json").stdout)["harmful"]:
         assert f"{example['score']:+.3f}" in page.words
+
+
+@pytest.mark.parametrize("weighting", ["unit", "sum"])
+def test_bars_fit_a_narrow_terminal(
+    here: Path, command: Command, blobs: Path, monkeypatch: pytest.MonkeyPatch, weighting: str
+) -> None:
+    assert command("attribute", blobs, *TINY, "--weighting", weighting, "--out", "o").exit_code == 0
+    counts = [bin_["count"] for bin_ in json.loads(command("show", "o", "--json").stdout)["histogram"]]
+    for width, longest in ((60, 22), (100, 40)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = command("show", "o").stdout.splitlines()
+        first = 2 + next(at for at, line in enumerate(lines) if line.split() == ["from", "to", "examples"])
+        bars = [line.count("█") for line in lines[first : first + len(counts)]]
+        assert bars == [-(-longest * count // max(counts)) for count in counts]
+        assert "…" not in "".join(lines[first : first + len(counts)])
