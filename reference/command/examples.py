@@ -8,7 +8,7 @@ import numpy as np
 from adamshap.reference.command.datasets import label_names
 from adamshap.reference.command.file_rows import FileRows
 from adamshap.reference.command.folder import SavedRun
-from adamshap.reference.command.spelling import Decimal, number_or_none
+from adamshap.reference.command.spelling import Decimal, in_one_line, number_or_none
 from adamshap.reference.contract import Array
 from adamshap.reference.weighting import Weighting
 
@@ -83,9 +83,9 @@ def _about_label(saved: SavedRun, members: Array) -> Field:
     """Return what the examples are trained on; of a text, the file or folder that they come from."""
     dataset = saved.config["dataset"]
     if dataset.get("task") == "text":
-        return Field(about_label(saved), saved.columns["group"][members].tolist(), text=True)
+        return Field(about_label(saved), list(map(in_one_line, saved.columns["group"][members])), text=True)
     names = label_names(saved.columns["label"][members], dataset["classes"])
-    return Field(about_label(saved), names, text=True)
+    return Field(about_label(saved), list(map(in_one_line, names)), text=True)
 
 
 def about_label(saved: SavedRun) -> str:
@@ -101,7 +101,7 @@ def _group(saved: SavedRun, members: Array) -> list[Field]:
     if "group" not in saved.columns or saved.config["dataset"].get("task") == "text":
         return []
     names = saved.columns["group"][members].tolist()
-    return [Field(_in_one_line(saved.config["options"]["group"]), [_in_one_line(name) for name in names], text=True)]
+    return [Field(in_one_line(saved.config["options"]["group"]), [in_one_line(name) for name in names], text=True)]
 
 
 def _places(saved: SavedRun, members: Array) -> list[Field]:
@@ -119,7 +119,7 @@ def _places(saved: SavedRun, members: Array) -> list[Field]:
 
 def values_in_words(in_file: FileRows, place: int) -> str:
     """Return the file's cells of the example number `place`, with their names."""
-    return ", ".join(f"{_in_one_line(name)} = {_in_one_line(cell)}" for name, cell in in_file.row(place).items())
+    return ", ".join(f"{in_one_line(name)} = {in_one_line(cell)}" for name, cell in in_file.row(place).items())
 
 
 def _own_values(saved: SavedRun, members: Array) -> list[Field]:
@@ -131,14 +131,9 @@ def _own_values(saved: SavedRun, members: Array) -> list[Field]:
 
 def _values(name: str, cells: Sequence[str], members: Array) -> Field:
     """Return a field of the file's `cells`: at the right if all are numbers, with either decimal mark."""
-    shown = [_in_one_line(cells[place]) for place in members]
+    shown = [in_one_line(cells[place]) for place in members]
     numbers = any(all(not cell or number_or_none(cell, mark) is not None for cell in shown) for mark in DECIMAL_MARKS)
-    return Field(_in_one_line(name), shown, text=not numbers)
-
-
-def _in_one_line(cell: str) -> str:
-    """Return a cell of the user's file without line breaks and codes that would move the cursor."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in cell).split())
+    return Field(in_one_line(name), shown, text=not numbers)
 
 
 def _spread(saved: SavedRun, members: Array) -> list[Field]:

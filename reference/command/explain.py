@@ -25,7 +25,7 @@ from adamshap.reference.command.folder import FINISHED, SavedRun
 from adamshap.reference.command.job import Options
 from adamshap.reference.command.preparation import Prepared
 from adamshap.reference.command.seeds import SavedSeeds, folder_of
-from adamshap.reference.command.spelling import some
+from adamshap.reference.command.spelling import in_one_line, some
 from adamshap.reference.command.trainers import Trainer
 from adamshap.reference.command.weightings import lines_of
 from adamshap.reference.contract import Array, Batch, Run
@@ -67,10 +67,10 @@ class Explanation:
         if self.in_file is not None and self.in_file.lines is not None:
             found.append(f"line {self.in_file.lines[0]}")
         if self.in_file is not None and self.in_file.ids is not None:
-            found.append(f"{self.saved.config['options']['id']} {self.in_file.ids[0]}")
+            found.append(in_one_line(f"{self.saved.config['options']['id']} {self.in_file.ids[0]}"))
         own = [] if self.in_file is None else [values_in_words(self.in_file, 0)]
         return [
-            f"{', '.join(found)}: {about_label(self.saved)} {self.label}",
+            f"{', '.join(found)}: {about_label(self.saved)} {in_one_line(self.label)}",
             *own,
             f"Its loss was {self.loss_before:.4g} before the run and {self.loss_after:.4g} after it.",
         ]

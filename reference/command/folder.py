@@ -46,6 +46,7 @@ from adamshap.reference.checkpoint import CheckpointError
 from adamshap.reference.command import file_rows, per_validation
 from adamshap.reference.command.errors import CommandError
 from adamshap.reference.command.file_rows import FileRows
+from adamshap.reference.command.spelling import quoted
 from adamshap.reference.contract import Array, Snapshot
 from adamshap.reference.weighting import Weighting
 
@@ -211,7 +212,7 @@ def is_whole(folder: Path) -> bool:
 
 def resume_hint(folder: Path) -> str:
     """Return the command that resumes the run."""
-    return f"adamshap attribute --resume {folder}"
+    return f"adamshap attribute --resume {quoted(str(folder))}"
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

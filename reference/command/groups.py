@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from adamshap.reference.command.folder import SavedRun
+from adamshap.reference.command.spelling import in_one_line
 from adamshap.reference.command.spread import CONFIDENCE
 from adamshap.reference.contract import Array
 
@@ -170,7 +171,7 @@ def group_rows(scores: GroupScores) -> tuple[str, list[str], list[list[str]], li
     heads = ["group", "examples", f"mean{mean.name}", f"sum{total.name}", "harmful", "effect", "others"]
     rows = [
         [
-            group.name,
+            in_one_line(group.name),
             str(group.examples),
             _with_spread(group, mean),
             total.shown(group.total, "+"),
@@ -180,7 +181,7 @@ def group_rows(scores: GroupScores) -> tuple[str, list[str], list[list[str]], li
         ]
         for group in groups
     ]
-    title = f"Groups by {scores.column}, the worst first"
+    title = f"Groups by {in_one_line(scores.column)}, the worst first"
     if len(groups) < len(scores.groups):
         title += f" ({len(groups)} of {len(scores.groups)})"
     return title, heads, rows, reading_of(scores)

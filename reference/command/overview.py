@@ -15,7 +15,7 @@ from adamshap.reference.command.folder import SavedRun
 from adamshap.reference.command.images import Images, is_drawable
 from adamshap.reference.command.seeds import SavedSeeds
 from adamshap.reference.command.sources import greys_of, read
-from adamshap.reference.command.spelling import quoted
+from adamshap.reference.command.spelling import in_one_line, quoted
 from adamshap.reference.command.spread import spread_of
 from adamshap.reference.contract import Array
 from adamshap.reference.contract.views import histogram
@@ -113,7 +113,7 @@ def group_rows(saved: SavedRun) -> tuple[str, list[str], list[list[str]]]:
         return "", [], []
     rows = [
         [
-            group.name,
+            in_one_line(group.name),
             str(group.count),
             f"{group.harmful / group.count:.0%}",
             with_deviation(partial(score_text, saved.weighting), group.mean, group.mean_se),

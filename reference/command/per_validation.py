@@ -18,9 +18,16 @@ from adamshap.reference.models import sample_losses
 
 FILE = "per_validation.npz"
 MOST_BYTES = 2**30
-"""Most bytes of scores that a run keeps in memory. While it writes them it takes about 3.5 times as many."""
+"""Most bytes of scores that a run keeps in memory."""
+COPIES = 3.5
+"""Times as many bytes as the scores have that a run takes while it writes them."""
 
 AT_ONCE = 32
+
+
+def bytes_of(train: int, valid: int, steps: int, batch_size: int) -> int:
+    """Return the bytes of the scores of all steps, by both formulas, and of their totals."""
+    return 2 * np.dtype(np.float64).itemsize * valid * (steps * min(batch_size, train) + train)
 
 
 def check_size(train: int, valid: int, steps: int, batch_size: int, *, from_file: bool) -> None:
@@ -38,7 +45,7 @@ def check_size(train: int, valid: int, steps: int, batch_size: int, *, from_file
     ------
     CommandError
     """
-    needed = 2 * np.dtype(np.float64).itemsize * valid * (steps * min(batch_size, train) + train)
+    needed = bytes_of(train, valid, steps, batch_size)
     if needed > MOST_BYTES:
         most = valid * MOST_BYTES // needed
         how = "a smaller --valid" if from_file else f"--valid-limit {most}"

@@ -25,7 +25,7 @@ from adamshap.reference.command.job import Options
 from adamshap.reference.command.overview import MEANING, hardest_lines, quality_rows, with_deviation
 from adamshap.reference.command.preparation import VALIDATION_LIMIT, VALIDATION_SHARE, Prepared
 from adamshap.reference.command.seeds import spread_lines
-from adamshap.reference.command.spelling import quoted, some
+from adamshap.reference.command.spelling import in_one_line, quoted, some
 from adamshap.reference.command.weightings import lines_of
 from adamshap.reference.contract import Progress
 
@@ -55,7 +55,7 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
         f" {task}{f' ({dataset.why})' if dataset.why else ''}; {network}; computed by {computed_by}"
     ]
     if dataset.classes and dataset.classes != tuple(map(str, range(len(dataset.classes)))):
-        named = [f"{number} = {name}" for number, name in enumerate(dataset.classes[:MOST_CLASSES])]
+        named = [f"{number} = {in_one_line(name)}" for number, name in enumerate(dataset.classes[:MOST_CLASSES])]
         more = ", ..." if len(dataset.classes) > MOST_CLASSES else ""
         lines.append(f"Classes: {', '.join(named)}{more}")
     if dataset.text is None:
@@ -74,7 +74,7 @@ def announce(console: Console, options: Options, dataset: Dataset, prepared: Pre
         lines.append(f"Adam with {settings}.")
     if dataset.groups is not None and dataset.text is None:
         feature = "also a feature" if options.group in options.one_hot else "no feature"
-        lines.append(f"Groups by {options.group}: {len(np.unique(dataset.groups))}; it is {feature}.")
+        lines.append(f"Groups by {in_one_line(str(options.group))}: {len(np.unique(dataset.groups))}; it is {feature}.")
     constant = [dataset.features[at] for at in np.flatnonzero(prepared.constant)]
     if constant:
         lines.append(f"Constant in the training examples, so of no use: {some(constant, MOST_CLASSES)}.")

@@ -227,7 +227,12 @@ def csv_of(columns: dict[str, Array], label_names: list[str], in_file: FileRows 
     values["label"] = label_names  # one cell each, even for several targets
     values["flipped"] = ["true" if flipped else "false" for flipped in values["flipped"]]
     own = {} if in_file is None else in_file.columns
-    values |= {f"{name} (DATA)" if name in values else name: cells for name, cells in own.items()}
+    taken = {*values, *own}
+    for name, cells in own.items():
+        column = name
+        while column in values or (column != name and column in taken):
+            column += " (DATA)"
+        values[column] = cells
     # The csv module writes a float's repr, which reads back exactly. With "\n" it does not quote a lone "\r".
     bare_return = any("\r" in text for texts in (label_names, own, *own.values()) for text in texts)
     text = io.StringIO(newline="")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from adamshap.reference.command import folder, overview, report, results, running, seeds
+from adamshap.reference.command import folder, overview, per_validation, report, results, running, seeds
 from adamshap.reference.command.checkpointing import EXIT_CODES
 from adamshap.reference.command.errors import INTERNAL, TRAINING_DIVERGED, CommandError
 from adamshap.reference.command.job import Device, Options
@@ -109,7 +109,7 @@ def start(
     target = results.choose_folder(out, dataset.name)
     path, _ = results.write_folder(target, lambda empty: seeds.create(empty, config, which, create_run))
     report.announce(console, options, dataset, prepared, trainer.description)
-    processes = processes_for(prepared)
+    processes = processes_for(options, prepared)
     del dataset, prepared  # each process reads its own
     _run(console, path, processes, seconds, top, None)
 
@@ -128,27 +128,32 @@ def resume(console: Console, path: Path, seconds: float, top: int, device: Devic
         _finish(console, path, top, show=console.quiet)
         return
     config = seeds.config_in(path)
-    dataset, prepared = running.prepared_again(running.options_of(path, config), config, "--resume")
+    options = running.options_of(path, config)
+    dataset, prepared = running.prepared_again(options, config, "--resume")
     for seed in config["seeds"]:
         if not seeds.folder_of(path, seed).exists():
             own = seeds.config_of_run(config, seed)
             results.create_folder(
                 seeds.folder_of(path, seed), own, results.columns_of(prepared, None, config), prepared.in_file
             )
-    processes = processes_for(prepared)
+    processes = processes_for(options, prepared)
     del dataset, prepared  # each process reads its own
     _run(console, path, processes, seconds, top, device)
 
 
-def processes_for(prepared: Prepared) -> int:
+def processes_for(options: Options, prepared: Prepared) -> int:
     """Return how many processes may run at a time: one for each core, and no more than the free memory holds."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    inputs = 0 if isinstance(prepared.train.x, LazyRows) else prepared.train.x.nbytes
+    train = prepared.train
+    needed = 0.0 if isinstance(train.x, LazyRows) else COPIES * float(train.x.nbytes)
+    if options.per_validation:
+        scores = per_validation.bytes_of(train.n, prepared.valid.n, options.length(train.n)[1], options.batch_size)
+        needed += per_validation.COPIES * scores
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on this system
         return cores
-    return max(1, min(cores, int(free / (COPIES * inputs)))) if inputs else cores
+    return max(1, min(cores, int(free / needed))) if needed else cores
 
 
 def _run(console: Console, path: Path, most: int, seconds: float, top: int, device: Device | None) -> None:

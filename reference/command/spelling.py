@@ -36,6 +36,11 @@ def some(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(map(shown, names[:most])) + more
 
 
+def in_one_line(text: str) -> str:
+    """Return text of the user's data without line breaks, and without codes that would move the terminal's cursor."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def quoted(name: str) -> str:
     """Return `name` quoted as one argument for the shell."""
     return name if re.fullmatch(r"[\w.:@%+/-]+", name) else "'" + name.replace("'", "'\\''") + "'"

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -282,14 +283,26 @@ def test_a_resumed_run_writes_the_same_rows(command: Command) -> None:
     assert command("attribute", "--resume", "o").exit_code == 0
     assert Path("o/scores.csv").read_bytes() == before
     Path("o/results.json").unlink()
-    damaged = bytearray(Path("o/rows.npz").read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    Path("o/rows.npz").write_bytes(damaged)
-    result = command("attribute", "--resume", "o")
-    assert "rows.npz' is damaged" in result.stderr
-    kept = list(csv.DictReader(before.decode().splitlines()))
-    assert [row["score"] for row in scores("o")] == [row["score"] for row in kept]
-    assert "plan" not in scores("o")[0]
+    damage(Path("o/rows.npz"))
+    assert command("attribute", "--resume", "o").exit_code == 0  # which writes the rows again
+    assert Path("o/scores.csv").read_bytes() == before
+    assert folder.read(Path("o")).in_file is not None
+
+
+@pytest.mark.usefixtures("here")
+def test_rows_damaged_during_a_run_cost_no_results(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    shop()
+    assert command("attribute", "shop.csv", *READ, *TINY, "--out", "o").exit_code == 0
+    with closing(folder.open_to_write(Path("o"), "a test")) as opened:
+        damage(Path("o/rows.npz"))
+        assert opened.in_file() is None
+    assert "rows.npz' is damaged, or not a file of adamshap; scores.csv lacks the values" in capsys.readouterr().err
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 # --- the length of the lists -----------------------------------------------------------------------------------------
@@ -326,3 +339,30 @@ def test_show_measures_the_network_as_the_run_did(here: Path, command: Command) 
     assert command("show", "o", "--html", "o.html").exit_code == 0
     found = json.loads((here / "o" / "results.json").read_text())
     assert f"<td>{found['after']['roc_auc']:.4f}</td>" in (here / "o.html").read_text()
+
+
+def test_no_column_of_the_file_takes_the_place_of_another(command: Command, here: Path) -> None:
+    """A file may have columns named as those that a taken name becomes."""
+    names = ["score", "score (DATA)", "score (DATA) (DATA)"]
+    rows = [f"{n},{100 + n},{200 + n},{'yn'[n % 2]}" for n in range(20)]
+    (here / "t.csv").write_text("\n".join([",".join([*names, "label"]), *rows]))
+    assert command("attribute", "t.csv", *TINY, "--out", "o").exit_code == 0
+    with (here / "o" / "scores.csv").open(newline="") as file:
+        header, *found = csv.reader(file)
+    assert header[-3:] == ["score (DATA) (DATA) (DATA)", *names[1:]]
+    assert len(set(header)) == len(header)
+    assert all([int(cell) for cell in row[-3:]] == [int(row[0]) + shift for shift in (0, 100, 200)] for row in found)
+
+
+def test_no_code_of_the_data_reaches_the_terminal(command: Command, here: Path) -> None:
+    """Labels, ids and groups with escape sequences and line breaks."""
+    rows = [f'{n},"\x1b[3{n % 3}mg\nx","id\x1b[2J{n}","{"ab"[n % 2]}\x1b[1m\nl"' for n in range(40)]
+    (here / "t.csv").write_text("\n".join(["a,source,id,label", *rows]))
+    options = ("--group", "source", "--id", "id", "--out", "o")
+    outputs = [command("attribute", "t.csv", *TINY, *options).stdout, command("show", "o").stdout]
+    row = folder.read(here / "o").config["dataset"]["validation_index"][0]
+    outputs.append(command("show", "o", "--explain", row).stdout)
+    for text in outputs:
+        assert "\x1b" not in text
+        assert "[1m l" in text
+    assert "[31mg x" in outputs[0]

@@ -228,6 +228,26 @@ def test_a_process_that_starts_as_a_signal_comes_is_stopped_too(
     assert "interrupted; 0 of 2 runs have ended" in result.stderr
 
 
+@pytest.mark.parametrize(("more", "expected"), [((), 8), (("--per-validation",), 3)])
+def test_no_more_processes_than_memory_holds(
+    command: Command, blobs: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], expected: int
+) -> None:
+    """The scores for every validation example take more than the inputs."""
+    per_run = 3.5 * 2 * 8 * 8 * (32 + 32)  # 8 validation examples, one epoch of 32 training examples, and their totals
+    pages = {"SC_AVPHYS_PAGES": int(3.9 * (per_run + 4 * 32 * 6 * 8)), "SC_PAGE_SIZE": 1}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    found: list[int] = []
+
+    def stop(console: Any, path: Path, most: int, *_: Any) -> None:
+        del console, path
+        found.append(most)
+
+    monkeypatch.setattr(seed_runs, "_run", stop)
+    assert command("attribute", blobs, *TINY, *more, "--seeds", 8, "--out", "all").exit_code == 0
+    assert found == [expected]
+
+
 @pytest.mark.usefixtures("in_process")
 def test_json_of_runs_of_which_none_has_finished(command: Command, blobs: Path) -> None:
     result = command("attribute", blobs, *TINY, "--seeds", 2, "--lr", "1e308", "--out", "all", "--json")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -256,6 +257,14 @@ def test_no_scores_are_shown_of_a_part_of_the_steps(stopped: Path, command: Comm
     (stopped / "history" / "000000000004.npz").unlink()
     for options in ((), ("--weighting", "sum")):
         refused(("show", stopped, *options), "the history in", "ends before step 24")
+
+
+def test_the_advice_can_be_pasted_into_a_shell(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interfere(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
+    stderr = command("attribute", *RUN, "--out", "my run").stderr
+    assert stderr.endswith(f"to resume: adamshap attribute --resume '{here / 'my run'}'\n")
+    monkeypatch.setattr(trainers, "installed_trainer", lambda: trainers.ORACLE)
+    assert command(*shlex.split(stderr.partition("to resume: ")[2])[1:]).exit_code == 0
 
 
 def test_what_is_no_folder_of_a_run(stopped: Path, here: Path, refused: Refused) -> None:
