@@ -292,7 +292,7 @@ def test_a_resumed_run_writes_the_same_rows(command: Command) -> None:
 @pytest.mark.usefixtures("here")
 def test_rows_damaged_during_a_run_cost_no_results(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     shop()
-    assert command("attribute", "shop.csv", *READ, *TINY, "--out", "o").exit_code == 0
+    assert command("attribute", "shop.csv", *READ, "--id", "customer", *TINY, "--out", "o").exit_code == 0
     with closing(folder.open_to_write(Path("o"), "a test")) as opened:
         damage(Path("o/rows.npz"))
         assert opened.in_file() is None
