@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,15 @@ from adamshap.verify.implementation import CAPTURES, Answer, Implementation, Mis
 from adamshap.verify.layers.localisation import Answered, locate
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.optimisers import features_of
-from adamshap.verify.oracle import ORACLE, bounds, expected
+from adamshap.verify.oracle import ORACLE, bounds, digest, expected
 from adamshap.verify.properties import Case, Disagreement, asker
 from adamshap.verify.tolerance import unit_roundoff
 
 CASES = 24
 """Number of small cases compared first: only explanations of these are compared on all others."""
+
+REMEMBERED = 64
+"""Number of answers kept of each known fault: all candidates that fail a property are compared on the same cases."""
 
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
 """Numbers of quadrature nodes that a candidate may use instead of those asked for."""
@@ -214,8 +218,28 @@ def _contradiction(explanation: Implementation, passed: list[Outcome], dtype: np
 def _single_faults(evidence: list[_Evidence]) -> Iterator[_Explanation]:
     # Some mistakes of a loop show with plain Adam too: decoupled decay as L2 decay.
     for fault in dict.fromkeys((*_known(evidence), *LOOP_FAULTS)):
-        if _explains(fault.implementation(), evidence):
+        if _explains(_faulty(fault), evidence):
             yield _of_fault(fault)
+
+
+@cache
+def _faulty(fault: Fault) -> Implementation:
+    """Return the oracle with a known mistake, which keeps its latest answers."""
+    made = fault.implementation()
+    if made.guard is not None:  # a mistake with the memory of inputs and results shows only in a call
+        return made
+    kept: dict[bytes, Any] = {}
+
+    def ask(step: Step, query: Query) -> Any:
+        key = digest(step, query, step.dtype, made)
+        if key not in kept:
+            result = made.ask(step, query)
+            if len(kept) >= REMEMBERED:
+                del kept[next(iter(kept))]
+            kept[key] = result
+        return kept[key]
+
+    return replace(made, ask=ask)
 
 
 def _known(evidence: list[_Evidence]) -> tuple[Fault, ...]:
@@ -284,7 +308,7 @@ def _factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
 
 def _fault_and_factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:
     for fault in _known(evidence):
-        for name, factor in _common_factors(fault.implementation(), evidence):
+        for name, factor in _common_factors(_faulty(fault), evidence):
             sentence = f"your answers equal the oracle's with {fault.sentence}, times {name}"
             yield _Explanation(Diagnosis(sentence, (fault.name,), factor=name), _times(fault.implementation(), factor))
             return

@@ -104,7 +104,7 @@ def expected_and_bounds(
 
 
 def _remembering(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation = ORACLE) -> "_Widening":
-    key = _digest(step, query, dtype, oracle)
+    key = digest(step, query, dtype, oracle)
     if key not in _remembered:
         if len(_remembered) >= REMEMBERED:
             del _remembered[next(iter(_remembered))]
@@ -144,8 +144,8 @@ class _Widening:
         return self.known[place]
 
 
-def _digest(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation) -> bytes:
-    """Return a hash of all inputs of an answer's bounds."""
+def digest(step: Step, query: Query, dtype: npt.DTypeLike, oracle: Implementation) -> bytes:
+    """Return a hash of all inputs of an answer's bounds, but for the name of the `oracle` those of an answer."""
     batches = (step.train, step.valid)
     arrays = [array for batch in batches for array in (batch.x, batch.y)]
     for name in sorted(step.params):

@@ -1,6 +1,7 @@
 """Every known mistake is caught on the quick profile and named by the diagnosis."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from adamshap import gpu
 from adamshap.reference import Adam, AdamState, Batch, Network, Step, adam
 from adamshap.reference.contract import Array
+from adamshap.verify import diagnosis as diagnosing
 from adamshap.verify.checking import check
 from adamshap.verify.diagnosis import Diagnosis, diagnose
 from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, Fault, other_nodes
@@ -193,6 +195,31 @@ def test_the_fault_of_a_floor_has_the_slopes_of_its_map(a: float, b: float) -> N
 
     BY_NAME["eps-as-floor"].wrap(look)(step, Query("scores"))
     assert_within(found[0], found[1], rounding(np.abs(found[1]) / 1e-7, 1))
+
+
+def test_the_kept_answers_of_a_fault_are_those_of_the_same_call_only() -> None:
+    fault = BY_NAME["bias-dropped"]
+    generator, net = np.random.default_rng(0), Network((3, 4, 2))
+    params = net.init(0)
+    train, valid = (Batch(generator.standard_normal((n, 3)), generator.integers(0, 2, n)) for n in (5, 4))
+    step = Step(net, params, Adam(), AdamState.zeros(params), train, valid)
+    query = Query("scores", {"slope": "secant", "gradient": "start"})
+    kept = diagnosing._faulty(fault)
+    first = kept.ask(step, query)
+    assert kept.ask(replace(step), query) is first
+    moved = {name: 2 * p for name, p in params.items()}
+    state = replace(step.state, m={name: m + 1 for name, m in step.state.m.items()})
+    others = [
+        (replace(step, params=moved), query),
+        (replace(step, state=state), query),
+        (replace(step, adam=Adam(0.5)), query),
+        (replace(step, valid=train), query),
+        (step, Query("scores", {**query.options, "slope": "sgd"})),
+        (step, Query("influence")),
+    ]
+    for other in others:
+        assert not np.array_equal(kept.ask(*other), first)
+        assert np.array_equal(kept.ask(*other), fault.implementation().ask(*other))
 
 
 def test_an_unknown_mistake_is_not_given_a_name() -> None:
