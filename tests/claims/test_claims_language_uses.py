@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from adamshap.reference.contract import Adam, Array  # noqa: E402
+from adamshap.verify.claims import language  # noqa: E402
 from adamshap.verify.claims.language import finding, pruning, similarity, tables_of_runs, trajectory, truth, whole_runs  # noqa: E402
 from adamshap.verify.claims.language.corpora import CHARACTERS, Mixture, load  # noqa: E402
 from adamshap.verify.claims.statistics import Record, select  # noqa: E402
@@ -35,7 +36,7 @@ def close(a: object, b: object) -> bool:
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return whole_runs.measure(CASE, seed=0)
+    return language.measure(CASE, seed=0)
 
 
 def test_the_metagradient_ranks_as_leaving_one_sample_out_does(records: list[Record]) -> None:
@@ -45,14 +46,31 @@ def test_the_metagradient_ranks_as_leaving_one_sample_out_does(records: list[Rec
 
 
 def test_every_score_meets_every_truth(records: list[Record]) -> None:
-    for name in ("sgd, sum", "linearized, unit", "carry (secant)", "AdamW-influence", "TRAK-like", "loss", "BM25"):
+    for name in (
+        "sgd, sum",
+        "linearized, unit",
+        "carry (secant)",
+        "AdamW-influence",
+        "TRAK-like",
+        "loss",
+        "BM25",
+        "same source",
+    ):
         assert {r["truth"] for r in select(records, score=name)} == set(whole_runs.TRUTHS)
     for noise in select(records, part="noise"):
         assert 0 <= noise["ceiling"] <= 1
         assert noise["loss"] < noise["loss before"]
-    table, *_ = tables_of_runs.tables(records)
+    section = language.section(language.Settings(1, whole=(CASE,)), records)
+    table = section.tables[-1]
     assert len(table.rows) == len({r["score"] for r in select(records, part="truth")}) + 2
-    assert tables_of_runs.sentences(records)
+    assert len(section.findings) == len(whole_runs.TRUTHS)
+
+
+def test_whole_runs_are_pieces_of_the_study_where_pytorch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for settings in (language.FULL, language.QUICK):
+        assert set(settings.whole) < set(language.pieces(settings))
+    monkeypatch.setattr(whole_runs, "available", lambda: False)
+    assert not set(language.FULL.whole) & set(language.pieces(language.FULL))
 
 
 def test_a_half_is_the_run_without_the_others() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from adamshap.verify.claims import plots
+from adamshap.verify.claims.language import tables_of_runs
 from adamshap.verify.claims.language.exact import (
     FIRST,
     FIRST_1,
@@ -84,8 +85,10 @@ def section(name: str, settings: Settings, records: Sequence[Record]) -> Section
     tables += [_protocols(core, *shown) for shown in SHOWN_PROTOCOLS]
     tables += [_steps(core, truth) for truth in TRUTHS]
     tables += [_steps_of_runs(rows), *_kinds(records), *_seen(records), *_slopes(records)]
-    figures = [("protocols", _CAPTION, _plot(core))]
-    return Section(name, TITLE, CLAIM, _findings(rows, core), [table for table in tables if table.rows], figures)
+    tables += tables_of_runs.tables(records)
+    figures = [("protocols", _CAPTION, _plot(core))] if core else []
+    findings = [*(_findings(rows, core) if core else []), *tables_of_runs.sentences(records)]
+    return Section(name, TITLE, CLAIM, findings, [table for table in tables if table.rows], figures)
 
 
 def _mean(records: Sequence[Record], key: str = "pearson", **wanted: object) -> Spread:

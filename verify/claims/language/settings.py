@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field, replace
 
 from adamshap.reference.contract import Adam, Clipped, Optimiser, Schedule
+from adamshap.verify.claims.language import whole_runs
 from adamshap.verify.claims.language.corpora import GIBBERISH, Mixture
 from adamshap.verify.claims.language.models import Shape
+from adamshap.verify.claims.language.whole_runs import WholeRun
 
 HELP = Mixture("help", ("help",), train=40, valid=8, test=64)
 """Python's help topics, as characters."""
@@ -92,10 +94,11 @@ class Marginals:
 
 @dataclass(frozen=True)
 class Settings:
-    """The pieces of the study, each measured with every seed."""
+    """The pieces of the study, each measured with every seed: runs whose steps are examined, and whole runs."""
 
     seeds: int
     marginals: tuple[Marginals, ...] = ()
+    whole: tuple[WholeRun, ...] = ()
 
 
 SOME = (1, 2, 3, 5, 10, 12, 15, 18, 22, 26, 30, 35, 40)
@@ -130,11 +133,12 @@ BOTH = (HELP, MIXTURE)
 MODELS = (BASE, ROOT, DEEP)
 CORE = tuple(Run(BOTH[(place + other) % 2], shape) for other in (0, 1) for place, shape in enumerate(MODELS))
 """Every model on both corpora; each of the first three has another model."""
-FULL = Settings(2, tuple(map(Marginals, (*CORE, *variants(), Run(PLAYS, BASE)))))
+FULL = Settings(2, tuple(map(Marginals, (*CORE, *variants(), Run(PLAYS, BASE)))), whole_runs.FULL)
 QUICK = Settings(
     1,
     tuple(
         Marginals(Run(corpus, replace(shape, width=32), examined=tuple(range(1, 25)), thorough=(2, 24)))
         for corpus, shape in ((HELP, BASE), (MIXTURE, ROOT))
     ),
+    whole_runs.QUICK,
 )

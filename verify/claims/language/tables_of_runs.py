@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 
-from adamshap.verify.claims.language.whole_runs import LEFT_OUT, NEW, RANDOM, SAME, TRUTHS
+from adamshap.verify.claims.language.whole_runs import LEFT_OUT, NEW, RANDOM, SAME, SAME_SOURCE, TRUTHS
 from adamshap.verify.claims.section import Table
 from adamshap.verify.claims.statistics import Record, Spread, distinct, select, spread
 
-SHOWN = ("random_order, unit", "sgd, unit", "carry (random_order)", "AdamW-influence", "TRAK-like", "metagradient")
+SHOWN = (
+    "random_order, unit",
+    "sgd, unit",
+    "carry (random_order)",
+    "AdamW-influence",
+    "TRAK-like",
+    SAME_SOURCE,
+    "metagradient",
+)
 """Scores in the sentences."""
 
 

@@ -19,7 +19,7 @@ from adamshap.verify.claims.language import similarity, trajectory
 from adamshap.verify.claims.language.corpora import Corpus, load
 from adamshap.verify.claims.language.stacked import Data, Flat, mean_losses, trained
 from adamshap.verify.claims.language.trajectory import Run
-from adamshap.verify.claims.language.whole_runs import LEFT_OUT, NEW, SAME, WEIGHTS, Gpt, Training, Truth
+from adamshap.verify.claims.language.whole_runs import LEFT_OUT, NEW, SAME, SAME_SOURCE, WEIGHTS, Gpt, Training, Truth
 from adamshap.verify.claims.stability.retraining import ceiling, half_masks
 from adamshap.verify.claims.statistics import Record, pearson, spearman
 
@@ -128,6 +128,7 @@ def measure(case: Truth, seed: int) -> Iterator[Record]:
     count = corpus.train.n
     run = trajectory.recorded(flat, case.training.optimiser(count), train, index_of(count, case.training, seed))
     scores = scores_of(run, valid) | text_scores(corpus, len(sources))
+    scores[SAME_SOURCE] = (corpus.source[:, None] == np.arange(len(sources))).astype(float)
     generator = np.random.default_rng([seed, 1])
     masks = half_masks(count, case.halves, generator)
     same = losses_of_same_run(flat, run, valid, masks)

@@ -12,6 +12,8 @@ SAME, NEW, LEFT_OUT = "halves, same run", "halves, new runs", "one left out"
 TRUTHS = (SAME, NEW, LEFT_OUT)
 WEIGHTS: tuple[Weighting, ...] = ("sum", "unit")
 """How the steps of a run count in a score."""
+SAME_SOURCE = "same source"
+"""1 for a passage of the validation passages' source, 0 for any other: what a score has to know more than."""
 RANDOM = "random"
 """A pruner in the tables."""
 
