@@ -1,7 +1,7 @@
 """The bound's term for rounding errors of g that act on a score through Adam's slope S alone.
 
 `tolerance.conditioning` perturbs the inputs, and with them x_i and g = Σ_i x_i alike. An implementation computes them
-by different sums: g for the slope, x_i by a contraction with Γ ⊙ S. Two effects escape the draws.
+by different sums: g for the slope, x_i by a contraction with Γ ⊙ S. Three effects escape the draws.
 
 1. With one sample x_i = g, and where |g_j| = ε the product S_j g_j is stationary (S = η ε/(|g| + ε)²): a common error
    of g and x_i leaves it as it is, one of g alone does not.
@@ -9,8 +9,11 @@ by different sums: g for the slope, x_i by a contraction with Γ ⊙ S. Two effe
    over two numbers, all that an implementation has of g_j is a rounding error of some size ν_j. With v = 0 and a tiny ε
    the slope has a peak of height η k/D(0) and width of about D(0) at 0, far narrower than ν_j. Each draw hits one place
    on that peak, mostly far out: the errors have a heavy tail, and no number of draws bounds them.
+3. The draws move every x_i by some u |x_i|, independently, and the oracle adds the results up in float64. An
+   implementation's partial sums over the batch have errors too, of about u √n Σ_i |x_ij| in all: as a bound on g allows
+   (`tolerance.rounding`), and more than √(Σ_i x_ij²), the size of the draws' change, by a factor of up to n.
 
-With ν_j the largest error of g_j in some draws, the bound adds
+With ν_j the largest error of g_j in some draws, plus that of the sum over the batch, the bound adds
 
     √Σ_j (|Γ_j| max_± |S_j(g_j ± ν_j) − S_j(g_j)| |x_ij|)²  over the elements with |g_j| > `CANCELLED` ν_j,
     Σ_j |Γ_j| max_{|g| ≤ ν_j} |S_j(g) − S_j(g_j)| |x_ij|    over the others, whose first digit may be wrong,
@@ -20,7 +23,7 @@ With ν_j the largest error of g_j in some draws, the bound adds
 ======  ===============  ======================================================================
 symbol  name             meaning
 ======  ===============  ======================================================================
-ν       ``noise``        largest change of a gradient over some draws, as in `conditioning`
+ν       ``g_noise``      largest change of g over some draws, as in `conditioning`, plus the rounding of Σ_i x_i
 S       in ``_terms``    slope, and for "two_term" also R
 Γ       ``gamma``        validation gradient
 ======  ===============  ======================================================================
@@ -36,7 +39,7 @@ from adamshap.reference import adam, models, scoring, validation
 from adamshap.reference.contract import Array, Estimator, Params, Step
 from adamshap.verify.implementation import Query
 from adamshap.verify.steps import perturbed
-from adamshap.verify.tolerance import DRAWN, DRAWS, SAFETY, unit_roundoff
+from adamshap.verify.tolerance import DRAWN, DRAWS, SAFETY, rounding, unit_roundoff
 from adamshap.verify.usual_rounding import usual_rounding
 
 __all__ = ["slope_rounding"]
@@ -114,6 +117,8 @@ def _noise(step: Step, estimator: Estimator | None, exact: _Parts, dtype: npt.DT
             for name, array in getattr(moved, role).items():
                 change = SAFETY / DRAWN * np.abs(array - getattr(exact, role)[name])
                 largest[name] = np.maximum(largest.get(name, 0.0), change)
+    for name, x in exact.x.items():  # the draws change each x_i, and not the additions
+        found["g"][name] += rounding(np.abs(x).sum(axis=0), step.n - 1, dtype)
     return _Parts(found["x"], found["gamma"]), found["g"]
 
 

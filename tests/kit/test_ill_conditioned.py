@@ -15,8 +15,9 @@ import pytest
 
 from adamshap import gpu
 from adamshap.gpu.captures import outer_product
-from adamshap.reference import Adam, AdamState, Batch, Network, Step, models, scoring, slopes
+from adamshap.reference import Adam, AdamState, Batch, Network, Step, adam, models, scoring, slopes
 from adamshap.reference.contract import Array
+from adamshap.verify import slope_rounding
 from adamshap.verify.faults import FAULTS, Fault
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer, implementation
 from adamshap.verify.oracle import ORACLE, bounds, expected
@@ -213,6 +214,46 @@ def test_rounding_in_each_sample_separately_is_no_mistake() -> None:
     generator, size = np.random.default_rng(0), DRAWN * unit_roundoff(np.float32)
     shared = [expected(perturbed(step.as_float64(), size, generator), query)["values"] for _ in range(DRAWS)]
     assert (off > SAFETY / DRAWN * np.max(np.abs(np.array(shared) - wanted), axis=0)).any()
+
+
+def cancelling_over_the_batch() -> Step:
+    """Return a step of 601 samples in which the sum over the first class nearly cancels that over the second."""
+    x = np.random.default_rng(0).choice([0.7, 1.1, 1.3], (601, 2))
+    net, y = Network((2, 2)), np.repeat([0, 1], [301, 300])
+    params = {name: 0.01 * p for name, p in net.init(0).items()}
+    adam, batch = Adam(betas=(0.0, 0.5), eps=1e-8), Batch(x, y)
+    return Step(net, params, adam, AdamState.zeros(params), batch, batch.take(np.array([0, 400])))
+
+
+def one_after_another(count: int) -> type:
+    """Return a candidate that adds the first `count` samples' contributions one by one in float32, the last first."""
+
+    class Candidate:
+        @staticmethod
+        def scores(step: Step, slope: str, gradient: str) -> Array:
+            assert (slope, gradient) == ("tangent", "start")
+            step = step.as_float64()
+            x, c = models.sample_gradients(step), adam.step_coefficients(step)
+            g = {name: x_i[:count][::-1].astype(np.float32).cumsum(axis=0)[-1].astype(float) for name, x_i in x.items()}
+            gamma = models.loss_gradient(step.net, step.params, step.valid)
+            P = {name: (gamma[name] * adam.divided_difference(c[name], g[name], g[name]))[None] for name in x}
+            return scoring.dot_products(x, P)[:, 0]
+
+    return Candidate
+
+
+def test_the_rounding_of_the_sum_over_the_batch_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its partial sums are far larger than g; the draws change each sample's contribution only."""
+    (one,) = (one for one in PROPERTIES if one.name == "scores-tangent-start")
+    query = Query("scores", {"slope": "tangent", "gradient": "start"})
+    case = Case(in_dtype(cancelling_over_the_batch(), np.float32), query)
+    right, wrong = (asker(implementation(one_after_another(count), "sum")) for count in (601, 600))
+    one.check(right, case, np.float32)
+    with pytest.raises(Disagreement):
+        one.check(wrong, case, np.float32)
+    monkeypatch.setattr(slope_rounding, "rounding", lambda *_: 0.0)
+    with pytest.raises(Disagreement):
+        one.check(right, case, np.float32)
 
 
 def saturated(large: float) -> Step:
