@@ -192,3 +192,34 @@ def test_parts_of_other_settings_are_not_taken(tmp_path: Path) -> None:
     assert parts.find("fidelity", fidelity.QUICK, 0) is None
     next(tmp_path.iterdir()).write_text('{"records": [', encoding="utf-8")  # cut off by a full disk
     assert parts.find("fidelity", TINY["fidelity"], 0) is None
+
+
+def test_the_command_shows_what_an_interrupted_one_has_finished(
+    measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib.metadata import EntryPoint
+
+    app = build([EntryPoint("claims", "adamshap.verify.claims.command:claims_command", "adamshap.commands")])
+    monkeypatch.setattr(suite, "profile", lambda quick: {fidelity.NAME: TINY[fidelity.NAME]})
+    monkeypatch.setattr(suite, "one", lambda name, piece, seed: pytest.fail("measured"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["claims", "--workers", "1", *arguments])
+
+    (tmp_path / "file").touch()
+    for arguments, wanted in (
+        (("--finished",), "needs --resume"),
+        (("--finished", "--resume", "parts"), "has no part"),
+        (("--resume", "file"), "needs a folder"),
+    ):
+        refused = run(*arguments)
+        assert refused.exit_code == 2
+        assert wanted in str(refused.exception) + refused.output
+    records = [r for r in measured[fidelity.NAME] if r["seed"] == 0]
+    Parts(tmp_path / "parts").keep(fidelity.NAME, TINY[fidelity.NAME], 0, records)
+    shown = run("--finished", "--resume", "parts", "--out", "mine")
+    assert shown.exit_code == 0, shown.output
+    report = json.loads((tmp_path / "mine" / "results.json").read_text(encoding="utf-8"))
+    assert report["command"] == "adamshap claims --finished"
+    assert len(report["claims"][fidelity.NAME]["tables"][0]["rows"]) == len(records)

@@ -49,14 +49,14 @@ def claims_command(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["MPLBACKEND"] = "agg"  # the worker processes import matplotlib too, and need no display
     try:
-        for package in ("sklearn", "statsmodels"):
+        for package in ("sklearn", "statsmodels", "tokenizers"):
             importlib.import_module(package)
         with plain_style():
             plots = importlib.import_module("adamshap.verify.claims.plots")
             plots.svg(plots.blank(1, 1)[0])  # so that problems of matplotlib show now, not after half an hour
     except ImportError as error:
         raise CommandError(
-            f'claims needs scikit-learn, statsmodels and matplotlib ({error}): pip install "adamshap[claims]"'
+            f'claims needs scikit-learn, statsmodels, tokenizers and matplotlib ({error}): pip install "adamshap[claims]"'
         ) from error
     except Exception as error:
         raise CommandError(f"claims cannot draw figures: {why_no_picture(error)}") from error
