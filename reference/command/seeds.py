@@ -88,8 +88,11 @@ def folder_of(path: Path, seed: int) -> Path:
 
 def config_of_run(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Return the config of the run with `seed` from that of all."""
-    own = {name: value for name, value in config.items() if name not in ("format", "version", "seeds")}
-    return own | {"options": config["options"] | {"run_seed": seed}}
+    return _own(config) | {"options": config["options"] | {"run_seed": seed}}
+
+
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in ("format", "version", "seeds")}
 
 
 def create(
@@ -126,6 +129,9 @@ def config_in(path: Path) -> dict[str, Any]:
     seeds = config.get("seeds")
     if not isinstance(seeds, list) or len(seeds) < 2 or not all(type(seed) is int for seed in seeds):
         raise CommandError(f"{str(path / CONFIG)!r} is damaged: it does not say which seeds there are")
+    lacks = [name for name in ("options", "steps", "dataset") if not isinstance(config.get(name), dict)]
+    if lacks or type(config["steps"].get("total")) is not int:
+        raise CommandError(f"{str(path / CONFIG)!r} is damaged: it lacks {', '.join(lacks or ['the number of steps'])}")
     return config
 
 
@@ -144,6 +150,11 @@ def read(path: Path, change: Callable[[SavedRun], SavedRun] = lambda run: run) -
     steps = 0
     for seed in config["seeds"]:
         run = folder.read(folder_of(path, seed)) if folder_of(path, seed).exists() else None
+        if run is not None and _own(run.config) != config_of_run(config, seed):
+            raise CommandError(
+                f"{str(run.folder)!r} is not the run with seed {seed} of {str(path / CONFIG)!r}; needs that one;"
+                f" without this folder, the run starts anew: {folder.resume_hint(path)}"
+            )
         if run is not None and run.status == FINISHED:
             runs[seed] = change(run)
         else:

@@ -311,6 +311,23 @@ def test_refusals(refused: Refused, command: Command, here: Path, blobs: Path) -
     refused(("show", "all"), "has version 9")
     (here / "all" / "config.json").write_text(json.dumps(config | {"seeds": "many"}))
     refused(("show", "all"), "does not say which seeds there are")
+    for part in ("options", "steps", "dataset"):
+        (here / "all" / "config.json").write_text(json.dumps(config | {part: None}))
+        refused(("show", "all"), f"config.json' is damaged: it lacks {part}")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_run_counts_once(refused: Refused, command: Command, here: Path, blobs: Path) -> None:
+    """A copy under the name of another seed would make the standard errors too small."""
+    assert command("attribute", blobs, *TINY, "--seeds", 2, "--out", "all").exit_code == 0
+    before = (here / "all" / "scores.csv").read_bytes()
+    shutil.rmtree(here / "all" / "seed-1")
+    shutil.copytree(here / "all" / "seed-0", here / "all" / "seed-1")
+    for arguments in (("show", "all"), ("attribute", "--resume", "all")):
+        refused(arguments, "seed-1' is not the run with seed 1 of", "needs that one; without this folder")
+    shutil.rmtree(here / "all" / "seed-1")
+    assert command("attribute", "--resume", "all").exit_code == 0
+    assert (here / "all" / "scores.csv").read_bytes() == before
 
 
 @pytest.mark.usefixtures("in_process")
