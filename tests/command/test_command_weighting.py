@@ -78,7 +78,8 @@ def test_show_has_the_scores_of_a_run_with_the_other_weighting(here: Path, comma
         for name in ("helpful", "harmful", "histogram", "groups"):
             assert ours[name] == theirs[name]
         texts = [
-            command("show", name, *more).stdout.split("\n", 1)[1]
+            # Up to the advice at the end, which names the folder.
+            command("show", name, *more).stdout.split("\n", 1)[1].partition("Validation examples with")[0]
             for name, more in ((one, ("--weighting", other)), (other, ()))
         ]
         assert texts[0] == texts[1]
