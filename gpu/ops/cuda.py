@@ -130,8 +130,8 @@ def _largest() -> Any:
 
 @cache
 def _smallest() -> Any:
-    size = "abs(x) > T(0) ? abs(x) : T(INFINITY)"
-    return cupy.ReductionKernel("T x", "T y", size, "min(a, b)", "y = a", "T(INFINITY)", "adamshap_smallest")
+    size = "abs(x) > T(0) ? abs(x) : T(CUDART_INF)"
+    return cupy.ReductionKernel("T x", "T y", size, "min(a, b)", "y = a", "T(CUDART_INF)", "adamshap_smallest")
 
 
 @cache
