@@ -1,6 +1,7 @@
 """Both pytest plugins, in separate runs of pytest: the one that installs with the package, and `device_plugin`."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,6 +162,20 @@ def test_workers_install_it_too(project: pytest.Pytester) -> None:
             assert int(cupy.arange(4).sum()) == 6
     """)
     project.runpytest_subprocess("--cupy-on-cpu", "-n", "1").assert_outcomes(passed=1)
+
+
+@pytest.mark.usefixtures("cupy_on_cpu")
+@pytest.mark.parametrize("more", [(), ("-n", "1")])
+def test_the_modes_hold_in_the_tests_of_this_repository(project: pytest.Pytester, more: tuple[str, ...]) -> None:
+    project.makeconftest((Path(__file__).parent / "conftest.py").read_text(encoding="utf-8"))
+    project.makepyfile("""
+        from adamshap.verify import cpu_device
+
+        def test_modes():
+            assert cpu_device.current_modes() == cpu_device.Modes(reverse=True, poison=True)
+    """)
+    result = project.runpytest_subprocess("--cupy-on-cpu", "--cupy-on-cpu-modes=reverse,poison", *more)
+    result.assert_outcomes(passed=1)
 
 
 @pytest.mark.usefixtures("cupy_on_cpu")
