@@ -1,9 +1,11 @@
 """Pruning: drop the lowest-scored share of a mixture, train new models on the rest, and take their test loss.
 
-One source of the mixture is wanted, and validates and tests; the others are another domain each, or gibberish.
+One source of the mixture is wanted, and validates and tests; the others are another domain each, or gibberish. All runs
+take about the same number of steps, so that what is kept is seen more often.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,7 +47,8 @@ def measure(piece: Pruning, seed: int) -> Iterator[Record]:
             kept = np.zeros((piece.retrainings, count), bool)
             kept[:, np.argsort(-ranked[name], kind="stable")[:kept_count]] = True
             own = truth.model_of(corpus, piece.model, 1000 + seed)
-            losses = truth.losses_of_new_run(own, piece.training, data, test, kept, seed)
+            training = replace(piece.training, epochs=round(piece.training.epochs * count / kept_count))
+            losses = truth.losses_of_new_run(own, training, data, test, kept, seed)
             yield {
                 "part": "pruning",
                 "seed": seed,

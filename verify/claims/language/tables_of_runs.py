@@ -36,21 +36,30 @@ def sentences(records: Sequence[Record]) -> list[str]:
     for case in distinct(select(records, part="truth"), "case"):
         for truth in TRUTHS:
             some = select(records, part="truth", case=case, truth=truth)
-            values = ", ".join(f"`{name}` {_spread(some, 'spearman', score=name)}" for name in SHOWN)
+            values = ", ".join(f"`{name}` {_text_of(some, 'spearman', score=name)}" for name in SHOWN)
             found.append(f"{case}, {truth}: Spearman {values}.")
     pruning = select(records, part="pruning")
     for share in distinct(pruning, "share")[1:]:
         some = select(pruning, share=share)
         names = sorted(distinct(some, "score"), key=lambda name: _spread(some, "loss", score=name).mean)
-        values = ", ".join(f"`{name}` {_spread(some, 'loss', score=name)}" for name in names)
+        values = ", ".join(f"`{name}` {_text_of(some, 'loss', score=name)}" for name in names)
         found.append(f"Pruned by {share:.0%}, lowest loss first: {values}.")
     finding = select(records, part="finding")
     for query in distinct(finding, "query"):
         some = select(finding, query=query)
         names = sorted(distinct(some, "score"), key=lambda name: -_spread(some, "reciprocal", score=name).mean)
-        values = ", ".join(f"`{name}` {_spread(some, 'reciprocal', score=name)}" for name in names[:4])
+        values = ", ".join(f"`{name}` {_text_of(some, 'reciprocal', score=name)}" for name in names[:4])
         found.append(f"Query “{query}”, highest mean reciprocal rank first: {values}.")
     return found
+
+
+def _text_of(records: Sequence[Record], key: str, **wanted: object) -> str:
+    return _text(_spread(records, key, **wanted))
+
+
+def _text(found: Spread) -> str:
+    """Return a mean, with its deviation where several values gave it."""
+    return str(found).split(" ± ")[0] if found.count == 1 else str(found)
 
 
 def _spread(records: Sequence[Record], key: str, **wanted: object) -> Spread:
@@ -63,11 +72,11 @@ def _truth_table(truth: Sequence[Record], noise: Sequence[Record], case: str) ->
         f"Whole run, {case}: Spearman of the scores with retraining, ± over seeds and sources of validation passages."
     )
     rows = [
-        [f"`{name}`", *(str(_spread(truth, "spearman", score=name, truth=one)) for one in TRUTHS)]
+        [f"`{name}`", *(_text(_spread(truth, "spearman", score=name, truth=one)) for one in TRUTHS)]
         for name in distinct(truth, "score")
     ]
-    rows.append(["the same run on the half", "–", str(_spread(noise, "same with new")), "–"])
-    rows.append(["ceiling by reliability", "–", str(_spread(noise, "ceiling")), "–"])
+    rows.append(["the same run on the half", "–", _text(_spread(noise, "same with new")), "–"])
+    rows.append(["ceiling by reliability", "–", _text(_spread(noise, "ceiling")), "–"])
     return Table(caption, ["score", SAME, NEW, LEFT_OUT], rows)
 
 
@@ -86,7 +95,7 @@ def _pruning_table(records: Sequence[Record], key: str, caption: str) -> Table:
     rows = [
         [
             name if name == RANDOM or name.startswith("the ") else f"`{name}`",
-            *(str(_spread(records, key, score=name, share=share)) for share in shares),
+            *(_text(_spread(records, key, score=name, share=share)) for share in shares),
         ]
         for name in distinct(records, "score")
     ]
@@ -96,7 +105,7 @@ def _pruning_table(records: Sequence[Record], key: str, caption: str) -> Table:
 def _finding_table(records: Sequence[Record], key: str, caption: str) -> Table:
     kinds = distinct(records, "query")
     rows = [
-        [f"`{name}`", *(str(_spread(records, key, score=name, query=kind)) for kind in kinds)]
+        [f"`{name}`", *(_text(_spread(records, key, score=name, query=kind)) for kind in kinds)]
         for name in distinct(records, "score")
     ]
     return Table(caption, ["score", *kinds], rows)

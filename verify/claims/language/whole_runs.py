@@ -85,7 +85,7 @@ class Pruning:
     corpus: Mixture
     training: Training
     shares: tuple[float, ...] = (0.2, 0.4, 0.6)
-    retrainings: int = 4
+    retrainings: int = 2
     model: Gpt = Gpt()
 
 
@@ -131,9 +131,8 @@ QUICK: tuple[WholeRun, ...] = (
     ),
     Pruning(
         Mixture("pruned", WANTED, length=24, train=96, valid=8, test=32, validation=WANTED[0]),
-        Training(epochs=4),
+        Training(epochs=10),
         shares=(0.4,),
-        retrainings=2,
         model=SMALL,
     ),
     Finding(
