@@ -365,6 +365,7 @@ def attribute(
     score_dtype: ScoreDtype | None = None,
     contraction: Contraction = "ghost",
     keep_step_scores: bool = False,
+    with_sgd: bool = True,
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
     on_step: Callable[[Progress], None] | None = None,
@@ -423,6 +424,8 @@ def attribute(
     keep_step_scores : bool
         Keep each step's scores, as ``Run.step_scores`` and ``Run.step_sgd_scores``; not with "carry", where a sample is
         credited by later steps as well.
+    with_sgd : bool
+        Score by SGD's formula as well; if not, ``Run.sgd_scores`` and ``Run.step_sgd_scores`` are NaN.
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -453,6 +456,7 @@ def attribute(
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
     keep = keeps_step_scores(keep_step_scores, credit)
+    with_sgd = true_or_false("with_sgd", with_sgd)
     if credit == "step" and carry_window is not None:
         refuse("carry_window", f"{shown(carry_window)} with credit 'step'", "credit 'carry', or None")
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
@@ -473,7 +477,7 @@ def attribute(
         open_account = partial(StepAccount.of, micro_batch=size, keep_step_scores=keep)
     where = "CUDA" if backend.on_cuda else "the CPU"
     about = f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where}, {dtype}"
-    setup = RunSetup.of(config, estimator, held, backend, logged(on_step, about), on_checkpoint, resume)
+    setup = RunSetup.of(config, estimator, held, backend, with_sgd, logged(on_step, about), on_checkpoint, resume)
     return attributed_run(setup, open_account)
 
 

@@ -40,7 +40,7 @@ from adamshap.gpu.parameter_pass import take_step
 from adamshap.gpu.scores import ScoringTask, contract, score_chunks, sgd_scorer
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.threads import in_parts
-from adamshap.gpu.validation import on_segment
+from adamshap.gpu.validation import mean_loss, on_segment
 from adamshap.gpu.window import FLOPS_OF_A_COPY, Block, KeptArrays, Pending
 from adamshap.reference.contract import Array, Clipped, CompletedSteps, Estimator, RunConfig, Snapshot, refuse
 
@@ -72,6 +72,8 @@ class Carrier:
         Losses of batch and validation samples before the step, decay's own share, ⟨Γ ⊙ S, g⟩ and ⟨Γ ⊙ M, m⟩.
     kept : KeptArrays
         Copies of the arrays of pending batches.
+    with_sgd : bool
+        Whether SGD's scores are wanted too.
     pending : deque of Pending
         The batches of consecutive steps that some window still holds.
     """
@@ -87,10 +89,20 @@ class Carrier:
     carried_decay: Any
     log: Any
     kept: KeptArrays
+    with_sgd: bool
     pending: deque[Pending] = field(default_factory=deque)
 
     @classmethod
-    def of(cls, context: EngineContext, config: RunConfig, data: Data, steps: int, window: int | None) -> "Carrier":
+    def of(
+        cls,
+        context: EngineContext,
+        config: RunConfig,
+        data: Data,
+        steps: int,
+        window: int | None,
+        *,
+        with_sgd: bool = True,
+    ) -> "Carrier":
         """Return a carrier for a run of `steps` steps, with windows of at least `window` steps."""
         xp, count = context.backend.xp, config.train.n
         scalars = Hyperparameters.at(context, config.adam, FIRST_STEP).scalars
@@ -99,7 +111,8 @@ class Carrier:
         decaying = tuple(name for name, one in scalars.items() if one.l2 and one.b1)
         totals, truncated, carried_decay = xp.zeros(count), xp.zeros(count), xp.zeros(steps)
         kept, log = KeptArrays.of(context, data.no_inputs), xp.zeros((steps, 5))
-        return cls(context, config, beta1, momenta, decaying, data, totals, truncated, carried_decay, log, kept)
+        sums = totals, truncated, carried_decay
+        return cls(context, config, beta1, momenta, decaying, data, *sums, log, kept, with_sgd)
 
     @property
     def loses(self) -> bool:
@@ -121,7 +134,7 @@ class Carrier:
         estimator: Estimator,
         new: State,
     ) -> Any:
-        """Take the step after `number` completed ones, add its own scores to the totals, and return SGD's scores.
+        """Take the step after `number` completed ones, add its own scores to the totals, and return SGD's, or None.
 
         The samples are those at `index`, which is `where` in the backend.
 
@@ -132,10 +145,11 @@ class Carrier:
         weight = 1 / batch.n if self.config.reduction == "mean" else 1.0
         step = StepInput.of(context, self.config.adam, state, batch, weight)
         self._check(step)
+        at_start = self.with_sgd or estimator.gradient == "start"
         forward = forward_and_gradient(
             step,
             1 / batch.n_val,
-            start_wanted=True,
+            start_wanted=at_start,
             norms_wanted=estimator.slope == "random_order" and batch.n > 1,
             variance=estimator.variance,
         )
@@ -143,14 +157,19 @@ class Carrier:
             refuse_division_by_zero(context, step.hyperparameters, state.v, None)
         else:
             refuse_division_by_zero(context, step.hyperparameters, state.v, forward.g, state.theta)
-        # Neither is None: the batch is one chunk, and the start is wanted.
-        captures, start = cast(Captures, forward.captures), cast(Captures, forward.start)
+        captures, start = cast(Captures, forward.captures), forward.start  # the batch is one chunk
+        if start is None:  # before the step, which may overwrite θ
+            valid_loss = mean_loss(context, state.theta, batch.valid_x, batch.valid_y)
+        else:
+            valid_loss = start.losses.mean(dtype="float64")
         decays = self._decays(step)  # before the step, which may overwrite θ
         take_step(context, step.hyperparameters.scalars, state, forward.g, new)
-        sgd = self._sgd_scores(step, captures, start)
-        multiply(context, sgd, forward.factor)
+        sgd = None
+        if self.with_sgd and start is not None:
+            sgd = self._sgd_scores(step, captures, start)
+            multiply(context, sgd, forward.factor)
         row = self.log[number]
-        row[0], row[1] = forward.train_loss, start.losses.mean(dtype="float64")
+        row[0], row[1] = forward.train_loss, valid_loss
         validation = self._validation(step, start, estimator, new)
         owed = [momentum.running(number) for momentum in self.momenta]
         matrix = ScoreMatrix(forward.g)  # in the memory of g, which nothing needs after this pass
@@ -197,9 +216,9 @@ class Carrier:
         scorer = sgd_scorer(self.context, task, start, step.hyperparameters.lrs, "sgd product")
         return score_chunks(self.context, task, [scorer], [(slice(0, step.batch.n), captures)])[0][0]
 
-    def _validation(self, step: StepInput, start: Captures, estimator: Estimator, new: State) -> Captures:
+    def _validation(self, step: StepInput, start: Captures | None, estimator: Estimator, new: State) -> Captures:
         """Return the captures of the validation samples on the way from θ to θ⁺."""
-        if estimator.gradient == "start":
+        if estimator.gradient == "start" and start is not None:
             return start
         nodes = ((0.5, 1.0),) if estimator.gradient == "midpoint" else path_nodes(estimator.nodes[0])
         return on_segment(step, (step.state.theta, new.theta), nodes, 1 / step.batch.n_val)

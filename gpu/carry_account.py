@@ -16,6 +16,7 @@ from adamshap.gpu.counting import NO_STEPS, completed_after, next_step
 from adamshap.gpu.kernels.plan import SPLIT_SLOPES
 from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.state import State
+from adamshap.gpu.validation import mean_loss
 from adamshap.reference.contract import (
     Array,
     CompletedSteps,
@@ -58,7 +59,7 @@ class _Unchecked:
 
     index: Array
     where: Any
-    sgd_scores: Any
+    sgd_scores: Any | None
     paid: tuple[Any, Any, Any] | None
 
 
@@ -71,8 +72,8 @@ class CarryAccount:
     setup : RunSetup
     carrier : Carrier
     checks_every_step : bool
-    sgd_scores : array (N,)
-        In the backend.
+    sgd_scores : array (N,) or None
+        In the backend; None if they are not wanted.
     seen : int array (N,)
     completed : int
         Number of steps added, and checked and reported if `checks_every_step`.
@@ -88,7 +89,7 @@ class CarryAccount:
     setup: RunSetup
     carrier: Carrier
     checks_every_step: bool
-    sgd_scores: Any
+    sgd_scores: Any | None
     seen: Array
     completed: CompletedSteps = NO_STEPS
     unchecked: _Unchecked | None = None
@@ -99,8 +100,9 @@ class CarryAccount:
         """Return an empty account, with a window of at least `window` steps; None: the default."""
         config, backend = setup.config, setup.context.backend
         waits = check_every_step or setup.on_step is not None or setup.on_checkpoint is not None
-        carrier = Carrier.of(setup.context, config, setup.data, config.length, window)
-        sgd_scores, seen = backend.xp.zeros(config.train.n), np.zeros(config.train.n, np.int64)
+        carrier = Carrier.of(setup.context, config, setup.data, config.length, window, with_sgd=setup.with_sgd)
+        sgd_scores = backend.xp.zeros(config.train.n) if setup.with_sgd else None
+        seen = np.zeros(config.train.n, np.int64)
         return cls(setup, carrier, waits or not backend.on_cuda, sgd_scores, seen)
 
     def take(self, index: Array, before: State, after: State) -> None:
@@ -128,7 +130,8 @@ class CarryAccount:
                 # What the step owes to past samples is unknown: the scores are those paid before it.
                 self.carrier.totals, self.carrier.truncated, self.carrier.carried_decay = step.paid
                 return NotFinite(next_step(self.completed), *bad)
-        self.sgd_scores[step.where] += step.sgd_scores
+        if self.sgd_scores is not None:
+            self.sgd_scores[step.where] += step.sgd_scores
         self.seen[step.index] += 1
         self.completed = completed_after(next_step(self.completed))
         if logged:
@@ -141,12 +144,12 @@ class CarryAccount:
         watched |= {} if state.is_finite() else state.suspects()
         if next_step(self.completed) == self.setup.config.length:
             watched |= {"final valid_loss": self._valid_loss(state)}
-        return first_not_finite(watched | {"scores": self.carrier.totals, "sgd_scores": step.sgd_scores} | logged)
+        of_sgd = {} if step.sgd_scores is None else {"sgd_scores": step.sgd_scores}
+        return first_not_finite(watched | {"scores": self.carrier.totals} | of_sgd | logged)
 
     def _valid_loss(self, state: State) -> float:
-        context, data = self.setup.context, self.setup.data
-        workspace = context.stack.workspace(context, "valid", data.valid_x)
-        return float(context.stack.losses(context, workspace, state.theta, data.valid_y).mean(dtype="float64"))
+        data = self.setup.data
+        return float(mean_loss(self.setup.context, state.theta, data.valid_x, data.valid_y))
 
     def close(self, state: State) -> NotFinite | None:
         """Pay all that is owed, and credit each step's batch with the rest of the step's change of the loss."""
@@ -156,7 +159,8 @@ class CarryAccount:
         log = host(carrier.log)
         scores, closed = _closed(self.setup.config, settled, carried.sum(), carrier.loses, log, last_loss)
         decay = log[:, LOG.index("decay")] + carried
-        bad = first_not_finite({"scores": scores, "sgd_scores": self.sgd_scores, "closed": closed, "decay": decay})
+        of_sgd = {} if self.sgd_scores is None else {"sgd_scores": self.sgd_scores}
+        bad = first_not_finite({"scores": scores} | of_sgd | {"closed": closed, "decay": decay})
         if bad is not None:
             return NotFinite(next_step(self.completed), *bad)
         self.closed = scores, closed, decay
@@ -172,7 +176,7 @@ class CarryAccount:
         scores, closed, decay = paid if self.closed is None else self.closed
         return Credited(
             scores,
-            host(self.sgd_scores),
+            np.full_like(scores, np.nan) if self.sgd_scores is None else host(self.sgd_scores),
             self.seen,
             history,
             decay=decay,
@@ -186,8 +190,10 @@ class CarryAccount:
 
     def arrays(self) -> Snapshot:
         """Return copies of scores, losses and the window."""
-        sgd_scores = np.array(self.setup.context.backend.host(self.sgd_scores))
-        return {"sgd_scores": sgd_scores, "seen": self.seen.copy()} | self.carrier.arrays(self.completed)
+        arrays = {"seen": self.seen.copy()} | self.carrier.arrays(self.completed)
+        if self.sgd_scores is not None:
+            arrays["sgd_scores"] = np.array(self.setup.context.backend.host(self.sgd_scores))
+        return arrays
 
     def optional_arrays(self) -> Arrays:
         """Return nothing: all arrays exist before the first step."""
@@ -197,7 +203,9 @@ class CarryAccount:
         """Continue from a snapshot."""
         self.carrier.restore(kept)
         self.completed = CompletedSteps(int(kept["step"]))
-        self.sgd_scores, self.seen = self.setup.context.backend.xp.array(kept["sgd_scores"]), kept["seen"].copy()
+        self.seen = kept["seen"].copy()
+        if self.sgd_scores is not None:
+            self.sgd_scores = self.setup.context.backend.xp.array(kept["sgd_scores"])
 
 
 def _closed(

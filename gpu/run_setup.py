@@ -38,6 +38,8 @@ class RunSetup:
     data : Data
     initial : dict of arrays
         The parameters before the first step, in the backend.
+    with_sgd : bool
+        Whether samples are scored by SGD's formula as well.
     on_step, on_checkpoint : callable or None
     resume : mapping or None
     parts : int
@@ -50,6 +52,7 @@ class RunSetup:
     context: EngineContext
     data: Data
     initial: Arrays
+    with_sgd: bool
     on_step: Callable[[Progress], None] | None
     on_checkpoint: Checkpointer | None
     resume: Mapping[str, Array] | None
@@ -62,6 +65,7 @@ class RunSetup:
         estimator: Estimator,
         adam: Optimiser,
         backend: Backend,
+        with_sgd: bool,
         on_step: Callable[[Progress], None] | None,
         on_checkpoint: Checkpointer | None,
         resume: Mapping[str, Array] | None,
@@ -72,7 +76,7 @@ class RunSetup:
         Hyperparameters.at(context, adam, FIRST_STEP)  # refuses settings that the engine does not have
         initial = backend.reals(config.network.init(config.seed))
         data = Data.of(context, config.train, config.valid, min(config.batch_size, config.train.n))
-        return cls(config, estimator, adam, context, data, initial, on_step, on_checkpoint, resume, parts)
+        return cls(config, estimator, adam, context, data, initial, with_sgd, on_step, on_checkpoint, resume, parts)
 
     def report(self, completed: CompletedSteps, train_loss: float, valid_loss: float) -> None:
         """Report the last of the completed steps to `on_step`, with the losses before it."""

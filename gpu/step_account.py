@@ -4,8 +4,8 @@ On a device, results are fetched a few steps at a time, at the pace of a progres
 """
 
 import time
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.sketch import Sketch, matrices
 from adamshap.gpu.state import State
 from adamshap.gpu.step import StepResult, attribute_step
+from adamshap.gpu.validation import mean_loss
 from adamshap.reference.contract import Array, CompletedSteps, Credit, Snapshot, StepScores, first_not_finite
 
 __all__ = ["StepAccount"]
@@ -33,7 +34,7 @@ class _Fetched:
     index: Array
     losses: list[float]
     scores: Array
-    sgd_scores: Array
+    sgd_scores: Array | None
 
 
 @dataclass
@@ -47,6 +48,7 @@ class StepAccount:
     sketch : Sketch or None
         Sketch, whose bases are kept from step to step.
     scores, sgd_scores : arrays (N,) or (N, n_val)
+        `sgd_scores` is None if they are not wanted.
     seen : int array (N,)
     losses : array (steps, 2)
         Both losses before each step.
@@ -67,7 +69,7 @@ class StepAccount:
     micro_batch: int | None
     sketch: Sketch | None
     scores: Array
-    sgd_scores: Array
+    sgd_scores: Array | None
     seen: Array
     losses: Array
     step_scores: StepScores | None
@@ -85,8 +87,10 @@ class StepAccount:
         sketch = None if estimator.rank is None else Sketch(estimator.rank, config.seed)
         shape = (config.train.n, config.valid.n) if estimator.per_validation else (config.train.n,)
         seen, losses = np.zeros(config.train.n, np.int64), np.zeros((config.length, len(LOSSES)))
-        kept = StepScores.empty(config, per_validation=estimator.per_validation) if keep_step_scores else None
-        return cls(setup, micro_batch, sketch, np.zeros(shape), np.zeros(shape), seen, losses, kept)
+        of_sgd, kept = np.zeros(shape) if setup.with_sgd else None, None
+        if keep_step_scores:
+            kept = StepScores.empty(config, per_validation=estimator.per_validation, with_sgd=setup.with_sgd)
+        return cls(setup, micro_batch, sketch, np.zeros(shape), of_sgd, seen, losses, kept)
 
     @property
     def keeps_old_state(self) -> bool:
@@ -101,6 +105,9 @@ class StepAccount:
         setup = self.setup
         batch = setup.data.batch(index, setup.context.backend.labels(index))
         weight = 1 / batch.n if setup.config.reduction == "mean" else 1.0
+        loss = None
+        if not setup.with_sgd and setup.estimator.gradient != "start":  # else a pass at θ gives it
+            loss = mean_loss(setup.context, before.theta, batch.valid_x, batch.valid_y)
         result = attribute_step(
             setup.context,
             setup.adam,
@@ -111,8 +118,9 @@ class StepAccount:
             after,
             micro_batch=self.micro_batch,
             sketch=self.sketch,
-            with_sgd=True,
+            with_sgd=setup.with_sgd,
         )
+        result = result if loss is None else replace(result, valid_loss=loss)
         self.unchecked.append((index, result))
 
     def check(self, state: State, *, wait: bool) -> NotFinite | None:
@@ -124,7 +132,8 @@ class StepAccount:
             bad = first_not_finite(dict(zip(LOSSES, step.losses, strict=True)))
             if bad is None and place == len(fetched) and not state.is_finite():
                 bad = first_not_finite(state.suspects())
-            bad = bad or first_not_finite({"scores": step.scores, "sgd_scores": step.sgd_scores})
+            of_sgd = {} if step.sgd_scores is None else {"sgd_scores": step.sgd_scores}
+            bad = bad or first_not_finite({"scores": step.scores} | of_sgd)
             if bad is not None:
                 return NotFinite(next_step(self.completed), *bad)
             self._add(step)
@@ -148,16 +157,20 @@ class StepAccount:
         backend = self.setup.context.backend
         xp, host = backend.xp, backend.host
         losses = host(xp.stack([xp.stack([r.train_loss, r.valid_loss]) for r in results])).tolist()
-        scores = [(r.scores, r.sgd_scores) for r in results]
+        scores: list[tuple[Any, ...]] = [(r.scores, r.sgd_scores)[: 1 + self.setup.with_sgd] for r in results]
         if backend.on_cuda:
             ends = np.cumsum([len(r.scores) for r in results])[:-1]
             whole = (host(xp.concatenate(part)) for part in zip(*scores, strict=True))
             scores = list(zip(*(np.split(part, ends) for part in whole), strict=True))
-        return [_Fetched(i, pair, *arrays) for i, pair, arrays in zip(indices, losses, scores, strict=True)]
+        return [
+            _Fetched(i, pair, arrays[0], arrays[-1] if self.setup.with_sgd else None)
+            for i, pair, arrays in zip(indices, losses, scores, strict=True)
+        ]
 
     def _add(self, step: _Fetched) -> None:
         self.scores[step.index] += step.scores
-        self.sgd_scores[step.index] += step.sgd_scores
+        if self.sgd_scores is not None and step.sgd_scores is not None:
+            self.sgd_scores[step.index] += step.sgd_scores
         self.seen[step.index] += 1
         if self.step_scores is not None:
             self.step_scores.record(self.completed, step.scores, step.sgd_scores)
@@ -174,7 +187,8 @@ class StepAccount:
         epochs = np.arange(self.completed) // self.setup.config.per_epoch
         of_steps = {} if self.step_scores is None else self.step_scores.of_run(self.completed)
         history = {"epoch": epochs} | self._losses_by_name()
-        return Credited(self.scores, self.sgd_scores, self.seen, history, **of_steps)
+        of_sgd = np.full_like(self.scores, np.nan) if self.sgd_scores is None else self.sgd_scores
+        return Credited(self.scores, of_sgd, self.seen, history, **of_steps)
 
     def _losses_by_name(self) -> dict[str, Array]:
         columns = self.losses[: self.completed].T
@@ -187,7 +201,8 @@ class StepAccount:
     def arrays(self) -> Snapshot:
         """Return copies of scores, losses and the sketch's bases."""
         host, bases = self.setup.context.backend.host, {} if self.sketch is None else self.sketch.bases
-        arrays = {"scores": self.scores.copy(), "sgd_scores": self.sgd_scores.copy(), "seen": self.seen.copy()}
+        arrays = {"scores": self.scores.copy(), "seen": self.seen.copy()}
+        arrays |= {} if self.sgd_scores is None else {"sgd_scores": self.sgd_scores.copy()}
         arrays |= {f"history/{name}": column for name, column in self._losses_by_name().items()}
         arrays |= {} if self.step_scores is None else self.step_scores.arrays(self.completed)
         return arrays | {f"basis/{number}/{group}": np.array(host(basis)) for (number, group), basis in bases.items()}
@@ -207,8 +222,9 @@ class StepAccount:
     def restore(self, kept: Snapshot) -> None:
         """Continue from a snapshot."""
         self.completed = CompletedSteps(int(kept["step"]))
-        for array, name in ((self.scores, "scores"), (self.sgd_scores, "sgd_scores"), (self.seen, "seen")):
-            array[...] = kept[name]
+        self.scores[...], self.seen[...] = kept["scores"], kept["seen"]
+        if self.sgd_scores is not None:
+            self.sgd_scores[...] = kept["sgd_scores"]
         for column, name in enumerate(LOSSES):
             self.losses[: self.completed, column] = kept[f"history/{name}"]
         if self.step_scores is not None:

@@ -4,10 +4,11 @@ from typing import Any
 
 from adamshap.gpu.arrays import Arrays, BatchGradient, like
 from adamshap.gpu.captures import Captures
+from adamshap.gpu.context import EngineContext
 from adamshap.gpu.parameter_pass import end_points
 from adamshap.gpu.state import VALIDATION, StepInput
 
-__all__ = ["at_point", "on_segment", "utility_of_batch"]
+__all__ = ["at_point", "mean_loss", "on_segment", "utility_of_batch"]
 
 
 def at_point(step: StepInput, point: Arrays, weight: float) -> Captures:
@@ -16,6 +17,13 @@ def at_point(step: StepInput, point: Arrays, weight: float) -> Captures:
     context.now("forward pass", VALIDATION)
     workspace = context.stack.workspace(context, "valid", batch.valid_x)
     return context.stack.run(context, workspace, point, batch.valid_y, weight)
+
+
+def mean_loss(context: EngineContext, params: Arrays, x: Any, y: Any) -> Any:
+    """Return the mean loss of the validation samples, by a forward pass alone; on a device it is an array."""
+    context.now("forward pass", VALIDATION)
+    workspace = context.stack.workspace(context, "valid", x)
+    return context.stack.losses(context, workspace, params, y).mean(dtype="float64")
 
 
 def on_segment(

@@ -41,6 +41,7 @@ from adamshap.reference.contract import (
     resumed,
     run_settings,
     shown,
+    true_or_false,
 )
 from adamshap.reference.models import batch_gradient, mean_loss
 from adamshap.reference.run_state import RunState, StepResult
@@ -71,6 +72,7 @@ def attribute(
     score_dtype: None = None,
     contraction: Contraction = "ghost",
     keep_step_scores: bool = False,
+    with_sgd: bool = True,
     device: Literal["auto", "cpu"] = "auto",
     dtype: Literal["float64"] = "float64",
     on_step: Callable[[Progress], None] | None = None,
@@ -127,6 +129,8 @@ def attribute(
     keep_step_scores : bool
         Keep each step's scores, as ``Run.step_scores`` and ``Run.step_sgd_scores``; not with "carry", where a sample is
         credited by later steps as well.
+    with_sgd : bool
+        Score by SGD's formula as well; if not, ``Run.sgd_scores`` and ``Run.step_sgd_scores`` are NaN.
     device : {"auto", "cpu"}
         The CPU.
     dtype : {"float64"}
@@ -163,18 +167,22 @@ def attribute(
     config = RunConfig(network, adam, train, valid, epochs, batch_size, seed, reduction, steps)
     one_of("credit", credit, CREDITS)
     keep = keeps_step_scores(keep_step_scores, credit)
+    with_sgd = true_or_false("with_sgd", with_sgd)
     estimator = Estimator(
         slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind, contraction=contraction
     )
-    kept = StepScores.empty(config, per_validation=estimator.per_validation) if keep else None
-    state = RunState.fresh(config, credit, account_of(config, credit, estimator), zero_scores(config, estimator), kept)
+    kept = StepScores.empty(config, per_validation=estimator.per_validation, with_sgd=with_sgd) if keep else None
+    of_sgd = zero_scores(config, estimator) if with_sgd else None
+    state = RunState.fresh(config, credit, account_of(config, credit, estimator), of_sgd, kept)
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
     settings = "" if resume is None and on_checkpoint is None else settings_of(config, estimator)
     if resume is not None:
         state.restore(resumed(resume, settings, state.snapshot(settings), steps=config.length))
-    sgd = Estimator("sgd", "start", per_validation=estimator.per_validation, contraction=contraction)
+    sgd = None
+    if with_sgd:
+        sgd = Estimator("sgd", "start", per_validation=estimator.per_validation, contraction=contraction)
     with one_blas_thread():
         for epoch, index in islice(config.order(), state.adam.step, None):
             result = step_result(state, index, sgd)
@@ -233,8 +241,10 @@ def settings_of(config: RunConfig, estimator: Estimator) -> str:
     )
 
 
-def step_result(state: RunState, index: Array, sgd: Estimator) -> StepResult:
+def step_result(state: RunState, index: Array, sgd: Estimator | None) -> StepResult:
     """Return the result of a run's next step, with the samples `index`, without changing the state.
+
+    `sgd` is the estimator of SGD's scores; None: there are none.
 
     Losses, scores, gradient, parameters and the account's entry are checked in this order; the entry is only computed
     if everything before it is finite.
@@ -248,12 +258,12 @@ def step_result(state: RunState, index: Array, sgd: Estimator) -> StepResult:
             float(mean_loss(config.network, state.params, part)) for part in (step.train, config.valid)
         )
         scores = account.scores(step)
-        sgd_scores = unchecked_scores(step, sgd)
+        sgd_scores = None if sgd is None else unchecked_scores(step, sgd)
         g = batch_gradient(step)
         watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
         watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
         watched |= {} if scores is None else {"scores": scores}
-        watched |= {"sgd_scores": sgd_scores}
+        watched |= {} if sgd_scores is None else {"sgd_scores": sgd_scores}
         params, m, v = moved(step, g)
         watched |= {f"params[{name!r}]": p for name, p in params.items()}
         bad, entry = first_not_finite(watched), None

@@ -24,7 +24,8 @@ from adamshap.reference.contract import (
 class StepResult:
     """A step of the samples `index`: parameters and moments after it, losses before it, scores by SGD's formula.
 
-    `entry` is the account's entry. `bad` is the name and value of the first non-finite number, or None.
+    `sgd_scores` is None if they are not wanted; `entry` is the account's. `bad` is the name and value of the first
+    non-finite number, or None.
     """
 
     index: Array
@@ -33,7 +34,7 @@ class StepResult:
     v: Params
     train_loss: float
     valid_loss: float
-    sgd_scores: Array
+    sgd_scores: Array | None
     entry: Any
     bad: tuple[str, float] | None
 
@@ -42,7 +43,7 @@ class StepResult:
 class RunState:
     """A run after ``adam.step`` steps. `train_loss` and `valid_loss` (steps,) are 0 for later steps.
 
-    `step_scores` is None if they are not kept.
+    `sgd_scores` is None if they are not wanted, and `step_scores` if they are not kept.
     """
 
     config: RunConfig
@@ -51,7 +52,7 @@ class RunState:
     initial_params: Params
     params: Params
     adam: AdamState
-    sgd_scores: Array
+    sgd_scores: Array | None
     seen: Array
     train_loss: Array
     valid_loss: Array
@@ -59,12 +60,12 @@ class RunState:
 
     @classmethod
     def fresh(
-        cls, config: RunConfig, credit: Credit, account: Account[Any], zero_scores: Array, kept: StepScores | None
+        cls, config: RunConfig, credit: Credit, account: Account[Any], of_sgd: Array | None, kept: StepScores | None
     ) -> "RunState":
-        """Return the state before the first step, with an empty `account`."""
+        """Return the state before the first step, with an empty `account` and SGD's scores of 0, if wanted."""
         params, length = config.network.init(config.seed), config.length
         seen, logs = np.zeros(config.train.n, np.int64), (np.zeros(length), np.zeros(length))
-        return cls(config, credit, account, params, params, AdamState.zeros(params), zero_scores, seen, *logs, kept)
+        return cls(config, credit, account, params, params, AdamState.zeros(params), of_sgd, seen, *logs, kept)
 
     def record(self, result: StepResult) -> None:
         """Advance by one step."""
@@ -72,7 +73,8 @@ class RunState:
         self.account.record(result.entry)
         if self.step_scores is not None:
             self.step_scores.record(row, result.entry.scores, result.sgd_scores)
-        self.sgd_scores[index] += result.sgd_scores
+        if self.sgd_scores is not None and result.sgd_scores is not None:
+            self.sgd_scores[index] += result.sgd_scores
         self.seen[index] += 1
         self.train_loss[row], self.valid_loss[row] = result.train_loss, result.valid_loss
         self.params, self.adam = result.params, self.adam.after(result.m, result.v)
@@ -89,7 +91,8 @@ class RunState:
         config, done, settled = self.config, self.adam.step, self.account.settle()
         history: dict[str, Array] = {"epoch": np.arange(done) // config.per_epoch}
         history |= {"train_loss": self.train_loss[:done], "valid_loss": self.valid_loss[:done]}
-        scores = (settled.scores, self.sgd_scores, self.seen)
+        of_sgd = np.full_like(settled.scores, np.nan) if self.sgd_scores is None else self.sgd_scores
+        scores = (settled.scores, of_sgd, self.seen)
         accounts = (self.credit, settled.decay, settled.closed)
         of_steps = {} if self.step_scores is None else self.step_scores.of_run(done)
         return Run(
@@ -108,11 +111,11 @@ class RunState:
         done = self.adam.step
         arrays = {
             "scores": self.account.own_scores(),
-            "sgd_scores": self.sgd_scores,
             "seen": self.seen,
             "history/train_loss": self.train_loss[:done],
             "history/valid_loss": self.valid_loss[:done],
         }
+        arrays |= {} if self.sgd_scores is None else {"sgd_scores": self.sgd_scores}
         for group, named in (("params", self.params), ("m", self.adam.m), ("v", self.adam.v)):
             arrays |= {f"{group}/{name}": array for name, array in named.items()}
         arrays |= {f"history/{name}": array for name, array in self.account.kept().items()}
@@ -126,8 +129,9 @@ class RunState:
         self.account.restore(kept["scores"], rows)
         if self.step_scores is not None:
             self.step_scores.restore(kept)
-        for array, name in ((self.sgd_scores, "sgd_scores"), (self.seen, "seen")):
-            array[...] = kept[name]
+        self.seen[...] = kept["seen"]
+        if self.sgd_scores is not None:
+            self.sgd_scores[...] = kept["sgd_scores"]
         self.train_loss[:done], self.valid_loss[:done] = kept["history/train_loss"], kept["history/valid_loss"]
         params, m, v = ({name: kept[f"{group}/{name}"].copy() for name in names} for group in ("params", "m", "v"))
         self.params, self.adam = params, AdamState(CompletedSteps(done), m, v)

@@ -316,6 +316,7 @@ REFUSALS = (
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='sgd')", ValueError),
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='two_term')", ValueError),
     Refusal("keep_step_scores", "gpu.attribute(NET, Adam(), batch(), batch(), keep_step_scores=1)", TypeError),
+    Refusal("with_sgd", "gpu.attribute(NET, Adam(), batch(), batch(), with_sgd=1)", TypeError),
     Refusal(
         "keep_step_scores",
         "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', keep_step_scores=True)",

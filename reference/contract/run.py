@@ -122,7 +122,7 @@ class Run:
     scores : array (N,), or (N, n_val) with ``per_validation``
         Each training sample's score, summed over the steps whose batch had it; positive means helpful.
     sgd_scores : array of the same shape
-        The same run scored by SGD's formula, ``slope="sgd", gradient="start"``.
+        The same run scored by SGD's formula, ``slope="sgd", gradient="start"``; NaN without `with_sgd`.
     seen : int array (N,)
         Number of steps whose batch had the sample.
     history : dict of arrays (steps,)

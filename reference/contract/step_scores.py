@@ -36,23 +36,27 @@ class StepScores:
         `RunConfig.step_index`.
     scores, sgd_scores : arrays (steps, batch), or (steps, batch, n_val) with ``per_validation``
         In the order of `index`; 0 where a short batch has no sample, and for steps not yet recorded.
+    with_sgd : bool
+        Whether there are scores by SGD's formula; if not, `sgd_scores` stays 0, and a run has NaN.
     """
 
     index: Array
     scores: Array
     sgd_scores: Array
+    with_sgd: bool = True
 
     @classmethod
-    def empty(cls, config: RunConfig, *, per_validation: bool) -> "StepScores":
+    def empty(cls, config: RunConfig, *, per_validation: bool, with_sgd: bool) -> "StepScores":
         """Return the record of a run before its first step."""
         index = config.step_index()
         shape = (*index.shape, config.valid.n) if per_validation else index.shape
-        return cls(index, np.zeros(shape), np.zeros(shape))
+        return cls(index, np.zeros(shape), np.zeros(shape), with_sgd)
 
-    def record(self, step: int, scores: Array, sgd_scores: Array) -> None:
+    def record(self, step: int, scores: Array, sgd_scores: Array | None) -> None:
         """Record the scores of the batch of step number `step`, counted from 0."""
         self.scores[step, : len(scores)] = scores
-        self.sgd_scores[step, : len(sgd_scores)] = sgd_scores
+        if sgd_scores is not None:
+            self.sgd_scores[step, : len(sgd_scores)] = sgd_scores
 
     def of_run(self, steps: int) -> dict[str, Any]:
         """Return the fields of `Run` after `steps` steps: NaN where a short batch has no sample."""
@@ -60,6 +64,8 @@ class StepScores:
         arrays = {name: array[:steps].copy() for name, array in self._named().items()}
         for array in arrays.values():
             array[index < 0] = np.nan
+        if not self.with_sgd:
+            arrays["step_sgd_scores"][...] = np.nan
         return arrays | {"step_index": index}
 
     def arrays(self, steps: int) -> dict[str, Array]:
