@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from adamshap.verify.edges.properties import DRAWN_EDGES, EDGE_PROPERTIES
-from adamshap.verify.faults import EDGE_FAULTS, FAULTS, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS
+from adamshap.verify.faults import AUTO_FAULTS, EDGE_FAULTS, FAULTS, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS
 from adamshap.verify.layers.properties import LAYER_PROPERTIES
 from adamshap.verify.mutation import Catch, first_catch
 from adamshap.verify.optimisers.properties import OPTIMISER_PROPERTIES
@@ -28,6 +28,7 @@ TRIED = (
     ("perceptrons", (*FAULTS, *LATER_FAULTS), PROPERTIES),
     ("layers", LAYER_FAULTS, LAYER_PROPERTIES),
     ("optimisers", LOOP_FAULTS, OPTIMISER_PROPERTIES),
+    ("the slope auto", AUTO_FAULTS, [one for one in PROPERTIES if "auto" in one.features]),
     ("edges", EDGE_FAULTS, (*DRAWN_EDGES, *EDGE_PROPERTIES)),
 )
 """The mistakes of each part of the catalogue, and the properties that may show them."""

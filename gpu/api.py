@@ -132,7 +132,7 @@ def scores(
     Parameters
     ----------
     step : Step
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "auto", "two_term"}
         S.
     gradient : {"start", "midpoint", "path"}
         Γ. With "two_term", "midpoint" and "path" refer to the sample's own part of the step.
@@ -141,7 +141,7 @@ def scores(
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
     nodes : tuple of two ints, optional
-        (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
+        (path, normal): Gauss–Legendre nodes of "random_order", "auto" and "path", Gauss–Hermite nodes of the first two.
         "two_term" with "shapley" uses them for the sum of the samples before; for n ≤ path it is exact in their number.
         By default (4, 4), for "two_term" (8, 2).
     denominator : {"exact", "previous"}
@@ -152,8 +152,8 @@ def scores(
         Rank of the sketch of P that scores the layers where it costs less; None is exact, the only choice with
         "two_term".
     variance : {"exact", "rank_one"}
-        σ² of "random_order" and "two_term": exact at the cost of one more matrix product a layer, or from norms alone,
-        which is far off where a single input is far larger than the others (docs/choose.md).
+        σ² of "random_order", "auto" and "two_term": exact at the cost of one more matrix product a layer, or from norms
+        alone, which is far off where a single input is far larger than the others (docs/choose.md).
     micro_batch : int, optional
         Number of samples that go through the network at a time.
     score_dtype : {"tf32", "float16"}, optional
@@ -390,7 +390,7 @@ def attribute(
         Samples of a batch; an epoch's last batch may be smaller.
     seed : int
         Seed of the parameters, the order of the samples and the sketch's first basis.
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "auto", "two_term"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
@@ -411,7 +411,7 @@ def attribute(
         Rank of the sketch for the scores, its basis kept from step to step; None is exact, the only choice with
         "two_term".
     variance : {"exact", "rank_one"}
-        σ² of "random_order" and "two_term", as for `scores`.
+        σ² of "random_order", "auto" and "two_term", as for `scores`.
     micro_batch : int, optional
         Number of samples that go through the network at a time, each twice: less memory, the same result.
     carry_window : int, optional
@@ -467,6 +467,7 @@ def attribute(
         slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype, contraction
     )
     _refuse_score_dtype(estimator, backend)
+    estimator.refuse_large_batches(min(config.batch_size, train.n), train.n)
     open_account: OpenAccount
     if credit == "carry":
         refuse_with_carry(estimator, rank, micro_batch)

@@ -190,7 +190,7 @@ class BenchRun:
             "Adam alone": lambda: take_step(context, scalars, self.state, g, self.state),
             "norms for σ²": lambda: add_norms(context, Norms(), captures, "rank_one"),
             "fused pass, Adam included": lambda: fused_step(
-                step, plan, g, used, None, 0.5, FusedOut(written, point, slope)
+                step, dict.fromkeys(g, plan), g, used, None, 0.5, FusedOut(written, point, slope)
             ),
             "validation pass": lambda: stack.run(context, valid, point, batch.valid_y, 1 / n_val),
             "validation gradient times slope": validation_product,

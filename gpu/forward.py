@@ -1,11 +1,14 @@
 """The batch's pass through the model: captures, gradient, norms for σ, and the validation samples' captures at θ."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from adamshap.gpu.arrays import Arrays, BatchGradient, like
 from adamshap.gpu.captures import Captures, write_sums
 from adamshap.gpu.clipping import clip
+from adamshap.gpu.context import EngineContext
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.state import VALIDATION, StepInput
 
@@ -30,6 +33,8 @@ class ForwardResult:
         c, by which `g` and `norms` are multiplied but not the captures; None without clipping.
     slope : dict of arrays or None
         Memory for S; None is that of `g`, which nothing needs after it.
+    norms_of : callable or None
+        Function from names of parameters to their norms, in place of `norms`, if only some may be wanted.
     """
 
     captures: Captures | None
@@ -39,17 +44,26 @@ class ForwardResult:
     train_loss: Any
     factor: Any = None
     slope: Arrays | None = None
+    norms_of: Callable[[Collection[str]], Norms] | None = None
 
 
 def forward_and_gradient(
-    step: StepInput, valid_weight: float, *, start_wanted: bool, norms_wanted: bool, variance: str
+    step: StepInput,
+    valid_weight: float,
+    *,
+    start_wanted: bool,
+    norms_wanted: bool,
+    variance: str,
+    some_norms: bool = False,
 ) -> ForwardResult:
     """Run the batch through the model, in chunks, and the validation samples with it if Γ at θ is wanted.
 
-    `valid_weight` is the weight of a validation sample's own loss.
+    `valid_weight` is the weight of a validation sample's own loss. With `some_norms` the norms are left for later where
+    the captures are kept and the host can choose: then the result has `norms_of` in place of `norms`.
     """
     context, batch, chunks = step.context, step.batch, step.chunks
-    g, norms = BatchGradient(like(context, "gradient")), Norms() if norms_wanted else None
+    later = norms_wanted and some_norms and len(chunks) == 1 and not context.backend.on_cuda
+    g, norms = BatchGradient(like(context, "gradient")), Norms() if norms_wanted and not later else None
     start = captures = None
     if start_wanted and batch.together is not None and len(chunks) == 1:
         start, captures = _run_together(step, valid_weight)
@@ -68,7 +82,18 @@ def forward_and_gradient(
     factor = clip(context, step.hyperparameters.clipped, g)
     if norms is not None and factor is not None:
         norms.clip(context, factor)
-    return ForwardResult(captures if len(chunks) == 1 else None, start, g, norms, loss / batch.n, factor)
+    kept = captures if len(chunks) == 1 else None
+    norms_of = partial(_norms_of, context, kept, variance, factor) if later and kept is not None else None
+    return ForwardResult(kept, start, g, norms, loss / batch.n, factor, norms_of=norms_of)
+
+
+def _norms_of(context: EngineContext, captures: Captures, variance: str, factor: Any, names: Collection[str]) -> Norms:
+    """Return the norms of some parameters, times the `factor` of a clipped gradient."""
+    norms = Norms()
+    add_norms(context, norms, captures.of(context, names), variance)
+    if factor is not None:
+        norms.clip(context, factor)
+    return norms
 
 
 def _run_together(step: StepInput, valid_weight: float) -> tuple[Captures, Captures]:

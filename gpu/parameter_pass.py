@@ -10,7 +10,7 @@ from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan, slope_plan
 from adamshap.gpu.norms import Norms
 from adamshap.gpu.state import State, StepInput
 
-__all__ = ["FusedOut", "end_points", "fused_step", "take_step"]
+__all__ = ["FusedOut", "end_points", "fused_step", "slope_plans", "take_step"]
 
 
 def take_step(
@@ -20,6 +20,17 @@ def take_step(
     context.now("pass over the parameters")
     for key in state.theta:
         context.kernels.adam_step(scalars[key], as_matrix(g[key]), state.of(key), new.of(key))
+
+
+def slope_plans(step: StepInput, plan: SlopePlan, g: BatchGradient, *, chooses: bool) -> dict[str, SlopePlan]:
+    """Return the slope's plan of each parameter: `plan`, or, if the gradient `chooses`, that of "auto"."""
+    if not chooses:
+        return dict.fromkeys(g, plan)
+    step.context.now("pass over the parameters")
+    kernels, scalars, v = step.context.kernels, step.hyperparameters.scalars, step.state.v
+    return {
+        name: kernels.auto_plan(scalars[name], plan, as_matrix(array), as_matrix(v[name])) for name, array in g.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class FusedOut:
 
 def fused_step(
     step: StepInput,
-    plan: SlopePlan,
+    plans: Mapping[str, SlopePlan],
     g: BatchGradient,
     norms: Norms | None,
     gamma: ValidationGradient | None,
@@ -42,17 +53,20 @@ def fused_step(
 ) -> None:
     """Take Adam's step and compute the slope, times `gamma` if given; see `Kernels.fused_step`.
 
+    `plans` has the slope's plan of each parameter, and `norms` those that take part.
+
     The slope may be written in the memory of `g`, which nothing needs after this pass.
     """
     context, state, n = step.context, step.state, step.batch.n
     context.now("fused pass", slice(0, n))
     for key, gradient in g.items():
-        scalars, norms_of_key = step.hyperparameters.scalars[key], NO_NORMS if norms is None else norms.of(key, n)
+        scalars = step.hyperparameters.scalars[key]
+        norms_of_key = NO_NORMS if norms is None or key not in norms else norms.of(key, n)
         factor = None if gamma is None else as_matrix(gamma[key])
         point = None if out.point is None else as_matrix(out.point[key])
         new = None if out.new is None else out.new.of(key)
         written = FusedStepOut(new, point, as_matrix(out.slope[key]))
-        own_plan = plan.with_decay(scalars.l2)
+        own_plan = plans[key].with_decay(scalars.l2)
         context.kernels.fused_step(
             scalars, own_plan, as_matrix(gradient), state.of(key), norms_of_key, factor, blend, written
         )
@@ -64,5 +78,5 @@ def end_points(step: StepInput, g: BatchGradient) -> tuple[Arrays, Arrays]:
     new, idle = like(context, "end 1"), like(context, "end 0")
     after = State(new, like(context, "end m"), like(context, "end v"), step.state.t)
     out = FusedOut(after, idle, SlopeArrays(like(context, "slope")))
-    fused_step(step, slope_plan("sgd", (1, 2), 1), g, None, None, 0.0, out)
+    fused_step(step, dict.fromkeys(g, slope_plan("sgd", (1, 2), 1)), g, None, None, 0.0, out)
     return idle, new

@@ -27,7 +27,7 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.forward import ForwardResult, captured_chunks, forward_and_gradient
 from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
 from adamshap.gpu.kernels.plan import FitPlan, SlopePlan, path_nodes, slope_plan
-from adamshap.gpu.parameter_pass import FusedOut, end_points, fused_step, take_step
+from adamshap.gpu.parameter_pass import FusedOut, end_points, fused_step, slope_plans, take_step
 from adamshap.gpu.scores import (
     Rerun,
     Scorer,
@@ -42,7 +42,7 @@ from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.two_term import fit_plan, may_come_first, own_segment, two_slopes
 from adamshap.gpu.validation import at_point, on_segment, utility_of_batch
-from adamshap.reference.contract import TWO_TERM, Estimator, Optimiser
+from adamshap.reference.contract import AUTO, TWO_TERM, Estimator, Optimiser
 
 __all__ = ["StepPlan", "StepResult", "attribute_step", "plain_step", "score_step"]
 
@@ -113,7 +113,7 @@ class StepPlan:
         n, nodes, kind, two = batch.n, estimator.nodes, estimator.kind, estimator.slope == TWO_TERM
         slope = slope_plan("sgd" if two else estimator.slope, nodes, n, estimator.denominator)
         gradient = "after" if after else estimator.gradient
-        idle = gradient in ("midpoint", "path") or estimator.efficient or slope.needs_idle
+        idle = gradient in ("midpoint", "path") or estimator.efficient or slope.needs_idle or estimator.slope == AUTO
         return cls(
             estimator,
             slope,
@@ -134,6 +134,11 @@ class StepPlan:
     def norms_wanted(self) -> bool:
         """Whether σ takes part."""
         return self.two_terms is not None or self.slope.needs_spread
+
+    @property
+    def chooses(self) -> bool:
+        """Whether each parameter has a plan of its own, by the batch's gradient."""
+        return self.estimator.slope == AUTO and self.slope.needs_spread
 
     @property
     def divides(self) -> bool:
@@ -189,6 +194,7 @@ def attribute_step(
         start_wanted=plan.start_wanted,
         norms_wanted=plan.norms_wanted,
         variance=estimator.variance,
+        some_norms=plan.chooses,
     )
     return score_step(step, plan, forward, captured_chunks(step, forward.captures), new, sketch)
 
@@ -278,8 +284,11 @@ def step_and_slope(
         write_sums(context, validation, gamma)
     point = like(context, "point") if plan.gradient == "midpoint" else None
     slope = SlopeArrays(forward.g if forward.slope is None else forward.slope)
-    blend = sum(plan.segment) / 2
-    fused_step(step, plan.slope, forward.g, forward.norms, gamma, blend, FusedOut(new, point, slope))
+    blend, norms = sum(plan.segment) / 2, forward.norms
+    plans = slope_plans(step, plan.slope, forward.g, chooses=plan.chooses)
+    if norms is None and forward.norms_of is not None:
+        norms = forward.norms_of([name for name, own in plans.items() if own.needs_spread])
+    fused_step(step, plans, forward.g, norms, gamma, blend, FusedOut(new, point, slope))
     if gamma is None:
         return FusedResult(slope, None, point)
     return FusedResult(None, ScoreMatrix(slope), point)

@@ -33,6 +33,7 @@ from adamshap.reference.adam import (
     step_coefficients,
 )
 from adamshap.reference.contract import (
+    AUTO,
     TWO_TERM,
     AdamState,
     Array,
@@ -321,9 +322,9 @@ def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
         The run.
     estimator : Estimator
         Its slope, one of "frozen", "linearized", "tangent", "secant" and "random_order", determines the split of Adam's
-        map between momentum and batch: "secant" and "frozen" without remainder. "sgd" and "two_term" define no split
-        and are refused. Its gradient determines where on the segment from θ_t to θ_{t+1} the validation gradient is
-        taken.
+        map between momentum and batch: "secant" and "frozen" without remainder. "sgd", "auto" and "two_term" define no
+        split and are refused. Its gradient determines where on the segment from θ_t to θ_{t+1} the validation gradient
+        is taken.
     """
     split_slope(estimator)
     estimator.refuse_with_carry()
@@ -333,7 +334,7 @@ def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
 def split_slope(estimator: Estimator) -> Slope:
     """Return the slope of `estimator`, if it splits the step between batch and momentum."""
     slope = estimator.slope
-    if slope == TWO_TERM or slope not in SPLITS:
+    if slope == AUTO or slope == TWO_TERM or slope not in SPLITS:
         refuse(
             "slope",
             f"'{slope}' with credit 'carry'",

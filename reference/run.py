@@ -97,7 +97,7 @@ def attribute(
         Samples per batch; an epoch's last batch may be smaller.
     seed : int
         Seed of the parameters and of the order of the samples.
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "auto", "two_term"}
         S, as for `scores`.
     gradient : {"start", "midpoint", "path"}
         Γ, as for `scores`.
@@ -117,7 +117,7 @@ def attribute(
         No sketch. This and the following parameters are the engine's, so that both accept the same call; the oracle
         supports one value of each and refuses the others.
     variance : {"exact"}
-        σ² of "random_order" and "two_term".
+        σ² of "random_order", "auto" and "two_term".
     micro_batch : int, optional
         Unused; the engine's results do not depend on it.
     carry_window : None
@@ -171,6 +171,7 @@ def attribute(
     estimator = Estimator(
         slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind, contraction=contraction
     )
+    estimator.refuse_large_batches(min(config.batch_size, train.n), train.n)
     kept = StepScores.empty(config, per_validation=estimator.per_validation, with_sgd=with_sgd) if keep else None
     of_sgd = zero_scores(config, estimator) if with_sgd else None
     state = RunState.fresh(config, credit, account_of(config, credit, estimator), of_sgd, kept)

@@ -54,7 +54,7 @@ def scores(
     Parameters
     ----------
     step : Step
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "auto", "two_term"}
         S, one function each in `slopes`; "two_term" is in a module of its own.
     gradient : {"start", "midpoint", "path"}
         Γ, one function each in `validation`. With "two_term", "midpoint" and "path" are taken on the sample's own part
@@ -64,7 +64,7 @@ def scores(
     per_validation : bool
         Score against each validation sample's own loss: (n, n_val), whose mean over columns is the score.
     nodes : tuple of two ints, optional
-        (path, normal): Gauss–Legendre nodes of "random_order" and of "path", Gauss–Hermite nodes of "random_order".
+        (path, normal): Gauss–Legendre nodes of "random_order", "auto" and "path", Gauss–Hermite nodes of the first two.
         For "two_term" with "shapley", nodes over positions of arrival (all positions for n ≤ path) and over the
         partial sum. By default (4, 4), for "two_term" (8, 2).
     denominator : {"exact", "previous"}

@@ -8,7 +8,7 @@ S                   ``SLOPE_FUNCTIONS[slope]``      the slope of one parameter
 σ                   ``partial_sum_deviation``       √(n/(n − 1) · max(Σ_i x_i² − g²/n, 0))
 ==================  ==============================  ============================================================
 
-"two_term", which has two slopes, is in the module `two_term`.
+"auto" chooses between two of them for each parameter. "two_term", which has two slopes, is in the module `two_term`.
 """
 
 import math
@@ -25,7 +25,7 @@ from adamshap.reference.adam import (
     step_coefficients,
     zeros,
 )
-from adamshap.reference.contract import Array, Params, Slope, Step, refuse, refuse_zero_denominator
+from adamshap.reference.contract import Array, Params, ScoreSlope, Step, refuse, refuse_zero_denominator
 from adamshap.reference.elementary import elementary
 from adamshap.reference.squares import in_units
 
@@ -93,6 +93,39 @@ def random_order(given: SlopeInput) -> Array:
     return slope
 
 
+LEAST_SHARE, FULL_SHARE = 1 / 32, 1 / 16
+"""Mean squared own share of a gradient up to which "auto" is "secant", and from which it is "random_order"."""
+
+
+def auto(given: SlopeInput) -> Array:
+    r"""Return `secant`, `random_order`, or their mean with weights 1 − λ and λ, by the mean squared own share.
+
+    A coordinate's own share is that of the batch's gradient in the radicand, z = q g²/(κ + q g²). For batches drawn at
+    random from much more data g² is at least σ² on average, so that the two slopes are nearly equal where z is small. A
+    coordinate counts by w = q g²/(κ + q g² + ε²), once to twice q g²/D(g)², the square of its part of the step:
+
+        Q = Σ w z² / Σ w,   λ = (Q − `LEAST_SHARE`)/(`FULL_SHARE` − `LEAST_SHARE`), between 0 and 1.
+
+    Where all contributions cancel, g² is the smallest number: z is 1 if κ is 0, else 0, as for g near 0.
+    """
+    weight = random_order_weight(given.c, given.g)
+    if weight == 0:
+        return secant(given)
+    if weight == 1:
+        return random_order(given)
+    return (1 - weight) * secant(given) + weight * random_order(given)
+
+
+def random_order_weight(c: Coefficients, g: Array) -> float:
+    """Return λ, the weight of `random_order` in `auto`."""
+    own = c.q * g**2 + np.finfo(np.float64).smallest_normal
+    with np.errstate(over="ignore"):  # κ may be beyond any multiple of a tiny g²
+        share, weight = 1 / (1 + c.kappa / own), 1 / (1 + (c.kappa + c.eps**2) / own)
+    whole = weight.sum()
+    mean = float((weight * share**2).sum() / whole) if whole > 0 else 0.0
+    return min(max((mean - LEAST_SHARE) / (FULL_SHARE - LEAST_SHARE), 0.0), 1.0)
+
+
 SLOPE_FUNCTIONS: dict[str, Callable[[SlopeInput], Array]] = {
     "sgd": sgd,
     "frozen": frozen,
@@ -100,6 +133,7 @@ SLOPE_FUNCTIONS: dict[str, Callable[[SlopeInput], Array]] = {
     "tangent": tangent,
     "secant": secant,
     "random_order": random_order,
+    "auto": auto,
 }
 
 
@@ -131,7 +165,7 @@ def positive_normal_rule(count: int) -> tuple[Array, Array]:
     return nodes[positive], weights[positive] / math.sqrt(2 * math.pi)
 
 
-def step_slopes(step: Step, slope: Slope, x: Params, g: Params, nodes: tuple[int, int]) -> Params:
+def step_slopes(step: Step, slope: ScoreSlope, x: Params, g: Params, nodes: tuple[int, int]) -> Params:
     """Return S of each parameter, for the contributions `x` and their sum `g`."""
     c = step_coefficients(step)
     return {name: SLOPE_FUNCTIONS[slope](SlopeInput(c[name], x[name], g[name], nodes)) for name in x}

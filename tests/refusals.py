@@ -250,6 +250,8 @@ REFUSALS = (
     Refusal(
         "slope", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='two_term')", ValueError
     ),
+    Refusal("slope", "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='auto')", ValueError),
+    Refusal("slope", "reference.attribute(NET, Adam(), batch(), batch(), slope='auto')", ValueError),
     Refusal(
         "keep_step_scores",
         "reference.attribute(NET, Adam(), batch(), batch(), credit='carry', keep_step_scores=True)",
@@ -316,6 +318,8 @@ REFUSALS = (
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='sgd')", ValueError),
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='two_term')", ValueError),
     Refusal("keep_step_scores", "gpu.attribute(NET, Adam(), batch(), batch(), keep_step_scores=1)", TypeError),
+    Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='auto')", ValueError),
+    Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), slope='auto')", ValueError),
     Refusal("with_sgd", "gpu.attribute(NET, Adam(), batch(), batch(), with_sgd=1)", TypeError),
     Refusal(
         "keep_step_scores",

@@ -93,7 +93,9 @@ class Problem:
         """Return the state after the step, and S."""
         step, forward = self.forward(optimiser)
         out = FusedOut(self.new(), None, SlopeArrays(like(self.context, f"slope of {optimiser}")))
-        fused_step(step, slope_plan(slope, (2, 4), N), forward.g, forward.norms, None, 0.5, out)
+        fused_step(
+            step, dict.fromkeys(forward.g, slope_plan(slope, (2, 4), N)), forward.g, forward.norms, None, 0.5, out
+        )
         return out.new, out.slope
 
 

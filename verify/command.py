@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from adamshap.reference.command.errors import CommandError
-from adamshap.reference.contract import needed
+from adamshap.reference.contract import AUTO, needed
 from adamshap.verify.models import SEQUENTIAL
 from adamshap.verify.models.sequential import LAYERS
 from adamshap.verify.optimisers import FEATURES
@@ -63,7 +63,7 @@ def verify_command(
             show_default=False,
             help="What COMMAND supports beyond perceptrons with one Adam: stacks of layers, by each kind of layer that"
             " it takes (linear, embedding, …), or sequential for all of them; optimisers with groups, schedule, clip or"
-            " l2; may be given several times. A TARGET declares it by its attribute SUPPORTS.",
+            " l2; the slope auto; may be given several times. A TARGET declares it by its attribute SUPPORTS.",
         ),
     ] = None,
     profile: Annotated[
@@ -123,7 +123,7 @@ def verify_command(
             f"--offers: got {offers[0]!r} with a TARGET, which declares it by the parameters of its scores, and by a"
             " function captures; needs --command"
         )
-    known_models = (SEQUENTIAL, *LAYERS, *FEATURES)
+    known_models = (SEQUENTIAL, *LAYERS, *FEATURES, AUTO)
     unknown = [name for name in supports or () if name not in known_models]
     if unknown:
         raise CommandError(f"--supports: got {unknown[0]!r}; needs one of {', '.join(known_models)}")

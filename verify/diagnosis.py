@@ -17,9 +17,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adamshap.reference.contract import TWO_TERM, Marginals, Step
+from adamshap.reference.contract import AUTO, TWO_TERM, Marginals, Step
 from adamshap.verify.checking import Outcome, size_of
-from adamshap.verify.faults import BY_NAME, FAULTS, FLOAT32, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault, other_nodes
+from adamshap.verify.faults import (
+    AUTO_FAULTS,
+    BY_NAME,
+    FAULTS,
+    FLOAT32,
+    LATER_FAULTS,
+    LAYER_FAULTS,
+    LOOP_FAULTS,
+    Fault,
+    other_nodes,
+)
 from adamshap.verify.implementation import CAPTURES, Answer, Implementation, Misbehaviour, Query, Unsupported, answer
 from adamshap.verify.layers.localisation import Answered, locate
 from adamshap.verify.models import SEQUENTIAL
@@ -187,7 +197,8 @@ def _either(found: list[Diagnosis]) -> Diagnosis:
     """Return one diagnosis for alternative faults, each of which explains all."""
     if len(found) == 1:
         return found[0]
-    sentence_of = {fault.name: fault.sentence for fault in (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS)}
+    every = (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS, *AUTO_FAULTS)
+    sentence_of = {fault.name: fault.sentence for fault in every}
     sentences = " or ".join(sentence_of[one.faults[0]] for one in found)
     return Diagnosis(f"your answers equal the oracle's with {sentences}", tuple(one.faults[0] for one in found))
 
@@ -243,10 +254,12 @@ def _faulty(fault: Fault) -> Implementation:
 
 
 def _known(evidence: list[_Evidence]) -> tuple[Fault, ...]:
-    """Return the faults that the evidence can show: those of layers need a stack of layers."""
+    """Return the faults that the evidence can show: those of layers need stacks, those of "auto" its calls."""
     stacks = any(one.case.step.net.kind == SEQUENTIAL for one in evidence)
     loops = any(features_of(one.case.step.adam) for one in evidence)
-    return (*(LOOP_FAULTS if loops else ()), *(LAYER_FAULTS if stacks else ()), *FAULTS, *LATER_FAULTS)
+    auto = any(one.case.query.options.get("slope") == AUTO for one in evidence)
+    some = ((LOOP_FAULTS, loops), (LAYER_FAULTS, stacks), (AUTO_FAULTS, auto), ((*FAULTS, *LATER_FAULTS), True))
+    return tuple(fault for faults, shown in some if shown for fault in faults)
 
 
 def _of_fault(fault: Fault) -> _Explanation:
@@ -296,7 +309,7 @@ def _other_nodes(evidence: list[_Evidence]) -> Iterator[_Explanation]:
 
 
 def _takes_nodes(query: Query) -> bool:
-    return query.options.get("slope") in ("random_order", TWO_TERM) or query.options.get("gradient") == "path"
+    return query.options.get("slope") in ("random_order", AUTO, TWO_TERM) or query.options.get("gradient") == "path"
 
 
 def _factor(evidence: list[_Evidence]) -> Iterator[_Explanation]:

@@ -9,7 +9,8 @@ all of them.
 
 ``SUPPORTS`` also names the features of optimisers that a candidate takes beyond one `Adam`: "groups" (`AdamGroups`),
 "schedule" (`Schedule`), "clip" (`Clipped`) and "l2" (``Adam.l2``). ``step.adam`` is then one of these descriptions, and
-``step.settings(name)`` has η, β1, β2, ε, ε_root, λ and λ₂ of one parameter at the step's t.
+``step.settings(name)`` has η, β1, β2, ε, ε_root, λ and λ₂ of one parameter at the step's t. "auto" says that `scores`
+takes this slope.
 
 One more function, `captures`, has nothing to do with Adam. It returns what scores are computed from, for each parameter
 by itself, so that a report can say which layer is wrong::

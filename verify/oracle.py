@@ -19,7 +19,7 @@ from adamshap.reference.adam import (
     divided_difference,
     step_coefficients,
 )
-from adamshap.reference.contract import Array, Params, Step
+from adamshap.reference.contract import AUTO, Array, Params, Step
 from adamshap.verify.implementation import (
     CAPTURES,
     Answer,
@@ -52,7 +52,11 @@ def _ask(step: Step, query: Query) -> Any:
 
 
 ORACLE: Implementation = replace(
-    _REFERENCE, offers=_REFERENCE.offers | {CAPTURES}, ask=_ask, supports=frozenset((*KINDS, *FEATURES)), guard=None
+    _REFERENCE,
+    offers=_REFERENCE.offers | {CAPTURES},
+    ask=_ask,
+    supports=frozenset((*KINDS, *FEATURES, AUTO)),
+    guard=None,
 )
 
 REMEMBERED = 1000

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from adamshap.reference.contract import GRADIENTS, MARGINAL_LOSSES, MARGINALS, SLOPES, TWO_TERM
+from adamshap.reference.contract import AUTO, GRADIENTS, MARGINAL_LOSSES, MARGINALS, SLOPES, TWO_TERM
 from adamshap.verify.edges.properties import DRAWN_EDGES
 from adamshap.verify.implementation import Query
 from adamshap.verify.property import ANY, Asker, Case, Check, Disagreement, Property, asker
@@ -200,6 +200,20 @@ _TWO_TERM: tuple[Property, ...] = tuple(
         extra="kind",
     )
     for kind in MARGINALS
+)
+
+
+_AUTO: tuple[Property, ...] = (
+    replace(
+        _agreement(
+            f"scores-{AUTO}",
+            f"Scores with slope '{AUTO}' are the oracle's.",
+            "S = (1 − λ) S_secant + λ S_random_order",
+            "scores",
+            score_cases(slope=AUTO, per_validation=st.booleans(), nodes=st.sampled_from([(4, 4), (2, 3)])),
+        ),
+        features=frozenset({AUTO}),
+    ),
 )
 
 
@@ -396,6 +410,7 @@ _LARGE: tuple[Property, ...] = (
 PROPERTIES = (
     *_AGREEMENT,
     *_TWO_TERM,
+    *_AUTO,
     *_METAMORPHIC,
     *_METAMORPHIC_OF_TWO_TERMS,
     *_LARGE_AGREEMENT,

@@ -79,7 +79,8 @@ class Property:
     needs : frozenset of str
         The kinds of layers that each of its cases has.
     features : frozenset of str
-        The features of its optimisers, some of `optimisers.FEATURES`, which a candidate has to support.
+        The features of its optimisers, some of `optimisers.FEATURES`, and "auto" for that slope, which a candidate has
+        to support.
     group : str
         Name of the group of properties to which it belongs, if any: a report has one row for those of a group that
         pass, and only the first of its failures is shrunk.

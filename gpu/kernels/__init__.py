@@ -51,6 +51,19 @@ class Kernels(Protocol):
             starts at ``θ − A(d)``.
         """
 
+    def auto_plan(
+        self, scalars: AdamScalars, order: SlopePlan, g: Float[Array, "d_out d_in"], v: Float[Array, "d_out d_in"]
+    ) -> SlopePlan:
+        """Return the plan of "auto" for one parameter, from the gradient's own share in the radicand.
+
+        Parameters
+        ----------
+        order : SlopePlan
+            That of "random_order".
+        g, v : arrays
+            The batch's gradient, without L2 decay, and the second moment before the step.
+        """
+
     def momentum_split(
         self,
         scalars: AdamScalars,

@@ -15,14 +15,25 @@ import cupy
 import numpy as np
 
 from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, ParameterState, TwoTermOut
-from adamshap.gpu.kernels.plan import NEGLIGIBLE, SMALL_ANGLE, AdamScalars, FitPlan, SlopePlan, SplitPlan, even_squares
+from adamshap.gpu.kernels.plan import (
+    NEGLIGIBLE,
+    OWN_SHARES,
+    SMALL_ANGLE,
+    AdamScalars,
+    FitPlan,
+    SlopePlan,
+    SplitPlan,
+    blended_nodes,
+    even_squares,
+    largest_square,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64
 
     from adamshap.reference.contract import Array
 
-__all__ = ["adam_step", "fused_step", "momentum_split", "two_term_fit"]
+__all__ = ["adam_step", "auto_plan", "fused_step", "momentum_split", "two_term_fit"]
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
@@ -98,6 +109,7 @@ SLOPES = {
     + LEAST_EPS
     + """
     for (int node = 0; node < count; ++node) {
+        if (nodes[4 * node + 3] == T(0)) continue;
         T c = nodes[4 * node] * G, h = nodes[4 * node + 1] * G + nodes[4 * node + 2] * S;
         T a = c + h + rested, b = c - h + rested, of_mu = mu2 * (c + rested);
 """
@@ -258,6 +270,34 @@ def _dot() -> Any:
 
 
 @cache
+def _own_share(squared: bool) -> Any:
+    """Return the sum over coordinates of w z², or of w."""
+    own = "(min((root_q * g) * (root_q * g), largest) + tiny)"
+    radicand = f"(kappa * v + root + {own})"
+    weight, share = f"{own} / ({radicand} + eps * eps)", f"({own} / {radicand})"
+    return cupy.ReductionKernel(
+        "T g, T v, T kappa, T root, T root_q, T eps, T tiny, T largest",
+        "float64 s",
+        f"double({weight}{f' * {share} * {share}' if squared else ''})",
+        "a + b",
+        "s = a",
+        "0",
+        f"adamshap_own_share_{'squared' if squared else 'weight'}",
+    )
+
+
+@cache
+def _blend() -> Any:
+    inputs = "float64 part, float64 whole, T secant, T arrivals, float64 low, float64 steepness"
+    body = """
+        double share = whole > 0.0 ? part / whole : 0.0;
+        T weight = T(min(max((share - low) * steepness, 0.0), 1.0));
+        nodes = secant + weight * (arrivals - secant);
+    """
+    return cupy.ElementwiseKernel(inputs, "T nodes", body, "adamshap_blend")
+
+
+@cache
 def _owe() -> Any:
     body = "K = owed + grow * due; product = slope - less * K;"
     return cupy.ElementwiseKernel("T slope, T due, T owed, T grow, T less", "T K, T product", body, "adamshap_owe")
@@ -281,6 +321,12 @@ def _numbers(scalars: AdamScalars, n: int, dtype: Any, *more: float) -> list[Any
 
 def _nodes(nodes: tuple[tuple[float, ...], ...], dtype: Any) -> tuple[Any, Any]:
     return _table(nodes, np.dtype(dtype), cupy.cuda.Device().id), np.int32(len(nodes))
+
+
+def _planned_nodes(plan: SlopePlan, dtype: Any) -> tuple[Any, Any]:
+    if plan.table is None:
+        return _nodes(plan.nodes, dtype)
+    return plan.table, np.int32(len(plan.nodes))
 
 
 @cache
@@ -328,12 +374,28 @@ def fused_step(
         state.v,
         *_two_factors(norms, g.dtype),
         g.dtype.type(0) if gamma is None else gamma,
-        *(_nodes(plan.nodes, g.dtype) if plan.kind == "nodes" else ()),
+        *(_planned_nodes(plan, g.dtype) if plan.kind == "nodes" else ()),
         *_numbers(scalars, norms.n, g.dtype, blend),
         *(() if out.new is None else (out.new.theta, out.new.m, out.new.v)),
         out.slope,
         *(() if out.point is None else (out.point,)),
     )
+
+
+def auto_plan(
+    scalars: AdamScalars, order: SlopePlan, g: Float[Array, "d_out d_in"], v: Float[Array, "d_out d_in"]
+) -> SlopePlan:
+    """Return the plan of "auto", whose weights stay on the device; see `Kernels.auto_plan`."""
+    f, dtype = g.dtype.type, np.dtype(g.dtype)
+    numbers = [f(x) for x in (scalars.kappa, scalars.root, scalars.root_q, scalars.eps)]
+    numbers += [f(cupy.finfo(dtype).tiny), f(largest_square(dtype))]
+    part, whole = (_own_share(squared)(g, v, *numbers) for squared in (True, False))
+    both = blended_nodes(order.nodes, 1.0)
+    secant, arrivals = (_nodes(blended_nodes(order.nodes, weight), dtype)[0] for weight in (0.0, 1.0))
+    table = cupy.empty_like(arrivals)
+    low, high = OWN_SHARES
+    _blend()(part, whole, secant, arrivals, low, 1 / (high - low), table)
+    return SlopePlan("nodes", both, table)
 
 
 def momentum_split(

@@ -34,7 +34,9 @@ from adamshap.gpu.kernels.plan import (
     FitPlan,
     SlopePlan,
     SplitPlan,
+    blended,
     even_squares,
+    largest_square,
 )
 from adamshap.gpu.threads import in_parts
 
@@ -43,11 +45,13 @@ if TYPE_CHECKING:
 
     from adamshap.reference.contract import Array
 
-__all__ = ["adam_step", "fused_step", "momentum_split", "two_term_fit"]
+__all__ = ["adam_step", "auto_plan", "fused_step", "momentum_split", "two_term_fit"]
 
 BLOCK = 256  # elements; the scratch slots of a block take 13 KiB in float32
 FLOPS_OF_A_STEP = 200  # cost of Adam's step per element, as flops of matrix products that take as long
 FLOPS_OF_A_NODE = 140  # and of each node of the slope
+FLOPS_OF_A_SHARE = 60  # and of its own share for "auto"
+SHARE_BLOCK = 1 << 16  # elements whose own shares are summed, whatever the number of threads
 SLOPE_KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4, "at_rest": 5}
 SPLIT_KINDS = {"frozen": 0, "linearized": 1, "nodes": 2, "even": 3}
 
@@ -83,6 +87,18 @@ def fused_step(
         loop(low, high, numbers, nodes, SLOPE_KINDS[plan.kind], plan.needs_spread, *inputs, *outputs)
 
     in_parts(rows, len(g), (FLOPS_OF_A_STEP + FLOPS_OF_A_NODE * len(nodes)) * g.size)
+
+
+def auto_plan(
+    scalars: AdamScalars, order: SlopePlan, g: Float[Array, "d_out d_in"], v: Float[Array, "d_out d_in"]
+) -> SlopePlan:
+    """Return the plan of "auto"; see `Kernels.auto_plan`."""
+    dtype: Any = g.dtype
+    loop, numbers = _own_shares(dtype.type), _numbers(scalars, 1, dtype, largest_square(dtype))
+    flat, sums = (g.reshape(-1), v.reshape(-1)), np.empty((2, -(-g.size // SHARE_BLOCK)))
+    in_parts(lambda low, high: loop(low, high, numbers, *flat, sums), sums.shape[1], FLOPS_OF_A_SHARE * g.size)
+    part, whole = sums.sum(axis=1).tolist()
+    return blended(order, part / whole if whole > 0 else 0.0)
 
 
 def momentum_split(
@@ -267,6 +283,33 @@ def _adam_step(real: Any, decays: bool = False) -> Callable[..., Any]:
             new_v[part] = w[2 * BLOCK : 2 * BLOCK + width]
 
     return cast(Callable[..., Any], adam_step)
+
+
+@cache
+def _own_shares(real: Any) -> Callable[..., Any]:
+    """Return the loop compiled for one dtype."""
+    whole = numba.int64
+    read, _ = _arrays(numba.from_dtype(np.dtype(real)))
+    _, write = _arrays(numba.float64)
+
+    @compiled(numba.void(whole, whole, read[1], read[1], read[1], write[2]), sums=True)
+    def own_shares(low, high, p, g, v, sums):  # type: ignore[no-untyped-def]
+        kappa, under, root_q, eps, tiny, largest = p[8], p[9], p[10], p[11], p[16], p[17]
+        for block in range(low, high):
+            part = slice(block * SHARE_BLOCK, min((block + 1) * SHARE_BLOCK, g.size))
+            g_, v_ = g[part], v[part]
+            shares, weights = 0.0, 0.0
+            for e in range(len(g_)):
+                scaled = root_q * g_[e]
+                own = scaled * scaled
+                own = (own if own < largest else largest) + tiny
+                radicand = kappa * v_[e] + under + own
+                weight, share = own / (radicand + eps * eps), own / radicand
+                weights += np.float64(weight)
+                shares += np.float64(weight * share * share)
+            sums[0, block], sums[1, block] = shares, weights
+
+    return cast(Callable[..., Any], own_shares)
 
 
 @cache

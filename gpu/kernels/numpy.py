@@ -67,7 +67,9 @@ from adamshap.gpu.kernels.plan import (
     FitPlan,
     SlopePlan,
     SplitPlan,
+    blended,
     even_nodes,
+    largest_square,
 )
 
 if TYPE_CHECKING:
@@ -76,10 +78,13 @@ if TYPE_CHECKING:
     from adamshap.gpu.kernels.groups import FirstMoment, SecondMoment
     from adamshap.reference.contract import Array
 
-__all__ = ["adam_step", "excess", "fused_step", "momentum_split", "split_even", "two_term_fit"]
+__all__ = ["adam_step", "auto_plan", "excess", "fused_step", "momentum_split", "split_even", "two_term_fit"]
 
 SPLIT_BLOCK = 1 << 14
 """Elements of the split at a time: a dozen temporaries of this size fit in a core's cache."""
+
+SHARE_BLOCK = 1 << 16
+"""Elements of the own share at a time, so that its sum depends on nothing else."""
 
 FIT_BLOCK = 1 << 13
 """Elements of the fit at a time, which has two dozen temporaries."""
@@ -128,6 +133,27 @@ def fused_step(
 def _received(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState) -> Any:
     """Return d + g, what Adam receives for the samples' gradient `g`."""
     return g + g.dtype.type(scalars.l2) * state.theta if scalars.l2 else g
+
+
+def auto_plan(
+    scalars: AdamScalars, order: SlopePlan, g: Float[Array, "d_out d_in"], v: Float[Array, "d_out d_in"]
+) -> SlopePlan:
+    """Return the plan of "auto"; see `Kernels.auto_plan`.
+
+    A coordinate's own share is z = q g²/(κ + q g²), its weight w = q g²/(κ + q g² + ε²), and Σ w z²/Σ w decides. A
+    square that the dtype does not hold is the largest or smallest that it does hold: z is 1 where κ and g are 0.
+    """
+    f, whole, part = g.dtype.type, 0.0, 0.0
+    for first in range(0, g.size, SHARE_BLOCK):
+        some = slice(first, first + SHARE_BLOCK)
+        with np.errstate(over="ignore"):
+            own = np.minimum((f(scalars.root_q) * g.reshape(-1)[some]) ** 2, f(largest_square(g.dtype)))
+        own += np.finfo(f).tiny
+        radicand = f(scalars.kappa) * v.reshape(-1)[some] + f(scalars.root) + own
+        weight, share = own / (radicand + f(scalars.eps) * f(scalars.eps)), own / radicand
+        whole += float(weight.sum(dtype=np.float64))
+        part += float((weight * share * share).sum(dtype=np.float64))
+    return blended(order, part / whole if whole > 0 else 0.0)
 
 
 def _step(

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from adamshap.reference.contract import Adam, StepNumber
+from adamshap.reference.contract import AUTO, Adam, StepNumber
 
 __all__ = [
     "NEGLIGIBLE",
+    "OWN_SHARES",
     "SMALL_ANGLE",
     "SPLIT_SLOPES",
     "AdamScalars",
@@ -37,8 +38,11 @@ __all__ = [
     "SlopePlan",
     "SplitPlan",
     "adam_scalars",
+    "blended",
+    "blended_nodes",
     "even_nodes",
     "even_squares",
+    "largest_square",
     "path_nodes",
     "slope_plan",
     "split_plan",
@@ -100,11 +104,13 @@ class SlopePlan:
     ``kind`` "nodes" is the mean of divided differences of Adam's map between ``c + h`` and ``c − h``, where
     ``c = τ g`` and ``h = along · g + across · σ`` for each node ``(τ, along, across, weight)``; L2 decay is added to
     both. The others are closed forms: "sgd", "frozen" (denominator of the step taken), "linearized" (at zero gradient
-    and decay), "previous", and "at_rest", the derivative A'(d) at L2 decay d alone.
+    and decay), "previous", and "at_rest", the derivative A'(d) at L2 decay d alone. On a device `table` may hold the
+    nodes with other weights, that the host does not know.
     """
 
     kind: str
     nodes: tuple[Node, ...] = ()
+    table: Any = None
 
     @property
     def needs_spread(self) -> bool:
@@ -128,16 +134,43 @@ SECANT: Node = (0.5, 0.5, 0.0, 1.0)  # a = g, b = 0
 
 @cache
 def slope_plan(slope: str, nodes: tuple[int, int], n: int, denominator: str = "exact") -> SlopePlan:
-    """Return the plan of the slope named `slope` for a batch of `n`."""
+    """Return the plan of the slope named `slope` for a batch of `n`; of "auto", that of "random_order"."""
     if slope == "linearized" and denominator == "previous":
         return SlopePlan("previous")
     if slope == "tangent":
         return SlopePlan("nodes", (TANGENT,))
-    if slope == "secant" or (slope == "random_order" and n == 1):
+    if slope == "secant" or (slope in ("random_order", AUTO) and n == 1):
         return SlopePlan("nodes", (SECANT,))
-    if slope == "random_order":
+    if slope in ("random_order", AUTO):
         return SlopePlan("nodes", _arrival_nodes(*nodes))
     return SlopePlan(slope)
+
+
+# --- "auto": "secant" where the batch's own gradient has a small part in the radicand ---------------------------------
+
+OWN_SHARES = (1 / 32, 1 / 16)
+"""Mean squared own share up to which "auto" is "secant", and from which it is "random_order" (docs/method.md 4)."""
+
+
+@cache
+def largest_square(dtype: Any) -> float:
+    """Return the square of a gradient beyond which its own share is 1 in `dtype`, far below the largest number."""
+    return float(np.finfo(dtype).max) / 64
+
+
+def blended(order: SlopePlan, share: float) -> SlopePlan:
+    """Return the plan of "auto" for a mean squared own share; `order` is that of "random_order"."""
+    low, high = OWN_SHARES
+    weight = (share - low) / (high - low)
+    if weight <= 0:
+        return SlopePlan("nodes", (SECANT,))
+    return order if weight >= 1 else SlopePlan("nodes", blended_nodes(order.nodes, weight))
+
+
+def blended_nodes(nodes: tuple[Node, ...], weight: float) -> tuple[Node, ...]:
+    """Return the nodes of "secant", weighted by 1 − `weight`, and these ones, weighted by `weight`."""
+    parts = ((SECANT,), 1 - weight), (nodes, weight)
+    return tuple((*node, part * own) for some, part in parts for *node, own in some)  # type: ignore[misc]
 
 
 @cache

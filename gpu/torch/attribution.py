@@ -92,7 +92,7 @@ class Attribution:
         and modes are put back afterwards: call ``model.eval()`` in it to be without dropout.
     n_samples : int
         N, the number of training samples: those that ``samples(index)`` counts.
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "auto", "two_term"}
         S, as for `adamshap.gpu.scores`: keep the default, or take the faster "secant", unless docs/choose.md says
         otherwise. "two_term" only where a sample has one position.
     gradient : {"start", "midpoint", "path"}
@@ -111,7 +111,7 @@ class Attribution:
     rank : int, optional
         Rank of the sketch of P, its basis kept from step to step; None is exact.
     variance : {"exact", "rank_one"}
-        σ² of "random_order" and "two_term".
+        σ² of "random_order", "auto" and "two_term".
     contraction : {"ghost", "forward"}
         "forward" for a model of any modules, without captures: each score is the derivative of the sample's loss, from
         the function `losses` of `samples`. Not with "random_order", "two_term" and `rank`.
@@ -440,6 +440,7 @@ class Attribution:
 
     def _given(self, passes: StepPasses, whole: WholeBatch) -> Given:
         """Return what the engine scores, after the check of the gradients."""
+        self._settings.estimator.refuse_large_batches(whole.n, len(self._totals.seen))
         x, backend = self._source.of(passes), self._scorer.context.backend
         hyperparameters, t = hyperparameters_of(backend, self._optimizer, passes.named)
         state = state_of(backend, self._optimizer, passes.named, t)

@@ -1,7 +1,8 @@
 """One step of a PyTorch optimiser with its attribution: the engine's step, from gradients and captures that exist."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -178,8 +179,13 @@ class Scorer:
         start = given.stack.at_start(context) if plan.start_wanted else None
         share = given.x.factor / self.processes.count  # of x_i in the gradient
         factor = None if share == 1 else share
-        norms, slope = self._norms(context, plan, given, factor), like(context, "slope")  # p.grad stays as it is
-        forward = ForwardResult(None, start, g, norms, float("nan"), factor, slope)
+        norms, norms_of = None, None
+        if plan.chooses and given.x.norms is None and not self.processes.several and not context.backend.on_cuda:
+            norms_of = partial(self._norms, context, given, factor)
+        elif plan.norms_wanted:
+            norms = self._norms(context, given, factor)
+        slope = like(context, "slope")  # p.grad stays as it is
+        forward = ForwardResult(None, start, g, norms, float("nan"), factor, slope, norms_of)
         new = None
         if given.checked:
             theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
@@ -207,13 +213,14 @@ class Scorer:
         both = Verification(forward, given.x.chunks, given.x.factor, given.index)
         Scorer(self.context, estimator, False).score(given, [both.chunk])
 
-    def _norms(self, context: EngineContext, plan: StepPlan, given: Given, factor: float | None) -> Norms | None:
-        """Return √Σ x² over the samples of all blocks and processes."""
-        if not plan.norms_wanted:
-            return None
+    def _norms(
+        self, context: EngineContext, given: Given, factor: float | None, names: Collection[str] | None = None
+    ) -> Norms:
+        """Return √Σ x² over the samples of all blocks and processes, of some parameters or of all."""
         norms = Norms() if given.x.norms is None else given.x.norms
         for _, captures in given.x.chunks if given.x.norms is None else ():
-            add_norms(context, norms, captures, self.estimator.variance)
+            some = captures if names is None else captures.of(context, names)
+            add_norms(context, norms, some, self.estimator.variance)
         join_norms(self.processes, norms)
         if factor is not None:
             norms.clip(context, factor)

@@ -49,6 +49,7 @@ from adamshap.reference.contract.checks import (
     true_or_false,
 )
 from adamshap.reference.contract.estimator import (
+    AUTO,
     CONTRACTIONS,
     DENOMINATORS,
     GRADIENTS,
@@ -122,6 +123,7 @@ from adamshap.reference.contract.step_scores import StepScores, keeps_step_score
 
 __all__ = [
     "ACTIVATIONS",
+    "AUTO",
     "CONTRACTIONS",
     "CREDITS",
     "DENOMINATORS",

@@ -9,6 +9,7 @@ from adamshap.reference.contract.optimiser import CompletedSteps
 from adamshap.reference.contract.refusal import refuse
 
 __all__ = [
+    "AUTO",
     "CONTRACTIONS",
     "DENOMINATORS",
     "GRADIENTS",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 Slope = Literal["sgd", "frozen", "linearized", "tangent", "secant", "random_order"]
-ScoreSlope = Literal[Slope, "two_term"]
+ScoreSlope = Literal[Slope, "auto", "two_term"]
 Gradient = Literal["start", "midpoint", "path"]
 Denominator = Literal["exact", "previous"]
 Variance = Literal["exact", "rank_one"]
@@ -39,6 +40,9 @@ GRADIENTS: tuple[str, ...] = get_args(Gradient)
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
 CONTRACTIONS: tuple[str, ...] = get_args(Contraction)
 
+AUTO: Final = "auto"
+"""The entry of `SCORE_SLOPES` that is "random_order" where it differs from "secant", and else "secant"."""
+
 TWO_TERM: Final = "two_term"
 """The entry of `SCORE_SLOPES` that combines two terms instead of one slope, and has a `kind`."""
 
@@ -49,7 +53,7 @@ class Estimator:
 
     Parameters
     ----------
-    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"}
+    slope : {"sgd", "frozen", "linearized", "tangent", "secant", "random_order", "auto", "two_term"}
         S: the response of the update to a sample's gradient.
     gradient : {"start", "midpoint", "path"}
         Γ: where the validation gradient is taken.
@@ -64,7 +68,7 @@ class Estimator:
     kind : {"first", "last", "shapley"}
         The marginal that "two_term" approximates.
     variance : {"exact", "rank_one"}
-        σ² of "random_order" and "two_term". The oracle has only "exact".
+        σ² of "random_order", "auto" and "two_term". The oracle has only "exact".
     rank : int, optional
         Rank of the engine's sketch of P, not with "two_term"; None is exact.
     score_dtype : {"tf32", "float16"}, optional
@@ -131,6 +135,14 @@ class Estimator:
         if self.contraction != "ghost":
             needs = "'ghost': a derivative along a later step's P would need the parameters of every step in the window"
             refuse("contraction", f"{self.contraction!r} with credit 'carry'", needs)
+
+    def refuse_large_batches(self, size: int, count: int) -> None:
+        """Refuse "auto" for batches of more than half of the `count` samples, whose gradient does not tell σ²."""
+        if self.slope == AUTO and 2 * size > count:
+            needs = (
+                "'random_order', or batches of at most half of the samples: a larger one's gradient says little of σ²"
+            )
+            refuse("slope", f"{self.slope!r} for a batch of {size} of {count} samples", needs)
 
     def refuse_first_step(self, completed_steps: CompletedSteps) -> None:
         """Refuse the denominator "previous" before the first completed step: it divides by 1 − β2⁰ = 0."""

@@ -16,8 +16,8 @@ from adamshap.reference.contract import (
     MARGINAL_LOSSES,
     MARGINALS,
     REDUCTIONS,
-    SCORE_SLOPES,
     SLOPES,
+    TWO_TERM,
 )
 from adamshap.verify.cases import case_from_json, case_to_json, dumps
 from adamshap.verify.implementation import FUNCTIONS
@@ -136,11 +136,11 @@ def test_every_kind_of_case_is_covered_in_version_1() -> None:
         assert {1, 7} <= seen(lambda v: v.step.n, function) or function == "marginals"
     assert seen(lambda v: v.step.state.step) == {0, *COMPLETED}
     assert seen(lambda v: (v.query.options["slope"], v.query.options["gradient"]), "scores") == {
-        (slope, gradient) for slope in SCORE_SLOPES for gradient in GRADIENTS
+        (slope, gradient) for slope in (*SLOPES, TWO_TERM) for gradient in GRADIENTS
     }
     for option in ("efficient", "per_validation"):
         assert seen(lambda v, option=option: (v.query.options["slope"], v.query.options[option]), "scores") == {
-            (slope, flag) for slope in SCORE_SLOPES for flag in (True, False)
+            (slope, flag) for slope in (*SLOPES, TWO_TERM) for flag in (True, False)
         }
     assert seen(lambda v: v.query.options["denominator"], "scores") == {"exact", "previous"}
     assert len(seen(lambda v: v.query.options["nodes"], "scores")) == 6

@@ -570,6 +570,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "slope: got 'random_order' with contraction 'forward', which needs Σ x_i² of parameters without captures; needs"
         " 'secant', the nearest to it; or 'tangent', 'linearized', 'frozen', 'sgd'",
     ),
+    "auto": (
+        {"contraction": "forward", "slope": "auto"},
+        "slope: got 'auto' with contraction 'forward', which needs Σ",
+    ),
     "two_term": ({"contraction": "forward", "slope": "two_term"}, "contraction: got 'forward' with slope 'two_term'"),
     "rank": (FORWARD | {"rank": 2}, "contraction: got 'forward' with rank=2; needs 'ghost', or rank=None"),
     "verified forward": (FORWARD | {"verify_ghost": True}, "verify_ghost: got True with contraction 'forward'; needs"),

@@ -69,6 +69,7 @@ def assert_same(one: Run, other: Run, *, bits: bool = True) -> None:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "random_order": {},
+    "auto": {"slope": "auto"},
     "of rank one": {"variance": "rank_one", "gradient": "start"},
     "secant": {"slope": "secant", "gradient": "path"},
     "low rank": {"rank": 2},

@@ -7,6 +7,8 @@ import pytest
 from torch_loops import MODELS, Loop, T, assert_oracle_agrees, cross_entropy, freeze_some
 
 torch = pytest.importorskip("torch", reason="extra `torch`")
+from adamshap.torch import scoring  # noqa: E402
+
 nn = torch.nn
 
 
@@ -138,3 +140,20 @@ def test_a_dropout_mask_is_the_pass_s_own() -> None:
     np.testing.assert_allclose(loop.attribution.result().scores[index], expected, rtol=1e-9)
     assert torch.equal(torch.get_rng_state(), after)
     assert all(module.training for module in loop.model.modules())
+
+
+def test_auto_takes_the_norms_of_the_parameters_that_need_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them in the first step, and none in some later one; the scores are the oracle's in each."""
+    seen: list[set[str]] = []
+
+    def noted(context: Any, norms: Any, captures: Any, variance: str) -> None:
+        add_norms(context, norms, captures, variance)
+        seen.append(set(norms))
+
+    add_norms = scoring.add_norms
+    monkeypatch.setattr(scoring, "add_norms", noted)
+    loop = Loop(options={"slope": "auto"}, optimizer=lambda model: torch.optim.AdamW(model.parameters(), lr=0.001))
+    assert_oracle_agrees(loop, steps=40)
+    assert len(seen) == 40
+    assert seen[0] == set(loop.trained)
+    assert set() in seen

@@ -10,14 +10,25 @@ from typing import Any, ClassVar
 from adamshap import gpu
 from adamshap.gpu.backend import DeviceName
 from adamshap.gpu.layers.sequential import BUILDERS
-from adamshap.reference.contract import TWO_TERM, AdamState, Array, Batch, MarginalKind, Marginals, Model, Params, Step
+from adamshap.reference.contract import (
+    AUTO,
+    TWO_TERM,
+    AdamState,
+    Array,
+    Batch,
+    MarginalKind,
+    Marginals,
+    Model,
+    Params,
+    Step,
+)
 from adamshap.verify.candidates.engine_captures import captured
 from adamshap.verify.optimisers import FEATURES
 
 __all__ = ["SUPPORTS", "Engine", "captures", "influence", "marginals", "scores", "update", "utility"]
 
-SUPPORTS = ("activation", *BUILDERS, *FEATURES)
-"""The kinds of layers that the engine has, and the features of optimisers."""
+SUPPORTS = ("activation", *BUILDERS, *FEATURES, AUTO)
+"""The kinds of layers that the engine has, the features of optimisers, and the slope "auto"."""
 
 
 def _dtype(step: Step) -> Any:

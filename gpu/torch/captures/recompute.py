@@ -23,7 +23,7 @@ from adamshap.gpu.captures import Capture, Captures
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.scores import Rerun
-from adamshap.reference.contract import TWO_TERM, Estimator, refuse, shown
+from adamshap.reference.contract import AUTO, TWO_TERM, Estimator, refuse, shown
 from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.hooks import Hooks
 from adamshap.torch.captures.reduction import Reduced, Reduction
@@ -107,7 +107,7 @@ class Recomputation:
         self._model, self._hooks, self._context = model, hooks, context
         self._xp = context.backend.xp
         self._cheapest, self._signed = frozenset(cheapest), estimator.slope == TWO_TERM
-        self._variance = estimator.variance if estimator.slope in ("random_order", TWO_TERM) else None
+        self._variance = estimator.variance if estimator.slope in ("random_order", AUTO, TWO_TERM) else None
         self._micro_batch = micro_batch
         self._passes: dict[Block, Pass] = {}
         self.norms = Norms()

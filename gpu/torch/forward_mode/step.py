@@ -25,7 +25,7 @@ from adamshap.gpu.arrays import like
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.captures import Captures
 from adamshap.gpu.context import EngineContext
-from adamshap.reference.contract import Array, Estimator, refuse
+from adamshap.reference.contract import AUTO, Array, Estimator, refuse
 from adamshap.torch.backward import differentiated
 from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.hooks import Hooks
@@ -68,7 +68,7 @@ class GradientHooks(Hooks):
 
 def refuse_slope(estimator: Estimator) -> None:
     """Refuse a slope that needs Σ_i x_i², which no derivative of the losses gives."""
-    if estimator.slope == "random_order" and estimator.contraction == "forward":
+    if estimator.slope in ("random_order", AUTO) and estimator.contraction == "forward":
         got = f"{estimator.slope!r} with contraction 'forward', which needs Σ x_i² of parameters without captures"
         refuse("slope", got, "'secant', the nearest to it; or 'tangent', 'linearized', 'frozen', 'sgd'")
 

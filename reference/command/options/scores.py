@@ -16,9 +16,9 @@ Slope = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="SLOPE",
-        help="How the score follows Adam's update: sgd, frozen, linearized, tangent, secant, random_order or"
-        " two_term. The last two are the closest to the Shapley value; two_term is closer in the first steps, and"
-        " more expensive.",
+        help="How the score follows Adam's update: sgd, frozen, linearized, tangent, secant, random_order, auto or"
+        " two_term. The last three are the closest to the Shapley value; auto is random_order where that differs from"
+        " secant, and cheaper; two_term is closer in the first steps, and more expensive.",
     ),
 ]
 
