@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from typing import cast
 
 import numpy as np
 
@@ -33,8 +34,6 @@ from adamshap.reference.adam import (
     step_coefficients,
 )
 from adamshap.reference.contract import (
-    AUTO,
-    TWO_TERM,
     AdamState,
     Array,
     CompletedSteps,
@@ -334,13 +333,13 @@ def ledger_of(config: RunConfig, estimator: Estimator) -> Ledger:
 def split_slope(estimator: Estimator) -> Slope:
     """Return the slope of `estimator`, if it splits the step between batch and momentum."""
     slope = estimator.slope
-    if slope == AUTO or slope == TWO_TERM or slope not in SPLITS:
+    if slope not in SPLITS:
         refuse(
             "slope",
             f"'{slope}' with credit 'carry'",
             "one of " + ", ".join(SPLITS) + ": the others do not split the step between batch and momentum",
         )
-    return slope
+    return cast(Slope, slope)
 
 
 def grouped(values: Mapping[str, float]) -> Iterator[tuple[float, list[str]]]:

@@ -108,6 +108,7 @@ def auto(given: SlopeInput) -> Array:
 
     Where all contributions cancel, g² is the smallest number: z is 1 if κ is 0, else 0, as for g near 0.
     """
+    denominator(given.c, np.zeros_like(given.g))  # D(0) must not be 0, whichever slope it is
     weight = random_order_weight(given.c, given.g)
     if weight == 0:
         return secant(given)
