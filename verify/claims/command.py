@@ -56,7 +56,8 @@ def claims_command(
             plots.svg(plots.blank(1, 1)[0])  # so that problems of matplotlib show now, not after half an hour
     except ImportError as error:
         raise CommandError(
-            f'claims needs scikit-learn, statsmodels, tokenizers and matplotlib ({error}): pip install "adamshap[claims]"'
+            f"claims needs scikit-learn, statsmodels, tokenizers and matplotlib ({error}):"
+            ' pip install "adamshap[claims]"'
         ) from error
     except Exception as error:
         raise CommandError(f"claims cannot draw figures: {why_no_picture(error)}") from error

@@ -118,13 +118,12 @@ def _models(records: Sequence[Record]) -> Table:
 
 def _key(rows: Sequence[Record]) -> Table:
     def cell(run: str, protocol: str, target: str, estimator: str) -> str:
-        place = SINCE if select(rows, run=run, place=SINCE, protocol=protocol) else ALL
-        return _short(_mean(rows, run=run, protocol=protocol, target=target, estimator=estimator, place=place))
+        return _short(_mean(rows, run=run, protocol=protocol, target=target, estimator=estimator, place=SINCE))
 
     return Table(
         f"Pearson R from t = {LATER} on, by protocol, target and estimator: within steps with `first`, then pooled over"
         " steps with the paper's marginal U({i}), then pooled with `first`. History is ⟨Γ, A(0)⟩, a constant in each"
-        " step.",
+        f" step. – : fewer than {FEWEST} steps to pool.",
         ["run", *(f"{protocol}, {target}: {estimator}" for protocol, target, estimator in KEY)],
         [[run, *(cell(run, *key) for key in KEY)] for run in distinct(rows, "run")],
     )
