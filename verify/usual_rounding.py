@@ -20,6 +20,8 @@ A norm's backward pass subtracts two means over the axis from each gradient, tha
 or where a softmax saturates, almost nothing remains of terms with an error of u each. Some libraries (Flax) compute the
 variance as the mean square minus the squared mean; PyTorch subtracts mean/σ from x/σ, which leaves an error of u even
 for LayerNorm over one number, and its attention subtracts a sum over the outputs, which leaves one for a single term.
+The backward pass takes x̂ and 1/σ from the forward pass, errors included: those of x̂ are u |x|/σ, as the mean is
+rounded, which may be far more than u, and they disturb the cancellation.
 
 Most libraries compute the variance of a batch's contributions as Σ x² − g²/n, with an error of u Σ x²; other formulas
 still have a relative error of u. Perturbed inputs do not show it if a single sample dominates both the variance and g:
@@ -111,8 +113,8 @@ class _Rounded:
             "silu": self.logistic("silu", lambda z: z),
             "gelu": self.gelu,
             "cross_entropy": self.cross_entropy,
-            "standardized": lambda x, eps: _rounded_norm(x, eps, self.errors, True),
-            "over_root_mean_square": lambda x, eps: _rounded_norm(x, eps, self.errors, False),
+            "standardized": lambda x, eps: _norm(x, eps, self.errors, True),
+            "over_root_mean_square": lambda x, eps: _norm(x, eps, self.errors, False),
             "products": lambda a, b: _rounded_products(a, b, self.errors),
             "causal_softmax": lambda scores: _rounded_softmax(scores, self.errors),
             "place_of_largest": self.place_of_largest,
@@ -278,19 +280,33 @@ def _normed(x: Array, eps: float, centred: bool) -> tuple[Array, Array]:
     return terms * factor, factor
 
 
-@primitive  # type: ignore[untyped-decorator]
-def _rounded_norm(x: Array, eps: float, errors: Errors, centred: bool) -> Array:
-    """Return `standardized` or `over_root_mean_square` with the errors of the mean, the variance and the division."""
+def _norm(x: Any, eps: float, errors: Errors, centred: bool) -> Any:
+    """Return `standardized` or `over_root_mean_square`, with errors that its derivative has, too."""
+    variance = errors((*x.shape[:-1], 1)) if centred else np.zeros((*x.shape[:-1], 1))
+    return _rounded_norm(x, eps, variance, errors(x.shape), errors, centred)
+
+
+def _computed_norm(x: Array, eps: float, variance: Array, division: Array, centred: bool) -> tuple[Array, Array]:
+    """Return the norm's result and its factor 1/√(… + ε) with the errors of the mean, the variance and the division."""
     y, factor = _normed(x, eps, centred)
     if not centred:
-        return y * (1 + errors(y.shape))  # type: ignore[no-any-return]
-    variance = errors(factor.shape) * _mean(x**2) * factor**2  # relative to the variance, which it may exceed
-    size = np.abs(x).max(axis=-1, keepdims=True)
-    return y / np.sqrt(np.maximum(1 + variance, 0.5)) + errors(y.shape) * size * factor  # type: ignore[no-any-return]
+        return y * (1 + division), factor
+    off = variance * _mean(x**2) * factor**2  # relative to the variance, which it may exceed
+    less = 1 / np.sqrt(np.maximum(1 + off, 0.5))
+    return y * less + division * np.abs(x).max(axis=-1, keepdims=True) * factor, factor * less
 
 
-def _norm_back(ans: Array, x: Array, eps: float, errors: Errors, centred: bool) -> Callable[[Array], Array]:
-    y, factor = _normed(x, eps, centred)
+@primitive  # type: ignore[untyped-decorator]
+def _rounded_norm(x: Array, eps: float, variance: Array, division: Array, errors: Errors, centred: bool) -> Array:
+    """Return the norm with the errors `variance` and `division`; `errors` are for its derivative."""
+    return _computed_norm(x, eps, variance, division, centred)[0]
+
+
+def _norm_back(
+    ans: Array, x: Array, eps: float, variance: Array, division: Array, errors: Errors, centred: bool
+) -> Callable[[Array], Array]:
+    # By the computed result and factor: the errors of x̂ disturb the cancellation of g and x̂ mean(g ⊙ x̂).
+    y, factor = _computed_norm(x, eps, variance, division, centred)
 
     def back(g: Array) -> Array:
         exact, sizes = g - y * _mean(g * y), np.abs(g) + np.abs(y) * _mean(np.abs(g * y))

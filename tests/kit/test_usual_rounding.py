@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from autograd import elementwise_grad
+from autograd import elementwise_grad, make_vjp
 
 from adamshap import reference
 from adamshap.reference import (
@@ -21,12 +21,14 @@ from adamshap.reference import (
     Sequential,
     Step,
     images,
+    layers,
     losses,
     perceptron,
     transformer,
 )
 from adamshap.reference.contract import Array
 from adamshap.reference.elementary import OPERATIONS, computed_by
+from adamshap.verify.tolerance import DRAWN, MORE_DRAWS, SAFETY, unit_roundoff
 from adamshap.verify.usual_rounding import _Rounded, usual_rounding
 
 
@@ -186,3 +188,41 @@ def test_a_max_pool_may_choose_another_place_within_rounding(size: float, apart:
     with usual_rounding(1e-8, np.random.default_rng(0)):
         chosen = {int(images.place_of_largest(numbers)) for _ in range(1000)}
     assert chosen == ({0, right} if other else {right})
+
+
+def mean(x: Array) -> Array:
+    return np.array(x.mean(axis=1, keepdims=True))
+
+
+def norm_back(x: Array, g: Array, gradient_mean: float = 1.0) -> Array:
+    """Return the gradient below a norm by x̂, as PyTorch and textbooks have it."""
+    centred = x - mean(x)
+    factor = 1 / np.sqrt(mean(centred * centred))
+    y = centred * factor
+    return np.array(factor * (g - x.dtype.type(gradient_mean) * mean(g) - y * mean(g * y)))
+
+
+def norm_back_by_squares(x: Array, g: Array) -> Array:
+    """Return the same through the variance as the mean square minus the squared mean, as Flax computes it."""
+    average = mean(x)
+    factor = 1 / np.sqrt(mean(x * x) - average * average)
+    in_variance = -mean(g * (x - average)) * factor**3  # twice, divided by the width
+    return np.array(factor * (g - mean(g)) + in_variance * (x - average))
+
+
+def test_the_gradient_below_a_norm_has_the_errors_of_its_result() -> None:
+    """At a width of two g − mean(g) − x̂ mean(g ⊙ x̂) is 0, and rounding x − mean leaves an error of u |x|/σ in x̂."""
+    generator = np.random.default_rng(0)
+    x, g = ((2 - generator.random((300, 2))).astype(np.float32) for _ in range(2))
+    x[:, 1] = x[:, 0] * np.float32(1 + 1 / 150)  # |x|/σ = 300
+
+    def exact(x: Array) -> Array:
+        return np.array(make_vjp(lambda x: layers.standardized(x, 0.0))(x)[0](g.astype(np.float64)))
+
+    right, moved = exact(x.astype(np.float64)), np.zeros(x.shape)
+    for seed in range(MORE_DRAWS):
+        with usual_rounding(DRAWN * unit_roundoff(np.float32), np.random.default_rng(seed)):
+            moved = np.maximum(moved, np.abs(exact(x.astype(np.float64)) - right))
+    for back in (norm_back, norm_back_by_squares):
+        assert np.all(np.abs(back(x, g) - right) < SAFETY / DRAWN * moved), back.__name__
+    assert np.all(np.abs(norm_back(x, g, gradient_mean=0.5) - right) > SAFETY / DRAWN * moved)
