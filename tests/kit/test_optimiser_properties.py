@@ -14,7 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adamshap.reference import Adam, AdamGroups, Clipped, Schedule, Step, influence, models
+from adamshap.reference import (
+    Adam,
+    AdamGroups,
+    AdamState,
+    Batch,
+    Clipped,
+    Network,
+    Schedule,
+    Step,
+    influence,
+    models,
+)
 from adamshap.reference.contract import Optimiser
 from adamshap.verify.cases import DTYPES, CaseError, case_from_json, case_to_json, dumps, loads
 from adamshap.verify.checking import check
@@ -37,6 +48,17 @@ BY_NAME = {one.name: one for one in OPTIMISER_PROPERTIES}
 ALL = steps_with(steps(max_depth=2, max_width=3, max_n=4, max_n_val=2), FEATURES)
 SECOND = implementation(numpy_optimisers, "NumPy")
 
+_ROW = Batch(np.ones((1, 1)), np.ones((1, 1)))
+SECOND_STEP = Step(
+    Network((1, 1), loss="mse", bias=False),
+    {"0.weight": np.ones((1, 1))},
+    Adam(lr=1e-5),
+    AdamState(1, *({"0.weight": np.ones((1, 1))} for _ in "mv")),
+    train=_ROW,
+    valid=_ROW,
+)
+"""The second step of a run with the smallest η that is drawn."""
+
 
 @cache
 def drawn(name: str) -> list[Step]:
@@ -54,6 +76,13 @@ def test_every_feature_is_drawn_alone_and_with_the_others() -> None:
     together = [features_of(step.adam) for step in drawn("together-update")]
     assert frozenset(FEATURES) in together
     assert len(set(together)) > 6
+
+
+@given(steps_with(st.just(SECOND_STEP), ("schedule",)))
+@settings(max_examples=500)
+def test_scheduled_learning_rates_are_zero_or_normal_numbers_of_float32(step: Step) -> None:
+    lr = adam_of(step).lr
+    assert lr == 0 or lr >= np.finfo(np.float32).smallest_normal
 
 
 def test_clipping_is_drawn_below_at_and_beyond_the_norm() -> None:

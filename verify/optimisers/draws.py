@@ -34,6 +34,9 @@ KINDS = {
 MOST_FACTORS = 20
 """Largest t for which a schedule gives a factor for each step."""
 
+FACTORS = st.sampled_from((1.0, 0.5, 0.1, 2.0, 0.0)) | st.floats(2**-20, 1)
+"""Factors of a schedule. Of a smaller one, float32 would keep η as a subnormal number, which has few digits."""
+
 
 @st.composite
 def steps_with(draw: Any, of: st.SearchStrategy[Step], features: tuple[str, ...]) -> Step:
@@ -125,9 +128,8 @@ def _scheduled(draw: Any, optimiser: Optimiser, t: int, shape: str) -> Optimiser
     if shape == "warm-up":
         return Schedule(optimiser, warmup=t - 1 + draw(st.integers(1, 10), label="steps to the end"))
     if shape == "given factors" and t <= MOST_FACTORS:
-        factor = st.sampled_from((1.0, 0.5, 0.1, 2.0)) | st.floats(0, 1)
         more = draw(st.integers(0, 2), label="steps to come")
-        return Schedule(optimiser, tuple(draw(factor, label="factor") for _ in range(t + more)))
+        return Schedule(optimiser, tuple(draw(FACTORS, label="factor") for _ in range(t + more)))
     if shape == "after its end" and t > 1:
         warmup = draw(st.sampled_from((0, (t - 2) // 2)), label="warm-up")
         ends = st.integers(max(warmup + 1, (t - 1) // 2), t - 1)
