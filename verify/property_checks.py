@@ -1,6 +1,6 @@
 """The checks of the properties: agreement with the oracle, and the candidate's answers compared with each other."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -76,12 +76,14 @@ def agree(
     )
 
 
-def _spreads(ask: Asker, case: Case, dtype: npt.DTypeLike) -> Iterator[float]:
-    """Yield 0, then the largest change of the candidate's own answers after one draw, after two, and so on."""
+def _spreads(
+    ask: Asker, case: Case, dtype: npt.DTypeLike, of: Callable[[Array], Array] = np.asarray
+) -> Iterator[float]:
+    """Yield 0, then the largest change `of` the candidate's own answers after one draw, after two, and so on."""
     yield 0.0
 
     def again(step: Step) -> Array:
-        return ask(in_dtype(step, dtype), case.query)["values"]
+        return of(ask(in_dtype(step, dtype), case.query)["values"])
 
     for moved in widening_conditioning(again, case.step, dtype, seed=case.seed, draws=MORE_DRAWS):
         yield float(np.max(moved))
@@ -110,7 +112,11 @@ def validation_adds_up(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
 
 
 def efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:
-    """Compare the sum of efficient scores with U(B) − U(∅)."""
+    """Compare the sum of efficient scores with U(B) − U(∅).
+
+    The candidate computes the step for either, and may round g differently. Without v the step is steep in g where λ₂ θ
+    nearly cancels it: so the bound has the change of the sum when the inputs change by relative u, as in `agree`.
+    """
     everybody = np.ones(case.step.n, bool)
     total, empty = (ask(case.step, Query("utility", {"coalition": mask}))["values"] for mask in (everybody, ~everybody))
     values = ask(case.step, case.query)["values"]
@@ -119,8 +125,11 @@ def efficient_scores_sum_to_the_utility(ask: Asker, case: Case, dtype: npt.DType
     # A utility is the difference of two losses of the order of one nat, or one unit squared.
     size = sum(float(np.abs(part).sum()) for part in (values, plain, total, empty)) + 1
     size += kind_of(case.step.net).loss_limit(case.step)
-    bound = rounding(size, parameter_count(case.step) + case.step.n, dtype)
-    return compare(case, {"sum": values.sum()[None]}, {"sum": np.array([total - empty])}, {"sum": np.array([bound])})
+    rounded = rounding(size, parameter_count(case.step) + case.step.n, dtype)
+    spreads = _spreads(ask, case, dtype, np.sum)
+    widening = ((draws, {"sum": np.array([rounded + spread])}) for draws, spread in enumerate(spreads))
+    got, wanted = values.sum()[None], np.array([total - empty])
+    return compare_widening(case, {"sum": got}, {"sum": wanted}, widening, DRAWS)
 
 
 def rescaling_changes_nothing(ask: Asker, case: Case, dtype: npt.DTypeLike) -> float:

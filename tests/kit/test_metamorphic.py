@@ -1,6 +1,7 @@
 """Properties without an oracle: each detects a mistake, and the large ones those that small sizes cannot show."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from adamshap.verify.implementation import Implementation, Query, implementation
 from adamshap.verify.oracle import ORACLE
 from adamshap.verify.properties import PROPERTIES, Case, Disagreement, asker
 from adamshap.verify.strategies import large_steps, null_samples, steps, steps_with_null_samples
+from adamshap.verify.tolerance import unit_roundoff
+from adamshap.verify.usual_rounding import usual_rounding
 
 PROPERTY = {one.name: one for one in PROPERTIES}
 
@@ -186,6 +189,38 @@ def test_efficient_scores_may_come_from_larger_ones() -> None:
         PROPERTY["efficiency"].check(wrong, case, np.float64)
 
 
+def test_efficient_scores_may_come_from_another_rounding_of_a_gradient_that_decay_cancels() -> None:
+    """Seed 1195: β2 = 0 and λ₂ θ + g = −g/1000, a step of 120 that one u of g changes by 1e-11."""
+    net, one = Network((1, 2)), np.array([1])
+    params = {"0.weight": np.array([[0.74], [-0.43]]), "0.bias": np.array([0.21, 0.56])}
+    batches = Batch(np.array([[0.001]]), one), Batch(np.array([[0.1]]), one)
+    adam = Adam(lr=0.1, betas=(0.9, 0.0))
+    plain = Step(net, params, adam, AdamState.zeros(params), *batches)
+    l2 = -1.001 * models.batch_gradient(plain)["0.bias"][1] / params["0.bias"][1]
+    state = AdamState(1, {name: 0.1 * np.ones_like(p) for name, p in params.items()}, plain.state.v)
+    step = replace(plain, state=state, adam=replace(adam, l2=l2))
+    case = Case(step, Query("scores", {"slope": "sgd", "gradient": "start", "efficient": True}))
+
+    def rounded(given: Step, query: Query) -> Any:
+        if query.function == "utility":
+            return ORACLE.ask(given, query)
+        with usual_rounding(unit_roundoff(np.float64), np.random.default_rng(0)):
+            return ORACLE.ask(given, query)
+
+    ask = asker(Implementation("mine", frozenset({"scores", "utility"}), rounded, frozenset()))
+    assert PROPERTY["efficiency"].check(ask, case, np.float64) < 1
+    for wrong in (halved, decayed_by_a_millionth_less):
+        candidate = Implementation("mine", frozenset({"scores", "utility"}), wrong, frozenset())
+        with pytest.raises(Disagreement):
+            PROPERTY["efficiency"].check(asker(candidate), case, np.float64)
+
+
 def halved(step: Step, query: Query) -> Any:
     answer = ORACLE.ask(step, query)
     return answer / 2 if query.options.get("efficient") else answer
+
+
+def decayed_by_a_millionth_less(step: Step, query: Query) -> Any:
+    if query.options.get("efficient") and isinstance(step.adam, Adam):
+        step = replace(step, adam=replace(step.adam, l2=(1 - 1e-6) * step.adam.l2))
+    return ORACLE.ask(step, query)
