@@ -270,19 +270,19 @@ def _dot() -> Any:
 
 
 @cache
-def _own_share(squared: bool) -> Any:
-    """Return the sum over coordinates of w z², or of w."""
+def _own_share(kind: str) -> Any:
+    """Return the sum over coordinates: of w z² for "squared", of w for "weight"."""
     own = "(min((root_q * g) * (root_q * g), largest) + tiny)"
     radicand = f"(kappa * v + root + {own})"
     weight, share = f"{own} / ({radicand} + eps * eps)", f"({own} / {radicand})"
     return cupy.ReductionKernel(
         "T g, T v, T kappa, T root, T root_q, T eps, T tiny, T largest",
         "float64 s",
-        f"double({weight}{f' * {share} * {share}' if squared else ''})",
+        f"double({weight}{f' * {share} * {share}' if kind == 'squared' else ''})",
         "a + b",
         "s = a",
         "0",
-        f"adamshap_own_share_{'squared' if squared else 'weight'}",
+        f"adamshap_own_share_{kind}",
     )
 
 
@@ -389,7 +389,7 @@ def auto_plan(
     f, dtype = g.dtype.type, np.dtype(g.dtype)
     numbers = [f(x) for x in (scalars.kappa, scalars.root, scalars.root_q, scalars.eps)]
     numbers += [f(cupy.finfo(dtype).tiny), f(largest_square(dtype))]
-    part, whole = (_own_share(squared)(g, v, *numbers) for squared in (True, False))
+    part, whole = (_own_share(kind)(g, v, *numbers) for kind in ("squared", "weight"))
     both = blended_nodes(order.nodes, 1.0)
     secant, arrivals = (_nodes(blended_nodes(order.nodes, weight), dtype)[0] for weight in (0.0, 1.0))
     table = cupy.empty_like(arrivals)

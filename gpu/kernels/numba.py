@@ -94,7 +94,7 @@ def auto_plan(
 ) -> SlopePlan:
     """Return the plan of "auto"; see `Kernels.auto_plan`."""
     dtype: Any = g.dtype
-    loop, numbers = _own_shares(dtype.type), _numbers(scalars, 1, dtype, largest_square(dtype))
+    loop, numbers = _auto_plan(dtype.type), _numbers(scalars, 1, dtype, largest_square(dtype))
     flat, sums = (g.reshape(-1), v.reshape(-1)), np.empty((2, -(-g.size // SHARE_BLOCK)))
     in_parts(lambda low, high: loop(low, high, numbers, *flat, sums), sums.shape[1], FLOPS_OF_A_SHARE * g.size)
     part, whole = sums.sum(axis=1).tolist()
@@ -286,14 +286,14 @@ def _adam_step(real: Any, decays: bool = False) -> Callable[..., Any]:
 
 
 @cache
-def _own_shares(real: Any) -> Callable[..., Any]:
+def _auto_plan(real: Any) -> Callable[..., Any]:
     """Return the loop compiled for one dtype."""
     whole = numba.int64
     read, _ = _arrays(numba.from_dtype(np.dtype(real)))
     _, write = _arrays(numba.float64)
 
     @compiled(numba.void(whole, whole, read[1], read[1], read[1], write[2]), sums=True)
-    def own_shares(low, high, p, g, v, sums):  # type: ignore[no-untyped-def]
+    def auto_plan(low, high, p, g, v, sums):  # type: ignore[no-untyped-def]
         kappa, under, root_q, eps, tiny, largest = p[8], p[9], p[10], p[11], p[16], p[17]
         for block in range(low, high):
             part = slice(block * SHARE_BLOCK, min((block + 1) * SHARE_BLOCK, g.size))
@@ -309,7 +309,7 @@ def _own_shares(real: Any) -> Callable[..., Any]:
                 shares += np.float64(weight * share * share)
             sums[0, block], sums[1, block] = shares, weights
 
-    return cast(Callable[..., Any], own_shares)
+    return cast(Callable[..., Any], auto_plan)
 
 
 @cache

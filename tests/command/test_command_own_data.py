@@ -93,7 +93,10 @@ def test_parquet_types(label: Any, classes: tuple[str, ...]) -> None:
         (frame(label=[np.inf, *range(23)]), ["column 'label'", "NaN or infinity"]),
         (frame(label=NAMES, d=[*range(23), None]), ["row 23, column 'd'", "no value", "--missing mean"]),
         (frame(label=NAMES, d=[*range(23), np.inf]), ["row 23, column 'd'", "inf", "finite"]),
-        (frame(label=NAMES, d=NAMES), ["column 'd'", "--one-hot d makes", "category of the column, --drop d"]),
+        (
+            frame(label=NAMES, d=NAMES),
+            ["column 'd'", "--one-hot d makes", "category of the column, --group d", "--drop d"],
+        ),
         (frame(label=NAMES, d=[f"u{row}" for row in range(24)]), ["column 'd'", "--one-hot d", "--id d", "--drop d"]),
         (frame(label=NAMES, d=pandas.Categorical(NAMES)), ["dtype category", "--one-hot d", "--drop d"]),
         (frame(label=NAMES, d=[[1, 2]] * 24), ["column 'd'", "needs numbers", "--drop d"]),

@@ -95,6 +95,7 @@ def kernels_of_the_engine() -> set[str]:
     rules = {
         "adamshap_fused_{kind}": ("sgd", "frozen", "linearized", "previous", "nodes"),
         "adamshap_split_{kind}": ("frozen", "linearized", "nodes", "even"),
+        "adamshap_own_share_{kind}": ("squared", "weight"),
         "adamshap_{name}": ACTIVATIONS,
     }
     found = set()
