@@ -13,7 +13,14 @@ from adamshap.reference.contract import AUTO, GRADIENTS, MARGINAL_LOSSES, MARGIN
 from adamshap.verify.edges.properties import DRAWN_EDGES
 from adamshap.verify.implementation import Query
 from adamshap.verify.property import ANY, Asker, Case, Check, Disagreement, Property, asker
-from adamshap.verify.property_cases import STEPS, cases, micro_batch_cases, score_cases, utility_cases
+from adamshap.verify.property_cases import (
+    STEPS,
+    cases,
+    micro_batch_cases,
+    score_cases,
+    steps_with_own_shares,
+    utility_cases,
+)
 from adamshap.verify.property_checks import (
     a_duplicate_batch_halves_the_scores,
     agrees,
@@ -210,7 +217,12 @@ _AUTO: tuple[Property, ...] = (
             f"Scores with slope '{AUTO}' are the oracle's.",
             "S = (1 − λ) S_secant + λ S_random_order",
             "scores",
-            score_cases(slope=AUTO, per_validation=st.booleans(), nodes=st.sampled_from([(4, 4), (2, 3)])),
+            score_cases(
+                of=steps_with_own_shares(),
+                slope=AUTO,
+                per_validation=st.booleans(),
+                nodes=st.sampled_from([(4, 4), (2, 3)]),
+            ),
         ),
         features=frozenset({AUTO}),
     ),

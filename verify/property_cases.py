@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from adamshap.reference import models
 from adamshap.reference.contract import GRADIENTS, SLOPES, Step
 from adamshap.verify.implementation import Query
 from adamshap.verify.models import PERCEPTRON
@@ -32,6 +33,31 @@ def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st
     fixed = {name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in options.items()}
     query = st.fixed_dictionaries(drawn | fixed).map(lambda given: Query("scores", given))
     return st.builds(Case, STEPS if of is None else of, query, seeds)
+
+
+SINGLE = np.finfo(np.float32)
+OWN_SHARES = (0.15, 0.19, 0.21, 0.24, 0.3)
+"""Own shares q g²/(κ + q g²); squared, the three in the middle are between the thresholds of "auto", 1/32 and 1/16."""
+
+
+@st.composite
+def steps_with_own_shares(draw: Any, of: st.SearchStrategy[Step] = STEPS) -> Step:
+    """Return steps of `of`; in three of four that are not the first of a run, v gives one own share to all coordinates.
+
+    Without them few steps have an own share near the thresholds, where both slopes count.
+    """
+    step = draw(of)
+    share = draw(st.sampled_from(OWN_SHARES), label="own share")
+    if step.state.step == 0 or draw(st.integers(0, 3), label="as drawn") == 0:
+        return step
+    v = {}
+    for name, x in models.sample_gradients(step).items():
+        beta2, kept = step.settings(name).betas[1], step.state.v[name]
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            wanted = ((1 / np.float64(beta2) - 1) * (1 / share - 1) * x.sum(axis=0) ** 2).astype(kept.dtype)
+        # A v of 0 could make D(0) 0; steps are drawn in float64, and may be asked for in float32.
+        v[name] = np.where((wanted > SINGLE.smallest_normal) & (wanted < SINGLE.max), wanted, kept)
+    return replace(step, state=replace(step.state, v=v))
 
 
 @st.composite

@@ -21,6 +21,7 @@ from adamshap.gpu.scores import contract
 from adamshap.gpu.sketch import Sketch
 from adamshap.reference.contract import (
     ACTIVATIONS,
+    AUTO,
     GRADIENTS,
     LOSSES,
     MARGINAL_LOSSES,
@@ -159,7 +160,10 @@ def _queries() -> dict[str, list[Query]]:
         "utility": [Query("utility", {"coalition": np.arange(N) % 2 == 0})],
         "influence": [Query("influence")],
     }
-    found |= {f"slope {slope}": [scores(slope=slope, gradient=gradient) for gradient in GRADIENTS] for slope in SLOPES}
+    found |= {
+        f"slope {slope}": [scores(slope=slope, gradient=gradient) for gradient in GRADIENTS]
+        for slope in (*SLOPES, AUTO)
+    }
     found |= {
         "each validation sample": [scores(slope=slope, per_validation=True) for slope in ("sgd", "random_order")],
         "efficient scores": [scores(efficient=True)],
@@ -182,7 +186,7 @@ def _layer_queries() -> list[Query]:
 
 
 def _slope_queries() -> list[Query]:
-    options = [{"slope": slope, "gradient": "midpoint"} for slope in (*SLOPES, TWO_TERM)]
+    options = [{"slope": slope, "gradient": "midpoint"} for slope in (*SLOPES, AUTO, TWO_TERM)]
     return [Query("update"), Query("influence"), *(Query("scores", each) for each in options)]
 
 
