@@ -46,7 +46,7 @@ def steps_with_own_shares(draw: Any, of: st.SearchStrategy[Step] = STEPS) -> Ste
 
     Without them few steps have an own share near the thresholds, where both slopes count.
     """
-    step = draw(of)
+    step: Step = draw(of)
     share = draw(st.sampled_from(OWN_SHARES), label="own share")
     if step.state.step == 0 or draw(st.integers(0, 3), label="as drawn") == 0:
         return step
