@@ -29,6 +29,7 @@ from adamshap.gpu.jit import FAST, compiled
 from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import (
     NEGLIGIBLE,
+    SHARE_BLOCK,
     SMALL_ANGLE,
     AdamScalars,
     FitPlan,
@@ -51,7 +52,6 @@ BLOCK = 256  # elements; the scratch slots of a block take 13 KiB in float32
 FLOPS_OF_A_STEP = 200  # cost of Adam's step per element, as flops of matrix products that take as long
 FLOPS_OF_A_NODE = 140  # and of each node of the slope
 FLOPS_OF_A_SHARE = 60  # and of its own share for "auto"
-SHARE_BLOCK = 1 << 16  # elements whose own shares are summed, whatever the number of threads
 SLOPE_KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4, "at_rest": 5}
 SPLIT_KINDS = {"frozen": 0, "linearized": 1, "nodes": 2, "even": 3}
 

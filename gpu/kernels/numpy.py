@@ -62,6 +62,7 @@ import numpy as np
 from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, ParameterState, TwoTermOut
 from adamshap.gpu.kernels.plan import (
     NEGLIGIBLE,
+    SHARE_BLOCK,
     SMALL_ANGLE,
     AdamScalars,
     FitPlan,
@@ -83,8 +84,6 @@ __all__ = ["adam_step", "auto_plan", "excess", "fused_step", "momentum_split", "
 SPLIT_BLOCK = 1 << 14
 """Elements of the split at a time: a dozen temporaries of this size fit in a core's cache."""
 
-SHARE_BLOCK = 1 << 16
-"""Elements of the own share at a time, so that its sum depends on nothing else."""
 
 FIT_BLOCK = 1 << 13
 """Elements of the fit at a time, which has two dozen temporaries."""

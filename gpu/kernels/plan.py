@@ -29,6 +29,7 @@ from adamshap.reference.contract import AUTO, Adam, StepNumber
 __all__ = [
     "NEGLIGIBLE",
     "OWN_SHARES",
+    "SHARE_BLOCK",
     "SMALL_ANGLE",
     "SPLIT_SLOPES",
     "AdamScalars",
@@ -150,6 +151,8 @@ def slope_plan(slope: str, nodes: tuple[int, int], n: int, denominator: str = "e
 
 OWN_SHARES = (1 / 32, 1 / 16)
 """Mean squared own share up to which "auto" is "secant", and from which it is "random_order" (docs/method.md 4)."""
+SHARE_BLOCK = 1 << 16
+"""Elements whose own shares the host sums at a time, so that no sum depends on the number of threads."""
 
 
 @cache

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from adamshap.gpu.case import Case
+from adamshap.gpu.validation import mean_loss
 from adamshap.reference.adam import decayed, step_coefficients, update_map
 from adamshap.reference.contract import Array, Params, Step
 from adamshap.reference.game import coalition_gradient, sampled_shapley_values, shapley_values
@@ -39,13 +40,12 @@ Utility = Callable[..., float]
 def utilities(step: Step) -> Iterator[Utility]:
     """Give the function from a coalition's gradient to its utility; the loss is the engine's, in float64."""
     case = Case.of(step, "cpu", "float64")
-    context, stack, batch = case.context, case.context.stack, case.batch
+    context, batch = case.context, case.batch
     start, c = decayed(step), step_coefficients(step)
     with context.at_work():
-        workspace = stack.workspace(context, "valid", batch.valid_x)
 
         def loss(params: Mapping[str, Array]) -> float:
-            return float(stack.losses(context, workspace, params, batch.valid_y).mean(dtype="float64"))
+            return float(mean_loss(context, dict(params), batch.valid_x, batch.valid_y))
 
         before = loss(step.params)
 

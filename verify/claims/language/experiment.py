@@ -9,7 +9,7 @@ import numpy as np
 from adamshap import gpu
 from adamshap.reference import models
 from adamshap.reference.adam import Coefficients, step_coefficients, update_map
-from adamshap.reference.contract import AdamState, Array, MarginalKind, Params, Step, batch_order
+from adamshap.reference.contract import SLOPES, AdamState, Array, MarginalKind, Params, Step, batch_order
 from adamshap.reference.slopes import step_slopes
 from adamshap.reference.two_term import (
     OWN_NODES,
@@ -40,7 +40,6 @@ from adamshap.verify.claims.language.settings import Exact, Run
 from adamshap.verify.claims.statistics import Record, pearson
 from adamshap.verify.claims.stepping import FROZEN, LINEARIZED, NODES, RANDOM_ORDER, SECANT, SGD, Estimator, label
 
-SLOPES = ("sgd", "frozen", "linearized", "tangent", "secant", "random_order")
 EVERY: tuple[Estimator, ...] = (
     SGD,
     ("sgd", "midpoint"),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from adamshap.reference.contract import SLOPES
 from adamshap.verify.claims import plots
 from adamshap.verify.claims.language import tables_of_runs
 from adamshap.verify.claims.language.exact import (
@@ -24,7 +25,6 @@ from adamshap.verify.claims.language.experiment import (
     ONE_TERM,
     SEEN,
     SHOWN,
-    SLOPES,
     STEP_MEAN,
     TWO_TERM,
     with_history,
