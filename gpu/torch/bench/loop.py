@@ -86,7 +86,7 @@ class Loop:
                 model,
                 optimiser,
                 validation=lambda: loss_of(model)(*valid),
-                n_samples=sizes.n,
+                n_samples=3 * sizes.n,
                 with_sgd=False,
                 check_every=LONG,
                 **options,
