@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -413,18 +414,22 @@ def test_of_rank_one_several_groups_are_exact_all_the_same(device: Any) -> None:
 
 @in_each_dtype
 @pytest.mark.parametrize("variance", ["exact", "rank_one"])
-def test_samples_of_a_convolution_divided_among_threads(
-    dtype: Any, variance: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "name", "positions"), [("convolution", "k", 4), ("outer", "w", 2), ("outer", "w", 9)]
+)  # of linear layers by pairs of positions, and by x_i
+def test_samples_divided_among_threads(
+    dtype: Any, variance: str, kind: str, name: str, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three parts of seven samples, unfolded one at a time, against all of them at once."""
-    context, drawn = context_of("convolution", "cpu", dtype), Drawn("convolution", 7, 4, 0, "cpu", dtype)
+    """Three parts of seven samples, computed one at a time, against all of them at once."""
+    context, drawn = context_of(kind, "cpu", dtype), Drawn(kind, 7, positions, 0, "cpu", dtype)
     whole, parts = Norms(), Norms()
     add_norms(context, whole, drawn.captures, variance)
-    wanted = [np.array(one) for one in vars(whole["k"]).values() if one is not None]
+    wanted = [np.array(one) for one in vars(whole[name]).values() if one is not None]
     monkeypatch.setattr(window_products, "CACHED", 1)
+    monkeypatch.setattr(import_module("adamshap.gpu.captures.outer_products"), "POSITION_PAIRS", 1)
     monkeypatch.setattr(threads, "FLOPS_WORTH_A_THREAD", 1)
     with threads.own_threads(3):
         add_norms(context, parts, drawn.captures, variance)
-    got = [one for one in vars(parts["k"]).values() if one is not None]
+    got = [one for one in vars(parts[name]).values() if one is not None]
     for ours, theirs in zip(got, wanted, strict=True):
         assert_within(ours, theirs.astype(float), rounding(theirs.astype(float), 60, dtype), variance)

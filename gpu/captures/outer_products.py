@@ -26,6 +26,7 @@ from adamshap.gpu.captures.roots import sample_roots
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import score_product
 from adamshap.gpu.squares import row_norms
+from adamshap.gpu.threads import in_parts
 from adamshap.reference.contract import refuse
 
 if TYPE_CHECKING:
@@ -181,17 +182,21 @@ class OuterProducts:
         fractions, apart = (xp.empty(n, self.a.dtype) for _ in range(2))
         by_pairs = positions * sum(self.widths) <= math.prod(self.widths)
         block = max(POSITION_PAIRS // positions**2, 1) if by_pairs else 1
-        for first in range(0, n, block):
-            rows = slice(first, first + block)
-            if by_pairs:
-                (squares, length), (others, other) = (_pairs_of_positions(xp, x[rows]) for x in (self.a, self.b))
-                squares *= others
-            else:
-                (a, length), (b, other) = (_of_unit_length(xp, x[rows]) for x in (self.a, self.b))
-                squares = xp.matmul(b.swapaxes(1, 2), a)
-                squares *= squares
-            fractions[rows] = squares.reshape(len(squares), -1).sum(axis=1)
-            apart[rows] = length * other
+
+        def samples(low: int, high: int) -> None:
+            for first in range(low, high, block):
+                rows = slice(first, min(first + block, high))
+                if by_pairs:
+                    (squares, length), (others, other) = (_pairs_of_positions(xp, x[rows]) for x in (self.a, self.b))
+                    squares *= others
+                else:
+                    (a, length), (b, other) = (_of_unit_length(xp, x[rows]) for x in (self.a, self.b))
+                    squares = xp.matmul(b.swapaxes(1, 2), a)
+                    squares *= squares
+                fractions[rows] = squares.reshape(len(squares), -1).sum(axis=1)
+                apart[rows] = length * other
+
+        in_parts(samples, n, 2 * n * self.pair_macs)
         return apart * xp.sqrt(xp.maximum(fractions, fractions.dtype.type(0))), apart
 
     def signed_roots(self, context: EngineContext) -> OuterProducts:

@@ -25,11 +25,10 @@ import numpy as np
 
 from adamshap.gpu.backend import Backend
 from adamshap.gpu.captures import Capture, Captures
-from adamshap.gpu.squares import row_norms
 from adamshap.reference.contract import Array
 from adamshap.torch.captures.roundoff import Roundoff
 from adamshap.torch.checks.factor import LOOSE, UNITS, Comparison, common_factor
-from adamshap.torch.checks.numbers import fetched
+from adamshap.torch.checks.numbers import fetched, norm_of
 from adamshap.torch.processes import Processes
 
 __all__ = ["Passes", "cheapest", "factor_of", "size_of"]
@@ -207,19 +206,13 @@ def _grain(xp: Any, use: Capture, total: Array, terms: bool) -> Array:
 
 def size_of(xp: Any, use: Capture, axes: int) -> Any:
     """Return a bound on Σ_i ‖x_i‖, before terms of opposite sign cancel."""
-    terms = getattr(use, "terms", None)
-    arrays = list(use.kept().values()) if terms is None else [terms]
+    known = getattr(use, "bound", None)
+    if known is not None:
+        return known
+    arrays = list(use.kept().values())
     rows = math.sqrt(max(math.prod(arrays[-1].shape[:-1]), 1))
     if len(arrays) == 1 or axes == 1:  # x or b alone; the input of a bias is 1
-        return rows * _norm(xp, arrays[-1])
-    a, b = (_norm(xp, array) for array in arrays[:2])
+        return rows * norm_of(xp, arrays[-1])
+    a, b = (norm_of(xp, array) for array in arrays[:2])
     window = getattr(use, "windows", None)
     return a * b * (1.0 if window is None else math.sqrt(math.prod(window.kernel)))
-
-
-def _norm(xp: Any, array: Array) -> Any:
-    """Return the norm of a large array in its own precision, unless squares over- or underflow there."""
-    if xp is not np:
-        return row_norms(xp, array.reshape(1, -1))[0].astype(np.float64)
-    norm = float(np.linalg.norm(array.ravel()))
-    return np.float64(norm if 0 < norm < math.inf else float(np.linalg.norm(array.astype(np.float64).ravel())))

@@ -39,9 +39,9 @@ RESOLVERS.append(resolve)
 
 
 def _conv1d(use: Use) -> Iterable[Capture]:
-    weight, bias, b = use.names.get("weight"), use.names.get("bias"), array_of(use.b)
+    weight, bias, b = use.names.get("weight"), use.names.get("bias"), use.b.contiguous()
     if weight is not None:  # the input's and the output's places are exchanged: Σ_t a_t b_tᵀ
-        yield outer_products(weight, None, b, array_of(use.a))
+        yield outer_products(weight, None, array_of(b), array_of(use.a))
     if bias is not None:
         yield position_sums(bias, b)
 

@@ -15,12 +15,12 @@ __all__ = ["linear_captures"]
 
 def linear_captures(weight: str | None, bias: str | None, a: torch.Tensor, b: torch.Tensor) -> Iterable[Capture]:
     """Return the captures of ``W a + p`` with the gradients b; None for a parameter that is not trained."""
-    gradient = array_of(b)
+    b = b.contiguous()
     apart = bias is not None and (weight is None or b.ndim > 2)
     if weight is not None:
-        yield outer_products(weight, None if apart else bias, array_of(a), gradient)
+        yield outer_products(weight, None if apart else bias, array_of(a), array_of(b))
     if bias is not None and apart:  # summed once, while b is in the cache; the scores read the sums
-        yield position_sums(bias, gradient)
+        yield position_sums(bias, b)
 
 
 @register(nn.Linear)
