@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from adamshap.gpu.backend import Backend, DeviceName, DtypeName, pick_backend
+from adamshap.gpu.backend import DeviceName, DtypeName, pick_backend
 from adamshap.gpu.carry_account import CarryAccount, refuse_with_carry
 from adamshap.gpu.case import Case
 from adamshap.gpu.counting import completed_after
 from adamshap.gpu.game import Game, marginals_of
 from adamshap.gpu.hyperparameters import refuse_division_by_zero, refuse_previous
+from adamshap.gpu.products import refuse_score_dtype
 from adamshap.gpu.run import OpenAccount, attributed_run
 from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.sketch import Sketch
@@ -186,7 +185,7 @@ def scores(
     estimator = Estimator(
         slope, gradient, efficient, per_validation, nodes, denominator, kind, variance, rank, score_dtype, contraction
     )
-    _refuse_score_dtype(estimator, backend)
+    refuse_score_dtype(estimator, backend)
     if estimator.denominator == "previous":
         refuse_previous(step)
     estimator.refuse_first_step(step.state.step)
@@ -466,7 +465,7 @@ def attribute(
     estimator = Estimator(
         slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype, contraction
     )
-    _refuse_score_dtype(estimator, backend)
+    refuse_score_dtype(estimator, backend)
     estimator.refuse_large_batches(min(config.batch_size, train.n), train.n)
     open_account: OpenAccount
     if credit == "carry":
@@ -480,10 +479,3 @@ def attribute(
     about = f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where}, {dtype}"
     setup = RunSetup.of(config, estimator, held, backend, with_sgd, logged(on_step, about), on_checkpoint, resume)
     return attributed_run(setup, open_account)
-
-
-def _refuse_score_dtype(estimator: Estimator, backend: Backend) -> None:
-    """Refuse a `score_dtype` except for float32 on a CUDA device."""
-    if estimator.score_dtype is not None and not (backend.on_cuda and backend.dtype == np.float32):
-        where = f"{backend.dtype} on {'a CUDA device' if backend.on_cuda else 'the host'}"
-        refuse("score_dtype", f"{estimator.score_dtype!r} for {where}", "None, or float32 on a CUDA device")

@@ -1,9 +1,9 @@
 """The context of a step: the model's forward and backward pass, the backend, its routines and buffers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,9 @@ class EngineContext:
         The computation in progress, for error messages.
     parts : int, optional
         Number of parts that work is divided into; None: one per processor.
+    bfloat16_product : callable, optional
+        Function of a, b and an array that writes ``a b`` there, both rounded to bfloat16, by threads of its own: on the
+        host, where NumPy has no such product.
     """
 
     model: Model
@@ -49,6 +52,7 @@ class EngineContext:
     shapes: Mapping[str, tuple[int, ...]]
     place: Place = field(default_factory=Place)
     parts: int | None = None
+    bfloat16_product: Callable[[Any, Any, Any], None] | None = None
 
     def now(self, phase: str, samples: slice | str | None = None) -> None:
         """Record the phase and the samples of the computation, for the message when memory runs out."""

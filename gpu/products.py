@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from adamshap.gpu.backend import Backend
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.threads import in_parts
+from adamshap.reference.contract import Estimator, refuse
 
-__all__ = ["FEW_ROWS", "product", "product_by_rows", "score_product"]
+__all__ = ["FEW_ROWS", "product", "product_by_rows", "refuse_score_dtype", "score_product"]
 
 FEW_ROWS = 64
 """Number of rows below which they are not divided among threads: reading the weights then takes most of the time."""
@@ -37,7 +39,7 @@ def product_by_rows(context: EngineContext, a: Any, b: Any) -> Any:
 
 
 def score_product(context: EngineContext, a: Any, p: Any, out: Any, score_dtype: str | None) -> None:
-    """Write ``a p`` in the run's dtype, in TF32, or in float16 with both factors scaled to at most 1."""
+    """Write ``a p`` in the run's dtype, in TF32, in float16 with both factors scaled to at most 1, or in bfloat16."""
     xp = context.backend.xp
     if score_dtype == "tf32":
         from cupy._core import _routines_linalg as linalg  # no public switch: CUPY_TF32 is read once, at import
@@ -52,5 +54,22 @@ def score_product(context: EngineContext, a: Any, p: Any, out: Any, score_dtype:
     elif score_dtype == "float16":
         tops = [xp.maximum(abs(x).max(), xp.finfo(x.dtype).tiny) for x in (a, p)]
         xp.multiply((a / tops[0]).astype("float16") @ (p / tops[1]).astype("float16"), tops[0] * tops[1], out=out)
+    elif score_dtype == "bfloat16":
+        if context.bfloat16_product is None:
+            raise AssertionError("no product in bfloat16")
+        context.bfloat16_product(a, p, out)
     else:
         xp.matmul(a, p, out=out)
+
+
+def refuse_score_dtype(estimator: Estimator, backend: Backend, *, in_a_loop: bool = False) -> None:
+    """Refuse a `score_dtype` that the device does not have; "bfloat16" is PyTorch's, `in_a_loop` of it on the host."""
+    kind, known = estimator.score_dtype, ("bfloat16",) * in_a_loop
+    if backend.on_cuda:
+        known = ("tf32", "float16")
+    if kind is None or (kind in known and backend.dtype == np.float32):
+        return
+    where = f"{backend.dtype} on {'a CUDA device' if backend.on_cuda else 'the host'}"
+    needs = "None, or float32 on a CUDA device ('tf32', 'float16')"
+    loop = "a model in float32 on the host" if in_a_loop else "adamshap.torch with a model in float32 on the host"
+    refuse("score_dtype", f"{kind!r} for {where}", f"{needs}, or {loop} ('bfloat16')")

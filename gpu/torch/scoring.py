@@ -29,6 +29,7 @@ from adamshap.torch.forward_mode.step import ForwardStep
 from adamshap.torch.forward_mode.verification import Verification
 from adamshap.torch.joint_norms import join_norms
 from adamshap.torch.processes import Processes
+from adamshap.torch.products import ROUNDING, bfloat16_product
 from adamshap.torch.validation import ValidationStack
 
 __all__ = ["Given", "SampleGradients", "Scorer", "chunks_of", "context_of", "products_of"]
@@ -38,7 +39,8 @@ def context_of(backend: Backend, stack: ValidationStack) -> EngineContext:
     """Return the engine's context for a PyTorch model."""
     shapes = {name: tuple(p.shape) for name, p in stack.named.items()}
     model: Any = stack.model
-    return EngineContext(model, stack, backend, kernels_for(backend), ops_for(backend), Buffers(backend), shapes)
+    parts = kernels_for(backend), ops_for(backend), Buffers(backend)
+    return EngineContext(model, stack, backend, *parts, shapes, bfloat16_product=bfloat16_product)
 
 
 def chunks_of(
@@ -195,7 +197,9 @@ class Scorer:
         result = self._own(result, len(given.index))
         if given.x.compare is not None and result.sgd_scores is not None and start is not None:
             gamma = {use.name: use.x for use in start.uses if isinstance(use, Dense)}
-            lrs, roundoffs = given.hyperparameters.lrs, given.x.roundoffs.values()
+            lrs, roundoffs = given.hyperparameters.lrs, list(given.x.roundoffs.values())
+            if self.estimator.score_dtype is not None:
+                roundoffs.append(Roundoff(ROUNDING / 2))  # of both factors
             if not adds_up(context.backend, result.sgd_scores, gamma, given.gradients, lrs, roundoffs, self.processes):
                 given.x.compare()
         return result, new
@@ -209,7 +213,8 @@ class Scorer:
 
     def verify(self, given: Given, forward: ForwardStep) -> None:
         """Compare the samples' scores, without a sketch of P, with the derivatives of their losses."""
-        estimator = replace(self.estimator, contraction="forward", rank=None, efficient=False)
+        exact: dict[str, Any] = {"rank": None, "score_dtype": None}
+        estimator = replace(self.estimator, contraction="forward", efficient=False, **exact)
         both = Verification(forward, given.x.chunks, given.x.factor, given.index)
         Scorer(self.context, estimator, False).score(given, [both.chunk])
 

@@ -32,7 +32,7 @@ ScoreSlope = Literal[Slope, "auto", "two_term"]
 Gradient = Literal["start", "midpoint", "path"]
 Denominator = Literal["exact", "previous"]
 Variance = Literal["exact", "rank_one"]
-ScoreDtype = Literal["tf32", "float16"]
+ScoreDtype = Literal["tf32", "float16", "bfloat16"]
 Contraction = Literal["ghost", "forward"]
 SLOPES: tuple[str, ...] = get_args(Slope)
 SCORE_SLOPES: tuple[str, ...] = get_args(ScoreSlope)
@@ -71,8 +71,8 @@ class Estimator:
         σ² of "random_order", "auto" and "two_term". The oracle has only "exact".
     rank : int, optional
         Rank of the engine's sketch of P, not with "two_term"; None is exact.
-    score_dtype : {"tf32", "float16"}, optional
-        Precision of the engine's contraction on a CUDA device.
+    score_dtype : {"tf32", "float16", "bfloat16"}, optional
+        Precision of the engine's contraction: the first two on a CUDA device, the last in a PyTorch loop on the host.
     contraction : {"ghost", "forward"}
         ⟨P, x_i⟩ from x_i (oracle) or captures (engine), or as the derivative of the loss along P; the latter not with
         "two_term", `rank` and `score_dtype`.

@@ -86,7 +86,7 @@ class Loop:
                 model,
                 optimiser,
                 validation=lambda: loss_of(model)(*valid),
-                n_samples=3 * sizes.n,
+                n_samples=2 * sizes.n,  # "auto" refuses batches of more than half of them
                 with_sgd=False,
                 check_every=LONG,
                 **options,
