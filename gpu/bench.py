@@ -62,17 +62,25 @@ def bench_command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of --model gpt.", show_default="one per processor")
     ] = None,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="With --model gpt: models of 0.1 to 3 million parameters, in one table.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
 ) -> None:
     """Measure the cost of attribution relative to plain training, and the time of each part."""
     if out is not None and not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"got {str(out)!r}, whose folder does not exist", param_hint="--out")
     _refuse_combinations(model, against, checkout, device, threads)
+    _refuse_with_sizes(sizes, model, against, slope)
     if model == "gpt":
         gpt = _bench_of_gpt()
         estimator = None if slope is None else {"slope": slope, "gradient": gradient}
-        rows = [row for case in gpt.CASES for row in gpt.measure_gpt(case, rank, estimator, against, checkout, threads)]
-        show_rows = gpt.show_gpt
+        cases, some, show_rows = gpt.CASES, None, gpt.show_gpt
+        if sizes:
+            cases, some, show_rows = gpt.SMALLER, gpt.BY_SIZE, gpt.show_sizes
+        rows = []
+        for case in cases:
+            rows += gpt.measure_gpt(case, rank, estimator, against, checkout, threads, some)
     else:
         used, peer = slope or "random_order", "torch" if against else None
         rows, show_rows = [row for case in CASES for row in measure(case, used, gradient, rank, device, peer)], show
@@ -105,6 +113,18 @@ def _refuse_combinations(
             raise typer.BadParameter("got 'cuda' with --model gpt, which runs on the CPU", param_hint="--device")
     if checkout is not None and against != "ghostsuite":
         raise typer.BadParameter("got a folder without --against ghostsuite", param_hint="--checkout")
+
+
+def _refuse_with_sizes(sizes: bool, model: str | None, against: str | None, slope: str | None) -> None:
+    """Refuse options that do not go together with --sizes."""
+    if not sizes:
+        return
+    if model is None:
+        raise typer.BadParameter("got the option without --model gpt, whose sizes they are", param_hint="--sizes")
+    for option, value in (("--against", against), ("--slope", slope)):
+        if value is not None:
+            got = f"got {value!r} with --sizes, whose table has its own steps"
+            raise typer.BadParameter(got, param_hint=option)
 
 
 def _bench_of_gpt() -> Any:

@@ -2,10 +2,13 @@
 
 import json
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -16,7 +19,7 @@ from adamshap.reference.command.main import GROUP, build
 from adamshap.torch.bench import against, gpt
 from adamshap.torch.bench.loop import Loop
 from adamshap.torch.bench.memory import peak_mib
-from adamshap.torch.bench.model import Sizes
+from adamshap.torch.bench.model import Model, Sizes
 
 TINY = Sizes(layers=1, heads=2, width=8, vocabulary=16, context=6, n=4)
 app = typer.Typer()
@@ -37,19 +40,48 @@ def test_json_has_a_row_for_each_step(tmp_path: Path) -> None:
     report = json.loads(result.output)
     assert json.loads(out.read_text()) == report
     names = ["plain"] + [f"{name}, {kind}" for name in gpt.ESTIMATORS for kind in ("exact", "rank 2")]
+    names.append("secant, bfloat16")
     assert [(row["n_val"], row["variant"]) for row in report["rows"]] == [(v, name) for v in (2, 1) for name in names]
     for row in report["rows"]:
         parts = row["parts_ms"]
         assert {"forward and backward", "Adam"} <= set(parts)
         scored = row["variant"] != "plain"
         assert scored == ({"checks", "slope and point of Γ", "validation pass", "P", "contraction"} <= set(parts))
-        assert ("norms of the samples" in parts) == ("random_order" in row["variant"])
-        assert ("computing factors of P" in parts) == ("rank" in row["variant"] and "exact" not in row["variant"])
+        assert ("norms of the samples" in parts) == ("random_order" in row["variant"] or "auto" in row["variant"])
+        assert ("computing factors of P" in parts) == row["variant"].endswith("rank 2")
         assert row["ms"] > 0
         assert (row["tied"], row["threads"], row["computes"]) == (True, 1, None)
         assert row["peak_ratio"] == (1.5 if scored else 1.0)
-        floors = {"exact": 12 / (16 + 3 * row["n_val"]), "rank 2": 4 / (4 + row["n_val"])}
+        floors = {
+            "exact": 12 / (16 + 3 * row["n_val"]),
+            "rank 2": 4 / (4 + row["n_val"]),
+            "bfloat16": 12 / (14 + 3 * row["n_val"]),
+        }
         assert row["floor"] == (floors[row["variant"].rsplit(", ", 1)[1]] if scored else 1.0)
+
+
+def test_scores_are_compared_with_exact_ones() -> None:
+    rows = {row["variant"]: row for row in gpt.measure_gpt(gpt.CASES[0], 2, threads=1)}
+    assert rows["plain"]["pearson_with_exact"] is None
+    for name, row in rows.items():
+        if name.endswith("exact"):
+            assert row["pearson_with_exact"] == pytest.approx(1.0, abs=1e-12)
+    assert rows["secant, rank 2"]["pearson_with_exact"] < 0.99999 < rows["secant, bfloat16"]["pearson_with_exact"] < 1
+
+
+def test_a_table_by_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [gpt.GptCase(replace(TINY, context=context), 2, 2) for context in (5, 6)]
+    monkeypatch.setattr(gpt, "SMALLER", cases)
+    arguments = ["--model", "gpt", "--sizes", "--rank", "2", "--threads", "1"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "240"})
+    assert result.exit_code == 0, result.output
+    count = sum(p.numel() for p in Model(TINY).parameters())
+    lines = [line for line in result.output.splitlines() if f"{count:,}" in line or f"{count - TINY.width:,}" in line]
+    assert len(lines) == len(cases)
+    assert all(line.count(", 1.50") == 6 for line in lines)
+    for name in ("secant, exact", "auto, rank 2", "random_order, rank 2"):
+        assert name in result.output
+    assert "of rank one" not in result.output
 
 
 def test_tables_of_one_slope() -> None:
@@ -62,13 +94,34 @@ def test_tables_of_one_slope() -> None:
     assert "random_order" not in result.output
 
 
+def test_in_late_steps_auto_is_secant() -> None:
+    """The moments keep their size, corrected for bias."""
+    scores = {}
+    for slope in ("secant", "auto"):
+        loop = Loop.of(TINY, 2, {"slope": slope}, 1)
+        assert loop.attribution is not None
+        for _ in range(3):
+            loop.step()
+        moments = [dict(state) for state in deepcopy(loop.optimiser.state_dict())["state"].values()]
+        loop.ripen()
+        for before, after in zip(moments, loop.optimiser.state.values(), strict=True):
+            assert (float(before["step"]), float(after["step"])) == (3, 1000)
+            for name, beta in (("exp_avg", 0.9), ("exp_avg_sq", 0.999)):
+                corrected = after[name] / (1 - beta**1000)
+                torch.testing.assert_close(corrected, before[name] / (1 - beta**3))
+        early = loop.attribution.result().scores
+        loop.step()
+        scores[slope] = loop.attribution.result().scores - early
+    np.testing.assert_allclose(scores["auto"], scores["secant"], rtol=1e-5)
+
+
 def test_a_loop_with_scores_trains_like_one_without() -> None:
     plain, scored = (Loop.of(TINY, 2, options, 1) for options in (None, {"slope": "secant"}))
     for _ in range(3):
         plain.step()
         scored.step()
     assert scored.attribution is not None
-    assert scored.attribution.result().seen.tolist() == [3] * TINY.n
+    assert scored.attribution.result().seen.tolist() == [3] * TINY.n + [0] * TINY.n  # the other half of the samples
     for p, q in zip(plain.model.parameters(), scored.model.parameters(), strict=True):
         assert torch.equal(p, q)
 
@@ -131,6 +184,9 @@ class GradDotProdEngine:
         (["--model", "gpt", "--checkout", "."], "without --against ghostsuite"),
         (["--model", "gpt", "--against", "ghostsuite"], "a checkout of"),
         (["--model", "gpt", "--against", "ghostsuite", "--checkout", "docs"], "a folder with ghostEngines/"),
+        (["--sizes"], "without --model gpt"),
+        (["--model", "gpt", "--sizes", "--slope", "sgd"], "got 'sgd' with --sizes"),
+        (["--model", "gpt", "--sizes", "--against", "opacus"], "got 'opacus' with --sizes"),
         (["--model", "mlp"], "is not one of 'gpt'"),
     ],
 )

@@ -14,6 +14,7 @@ from adamshap.torch.bench.model import Model, Sizes, build, loss_of
 __all__ = ["Clock", "Loop"]
 
 LONG = 10**6  # steps from one full self-check to the next: those timed have none
+LATE = 1000
 NAMES = {
     "forward pass": "validation pass",
     "pass over the parameters": "points of the path",
@@ -109,6 +110,18 @@ class Loop:
         self.clock.enter("checks")
         self.optimiser.step()
         self.clock.enter("end")
+
+    def ripen(self) -> None:
+        """Give the optimiser a late step's number, with the moments, corrected for bias, that it has.
+
+        In a run's first tens of steps "auto" is "random_order" everywhere.
+        """
+        for group in self.optimiser.param_groups:
+            for p in group["params"]:
+                state = self.optimiser.state[p]
+                for name, beta in zip(("exp_avg", "exp_avg_sq"), group["betas"], strict=True):
+                    state[name].mul_((1 - beta**LATE) / (1 - beta ** float(state["step"])))
+                state["step"].fill_(LATE)
 
     def _pass(self) -> None:
         loss: Any = loss_of(self.model)(*self.train)
