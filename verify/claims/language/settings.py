@@ -28,6 +28,7 @@ BASE = Shape()
 ROOT = Shape(width=48, depth=4, norm="rms", tied=False)
 DEEP = Shape(width=48, depth=6)
 LARGE = Shape(width=192, depth=3, heads=6)
+LARGEST = Shape(width=256, depth=4, heads=8, norm="rms", tied=False)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Settings:
 
 
 SOME = (1, 2, 3, 5, 10, 12, 15, 18, 22, 26, 30, 35, 40)
+LATE = {"examined": (10, 100, 200, 300, 500, 700, 1000, 1300, 1600, 1999, 2000), "thorough": (100, 1000, 2000)}
 SPARSE = (2, 12, 15, 18, 22, 26, 30, 35, 40)
 
 
@@ -118,14 +120,9 @@ def variants() -> tuple[Run, ...]:
         replace(base, change="n = 32", n=32, corpus=replace(HELP, train=160)),
         replace(base, change="n = 64", n=64, corpus=replace(HELP, train=320), examined=SPARSE, thorough=()),
         replace(base, change="T = 128", corpus=replace(HELP, length=128), examined=SPARSE, thorough=()),
-        replace(
-            base,
-            change="to t = 2,000",
-            corpus=replace(HELP, train=1600),
-            examined=(10, 100, 200, 300, 500, 700, 1000, 1300, 1600, 1999, 2000),
-            thorough=(100, 1000, 2000),
-        ),
+        *(replace(run, change="to t = 2,000", corpus=replace(run.corpus, train=1600), **LATE) for run in (base, untied)),
         replace(base, shape=LARGE, thorough=()),
+        replace(untied, shape=LARGEST, thorough=()),
     )
 
 
@@ -133,7 +130,7 @@ BOTH = (HELP, MIXTURE)
 MODELS = (BASE, ROOT, DEEP)
 CORE = tuple(Run(BOTH[(place + other) % 2], shape) for other in (0, 1) for place, shape in enumerate(MODELS))
 """Every model on both corpora; each of the first three has another model."""
-FULL = Settings(2, tuple(map(Marginals, (*CORE, *variants(), Run(PLAYS, BASE)))), whole_runs.FULL)
+FULL = Settings(3, tuple(map(Marginals, (*CORE, *variants(), Run(PLAYS, BASE)))), whole_runs.FULL)
 QUICK = Settings(
     1,
     tuple(

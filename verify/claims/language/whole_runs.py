@@ -1,7 +1,7 @@
 """The pieces of the study that follow whole runs: retraining, pruning, and finding passages. They need PyTorch."""
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adamshap.reference.contract import Adam, Schedule
 from adamshap.reference.weighting import Weighting
@@ -110,6 +110,7 @@ FINE_TUNING = Truth(
     Training(epochs=4, adam=Adam(lr=1e-3), scheduled=True),
     before=(Mixture("before", ("help", "docstrings"), train=1024, valid=2), Training(epochs=4)),
 )
+LARGER = replace(FINE_TUNING, name="fine-tuning, larger", model=Gpt(width=64, layers=4))
 WANTED = ("docstrings", "code", "licences", GIBBERISH)
 PRUNING = Pruning(
     Mixture("pruned", WANTED, train=320, valid=16, test=64, validation=WANTED[0]),
@@ -117,7 +118,7 @@ PRUNING = Pruning(
 )
 FINDING = Finding(Mixture("passages", ("docstrings",), length=97, train=128, valid=1, test=1), Training(epochs=6))
 
-FULL: tuple[WholeRun, ...] = (FINE_TUNING, FROM_SCRATCH, PRUNING, FINDING)
+FULL: tuple[WholeRun, ...] = (FINE_TUNING, LARGER, FROM_SCRATCH, PRUNING, FINDING)
 SMALL = Gpt(width=16)
 QUICK: tuple[WholeRun, ...] = (
     Truth(
