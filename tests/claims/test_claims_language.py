@@ -187,9 +187,13 @@ def test_blind_rows_are_in_every_pooled_table(records: list[dict[str, object]]) 
         rows = select(records, part="protocols", protocol=protocol)
         for target in distinct(rows, "target"):
             names = distinct(select(rows, target=target), "estimator")
-            assert {"history alone", "[mean of each step]", "sgd + start", "linearized + start + history"} <= set(names)
+            known = {"history alone", "[mean of each step]", "[first]"}
+            assert known | {"sgd + start", "linearized + start + history"} <= set(names)
+        exact = select(rows, target="first", estimator="[first]")
+        assert exact
+        assert all(r["pearson"] > 1 - 1e-12 for r in exact)
     within = select(records, part="protocols", protocol="within", target="first")
-    assert not any("history" in r["estimator"] for r in within)
+    assert not any("history" in r["estimator"] or r["estimator"].startswith("[") for r in within)
 
 
 def test_the_page_shows_every_part(records: list[dict[str, object]]) -> None:

@@ -53,6 +53,8 @@ EVERY: tuple[Estimator, ...] = (
 """Estimators of every examined step; thorough ones have all slopes with all places of the gradient."""
 HISTORY, STEP_MEAN = "history alone", "[mean of each step]"
 BLIND = (HISTORY, STEP_MEAN)
+EXACT_DATA = f"[{FIRST}]"
+"""The exact `first` as an estimator: perfect scores of the samples, without history."""
 WITH_HISTORY = (SGD, ("sgd", "midpoint"), LINEARIZED, ("linearized", "midpoint"), RANDOM_ORDER)
 RANGES = ((1, 1), (2, 2), (3, 10), (11, 100), (101, 10**9))
 """Ranges of steps for correlations within steps."""
@@ -194,8 +196,9 @@ def correlations(steps: Sequence[Examined], samples: int) -> Iterator[Record]:
             index = np.array([step.index for step in chosen])
             columns = {name: np.array([step.scores[name] for step in chosen]) for name in chosen[0].scores}
             columns[STEP_MEAN] = np.broadcast_to(wanted.mean(axis=1, keepdims=True), wanted.shape)
+            columns[EXACT_DATA] = np.array([step.targets[FIRST] for step in chosen])
             for name, values in columns.items():
-                if protocol == WITHIN and (name in BLIND or "history" in name):
+                if protocol == WITHIN and (name in (*BLIND, EXACT_DATA) or "history" in name):
                     continue  # constant in a step, or equal to the estimator without it
                 about = {"protocol": protocol, "place": place, "steps": len(chosen), "target": target}
                 found = protocols.summary(protocol, values, wanted, index, samples)

@@ -20,6 +20,7 @@ from adamshap.verify.claims.language.exact import (
 from adamshap.verify.claims.language.experiment import (
     BLIND,
     CHANGE,
+    EXACT_DATA,
     HISTORY,
     LATER,
     ONE_TERM,
@@ -52,6 +53,7 @@ KEY = (
     (WITHIN, FIRST, LINEAR),
     (POOLED, PAPER, SGD_),
     (POOLED, PAPER, LINEAR),
+    (POOLED, PAPER, EXACT_DATA),
     (POOLED, PAPER, HISTORY),
     (POOLED, PAPER, with_history(SGD_)),
     (POOLED, PAPER, with_history(LINEAR)),
@@ -137,8 +139,9 @@ def _short(found: Spread) -> str:
 def _shown(rows: Sequence[Record]) -> list[str]:
     """Return the estimators of the tables: blind ones first, and few of those whose Γ is at another place."""
     hidden = ("sgd + midpoint", "random_order + start", "linearized + midpoint, ", "linearized + midpoint + ")
-    names = [name for name in distinct(rows, "estimator") if name not in BLIND and not name.startswith(hidden)]
-    return [*(name for name in BLIND if select(rows, estimator=name)), *names]
+    front = (*BLIND, EXACT_DATA)
+    names = [name for name in distinct(rows, "estimator") if name not in front and not name.startswith(hidden)]
+    return [*(name for name in front if select(rows, estimator=name)), *names]
 
 
 def _protocols(core: Sequence[Record], protocol: str, place: str, key: str) -> Table:
@@ -154,7 +157,7 @@ def _protocols(core: Sequence[Record], protocol: str, place: str, key: str) -> T
     how = {WITHIN: "within steps", POOLED: "pooled over steps", TOTALS: "of each sample's total over the steps"}
     return Table(
         f"{name} {how[protocol]} from t = {place.removeprefix('t ≥ ')} on, by target: mean ± sd over models, corpora"
-        " and seeds (least to greatest).",
+        " and seeds (least to greatest). In square brackets: computed from exact utilities.",
         ["estimator", *columns],
         [[f"`{estimator}`", *(cell(estimator, target) for target in columns)] for estimator in _shown(chosen)],
     )
@@ -317,7 +320,8 @@ def _findings(rows: Sequence[Record], core: Sequence[Record]) -> list[str]:
         f"within steps with `first`: `{SGD_}` {over(WITHIN, FIRST, SGD_)}, `{LINEAR}` {over(WITHIN, FIRST, LINEAR)},"
         f" `{ORDER}` {over(WITHIN, FIRST, ORDER)};",
         f"pooled with U({{i}}), history inside: `{SGD_}` {over(POOLED, PAPER, SGD_)}, `{LINEAR}`"
-        f" {over(POOLED, PAPER, LINEAR)}, `{HISTORY}` {over(POOLED, PAPER, HISTORY)}, `{with_history(SGD_)}`"
+        f" {over(POOLED, PAPER, LINEAR)}, the exact `{FIRST}` {over(POOLED, PAPER, EXACT_DATA)}, `{HISTORY}`"
+        f" {over(POOLED, PAPER, HISTORY)}, `{with_history(SGD_)}`"
         f" {over(POOLED, PAPER, with_history(SGD_))}, `{with_history(LINEAR)}`"
         f" {over(POOLED, PAPER, with_history(LINEAR))};",
         f"pooled with `first`, no history: `{SGD_}` {over(POOLED, FIRST, SGD_)}, `{LINEAR}`"

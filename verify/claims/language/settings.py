@@ -120,7 +120,10 @@ def variants() -> tuple[Run, ...]:
         replace(base, change="n = 32", n=32, corpus=replace(HELP, train=160)),
         replace(base, change="n = 64", n=64, corpus=replace(HELP, train=320), examined=SPARSE, thorough=()),
         replace(base, change="T = 128", corpus=replace(HELP, length=128), examined=SPARSE, thorough=()),
-        *(replace(run, change="to t = 2,000", corpus=replace(run.corpus, train=1600), **LATE) for run in (base, untied)),
+        *(
+            replace(run, change="to t = 2,000", corpus=replace(run.corpus, train=1600), **LATE)
+            for run in (base, untied)
+        ),
         replace(base, shape=LARGE, thorough=()),
         replace(untied, shape=LARGEST, thorough=()),
     )
