@@ -63,6 +63,8 @@ def test_every_score_meets_every_truth(records: list[Record]) -> None:
     section = language.section(language.Settings(1, whole=(CASE,)), records)
     table = section.tables[-1]
     assert len(table.rows) == len({r["score"] for r in select(records, part="truth")}) + 2
+    corpus = load(CASE.corpus, 0)
+    assert f" {truth.model_of(corpus, MODEL, 1).start.numel():,} parameters" in table.caption
     assert len(section.findings) == len(whole_runs.TRUTHS)
 
 

@@ -69,7 +69,8 @@ def _spread(records: Sequence[Record], key: str, **wanted: object) -> Spread:
 
 def _truth_table(truth: Sequence[Record], noise: Sequence[Record], case: str) -> Table:
     caption = (
-        f"Whole run, {case}: Spearman of the scores with retraining, ± over seeds and sources of validation passages."
+        f"Whole run, {case}, {noise[0]['parameters']:,} parameters: Spearman of the scores with retraining, ± over"
+        " seeds and sources of validation passages."
     )
     rows = [
         [f"`{name}`", *(_text(_spread(truth, "spearman", score=name, truth=one)) for one in TRUTHS)]

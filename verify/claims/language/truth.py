@@ -160,6 +160,7 @@ def measure(case: Truth, seed: int) -> Iterator[Record]:
             **common,
             "part": "noise",
             "source": source,
+            "parameters": flat.start.numel(),
             "ceiling": ceiling(repeated[..., k]),
             "same with new": spearman(truths[SAME], truths[NEW]),
             "loss": float(effects[-1, k]),
