@@ -25,20 +25,22 @@ from adamshap.gpu.bench_timing import (
     milliseconds,
     quartiles,
     timed_rounds,
-    torch_rounds,
 )
+from adamshap.gpu.bench_torch import torch_rounds
 from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.threads import cpu_threads
 from adamshap.reference.contract import Gradient, ScoreSlope, Slope
 
 __all__ = ["CASES", "Case", "bench_command", "floor", "machine", "measure"]
 
+TRANSFORMER = Transformer(depth=4, width=256, heads=8, vocab=256, positions=128)
 CASES = (
     Case((784, 1024, 1024, 10), 1024, 16, 15),
     Case((784, 1024, 1024, 10), 256, 16, 25),
     Case((784, 2048, 2048, 2048, 10), 1024, 32, 5),
     Case((64, 256, 256, 10), 64, 16, 200),
-    Case((), 16, 4, 9, Transformer(depth=4, width=256, heads=8, vocab=256, positions=128)),
+    Case((), 16, 4, 9, TRANSFORMER),
+    Case((), 16, 1, 9, TRANSFORMER),
     Case((), 64, 8, 25, Convnet(colours=3, side=32, channels=(16, 32, 64))),
 )
 
@@ -158,7 +160,7 @@ def measure(
         parts = timed_rounds(run.parts(rank), case.rounds, run.context)
         carried = run.carried()
     # Timed last: PyTorch's threads spin for a while after their work, which would slow down other variants.
-    peer = torch_rounds(case) if against == "torch" and case.other is None else None
+    peer = torch_rounds(case) if against == "torch" else None
     rows = []
     for name, used in (("exact", None), ("sketched", rank)):
         ratios = [p / a for p, a in zip(wall["plain"], wall[name], strict=True)]
@@ -241,7 +243,7 @@ def show(report: dict[str, Any]) -> None:
     exact = [row for row in report["rows"] if row["rank"] is None]
     parts.add_column("part")
     for row in exact:
-        parts.add_column(f"{row['network']}, n={row['n']}", justify="right")
+        parts.add_column(f"{row['network']}, n={row['n']}, n_val={row['n_val']}", justify="right")
     for part in exact[0]["parts_ms"]:
         cells = [f"{row['parts_ms'][part]:.2f} / {row['parts_processor_ms'][part]:.2f}" for row in exact]
         parts.add_row(part, *cells)

@@ -1,4 +1,4 @@
-"""The steps that the benchmark times, and the timing itself: interleaved rounds, and PyTorch's plain step."""
+"""The steps that the benchmark times, and the timing itself: in interleaved rounds."""
 
 import math
 import statistics
@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import typer
 
 from adamshap.gpu.arrays import Arrays, BatchGradient, SlopeArrays, like
 from adamshap.gpu.backend import Backend, pick_backend
@@ -28,7 +27,6 @@ from adamshap.gpu.scores import contract
 from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import attribute_step, plain_step
-from adamshap.gpu.threads import cpu_threads
 from adamshap.reference.contract import (
     Adam,
     Batch,
@@ -48,7 +46,6 @@ __all__ = [
     "milliseconds",
     "quartiles",
     "timed_rounds",
-    "torch_rounds",
 ]
 
 STEPS_BEFORE = 10  # steps before the timed ones: a network just initialised is a different problem
@@ -298,37 +295,6 @@ def timed_rounds(
 def _wait(context: EngineContext) -> None:
     if context.backend.on_cuda:
         context.backend.xp.cuda.get_current_stream().synchronize()
-
-
-def torch_rounds(case: Case) -> tuple[list[float], list[float]]:
-    """Return times of PyTorch's plain step on the same problem, with its fastest Adam.
-
-    Wall times are with all threads, processor times with one: waiting threads spin, which processor time would count.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise typer.BadParameter(f"PyTorch is not installed ({error})", param_hint="--against") from error
-    layers: list[Any] = []
-    for d_in, d_out in zip(case.sizes, case.sizes[1:], strict=False):
-        layers += [torch.nn.Linear(d_in, d_out), torch.nn.ReLU()]
-    model = torch.nn.Sequential(*layers[:-1])
-    optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    x, y = torch.randn(case.n, case.sizes[0]), torch.randint(0, case.sizes[-1], (case.n,))
-
-    def times(clock: Callable[[], float], threads: int) -> list[float]:
-        torch.set_num_threads(threads)
-        durations = []
-        for _ in range(STEPS_BEFORE + case.rounds):
-            before = clock()
-            optimiser.zero_grad()
-            loss: Any = torch.nn.functional.cross_entropy(model(x), y)
-            loss.backward()
-            optimiser.step()
-            durations.append(clock() - before)
-        return durations[STEPS_BEFORE:]
-
-    return times(time.perf_counter, cpu_threads()), times(time.process_time, 1)
 
 
 def milliseconds(times: list[float]) -> float:

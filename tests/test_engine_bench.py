@@ -63,6 +63,22 @@ def test_tables_and_torch() -> None:
     assert "not timed" in result.output
 
 
+def test_pytorchs_plain_step_is_that_of_the_same_model() -> None:
+    pytest.importorskip("torch")
+    from adamshap.gpu import bench_torch
+
+    perceptron, transformer, images, _ = bench.CASES
+    for case in (perceptron, transformer):
+        wall, processor = bench_torch.torch_rounds(case) or ([], [])
+        assert len(wall) == len(processor) == case.rounds
+    assert bench_torch.torch_rounds(images) is None
+    assert isinstance(transformer.other, bench_models.Transformer)
+    optimiser, loss = bench_torch._transformer(transformer.other, transformer.n)
+    theirs = sorted(tuple(p.shape) for group in optimiser.param_groups for p in group["params"])
+    assert theirs == sorted(transformer.other.model.shapes.values())
+    assert loss().ndim == 0
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

@@ -15,7 +15,7 @@ __all__ = ["Model", "Sizes", "build", "loss_of", "tokens_of"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a model and its batch."""
+    """Sizes of a model and its batch; `gelu` is PyTorch's argument `approximate`, "none" or "tanh"."""
 
     layers: int
     heads: int
@@ -24,6 +24,7 @@ class Sizes:
     context: int
     n: int
     tied: bool = True
+    gelu: str = "tanh"
 
 
 class Block(nn.Module):
@@ -31,7 +32,7 @@ class Block(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.heads = sizes.heads
+        self.heads, self.gelu = sizes.heads, sizes.gelu
         self.norm_1, self.norm_2 = nn.LayerNorm(sizes.width), nn.LayerNorm(sizes.width)
         self.attend, self.project = nn.Linear(sizes.width, 3 * sizes.width), nn.Linear(sizes.width, sizes.width)
         self.up, self.down = nn.Linear(sizes.width, 4 * sizes.width), nn.Linear(4 * sizes.width, sizes.width)
@@ -43,7 +44,7 @@ class Block(nn.Module):
         q, k, v = (part.view(n, length, self.heads, width // self.heads).transpose(1, 2) for part in parts)
         found = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.project(found.transpose(1, 2).reshape(n, length, width))
-        after: Tensor = x + self.down(functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
+        after: Tensor = x + self.down(functional.gelu(self.up(self.norm_2(x)), approximate=self.gelu))
         return after
 
 
