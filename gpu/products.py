@@ -12,19 +12,27 @@ from adamshap.reference.contract import Estimator, refuse
 __all__ = ["FEW_ROWS", "product", "product_by_rows", "refuse_score_dtype", "score_product"]
 
 FEW_ROWS = 64
-"""Number of rows below which they are not divided among threads: reading the weights then takes most of the time."""
+"""Number of rows of a perceptron below which its products are divided, not its rows: reading weights takes longest."""
 
 
 def product(context: EngineContext, a: Any, b: Any, out: Any) -> None:
-    """Write ``a b``, divided by the columns of `b` if `a` has few rows: else each thread would read all of `b`."""
+    """Write ``a b``, divided by the rows of `a` or, if these are fewer, by the columns of `b`.
+
+    Each thread reads all of the other factor. Within a part of divided work nothing is divided.
+    """
+    xp = context.backend.xp
+
+    def rows(low: int, high: int) -> None:
+        xp.matmul(a[low:high], b, out=out[low:high])
 
     def columns(low: int, high: int) -> None:
-        context.backend.xp.matmul(a, b[:, low:high], out=out[:, low:high])
+        xp.matmul(a, b[:, low:high], out=out[:, low:high])
 
-    if len(a) < FEW_ROWS:
-        in_parts(columns, b.shape[1], 2 * a.size * b.shape[1])
+    count, d_out = len(a), b.shape[1]
+    if count > d_out:
+        in_parts(rows, count, 2 * a.size * d_out)
     else:
-        context.backend.xp.matmul(a, b, out=out)
+        in_parts(columns, d_out, 2 * a.size * d_out)
 
 
 def product_by_rows(context: EngineContext, a: Any, b: Any) -> Any:

@@ -20,9 +20,12 @@ from adamshap.gpu.arrays import as_matrix
 from adamshap.gpu.captures import Factors
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import product_by_rows
+from adamshap.gpu.threads import in_parts
 
 __all__ = ["Sketch", "matrices", "orthonormal"]
 
+FEW_MATRICES = 8  # below, threads could not have equal shares of whole matrices
+SWEEP_FLOPS = 4  # for each element and column: a product with P and one with its transpose
 SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step's, one is enough
 
 
@@ -74,11 +77,22 @@ class Sketch:
         """
         context.now("sketch")
         shapes = {name: p.shape for name, p in matrix.items()}
-        return {
-            name: self._factor(context, as_matrix(matrix[name]), (number, group))
+        paid = {
+            name: (number, group)
             for name, (number, d_out, d_in) in matrices(shapes).items()
             if self.pays(n if products is None else n * products.get(name, 0), d_in, d_out)
         }
+        found: dict[str, Factors] = {}
+
+        def some(low: int, high: int) -> None:
+            for name in list(paid)[low:high]:
+                found[name] = self._factor(context, as_matrix(matrix[name]), paid[name])
+
+        if len(paid) < FEW_MATRICES:
+            some(0, len(paid))  # each matrix is divided
+        else:
+            in_parts(some, len(paid), SWEEP_FLOPS * self.rank * sum(matrix[name].size for name in paid))
+        return found
 
     def _factor(self, context: EngineContext, p: Any, key: tuple[int, int]) -> Factors:
         basis = self.bases.get(key)

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,12 +22,14 @@ from engine_devices import (
 from adamshap import gpu as engine
 from adamshap import reference as oracle
 from adamshap.gpu import layers as engine_layers
+from adamshap.gpu import threads
 from adamshap.gpu.backend import pick_backend
 from adamshap.gpu.bench_models import Transformer
 from adamshap.gpu.bench_timing import BenchRun
 from adamshap.gpu.bench_timing import Case as BenchCase
 from adamshap.gpu.case import Case
-from adamshap.gpu.layers import context_for, stack_for
+from adamshap.gpu.layers import attention, context_for, stack_for
+from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.step import attribute_step
 from adamshap.reference import (
     Activation,
@@ -256,6 +259,50 @@ def test_sequences_of_other_lengths_than_those_of_the_validation_samples(device:
 def test_one_and_two_samples(device: Any, name: str, n: int) -> None:
     step = step_of(name, n)
     assert_scores(engine.scores(step, device=device, dtype="float64"), step, "float64")
+
+
+@pytest.fixture(params=[1, 3])
+def in_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide attention into blocks of few positions, and all work, heads and columns included, among three threads."""
+    pool = ThreadPoolExecutor(2)
+    monkeypatch.setattr(attention, "POSITIONS", request.param)
+    monkeypatch.setattr(threads, "FLOPS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(threads, "cpu_threads", lambda: 3)
+    monkeypatch.setattr(threads, "_threads", lambda: pool)
+
+
+@in_each_dtype
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("n_val", [1, 2])
+@pytest.mark.usefixtures("in_blocks")
+def test_blocks_of_positions_and_one_sample_divided_among_threads(dtype: Any, name: str, n_val: int) -> None:
+    step = step_of(name, 1, valid=MODELS[name][1](n_val, 3))
+    for options in ({}, {"gradient": "start"}, {"efficient": True}):
+        assert_scores(engine.scores(step, **options, device="cpu", dtype=dtype), step, dtype, **options)
+    if dtype == "float64":
+        forward = engine.scores(step, contraction="forward", device="cpu", dtype=dtype)
+        wanted = oracle.scores(step)
+        np.testing.assert_allclose(forward, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+
+
+def test_factors_of_many_matrices_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads take whole matrices, and a matrix has the same factors on any number of them."""
+    monkeypatch.setattr(threads, "FLOPS_WORTH_A_THREAD", 1)
+    model = transformer(vocab=9, context=6, width=8, depth=3, heads=2)
+    context = replace(context_for(model, pick_backend("cpu", "float64")), parts=3)
+    alone, products = replace(context, parts=1), dict.fromkeys(model.shapes, 500)
+    sketches = Sketch(2), Sketch(2)
+    for number in range(2):
+        matrix = {name: p + number for name, p in model.init(number).items()}
+        with context.at_work():
+            ours = sketches[0].factors(context, matrix, 9, 0, products)
+        with alone.at_work():
+            wanted = sketches[1].factors(alone, matrix, 9, 0, products)
+        assert ours.keys() == wanted.keys()
+        assert len(ours) == 14
+        for name, (q, c) in wanted.items():
+            np.testing.assert_array_equal(ours[name][0], q)
+            np.testing.assert_array_equal(ours[name][1], c)
 
 
 @on_each_device

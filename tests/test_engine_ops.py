@@ -173,3 +173,137 @@ def test_a_basis_keeps_directions_that_the_dtype_resolves(device: Any, dtype: An
     context = context_for(Network((2, 2)), backend)
     q = backend.host(orthonormal(context, on_device(device, held))).astype(np.float64)
     assert_within(q.T @ q, np.eye(2), rounding(1.0, 40, "float32"), "Qᵀ Q")
+
+
+# --- sequences -------------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+@on_each_device
+@in_each_dtype
+@given(seed=seeds, positions=st.integers(1, 40), scale=st.sampled_from([1e-3, 1.0, 30.0, 1e4]))
+@settings(max_examples=8)
+def test_softmax_over_earlier_positions_and_its_derivative(
+    implementation: Any, device: Any, dtype: Any, seed: int, positions: int, scale: float
+) -> None:
+    """Large scores included; what a row's later positions hold is not read."""
+    backend = pick_backend(device, dtype)
+    ops, factor = ops_of(implementation, backend), 0.3
+    shape = (2, 3, positions, positions)
+    logits, s = np.asarray(numbers(seed, shape, scale), dtype), np.asarray(numbers(seed + 1, shape), dtype)
+    seen = np.tri(positions, dtype=bool)
+    weights = on_device(device, np.where(seen, logits, np.asarray(np.nan, dtype)))
+    ops.causal_softmax(weights, factor)
+    wide = factor * np.where(seen, logits.astype(np.float64), -np.inf)
+    exact = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    exact /= exact.sum(axis=-1, keepdims=True)
+    got = backend.host(weights)
+    # e^x magnifies the rounding of factor · x and of its difference from the largest by their size.
+    size = exact * (1 + factor * np.abs(logits).max(axis=-1, keepdims=True))
+    assert_within(got, exact, rounding(size, positions, dtype), "W")
+    assert (got[..., ~seen] == 0).all()
+
+    ours = on_device(device, np.where(seen, s, np.asarray(0, dtype)))
+    ops.softmax_derivative(ours, weights, factor)
+    w, g = got.astype(np.float64), np.where(seen, s, 0).astype(np.float64)
+    along = (w * g).sum(axis=-1, keepdims=True)
+    size = factor * w * (np.abs(g) + (w * np.abs(g)).sum(axis=-1, keepdims=True))
+    assert_within(backend.host(ours), factor * w * (g - along), rounding(size, positions, dtype), "derivative")
+
+
+@each_implementation
+@on_each_device
+@in_each_dtype
+@pytest.mark.parametrize("wrong", [np.nan, -np.nan, np.inf])
+def test_softmax_of_a_row_that_is_not_finite(implementation: Any, device: Any, dtype: Any, wrong: float) -> None:
+    """Its weights are NaN wherever it is, and other rows are as they were."""
+    backend = pick_backend(device, dtype)
+    ops = ops_of(implementation, backend)
+    for row, column in ((0, 0), (5, 0), (5, 3), (5, 5)):
+        logits = np.asarray(numbers(0, (1, 7, 7)), dtype)
+        plain, logits_with = on_device(device, logits.copy()), logits.copy()
+        logits_with[0, row, column] = wrong
+        ours = on_device(device, logits_with)
+        with np.errstate(invalid="ignore"):
+            ops.causal_softmax(plain, 1.0)
+            ops.causal_softmax(ours, 1.0)
+        assert np.isnan(backend.host(ours)[0, row, : row + 1]).all()
+        others = np.arange(7) != row
+        np.testing.assert_array_equal(backend.host(ours)[0, others], backend.host(plain)[0, others])
+    masked = np.full((1, 3, 3), -np.inf, dtype)
+    masked[0, :, 0] = 1  # one score is finite: it has all the weight
+    ours = on_device(device, masked)
+    ops.causal_softmax(ours, 1.0)
+    np.testing.assert_array_equal(backend.host(ours)[0], np.eye(3)[[0, 0, 0]])
+
+
+@each_implementation
+@on_each_device
+@in_each_dtype
+@given(
+    seed=seeds, rows=st.integers(1, 30), width=st.integers(1, 40), centred=st.booleans(), bias=st.booleans(),
+    shift=st.sampled_from([0.0, 3.0]),
+)  # fmt: skip
+@settings(max_examples=12)
+def test_norms_of_positions_and_their_derivative(
+    implementation: Any, device: Any, dtype: Any, seed: int, rows: int, width: int, centred: bool, bias: bool,
+    shift: float,
+) -> None:  # fmt: skip
+    backend = pick_backend(device, dtype)
+    ops, eps = ops_of(implementation, backend), 0.1
+    x, g = (np.asarray(numbers(seed + i, (rows, width)) + shift, dtype) for i in range(2))
+    gain, own = (np.asarray(numbers(seed + 2 + i, (width,)), dtype) for i in range(2))
+    normalised, out = (on_device(device, np.zeros_like(x)) for _ in range(2))
+    inverse = on_device(device, np.zeros((rows, 1), dtype))
+    held = [on_device(device, array) for array in (x, gain, own)]
+    ops.normalise(held[0], eps, centred, held[1], held[2] if bias else None, (normalised, inverse, out))
+
+    wide = x.astype(np.float64)
+    middle = wide - wide.mean(axis=1, keepdims=True) if centred else wide
+    exact_inverse = 1 / np.sqrt((middle**2).mean(axis=1, keepdims=True) + eps)
+    exact = middle * exact_inverse
+    largest = np.abs(wide).max(axis=1, keepdims=True)
+    size = (1 + largest * exact_inverse) ** 2  # x̂ and what the mean's rounding adds to it
+    assert_within(backend.host(normalised), exact, rounding(size, width, dtype), "x̂")
+    assert_within(backend.host(inverse), exact_inverse, rounding(size * exact_inverse, width, dtype), "1/s")
+    wanted = exact * gain + (own if bias else 0)
+    assert_within(backend.host(out), wanted, rounding(size * np.abs(gain) + np.abs(own), width, dtype), "output")
+
+    for factor in (held[1], None):
+        for in_place in (False, True):
+            ours = on_device(device, g.copy())
+            to = ours if in_place else on_device(device, np.zeros_like(g))
+            ops.norm_derivative(ours, factor, normalised, inverse, centred, to)
+            through = g.astype(np.float64) * (1 if factor is None else gain)
+            hats, scales = backend.host(normalised).astype(np.float64), backend.host(inverse).astype(np.float64)
+            along = (through * hats).mean(axis=1, keepdims=True)
+            mean = through.mean(axis=1, keepdims=True) if centred else 0
+            wanted = (through - mean - hats * along) * scales
+            most = np.abs(through).max(axis=1, keepdims=True)
+            size = scales * most * (2 + np.abs(hats).max(axis=1, keepdims=True) ** 2)
+            assert_within(backend.host(to), wanted, rounding(size, width, dtype), "gradient")
+
+
+@on_each_device
+@in_each_dtype
+@given(seed=seeds)
+@settings(max_examples=4)
+def test_gelu_far_out_and_of_numbers_that_are_not_finite(device: Any, dtype: Any, seed: int) -> None:
+    """Its tail keeps its digits to where the dtype has no numbers left, in rows of any length."""
+    backend = pick_backend(device, dtype)
+    z = np.asarray(-np.sort(np.random.default_rng(seed).uniform(0, 16, (3, 37))), dtype)
+    ours, derivative = on_device(device, z.copy()), on_device(device, np.zeros_like(z))
+    ops_for(backend).activate("gelu", ours, None, derivative)
+    value, slope = activation_in_many_digits("gelu")
+    for got, function, growth in ((ours, value, 2), (derivative, slope, 3)):
+        with mpmath.workdps(60):
+            exact = np.array([[float(function(mpmath.mpf(float(x)))) for x in row] for row in z])
+            size = np.abs(exact) + np.exp(-(z.astype(np.float64) ** 2) / 2) * (1 + np.abs(z)) ** growth / 10
+        close = rounding(size * (1 + z.astype(np.float64) ** 2), 1, dtype)
+        assert_within(backend.host(got), exact, close, "tail")
+    far = on_device(device, np.asarray([[np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0]], dtype))
+    derivative = on_device(device, np.zeros((1, 6), dtype))
+    with np.errstate(all="ignore"):
+        ops_for(backend).activate("gelu", far, None, derivative)
+    np.testing.assert_array_equal(backend.host(far)[0], np.asarray([np.nan, np.inf, np.nan, 1e30, 0, 0], dtype))
+    np.testing.assert_array_equal(backend.host(derivative)[0], [np.nan, np.nan, np.nan, 1, 0, 0.5])

@@ -14,7 +14,7 @@ Q, K, V  no name       parts of ``projected`` (n, T, 3 width)
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,12 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.layers.linear import linear_tangent
 from adamshap.gpu.layers.stage import Planned, Room, Stage, flat
 from adamshap.gpu.products import product
+from adamshap.gpu.threads import in_parts
 
 __all__ = ["Attention"]
+
+POSITIONS = 64
+"""Positions in a block of W on the host: blocks above the diagonal are 0, and left out of the products."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,11 @@ class Attention:
         product(context, flat(stage["x"]), params[weight].T, flat(projected))
         if bias is not None:
             projected += params[bias]
-        for rows in self._blocks(context, len(mixed)):
-            self._mix(context.backend.xp, projected[rows], stage["weights"][rows], mixed[rows])
+
+        def mix(rows: slice, heads: slice) -> None:
+            self._mix(context, projected[rows], stage["weights"][rows], mixed[rows], heads)
+
+        self._by_heads(context, mix, 4 * mixed.size * mixed.shape[1], len(mixed))
         product(context, flat(mixed), params[out_weight].T, out)
         if out_bias is not None:
             out += params[out_bias]
@@ -81,10 +88,12 @@ class Attention:
         (weight, _), (out_weight, _) = self.projections
         mixed_b, projected_b = stage["mixed b"], stage["projected b"]
         product(context, flat(stage["b"]), params[out_weight], flat(mixed_b))
-        for rows in self._blocks(context, len(mixed_b)):
-            self._unmix(
-                context.backend.xp, stage["projected"][rows], stage["weights"][rows], mixed_b[rows], projected_b[rows]
-            )
+
+        def unmix(rows: slice, heads: slice) -> None:
+            own = (stage["projected"][rows], stage["weights"][rows], mixed_b[rows], projected_b[rows])
+            self._unmix(context, *own, heads)
+
+        self._by_heads(context, unmix, 8 * mixed_b.size * mixed_b.shape[1], len(mixed_b))
         if (below := stage.get("below")) is not None:
             product(context, flat(projected_b), params[weight], flat(below))
 
@@ -102,9 +111,11 @@ class Attention:
         through = None if tangent is None else flat(tangent)
         moved = linear_tangent(context, params, direction, own, flat(stage["x"]), through).reshape(projected.shape)
         mixed_moved = context.backend.xp.empty_like(mixed)
-        for rows in self._blocks(context, len(mixed)):
-            weights = stage["weights"][rows]
-            self._mix_tangent(context.backend.xp, projected[rows], moved[rows], weights, mixed_moved[rows])
+
+        def mix(rows: slice, heads: slice) -> None:
+            self._mix_tangent(context, projected[rows], moved[rows], stage["weights"][rows], mixed_moved[rows], heads)
+
+        self._by_heads(context, mix, 8 * mixed.size * mixed.shape[1], len(mixed))
         return linear_tangent(context, params, direction, last, flat(mixed), flat(mixed_moved)).reshape(mixed.shape)
 
     def captures(self, stage: Stage) -> tuple[Capture, ...]:
@@ -115,52 +126,73 @@ class Attention:
             outer_products(out_weight, out_bias, stage["mixed"], stage["b"]),
         )
 
-    def _blocks(self, context: EngineContext, rows: int) -> list[slice]:
-        """Return the samples to go through one after another: on a device all at once."""
-        return [slice(0, rows)] if context.backend.on_cuda else [slice(i, i + 1) for i in range(rows)]
+    def _by_heads(
+        self, context: EngineContext, function: Callable[[slice, slice], None], flops: float, rows: int
+    ) -> None:
+        """Call ``function(samples, heads)`` for one sample after another, the heads divided among threads.
 
-    def _heads(self, x: Any, parts: int) -> list[Any]:
-        """Return the parts of x (n, T, parts · width), each as a view (n, heads, T, d)."""
+        On a device it is called once.
+        """
+        step = rows if context.backend.on_cuda else 1
+
+        def heads_between(low: int, high: int) -> None:
+            for first in range(0, rows, step):
+                function(slice(first, first + step), slice(low, high))
+
+        in_parts(heads_between, self.heads, flops)
+
+    def _split(self, x: Any, parts: int, heads: slice) -> list[Any]:
+        """Return the parts of some heads of x (n, T, parts · width), each as a view (n, heads, T, d)."""
         n, T, width = x.shape
         split = x.reshape(n, T, parts, self.heads, width // (parts * self.heads))
-        return [split[:, :, part].swapaxes(1, 2) for part in range(parts)]
+        return [split[:, :, part, heads].swapaxes(1, 2) for part in range(parts)]
 
-    def _mix(self, xp: Any, projected: Any, weights: Any, mixed: Any) -> None:
+    def _mix(self, context: EngineContext, projected: Any, weights: Any, mixed: Any, heads: slice) -> None:
         """Write W and W V."""
-        q, k, v = self._heads(projected, 3)
-        (out,) = self._heads(mixed, 1)
-        T = weights.shape[-1]
-        xp.matmul(q, k.swapaxes(2, 3), out=weights)
-        weights *= weights.dtype.type(1 / math.sqrt(q.shape[-1]))
-        seen = xp.tri(T, dtype=bool)
-        weights -= xp.where(seen, weights, weights.dtype.type(-math.inf)).max(axis=-1, keepdims=True)
-        none = weights.dtype.type(0)
-        weights[...] = xp.where(seen, xp.exp(xp.where(seen, weights, none)), none)
-        weights /= weights.sum(axis=-1, keepdims=True)
-        out[...] = xp.matmul(weights, v)
+        xp, weights = context.backend.xp, weights[:, heads]
+        q, k, v = self._split(projected, 3, heads)
+        (out,) = self._split(mixed, 1, heads)
+        blocks = _blocks(context, weights.shape[-1])
+        for own, earlier, _ in blocks:
+            xp.matmul(q[:, :, own], k[:, :, earlier].swapaxes(2, 3), out=weights[:, :, own, earlier])
+        context.ops.causal_softmax(weights, 1 / math.sqrt(q.shape[-1]))
+        for own, earlier, _ in blocks:
+            out[:, :, own] = xp.matmul(weights[:, :, own, earlier], v[:, :, earlier])
 
-    def _unmix(self, xp: Any, projected: Any, weights: Any, mixed_b: Any, projected_b: Any) -> None:
+    def _unmix(
+        self, context: EngineContext, projected: Any, weights: Any, mixed_b: Any, projected_b: Any, heads: slice
+    ) -> None:
         """Write the gradients in Q, K and V."""
-        (q, k, v), (q_b, k_b, v_b) = self._heads(projected, 3), self._heads(projected_b, 3)
-        (g,) = self._heads(mixed_b, 1)
-        v_b[...] = xp.matmul(weights.swapaxes(2, 3), g)
-        s = xp.matmul(g, v.swapaxes(2, 3))
-        self._through_the_softmax(s, weights, q.shape[-1])
-        q_b[...] = xp.matmul(s, k)
-        k_b[...] = xp.matmul(s.swapaxes(2, 3), q)
+        xp, weights = context.backend.xp, weights[:, heads]
+        q, k, v = self._split(projected, 3, heads)
+        q_b, k_b, v_b = self._split(projected_b, 3, heads)
+        (g,) = self._split(mixed_b, 1, heads)
+        s, blocks = xp.empty_like(weights), _blocks(context, weights.shape[-1])
+        for own, earlier, later in blocks:
+            v_b[:, :, own] = xp.matmul(weights[:, :, later, own].swapaxes(2, 3), g[:, :, later])
+            xp.matmul(g[:, :, own], v[:, :, earlier].swapaxes(2, 3), out=s[:, :, own, earlier])
+            s[:, :, own, earlier.stop :] = 0
+        context.ops.softmax_derivative(s, weights, 1 / math.sqrt(q.shape[-1]))
+        for own, earlier, later in blocks:
+            q_b[:, :, own] = xp.matmul(s[:, :, own, earlier], k[:, :, earlier])
+            k_b[:, :, own] = xp.matmul(s[:, :, later, own].swapaxes(2, 3), q[:, :, later])
 
-    def _mix_tangent(self, xp: Any, projected: Any, moved: Any, weights: Any, out: Any) -> None:
+    def _mix_tangent(
+        self, context: EngineContext, projected: Any, moved: Any, weights: Any, out: Any, heads: slice
+    ) -> None:
         """Write the derivative of W V, from that of Q, K and V, `moved`."""
-        (q, k, v), (q_moved, k_moved, v_moved) = self._heads(projected, 3), self._heads(moved, 3)
-        (mixed,) = self._heads(out, 1)
+        xp, weights = context.backend.xp, weights[:, heads]
+        (q, k, v), (q_moved, k_moved, v_moved) = (self._split(x, 3, heads) for x in (projected, moved))
+        (mixed,) = self._split(out, 1, heads)
         s = xp.matmul(q_moved, k.swapaxes(2, 3))
         s += xp.matmul(q, k_moved.swapaxes(2, 3))
-        self._through_the_softmax(s, weights, q.shape[-1])
+        context.ops.softmax_derivative(s, weights, 1 / math.sqrt(q.shape[-1]))
         mixed[...] = xp.matmul(s, v)
         mixed += xp.matmul(weights, v_moved)
 
-    def _through_the_softmax(self, s: Any, weights: Any, d: int) -> None:
-        """Multiply `s` in place by the derivative of W in Q Kᵀ, which is symmetric: W ⊙ (s − Σ W ⊙ s)/√d."""
-        s -= (s * weights).sum(axis=-1, keepdims=True)
-        s *= weights
-        s *= weights.dtype.type(1 / math.sqrt(d))
+
+def _blocks(context: EngineContext, positions: int) -> list[tuple[slice, slice, slice]]:
+    """Return each block of positions with those that it sees, from 0 to its end, and those that see it."""
+    size = positions if context.backend.on_cuda else POSITIONS
+    ends = [(first, min(first + size, positions)) for first in range(0, positions, size)]
+    return [(slice(first, end), slice(0, end), slice(first, positions)) for first, end in ends]

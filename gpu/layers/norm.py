@@ -49,18 +49,9 @@ class Norm:
 
     def forward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Write x̂ and the output."""
-        xp = context.backend.xp
-        x, normalised, inverse, out = (flat(stage[name]) for name in ("x", "normalised", "inverse", "out"))
-        if self.centred:
-            xp.subtract(x, x.mean(axis=1, keepdims=True), out=normalised)
-        else:
-            normalised[...] = x
-        variance = xp.einsum("nd,nd->n", normalised, normalised)[:, None] / x.dtype.type(x.shape[1])
-        inverse[...] = 1 / xp.sqrt(variance + x.dtype.type(self.eps))
-        normalised *= inverse
-        xp.multiply(normalised, params[self.gain], out=out)
-        if self.bias is not None:
-            out += params[self.bias]
+        x, *out = (flat(stage[name]) for name in ("x", "normalised", "inverse", "out"))
+        bias = None if self.bias is None else params[self.bias]
+        context.ops.normalise(x, self.eps, self.centred, params[self.gain], bias, tuple(out))
 
     def backward(self, context: EngineContext, params: Mapping[str, Any], stage: Stage) -> None:
         """Write x_i of gain and bias, and the gradient in the input."""
@@ -69,18 +60,12 @@ class Norm:
         scale(xp, self.gain, self.bias, stage["normalised"], stage["b"], rooms.__getitem__)
         if (below := stage.get("below")) is None:
             return
-        below, b = flat(below), flat(stage["b"])
-        xp.multiply(b, params[self.gain], out=below)
-        self._through_the_norm(xp, below, stage)
+        self._through_the_norm(context, flat(stage["b"]), params[self.gain], stage, flat(below))
 
-    def _through_the_norm(self, xp: Any, g: Any, stage: Stage) -> None:
-        """Multiply `g` in place by the derivative of x̂ in x, which is symmetric: (g − mean(g) − x̂ mean(g ⊙ x̂))/s."""
+    def _through_the_norm(self, context: EngineContext, g: Any, gain: Any, stage: Stage, out: Any) -> None:
+        """Write the derivative of x̂ in x, which is symmetric, times g ⊙ gain."""
         normalised, inverse = flat(stage["normalised"]), flat(stage["inverse"])
-        along = xp.einsum("nd,nd->n", g, normalised)[:, None] / g.dtype.type(g.shape[1])
-        if self.centred:
-            g -= g.mean(axis=1, keepdims=True)
-        g -= normalised * along
-        g *= inverse
+        context.ops.norm_derivative(g, gain, normalised, inverse, self.centred, out)
 
     def tangent(
         self,
@@ -93,7 +78,7 @@ class Norm:
         """Return the derivative of x̂ times the gain, plus x̂ times the gain's direction, plus the bias's."""
         out = stage["normalised"] * direction[self.gain]
         if tangent is not None:
-            self._through_the_norm(context.backend.xp, flat(tangent), stage)
+            self._through_the_norm(context, flat(tangent), None, stage, flat(tangent))
             tangent *= params[self.gain]
             out += tangent
         if self.bias is not None:

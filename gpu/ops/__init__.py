@@ -42,6 +42,28 @@ class Ops(Protocol):
     def scale_by_derivative(self, name: str, b: Any, derivative: Any) -> None:
         """Multiply `b` in place by the derivative; for ReLU, `derivative` is the activation."""
 
+    def causal_softmax(self, scores: Any, factor: float) -> None:
+        """Write softmax(factor · scores) of each row over the positions up to its own, and 0 at the others, in place.
+
+        Row t of every matrix in `scores` (…, T, T) belongs to position t; what its later positions hold is not read.
+        """
+
+    def softmax_derivative(self, s: Any, weights: Any, factor: float) -> None:
+        """Write factor · W ⊙ (s − Σ W ⊙ s) of each row to `s`, for W from `causal_softmax`; both are (…, T, T)."""
+
+    def normalise(self, x: Any, eps: float, centred: bool, gain: Any, bias: Any, out: tuple[Any, Any, Any]) -> None:
+        """Write x̂, 1/s and ``x̂ ⊙ gain + bias`` of each row of `x` to the three arrays `out`.
+
+        s is the root of the variance, or of the mean square unless `centred`, plus `eps`. 1/s is (rows, 1); `bias` may
+        be None.
+        """
+
+    def norm_derivative(self, g: Any, gain: Any, normalised: Any, inverse: Any, centred: bool, out: Any) -> None:
+        """Write the derivative of x̂ in x times ``g ⊙ gain`` to `out`, which may be `g`; `gain` may be None.
+
+        It is (g − mean(g) − x̂ mean(g ⊙ x̂))/s, without mean(g) unless `centred`, and symmetric.
+        """
+
     def add_squares(self, x: Any, sums: Any) -> None:
         """Add the squares of `x` (any shape) to `sums`, an array of doubles."""
 

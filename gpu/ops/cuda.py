@@ -3,27 +3,33 @@
 ``T`` is the dtype.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cupy
 import numpy as np
 
-from adamshap.gpu.ops import Scaling
+from adamshap.gpu.ops import Scaling, positions
 from adamshap.gpu.ops.numpy import UNRESOLVED
 
 __all__ = [
     "activate",
     "add_squares",
     "between",
+    "causal_softmax",
     "column_norms",
+    "norm_derivative",
+    "normalise",
     "ranges",
     "roots",
     "row_dot",
     "scale_by_derivative",
     "scaled_squares",
+    "softmax_derivative",
     "whitening",
 ]
+
+causal_softmax, softmax_derivative, normalise, norm_derivative = (partial(f, cupy) for f in positions.FUNCTIONS)
 
 # CUDA has no T-typed literals: T(…) makes each constant one, or float kernels would compute in double.
 ACTIVATIONS = {

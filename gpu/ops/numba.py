@@ -15,24 +15,35 @@ import numpy as np
 from adamshap.gpu.jit import compiled
 from adamshap.gpu.ops import Scaling
 from adamshap.gpu.ops import numpy as in_numpy
+from adamshap.gpu.ops.numba_transformer import (
+    causal_softmax,
+    gelu_of_singles,
+    norm_derivative,
+    normalise,
+    softmax_derivative,
+)
 from adamshap.gpu.threads import in_parts
 
 __all__ = [
     "activate",
     "add_squares",
     "between",
+    "causal_softmax",
     "column_norms",
+    "norm_derivative",
+    "normalise",
     "ranges",
     "roots",
     "row_dot",
     "scale_by_derivative",
     "scaled_squares",
+    "softmax_derivative",
     "whitening",
 ]
 
 whitening = in_numpy.whitening
 
-FLOPS_OF_A_POINT = 100  # cost of `between` per element, as flops of matrix products that take as long
+FLOPS_OF_A_POINT = 100  # cost per element, as flops of matrix products that take as long
 
 
 def between(tau: float, a: Any, b: Any, out: Any) -> None:
@@ -47,7 +58,12 @@ def activate(name: str, z: Any, bias: Any, derivative: Any) -> None:
     if name in ("relu", "gelu"):
         kernel = _loops(z.dtype.type)[name]
         shift = bias if bias is not None else np.zeros(z.shape[1], z.dtype)
-        kernel(0, len(z), z, shift, *((derivative,) if name == "gelu" else ()))
+        if name == "relu":
+            kernel(0, len(z), z, shift)
+        elif z.dtype == np.float32:
+            gelu_of_singles(z, shift, derivative)
+        else:
+            kernel(0, len(z), z, shift, derivative)
         return
     # NumPy's exp and tanh are vector code, which Numba's are not without Intel's library; blocks stay in the cache.
     for start in range(0, len(z), 64):

@@ -1,28 +1,35 @@
 """The array routines in plain NumPy: used where Numba is missing."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from adamshap.gpu.ops import Scaling
+from adamshap.gpu.ops import Scaling, positions
 
 __all__ = [
     "UNRESOLVED",
     "activate",
     "add_squares",
     "between",
+    "causal_softmax",
     "column_norms",
+    "norm_derivative",
+    "normalise",
     "ranges",
     "roots",
     "row_dot",
     "scale_by_derivative",
     "scaled_squares",
+    "softmax_derivative",
     "whitening",
 ]
 
 RECOMPUTED = 1 << 16
 """Number of products computed at a time where roots are recomputed."""
+
+causal_softmax, softmax_derivative, normalise, norm_derivative = (partial(f, np) for f in positions.FUNCTIONS)
 
 UNRESOLVED = 1e-14  # eigenvalue per row that double does not resolve, of a Gram matrix of unit diagonal
 
