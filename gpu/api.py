@@ -57,6 +57,7 @@ from adamshap.reference.contract import (
     seed_of,
     shown,
     true_or_false,
+    validation_interval,
 )
 
 __all__ = ["attribute", "influence", "marginals", "scores", "update", "utility"]
@@ -365,6 +366,7 @@ def attribute(
     contraction: Contraction = "ghost",
     keep_step_scores: bool = False,
     with_sgd: bool = True,
+    validation_every: int = 1,
     device: DeviceName = "auto",
     dtype: DtypeName = "float32",
     on_step: Callable[[Progress], None] | None = None,
@@ -425,6 +427,9 @@ def attribute(
         credited by later steps as well.
     with_sgd : bool
         Score by SGD's formula as well; if not, ``Run.sgd_scores`` and ``Run.step_sgd_scores`` are NaN.
+    validation_every : int
+        Number of steps k for which a validation gradient is kept, SGD's too (docs/method.md 4): steps 1, 1 + k, 1 + 2k,
+        … take it anew. The others have no validation loss: NaN in the history. Above 1 not with "path" or "carry".
     device : {"auto", "cpu", "cuda"}
         "auto" is CUDA if CuPy finds a device.
     dtype : {"float32", "float64"}
@@ -466,6 +471,7 @@ def attribute(
         slope, gradient, False, per_validation, nodes, "exact", kind, variance, rank, score_dtype, contraction
     )
     refuse_score_dtype(estimator, backend)
+    every = validation_interval(validation_every, estimator.gradient, credit=credit)
     estimator.refuse_large_batches(min(config.batch_size, train.n), train.n)
     open_account: OpenAccount
     if credit == "carry":
@@ -474,7 +480,7 @@ def attribute(
         open_account = partial(CarryAccount.of, window=window)
     else:
         size = None if micro_batch is None else positive_integer("micro_batch", micro_batch)
-        open_account = partial(StepAccount.of, micro_batch=size, keep_step_scores=keep)
+        open_account = partial(StepAccount.of, micro_batch=size, validation_every=every, keep_step_scores=keep)
     where = "CUDA" if backend.on_cuda else "the CPU"
     about = f"{network}, {train.n} training and {valid.n} validation samples, by the engine on {where}, {dtype}"
     setup = RunSetup.of(config, estimator, held, backend, with_sgd, logged(on_step, about), on_checkpoint, resume)

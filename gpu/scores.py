@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adamshap.gpu.arrays import ScoreMatrix, SlopeArrays, ValidationGradient, like
-from adamshap.gpu.captures import Captures, Factors, multiply_by_sums, write_sums
+from adamshap.gpu.arrays import ScoreMatrix, SlopeArrays, like
+from adamshap.gpu.captures import Captures, Factors, gradient_of, multiply_by_sums
 from adamshap.gpu.clipping import multiply
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.sketch import Sketch
@@ -137,8 +137,7 @@ def sgd_scorer(
         return _scorer_of_each(context, task, validation, rates)
     if not task.forward and (task.per_validation or validation.n * validation.pair_macs < validation.macs):
         return _pair_scorer(context, task, validation, lrs)
-    gamma = ValidationGradient(like(context, "validation gradient"))
-    write_sums(context, validation, gamma)
+    gamma = gradient_of(context, validation)
     matrix = ScoreMatrix(like(context, buffer))
     for name, array in gamma.items():
         context.backend.xp.multiply(array, array.dtype.type(lrs[name]), out=matrix[name])
@@ -202,8 +201,7 @@ def _scorer_of_each(
 
     def by_validation_sample(captures: Captures, out: Any) -> None:
         for v in range(task.n_val):
-            gamma = ValidationGradient(like(context, "validation gradient"))
-            write_sums(context, validation.rows(slice(v, None, task.n_val)), gamma)
+            gamma = gradient_of(context, validation.rows(slice(v, None, task.n_val)))
             matrix = ScoreMatrix(like(context, "product"))
             for name, array in gamma.items():
                 context.backend.xp.multiply(array, slope[name], out=matrix[name])

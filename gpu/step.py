@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adamshap.gpu.arrays import Arrays, BatchGradient, ScoreMatrix, SlopeArrays, ValidationGradient, like
-from adamshap.gpu.captures import Captures, write_sums
+from adamshap.gpu.arrays import Arrays, BatchGradient, ScoreMatrix, SlopeArrays, like
+from adamshap.gpu.captures import Captures, gradient_of, write_sums
 from adamshap.gpu.clipping import clip, multiply
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.counting import completed_before
 from adamshap.gpu.forward import ForwardResult, captured_chunks, forward_and_gradient
 from adamshap.gpu.hyperparameters import Hyperparameters, refuse_division_by_zero
+from adamshap.gpu.kept_gradients import HeldGradients, KeptGradients
 from adamshap.gpu.kernels.plan import FitPlan, SlopePlan, path_nodes, slope_plan
 from adamshap.gpu.parameter_pass import FusedOut, end_points, fused_step, slope_plans, take_step
 from adamshap.gpu.scores import (
@@ -165,6 +167,7 @@ def attribute_step(
     sketch: Sketch | None = None,
     with_sgd: bool = False,
     after: bool = False,
+    kept: KeptGradients | None = None,
 ) -> StepResult:
     """Take the step and score its samples.
 
@@ -185,18 +188,22 @@ def attribute_step(
         Whether SGD's scores (slope "sgd", gradient "start") are wanted too.
     after : bool
         Take Γ = ∇L(θ⁺), for `influence`, whatever the estimator's gradient.
+    kept : KeptGradients, optional
+        Validation gradients of earlier steps, used or replaced by this one's.
     """
     step = StepInput.of(context, optimiser, state, batch, weight, micro_batch)
     plan = StepPlan.of(estimator, batch, with_sgd, after)
+    held = None if kept is None else kept.held(completed_before(state.t), context.shapes)
     forward = forward_and_gradient(
         step,
         plan.valid_weight,
-        start_wanted=plan.start_wanted,
+        start_wanted=plan.start_wanted and held is None,
         norms_wanted=plan.norms_wanted,
         variance=estimator.variance,
         some_norms=plan.chooses,
     )
-    return score_step(step, plan, forward, captured_chunks(step, forward.captures), new, sketch)
+    chunks = captured_chunks(step, forward.captures)
+    return score_step(step, plan, forward, chunks, new, sketch, held=held, kept=kept)
 
 
 def score_step(
@@ -207,11 +214,15 @@ def score_step(
     new: State | None,
     sketch: Sketch | None = None,
     total_of: Callable[[Any], Any] = lambda sums: sums,
+    *,
+    held: HeldGradients | None = None,
+    kept: KeptGradients | None = None,
 ) -> StepResult:
     """Take the step and score its samples, from the results of the batch's pass and its captures by chunks.
 
     Without `new`, the state after the step is not written; Γ at θ⁺ needs it. `total_of` returns the sum of all scores
-    from the sum of those in `chunks`, if others score the rest of the batch.
+    from the sum of those in `chunks`, if others score the rest of the batch. Γ is the one `held` of an earlier step, if
+    given; else `kept`, if given, keeps this step's.
     """
     context, estimator, batch, state = step.context, plan.estimator, step.batch, step.state
     if plan.divides:
@@ -219,7 +230,9 @@ def score_step(
             refuse_division_by_zero(context, step.hyperparameters, state.v, None, state.theta)
         refuse_division_by_zero(context, step.hyperparameters, state.v, forward.g, state.theta)
     utility = utility_of_batch(step, forward.g, estimator.per_validation) if estimator.efficient else None
-    validation = validation_before_step(step, plan, forward)
+    if held is not None:
+        forward = replace(forward, start=held.start)
+    validation = validation_before_step(step, plan, forward) if held is None else held.validation
     slopes = slopes_of_two_terms(step, plan, forward)
     fused = step_and_slope(step, plan, forward, validation, new)
     if validation is None:
@@ -228,10 +241,13 @@ def score_step(
             raise AssertionError("Γ at θ⁺ needs the state after the step")
         validation = at_point(step, point, plan.valid_weight)
         fused = replace(fused, point=None)
+    if kept is not None and held is None:
+        kept.hold(context, validation, forward.start)
     scores, sgd_scores = contraction(step, plan, forward, validation, slopes, fused, chunks, sketch)
     if utility is not None:
         scores += (utility - total_of(scores.sum(axis=1)))[:, None] / scores.dtype.type(batch.n)
-    valid_loss = None if forward.start is None else forward.start.losses.mean(dtype="float64")
+    start = forward.start
+    valid_loss = None if start is None or start.losses is None else start.losses.mean(dtype="float64")
     return StepResult(_shaped(plan, scores), _shaped(plan, sgd_scores), forward.train_loss, valid_loss)
 
 
@@ -280,9 +296,8 @@ def step_and_slope(
     """Take the step; compute S, in the memory of g unless another is given, or P if `validation` already gives Γ."""
     context, gamma = step.context, None
     if validation is not None and plan.slope.kind != "sgd" and not plan.estimator.per_validation:
-        gamma = ValidationGradient(like(context, "validation gradient"))
-        write_sums(context, validation, gamma)
-    point = like(context, "point") if plan.gradient == "midpoint" else None
+        gamma = gradient_of(context, validation)
+    point = like(context, "point") if plan.gradient == "midpoint" and validation is None else None
     slope = SlopeArrays(forward.g if forward.slope is None else forward.slope)
     blend, norms = sum(plan.segment) / 2, forward.norms
     plans = slope_plans(step, plan.slope, forward.g, chooses=plan.chooses)

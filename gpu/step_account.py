@@ -3,6 +3,7 @@
 On a device, results are fetched a few steps at a time, at the pace of a progress bar.
 """
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -11,13 +12,24 @@ import numpy as np
 
 from adamshap.gpu.accounts import Credited, NotFinite
 from adamshap.gpu.arrays import Arrays
-from adamshap.gpu.counting import NO_STEPS, completed_after, next_step
+from adamshap.gpu.counting import NO_STEPS, completed_after, completed_before, next_step
+from adamshap.gpu.kept_gradients import KeptGradients
 from adamshap.gpu.run_setup import RunSetup
 from adamshap.gpu.sketch import Sketch, matrices
 from adamshap.gpu.state import State
 from adamshap.gpu.step import StepResult, attribute_step
 from adamshap.gpu.validation import mean_loss
-from adamshap.reference.contract import Array, CompletedSteps, Credit, Snapshot, StepScores, first_not_finite
+from adamshap.reference.contract import (
+    Array,
+    CompletedSteps,
+    Credit,
+    Snapshot,
+    StepScores,
+    first_not_finite,
+    is_validated,
+    only_validated,
+    recorded_interval,
+)
 
 __all__ = ["StepAccount"]
 
@@ -45,13 +57,17 @@ class StepAccount:
     ----------
     setup : RunSetup
     micro_batch : int or None
+    validation_every : int
+        Number of steps for which validation gradients are kept.
+    kept : KeptGradients or None
+        None if every step has its own.
     sketch : Sketch or None
         Sketch, whose bases are kept from step to step.
     scores, sgd_scores : arrays (N,) or (N, n_val)
         `sgd_scores` is None if they are not wanted.
     seen : int array (N,)
     losses : array (steps, 2)
-        Both losses before each step.
+        Both losses before each step; 0 for the validation loss of a step with kept gradients.
     step_scores : StepScores or None
         Each step's scores, if they are kept.
     unchecked : list of (sample indices, `StepResult`)
@@ -67,6 +83,8 @@ class StepAccount:
 
     setup: RunSetup
     micro_batch: int | None
+    validation_every: int
+    kept: KeptGradients | None
     sketch: Sketch | None
     scores: Array
     sgd_scores: Array | None
@@ -79,7 +97,13 @@ class StepAccount:
 
     @classmethod
     def of(
-        cls, setup: RunSetup, *, check_every_step: bool, micro_batch: int | None, keep_step_scores: bool
+        cls,
+        setup: RunSetup,
+        *,
+        check_every_step: bool,
+        micro_batch: int | None,
+        validation_every: int,
+        keep_step_scores: bool,
     ) -> "StepAccount":
         """Return an empty account; it always finds the step that diverged."""
         del check_every_step
@@ -87,10 +111,13 @@ class StepAccount:
         sketch = None if estimator.rank is None else Sketch(estimator.rank, config.seed)
         shape = (config.train.n, config.valid.n) if estimator.per_validation else (config.train.n,)
         seen, losses = np.zeros(config.train.n, np.int64), np.zeros((config.length, len(LOSSES)))
-        of_sgd, kept = np.zeros(shape) if setup.with_sgd else None, None
+        of_sgd, of_steps = np.zeros(shape) if setup.with_sgd else None, None
         if keep_step_scores:
-            kept = StepScores.empty(config, per_validation=estimator.per_validation, with_sgd=setup.with_sgd)
-        return cls(setup, micro_batch, sketch, np.zeros(shape), of_sgd, seen, losses, kept)
+            of_steps = StepScores.empty(config, per_validation=estimator.per_validation, with_sgd=setup.with_sgd)
+        kept, rows = None, config.valid.n if estimator.per_validation else 1
+        if validation_every > 1:
+            kept = KeptGradients(validation_every, rows, setup.with_sgd)
+        return cls(setup, micro_batch, validation_every, kept, sketch, np.zeros(shape), of_sgd, seen, losses, of_steps)
 
     @property
     def keeps_old_state(self) -> bool:
@@ -106,7 +133,8 @@ class StepAccount:
         batch = setup.data.batch(index, setup.context.backend.labels(index))
         weight = 1 / batch.n if setup.config.reduction == "mean" else 1.0
         loss = None
-        if not setup.with_sgd and setup.estimator.gradient != "start":  # else a pass at θ gives it
+        validated = is_validated(completed_before(before.t), self.validation_every)
+        if validated and not setup.with_sgd and setup.estimator.gradient != "start":  # else a pass at θ gives it
             loss = mean_loss(setup.context, before.theta, batch.valid_x, batch.valid_y)
         result = attribute_step(
             setup.context,
@@ -119,6 +147,7 @@ class StepAccount:
             micro_batch=self.micro_batch,
             sketch=self.sketch,
             with_sgd=setup.with_sgd,
+            kept=self.kept,
         )
         result = result if loss is None else replace(result, valid_loss=loss)
         self.unchecked.append((index, result))
@@ -156,7 +185,8 @@ class StepAccount:
         self.unchecked = []
         backend = self.setup.context.backend
         xp, host = backend.xp, backend.host
-        losses = host(xp.stack([xp.stack([r.train_loss, r.valid_loss]) for r in results])).tolist()
+        pairs = [(r.train_loss, 0 * r.train_loss if r.valid_loss is None else r.valid_loss) for r in results]
+        losses = host(xp.stack([xp.stack(pair) for pair in pairs])).tolist()
         scores: list[tuple[Any, ...]] = [(r.scores, r.sgd_scores)[: 1 + self.setup.with_sgd] for r in results]
         if backend.on_cuda:
             ends = np.cumsum([len(r.scores) for r in results])[:-1]
@@ -175,8 +205,10 @@ class StepAccount:
         if self.step_scores is not None:
             self.step_scores.record(self.completed, step.scores, step.sgd_scores)
         self.losses[self.completed] = step.losses
+        train_loss, valid_loss = step.losses
+        valid_loss = valid_loss if is_validated(self.completed, self.validation_every) else math.nan
         self.completed = completed_after(next_step(self.completed))
-        self.setup.report(self.completed, *step.losses)
+        self.setup.report(self.completed, train_loss, valid_loss)
 
     def close(self, state: State) -> NotFinite | None:
         """Do nothing: the last step's check completes the scores."""
@@ -187,6 +219,7 @@ class StepAccount:
         epochs = np.arange(self.completed) // self.setup.config.per_epoch
         of_steps = {} if self.step_scores is None else self.step_scores.of_run(self.completed)
         history = {"epoch": epochs} | self._losses_by_name()
+        history["valid_loss"] = only_validated(history["valid_loss"], self.validation_every)
         of_sgd = np.full_like(self.scores, np.nan) if self.sgd_scores is None else self.sgd_scores
         return Credited(self.scores, of_sgd, self.seen, history, **of_steps)
 
@@ -195,16 +228,17 @@ class StepAccount:
         return {name: column.copy() for name, column in zip(LOSSES, columns, strict=True)}
 
     def settings(self) -> dict[str, object]:
-        """Return the size of the chunks of a batch."""
-        return {"micro_batch": self.micro_batch}
+        """Return the size of the chunks of a batch, and for how many steps validation gradients are kept."""
+        return {"micro_batch": self.micro_batch, **recorded_interval(self.validation_every)}
 
     def arrays(self) -> Snapshot:
-        """Return copies of scores, losses and the sketch's bases."""
+        """Return copies of scores, losses, kept validation gradients and the sketch's bases."""
         host, bases = self.setup.context.backend.host, {} if self.sketch is None else self.sketch.bases
         arrays = {"scores": self.scores.copy(), "seen": self.seen.copy()}
         arrays |= {} if self.sgd_scores is None else {"sgd_scores": self.sgd_scores.copy()}
         arrays |= {f"history/{name}": column for name, column in self._losses_by_name().items()}
         arrays |= {} if self.step_scores is None else self.step_scores.arrays(self.completed)
+        arrays |= {} if self.kept is None else self.kept.arrays(self.setup.context)
         return arrays | {f"basis/{number}/{group}": np.array(host(basis)) for (number, group), basis in bases.items()}
 
     def optional_arrays(self) -> Arrays:
@@ -229,6 +263,8 @@ class StepAccount:
             self.losses[: self.completed, column] = kept[f"history/{name}"]
         if self.step_scores is not None:
             self.step_scores.restore(kept)
+        if self.kept is not None:
+            self.kept.restore(self.setup.context, kept)
         if self.sketch is not None:
             for name in (name for name in kept if name.startswith("basis/")):
                 number, group = map(int, name.split("/")[1:])

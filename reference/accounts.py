@@ -36,8 +36,11 @@ class Settlement:
 class Account(Protocol[E]):
     """The interface that the run loop needs of an account. Scores are (N,), or (N, n_val) with ``per_validation``."""
 
-    def scores(self, step: Step) -> Array | None:
-        """Return the scores of a step's batch, (n, ...); None if they depend on the parameters after the step."""
+    def scores(self, step: Step, validated: Step) -> Array | None:
+        """Return the scores of a step's batch, (n, ...); None if they depend on the parameters after the step.
+
+        Γ is that of the step `validated`.
+        """
 
     def entry(self, index: Array, scores: Array | None, step: Step, after: Params) -> E:
         """Return the entry of a step of the samples `index`, which ended at the parameters `after`."""
@@ -82,9 +85,9 @@ class StepAccount:
     estimator: Estimator
     totals: Array
 
-    def scores(self, step: Step) -> Array:
-        """Return the scores of a step's batch, finite or not."""
-        return unchecked_scores(step, self.estimator)
+    def scores(self, step: Step, validated: Step) -> Array:
+        """Return the scores of a step's batch with the Γ of the step `validated`, finite or not."""
+        return unchecked_scores(step, self.estimator, validated)
 
     def entry(self, index: Array, scores: Any, step: Step, after: Params) -> StepEntry:
         """Return the entry of a step of the samples `index`."""

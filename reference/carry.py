@@ -219,7 +219,7 @@ class Ledger:
     estimator: Estimator
     entries: list[Entry] = field(default_factory=list)
 
-    def scores(self, step: Step) -> None:
+    def scores(self, step: Step, validated: Step) -> None:
         """Return None: the scores depend on the parameters after the step."""
 
     def entry(self, index: Array, scores: Array | None, step: Step, after: Params) -> Entry:

@@ -1,5 +1,6 @@
 """A training run with its attribution: each sample's scores, summed over the steps whose batch has it."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
@@ -15,6 +16,7 @@ from adamshap.reference.contract import (
     Array,
     Batch,
     Checkpointer,
+    CompletedSteps,
     Contraction,
     Credit,
     Diverged,
@@ -28,20 +30,22 @@ from adamshap.reference.contract import (
     Run,
     RunConfig,
     ScoreSlope,
-    Step,
     StepScores,
     check_callable,
     first_not_finite,
+    is_validated,
     keeps_step_scores,
     logged,
     one_blas_thread,
     one_of,
     positive_integer,
+    recorded_interval,
     refuse,
     resumed,
     run_settings,
     shown,
     true_or_false,
+    validation_interval,
 )
 from adamshap.reference.models import batch_gradient, mean_loss
 from adamshap.reference.run_state import RunState, StepResult
@@ -73,6 +77,7 @@ def attribute(
     contraction: Contraction = "ghost",
     keep_step_scores: bool = False,
     with_sgd: bool = True,
+    validation_every: int = 1,
     device: Literal["auto", "cpu"] = "auto",
     dtype: Literal["float64"] = "float64",
     on_step: Callable[[Progress], None] | None = None,
@@ -131,6 +136,9 @@ def attribute(
         credited by later steps as well.
     with_sgd : bool
         Score by SGD's formula as well; if not, ``Run.sgd_scores`` and ``Run.step_sgd_scores`` are NaN.
+    validation_every : int
+        Number of steps k for which a validation gradient is kept, SGD's too (docs/method.md 4): steps 1, 1 + k, 1 + 2k,
+        … take it anew. The others have no validation loss: NaN in the history. Above 1 not with "path" or "carry".
     device : {"auto", "cpu"}
         The CPU.
     dtype : {"float64"}
@@ -171,14 +179,15 @@ def attribute(
     estimator = Estimator(
         slope, gradient, per_validation=per_validation, nodes=nodes, kind=kind, contraction=contraction
     )
+    every = validation_interval(validation_every, estimator.gradient, credit=credit)
     estimator.refuse_large_batches(min(config.batch_size, train.n), train.n)
     kept = StepScores.empty(config, per_validation=estimator.per_validation, with_sgd=with_sgd) if keep else None
     of_sgd = zero_scores(config, estimator) if with_sgd else None
-    state = RunState.fresh(config, credit, account_of(config, credit, estimator), of_sgd, kept)
+    state = RunState.fresh(config, credit, account_of(config, credit, estimator), of_sgd, kept, every)
     for name, function in (("on_step", on_step), ("on_checkpoint", on_checkpoint)):
         check_callable(name, function)
     on_step = logged(on_step, f"{network}, {train.n} training and {valid.n} validation samples, by the oracle")
-    settings = "" if resume is None and on_checkpoint is None else settings_of(config, estimator)
+    settings = "" if resume is None and on_checkpoint is None else settings_of(config, estimator, every)
     if resume is not None:
         state.restore(resumed(resume, settings, state.snapshot(settings), steps=config.length))
     sgd = None
@@ -193,7 +202,8 @@ def attribute(
             state.record(result)
             completed = state.adam.step
             if on_step is not None:
-                on_step(Progress(completed, config.length, epoch, result.train_loss, result.valid_loss))
+                valid_loss = result.valid_loss if is_validated(CompletedSteps(completed - 1), every) else math.nan
+                on_step(Progress(completed, config.length, epoch, result.train_loss, valid_loss))
             if on_checkpoint is not None:
                 on_checkpoint(completed, partial(state.snapshot, settings))
         return state.run()
@@ -225,7 +235,7 @@ def account_of(config: RunConfig, credit: Credit, estimator: Estimator) -> Accou
     return StepAccount(estimator, zero_scores(config, estimator))
 
 
-def settings_of(config: RunConfig, estimator: Estimator) -> str:
+def settings_of(config: RunConfig, estimator: Estimator, validation_every: int) -> str:
     """Return the settings of a run as recorded in its snapshots."""
     return run_settings(
         config.train,
@@ -239,6 +249,7 @@ def settings_of(config: RunConfig, estimator: Estimator) -> str:
         seed=config.seed,
         estimator=estimator,
         reduction=config.reduction,
+        **recorded_interval(validation_every),
     )
 
 
@@ -251,15 +262,13 @@ def step_result(state: RunState, index: Array, sgd: Estimator | None) -> StepRes
     if everything before it is finite.
     """
     config, account = state.config, state.account
-    batch = config.train.take(index)
-    step = Step(config.network, state.params, config.adam, state.adam, batch, config.valid, config.reduction)
-    step = step.as_float64()
+    step = state.next_step(index)
+    validated = state.validated_for(step)
     with np.errstate(over="ignore", invalid="ignore"):  # the results are checked below
-        train_loss, valid_loss = (
-            float(mean_loss(config.network, state.params, part)) for part in (step.train, config.valid)
-        )
-        scores = account.scores(step)
-        sgd_scores = None if sgd is None else unchecked_scores(step, sgd)
+        train_loss = float(mean_loss(config.network, state.params, step.train))
+        valid_loss = float(mean_loss(config.network, state.params, config.valid)) if validated is step else 0.0
+        scores = account.scores(step, validated)
+        sgd_scores = None if sgd is None else unchecked_scores(step, sgd, validated)
         g = batch_gradient(step)
         watched: dict[str, Any] = {"train_loss": train_loss, "valid_loss": valid_loss}
         watched |= {f"square of the gradient of {name!r}": array**2 for name, array in g.items()}
@@ -271,7 +280,7 @@ def step_result(state: RunState, index: Array, sgd: Estimator | None) -> StepRes
         if bad is None:
             entry = account.entry(index, scores, step, params)
             bad = first_not_finite(entry.numbers())
-    return StepResult(index, params, m, v, train_loss, valid_loss, sgd_scores, entry, bad)
+    return StepResult(index, params, m, v, train_loss, valid_loss, sgd_scores, entry, bad, validated)
 
 
 def largest_lr(state: RunState) -> float:

@@ -96,11 +96,11 @@ def scores(
     return values
 
 
-def unchecked_scores(step: Step, estimator: Estimator) -> Array:
-    """Return `scores` of a step in float64, finite or not."""
+def unchecked_scores(step: Step, estimator: Estimator, validated: Step | None = None) -> Array:
+    """Return `scores` of a step in float64, finite or not; with Γ of the step `validated`, if it is another one."""
     x = models.sample_gradients(step)
     g, each = {name: x_i.sum(axis=0) for name, x_i in x.items()}, estimator.per_validation
-    terms = score_matrices(step, estimator, x, g)
+    terms = score_matrices(step, estimator, x, g, validated)
     if estimator.contraction == "forward":
         ((_, P),) = terms
         values = forward_dot_products(step, P, models.batch_clip_factor(step))
@@ -111,13 +111,21 @@ def unchecked_scores(step: Step, estimator: Estimator) -> Array:
     return values if each else values[:, 0]
 
 
-def score_matrices(step: Step, estimator: Estimator, x: Params, g: Params) -> list[tuple[Params, Params]]:
-    """Return the terms of a score, as `terms_of`, with P = Γ ⊙ S (J, …) in place of S."""
+def score_matrices(
+    step: Step, estimator: Estimator, x: Params, g: Params, validated: Step | None = None
+) -> list[tuple[Params, Params]]:
+    """Return the terms of a score, as `terms_of`, with P = Γ ⊙ S (J, …) in place of S.
+
+    Γ is that of the step `validated`, at that step's own point; None: of `step`.
+    """
     slope, nodes = estimator.slope, estimator.nodes
     previous = estimator.denominator == "previous"
     terms = [(x, linearized_previous(step))] if previous else terms_of(step, slope, x, g, nodes, estimator.kind)
-    part = part_of(slope, estimator.kind, step.n)
-    gamma = validation_gradients(step, estimator.gradient, g, nodes, each=estimator.per_validation, part=part)
+    where = step if validated is None else validated
+    if where is not step:
+        g = models.batch_gradient(where)
+    part = part_of(slope, estimator.kind, where.n)
+    gamma = validation_gradients(where, estimator.gradient, g, nodes, each=estimator.per_validation, part=part)
     return [(f, {name: gamma[name] * coefficient[name] for name in f}) for f, coefficient in terms]
 
 

@@ -321,6 +321,18 @@ REFUSALS = (
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', slope='auto')", ValueError),
     Refusal("slope", "gpu.attribute(NET, Adam(), batch(), batch(), slope='auto')", ValueError),
     Refusal("with_sgd", "gpu.attribute(NET, Adam(), batch(), batch(), with_sgd=1)", TypeError),
+    Refusal("validation_every", "gpu.attribute(NET, Adam(), batch(), batch(), validation_every=0)", ValueError),
+    Refusal("validation_every", "gpu.attribute(NET, Adam(), batch(), batch(), validation_every=2.0)", TypeError),
+    Refusal(
+        "validation_every",
+        "gpu.attribute(NET, Adam(), batch(), batch(), gradient='path', validation_every=2)",
+        ValueError,
+    ),
+    Refusal(
+        "validation_every",
+        "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', validation_every=2)",
+        ValueError,
+    ),
     Refusal(
         "keep_step_scores",
         "gpu.attribute(NET, Adam(), batch(), batch(), credit='carry', keep_step_scores=True)",

@@ -13,6 +13,7 @@ class               x_i of its parameter                            a use of
 `Gather`            b_t added to row id_t                           an embedding
 `Dense`             an array of its own                             any small parameter: gains, biases, positions
 `Summed`            unknown, only Σ x_i                             a layer without a capture
+`GradientRows`      an array of its own                             none: of the validation samples, kept or PyTorch's
 ==================  ==============================================  ==================================================
 
 ======  ======================  ==================================================
@@ -30,6 +31,7 @@ from adamshap.gpu.captures.capture import Capture, Factors, RootSquares
 from adamshap.gpu.captures.collection import Captures
 from adamshap.gpu.captures.dense import Dense, scale
 from adamshap.gpu.captures.gather import Gather
+from adamshap.gpu.captures.gradient_rows import GradientRows, gradient_of, gradient_rows
 from adamshap.gpu.captures.outer_product import OuterProduct
 from adamshap.gpu.captures.outer_products import OuterProducts, outer_products
 from adamshap.gpu.captures.summed import Summed
@@ -42,11 +44,14 @@ __all__ = [
     "Dense",
     "Factors",
     "Gather",
+    "GradientRows",
     "OuterProduct",
     "OuterProducts",
     "RootSquares",
     "Summed",
     "WindowProducts",
+    "gradient_of",
+    "gradient_rows",
     "multiply_by_sums",
     "outer_products",
     "scale",

@@ -1,5 +1,6 @@
 """Attribution of a PyTorch training loop, beside the loop: `Attribution`."""
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from adamshap.gpu.kept_gradients import KeptGradients
 from adamshap.gpu.products import refuse_score_dtype
 from adamshap.reference.contract import (
     Array,
+    CompletedSteps,
     Contraction,
     Denominator,
     Estimator,
@@ -140,6 +143,10 @@ class Attribution:
     keep_step_scores : bool
         Keep each step's scores, as ``Run.step_scores``, ``step_sgd_scores`` and ``step_index``, for
         `adamshap.reference.weighted`; memory for all scores of all steps.
+    validation_every : int
+        Number of steps k for which a validation gradient is kept, as by `adamshap.gpu.attribute`: `validation` is
+        called in steps 1, 1 + k, 1 + 2k, …, and where a parameter takes part that the last such step did not have. Not
+        with "path" or `efficient`.
     process_group : torch.distributed.ProcessGroup, optional
         Processes whose gradients are averaged or added, where `model` is not the DistributedDataParallel that does it.
 
@@ -180,6 +187,7 @@ class Attribution:
         samples_axis: Mapping[str, int] | None = None,
         verify_ghost: bool = False,
         keep_step_scores: bool = False,
+        validation_every: int = 1,
         process_group: Any = None,
     ) -> None:
         of_kind("model", model, torch.nn.Module)
@@ -208,6 +216,7 @@ class Attribution:
             micro_batch=micro_batch,
             verify_ghost=verify_ghost,
             keep_step_scores=keep_step_scores,
+            validation_every=validation_every,
         )
         self._processes.refuse_parts(estimator, settings.verify_ghost, settings.recompute)
         self._totals = Totals.of(
@@ -222,7 +231,10 @@ class Attribution:
         n_val = 0 if estimator.per_validation else None
         self._stack = ValidationStack(model, validation, self._named, n_val=n_val, processes=self._processes)
         context = context_of(backend, self._stack)
-        self._scorer = Scorer(context, estimator, settings.with_sgd, self._processes)
+        kept = None
+        if settings.validation_every > 1:
+            kept = KeptGradients(settings.validation_every, 1, settings.with_sgd)
+        self._scorer = Scorer(context, estimator, settings.with_sgd, self._processes, kept)
         self._derivatives = Derivatives(model)
         names = {id(p): name for name, p in self._named.items()}
         self._source = source_of(settings, context, names, samples_axis, self._derivatives, self._processes)
@@ -307,7 +319,8 @@ class Attribution:
         -------
         Run
             Scores, SGD's scores (NaN without `with_sgd`) and ``seen`` of all N samples; ``history`` has ``factor``, f
-            of each step, and with `with_sgd` or gradient "start" ``valid_loss``; with contraction "forward"
+            of each step, and with `with_sgd` or gradient "start" ``valid_loss``, NaN in a step with a kept validation
+            gradient; with contraction "forward"
             ``forward_passes`` of the batch in each step, and ``forward_error``, the estimated error of the scores by
             differences over the largest, 0 where there are none; parameters and state of the optimiser by the model's
             names.
@@ -358,8 +371,8 @@ class Attribution:
         memory_of(self._device).wait(self._device)
         with at_work(self._device):
             self._settle()
-            sketches = self._scorer.saved_sketches()
-        return {"settings": self._settings.text, "totals": self._gathered().state(), "sketches": sketches}
+            own = {"sketches": self._scorer.saved_sketches()} | self._scorer.saved_gradients()
+        return {"settings": self._settings.text, "totals": self._gathered().state()} | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state: with the model's and the optimiser's of the same time, as if uninterrupted.
@@ -383,6 +396,7 @@ class Attribution:
             self._totals.clear()
         with at_work(self._device):
             self._scorer.load_sketches(state["sketches"])
+            self._scorer.load_gradients(state)
 
     def _gathered(self) -> Totals:
         """Return the totals of all processes."""
@@ -442,7 +456,10 @@ class Attribution:
         if any(block.streams - {memory.stream(self._device)} for block in passes.blocks):
             memory.wait(self._device)  # PyTorch may use the captures' memory again, on the streams that it is of
         self._pending.forget()
-        self._totals.add(given.index, result, given.x.history, backend.host if backend.on_cuda else None)
+        history = given.x.history
+        if result.valid_loss is None and self._scorer.knows_losses:
+            history = history | {"valid_loss": math.nan}
+        self._totals.add(given.index, result, history, backend.host if backend.on_cuda else None)
         if new is not None:
             self._awaited = Awaited({name: given.state.theta[name].copy() for name in gradients}, new.theta)
         self._processes.agree()
@@ -466,7 +483,8 @@ class Attribution:
         products = {name: whole.products.get(name, 0) for name in passes.gradients}
         stack = replace(self._stack, named=passes.named, products=products)
         index = np.concatenate([block.index for block in passes.blocks])
-        return Given(index, whole.n, x, passes.gradients, state, hyperparameters, stack, passes.checked)
+        completed = CompletedSteps(self._totals.steps)
+        return Given(index, whole.n, x, passes.gradients, state, hyperparameters, stack, completed, passes.checked)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Compare θ⁺ with the engine's."""

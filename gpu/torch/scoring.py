@@ -15,13 +15,14 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import following
 from adamshap.gpu.forward import ForwardResult
 from adamshap.gpu.hyperparameters import Hyperparameters
+from adamshap.gpu.kept_gradients import HeldGradients, KeptGradients
 from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.norms import Norms, add_norms
 from adamshap.gpu.ops import ops_for
 from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import StepPlan, StepResult, score_step
-from adamshap.reference.contract import Array, Estimator, refuse
+from adamshap.reference.contract import Array, CompletedSteps, Estimator, refuse
 from adamshap.torch.captures.block import Block
 from adamshap.torch.captures.roundoff import Roundoff
 from adamshap.torch.checks.sums import adds_up
@@ -127,6 +128,8 @@ class Given:
     state : State
     hyperparameters : Hyperparameters
     stack : ValidationStack
+    completed : int
+        Number of steps that were scored before.
     checked : bool
         Whether the state after the step is wanted too, for the self-check.
     """
@@ -138,6 +141,7 @@ class Given:
     state: State
     hyperparameters: Hyperparameters
     stack: ValidationStack
+    completed: CompletedSteps
     checked: bool = True
 
 
@@ -153,6 +157,8 @@ class Scorer:
         Whether SGD's scores are wanted too.
     processes : Processes
         Those that score the samples of a step together.
+    kept : KeptGradients or None
+        Validation gradients kept for some steps; None if every step has its own.
     sketches : dict of Sketch
         Bases of the low-rank scores, by the names of the parameters that take part in a step.
     """
@@ -161,6 +167,7 @@ class Scorer:
     estimator: Estimator
     with_sgd: bool
     processes: Processes = field(default_factory=Processes)
+    kept: KeptGradients | None = None
     sketches: dict[tuple[str, ...], Sketch] = field(default_factory=dict)
 
     def score(
@@ -178,7 +185,8 @@ class Scorer:
         step = StepInput(context, given.hyperparameters, given.state, batch, 1.0)
         self._refuse_previous(given)
         g = BatchGradient({name: context.backend.real(gradient) for name, gradient in given.gradients.items()})
-        start = given.stack.at_start(context) if plan.start_wanted else None
+        held = self._held(given)
+        start = given.stack.at_start(context) if plan.start_wanted and held is None else None
         share = given.x.factor / self.processes.count  # of x_i in the gradient
         factor = None if share == 1 else share
         norms, norms_of = None, None
@@ -193,8 +201,10 @@ class Scorer:
             theta, m, v = (like(context, f"new {name}") for name in ("theta", "m", "v"))
             new = State(theta, m, v, following(given.state.t))
         sketch, total_of = self._sketch(names), self.processes.sum_of
-        result = score_step(step, plan, forward, chunks or given.x.chunks, new, sketch, total_of=total_of)
+        scored = chunks or given.x.chunks
+        result = score_step(step, plan, forward, scored, new, sketch, total_of, held=held, kept=self.kept)
         result = self._own(result, len(given.index))
+        start = start if held is None else held.start
         if given.x.compare is not None and result.sgd_scores is not None and start is not None:
             gamma = {use.name: use.x for use in start.uses if isinstance(use, Dense)}
             lrs, roundoffs = given.hyperparameters.lrs, list(given.x.roundoffs.values())
@@ -203,6 +213,18 @@ class Scorer:
             if not adds_up(context.backend, result.sgd_scores, gamma, given.gradients, lrs, roundoffs, self.processes):
                 given.x.compare()
         return result, new
+
+    @property
+    def knows_losses(self) -> bool:
+        """Whether the validation losses at θ are known, in steps that take the validation gradient anew."""
+        return self.with_sgd or self.estimator.gradient == "start"
+
+    def _held(self, given: Given) -> HeldGradients | None:
+        """Return the validation gradients of an earlier step; None where this one takes its own."""
+        if self.kept is None:
+            return None
+        self.kept.rows = given.stack.n_val or 1  # not known before the first step
+        return self.kept.held(given.completed, given.gradients, given.stack.products)
 
     def _own(self, result: StepResult, n: int) -> StepResult:
         """Return the scores of this process's `n` samples, which come first."""
@@ -234,6 +256,21 @@ class Scorer:
     def _sketch(self, names: tuple[str, ...]) -> Sketch | None:
         rank = self.estimator.rank
         return None if rank is None else self.sketches.setdefault(names, Sketch(rank))
+
+    def saved_gradients(self) -> dict[str, Any]:
+        """Return the kept validation gradients as tensors on the host, for a saved state; nothing if there are none."""
+        if self.kept is None:
+            return {}
+        host, groups = self.context.backend.host, (self.kept.gamma, self.kept.start)
+        saved = [{name: torch.from_numpy(np.array(host(rows))) for name, rows in group.items()} for group in groups]
+        return {"validation_gradients": saved}
+
+    def load_gradients(self, state: Mapping[str, Any]) -> None:
+        """Continue with the kept validation gradients of a saved state."""
+        if self.kept is not None:
+            real, saved = self.context.backend.real, state["validation_gradients"]
+            groups = [{name: real(rows.numpy().copy()) for name, rows in group.items()} for group in saved]
+            self.kept.gamma, self.kept.start = groups
 
     def saved_sketches(self) -> list[Any]:
         """Return the bases of the sketches as tensors on the host, for a saved state."""

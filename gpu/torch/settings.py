@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from adamshap.reference.contract import Estimator, positive_integer, refuse, shown, true_or_false
+from adamshap.reference.contract import (
+    Estimator,
+    positive_integer,
+    refuse,
+    shown,
+    true_or_false,
+    validation_interval,
+)
 from adamshap.torch.forward_mode.step import refuse_slope
 from adamshap.torch.forward_mode.verification import refuse_unverifiable
 
@@ -29,6 +36,7 @@ class Settings:
     micro_batch : int or None
     verify_ghost : bool
     keep_step_scores : bool
+    validation_every : int
     """
 
     estimator: Estimator
@@ -39,6 +47,7 @@ class Settings:
     micro_batch: int | None
     verify_ghost: bool
     keep_step_scores: bool
+    validation_every: int
 
     @classmethod
     def of(
@@ -52,6 +61,7 @@ class Settings:
         micro_batch: int | None,
         verify_ghost: bool,
         keep_step_scores: bool,
+        validation_every: int,
     ) -> "Settings":
         """Return the settings; refuse those that are not supported, also together."""
         refuse_slope(estimator)
@@ -73,6 +83,7 @@ class Settings:
             None if micro_batch is None else positive_integer("micro_batch", micro_batch),
             verify_ghost,
             true_or_false("keep_step_scores", keep_step_scores),
+            validation_interval(validation_every, estimator.gradient, efficient=estimator.efficient),
         )
 
     @property
@@ -88,7 +99,8 @@ class Settings:
     def text(self) -> str:
         """The settings on which the scores depend, which a saved state must share."""
         kept = ", keep_step_scores=True" * self.keep_step_scores  # states of earlier versions do not say False
-        return f"{self.estimator}, with_sgd={self.with_sgd}{kept}"
+        every = f", validation_every={self.validation_every}" * (self.validation_every > 1)
+        return f"{self.estimator}, with_sgd={self.with_sgd}{kept}{every}"
 
 
 def check_validation(validation: Callable[[], torch.Tensor]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from adamshap.gpu.arrays import like
-from adamshap.gpu.captures import Captures, Dense
+from adamshap.gpu.captures import Captures, gradient_rows
 from adamshap.gpu.context import EngineContext
 from adamshap.reference.contract import Array, refuse
 from adamshap.torch.backward import differentiated, reaches
@@ -24,21 +24,6 @@ from adamshap.torch.processes import Processes
 from adamshap.torch.undisturbed import undisturbed
 
 __all__ = ["ValidationStack", "refuse_not_finite"]
-
-
-@dataclass(frozen=True)
-class GradientRows(Dense):
-    """Γ of one parameter: a row, or one for each validation sample.
-
-    `count` is the number of outer products of a training sample, by which a sketch of P is weighed.
-    """
-
-    count: int = 0
-
-    @property
-    def products(self) -> dict[str, int]:
-        """The number of outer products of a sample of the batch."""
-        return {self.name: self.count} if self.count else {}
 
 
 @dataclass
@@ -56,8 +41,7 @@ class Gradients:
     @property
     def captures(self) -> Captures:
         """The rows, each summed over all passes."""
-        rows = [GradientRows(name, x, self.products.get(name, 0)) for name, x in self.total.items()]
-        return Captures(tuple(rows), self.losses)
+        return gradient_rows(self.total, self.products, self.losses)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ module             holds
 `marginals`        kinds of marginal utilities, and their values
 `estimator`        the choice of a score
 `run`              settings, order and results of a run
+`validation_interval`  the steps of a run that take the validation gradient anew
 `progress`         reports of a run in progress
 `snapshot`         the state from which a run resumes
 `blas`             one thread for BLAS; the versions that affect the last digits
@@ -120,6 +121,13 @@ from adamshap.reference.contract.snapshot import (
 )
 from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float64_step
 from adamshap.reference.contract.step_scores import StepScores, keeps_step_scores
+from adamshap.reference.contract.validation_interval import (
+    is_validated,
+    last_validated,
+    only_validated,
+    recorded_interval,
+    validation_interval,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -198,7 +206,9 @@ __all__ = [
     "convnet",
     "first_not_finite",
     "float64_step",
+    "is_validated",
     "keeps_step_scores",
+    "last_validated",
     "logged",
     "model_of",
     "named_arrays",
@@ -206,6 +216,7 @@ __all__ = [
     "of_kind",
     "one_blas_thread",
     "one_of",
+    "only_validated",
     "optimiser_in",
     "optimiser_of",
     "parts",
@@ -214,6 +225,7 @@ __all__ = [
     "quadrature_nodes",
     "real_parts",
     "recorded_arithmetic",
+    "recorded_interval",
     "refuse",
     "refuse_overflow",
     "refuse_zero_denominator",
@@ -225,4 +237,5 @@ __all__ = [
     "step_index",
     "transformer",
     "true_or_false",
+    "validation_interval",
 ]

@@ -23,7 +23,8 @@ class Progress:
     epoch : int
         Number of the epoch, from 0.
     train_loss, valid_loss : float
-        Mean losses of the batch and of the validation samples, before the step.
+        Mean losses of the batch and of the validation samples, before the step; `valid_loss` is NaN in a step without
+        a pass of the validation samples (`validation_every`).
     """
 
     step: CompletedSteps

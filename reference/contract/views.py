@@ -73,7 +73,8 @@ def figure(scores: Array, sgd_scores: Array, history: dict[str, Array]) -> "Figu
     axes[1].set(title="Beside SGD's score", xlabel="SGD's score", ylabel="score")
     if known:
         for name in known:
-            axes[2].plot(np.arange(1, len(history[name]) + 1), history[name], **LINES[name])
+            steps = np.flatnonzero(np.isfinite(history[name]))  # a run may not know the validation loss of every step
+            axes[2].plot(steps + 1, history[name][steps], **LINES[name])
         axes[2].set(title="Loss before each step", xlabel="step")
         axes[2].legend(frameon=False)
     for part in axes[:2]:

@@ -99,8 +99,20 @@ LOW_RANK = {"slope": "secant", "gradient": "start", "rank": 2}
 """Only of models with one order of parameters in both: the order chooses the first random basis."""
 
 
+KEPT = {"validation_every": 2}
+
+
 @pytest.mark.parametrize(
-    ("name", "options"), [("transformer", {}), ("perceptron", {}), ("convnet", {}), ("convnet", LOW_RANK)]
+    ("name", "options"),
+    [
+        ("transformer", {}),
+        ("perceptron", {}),
+        ("convnet", {}),
+        ("convnet", LOW_RANK),
+        ("transformer", KEPT),
+        ("perceptron", KEPT | {"gradient": "start"}),
+        ("convnet", KEPT | LOW_RANK),
+    ],
 )
 def test_a_run_in_pytorch_is_the_engine_s(name: str, options: dict[str, Any]) -> None:
     model, build, name_of, data = MODELS[name]
