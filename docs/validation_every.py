@@ -123,7 +123,6 @@ def cost(name: str, make: Callable[[], Problem], n_val: int, rounds: int) -> lis
 
 
 COSTS: dict[str, Callable[[], Problem]] = {
-    "digits": lambda: digits(0.999),
     "784-1024-1024-10": wide,
     "characters, transformer": characters,
 }
