@@ -27,7 +27,7 @@ module             holds
 `marginals`        kinds of marginal utilities, and their values
 `estimator`        the choice of a score
 `run`              settings, order and results of a run
-`validation_interval`  the steps of a run that take the validation gradient anew
+`validation_steps` the steps of a run that take the validation gradient anew
 `progress`         reports of a run in progress
 `snapshot`         the state from which a run resumes
 `blas`             one thread for BLAS; the versions that affect the last digits
@@ -121,7 +121,7 @@ from adamshap.reference.contract.snapshot import (
 )
 from adamshap.reference.contract.step import REDUCTIONS, Reduction, Step, float64_step
 from adamshap.reference.contract.step_scores import StepScores, keeps_step_scores
-from adamshap.reference.contract.validation_interval import (
+from adamshap.reference.contract.validation_steps import (
     is_validated,
     last_validated,
     only_validated,
