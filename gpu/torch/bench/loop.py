@@ -114,9 +114,11 @@ class Loop:
     def ripen(self) -> None:
         """Give the optimiser a late step's number, with the moments, corrected for bias, that it has.
 
-        In a run's first tens of steps "auto" is "random_order" everywhere.
+        In a run's first tens of steps "auto" is "random_order" everywhere. Steps are tiny from here on: the one batch's
+        gradient, that of a new model, would grow beyond the moments.
         """
         for group in self.optimiser.param_groups:
+            group["lr"] *= 1e-6
             for p in group["params"]:
                 state = self.optimiser.state[p]
                 for name, beta in zip(("exp_avg", "exp_avg_sq"), group["betas"], strict=True):
