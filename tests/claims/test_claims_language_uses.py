@@ -62,7 +62,7 @@ def test_every_score_meets_every_truth(records: list[Record]) -> None:
         assert noise["loss"] < noise["loss before"]
     section = language.section(language.Settings(1, whole=(CASE,)), records)
     table = section.tables[-1]
-    assert len(table.rows) == len({r["score"] for r in select(records, part="truth")}) + 2
+    assert len(table.rows) == len({r["score"] for r in select(records, part="truth")}) + 3
     corpus = load(CASE.corpus, 0)
     assert f" {truth.model_of(corpus, MODEL, 1).start.numel():,} parameters" in table.caption
     assert len(section.findings) == len(whole_runs.TRUTHS)

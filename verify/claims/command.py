@@ -14,7 +14,7 @@ from adamshap.reference.contract.drawing import plain_style
 
 def claims_command(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Minutes instead of half an hour: fewer and shorter runs.")
+        bool, typer.Option("--quick", help="Minutes instead of an hour or more: fewer and shorter runs.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -53,7 +53,7 @@ def claims_command(
             importlib.import_module(package)
         with plain_style():
             plots = importlib.import_module("adamshap.verify.claims.plots")
-            plots.svg(plots.blank(1, 1)[0])  # so that problems of matplotlib show now, not after half an hour
+            plots.svg(plots.blank(1, 1)[0])  # so that problems of matplotlib show now, not after an hour
     except ImportError as error:
         raise CommandError(
             f"claims needs scikit-learn, statsmodels, tokenizers and matplotlib ({error}):"

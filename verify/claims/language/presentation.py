@@ -48,19 +48,19 @@ CLAIM = (
 SGD_, LINEAR, ORDER = label(SGD), label(LINEARIZED), label(RANDOM_ORDER)
 TRUTHS = (FIRST, LAST, SHAPLEY)
 SINCE, ALL = f"t ≥ {LATER}", "t ≥ 1"
-KEY = (
-    (WITHIN, FIRST, SGD_),
-    (WITHIN, FIRST, LINEAR),
-    (POOLED, PAPER, SGD_),
-    (POOLED, PAPER, LINEAR),
-    (POOLED, PAPER, EXACT_DATA),
-    (POOLED, PAPER, HISTORY),
-    (POOLED, PAPER, with_history(SGD_)),
-    (POOLED, PAPER, with_history(LINEAR)),
-    (POOLED, FIRST, SGD_),
-    (POOLED, FIRST, LINEAR),
-)
-"""Protocol, target and estimator of the columns that explain the contrast."""
+KEY = {
+    (WITHIN, FIRST, "within steps with `first`"): (SGD_, LINEAR, ORDER),
+    (POOLED, PAPER, "pooled over steps with the paper's marginal U({i})"): (
+        SGD_,
+        LINEAR,
+        EXACT_DATA,
+        HISTORY,
+        with_history(SGD_),
+        with_history(LINEAR),
+    ),
+    (POOLED, FIRST, "pooled over steps with `first`"): (SGD_, LINEAR, ORDER),
+}
+"""Estimators by protocol, target and caption: the tables that explain the contrast."""
 TARGETS = (FIRST, PAPER, PAPER_1, OWN_DATA, OWN, LAST, SHAPLEY, SHAPLEY_HISTORY)
 """The columns of the tables of protocols."""
 TARGETS_WITHIN = (FIRST, FIRST_1, OWN_DATA, LAST, SHAPLEY)
@@ -83,10 +83,10 @@ def section(name: str, settings: Settings, records: Sequence[Record]) -> Section
     del settings  # the tables show what was measured
     rows = [r for r in select(records, part="protocols") if r["protocol"] == WITHIN or r["steps"] >= FEWEST]
     core = select(rows, change="")
-    tables = [_models(records), _key(rows)]
+    tables = [_models(records), *_key(rows)]
     tables += [_protocols(core, *shown) for shown in SHOWN_PROTOCOLS]
     tables += [_steps(core, truth) for truth in TRUTHS]
-    tables += [_steps_of_runs(rows), *_kinds(records), *_seen(records), *_slopes(records)]
+    tables += [*_steps_of_runs(rows), *_kinds(records), *_seen(records), *_slopes(records)]
     tables += tables_of_runs.tables(records)
     figures = [("protocols", _CAPTION, _plot(core))] if core else []
     findings = [*(_findings(rows, core) if core else []), *tables_of_runs.sentences(records)]
@@ -118,17 +118,22 @@ def _models(records: Sequence[Record]) -> Table:
     return Table("The runs.", header, rows)
 
 
-def _key(rows: Sequence[Record]) -> Table:
+def _key(rows: Sequence[Record]) -> list[Table]:
     def cell(run: str, protocol: str, target: str, estimator: str) -> str:
         return _short(_mean(rows, run=run, protocol=protocol, target=target, estimator=estimator, place=SINCE))
 
-    return Table(
-        f"Pearson R from t = {LATER} on, by protocol, target and estimator: within steps with `first`, then pooled over"
-        " steps with the paper's marginal U({i}), then pooled with `first`. History is ⟨Γ, A(0)⟩, a constant in each"
-        f" step. – : fewer than {FEWEST} steps to pool.",
-        ["run", *(f"{protocol}, {target}: {estimator}" for protocol, target, estimator in KEY)],
-        [[run, *(cell(run, *key) for key in KEY)] for run in distinct(rows, "run")],
-    )
+    return [
+        Table(
+            f"Pearson R from t = {LATER} on by run, {caption}. History is ⟨Γ, A(0)⟩, a constant in each step. – : fewer"
+            f" than {FEWEST} steps to pool.",
+            ["run", *(f"`{estimator}`" for estimator in estimators)],
+            [
+                [run, *(cell(run, protocol, target, estimator) for estimator in estimators)]
+                for run in distinct(rows, "run")
+            ],
+        )
+        for (protocol, target, caption), estimators in KEY.items()
+    ]
 
 
 def _short(found: Spread) -> str:
@@ -182,18 +187,20 @@ def _steps(core: Sequence[Record], truth: str) -> Table:
     )
 
 
-def _steps_of_runs(rows: Sequence[Record]) -> Table:
+def _steps_of_runs(rows: Sequence[Record]) -> list[Table]:
     chosen = select(rows, protocol=WITHIN, target=FIRST)
     places = _ranges(chosen)
-    names = (SGD_, LINEAR, ORDER)
-    return Table(
-        "Pearson R with `first` within steps, by run.",
-        ["run", *(f"`{name}`, {place}" for name in names for place in places)],
-        [
-            [run, *(_short(_mean(chosen, run=run, estimator=name, place=place)) for name in names for place in places)]
-            for run in distinct(chosen, "run")
-        ],
-    )
+    return [
+        Table(
+            f"Pearson R of `{name}` with `first` within steps, by run.",
+            ["run", *places],
+            [
+                [run, *(_short(_mean(chosen, run=run, estimator=name, place=place)) for place in places)]
+                for run in distinct(chosen, "run")
+            ],
+        )
+        for name in (SGD_, LINEAR, ORDER)
+    ]
 
 
 def _kinds(records: Sequence[Record]) -> list[Table]:

@@ -67,6 +67,16 @@ def _spread(records: Sequence[Record], key: str, **wanted: object) -> Spread:
     return spread(record[key] for record in select(records, **wanted))
 
 
+BETTER, WORSE = "random_order, unit", "sgd, unit"
+"""Two scores whose difference the tables show, with the same seed and source in each pair."""
+
+
+def _less(truth: Sequence[Record], one: str) -> Spread:
+    """Return the spread of the difference over the pairs."""
+    pairs = zip(select(truth, truth=one, score=BETTER), select(truth, truth=one, score=WORSE), strict=True)
+    return spread(a["spearman"] - b["spearman"] for a, b in pairs)
+
+
 def _truth_table(truth: Sequence[Record], noise: Sequence[Record], case: str) -> Table:
     caption = (
         f"Whole run, {case}, {noise[0]['parameters']:,} parameters: Spearman of the scores with retraining, ± over"
@@ -76,6 +86,7 @@ def _truth_table(truth: Sequence[Record], noise: Sequence[Record], case: str) ->
         [f"`{name}`", *(_text(_spread(truth, "spearman", score=name, truth=one)) for one in TRUTHS)]
         for name in distinct(truth, "score")
     ]
+    rows.append([f"`{BETTER}` less `{WORSE}`, pair by pair", *(_text(_less(truth, one)) for one in TRUTHS)])
     rows.append(["the same run on the half", "–", _text(_spread(noise, "same with new")), "–"])
     rows.append(["ceiling by reliability", "–", _text(_spread(noise, "ceiling")), "–"])
     return Table(caption, ["score", SAME, NEW, LEFT_OUT], rows)
