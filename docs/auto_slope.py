@@ -7,8 +7,8 @@
 The same run is scored with each slope: "midpoint", exact variance, float32, Adam(1e-3). R is Pearson's correlation with
 the scores of "random_order", of the runs' totals under both weightings, and the lowest at any step from t = 1, and from
 t = 20 on. The share is that of the coordinates, over all steps from 20 on, for which "auto" takes more than the secant.
-Text is that of this folder: bags of the 2,000 most frequent words in passages of 40 words, classified by the
-page, and characters for a transformer.
+Text comes with Python, NumPy and SciPy: help pages, docstrings, code and licences. Its passages of 40 words are bags of
+the 2,000 most frequent words, classified by their source; a transformer learns its characters.
 
 The cost is that of an attributed step, in multiples of one with "secant": medians over rounds of interleaved steps, in
 processor time, exact variance and rank one, without SGD's scores. Batches are new in each round, at the state after
@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -49,10 +48,12 @@ from adamshap.reference.contract import (
     StepNumber,
     transformer,
 )
+from adamshap.verify.claims.language import corpora
 
 SLOPES = ("random_order", "auto", "secant")
 LATER, ROUNDS = 20, 21
 N_VAL = 32
+SOURCES, PASSAGES, WORDS = ("help", "docstrings", "code", "licences"), 500, 40
 Problem = tuple[Model, Batch, Batch, int, Adam]
 
 
@@ -79,14 +80,13 @@ def heavy_tails(draw: str) -> Problem:
 
 
 def bags_of_words() -> Problem:
-    """Return passages of this folder's pages as bags of words, of which each has few, and their pages."""
-    pages = sorted(Path(__file__).parent.glob("*.md"), key=lambda page: -page.stat().st_size)[:8]
+    """Return passages of text as bags of words, of which each has few, and their sources."""
     passages, labels = [], []
-    for label, page in enumerate(pages):
-        words = re.findall(r"[a-z]+", page.read_text(encoding="utf-8").lower())
-        some = [words[start : start + 40] for start in range(0, len(words) - 40, 20)]
-        passages += some
-        labels += [label] * len(some)
+    for label, name in enumerate(SOURCES):
+        words = re.findall(r"[a-z]+", corpora.source(name)[: corpora.LONGEST].lower())
+        starts = range(0, min(len(words), PASSAGES * WORDS) - WORDS + 1, WORDS)
+        passages += [words[start : start + WORDS] for start in starts]
+        labels += [label] * len(starts)
     common = [word for word, _ in Counter(word for words in passages for word in words).most_common(2000)]
     column = {word: number for number, word in enumerate(common)}
     x = np.zeros((len(passages), len(common)))
@@ -94,17 +94,14 @@ def bags_of_words() -> Problem:
         for word in words:
             if word in column:
                 x[row, column[word]] += 1
-    return Network((len(common), 64, len(pages)), "relu"), *split(x, np.array(labels)), 32, Adam()
+    return Network((len(common), 64, len(SOURCES)), "relu"), *split(x, np.array(labels)), 32, Adam()
 
 
 def characters() -> Problem:
-    """Return a small transformer, and windows of 32 characters."""
-    text, T = (Path(__file__).parent / "method.md").read_text(encoding="utf-8"), 32
-    alphabet = sorted(set(text))
-    tokens = np.array([alphabet.index(one) for one in text])
-    windows = tokens[np.arange(0, len(tokens) - T - 1, T)[:, None] + np.arange(T + 1)]
-    model = transformer(vocab=len(alphabet), context=T, width=64, depth=2, heads=4)
-    return model, *split(windows[:, :-1], windows[:, 1:]), 8, Adam()
+    """Return a small transformer, and passages of 32 characters."""
+    corpus = corpora.load(corpora.Mixture("characters", SOURCES, length=32, valid=N_VAL), seed=0)
+    model = transformer(vocab=corpus.vocab, context=32, width=64, depth=2, heads=4)
+    return model, corpus.train, corpus.valid, 8, Adam()
 
 
 RUNS: dict[str, tuple[Any, int]] = {
@@ -121,14 +118,14 @@ RUNS: dict[str, tuple[Any, int]] = {
 def counting(found: list[tuple[int, bool]]) -> Iterator[None]:
     """Note the size of each parameter in each step, and whether "auto" takes more than the secant for it."""
     kernels = kernels_for(pick_backend("cpu", "float32"))
-    choose = kernels.auto_plan
+    choose = kernels.auto_plans
 
     def noted(scalars: Any, order: Any, g: Any, v: Any) -> Any:
-        plan = choose(scalars, order, g, v)
-        found.append((g.size, plan.needs_spread))
-        return plan
+        plans = choose(scalars, order, g, v)
+        found.extend((g[name].size, plan.needs_spread) for name, plan in plans.items())
+        return plans
 
-    with patch.object(kernels, "auto_plan", noted):
+    with patch.object(kernels, "auto_plans", noted):
         yield
 
 

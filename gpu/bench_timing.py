@@ -19,15 +19,16 @@ from adamshap.gpu.carry import Carrier
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.counting import FIRST_STEP, NO_STEPS, completed_after, following, next_step
 from adamshap.gpu.data import Data
-from adamshap.gpu.kernels.plan import slope_plan
+from adamshap.gpu.kernels.plan import SPLIT_SLOPES, SlopePlan, slope_plan
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.norms import Norms, add_norms
-from adamshap.gpu.parameter_pass import FusedOut, fused_step, take_step
+from adamshap.gpu.parameter_pass import FusedOut, fused_step, slope_plans, take_step
 from adamshap.gpu.scores import contract
 from adamshap.gpu.sketch import Sketch
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.step import attribute_step, plain_step
 from adamshap.reference.contract import (
+    AUTO,
     Adam,
     Batch,
     Estimator,
@@ -175,19 +176,27 @@ class BenchRun:
         add_norms(context, norms, captures, "rank_one")
         step = StepInput.of(context, Adam(), self.state, batch, 1 / n)
         scalars, used, written = step.hyperparameters.scalars, norms if plan.needs_spread else None, self.state
+        chooses = self.estimator.slope == AUTO and plan.needs_spread
+        stack.run(context, train, self.state.theta, batch.y, 1 / n)
+        write_sums(context, captures, g)
+
+        def choose() -> dict[str, SlopePlan]:
+            return slope_plans(step, plan, g, chooses=chooses)
+
+        plans = choose()
 
         def validation_product() -> None:
             for name, a in slope.items():
                 matrix[name][...] = a
             multiply_by_sums(context, validation, matrix)
 
-        return {
+        found: dict[str, Callable[[], Any]] = {
             "forward and backward": lambda: stack.run(context, train, self.state.theta, batch.y, 1 / n),
             "gradient": lambda: write_sums(context, captures, g),
             "Adam alone": lambda: take_step(context, scalars, self.state, g, self.state),
             "norms for σ²": lambda: add_norms(context, Norms(), captures, "rank_one"),
             "fused pass, Adam included": lambda: fused_step(
-                step, dict.fromkeys(g, plan), g, used, None, 0.5, FusedOut(written, point, slope)
+                step, plans, g, used, None, 0.5, FusedOut(written, point, slope)
             ),
             "validation pass": lambda: stack.run(context, valid, point, batch.valid_y, 1 / n_val),
             "validation gradient times slope": validation_product,
@@ -195,17 +204,18 @@ class BenchRun:
             "computing factors": factorised,
             "contraction with factors": lambda: contract(context, captures, matrix, out, factors),
         }
+        return found | {"choice of 'auto'": choose} if chooses else found
 
     def carried(self) -> dict[str, float] | None:
         """Return the cost of a step with ``credit="carry"``, and the memory of the default window.
 
-        None for other models than perceptrons: a transformer's window takes gigabytes.
+        None for other models than perceptrons, whose windows take gigabytes, and for slopes that "carry" lacks.
 
         A block of steps is timed as a whole, as its batches are paid together. The window is as short as it can be,
         one block: a longer one costs memory, and the addition of its blocks' sums once a block.
         """
         context, backend, case = self.context, self.context.backend, self.case
-        if case.other is not None:
+        if case.other is not None or self.estimator.slope not in SPLIT_SLOPES:
             return None
         train = Batch(backend.host(self.batch.x), backend.host(self.batch.y))
         valid = Batch(backend.host(self.batch.valid_x), backend.host(self.batch.valid_y))

@@ -90,6 +90,8 @@ def forward_and_gradient(
 def _norms_of(context: EngineContext, captures: Captures, variance: str, factor: Any, names: Collection[str]) -> Norms:
     """Return the norms of some parameters, times the `factor` of a clipped gradient."""
     norms = Norms()
+    if not names:
+        return norms
     add_norms(context, norms, captures.of(context, names), variance)
     if factor is not None:
         norms.clip(context, factor)

@@ -27,10 +27,7 @@ def slope_plans(step: StepInput, plan: SlopePlan, g: BatchGradient, *, chooses: 
     if not chooses:
         return dict.fromkeys(g, plan)
     step.context.now("pass over the parameters")
-    kernels, scalars, v = step.context.kernels, step.hyperparameters.scalars, step.state.v
-    return {
-        name: kernels.auto_plan(scalars[name], plan, as_matrix(array), as_matrix(v[name])) for name, array in g.items()
-    }
+    return step.context.kernels.auto_plans(step.hyperparameters.scalars, plan, g, step.state.v)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_one_sample_has_the_secant() -> None:
 def test_the_weight_rises_with_the_mean_squared_own_share() -> None:
     """A share z of all coordinates alike has Q = z²."""
     c = coefficients(np.ones((3, 4)))
-    for square, wanted in ((1 / 64, 0.0), (3 / 64, 0.5), (1 / 8, 1.0)):
+    for square, wanted in ((1 / 8, 0.0), (13 / 64, 0.5), (1 / 4, 1.0)):
         z = np.sqrt(square)
         g = np.full((3, 4), np.sqrt(z / (1 - z) * c.kappa[0, 0] / c.q))
         assert_within(slopes.random_order_weight(c, g), wanted, rounding(10.0, 12), "weight")
@@ -98,9 +98,8 @@ def blend_of(implementation: str, device: Any, dtype: str, c: Adam, t: int, g: A
     backend = pick_backend(device, dtype)
     kernels = in_numpy if implementation == "numpy" and not backend.on_cuda else kernels_for(backend)
     order = slope_plan("auto", (3, 4), 8)
-    plan = kernels.auto_plan(
-        adam_scalars(c, StepNumber(t)), order, *(on_device(device, a.astype(dtype)) for a in (g, v))
-    )
+    scalars, arrays = {"one": adam_scalars(c, StepNumber(t))}, (on_device(device, a.astype(dtype)) for a in (g, v))
+    plan = kernels.auto_plans(scalars, order, *({"one": array} for array in arrays))["one"]
     if plan.table is not None:
         assert len(plan.nodes) == 1 + len(order.nodes)
         return 1 - float(backend.host(plan.table)[3])
@@ -138,7 +137,7 @@ def test_the_engine_weighs_numbers_that_its_dtype_cannot_square(device: Any, dty
 
 @on_each_device
 @pytest.mark.parametrize("options", [{}, {"per_validation": True}, {"micro_batch": 5}])
-@pytest.mark.parametrize("count", [0, 9, 60])
+@pytest.mark.parametrize("count", [0, 4, 60])
 def test_the_engine_scores_as_the_oracle_does(count: int, options: Any, device: Any) -> None:
     step, each = walked(count), {name: options[name] for name in options if name == "per_validation"}
     got = engine.scores(step, "auto", device=device, dtype="float64", **options)
@@ -161,10 +160,11 @@ def test_norms_are_computed_where_the_random_order_is_needed(monkeypatch: pytest
     add_norms = forward.add_norms
     monkeypatch.setattr(forward, "add_norms", noted)
     seen = set()
-    for count in range(0, 40, 3):
+    for count in range(8):
         step = walked(count)
-        engine.scores(step, "auto", device="cpu", dtype="float64")
         wanted = {name for name, weight in weights(step).items() if weight > 0}
-        assert found.pop() == wanted
+        found.clear()
+        engine.scores(step, "auto", device="cpu", dtype="float64")
+        assert found == ([wanted] if wanted else [])
         seen.add((bool(wanted), len(wanted) < len(step.params)))
     assert seen == {(True, False), (True, True), (False, True)}

@@ -54,6 +54,15 @@ def test_json_has_a_row_for_exact_and_one_for_sketched_scores(tmp_path: Path) ->
     assert report["machine"]["device"] == "cpu"
 
 
+def test_auto_has_a_part_for_its_choice_and_no_carry() -> None:
+    result = CliRunner().invoke(app, ["--json", "--slope", "auto", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    for row in json.loads(result.output)["rows"]:
+        assert row["slope"] == "auto"
+        assert row["parts_ms"]["choice of 'auto'"] > 0
+        assert row["carry"] is None
+
+
 def test_tables_and_torch() -> None:
     pytest.importorskip("torch")
     result = CliRunner().invoke(app, ["--against", "torch", "--device", "cpu"], env={"COLUMNS": "200"})

@@ -36,8 +36,8 @@ def score_cases(of: st.SearchStrategy[Step] | None = None, **options: Any) -> st
 
 
 SINGLE = np.finfo(np.float32)
-OWN_SHARES = (0.15, 0.19, 0.21, 0.24, 0.3)
-"""Own shares q g²/(κ + q g²); squared, the three in the middle are between the thresholds of "auto", 1/32 and 1/16."""
+OWN_SHARES = (0.4, 0.44, 0.45, 0.46, 0.5)
+"""Own shares q g²/(κ + q g²); squared, the three in the middle are between the thresholds of "auto", 3/16 and 7/32."""
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +19,10 @@ __all__ = ["Kernels", "kernels_for"]
 
 
 class Kernels(Protocol):
-    """The functions of each backend's module, for one parameter or some of its rows; `groups` describes the arrays."""
+    """The functions of each backend's module, for one parameter or some of its rows; `groups` describes the arrays.
+
+    `auto_plans` takes all parameters: its calls for each would cost as much as its work on a small one.
+    """
 
     def adam_step(
         self, scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState, new: ParameterState
@@ -51,16 +55,16 @@ class Kernels(Protocol):
             starts at ``θ − A(d)``.
         """
 
-    def auto_plan(
-        self, scalars: AdamScalars, order: SlopePlan, g: Float[Array, "d_out d_in"], v: Float[Array, "d_out d_in"]
-    ) -> SlopePlan:
-        """Return the plan of "auto" for one parameter, from the gradient's own share in the radicand.
+    def auto_plans(
+        self, scalars: Mapping[str, AdamScalars], order: SlopePlan, g: Mapping[str, Array], v: Mapping[str, Array]
+    ) -> dict[str, SlopePlan]:
+        """Return the plans of "auto" for all parameters, each from its gradient's own share in the radicand.
 
         Parameters
         ----------
         order : SlopePlan
             That of "random_order".
-        g, v : arrays
+        g, v : dicts of arrays
             The batch's gradient, without L2 decay, and the second moment before the step.
         """
 

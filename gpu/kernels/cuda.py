@@ -8,6 +8,7 @@ kernel is compiled once for any nodes. `kernels.numpy` derives the formulas, `ke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from adamshap.reference.contract import Array
 
-__all__ = ["adam_step", "auto_plan", "fused_step", "momentum_split", "two_term_fit"]
+__all__ = ["adam_step", "auto_plans", "fused_step", "momentum_split", "two_term_fit"]
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
@@ -382,10 +383,15 @@ def fused_step(
     )
 
 
-def auto_plan(
-    scalars: AdamScalars, order: SlopePlan, g: Float[Array, "d_out d_in"], v: Float[Array, "d_out d_in"]
-) -> SlopePlan:
-    """Return the plan of "auto", whose weights stay on the device; see `Kernels.auto_plan`."""
+def auto_plans(
+    scalars: Mapping[str, AdamScalars], order: SlopePlan, g: Mapping[str, Array], v: Mapping[str, Array]
+) -> dict[str, SlopePlan]:
+    """Return the plans of "auto", whose weights stay on the device; see `Kernels.auto_plans`."""
+    return {name: _auto_plan(scalars[name], order, array, v[name]) for name, array in g.items()}
+
+
+def _auto_plan(scalars: AdamScalars, order: SlopePlan, g: Array, v: Array) -> SlopePlan:
+    """Return the plan of "auto" of one parameter."""
     f, dtype = g.dtype.type, np.dtype(g.dtype)
     numbers = [f(x) for x in (scalars.kappa, scalars.root, scalars.root_q, scalars.eps)]
     numbers += [f(cupy.finfo(dtype).tiny), f(largest_square(dtype))]

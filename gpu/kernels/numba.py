@@ -18,7 +18,7 @@ and the smaller D divides last. The regression pairs each new node with all node
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from adamshap.reference.contract import Array
 
-__all__ = ["adam_step", "auto_plan", "fused_step", "momentum_split", "two_term_fit"]
+__all__ = ["adam_step", "auto_plans", "fused_step", "momentum_split", "two_term_fit"]
 
 BLOCK = 256  # elements; the scratch slots of a block take 13 KiB in float32
 FLOPS_OF_A_STEP = 200  # cost of Adam's step per element, as flops of matrix products that take as long
@@ -89,16 +89,30 @@ def fused_step(
     in_parts(rows, len(g), (FLOPS_OF_A_STEP + FLOPS_OF_A_NODE * len(nodes)) * g.size)
 
 
-def auto_plan(
-    scalars: AdamScalars, order: SlopePlan, g: Float[Array, "d_out d_in"], v: Float[Array, "d_out d_in"]
-) -> SlopePlan:
-    """Return the plan of "auto"; see `Kernels.auto_plan`."""
-    dtype: Any = g.dtype
-    loop, numbers = _auto_plan(dtype.type), _numbers(scalars, 1, dtype, largest_square(dtype))
-    flat, sums = (g.reshape(-1), v.reshape(-1)), np.empty((2, -(-g.size // SHARE_BLOCK)))
-    in_parts(lambda low, high: loop(low, high, numbers, *flat, sums), sums.shape[1], FLOPS_OF_A_SHARE * g.size)
-    part, whole = sums.sum(axis=1).tolist()
-    return blended(order, part / whole if whole > 0 else 0.0)
+def auto_plans(
+    scalars: Mapping[str, AdamScalars], order: SlopePlan, g: Mapping[str, Array], v: Mapping[str, Array]
+) -> dict[str, SlopePlan]:
+    """Return the plans of "auto"; see `Kernels.auto_plans`."""
+    plans, of_one = {}, np.empty((2, 1))
+    for name, array in g.items():
+        dtype: Any = array.dtype
+        loop, numbers = _auto_plan(dtype.type), _numbers(scalars[name], 1, dtype, largest_square(dtype))
+        flat = array.reshape(-1), v[name].reshape(-1)
+        if array.size <= SHARE_BLOCK:  # as in small models, whose steps are so short that every call counts
+            loop(0, 1, numbers, *flat, of_one)
+            part, whole = of_one[0, 0], of_one[1, 0]
+        else:
+            part, whole = _share_sums(loop, numbers, *flat)
+        plans[name] = blended(order, part / whole if whole > 0 else 0.0)
+    return plans
+
+
+def _share_sums(loop: Any, numbers: Array, g: Array, v: Array) -> Array:
+    """Return Σ w z² and Σ w over several blocks."""
+    sums = np.empty((2, -(-g.size // SHARE_BLOCK)))
+    in_parts(lambda low, high: loop(low, high, numbers, g, v, sums), sums.shape[1], FLOPS_OF_A_SHARE * g.size)
+    total: Array = sums.sum(axis=1)
+    return total
 
 
 def momentum_split(

@@ -54,6 +54,7 @@ in which equal slopes cancel to their last digit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
@@ -79,7 +80,7 @@ if TYPE_CHECKING:
     from adamshap.gpu.kernels.groups import FirstMoment, SecondMoment
     from adamshap.reference.contract import Array
 
-__all__ = ["adam_step", "auto_plan", "excess", "fused_step", "momentum_split", "split_even", "two_term_fit"]
+__all__ = ["adam_step", "auto_plans", "excess", "fused_step", "momentum_split", "split_even", "two_term_fit"]
 
 SPLIT_BLOCK = 1 << 14
 """Elements of the split at a time: a dozen temporaries of this size fit in a core's cache."""
@@ -134,12 +135,17 @@ def _received(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: Parame
     return g + g.dtype.type(scalars.l2) * state.theta if scalars.l2 else g
 
 
-def auto_plan(
-    scalars: AdamScalars, order: SlopePlan, g: Float[Array, "d_out d_in"], v: Float[Array, "d_out d_in"]
-) -> SlopePlan:
-    """Return the plan of "auto"; see `Kernels.auto_plan`.
+def auto_plans(
+    scalars: Mapping[str, AdamScalars], order: SlopePlan, g: Mapping[str, Array], v: Mapping[str, Array]
+) -> dict[str, SlopePlan]:
+    """Return the plans of "auto"; see `Kernels.auto_plans`."""
+    return {name: blended(order, _mean_share(scalars[name], array, v[name])) for name, array in g.items()}
 
-    A coordinate's own share is z = q g²/(κ + q g²), its weight w = q g²/(κ + q g² + ε²), and Σ w z²/Σ w decides. A
+
+def _mean_share(scalars: AdamScalars, g: Array, v: Array) -> float:
+    """Return the mean squared own share of a parameter's coordinates.
+
+    A coordinate's own share is z = q g²/(κ + q g²), its weight w = q g²/(κ + q g² + ε²); the mean is Σ w z²/Σ w. A
     square that the dtype does not hold is the largest or smallest that it does hold: z is 1 where κ and g are 0.
     """
     f, whole, part = g.dtype.type, 0.0, 0.0
@@ -152,7 +158,7 @@ def auto_plan(
         weight, share = own / (radicand + f(scalars.eps) * f(scalars.eps)), own / radicand
         whole += float(weight.sum(dtype=np.float64))
         part += float((weight * share * share).sum(dtype=np.float64))
-    return blended(order, part / whole if whole > 0 else 0.0)
+    return part / whole if whole > 0 else 0.0
 
 
 def _step(

@@ -52,7 +52,7 @@ __all__ = [
 Node = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal if identical: kernels look up their arguments by it
 class AdamScalars:
     """Adam's numbers at step t, in the order in which the kernels take them."""
 
@@ -131,6 +131,7 @@ class SlopePlan:
 
 TANGENT: Node = (1.0, 0.0, 0.0, 1.0)  # a = b = g
 SECANT: Node = (0.5, 0.5, 0.0, 1.0)  # a = g, b = 0
+SECANT_PLAN = SlopePlan("nodes", (SECANT,))
 
 
 @cache
@@ -141,7 +142,7 @@ def slope_plan(slope: str, nodes: tuple[int, int], n: int, denominator: str = "e
     if slope == "tangent":
         return SlopePlan("nodes", (TANGENT,))
     if slope == "secant" or (slope in ("random_order", AUTO) and n == 1):
-        return SlopePlan("nodes", (SECANT,))
+        return SECANT_PLAN
     if slope in ("random_order", AUTO):
         return SlopePlan("nodes", _arrival_nodes(*nodes))
     return SlopePlan(slope)
@@ -149,7 +150,7 @@ def slope_plan(slope: str, nodes: tuple[int, int], n: int, denominator: str = "e
 
 # --- "auto": "secant" where the batch's own gradient has a small part in the radicand ---------------------------------
 
-OWN_SHARES = (1 / 32, 1 / 16)
+OWN_SHARES = (3 / 16, 7 / 32)
 """Mean squared own share up to which "auto" is "secant", and from which it is "random_order" (docs/method.md 4)."""
 SHARE_BLOCK = 1 << 16
 """Elements whose own shares the host sums at a time, so that no sum depends on the number of threads."""
@@ -166,7 +167,7 @@ def blended(order: SlopePlan, share: float) -> SlopePlan:
     low, high = OWN_SHARES
     weight = (share - low) / (high - low)
     if weight <= 0:
-        return SlopePlan("nodes", (SECANT,))
+        return SECANT_PLAN
     return order if weight >= 1 else SlopePlan("nodes", blended_nodes(order.nodes, weight))
 
 

@@ -74,6 +74,8 @@ class Scenario:
         Whether the first process alone uses the second branch of `Branches`.
     again : bool
         Whether the last process has the first one's first sample, too, as DistributedSampler does.
+    second : float or None
+        Half of the largest second moment before the first step, which is then step 5; None starts at step 1.
     """
 
     model: str = "perceptron"
@@ -89,6 +91,7 @@ class Scenario:
     again: bool = False
     dtype: torch.dtype = torch.float64
     autocast: bool = False
+    second: float | None = None
 
     def shards(self, world: int, step: int) -> list[list[int]]:
         """Return the samples of each process."""
@@ -126,17 +129,17 @@ class Scenario:
         for name in ("x", "valid_x", "weights"):
             if getattr(loop, name).is_floating_point():
                 setattr(loop, name, getattr(loop, name).to(dtype))
-        if self.dtype == torch.float32:
-            start_with_moments(loop)
+        if self.second is not None:
+            start_with_moments(loop, self.second)
         return loop
 
 
-def start_with_moments(loop: Loop) -> None:
-    """Begin at step 5: where v is 0, Adam's map magnifies rounding errors."""
+def start_with_moments(loop: Loop, second: float) -> None:
+    """Begin at step 5, with a second moment from `second` to twice as much."""
     generator = torch.Generator().manual_seed(1)
     for p in loop.model.parameters():
         m, v = (torch.rand(p.shape, generator=generator).to(p.dtype) for _ in range(2))
-        loop.adam.state[p] = {"step": torch.tensor(4.0), "exp_avg": (m - 0.5) / 8, "exp_avg_sq": 0.125 * v + 0.125}
+        loop.adam.state[p] = {"step": torch.tensor(4.0), "exp_avg": (m - 0.5) / 8, "exp_avg_sq": second * v + second}
 
 
 class Shard:
