@@ -44,20 +44,24 @@ OWN_SHARES = (0.4, 0.44, 0.45, 0.46, 0.5)
 def steps_with_own_shares(draw: Any, of: st.SearchStrategy[Step] = STEPS) -> Step:
     """Return steps of `of`; in three of four that are not the first of a run, v gives one own share to all coordinates.
 
-    Without them few steps have an own share near the thresholds, where both slopes count.
+    Without them few steps have an own share near the thresholds, where both slopes count. m is then at most that of a
+    single gradient with this v: a larger one, beside a tiny v, is of no run and makes steps that float32 cannot hold.
     """
     step: Step = draw(of)
     share = draw(st.sampled_from(OWN_SHARES), label="own share")
     if step.state.step == 0 or draw(st.integers(0, 3), label="as drawn") == 0:
         return step
-    v = {}
+    m, v = {}, {}
     for name, x in models.sample_gradients(step).items():
-        beta2, kept = step.settings(name).betas[1], step.state.v[name]
+        (beta1, beta2), kept_m, kept = step.settings(name).betas, step.state.m[name], step.state.v[name]
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             wanted = ((1 / np.float64(beta2) - 1) * (1 / share - 1) * x.sum(axis=0) ** 2).astype(kept.dtype)
         # A v of 0 could make D(0) 0; steps are drawn in float64, and may be asked for in float32.
-        v[name] = np.where((wanted > SINGLE.smallest_normal) & (wanted < SINGLE.max), wanted, kept)
-    return replace(step, state=replace(step.state, v=v))
+        held = (wanted > SINGLE.smallest_normal) & (wanted < SINGLE.max)
+        v[name] = np.where(held, wanted, kept)
+        largest = (1 - beta1) / np.sqrt(1 - beta2) * np.sqrt(v[name])
+        m[name] = np.where(held, np.clip(kept_m, -1, 1) * largest, kept_m).astype(kept_m.dtype)
+    return replace(step, state=replace(step.state, m=m, v=v))
 
 
 @st.composite

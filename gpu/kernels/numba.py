@@ -96,7 +96,7 @@ def auto_plans(
     plans, of_one = {}, np.empty((2, 1))
     for name, array in g.items():
         dtype: Any = array.dtype
-        loop, numbers = _auto_plan(dtype.type), _numbers(scalars[name], 1, dtype, largest_square(dtype))
+        loop, numbers = _auto_plans(dtype.type), _numbers(scalars[name], 1, dtype, largest_square(dtype))
         flat = array.reshape(-1), v[name].reshape(-1)
         if array.size <= SHARE_BLOCK:  # as in small models, whose steps are so short that every call counts
             loop(0, 1, numbers, *flat, of_one)
@@ -300,14 +300,14 @@ def _adam_step(real: Any, decays: bool = False) -> Callable[..., Any]:
 
 
 @cache
-def _auto_plan(real: Any) -> Callable[..., Any]:
+def _auto_plans(real: Any) -> Callable[..., Any]:
     """Return the loop compiled for one dtype."""
     whole = numba.int64
     read, _ = _arrays(numba.from_dtype(np.dtype(real)))
     _, write = _arrays(numba.float64)
 
     @compiled(numba.void(whole, whole, read[1], read[1], read[1], write[2]), sums=True)
-    def auto_plan(low, high, p, g, v, sums):  # type: ignore[no-untyped-def]
+    def auto_plans(low, high, p, g, v, sums):  # type: ignore[no-untyped-def]
         kappa, under, root_q, eps, tiny, largest = p[8], p[9], p[10], p[11], p[16], p[17]
         for block in range(low, high):
             part = slice(block * SHARE_BLOCK, min((block + 1) * SHARE_BLOCK, g.size))
@@ -323,7 +323,7 @@ def _auto_plan(real: Any) -> Callable[..., Any]:
                 shares += np.float64(weight * share * share)
             sums[0, block], sums[1, block] = shares, weights
 
-    return cast(Callable[..., Any], auto_plan)
+    return cast(Callable[..., Any], auto_plans)
 
 
 @cache
