@@ -44,8 +44,8 @@ OWN_SHARES = (0.4, 0.44, 0.45, 0.46, 0.5)
 def steps_with_own_shares(draw: Any, of: st.SearchStrategy[Step] = STEPS) -> Step:
     """Return steps of `of`; in three of four that are not the first of a run, v gives one own share to all coordinates.
 
-    Without them few steps have an own share near the thresholds, where both slopes count. m is then at most that of a
-    single gradient with this v: a larger one, beside a tiny v, is of no run and makes steps that float32 cannot hold.
+    Without them few steps have an own share near the thresholds, where both slopes count. m is then in proportion to the
+    gradient, too: beside a tiny v, or with a tiny β2, a larger one makes steps that float32 cannot hold.
     """
     step: Step = draw(of)
     share = draw(st.sampled_from(OWN_SHARES), label="own share")
@@ -54,13 +54,13 @@ def steps_with_own_shares(draw: Any, of: st.SearchStrategy[Step] = STEPS) -> Ste
     m, v = {}, {}
     for name, x in models.sample_gradients(step).items():
         (beta1, beta2), kept_m, kept = step.settings(name).betas, step.state.m[name], step.state.v[name]
+        before = np.sqrt(1 / share - 1) * np.abs(x.sum(axis=0))
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            wanted = ((1 / np.float64(beta2) - 1) * (1 / share - 1) * x.sum(axis=0) ** 2).astype(kept.dtype)
+            wanted = ((1 / np.float64(beta2) - 1) * before**2).astype(kept.dtype)
         # A v of 0 could make D(0) 0; steps are drawn in float64, and may be asked for in float32.
         held = (wanted > SINGLE.smallest_normal) & (wanted < SINGLE.max)
         v[name] = np.where(held, wanted, kept)
-        largest = (1 - beta1) / np.sqrt(1 - beta2) * np.sqrt(v[name])
-        m[name] = np.where(held, np.clip(kept_m, -1, 1) * largest, kept_m).astype(kept_m.dtype)
+        m[name] = np.where(held, (1 - beta1) * before * np.clip(kept_m, -1, 1), kept_m).astype(kept_m.dtype)
     return replace(step, state=replace(step.state, m=m, v=v))
 
 
