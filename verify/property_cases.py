@@ -44,8 +44,8 @@ OWN_SHARES = (0.4, 0.44, 0.45, 0.46, 0.5)
 def steps_with_own_shares(draw: Any, of: st.SearchStrategy[Step] = STEPS) -> Step:
     """Return steps of `of`; in three of four that are not the first of a run, v gives one own share to all coordinates.
 
-    Without them few steps have an own share near the thresholds, where both slopes count. m is then in proportion to the
-    gradient, too: beside a tiny v, or with a tiny β2, a larger one makes steps that float32 cannot hold.
+    Without them few steps have an own share near the thresholds, where both slopes count. m is then in proportion to
+    the gradient, too: beside a tiny v, or with a tiny β2, a larger one makes steps that float32 cannot hold.
     """
     step: Step = draw(of)
     share = draw(st.sampled_from(OWN_SHARES), label="own share")
