@@ -234,7 +234,7 @@ _SLOPES = (
     Fault("nodes-swapped", "_arrival_nodes(*nodes))", "_arrival_nodes(*nodes[::-1]))", "scores"),
     Fault(
         "secant-is-tangent",
-        'n == 1):\n        return SlopePlan("nodes", (SECANT,))',
+        "n == 1):\n        return SECANT_PLAN",
         'n == 1):\n        return SlopePlan("nodes", (TANGENT,))',
         "scores",
     ),
