@@ -188,7 +188,10 @@ def _files(argument: str, names: Sequence[str]) -> list[Path]:
     found = []
     for name in names:
         path = Path(name)
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        try:
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        except OSError as error:  # as where a folder vanishes meanwhile
+            raise unreadable(repr(name), error) from error
         if path.is_dir() and not inside:
             raise CommandError(f"{argument}: got {name!r}, a folder without text; needs {', '.join(ENDINGS)} in it")
         found += inside or [path]

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,18 @@ def test_texts_that_are_refused(
 def test_data_that_is_no_text(here: Path, refused: Refused, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     (here / "empty").mkdir()
     refused(("attribute", *arguments), *words)
+
+
+def test_a_folder_in_which_another_vanishes_is_refused(
+    here: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanishing(self: Path, pattern: str) -> Iterator[Path]:
+        raise OSError(22, "Invalid argument", str(self / "gone"))
+        yield
+
+    (here / "texts").mkdir()
+    monkeypatch.setattr(Path, "rglob", vanishing)
+    refused(("attribute", "texts"), "cannot read 'texts': Invalid argument")
 
 
 def test_a_folder_does_not_hide_a_bundled_data_set(here: Path) -> None:
