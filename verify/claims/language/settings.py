@@ -103,7 +103,7 @@ class Settings:
 
 
 SOME = (1, 2, 3, 5, 10, 12, 15, 18, 22, 26, 30, 35, 40)
-LATE = {"examined": (10, 100, 200, 300, 500, 700, 1000, 1300, 1600, 1999, 2000), "thorough": (100, 1000, 2000)}
+LATE = (10, 100, 200, 300, 500, 700, 1000, 1300, 1600, 1999, 2000)
 SPARSE = (2, 12, 15, 18, 22, 26, 30, 35, 40)
 
 
@@ -121,7 +121,13 @@ def variants() -> tuple[Run, ...]:
         replace(base, change="n = 64", n=64, corpus=replace(HELP, train=320), examined=SPARSE, thorough=()),
         replace(base, change="T = 128", corpus=replace(HELP, length=128), examined=SPARSE, thorough=()),
         *(
-            replace(run, change="to t = 2,000", corpus=replace(run.corpus, train=1600), **LATE)
+            replace(
+                run,
+                change="to t = 2,000",
+                corpus=replace(run.corpus, train=1600),
+                examined=LATE,
+                thorough=(100, 1000, 2000),
+            )
             for run in (base, untied)
         ),
         replace(base, shape=LARGE, thorough=()),
