@@ -9,7 +9,7 @@ from adamshap.reference import Step, marginals, models, scores
 from adamshap.reference.adam import step_coefficients, update_map
 from adamshap.reference.contract import Array, Params
 from adamshap.verify.claims import language
-from adamshap.verify.claims.language import corpora, exact, experiment, protocols
+from adamshap.verify.claims.language import corpora, exact, experiment, presentation, protocols, settings
 from adamshap.verify.claims.language.corpora import GIBBERISH, Mixture
 from adamshap.verify.claims.language.experiment import Point
 from adamshap.verify.claims.language.models import KINDS, Shape, kind_of
@@ -196,9 +196,22 @@ def test_blind_rows_are_in_every_pooled_table(records: list[dict[str, object]]) 
     assert not any("history" in r["estimator"] or r["estimator"].startswith("[") for r in within)
 
 
+def test_shapley_values_of_some_steps_are_pooled() -> None:
+    run = replace(RUN, examined=(2, 11, 12), thorough=(), shapley=(11, 12))
+    found = select(language.measure(Marginals(run), 0), part="protocols", protocol="pooled", place="t ≥ 1")
+    steps = {target: select(found, target=target)[0]["steps"] for target in distinct(found, "target")}
+    assert (steps["shapley"], steps["shapley + U(∅)"], steps["first"]) == (2, 2, 3)
+
+
+def test_the_runs_of_every_model_have_enough_shapley_values_to_pool() -> None:
+    for run in (*settings.CORE, *(piece.run for piece in settings.QUICK.marginals)):
+        steps = {t for t in (*run.thorough, *run.shapley) if t >= experiment.LATER}
+        assert len(steps) >= presentation.FEWEST
+        assert steps <= set(run.examined)
+
+
 def test_the_page_shows_every_part(records: list[dict[str, object]]) -> None:
-    settings = language.Settings(1, (Marginals(RUN),))
-    found = language.section(settings, records)
+    found = language.section(language.Settings(1, (Marginals(RUN),)), records)
     captions = " ".join(table.caption for table in found.tables)
     for part in ("The runs", "History is", "by step", "Kinds of layers", "gradient before", "Slopes and places"):
         assert part in captions + " ".join(str(table.header) for table in found.tables)

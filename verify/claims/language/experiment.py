@@ -136,7 +136,7 @@ def measure(settings: Exact, run: Run, seed: int) -> Iterator[Record]:
     for t, index, step, seen in walk(run, corpus, seed):
         point = Point.of(t, index, step)
         thorough = t in run.thorough
-        examined = _examine(settings, point, thorough, seed)
+        examined = _examine(settings, point, thorough or t in run.shapley, seed)
         steps.append(examined)
         yield {"part": "loss", **where, "t": t, "loss": float(models.mean_loss(step.net, step.params, step.valid))}
         if thorough:
@@ -170,10 +170,10 @@ def walk(run: Run, corpus: corpora.Corpus, seed: int) -> Iterator[tuple[int, Arr
             counts += np.abs(state.m[name] - kept) > 1e-12 * np.abs(kept)  # beyond rounding
 
 
-def _examine(settings: Exact, point: Point, thorough: bool, seed: int) -> Examined:
+def _examine(settings: Exact, point: Point, shapley: bool, seed: int) -> Examined:
     step, gamma = point.step, point.gamma("start")
     wanted = exact.targets(
-        step, point.x, gamma, shapley=settings.evaluations if thorough else 0, counted=settings.counted, seed=seed
+        step, point.x, gamma, shapley=settings.evaluations if shapley else 0, counted=settings.counted, seed=seed
     )
     scores = point.scores(EVERY)
     past = exact.history(step, gamma)

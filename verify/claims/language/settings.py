@@ -52,6 +52,8 @@ class Run:
         Numbers of the steps whose marginals are computed. Totals need all steps from 1 on.
     thorough : tuple of int
         Those of them with Shapley values, kinds of layers, and further slopes.
+    shapley : tuple of int
+        Further ones with Shapley values, so that there are enough to pool.
     """
 
     corpus: Mixture
@@ -63,6 +65,7 @@ class Run:
     clip: float | None = None
     examined: tuple[int, ...] = tuple(range(1, 41))
     thorough: tuple[int, ...] = (2, 10, 40)
+    shapley: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -137,13 +140,26 @@ def variants() -> tuple[Run, ...]:
 
 BOTH = (HELP, MIXTURE)
 MODELS = (BASE, ROOT, DEEP)
-CORE = tuple(Run(BOTH[(place + other) % 2], shape) for other in (0, 1) for place, shape in enumerate(MODELS))
+WITH_SHAPLEY = tuple(range(11, 41, 3))
+CORE = tuple(
+    Run(BOTH[(place + other) % 2], shape, shapley=WITH_SHAPLEY)
+    for other in (0, 1)
+    for place, shape in enumerate(MODELS)
+)
 """Every model on both corpora; each of the first three has another model."""
-FULL = Settings(3, tuple(map(Marginals, (*CORE, *variants(), Run(PLAYS, BASE)))), whole_runs.FULL)
+FULL = Settings(3, tuple(map(Marginals, (*CORE, *variants(), Run(PLAYS, BASE, shapley=WITH_SHAPLEY)))), whole_runs.FULL)
 QUICK = Settings(
     1,
     tuple(
-        Marginals(Run(corpus, replace(shape, width=32), examined=tuple(range(1, 25)), thorough=(2, 24)))
+        Marginals(
+            Run(
+                corpus,
+                replace(shape, width=32),
+                examined=tuple(range(1, 25)),
+                thorough=(2, 24),
+                shapley=(12, 15, 18, 21),
+            )
+        )
         for corpus, shape in ((HELP, BASE), (MIXTURE, ROOT))
     ),
     whole_runs.QUICK,
