@@ -69,6 +69,15 @@ def test_with_rank_what_is_scored_exactly_is_in_bfloat16(monkeypatch: pytest.Mon
     assert np.corrcoef(wanted.scores, got.scores)[0, 1] > 0.999
 
 
+def test_the_comparison_with_forward_mode_is_of_exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = noted(monkeypatch)
+    plain = run("perceptron", score_dtype="bfloat16")
+    count = len(found)
+    verified = run("perceptron", score_dtype="bfloat16", verify_ghost=True)
+    assert len(found) == 2 * count
+    np.testing.assert_array_equal(verified.scores, plain.scores)
+
+
 @pytest.mark.parametrize(
     ("dtype", "options", "message"),
     [
