@@ -20,12 +20,12 @@ from adamshap.gpu.arrays import as_matrix
 from adamshap.gpu.captures import Factors
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import product_by_rows
-from adamshap.gpu.threads import in_parts
+from adamshap.gpu.threads import in_parts, parts_here
 
 __all__ = ["Sketch", "matrices", "orthonormal"]
 
-FEW_MATRICES = 8  # below, threads could not have equal shares of whole matrices
-SWEEP_FLOPS = 4  # for each element and column: a product with P and one with its transpose
+UNEVEN = 1.25  # a thread with a whole matrix takes up to that many times its share, as whitening divides badly
+SWEEP_FLOPS = 8  # for each element and column: a product with P and one with its transpose, both narrow
 SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step's, one is enough
 
 
@@ -83,15 +83,18 @@ class Sketch:
             if self.pays(n if products is None else n * products.get(name, 0), d_in, d_out)
         }
         found: dict[str, Factors] = {}
+        sizes = [matrix[name].size for name in paid]
+        middles = {name: sum(sizes[:i]) + sizes[i] // 2 for i, name in enumerate(paid)}
 
         def some(low: int, high: int) -> None:
-            for name in list(paid)[low:high]:
-                found[name] = self._factor(context, as_matrix(matrix[name]), paid[name])
+            for name, middle in middles.items():
+                if low <= middle < high:
+                    found[name] = self._factor(context, as_matrix(matrix[name]), paid[name])
 
-        if len(paid) < FEW_MATRICES:
-            some(0, len(paid))  # each matrix is divided
+        if max(sizes, default=0) * parts_here() > UNEVEN * sum(sizes):
+            some(0, sum(sizes))  # each matrix is divided
         else:
-            in_parts(some, len(paid), SWEEP_FLOPS * self.rank * sum(matrix[name].size for name in paid))
+            in_parts(some, sum(sizes), SWEEP_FLOPS * self.rank * sum(sizes))
         return found
 
     def _factor(self, context: EngineContext, p: Any, key: tuple[int, int]) -> Factors:

@@ -183,8 +183,8 @@ _ADAM = (
     Fault("square-averaged-by-beta1", "d2=1 - b2", "d2=1 - b1", "scores"),
     Fault(
         "eps-inside-the-root-numba",
-        "_safe_root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps",
-        "_safe_root(one, math.sqrt(kappa * ve + under + eps), root_q * abs(ge), tiny)",
+        "safe_root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps",
+        "safe_root(one, math.sqrt(kappa * ve + under + eps), root_q * abs(ge), tiny)",
         "scores",
         "numba",
     ),
@@ -198,9 +198,16 @@ _ADAM = (
     ),
     Fault(
         "last-element-lost-numba",
-        "for start in range(low, high, BLOCK):",
-        "for start in range(low, high - 1, BLOCK):",
+        "w = np.empty(3 * BLOCK, real)\n        for start in range(low, high, BLOCK):",
+        "w = np.empty(3 * BLOCK, real)\n        for start in range(low, high - 1, BLOCK):",
         "scores run",
+        "numba",
+    ),
+    Fault(
+        "last-element-of-the-secant-lost-numba",
+        "w = np.empty(5 * BLOCK, real)\n        for start in range(low, high, BLOCK):",
+        "w = np.empty(5 * BLOCK, real)\n        for start in range(low, high - 1, BLOCK):",
+        "kernels scores",
         "numba",
     ),
     Fault(
@@ -216,9 +223,23 @@ _ADAM = (
         "(one - blend) * idle + blend * step",
         "blend * idle + (one - blend) * step",
         "scores two_term",
-        "numba",
+        "numba.py",
     ),
-    Fault("point-without-decay-numba", "w[POINT + e] = kept - (", "w[POINT + e] = theta_[e] - (", "scores", "numba"),
+    Fault("point-without-decay-numba", "w[POINT + e] = kept - (", "w[POINT + e] = theta_[e] - (", "scores", "numba.py"),
+    Fault(
+        "point-of-the-secant-at-the-other-end",
+        "(one - blend) * idle + blend * step",
+        "blend * idle + (one - blend) * step",
+        "kernels scores",
+        "numba_steps",
+    ),
+    Fault(
+        "point-of-the-secant-without-decay",
+        "w[POINT + e] = kept - (",
+        "w[POINT + e] = theta_[e] - (",
+        "kernels scores",
+        "numba_steps",
+    ),
     Fault("point-without-decay-cuda", '"point = kept - (', '"point = theta - (', "kernels ops scores", "cuda", CUDA),
 )
 
@@ -232,6 +253,18 @@ _SLOPES = (
         "scores",
     ),
     Fault("nodes-swapped", "_arrival_nodes(*nodes))", "_arrival_nodes(*nodes[::-1]))", "scores"),
+    Fault(
+        "secant-with-the-denominator-of-the-batch", "share * first / at_rest", "share * first / below", "kernels scores"
+    ),
+    Fault("secant-without-the-root-at-rest", "y / (length + x + tiny)", "y / (length + length)", "kernels scores"),
+    Fault(
+        "secant-without-the-validation-gradient",
+        "w[SLOPE + e] *= gamma_[e]",
+        "w[SLOPE + e] *= one",
+        "kernels scores",
+        "numba_steps",
+    ),
+    Fault("secant-with-l2-decay-as-without", "plan is SECANT_PLAN and not scalars.l2", "plan is SECANT_PLAN", "l2"),
     Fault(
         "secant-is-tangent",
         "n == 1):\n        return SECANT_PLAN",
@@ -607,7 +640,7 @@ _OPTIMISER = (
     Fault(
         "moments-without-decay-cuda", "new_m = b1 * m + d1 * received;", "new_m = b1 * m + d1 * g;", "l2", "cuda", CUDA
     ),
-    Fault("rest-without-decay-numba", "lr * (first + k * rest) / (_safe", "lr * first / (_safe", "l2"),
+    Fault("rest-without-decay-numba", "lr * (first + k * rest) / (safe", "lr * first / (safe", "l2"),
     Fault("denominator-at-rest-without-decay-numba", "root_q * abs(rest), tiny) + eps)", "zero, tiny) + eps)", "l2"),
     Fault("rest-without-decay-cuda", "lr * (mu * m + k * decay) /", "lr * (mu * m) /", "l2", "cuda", CUDA),
     Fault(

@@ -2,7 +2,7 @@
 
 One scratch array holds the quantities of a block of elements, in slots that the compiler can tell apart. The nodes come
 one after another, each in a loop over the block: the code is vectorised, and other nodes need no compilation.
-`kernels.numpy` derives the formulas.
+`kernels.numpy` derives the formulas. Adam's step alone, and with the slope "secant", are in `numba_steps`.
 
 The split's integral of "even" is summed by quadrature for all elements of a block. Where the gradient is large compared
 with √v̂, the closed form then replaces the sum, one element at a time.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numba
@@ -27,8 +27,11 @@ import numpy as np
 
 from adamshap.gpu.jit import FAST, compiled
 from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, OwedSum, ParameterState, TwoTermOut
+from adamshap.gpu.kernels.numba_arguments import array_types, matrix, norms_of, scalar_array, table
+from adamshap.gpu.kernels.numba_steps import FLOPS_OF_A_STEP, adam_step, safe_root, secant_step
 from adamshap.gpu.kernels.plan import (
     NEGLIGIBLE,
+    SECANT_PLAN,
     SHARE_BLOCK,
     SMALL_ANGLE,
     AdamScalars,
@@ -49,20 +52,10 @@ if TYPE_CHECKING:
 __all__ = ["adam_step", "auto_plans", "fused_step", "momentum_split", "two_term_fit"]
 
 BLOCK = 256  # elements; the scratch slots of a block take 13 KiB in float32
-FLOPS_OF_A_STEP = 200  # cost of Adam's step per element, as flops of matrix products that take as long
-FLOPS_OF_A_NODE = 140  # and of each node of the slope
-FLOPS_OF_A_SHARE = 60  # and of its own share for "auto"
+FLOPS_OF_A_NODE = 140  # cost of a node of the slope per element, as flops of matrix products that take as long
+FLOPS_OF_A_SHARE = 60  # and of the element's own share for "auto"
 SLOPE_KINDS = {"sgd": 0, "frozen": 1, "linearized": 2, "previous": 3, "nodes": 4, "at_rest": 5}
 SPLIT_KINDS = {"frozen": 0, "linearized": 1, "nodes": 2, "even": 3}
-
-
-def adam_step(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState, new: ParameterState) -> None:
-    """Write Adam's update; see `Kernels.adam_step`."""
-    dtype: Any = g.dtype
-    arrays = (g, state.theta, state.m, state.v, new.theta, new.m, new.v)
-    flat = [array.reshape(-1) for array in arrays]
-    loop, numbers = _adam_step(dtype.type, scalars.l2 > 0), _numbers(scalars, 1, dtype)
-    in_parts(lambda low, high: loop(low, high, numbers, *flat), g.size, FLOPS_OF_A_STEP * g.size)
 
 
 def fused_step(
@@ -76,12 +69,15 @@ def fused_step(
     out: FusedStepOut,
 ) -> None:
     """Take Adam's step and compute the slope; see `Kernels.fused_step`."""
+    if plan is SECANT_PLAN and not scalars.l2:
+        secant_step(scalars, g, state, gamma, blend, out)
+        return
     dtype: Any = g.dtype
-    loop, nodes = _fused_step(dtype.type, scalars.l2 > 0), _table(plan.nodes, dtype)
-    numbers = _numbers(scalars, norms.n, dtype, blend)
-    inputs = (g, state.theta, state.m, state.v, *_norms(norms, dtype), _matrix(gamma, dtype))
+    loop, nodes = _fused_step(dtype.type, scalars.l2 > 0), table(plan.nodes, dtype)
+    numbers = scalar_array(scalars, norms.n, dtype, blend)
+    inputs = (g, state.theta, state.m, state.v, *norms_of(norms, dtype), matrix(gamma, dtype))
     new = (None,) * 3 if out.new is None else (out.new.theta, out.new.m, out.new.v)
-    outputs = (*(_matrix(array, dtype) for array in (out.point, *new)), out.slope)
+    outputs = (*(matrix(array, dtype) for array in (out.point, *new)), out.slope)
 
     def rows(low: int, high: int) -> None:
         loop(low, high, numbers, nodes, SLOPE_KINDS[plan.kind], plan.needs_spread, *inputs, *outputs)
@@ -96,7 +92,7 @@ def auto_plans(
     plans, of_one = {}, np.empty((2, 1))
     for name, array in g.items():
         dtype: Any = array.dtype
-        loop, numbers = _auto_plans(dtype.type), _numbers(scalars[name], 1, dtype, largest_square(dtype))
+        loop, numbers = _auto_plans(dtype.type), scalar_array(scalars[name], 1, dtype, largest_square(dtype))
         flat = array.reshape(-1), v[name].reshape(-1)
         if array.size <= SHARE_BLOCK:  # as in small models, whose steps are so short that every call counts
             loop(0, 1, numbers, *flat, of_one)
@@ -129,12 +125,12 @@ def momentum_split(
     dtype: Any = g.dtype
     double, sums = np.dtype(np.float64), np.zeros(4)
     grow, less, total = (0.0, 0.0, None) if owed is None else (owed.grow, owed.less, owed.total)
-    numbers, wide = (_numbers(scalars, norms.n, kind, grow, less) for kind in (dtype, double))
+    numbers, wide = (scalar_array(scalars, norms.n, kind, grow, less) for kind in (dtype, double))
     nodes = even_squares(dtype) if plan.kind == "even" else plan.nodes
-    how = (numbers, wide, _table(nodes, double), SPLIT_KINDS[plan.kind], plan.needs_spread)
-    theta = _matrix(state.theta if scalars.shrink < 1 or scalars.l2 else None, dtype)
-    inputs = (g, theta, state.m, state.v, *_norms(norms, dtype), gamma)
-    _momentum_split(dtype.type, scalars.l2 > 0)(0, len(g), *how, *inputs, _matrix(total, dtype), product, sums)
+    how = (numbers, wide, table(nodes, double), SPLIT_KINDS[plan.kind], plan.needs_spread)
+    theta = matrix(state.theta if scalars.shrink < 1 or scalars.l2 else None, dtype)
+    inputs = (g, theta, state.m, state.v, *norms_of(norms, dtype), gamma)
+    _momentum_split(dtype.type, scalars.l2 > 0)(0, len(g), *how, *inputs, matrix(total, dtype), product, sums)
     return sums
 
 
@@ -148,40 +144,10 @@ def two_term_fit(
 ) -> None:
     """Write S and R; see `Kernels.two_term_fit`."""
     dtype: Any = g.dtype
-    numbers = _numbers(scalars, norms.n, dtype, plan.relative_deviation, plan.ridge)
-    tables = (_table(plan.own, dtype), _table(plan.arrivals, dtype))
-    arrays = (g, state.theta, state.m, state.v, *_norms(norms, dtype), out.slope, out.second)
+    numbers = scalar_array(scalars, norms.n, dtype, plan.relative_deviation, plan.ridge)
+    tables = (table(plan.own, dtype), table(plan.arrivals, dtype))
+    arrays = (g, state.theta, state.m, state.v, *norms_of(norms, dtype), out.slope, out.second)
     _two_term_fit(dtype.type, scalars.l2 > 0)(0, len(g), numbers, *tables, *arrays)
-
-
-# --- arguments that the loops take as arrays -------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=8)  # those of a step, for all parameters
-def _numbers(scalars: AdamScalars, n: int, dtype: Any, *more: float) -> Any:
-    """Return the scalars, 1/n, n/(n − 1) and the smallest normal number, followed by a kernel's own."""
-    unbias = n / (n - 1) if n > 1 else 0.0
-    return np.array([*vars(scalars).values(), 1 / n, unbias, np.finfo(dtype).tiny, *more], dtype)
-
-
-@lru_cache(maxsize=32)
-def _table(nodes: tuple[tuple[float, ...], ...], dtype: Any) -> Any:
-    return np.array(nodes or np.zeros((0, 4)), dtype)
-
-
-def _norms(norms: GradientNorms, dtype: Any) -> tuple[Any, Any, Any]:
-    row, col = (_empty(dtype).reshape(-1) if a is None else a for a in (norms.row, norms.col))
-    return row, col, _matrix(norms.root, dtype)
-
-
-def _matrix(array: Any, dtype: Any) -> Any:
-    return _empty(dtype) if array is None else array
-
-
-@cache
-def _empty(dtype: Any) -> Any:
-    """Return an empty matrix, which a loop takes for a missing one."""
-    return np.empty((0, 0), dtype)
 
 
 # --- functions that the loops call -----------------------------------------------------------------------------------
@@ -189,16 +155,6 @@ def _empty(dtype: Any) -> Any:
 
 # At module level: a loop that closes over a compiled function has a different key in each process, and is never found
 # in Numba's cache.
-@numba.njit(error_model="numpy", fastmath=FAST)
-def _safe_root(one, rho, size, tiny):  # type: ignore[no-untyped-def]
-    """Return √(ρ² + size²), safe where the squares underflow."""
-    top = rho if rho > size else size
-    top = top if top > tiny else tiny
-    inverse = one / top
-    x, y = rho * inverse, size * inverse
-    return top * math.sqrt(x * x + y * y)
-
-
 @numba.njit(error_model="numpy", fastmath=FAST)
 def _deviation(zero, one, g, root, per_sample, unbias):  # type: ignore[no-untyped-def]
     """Return σ of one element, as `_spread` of `kernels.numpy` does."""
@@ -259,52 +215,16 @@ def _closed(c, sine, e):  # type: ignore[no-untyped-def]
     return (2 * less + rest - 2 * c * c * _atanh(Y * psi, gap) / (psi * (e + c) * (e + d))) / (sine * sine)
 
 
-def _arrays(scalar: Any) -> tuple[dict[int, Any], dict[int, Any]]:
-    """Return Numba's types of arrays of one and two dimensions: those that a loop reads, and those that it writes."""
-    read, write = (
-        {d: numba.types.Array(scalar, d, "C", readonly=readonly) for d in (1, 2)} for readonly in (True, False)
-    )
-    return read, write
-
-
 # --- the loops -------------------------------------------------------------------------------------------------------
 # Every constant of a loop is of its dtype, or the loop would widen to double.
-
-
-@cache
-def _adam_step(real: Any, decays: bool = False) -> Callable[..., Any]:
-    """Return the loop compiled for one dtype, with L2 decay if it `decays`."""
-    one, whole = real(1), numba.int64
-    read, write = _arrays(numba.from_dtype(np.dtype(real)))
-
-    @compiled(numba.void(whole, whole, read[1], *[read[1]] * 4, *[write[1]] * 3))
-    def adam_step(low, high, p, g, theta, m, v, new_theta, new_m, new_v):  # type: ignore[no-untyped-def]
-        lr, shrink, b1, d1, b2, d2, mu, k = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]
-        kappa, under, root_q, eps, l2, tiny = p[8], p[9], p[10], p[11], p[13], p[16]
-        w = np.empty(3 * BLOCK, real)
-        for start in range(low, high, BLOCK):
-            width = min(BLOCK, high - start)
-            part = slice(start, start + width)
-            g_, theta_, m_, v_ = g[part], theta[part], m[part], v[part]
-            for e in range(width):  # into scratch: outputs may be the inputs, and aliases prevent vector code
-                ge, me, ve = g_[e] + l2 * theta_[e] if decays else g_[e], m_[e], v_[e]
-                below = _safe_root(one, math.sqrt(kappa * ve + under), root_q * abs(ge), tiny) + eps
-                w[e] = theta_[e] * shrink - lr * (mu * me + k * ge) / below
-                w[BLOCK + e] = b1 * me + d1 * ge
-                w[2 * BLOCK + e] = b2 * ve + d2 * ge * ge
-            new_theta[part] = w[:width]
-            new_m[part] = w[BLOCK : BLOCK + width]
-            new_v[part] = w[2 * BLOCK : 2 * BLOCK + width]
-
-    return cast(Callable[..., Any], adam_step)
 
 
 @cache
 def _auto_plans(real: Any) -> Callable[..., Any]:
     """Return the loop compiled for one dtype."""
     whole = numba.int64
-    read, _ = _arrays(numba.from_dtype(np.dtype(real)))
-    _, write = _arrays(numba.float64)
+    read, _ = array_types(numba.from_dtype(np.dtype(real)))
+    _, write = array_types(numba.float64)
 
     @compiled(numba.void(whole, whole, read[1], read[1], read[1], write[2]), sums=True)
     def auto_plans(low, high, p, g, v, sums):  # type: ignore[no-untyped-def]
@@ -332,7 +252,7 @@ def _fused_step(real: Any, decays: bool = False) -> Callable[..., Any]:
     zero, one, two, least = real(0), real(1), real(2), real(1e-30)
     G, K, S, FM, FE, MU, TAIL, OUT, POINT, THETA, M, V, DECAY = (BLOCK * slot for slot in range(13))
     whole, flag = numba.int64, numba.boolean
-    read, write = _arrays(numba.from_dtype(np.dtype(real)))
+    read, write = array_types(numba.from_dtype(np.dtype(real)))
     how = (read[1], read[2], whole, flag)
 
     @compiled(numba.void(whole, whole, *how, *[read[2]] * 4, read[1], read[1], read[2], read[2], *[write[2]] * 5))
@@ -375,7 +295,7 @@ def _fused_step(real: Any, decays: bool = False) -> Callable[..., Any]:
                 elif kind == 1:
                     for e in range(width):
                         size = root_q * abs(g_[e] + l2 * theta_[e] if decays else g_[e])
-                        below = _safe_root(one, math.sqrt(kappa * v_[e] + under), size, tiny) + eps
+                        below = safe_root(one, math.sqrt(kappa * v_[e] + under), size, tiny) + eps
                         w[OUT + e] = lr * k / below
                 elif kind == 2:
                     for e in range(width):
@@ -386,7 +306,7 @@ def _fused_step(real: Any, decays: bool = False) -> Callable[..., Any]:
                 elif kind == 5:
                     for e in range(width):  # A'(d) = η (k (ε + κ/r) − μ q d/r)/D², at r = 0 η k/ε
                         rho, rest = math.sqrt(kappa * v_[e] + under), root_q * (l2 * theta_[e])
-                        r = _safe_root(one, rho, abs(rest), tiny)
+                        r = safe_root(one, rho, abs(rest), tiny)
                         below, safe = r + eps, r if r > zero else one
                         above = k * (eps + rho * (rho / safe)) - mu * m_[e] * root_q * (rest / safe)
                         w[OUT + e] = lr * (above / below) / below
@@ -426,10 +346,10 @@ def _fused_step(real: Any, decays: bool = False) -> Callable[..., Any]:
                 for e in range(width):  # into scratch: outputs may be the inputs, and aliases prevent vector code
                     ge, me, ve = g_[e] + l2 * theta_[e] if decays else g_[e], m_[e], v_[e]
                     rho, first, kept = math.sqrt(kappa * ve + under), mu * me, theta_[e] * shrink
-                    below = _safe_root(one, rho, root_q * abs(ge), tiny) + eps
+                    below = safe_root(one, rho, root_q * abs(ge), tiny) + eps
                     if decays:
                         rest = l2 * theta_[e]
-                        idle = lr * (first + k * rest) / (_safe_root(one, rho, root_q * abs(rest), tiny) + eps)
+                        idle = lr * (first + k * rest) / (safe_root(one, rho, root_q * abs(rest), tiny) + eps)
                     else:
                         idle = lr * first / (rho + eps)
                     step = lr * (first + k * ge) / below
@@ -475,8 +395,8 @@ def _momentum_split(real: Any, decays: bool = False) -> Callable[..., Any]:
     G, S, K, FM, FE, MU, TAIL, SLOPE, MOMENTUM, RECEIVED = (BLOCK * slot for slot in range(10))
     C, SINE, E, NEAR, Y, SUM, BELOW, FACTOR = (BLOCK * slot for slot in range(8))
     whole = numba.int64
-    read, write = _arrays(numba.from_dtype(np.dtype(real)))
-    wide_read, wide_write = _arrays(numba.float64)
+    read, write = array_types(numba.from_dtype(np.dtype(real)))
+    wide_read, wide_write = array_types(numba.float64)
     how = (read[1], wide_read[1], wide_read[2], whole, numba.boolean)
     arrays = (*[read[2]] * 4, *[read[1]] * 2, *[read[2]] * 2, *[write[2]] * 2)
 
@@ -501,7 +421,7 @@ def _momentum_split(real: Any, decays: bool = False) -> Callable[..., Any]:
                 if kind == 0:
                     for e in range(width):
                         size = root_q * abs(w[RECEIVED + e] if decays else g_[e])
-                        inverse = one / (_safe_root(one, math.sqrt(kappa * v_[e] + under), size, tiny) + eps)
+                        inverse = one / (safe_root(one, math.sqrt(kappa * v_[e] + under), size, tiny) + eps)
                         w[SLOPE + e] = lr * k * inverse
                         w[MOMENTUM + e] = lr * mu * inverse
                 elif kind == 1:
@@ -562,7 +482,7 @@ def _momentum_split(real: Any, decays: bool = False) -> Callable[..., Any]:
                     for e in range(width):
                         rho, received = math.sqrt(wide[8] * v_[e] + wide[9]), w[RECEIVED + e] if decays else g_[e]
                         big = wide[10] * received
-                        R = _safe_root(1.0, rho, abs(big), wide[16])
+                        R = safe_root(1.0, rho, abs(big), wide[16])
                         d[BELOW + e] = R + wide[11]
                         # Far below ε, D is ε; squares of ε/R would overflow. Where R and ε are 0 so is g, and N.
                         R = max(R, wide[11] * NEGLIGIBLE)
@@ -624,7 +544,7 @@ def _two_term_fit(real: Any, decays: bool = False) -> Callable[..., Any]:
     G, S, K, FM, FE, MU, TAIL, MEAN, PART, ROOT = (BLOCK * slot for slot in range(10))
     X, REST, Z, R, OUT, SLOPE, PHI, UP, DOWN, DECAY = (BLOCK * slot for slot in range(10, 20))
     whole = numba.int64
-    read, write = _arrays(numba.from_dtype(np.dtype(real)))
+    read, write = array_types(numba.from_dtype(np.dtype(real)))
 
     @compiled(numba.void(whole, whole, read[1], *[read[2]] * 6, *[read[1]] * 2, read[2], *[write[2]] * 2))
     def two_term_fit(  # type: ignore[no-untyped-def]

@@ -29,6 +29,7 @@ from adamshap.reference.contract import AUTO, Adam, StepNumber
 __all__ = [
     "NEGLIGIBLE",
     "OWN_SHARES",
+    "SECANT_PLAN",
     "SHARE_BLOCK",
     "SMALL_ANGLE",
     "SPLIT_SLOPES",
