@@ -1,4 +1,5 @@
-// In-Run Data Shapley for Adam in JavaScript, with no dependency, written from docs/method.md alone.
+// In-Run Data Shapley for Adam in JavaScript, with no dependency, written from docs/method.md, and `auto` from the README
+// of the test vectors.
 //
 // answer(case) takes a case of the test vectors and returns its answer as named numbers. Everything is done per sample
 // and per number, to be read, not to be fast. Models are in model.mjs and layers.mjs. A parameter is a flat list of
@@ -162,19 +163,39 @@ const SLOPES = {
   },
 };
 
+// λ of a parameter, the weight of random_order in auto: from each number's own share z of the radicand, weighted by w.
+function randomOrderWeight(step, name) {
+  const terms = step.g[name].map((g, j) => {
+    const { q, kappa, eps } = coefficients(step, name, j), p = q * g ** 2 + 2 ** -1022;
+    return { z: p / (kappa + p), w: p / (kappa + p + eps ** 2) };
+  });
+  const whole = sum(terms.map(({ w }) => w));
+  const Q = whole > 0 ? sum(terms.map(({ z, w }) => w * z ** 2)) / whole : 0;
+  return Math.min(Math.max((Q - 3 / 16) / (7 / 32 - 3 / 16), 0), 1);
+}
+
 function previousDenominator(step, name, j) {
   const { lr, betas, eps, eps_root } = step.adam, c = coefficients(step, name, j);
   return (lr * c.k) / (Math.sqrt(step.v[name][j] / correction(betas[1], step.t - 1) + eps_root) + eps);
 }
 
+// S of every parameter.
+function slopes(step, { slope, denominator }, nodes) {
+  if (denominator === "previous") return mapEach(step.g, (_, name, j) => previousDenominator(step, name, j));
+  if (slope === "auto") {
+    const [secant, order] = ["secant", "random_order"].map((one) => slopes(step, { slope: one }, nodes));
+    const weight = Object.fromEntries(Object.keys(step.g).map((name) => [name, randomOrderWeight(step, name)]));
+    return mapEach(secant, (S, name, j) => (1 - weight[name]) * S + weight[name] * order[name][j]);
+  }
+  return mapEach(step.g, (g, name, j) =>
+    SLOPES[slope](coefficients(step, name, j), g, step.x.map((x_i) => x_i[name][j]), nodes),
+  );
+}
+
 function scores(step, options) {
   if (options.slope === "two_term") throw new Unsupported("slope two_term");
   const nodes = { path: pathRule(options.nodes[0]), normal: normalRule(options.nodes[1]) };
-  const S = mapEach(step.g, (g, name, j) =>
-    options.denominator === "previous"
-      ? previousDenominator(step, name, j)
-      : SLOPES[options.slope](coefficients(step, name, j), g, step.x.map((x_i) => x_i[name][j]), nodes),
-  );
+  const S = slopes(step, options, nodes);
   const empty = after(step, nobody(step)), full = after(step, step.g);
   const between = (fraction) => mapEach(empty, (p, name, j) => (1 - fraction) * p + fraction * full[name][j]);
   const points = {

@@ -2,7 +2,7 @@
 import { Unsupported, range } from "./numbers.mjs";
 
 const ADAM = ["lr", "betas", "eps", "eps_root", "weight_decay"];
-const SLOPES = ["sgd", "frozen", "linearized", "tangent", "secant", "random_order", "two_term"];
+const SLOPES = ["sgd", "frozen", "linearized", "tangent", "secant", "random_order", "auto", "two_term"];
 
 export function need(right, field, needs) {
   if (!right) throw new Error(`${field}: needs ${needs}`);

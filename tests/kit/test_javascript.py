@@ -49,6 +49,7 @@ KIT = (
     "scores-random_order-path",
     "scores-tangent-midpoint",
     "scores-efficient",
+    "scores-auto",
     "influence",
     "symmetry",
     "large-additivity",
@@ -110,7 +111,7 @@ def test_it_has_no_dependency() -> None:
         assert all('from "node:' in line or 'from "./' in line for line in lines)
 
 
-@pytest.mark.parametrize(("version", "most", "unsupported"), [("v1", 398, 18), ("v2", 692, 247)])
+@pytest.mark.parametrize(("version", "most", "unsupported"), [("v1", 398, 18), ("v2", 731, 261)])
 def test_it_passes_the_vectors(node: str, version: str, most: int, unsupported: int) -> None:
     """It has neither convolution and pooling nor "two_term" nor groups, schedules, clipping and L2 decay."""
     done = run_vectors(node, SCRIPTS, version)
@@ -142,9 +143,29 @@ def test_a_mistake_in_it_fails_vectors_that_name_the_mistake(node: str, broken: 
     assert len(naming) > len(failures) / 2
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("w: p / (kappa + p + eps ** 2)", "w: p / (kappa + p)"),
+        ("w: p / (kappa + p + eps ** 2)", "w: 1"),
+        ("w * z ** 2", "w * z"),
+        ("p = q * g ** 2 + 2 ** -1022", "p = q * g ** 2"),
+        ("z: p / (kappa + p)", "z: p / kappa"),
+        ("[name, randomOrderWeight(step, name)]", "[name, randomOrderWeight(step, Object.keys(step.g)[0])]"),
+    ],
+)
+def test_a_mistake_in_its_slope_auto_fails_vectors_of_that_slope(
+    node: str, tmp_path: Path, right: str, wrong: str
+) -> None:
+    done = run_vectors(node, changed(tmp_path, "adamshap.mjs", (right, wrong)))
+    assert done.returncode == 1
+    *failures, _ = done.stdout.splitlines()
+    assert all(line.startswith("scores-auto") for line in failures)
+
+
 def test_it_passes_the_kit(node: str) -> None:
     """Every function and kind of property; the whole kit takes minutes, and the vectors are tested above."""
-    done = verify(node, SCRIPTS, *(word for name in KIT for word in ("--only", name)))
+    done = verify(node, SCRIPTS, "--supports", "auto", *(word for name in KIT for word in ("--only", name)))
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "failed" not in done.stdout
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adamshap.reference.adam import step_coefficients
 from adamshap.reference.contract import (
     ACTIVATIONS,
+    AUTO,
     GRADIENTS,
     LOSSES,
     MARGINAL_LOSSES,
@@ -19,8 +21,12 @@ from adamshap.reference.contract import (
     SLOPES,
     TWO_TERM,
 )
+from adamshap.reference.models import sample_gradients
+from adamshap.reference.slopes import random_order_weight
 from adamshap.verify.cases import case_from_json, case_to_json, dumps
+from adamshap.verify.faults import AUTO_FAULTS
 from adamshap.verify.implementation import FUNCTIONS
+from adamshap.verify.models import PERCEPTRON, SEQUENTIAL
 from adamshap.verify.models.sequential import LAYERS
 from adamshap.verify.oracle import ORACLE, bounds, expected
 from adamshap.verify.tolerance import assert_within
@@ -36,6 +42,7 @@ from adamshap.verify.vectors.vector import Refusal, Vector, vector_to_json
 CONTENTS = {version: read(edition.folder) for version, edition in EDITIONS.items()}
 OLD, ALL = (sorted(content.vectors, key=lambda vector: vector.seed) for content in CONTENTS.values())
 NEW = ALL[len(OLD) :]
+AUTOS = [vector for vector in NEW if vector.query.options.get("slope") == AUTO]
 BY_FAULT = {fault.name: fault for fault in known_faults(2)}
 PARTS = 12
 """Number of tests over which the vectors are spread: one test per function would take from seconds to a minute."""
@@ -162,6 +169,35 @@ def test_every_layer_is_covered_by_every_function() -> None:
 def test_every_slope_meets_every_gradient_in_stacks_of_layers() -> None:
     options = [vector.query.options for vector in NEW if vector.query.function == "scores"]
     assert {(one["slope"], one["gradient"]) for one in options} >= set(product(SLOPES, GRADIENTS))
+
+
+def weights_of_the_random_order(vector: Vector) -> list[float]:
+    """Return λ of each parameter, which is 0 or 1 beyond the thresholds of "auto"."""
+    c = step_coefficients(vector.step)
+    return [random_order_weight(c[name], x.sum(axis=0)) for name, x in sample_gradients(vector.step).items()]
+
+
+@pytest.mark.parametrize("kind", [PERCEPTRON, SEQUENTIAL])
+def test_auto_is_met_on_both_sides_of_its_thresholds_and_between(kind: str) -> None:
+    weights = [weights_of_the_random_order(one) for one in AUTOS if one.step.net.kind == kind]
+    assert sum(0 in each for each in weights) >= 4
+    assert sum(1 in each for each in weights) >= 4
+    assert sum(any(0.1 < weight < 0.9 for weight in each) for each in weights) >= 4
+    assert any({0, 1} <= set(each) for each in weights)
+
+
+def test_auto_is_met_with_every_option() -> None:
+    options = [one.query.options for one in AUTOS]
+    assert {one["gradient"] for one in options} == set(GRADIENTS)
+    assert {(one["efficient"], one["per_validation"]) for one in options} >= {(True, False), (False, True)}
+    assert len({tuple(one["nodes"]) for one in options}) > 2
+    assert {need for one in AUTOS for need in one.needs} >= {"groups", "schedule", "clip", "l2"}
+    assert {one.step.state.step == 0 for one in AUTOS} == {True, False}
+
+
+def test_perceptrons_alone_expose_every_mistake_in_auto() -> None:
+    plain = [one for one in AUTOS if one.needs == (AUTO, PERCEPTRON)]
+    assert {name for one in plain for name in one.exposes} >= {fault.name for fault in AUTO_FAULTS}
 
 
 @pytest.mark.parametrize("version", EDITIONS)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adamshap.reference.contract import Step
-from adamshap.verify.faults import BY_NAME
+from adamshap.verify.faults import AUTO_FAULTS, BY_NAME, Fault
 from adamshap.verify.implementation import Implementation, Query, implementation
 from adamshap.verify.models import PERCEPTRON
 from adamshap.verify.oracle import ORACLE
@@ -23,6 +23,7 @@ from adamshap.verify.vectors.running import asked, likely_faults, run_refusals, 
 from adamshap.verify.vectors.vector import Variant
 
 CONTENT = read(LATEST.folder)
+AUTOS = [one for one in CONTENT.vectors if "auto" in one.needs]
 SOME = [one for one in CONTENT.vectors if one.query.function in ("scores", "update")][::25]
 
 
@@ -69,6 +70,22 @@ def test_a_mistake_is_named() -> None:
     assert likely_faults(done.results) == ["betas-swapped"]
     (line,) = [line for line in done.lines() if line.startswith("Likely mistake: your answers equal")]
     assert line.endswith("(betas-swapped)")
+
+
+@pytest.mark.parametrize("fault", AUTO_FAULTS, ids=lambda fault: fault.name)
+def test_a_mistake_in_auto_is_named(fault: Fault) -> None:
+    of_its_slopes = [one for one in CONTENT.vectors if one.query.options.get("slope") in ("secant", "random_order")]
+    done = results(fault.implementation(), [*AUTOS, *of_its_slopes[::10]])
+    assert {one.name for one in done.unexpected} <= {one.name for one in AUTOS}
+    assert likely_faults(done.results) == [fault.name]
+
+
+def test_vectors_of_auto_are_left_out_unless_it_is_declared() -> None:
+    plain = replace(ORACLE, supports=ORACLE.supports - {"auto"})
+    assert {one.status for one in run_vectors(ORACLE, AUTOS)} == {"passed"}
+    assert asked(plain, AUTOS) == []
+    (line,) = [line for line in results(plain, AUTOS).lines() if line.startswith("Not supported")]
+    assert line == f"Not supported (auto is not declared): {len(AUTOS)}"
 
 
 def test_an_unsupported_case_is_no_failure() -> None:

@@ -3,8 +3,7 @@
 Each has three uses: the kit must catch it, test vectors must expose it, and the diagnosis compares its results with a
 candidate's. Vectors and documentation list the faults in this order, by these names. `LAYER_FAULTS` are mistakes in
 layers that perceptrons lack, `LOOP_FAULTS` mistakes with groups, schedules, clipping and L2 decay, `AUTO_FAULTS`
-mistakes in the slope "auto", which no vectors have, and `EDGE_FAULTS` mistakes that show at edges alone: the vectors v1
-cannot expose them.
+mistakes in the slope "auto", and `EDGE_FAULTS` mistakes that show at edges alone: the vectors v1 cannot expose them.
 
 A tenth of all, `Fault.held_out`, is out of sight while strategies are written: only then is it tried.
 """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.contract import Step
-from adamshap.verify.faults import FAULTS, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault
+from adamshap.verify.faults import AUTO_FAULTS, FAULTS, LATER_FAULTS, LAYER_FAULTS, LOOP_FAULTS, Fault
 from adamshap.verify.implementation import Answer, Misbehaviour, Query, answer
 from adamshap.verify.oracle import bounds, expected, without_memory
 from adamshap.verify.vectors import plan_v1, plan_v2
@@ -54,7 +54,7 @@ def known_faults(version: int) -> tuple[Fault, ...]:
 
     Version 1 has perceptrons and plain Adam only. No version has those of edges, whose cases are large.
     """
-    return FAULTS if version == 1 else (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS)
+    return FAULTS if version == 1 else (*FAULTS, *LATER_FAULTS, *LAYER_FAULTS, *LOOP_FAULTS, *AUTO_FAULTS)
 
 
 def answered(plans: Iterable[Planned], faults: Iterable[Fault]) -> Iterator[Vector]:

@@ -1,4 +1,4 @@
-"""The test vectors of version 2: those of version 1, and steps of stacks of layers.
+"""The test vectors of version 2: those of version 1, steps of stacks of layers, other optimisers and slopes.
 
 A new group of vectors has a seed range of its own in `SEEDS`, so that a longer group changes no other.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from adamshap.reference.contract import (
+    AUTO,
     GRADIENTS,
     MARGINAL_LOSSES,
     MARGINALS,
@@ -37,6 +38,7 @@ from adamshap.verify.steps import adam_of
 from adamshap.verify.vectors.conventions import CONVENTIONS
 from adamshap.verify.vectors.one_layer import ONE_LAYER
 from adamshap.verify.vectors.optimisers import OPTIMISERS, with_optimiser
+from adamshap.verify.vectors.own_shares import with_own_shares
 from adamshap.verify.vectors.plan import Make, Planned, calls, random_captures, random_utility, scores_calls
 from adamshap.verify.vectors.random_steps import STATES, random_step
 
@@ -52,6 +54,7 @@ SEEDS = {
     "captures": 16_000,
     "optimisers": 17_000,
     "acceptable": 18_000,
+    "auto": 19_000,
 }
 """The first seed of each group."""
 
@@ -78,6 +81,7 @@ def planned() -> Iterator[Planned]:
             yield from _group(label, each, first, partial(with_optimiser, name=name), kind=kind, max_n=5, max_n_val=2)
     yield from _acceptable()
     yield from _group("two_term", [(make, {"model": m}) for m, make in _two_terms()], kind=SEQUENTIAL, max_n=5)
+    yield from _autos()
 
 
 def _group(
@@ -226,3 +230,33 @@ def _two_terms() -> list[tuple[Sequential, Make]]:
         Sequential((Linear(3, 4), Linear(4, 2))),
     ]
     return [(m, scores_calls(slope=TWO_TERM, kind=kind)) for m in models for kind in MARGINALS]
+
+
+def _autos() -> Iterator[Planned]:
+    """Yield the vectors of the slope "auto": with own shares near its thresholds, except in states of every kind."""
+    first, call = SEEDS["auto"], scores_calls(slope=AUTO)
+    few: dict[str, Any] = {"states": ("ordinary",), "max_n": 5, "max_n_val": 2}
+    yield from _group("auto", _calls_of_auto(), first, with_own_shares, states=("ordinary",))
+    # In a first step, where v is 0, units that no sample activates have neither a gradient nor a second moment.
+    dead = {"model": Network((2, 5, 2), activation="relu"), "states": ("fresh",), "max_n": 2}
+    states: list[Call] = [(call, {"states": (state,)}) for state in STATES for _ in range(2)]
+    yield from _group("auto_states", [*states, *[(call, dead)] * 3], first + 50)
+    yield from _group("auto_layers", [(call, {})] * 8, first + 100, with_own_shares, kind=SEQUENTIAL, **few)
+    for place, name in enumerate(("l2", "together"), start=3):
+        change = partial(_with_an_optimiser_and_own_shares, name=name)
+        each = [(call, {"model": Network((2, 3, 2))})] * 6
+        yield from _group(f"auto_{name}", each, first + 50 * place, change, **few)
+
+
+def _calls_of_auto() -> list[Call]:
+    """Return calls of `scores` with "auto" and every other option, for a perceptron."""
+    return [
+        *((calls("scores", slope=AUTO, gradient=g), {}) for g in GRADIENTS for _ in range(6)),
+        *[(scores_calls(slope=AUTO, per_validation=True), {})] * 2,
+        *[(scores_calls(slope=AUTO, efficient=True), {})] * 2,
+        *((scores_calls(slope=AUTO, nodes=nodes), {}) for nodes in ((3, 5), (6, 2))),
+    ]
+
+
+def _with_an_optimiser_and_own_shares(step: Step, name: str) -> Step:
+    return with_own_shares(with_optimiser(step, name))
