@@ -21,8 +21,12 @@ from adamshap.gpu.captures import Factors
 from adamshap.gpu.context import EngineContext
 from adamshap.gpu.products import product_by_rows
 from adamshap.gpu.threads import in_parts, parts_here
+from adamshap.reference.contract import StepNumber
 
-__all__ = ["Sketch", "matrices", "orthonormal"]
+__all__ = ["EXACT_STEPS", "Sketch", "matrices", "orthonormal", "sketched"]
+
+EXACT_STEPS = 16
+"""First steps of Adam, scored exactly whatever the rank: while v is the mean of few squares, P has no low rank."""
 
 UNEVEN = 1.25  # a thread with a whole matrix takes up to that many times its share, as whitening divides badly
 SWEEP_FLOPS = 8  # for each element and column: a product with P and one with its transpose, both narrow
@@ -36,6 +40,11 @@ def matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int,
     """
     found = [(name, shape) for name, shape in shapes.items() if len(shape) > 1]
     return {name: (number, shape[0], math.prod(shape[1:])) for number, (name, shape) in enumerate(found)}
+
+
+def sketched(sketch: "Sketch | None", t: StepNumber) -> "Sketch | None":
+    """Return the sketch by which step `t` is scored; None is exactly."""
+    return None if t <= EXACT_STEPS else sketch
 
 
 @dataclass

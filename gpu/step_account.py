@@ -242,7 +242,7 @@ class StepAccount:
         return arrays | {f"basis/{number}/{group}": np.array(host(basis)) for (number, group), basis in bases.items()}
 
     def optional_arrays(self) -> Arrays:
-        """Return templates of the sketch's bases, which do not exist before the first step."""
+        """Return templates of the sketch's bases, which do not exist before the first step that uses them."""
         if self.sketch is None:
             return {}
         context, rank = self.setup.context, self.sketch.rank

@@ -4,8 +4,10 @@
 draws new ones, and is meant for an occasional run.
 """
 
+from collections.abc import Iterator
 from contextlib import suppress
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from adamshap.verify import cpu_device
@@ -27,3 +29,14 @@ settings.register_profile(
 )
 settings.register_profile("thorough", parent=settings.get_profile("ci"), max_examples=2000, derandomize=False)
 settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def exact_steps() -> Iterator[int]:
+    """Let low-rank scores begin with the first step, so that short runs have them; yield the number of steps before."""
+    from adamshap.gpu import sketch
+
+    with pytest.MonkeyPatch.context() as patch:
+        number = sketch.EXACT_STEPS
+        patch.setattr(sketch, "EXACT_STEPS", 0)
+        yield number

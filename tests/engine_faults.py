@@ -244,6 +244,8 @@ _ADAM = (
 )
 
 _SLOPES = (
+    Fault("sketch-from-the-first-step", "None if t <= EXACT_STEPS else sketch", "sketch", "run"),
+    Fault("sketch-one-step-late", "None if t <= EXACT_STEPS", "None if t <= EXACT_STEPS + 1", "run"),
     Fault("path-weights-of-two", "(float(a + 1) / 2, float(b) / 2)", "(float(a + 1) / 2, float(b))", "scores"),
     Fault("half-the-normal", "w * 2 * float(aj)", "w * float(aj)", "scores"),
     Fault(

@@ -19,11 +19,12 @@ RUN = """
 import os, sys
 import numpy as np
 from adamshap import gpu, reference
-from adamshap.gpu import threads
+from adamshap.gpu import sketch, threads
 from adamshap.reference import Adam, Batch, Network, checkpoint
 from pathlib import Path
 
 threads.FLOPS_WORTH_A_THREAD = 1 << 12  # so that small work is distributed too
+sketch.EXACT_STEPS = 0  # so that a short run has sketches
 trainer, credit, rank, dtype, cores, stop, start, out = sys.argv[1:]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
 if cores != "1":

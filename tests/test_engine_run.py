@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import adamshap.gpu as engine
 import adamshap.reference as oracle
 from adamshap.gpu import products
+from adamshap.gpu import sketch as gpu_sketch
 from adamshap.gpu import threads as gpu_threads
 from adamshap.gpu.backend import Backend, Buffers, pick_backend, within_memory
 from adamshap.gpu.captures import Captures, OuterProduct, sums
@@ -275,6 +276,16 @@ def test_a_low_rank_run_agrees_with_the_exact_one(device: Any) -> None:
     assert 0 < disagreement(exact.scores, sketched.scores) < LARGEST_EFFECT
     for name, p in exact.params.items():
         np.testing.assert_array_equal(sketched.params[name], p)
+
+
+@on_each_device
+def test_the_first_steps_are_exact_whatever_the_rank(device: Any, exact_steps: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(gpu_sketch, "EXACT_STEPS", exact_steps)
+    net, train, valid = problem()
+    options: dict[str, Any] = RUN | {"batch_size": 10, "device": device}
+    exact, low = (engine.attribute(net, Adam(), train, valid, rank=rank, **options) for rank in (None, 1))
+    same = [np.array_equal(*pair) for pair in zip(low.step_scores, exact.step_scores, strict=True)]
+    assert same == [True] * 16 + [False] * 4
 
 
 @on_each_device

@@ -107,6 +107,17 @@ def test_low_rank_scores_are_near_the_exact_ones_and_of_full_rank_they_are_those
     assert np.corrcoef(low, exact)[0, 1] > 0.9
 
 
+def test_steps_up_to_the_sixteenth_are_exact_whatever_the_rank(exact_steps: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("adamshap.gpu.sketch.EXACT_STEPS", exact_steps)
+    scores = []
+    for rank in (None, 2):
+        loop = Loop("gpt", options={"rank": rank, "keep_step_scores": True})
+        for index in loop.batches(18, n=8):
+            loop.step(index)
+        scores.append(loop.attribution.result().step_scores)
+    assert [np.array_equal(*pair, equal_nan=True) for pair in zip(*scores, strict=True)] == [True] * 16 + [False] * 2
+
+
 WIDE = 8
 """The smaller side of every matrix of the model."""
 
