@@ -17,7 +17,7 @@ from adamshap.reference.contract import Adam, Array, Batch, Network, Run
 
 N_VAL = 32
 RANKS = (4, 8, 16, 32)
-EXACT = sketch.EXACT_STEPS
+EXACT = sketch.EXACT_SQUARES  # as many steps, for the usual β2
 PARTS = (slice(0, 4), slice(4, EXACT), slice(EXACT, None))
 
 
@@ -52,7 +52,7 @@ def main() -> None:
         exact = scored(problem, steps, None)
         for rank in RANKS:
             for first in (0, EXACT):
-                sketch.EXACT_STEPS = first
+                sketch.EXACT_SQUARES = first
                 run = scored(problem, steps, rank)
                 totals = [
                     np.corrcoef(*(weighted(one, weighting) for one in (run, exact)))[0, 1]

@@ -149,8 +149,8 @@ def scores(
     kind : {"first", "last", "shapley"}
         For "two_term": the marginal that the scores estimate, as for `marginals`.
     rank : int, optional
-        Rank of the sketch of P that scores the layers where it costs less, from Adam's 17th step on: before, P has no
-        low rank. None is exact, the only choice with "two_term".
+        Rank of the sketch of P that scores the layers where it costs less, usually from Adam's 17th step on
+        (docs/choose.md). None is exact, the only choice with "two_term".
     variance : {"exact", "rank_one"}
         σ² of "random_order", "auto" and "two_term": exact at the cost of one more matrix product a layer, or from norms
         alone, which is far off where a single input is far larger than the others (docs/choose.md).
@@ -409,7 +409,7 @@ def attribute(
     reduction : {"mean", "sum"}
         As for `Step`.
     rank : int, optional
-        Rank of the sketch for the scores, its basis kept from step to step; the first sixteen steps are exact, as for
+        Rank of the sketch for the scores, its basis kept from step to step; the first steps are exact, as for
         `scores`. None is exact, the only choice with "two_term".
     variance : {"exact", "rank_one"}
         σ² of "random_order", "auto" and "two_term", as for `scores`.

@@ -9,12 +9,12 @@ from adamshap.gpu.context import EngineContext
 from adamshap.gpu.threads import in_parts
 from adamshap.reference.contract import Estimator, refuse
 
-__all__ = ["FEW_ROWS", "product", "product_by_rows", "refuse_score_dtype", "score_product"]
+__all__ = ["FEW_ROWS", "NARROW_COST", "product", "product_by_rows", "refuse_score_dtype", "score_product"]
 
 FEW_ROWS = 64
 """Number of rows of a perceptron below which its products are divided, not its rows: reading weights takes longest."""
 
-FLOPS_OF_A_NARROW_FLOP = 2  # a product with few rows or columns runs at half the speed of others
+NARROW_COST = 2  # a product with few rows or columns runs at half the speed of others
 
 
 def product(context: EngineContext, a: Any, b: Any, out: Any) -> None:
@@ -35,7 +35,7 @@ def product(context: EngineContext, a: Any, b: Any, out: Any) -> None:
         else:
             xp.matmul(a, b[:, low:high], out=out[:, low:high])
 
-    flops = 2 * a.size * d_out * (FLOPS_OF_A_NARROW_FLOP if narrow else 1)
+    flops = 2 * a.size * d_out * (NARROW_COST if narrow else 1)
     if count > d_out:
         in_parts(rows, count, flops)
     else:
@@ -49,7 +49,7 @@ def product_by_rows(context: EngineContext, a: Any, b: Any) -> Any:
     def rows(low: int, high: int) -> None:
         context.backend.xp.matmul(a[low:high], b, out=out[low:high])
 
-    in_parts(rows, len(a), 2 * a.size * b.shape[1] * FLOPS_OF_A_NARROW_FLOP)
+    in_parts(rows, len(a), 2 * a.size * b.shape[1] * NARROW_COST)
     return out
 
 

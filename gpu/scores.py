@@ -110,6 +110,8 @@ class ScoringTask:
         Low-rank factors; None is exact.
     forward : bool
         Whether ⟨P, x_i⟩ is taken as the derivative of the loss along P, instead of from captures.
+    names : collection of str, optional
+        The parameters that are scored by factors; None is all for which these pay.
     """
 
     n: int
@@ -118,6 +120,7 @@ class ScoringTask:
     score_dtype: str | None = None
     sketch: Sketch | None = None
     forward: bool = False
+    names: Collection[str] | None = None
 
     @property
     def groups(self) -> int:
@@ -182,7 +185,9 @@ def _contraction(
     if task.forward:
         return lambda captures, out: differentiate(context, captures, matrix, out)
     sketch = task.sketch
-    factors = None if sketch is None else sketch.factors(context, matrix, task.n, group, validation.products)
+    factors = (
+        None if sketch is None else sketch.factors(context, matrix, task.n, group, validation.products, task.names)
+    )
     return lambda captures, out: contract(context, captures, matrix, out, factors, task.score_dtype)
 
 

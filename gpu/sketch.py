@@ -10,7 +10,7 @@ Q, C    ``Factors``  ``P ≈ Q C`` with Q (d_out, r), C (r, d_in)
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +19,17 @@ import numpy as np
 from adamshap.gpu.arrays import as_matrix
 from adamshap.gpu.captures import Factors
 from adamshap.gpu.context import EngineContext
-from adamshap.gpu.products import product_by_rows
-from adamshap.gpu.threads import in_parts, parts_here
-from adamshap.reference.contract import StepNumber
+from adamshap.gpu.kernels.plan import AdamScalars
+from adamshap.gpu.products import NARROW_COST, product_by_rows
+from adamshap.gpu.threads import in_parts, parts_for
 
-__all__ = ["EXACT_STEPS", "Sketch", "matrices", "orthonormal", "sketched"]
+__all__ = ["EXACT_SQUARES", "Sketch", "matrices", "of_low_rank", "orthonormal"]
 
-EXACT_STEPS = 16
-"""First steps of Adam, scored exactly whatever the rank: while v is the mean of few squares, P has no low rank."""
+EXACT_SQUARES = 16
+"""Squares of which v is the mean, up to which P is taken to have no low rank: the first sixteen steps, for usual β2."""
 
-UNEVEN = 1.25  # a thread with a whole matrix takes up to that many times its share, as whitening divides badly
-SWEEP_FLOPS = 8  # for each element and column: a product with P and one with its transpose, both narrow
+WHOLE = 1.25  # a matrix divided among threads costs that much more than its products, as whitening is not divided
+SWEEP_FLOPS = 4 * NARROW_COST  # for each element and column: a product with P, and one with its transpose
 SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step's, one is enough
 
 
@@ -42,9 +42,18 @@ def matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int,
     return {name: (number, shape[0], math.prod(shape[1:])) for number, (name, shape) in enumerate(found)}
 
 
-def sketched(sketch: "Sketch | None", t: StepNumber) -> "Sketch | None":
-    """Return the sketch by which step `t` is scored; None is exactly."""
-    return None if t <= EXACT_STEPS else sketch
+def of_low_rank(scalars: Mapping[str, AdamScalars]) -> frozenset[str]:
+    """Return the parameters whose v is the mean of enough squares for P to be near a matrix of low rank.
+
+    The mean weights the squares of steps s by β2^(t−s), so that their effective number, (Σ w)²/Σ w², is
+    (1 − β2^t)(1 + β2)/((1 − β2)(1 + β2^t)): at most t.
+    """
+    return frozenset(name for name, one in scalars.items() if _squares(one) > EXACT_SQUARES)
+
+
+def _squares(scalars: AdamScalars) -> float:
+    sum_of_weights = 1 / scalars.root_q**2  # (1 − β2^t)/(1 − β2)
+    return sum_of_weights * (1 + scalars.b2) / (2 - scalars.d2 * sum_of_weights)
 
 
 @dataclass
@@ -78,8 +87,9 @@ class Sketch:
         n: int,
         group: int = 0,
         products: Mapping[str, int] | None = None,
+        names: Collection[str] | None = None,
     ) -> dict[str, Factors]:
-        """Return ``(Q, C)`` of each parameter for which they pay, for `n` samples to score.
+        """Return ``(Q, C)`` of each parameter for which they pay, for `n` samples to score; of `names` alone, if given.
 
         `products` has the number of a sample's outer products, for those parameters that are contracted by them; None
         is one for every parameter.
@@ -89,7 +99,8 @@ class Sketch:
         paid = {
             name: (number, group)
             for name, (number, d_out, d_in) in matrices(shapes).items()
-            if self.pays(n if products is None else n * products.get(name, 0), d_in, d_out)
+            if (names is None or name in names)
+            and self.pays(n if products is None else n * products.get(name, 0), d_in, d_out)
         }
         found: dict[str, Factors] = {}
         sizes = [matrix[name].size for name in paid]
@@ -100,10 +111,13 @@ class Sketch:
                 if low <= middle < high:
                     found[name] = self._factor(context, as_matrix(matrix[name]), paid[name])
 
-        if max(sizes, default=0) * parts_here() > UNEVEN * sum(sizes):
+        flops = [SWEEP_FLOPS * self.rank * size for size in sizes]
+        if WHOLE * sum(one / parts_for(one / 2) for one in flops) < max(
+            [*flops, sum(flops) / parts_for(sum(flops))], default=0
+        ):
             some(0, sum(sizes))  # each matrix is divided
         else:
-            in_parts(some, sum(sizes), SWEEP_FLOPS * self.rank * sum(sizes))
+            in_parts(some, sum(sizes), sum(flops))
         return found
 
     def _factor(self, context: EngineContext, p: Any, key: tuple[int, int]) -> Factors:

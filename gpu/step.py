@@ -40,7 +40,7 @@ from adamshap.gpu.scores import (
     slope_scorer,
     two_term_scorer,
 )
-from adamshap.gpu.sketch import Sketch, sketched
+from adamshap.gpu.sketch import Sketch, of_low_rank
 from adamshap.gpu.state import State, StepBatch, StepInput
 from adamshap.gpu.two_term import fit_plan, may_come_first, own_segment, two_slopes
 from adamshap.gpu.validation import at_point, on_segment, utility_of_batch
@@ -183,7 +183,7 @@ def attribute_step(
     micro_batch : int, optional
         Number of samples that go through the model at a time, and again for their scores.
     sketch : Sketch, optional
-        Bases of the low-rank scores, kept from the step before; unused in the first `sketch.EXACT_STEPS` steps.
+        Bases of the low-rank scores, kept from the step before; for parameters `of_low_rank`.
     with_sgd : bool
         Whether SGD's scores (slope "sgd", gradient "start") are wanted too.
     after : bool
@@ -323,7 +323,7 @@ def contraction(
     context, estimator, batch = step.context, plan.estimator, step.batch
     each, forward_mode = estimator.per_validation, estimator.contraction == "forward"
     exact = ScoringTask(batch.n, batch.n_val, each, estimator.score_dtype, None, forward_mode)
-    task = replace(exact, sketch=sketched(sketch, step.state.t))
+    task = exact if sketch is None else replace(exact, sketch=sketch, names=of_low_rank(step.hyperparameters.scalars))
     scorer: Scorer
     if slopes is not None:
         scorer = two_term_scorer(context, exact, validation, slopes, forward.factor)

@@ -22,7 +22,7 @@ import numpy as np
 
 from adamshap.reference.contract import one_blas_thread, recorded_arithmetic
 
-__all__ = ["cpu_threads", "in_parts", "own_threads", "parts_here", "parts_of"]
+__all__ = ["cpu_threads", "in_parts", "own_threads", "parts_for", "parts_of"]
 
 FLOPS_WORTH_A_THREAD = 1 << 24
 """About 200 µs of one core: below, handing work to a thread and waiting for it costs more than it saves."""
@@ -46,7 +46,7 @@ def parts_of(resume: object) -> int:
 @contextmanager
 def own_threads(parts: int | None = None) -> Iterator[None]:
     """Limit BLAS to one thread and let `in_parts` divide this thread's work into `parts` (None: one per processor)."""
-    before = parts_here()
+    before = _parts()
     with one_blas_thread():
         _local.parts = cpu_threads() if parts is None else parts
         try:
@@ -55,21 +55,25 @@ def own_threads(parts: int | None = None) -> Iterator[None]:
             _local.parts = before
 
 
-def parts_here() -> int:
-    """Return the number of parts into which `in_parts` divides large work of this thread."""
+def parts_for(flops: float) -> int:
+    """Return the number of parts into which `in_parts` divides work of so many flops in this thread."""
+    return max(min(_parts(), int(flops / FLOPS_WORTH_A_THREAD)), 1)
+
+
+def _parts() -> int:
     return getattr(_local, "parts", 1)
 
 
 def in_parts(function: Callable[[int, int], None], rows: int, flops: float) -> None:
     """Call ``function(low, high)`` on parts of ``range(rows)``, in parallel if `flops` make that worthwhile."""
-    parts = min(parts_here(), rows, int(flops / FLOPS_WORTH_A_THREAD))
+    parts = min(parts_for(flops), rows)
     if parts < 2:
         function(0, rows)
         return
     left = deque(pairwise([rows * i // parts for i in range(parts + 1)]))
 
     def take() -> None:
-        before, _local.parts = parts_here(), 1  # nested calls do not divide again
+        before, _local.parts = _parts(), 1  # nested calls do not divide again
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # as in `EngineContext.at_work`; each thread has its own
                 while (part := _next(left)) is not None:

@@ -32,11 +32,12 @@ settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def exact_steps() -> Iterator[int]:
-    """Let low-rank scores begin with the first step, so that short runs have them; yield the number of steps before."""
+def exact_squares() -> Iterator[int]:
+    """Let low-rank scores begin with the first step, so that short runs have them; yield the usual number."""
     from adamshap.gpu import sketch
 
     with pytest.MonkeyPatch.context() as patch:
-        number = sketch.EXACT_STEPS
-        patch.setattr(sketch, "EXACT_STEPS", 0)
+        number = sketch.EXACT_SQUARES
+        assert number > 0
+        patch.setattr(sketch, "EXACT_SQUARES", 0)
         yield number

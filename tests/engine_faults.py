@@ -244,8 +244,13 @@ _ADAM = (
 )
 
 _SLOPES = (
-    Fault("sketch-from-the-first-step", "None if t <= EXACT_STEPS else sketch", "sketch", "run"),
-    Fault("sketch-one-step-late", "None if t <= EXACT_STEPS", "None if t <= EXACT_STEPS + 1", "run"),
+    Fault("sketch-from-the-first-step", "_squares(one) > EXACT_SQUARES", "_squares(one) > 0", "run"),
+    Fault(
+        "half-the-squares-of-v",
+        "(1 + scalars.b2) / (2 -",
+        "1 / (2 -",
+        "run",
+    ),
     Fault("path-weights-of-two", "(float(a + 1) / 2, float(b) / 2)", "(float(a + 1) / 2, float(b))", "scores"),
     Fault("half-the-normal", "w * 2 * float(aj)", "w * float(aj)", "scores"),
     Fault(

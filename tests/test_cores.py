@@ -24,7 +24,7 @@ from adamshap.reference import Adam, Batch, Network, checkpoint
 from pathlib import Path
 
 threads.FLOPS_WORTH_A_THREAD = 1 << 12  # so that small work is distributed too
-sketch.EXACT_STEPS = 0  # so that a short run has sketches
+sketch.EXACT_SQUARES = 0  # so that a short run has sketches
 trainer, credit, rank, dtype, cores, stop, start, out = sys.argv[1:]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
 if cores != "1":

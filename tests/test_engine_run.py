@@ -279,8 +279,8 @@ def test_a_low_rank_run_agrees_with_the_exact_one(device: Any) -> None:
 
 
 @on_each_device
-def test_the_first_steps_are_exact_whatever_the_rank(device: Any, exact_steps: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(gpu_sketch, "EXACT_STEPS", exact_steps)
+def test_the_first_steps_are_exact_whatever_the_rank(device: Any, exact_squares: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(gpu_sketch, "EXACT_SQUARES", exact_squares)
     net, train, valid = problem()
     options: dict[str, Any] = RUN | {"batch_size": 10, "device": device}
     exact, low = (engine.attribute(net, Adam(), train, valid, rank=rank, **options) for rank in (None, 1))

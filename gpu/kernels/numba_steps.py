@@ -1,9 +1,9 @@
 """Adam's step in Numba loops: alone, and with the slope "secant" and the point of the validation gradient.
 
 Both walk over flat arrays in blocks. Without L2 decay the secant needs little more than the step itself. With r_0 = √κ,
-r_g = √(κ + q g²) and A(g) = η (μ m + k g)/(r_g + ε),
+r_g = √(κ + q g²), D = r + ε and A(g) = η (μ + k g)/D_g,
 
-    A[g, 0] = (η/D_g) (k − μ m √q s / D_0),      s = √q g / (r_g + r_0) between −1 and 1,
+    A[g, 0] = (η/D_g) (k − μ √q s / D_0),      s = √q g / (r_g + r_0) between −1 and 1,
 
 as D_g − D_0 = r_g − r_0 = q g²/(r_g + r_0). Nothing cancels but k and the momentum's part. A point and a state after
 the step are written where they are wanted.
@@ -57,6 +57,8 @@ def secant_step(
     dtype: Any = g.dtype
     new = (None,) * 3 if out.new is None else (out.new.theta, out.new.m, out.new.v)
     given = (g, state.theta, state.m, state.v, gamma, out.point, *new, out.slope)
+    if not all(matrix(array, dtype).flags.c_contiguous for array in given):
+        raise AssertionError("a copy of an output would be lost")
     flat = [matrix(array, dtype).reshape(-1) for array in given]
     loop, how = _secant_step(dtype.type), scalar_array(scalars, 1, dtype, blend)
     in_parts(lambda low, high: loop(low, high, how, *flat), g.size, FLOPS_OF_A_SECANT * g.size)
@@ -122,7 +124,7 @@ def _secant_step(real: Any) -> Callable[..., Any]:
             width = min(BLOCK, high - start)
             part = slice(start, start + width)
             g_, theta_, m_, v_ = g[part], theta[part], m[part], v[part]
-            for e in range(width):  # into scratch, as in `adam_step`; θ⁺ has the same bits as there
+            for e in range(width):  # into scratch, as in `adam_step`; θ⁺ has the same bits as with other slopes
                 ge, me, ve = g_[e], m_[e], v_[e]
                 rho, first, kept = math.sqrt(kappa * ve + under), mu * me, theta_[e] * shrink
                 own = root_q * ge

@@ -114,7 +114,8 @@ class Attribution:
     kind : {"first", "last", "shapley"}
         For "two_term".
     rank : int, optional
-        Rank of the sketch of P, its basis kept from step to step; Adam's first sixteen steps are exact. None is exact.
+        Rank of the sketch of P, its basis kept from step to step; Adam's first sixteen steps, usually, are exact
+        (docs/choose.md). None is exact.
     variance : {"exact", "rank_one"}
         σ² of "random_order", "auto" and "two_term".
     score_dtype : {"bfloat16", "tf32", "float16"}, optional

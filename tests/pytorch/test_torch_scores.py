@@ -107,8 +107,8 @@ def test_low_rank_scores_are_near_the_exact_ones_and_of_full_rank_they_are_those
     assert np.corrcoef(low, exact)[0, 1] > 0.9
 
 
-def test_steps_up_to_the_sixteenth_are_exact_whatever_the_rank(exact_steps: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr("adamshap.gpu.sketch.EXACT_STEPS", exact_steps)
+def test_steps_up_to_the_sixteenth_are_exact_whatever_the_rank(exact_squares: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("adamshap.gpu.sketch.EXACT_SQUARES", exact_squares)
     scores = []
     for rank in (None, 2):
         loop = Loop("gpt", options={"rank": rank, "keep_step_scores": True})

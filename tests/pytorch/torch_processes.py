@@ -24,8 +24,6 @@ from adamshap.torch import Attribution
 
 COUNT, VALID = 12, 8
 
-sketch.EXACT_STEPS = 0  # so that short runs have sketches, in each process
-
 
 class Branches(nn.Module):
     """A model whose second branch may be left out."""
@@ -237,6 +235,7 @@ def in_one_process(scenario: Scenario, world: int) -> list[Any]:
 def start(rank: int, world: int, folder: str, jobs: dict[str, tuple[Any, ...]]) -> None:
     """Join the group; call ``function(rank, world, *args)`` of each job, and leave its result, or error, in a file."""
     torch.set_num_threads(1)
+    sketch.EXACT_SQUARES = 0  # so that short runs have sketches
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", store, timedelta(seconds=120), world, rank)
     for name, (function, *args) in jobs.items():
