@@ -25,6 +25,7 @@ from adamshap.gpu import threads as gpu_threads
 from adamshap.gpu.backend import Backend, Buffers, pick_backend, within_memory
 from adamshap.gpu.captures import Captures, OuterProduct, sums
 from adamshap.gpu.context import EngineContext
+from adamshap.gpu.kernels.plan import adam_scalars
 from adamshap.gpu.layers import context_for
 from adamshap.gpu.scores import contract
 from adamshap.gpu.sketch import Sketch
@@ -32,6 +33,7 @@ from adamshap.gpu.state import State, StepBatch
 from adamshap.gpu.step import attribute_step, plain_step
 from adamshap.reference.contract import (
     Adam,
+    AdamGroups,
     AdamState,
     Array,
     Batch,
@@ -41,6 +43,7 @@ from adamshap.reference.contract import (
     Progress,
     Run,
     Step,
+    StepNumber,
     blas,
 )
 from adamshap.verify.implementation import Query
@@ -286,6 +289,34 @@ def test_the_first_steps_are_exact_whatever_the_rank(device: Any, exact_squares:
     exact, low = (engine.attribute(net, Adam(), train, valid, rank=rank, **options) for rank in (None, 1))
     same = [np.array_equal(*pair) for pair in zip(low.step_scores, exact.step_scores, strict=True)]
     assert same == [True] * 16 + [False] * 4
+
+
+@pytest.mark.parametrize("beta2", [0.0, 0.5, 0.88, 0.9, 0.95, 0.999, 0.999999])
+def test_a_sketch_waits_until_v_is_the_mean_of_more_than_sixteen_squares(
+    beta2: float, exact_squares: int, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(gpu_sketch, "EXACT_SQUARES", exact_squares)
+    for t in (1, 2, 15, 16, 17, 18, 25, 100, 10_000):
+        weights = beta2 ** np.arange(t)
+        wanted = weights.sum() ** 2 / (weights**2).sum() > 16
+        assert gpu_sketch.of_low_rank({"w": adam_scalars(Adam(betas=(0.9, beta2)), StepNumber(t))}) == (
+            {"w"} if wanted else set()
+        )
+
+
+def test_each_parameter_has_a_sketch_by_its_own_beta2(exact_squares: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(gpu_sketch, "EXACT_SQUARES", exact_squares)
+    sketched, factor = [], Sketch._factor
+
+    def noted(self: Sketch, context: EngineContext, p: Any, key: tuple[int, int]) -> Any:
+        sketched.append(key[0])
+        return factor(self, context, p, key)
+
+    monkeypatch.setattr(Sketch, "_factor", noted)
+    net, train, valid = problem()
+    groups = AdamGroups(((("1.*",), Adam(betas=(0.9, 0.5))),), Adam())
+    engine.attribute(net, groups, train, valid, rank=1, device="cpu", **RUN | {"batch_size": 10})
+    assert sorted(sketched) == [0] * 4 + [2] * 4
 
 
 @on_each_device
