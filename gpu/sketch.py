@@ -10,7 +10,7 @@ Q, C    ``Factors``  ``P ≈ Q C`` with Q (d_out, r), C (r, d_in)
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,12 @@ from adamshap.gpu.kernels.plan import AdamScalars
 from adamshap.gpu.products import NARROW_COST, product_by_rows
 from adamshap.gpu.threads import in_parts, parts_for
 
-__all__ = ["EXACT_SQUARES", "Sketch", "matrices", "of_low_rank", "orthonormal"]
+__all__ = ["EXACT_SQUARES", "Sketch", "each_divided", "matrices", "of_low_rank", "orthonormal"]
 
 EXACT_SQUARES = 16
 """Squares of which v is the mean, up to which P is taken to have no low rank: the first sixteen steps, for usual β2."""
 
-WHOLE = 1.25  # a matrix divided among threads costs that much more than its products, as whitening is not divided
+DIVIDED = 1.25  # cost of a matrix divided among threads, over that of its products: whitening is not divided
 SWEEP_FLOPS = 4 * NARROW_COST  # for each element and column: a product with P, and one with its transpose
 SWEEPS_AT_FIRST = 3  # power iterations from a random basis; from the last step's, one is enough
 
@@ -102,7 +102,7 @@ class Sketch:
             if (names is None or name in names)
             and self.pays(n if products is None else n * products.get(name, 0), d_in, d_out)
         }
-        found: dict[str, Factors] = {}
+        found: dict[str, tuple[Factors, Any]] = {}
         sizes = [matrix[name].size for name in paid]
         middles = {name: sum(sizes[:i]) + sizes[i] // 2 for i, name in enumerate(paid)}
 
@@ -112,15 +112,16 @@ class Sketch:
                     found[name] = self._factor(context, as_matrix(matrix[name]), paid[name])
 
         flops = [SWEEP_FLOPS * self.rank * size for size in sizes]
-        if WHOLE * sum(one / parts_for(one / 2) for one in flops) < max(
-            [*flops, sum(flops) / parts_for(sum(flops))], default=0
-        ):
-            some(0, sum(sizes))  # each matrix is divided
+        if each_divided(flops):
+            some(0, sum(sizes))
         else:
             in_parts(some, sum(sizes), sum(flops))
-        return found
+        for name, key in paid.items():  # here, in an order that does not depend on the threads
+            self.bases[key] = found[name][1]
+        return {name: factors for name, (factors, _) in found.items()}
 
-    def _factor(self, context: EngineContext, p: Any, key: tuple[int, int]) -> Factors:
+    def _factor(self, context: EngineContext, p: Any, key: tuple[int, int]) -> tuple[Factors, Any]:
+        """Return Q and C of a matrix, and the basis of the next step."""
         basis = self.bases.get(key)
         sweeps = 1
         if basis is None:
@@ -131,8 +132,14 @@ class Sketch:
             q = orthonormal(context, product_by_rows(context, p, basis))
             c = product_by_rows(context, p.T, q).T
             basis = orthonormal(context, c.T)
-        self.bases[key] = basis
-        return q, c
+        return (q, c), basis
+
+
+def each_divided(flops: Sequence[float]) -> bool:
+    """Whether each matrix is divided among threads, and not given to one as a whole: what takes less time."""
+    divided = sum(one / parts_for(one / 2) for one in flops)  # by its products, of half the work each
+    whole = max([*flops, sum(flops) / parts_for(sum(flops))], default=0)
+    return DIVIDED * divided < whole
 
 
 def orthonormal(context: EngineContext, y: Any) -> Any:

@@ -239,10 +239,7 @@ class StepAccount:
         arrays |= {f"history/{name}": column for name, column in self._losses_by_name().items()}
         arrays |= {} if self.step_scores is None else self.step_scores.arrays(self.completed)
         arrays |= {} if self.kept is None else self.kept.arrays(self.setup.context)
-        return arrays | {
-            f"basis/{number}/{group}": np.array(host(basis))
-            for (number, group), basis in sorted(bases.items(), key=lambda item: item[0])
-        }
+        return arrays | {f"basis/{number}/{group}": np.array(host(basis)) for (number, group), basis in bases.items()}
 
     def optional_arrays(self) -> Arrays:
         """Return templates of the sketch's bases, which do not exist before the first step that uses them."""

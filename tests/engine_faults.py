@@ -245,12 +245,8 @@ _ADAM = (
 
 _SLOPES = (
     Fault("sketch-from-the-first-step", "_squares(one) > EXACT_SQUARES", "_squares(one) > 0", "run"),
-    Fault(
-        "half-the-squares-of-v",
-        "(1 + scalars.b2) / (2 -",
-        "1 / (2 -",
-        "run",
-    ),
+    Fault("half-the-squares-of-v", "(1 + scalars.b2) / (2 -", "1 / (2 -", "run"),
+    Fault("narrow-products-never-whole", "one / parts_for(one / 2)", "one / parts_for(sum(flops))", "layers"),
     Fault("path-weights-of-two", "(float(a + 1) / 2, float(b) / 2)", "(float(a + 1) / 2, float(b))", "scores"),
     Fault("half-the-normal", "w * 2 * float(aj)", "w * float(aj)", "scores"),
     Fault(
@@ -459,7 +455,13 @@ _SCORES = (
         "run",
     ),
     Fault("one-basis-for-all-validation-samples", "name: (number, group)\n", "name: (number, 0)\n", "run"),
-    Fault("basis-of-the-first-step-kept", "self.bases[key] = basis", "self.bases.setdefault(key, basis)", "run"),
+    Fault(
+        "basis-of-the-first-step-kept",
+        "self.bases[key] = found[name][1]",
+        "self.bases.setdefault(key, found[name][1])",
+        "run",
+    ),
+    Fault("flat-copies-of-outputs", "if not all(array.flags.c_contiguous", "if not all(array.ndim", "kernels"),
     Fault("sketch-where-it-does-not-pay", "3 * self.rank / n < 1", "self.rank / n < 1", "run"),
     Fault("seed-of-the-sketch-ignored", "default_rng((self.seed, *key))", "default_rng(key)", "run"),
     Fault("directions-of-rounding-kept", "kept = values > UNRESOLVED * len(gram)", "kept = values > 0", "kernels ops"),

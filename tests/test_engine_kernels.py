@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adamshap.gpu.backend import Backend, pick_backend
 from adamshap.gpu.kernels import kernels_for
 from adamshap.gpu.kernels import numpy as in_numpy
-from adamshap.gpu.kernels.groups import FusedStepOut, GradientNorms, ParameterState
+from adamshap.gpu.kernels.groups import NO_NORMS, FusedStepOut, GradientNorms, ParameterState
 from adamshap.gpu.kernels.plan import AdamScalars, SlopePlan, adam_scalars, slope_plan
 from adamshap.reference.contract import SLOPES, Adam, Array
 from adamshap.verify.strategies import adams, powers_of_ten, seeds
@@ -117,6 +117,14 @@ def test_divided_difference_to_its_last_digits(
     with mpmath.workdps(80):
         expected, parts = parts_of_divided_difference(held, g, g if slope == "tangent" else 0.0, m, v)
     assert_within(got[0], expected, rounding(parts, 1, dtype), slope)
+
+
+def test_an_output_that_is_no_contiguous_array_is_an_error() -> None:
+    """A flat view of it would be a copy, and the slope be lost."""
+    kernels, g = kernels_for(pick_backend("cpu", "float32")), np.ones((4, 6), np.float32)
+    state, out = ParameterState(g, g, g), FusedStepOut(None, None, np.ones((6, 4), np.float32).T)
+    with pytest.raises(AssertionError, match="copies of its outputs"):
+        kernels.fused_step(adam_scalars(Adam(), 2), slope_plan("secant", (4, 4), 2), g, state, NO_NORMS, None, 0.5, out)
 
 
 def wide(dtype: str) -> Any:

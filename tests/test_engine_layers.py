@@ -29,7 +29,7 @@ from adamshap.gpu.bench_timing import BenchRun
 from adamshap.gpu.bench_timing import Case as BenchCase
 from adamshap.gpu.case import Case
 from adamshap.gpu.layers import attention, context_for, stack_for
-from adamshap.gpu.sketch import Sketch
+from adamshap.gpu.sketch import Sketch, each_divided
 from adamshap.gpu.step import attribute_step
 from adamshap.reference import (
     Activation,
@@ -298,9 +298,30 @@ def test_factors_of_many_matrices_are_those_of_each(monkeypatch: pytest.MonkeyPa
             wanted = sketches[1].factors(alone, matrix, 9, 0, products)
         assert ours.keys() == wanted.keys()
         assert len(ours) == 14
+        assert list(sketches[0].bases) == list(sketches[1].bases)  # which checkpoints write in their order
         for name, (q, c) in wanted.items():
             np.testing.assert_array_equal(ours[name][0], q)
             np.testing.assert_array_equal(ours[name][1], c)
+
+
+@pytest.mark.parametrize(
+    ("parts", "flops", "each"),
+    [
+        (1, [100, 100], False),
+        (2, [], False),
+        (2, [57, 43], False),
+        (2, [100, 1], True),
+        (4, [57, 43], True),
+        (16, [3, 3], False),  # whose products are not worth two threads
+        (16, [400, 300], True),
+    ],
+)
+def test_matrices_are_divided_where_whole_ones_take_longer(
+    monkeypatch: pytest.MonkeyPatch, parts: int, flops: list[int], each: bool
+) -> None:
+    monkeypatch.setattr(threads, "FLOPS_WORTH_A_THREAD", 1)
+    with threads.own_threads(parts):
+        assert each_divided(flops) == each
 
 
 @on_each_device

@@ -40,7 +40,7 @@ FLOPS_OF_A_SECANT = 280  # and with the slope
 def adam_step(scalars: AdamScalars, g: Float[Array, "d_out d_in"], state: ParameterState, new: ParameterState) -> None:
     """Write Adam's update; see `Kernels.adam_step`."""
     dtype: Any = g.dtype
-    flat = [array.reshape(-1) for array in (g, state.theta, state.m, state.v, new.theta, new.m, new.v)]
+    flat = _flat(dtype, g, state.theta, state.m, state.v, new.theta, new.m, new.v)
     loop, how = _adam_step(dtype.type, scalars.l2 > 0), scalar_array(scalars, 1, dtype)
     in_parts(lambda low, high: loop(low, high, how, *flat), g.size, FLOPS_OF_A_STEP * g.size)
 
@@ -56,12 +56,17 @@ def secant_step(
     """Take Adam's step and compute the slope "secant", without L2 decay; see `Kernels.fused_step`."""
     dtype: Any = g.dtype
     new = (None,) * 3 if out.new is None else (out.new.theta, out.new.m, out.new.v)
-    given = (g, state.theta, state.m, state.v, gamma, out.point, *new, out.slope)
-    if not all(matrix(array, dtype).flags.c_contiguous for array in given):
-        raise AssertionError("a copy of an output would be lost")
-    flat = [matrix(array, dtype).reshape(-1) for array in given]
+    flat = _flat(dtype, g, state.theta, state.m, state.v, gamma, out.point, *new, out.slope)
     loop, how = _secant_step(dtype.type), scalar_array(scalars, 1, dtype, blend)
     in_parts(lambda low, high: loop(low, high, how, *flat), g.size, FLOPS_OF_A_SECANT * g.size)
+
+
+def _flat(dtype: Any, *given: Any) -> list[Any]:
+    """Return views of one dimension, an empty one for None."""
+    arrays = [matrix(array, dtype) for array in given]
+    if not all(array.flags.c_contiguous for array in arrays):
+        raise AssertionError("a kernel would write into copies of its outputs")
+    return [array.reshape(-1) for array in arrays]
 
 
 # --- the loops -------------------------------------------------------------------------------------------------------

@@ -276,13 +276,7 @@ class Scorer:
         """Return the bases of the sketches as tensors on the host, for a saved state."""
         host = self.context.backend.host
         return [
-            (
-                list(names),
-                [
-                    (*key, torch.from_numpy(np.array(host(basis))))
-                    for key, basis in sorted(sketch.bases.items(), key=lambda item: item[0])
-                ],
-            )
+            (list(names), [(*key, torch.from_numpy(np.array(host(basis)))) for key, basis in sketch.bases.items()])
             for names, sketch in self.sketches.items()
         ]
 
